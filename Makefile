@@ -1,0 +1,50 @@
+# Every target sets up what it needs; CI calls the same ones (.ci/run).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup serve test check fix test-gpu bench demo-model image clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, e.g. make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(STAMP)  ## virtual environment with the pinned dependencies
+
+serve: $(STAMP)  ## start the server on http://127.0.0.1:8000
+	@$(BIN)/cogvideox serve
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## format, lint and strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(STAMP)  ## format and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+bench: $(STAMP)  ## benchmarks on this machine, results under benchmarks/results
+	$(BIN)/python -m benchmarks
+
+demo-model: $(STAMP)  ## train weights/demo from scratch (hours on a CPU)
+	$(BIN)/python -m weights.training
+
+image:  ## the CUDA image
+	docker build -f Dockerfile.cuda -t cogvideox-server .
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) .cache build dist *.egg-info

@@ -1,0 +1,45 @@
+"""Latents -> uint8 frames, a few at a time, as the VAE makes them.
+
+Knows: that CogVideoX's decoder works through pairs of latents and carries its past in a convolution cache, so that
+chunks are exact and can leave before the clip is whole. Does not know: sampling, sizes asked for, files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+CHUNK = 8  # frames a pair of latents becomes
+
+
+def to_uint8(frames: torch.Tensor) -> torch.Tensor:
+    """[-1, 1] -> 0..255 uint8, rounded as diffusers does on its way to pictures."""
+    return ((frames * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8)
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield uint8 frames [T, 3, H, W] on the latents' device; `latents`: [1, F, C, H, W], padding dropped.
+
+    Untiled, a chunk leaves as soon as it is decoded. Tiled, the stock decoder keeps one tile's past at a time and so
+    makes the whole clip first, in the VAE's own dtype.
+    """
+    z = latents.permute(0, 2, 1, 3, 4)
+    z = 1 / vae.config.scaling_factor * z
+    _, _, count, height, width = z.shape
+    if vae.use_tiling and (width > vae.tile_latent_min_width or height > vae.tile_latent_min_height):
+        whole = vae.decode(z).sample[0]
+        for start in range(0, whole.shape[1], CHUNK):
+            yield to_uint8(whole[:, start : start + CHUNK]).transpose(0, 1)
+        return
+    batch = vae.num_latent_frames_batch_size
+    rest = count % batch
+    cache = None
+    for i in range(max(count // batch, 1)):
+        chunk = z[:, :, batch * i + (rest if i else 0) : batch * (i + 1) + rest]
+        if vae.post_quant_conv is not None:
+            chunk = vae.post_quant_conv(chunk)
+        frames, cache = vae.decoder(chunk, conv_cache=cache)
+        yield to_uint8(frames[0]).transpose(0, 1)

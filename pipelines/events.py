@@ -1,0 +1,72 @@
+"""What the engine says while it works, in order: Started, then Stage / Step / Log, then Finished.
+
+Knows: plain data that pickles and crosses a process or a network. Does not know: who listens.
+`Failed` and `Cancelled` are made by whoever ran the engine, from the exception that ended it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+StageName = Literal["load", "encode", "denoise", "decode", "finish"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """The plan that is carried out (`Plan.to_dict()`), with its notes."""
+
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: StageName
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step` of `steps` is done; `eta` is the estimated rest of sampling in seconds, from measured steps."""
+
+    step: int
+    steps: int
+    eta: float
+
+
+@dataclass(frozen=True)
+class Log:
+    message: str
+    level: Literal["INFO", "WARN", "ERROR"] = "INFO"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The finished file. `manifest` reproduces it and is also inside it; `timings` are seconds per stage."""
+
+    video: bytes
+    poster: bytes  # JPEG
+    media_type: str
+    frames: int
+    fps: int
+    width: int
+    height: int
+    manifest: dict[str, Any]
+    timings: dict[str, float] = field(default_factory=dict)
+    memory: str = ""  # the memory profile used, and why
+
+
+@dataclass(frozen=True)
+class Failed:
+    """`code`: invalid_request, out_of_memory, bad_output, media_error, model_error, worker_lost or internal."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    pass
+
+
+Event = Started | Stage | Step | Log | Finished | Failed | Cancelled

@@ -1,0 +1,350 @@
+"""Run one request: load, encode the prompt, denoise, decode, finish; say what happens on the way.
+
+Knows: the order of the stages, when to stop, what to do when memory runs out, and what belongs into a manifest.
+Does not know: jobs, HTTP, vendors, where the file goes.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pipelines import lora, rife
+from pipelines.decode import decode
+from pipelines.events import Event, Finished, Log, Stage, Started, Step
+from pipelines.finish import finish, source_frames
+from pipelines.loader import Loader, Model
+from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
+from pipelines.models import ModelError
+from pipelines.plan import Plan, Source, resolve
+from pipelines.request import GenerationRequest, RequestError
+from pipelines.sample import Conditions, Sampler, Sampling
+from pipelines.video import BadOutput, Clip, FrameCheck, MediaUnreadable, VideoWriter, poster, read_picture, read_video
+
+MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
+SOURCE_FRAMES = 600  # of a clip to work from: more than any model makes, at 30 fps 20 seconds
+SOURCE_SECONDS = 60.0
+SOURCE_PIXELS = 1920 * 1088
+
+
+class GenerationError(RuntimeError):
+    """A run that ended without a video. `code` as in `events.Failed`."""
+
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+
+class GenerationCancelled(Exception):
+    """`cancelled()` said so."""
+
+
+class Engine:
+    """Owns a device and the models on it; makes one video at a time.
+
+    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file, needed
+    only for requests with `interpolate_fps`.
+    """
+
+    def __init__(
+        self,
+        models: dict[str, Path],
+        device: str = "auto",
+        memory: MemorySetting = "auto",
+        rife_weights: Path | None = None,
+    ) -> None:
+        self.models = models
+        self.device = pick_device(device)
+        self.memory = memory
+        self.rife_weights = rife_weights
+        self.loader = Loader(self.device)
+        self._placement: Placement | None = None
+        self._placed: Model | None = None
+        self._net: Any = None
+        self._rungs: dict[tuple[str, int, int, int], Rung] = {}
+
+    def run(
+        self, request: GenerationRequest, model: str, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """Make the video; the last event is Finished. `request.seed` must be set.
+
+        Raises RequestError for what this model cannot do, GenerationCancelled within one step of `cancelled()`, and
+        GenerationError otherwise.
+        """
+        clock = _Clock(cancelled)
+        yield Stage("load")
+        loaded = self._load(model)
+        picture, clip, source = _read_source(request)
+        plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
+        net = self._interpolator(plan)
+        yield Started(plan.to_dict())
+        placement, why = self._place(loaded, plan)
+        ladder = Ladder(placement)
+        for note in plan.notes:
+            yield Log(str(note))
+        yield Log(f"memory: {why}")
+        try:
+            yield from self._attach_loras(loaded, plan, placement)
+            clock.next("encode")
+            yield Stage("encode")
+            sampler = Sampler(loaded, plan, placement)
+            pixels = source_frames(plan, picture, clip)
+            embeds = yield from ladder.climb(sampler.encode, "encoding the prompt")
+            conditions, state = yield from ladder.climb(lambda: sampler.prepare(embeds, pixels), "preparing latents")
+            clock.next("denoise")
+            yield Stage("denoise")
+            yield from self._denoise(sampler, conditions, state, ladder, clock)
+            latents = state.latents[:, conditions.padding :]
+            if not torch.isfinite(latents).all():
+                raise GenerationError(
+                    "bad_output",
+                    f"sampling ended in NaN: {loaded.info.family.title} ran in {_short(loaded.dtype)},"
+                    f" it was trained in {loaded.info.family.dtype}",
+                )
+            clock.next("decode")
+            yield Stage("decode")
+            finished = yield from self._deliver(request, plan, loaded, ladder, latents, net, clock)
+        except OutOfMemory as e:
+            raise GenerationError(
+                "out_of_memory", f"{e}; ask for a smaller size or fewer frames, or free device memory"
+            ) from e
+        finally:
+            if ladder.climbed:
+                self._rungs[_shape(plan)] = placement.rung
+            self._detach_loras(loaded, plan, placement)
+        memory = why if not ladder.climbed else f"{placement.rung}: climbed after running out of memory; {why}"
+        yield Stage("finish")
+        yield Finished(**finished, timings=clock.timings(), memory=memory)
+
+    def _load(self, name: str) -> Model:
+        folder = self.models.get(name)
+        if folder is None:
+            raise GenerationError(
+                "model_error", f"no model {name!r} here; there are {', '.join(self.models) or 'none'}"
+            )
+        try:
+            return self.loader.load(folder, name)
+        except ModelError as e:
+            raise GenerationError("model_error", str(e)) from e
+
+    def _place(self, model: Model, plan: Plan) -> tuple[Placement, str]:
+        if self._placement is None or self._placed is not model:
+            if self._placement is not None:
+                self._placement.release()
+            self._placement, self._placed = Placement(model.modules, self.device), model
+        rung, why = choose(self.memory, plan, model.info, model.weights, Budget.of(self.device))
+        remembered = self._rungs.get(_shape(plan))
+        if remembered is not None and LADDER.index(remembered) > LADDER.index(rung):
+            rung, why = remembered, f"{remembered}: what this size needed before"
+        self._placement.apply(rung)
+        return self._placement, why
+
+    def _interpolator(self, plan: Plan) -> Any:
+        if plan.interpolate_fps is None:
+            return None
+        if self.rife_weights is None:
+            raise RequestError("interpolate_fps", "frame interpolation needs RIFE weights, and none are installed")
+        if self._net is None:
+            try:
+                self._net = rife.load(self.rife_weights, self.device)
+            except (OSError, ValueError, RuntimeError) as e:
+                raise GenerationError("model_error", f"RIFE weights {self.rife_weights.name}: {e}") from e
+        return self._net
+
+    def _attach_loras(self, model: Model, plan: Plan, placement: Placement) -> Iterator[Event]:
+        if not plan.loras:
+            return
+        rung = placement.rung
+        placement.release()  # adapters join plain modules, not hooked ones
+        for i, one in enumerate(plan.loras):
+            try:
+                loaded = lora.load_lora(model.transformer, Path(one.path), one.scale, f"lora{i}")
+            except (OSError, ValueError, RuntimeError) as e:
+                raise RequestError("loras", f"{Path(one.path).name}: {e}") from e
+            yield Log(
+                f"lora {Path(one.path).name}: scale {loaded.scale:g}, rank {loaded.rank}, alpha {loaded.alpha}"
+                f" (from {loaded.alpha_source}), {loaded.modules} modules"
+            )
+            if loaded.ignored:
+                yield Log(f"lora {Path(one.path).name}: {len(loaded.ignored)} keys are not the transformer's", "WARN")
+        placement.apply(rung)
+
+    def _detach_loras(self, model: Model, plan: Plan, placement: Placement) -> None:
+        if plan.loras:
+            placement.release()
+            lora.unload(model.transformer)
+            placement.apply(placement.rung)
+
+    def _denoise(
+        self, sampler: Sampler, conditions: Conditions, state: Sampling, ladder: Ladder, clock: _Clock
+    ) -> Iterator[Event]:
+        """Steps until the latents are clean. When memory runs out, the step is taken again one rung lower."""
+        steps = len(conditions.timesteps)
+        durations: list[float] = []
+        while state.step < steps:
+            try:
+                with ladder.placement.on_device("transformer") as transformer:
+                    while state.step < steps:
+                        clock.check()
+                        begin = time.monotonic()
+                        sampler.step(transformer, conditions, state)
+                        durations.append(time.monotonic() - begin)
+                        usual = statistics.median(durations[1:] or durations)  # the first one warms up
+                        yield Step(state.step, steps, usual * (steps - state.step))
+            except torch.OutOfMemoryError as e:
+                rung = ladder.next_rung(f"step {state.step + 1} of {steps}", e)
+            else:
+                return
+            yield ladder.go(rung, f"step {state.step + 1} of {steps}")
+
+    def _deliver(
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        model: Model,
+        ladder: Ladder,
+        latents: torch.Tensor,
+        net: Any,
+        clock: _Clock,
+    ) -> Generator[Event, None, dict[str, Any]]:
+        """Decode and encode, chunk by chunk; returns Finished's fields."""
+        fps = plan.interpolate_fps or plan.fps
+        with tempfile.TemporaryDirectory(prefix="cogvideox-") as folder:
+            path = Path(folder) / f"video.{plan.output_format}"
+
+            def write() -> tuple[bytes, int, dict[str, Any]]:
+                manifest = self.manifest(request, plan, model, ladder.placement.rung)
+                check, first, count = FrameCheck(), b"", 0
+                with (
+                    ladder.placement.on_device("vae") as vae,
+                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, manifest) as writer,
+                ):
+                    for frames in finish(decode(vae, latents), plan, net):
+                        clock.check()
+                        first = first or poster(frames[0])
+                        check.update(frames)
+                        writer.write(frames)
+                        count += len(frames)
+                    check.finish()
+                return first, count, manifest
+
+            try:
+                first, count, manifest = yield from ladder.climb(write, "decoding")
+            except BadOutput as e:
+                raise GenerationError("bad_output", str(e)) from e
+            except OSError as e:
+                raise GenerationError("internal", f"the video could not be written: {e.strerror or e}") from e
+            video = path.read_bytes()
+        return {
+            "video": video,
+            "poster": first,
+            "media_type": MEDIA_TYPES[plan.output_format],
+            "frames": count,
+            "fps": fps,
+            "width": plan.width,
+            "height": plan.height,
+            "manifest": manifest,
+        }
+
+    def manifest(self, request: GenerationRequest, plan: Plan, model: Model, rung: Rung) -> dict[str, Any]:
+        """What makes this video again, and nothing that changes from run to run."""
+        asked = request.to_dict()
+        for name in ("image", "video"):
+            if asked[name] is not None:
+                asked[name] = {"sha256": asked[name]["sha256"]}
+        asked["loras"] = [{"file": Path(one.path).name, "scale": one.scale} for one in request.loras]
+        carried_out = plan.to_dict()
+        carried_out["loras"] = asked["loras"]
+        return {
+            "request": asked,
+            "plan": carried_out,
+            "notes": [str(n) for n in plan.notes],
+            "seed": plan.seed,
+            "model": {"name": model.info.name, "family": model.info.family.name, "revision": model.revision},
+            "device": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "dtype": _short(model.dtype),
+            "vae_tiling": rung.tiling,
+            "versions": versions(),
+        }
+
+
+class _Clock:
+    """Seconds per stage, and the question whether to stop."""
+
+    def __init__(self, cancelled: Callable[[], bool]) -> None:
+        self.check_cancelled = cancelled
+        self._marks: list[tuple[str, float]] = [("load", time.monotonic())]
+
+    def check(self) -> None:
+        if self.check_cancelled():
+            raise GenerationCancelled
+
+    def next(self, stage: str) -> None:
+        self.check()
+        self._marks.append((stage, time.monotonic()))
+
+    def timings(self) -> dict[str, float]:
+        ends = [at for _, at in self._marks[1:]] + [time.monotonic()]
+        return {name: round(end - at, 3) for (name, at), end in zip(self._marks, ends, strict=True)}
+
+
+def pick_device(device: str) -> torch.device:
+    """auto -> the first CUDA device, or the CPU. Raises GenerationError when a named one is not there."""
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise GenerationError("model_error", f"device {device!r} is none of auto, cpu, cuda, cuda:N") from None
+    if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
+        raise GenerationError("model_error", f"device {device!r} is not there")
+    return chosen
+
+
+def versions() -> dict[str, str]:
+    """Of everything whose change may change a pixel."""
+    found = {"python": platform.python_version()}
+    for name in ("cogvideox-server", "torch", "diffusers", "transformers", "imageio-ffmpeg"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _read_source(request: GenerationRequest) -> tuple[Image.Image | None, Clip | None, Source | None]:
+    """The picture or clip the request came with. Raises GenerationError when it cannot be read."""
+    try:
+        if request.image is not None:
+            picture = read_picture(Path(request.image.path).read_bytes())
+            return picture, None, Source(*picture.size)
+        if request.video is not None:
+            clip = read_video(
+                request.video.path, max_frames=SOURCE_FRAMES, max_pixels=SOURCE_PIXELS, max_seconds=SOURCE_SECONDS
+            )
+            return None, clip, Source(clip.width, clip.height, len(clip.frames), clip.fps)
+    except MediaUnreadable as e:
+        raise GenerationError("media_error", str(e), "image" if request.image is not None else "video") from e
+    except OSError as e:
+        field = "image" if request.image is not None else "video"
+        raise GenerationError("media_error", f"cannot be read: {e.strerror or e}", field) from e
+    return None, None, None
+
+
+def _shape(plan: Plan) -> tuple[str, int, int, int]:
+    return plan.model, plan.model_frames, plan.model_width, plan.model_height
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,267 @@
+"""Where each component lies while a video is made: profiles, the choice between them, and the ladder after an OOM.
+
+Knows: what each profile costs (estimates from published figures), and how to move modules. The profiles:
+    none        everything stays on the device
+    model       text encoder, transformer and VAE visit the device one after the other
+    group       the transformer visits block by block, overlapped with compute
+    sequential  every layer visits alone: slowest, smallest
+Does not know: requests, sampling, files.
+
+Estimates: activations of one denoising step take 52 bytes x tokens x width of the transformer, an untiled decode
+45.8 kB x pixels of a frame (both counted on the meta device for 2B, 5B and 1.5-5B in bf16 and agreeing with the
+published 33 GB for the whole 5B pipeline; proportional to the decoder's first width of 128).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import psutil
+import torch
+
+from pipelines.events import Event, Log
+from pipelines.models import ModelInfo
+from pipelines.plan import Plan
+
+Profile = Literal["none", "model", "group", "sequential"]
+MemorySetting = Literal["auto", "none", "model", "group", "sequential"]
+T = TypeVar("T")
+GIB = 2**30
+STEP_BYTES = 52
+DECODE_BYTES = 45_800
+TEXT_ROWS = 226
+MARGIN = 1 * GIB  # CUDA context, cuDNN workspaces, fragmentation
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder: a profile, and whether the VAE works tile by tile."""
+
+    profile: Profile
+    tiling: bool
+
+    def __str__(self) -> str:
+        return self.profile + (" + VAE tiling" if self.tiling else "")
+
+
+LADDER: tuple[Rung, ...] = (
+    Rung("none", False),
+    Rung("model", False),
+    Rung("model", True),
+    Rung("group", True),
+    Rung("sequential", True),
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Free bytes on the device and in the host's memory; `device` None means: the CPU computes."""
+
+    device: int | None
+    host: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> Budget:
+        host = psutil.virtual_memory().available
+        if device.type != "cuda":
+            return cls(None, host)
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device)  # ours already: weights placed earlier, and what can be reused
+        return cls(free + cached, host)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of each component."""
+
+    text_encoder: int
+    transformer: int
+    vae: int
+
+    @property
+    def total(self) -> int:
+        return self.text_encoder + self.transformer + self.vae
+
+
+def step_bytes(plan: Plan, model: ModelInfo) -> int:
+    latent_frames = (plan.model_frames - 1) // 4 + 1
+    tokens = -(-latent_frames // model.latent_patch_frames) * (plan.model_width // 16) * (plan.model_height // 16)
+    return STEP_BYTES * (tokens + TEXT_ROWS) * model.inner_dim
+
+
+def decode_bytes(plan: Plan, model: ModelInfo, tiling: bool) -> int:
+    pixels = plan.model_width * plan.model_height
+    per_pixel = DECODE_BYTES * model.decoder_width // 128
+    if not tiling:
+        return per_pixel * pixels
+    return per_pixel * min(pixels, model.tile_pixels) + 6 * pixels * plan.model_frames
+
+
+def need(rung: Rung, plan: Plan, model: ModelInfo, weights: Weights) -> int:
+    """Peak bytes on the device, estimated."""
+    step, decode = step_bytes(plan, model), decode_bytes(plan, model, rung.tiling)
+    if rung.profile == "none":
+        return weights.total + max(step, decode) + MARGIN
+    whole = {"model": 1.0, "group": 0.06, "sequential": 0.02}[rung.profile]
+    text, dit = int(weights.text_encoder * whole), int(weights.transformer * whole)
+    return max(text + GIB // 4, dit + step, weights.vae + decode) + MARGIN
+
+
+def choose(setting: MemorySetting, plan: Plan, model: ModelInfo, weights: Weights, budget: Budget) -> tuple[Rung, str]:
+    """The first rung that fits, and the reason in words."""
+    if setting not in get_args(MemorySetting):
+        raise ValueError(f"memory: must be one of {', '.join(get_args(MemorySetting))}, got {setting!r}")
+    if budget.device is None:
+        if setting == "auto":
+            return LADDER[0], "none: the CPU computes, nothing to offload"
+        return next(r for r in LADDER if r.profile == setting), f"{setting}: as set"
+    free = budget.device
+    rungs = [r for r in LADDER if setting in ("auto", r.profile)]
+    for rung in rungs:
+        wants = need(rung, plan, model, weights)
+        if wants <= free:
+            chosen = "as set" if setting != "auto" else "chosen"
+            return rung, f"{rung}: {chosen}; needs about {wants / GIB:.1f} GiB of {free / GIB:.1f} GiB free"
+    last = rungs[-1]
+    return last, (
+        f"{last}: the smallest {'there is' if setting == 'auto' else 'of the profile set'}; needs about"
+        f" {need(last, plan, model, weights) / GIB:.1f} GiB of {free / GIB:.1f} GiB free and may not fit"
+    )
+
+
+def module_bytes(module: torch.nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+class Placement:
+    """Moves the three modules of one pipeline according to a rung. `device` may be the CPU: then nothing moves."""
+
+    def __init__(self, modules: dict[str, torch.nn.Module], device: torch.device) -> None:
+        self.modules = modules
+        self.device = device
+        self.rung = LADDER[0]
+        self._hooked: Profile | None = None
+
+    def apply(self, rung: Rung) -> None:
+        """Go to `rung`, from whatever was applied before."""
+        hook = rung.profile if rung.profile in ("group", "sequential") else None
+        if self._hooked is not None and self._hooked != hook:
+            self._unhook()
+        if hook is not None and self._hooked is None:
+            self._hook(rung.profile)
+        if rung.profile == "none":
+            for module in self.modules.values():
+                module.to(self.device)
+        elif self.device.type != "cpu":
+            for name, module in self.modules.items():
+                if hook is None or name == "vae":
+                    module.to("cpu")
+            self._empty_cache()
+        vae: Any = self.modules["vae"]
+        vae.enable_tiling() if rung.tiling else vae.disable_tiling()
+        vae.enable_slicing()
+        self.rung = rung
+
+    @contextlib.contextmanager
+    def on_device(self, name: str) -> Iterator[Any]:
+        """The module, usable on the device inside the block."""
+        module = self.modules[name]
+        visits = self.rung.profile != "none" and (self._hooked is None or name == "vae")
+        if not visits or self.device.type == "cpu":
+            yield module
+            return
+        module.to(self.device)
+        try:
+            yield module
+        finally:
+            module.to("cpu")
+            self._empty_cache()
+
+    def release(self) -> None:
+        """Leave the device to somebody else."""
+        self._unhook()
+        if self.device.type != "cpu":
+            for module in self.modules.values():
+                module.to("cpu")
+            self._empty_cache()
+
+    def _hook(self, profile: Profile) -> None:
+        for name in ("text_encoder", "transformer"):
+            module = self.modules[name]
+            if profile == "sequential":
+                from accelerate import cpu_offload
+
+                cpu_offload(module, execution_device=self.device)
+            else:
+                from diffusers.hooks import apply_group_offloading
+
+                module.to("cpu")
+                apply_group_offloading(
+                    module,
+                    onload_device=self.device,
+                    offload_device=torch.device("cpu"),
+                    # T5's blocks lie one level deeper than block_level looks
+                    offload_type="block_level" if name == "transformer" else "leaf_level",
+                    num_blocks_per_group=1,
+                    use_stream=self.device.type == "cuda",
+                )
+        self._hooked = profile
+
+    def _unhook(self) -> None:
+        for name in ("text_encoder", "transformer"):
+            module = self.modules[name]
+            if self._hooked == "sequential":
+                from accelerate.hooks import remove_hook_from_module
+
+                remove_hook_from_module(module, recurse=True)
+            elif self._hooked == "group":
+                from diffusers.hooks import HookRegistry
+
+                registry = HookRegistry.check_if_exists_or_initialize(module)
+                for hook in ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading"):
+                    registry.remove_hook(hook, recurse=True)
+                module.to("cpu")
+        self._hooked = None
+
+    def _empty_cache(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class OutOfMemory(RuntimeError):
+    """Even the lowest rung was too much."""
+
+
+class Ladder:
+    """After the device ran out of memory: the next rung, and the same work again."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.climbed = False
+
+    def climb(self, work: Callable[[], T], doing: str) -> Generator[Event, None, T]:
+        """Call `work` until it returns, one rung lower after each OOM. Yields a warning per rung; raises OutOfMemory
+        below the last one."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as e:
+                rung = self.next_rung(doing, e)
+            # outside the handler: the traceback would keep the failed attempt's tensors alive
+            yield self.go(rung, doing)
+
+    def next_rung(self, doing: str, error: Exception) -> Rung:
+        below = LADDER[LADDER.index(self.placement.rung) + 1 :]
+        if not below:
+            raise OutOfMemory(f"out of memory while {doing}, even with {self.placement.rung}") from error
+        return below[0]
+
+    def go(self, rung: Rung, doing: str) -> Log:
+        self.climbed = True
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.placement.apply(rung)
+        return Log(f"out of memory while {doing}: going on with {rung}", "WARN")

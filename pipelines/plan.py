@@ -1,0 +1,270 @@
+"""resolve(request, model) -> Plan: what will really be done, and a note with a reason for each change.
+
+Knows: the model's table and what to do when a request asks for something else. Pure: no torch, no files, no clock.
+Does not know: devices, weights, vendors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipelines.models import ModelInfo
+from pipelines.request import MAX_SEED, Fit, GenerationRequest, Lora, OutputFormat, RequestError, SchedulerName, Task
+
+MAX_FRAMES = 1000
+MAX_SIDE = 4096
+MAX_STEPS = 1000
+MAX_GUIDANCE = 100.0
+MAX_FPS = 120
+GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
+CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
+
+
+@dataclass(frozen=True)
+class Note:
+    """`field` was asked as `asked`, is done as `used`, because of `reason`."""
+
+    field: str
+    asked: Any
+    used: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.asked} -> {self.used} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The picture or clip a request came with: pixels, and for a clip its length and rate."""
+
+    width: int
+    height: int
+    frames: int = 1
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Effective parameters. The model makes `model_frames` of `model_width` x `model_height`; the file holds
+    `num_frames` of `width` x `height` at `fps` (before any interpolation, which ends at `interpolate_fps`)."""
+
+    model: str
+    task: Task
+    prompt: str
+    negative_prompt: str
+    num_frames: int
+    model_frames: int
+    source_frames: int | None
+    width: int
+    height: int
+    model_width: int
+    model_height: int
+    fit: Fit
+    fps: int
+    model_fps: int
+    interpolate_fps: int | None
+    num_inference_steps: int
+    guidance_scale: float
+    use_dynamic_cfg: bool
+    scheduler: SchedulerName
+    strength: float | None
+    seed: int
+    max_tokens: int
+    loras: tuple[Lora, ...]
+    output_format: OutputFormat
+    tokens: int | None = None
+    notes: tuple[Note, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high or not math.isfinite(value):
+        raise RequestError(name, f"must be between {low:g} and {high:g}, got {value:g}")
+
+
+def _even(side: float) -> int:
+    return min(MAX_SIDE, max(16, round(side / 2) * 2))
+
+
+def _check_ranges(request: GenerationRequest) -> None:
+    for name, low, high in (
+        ("num_frames", 1, MAX_FRAMES),
+        ("width", 16, MAX_SIDE),
+        ("height", 16, MAX_SIDE),
+        ("fps", 1, MAX_FPS),
+        ("interpolate_fps", 1, MAX_FPS),
+        ("num_inference_steps", 1, MAX_STEPS),
+        ("guidance_scale", 0, MAX_GUIDANCE),
+        ("strength", 0, 1),
+        ("seed", 0, MAX_SEED),
+    ):
+        value = getattr(request, name)
+        if value is not None:
+            _within(name, value, low, high)
+    if not request.prompt.strip():
+        raise RequestError("prompt", "must not be empty")
+    if request.image is not None and request.video is not None:
+        raise RequestError("video", "give a picture or a video, not both")
+    if request.strength is not None and request.task is not Task.V2V:
+        raise RequestError("strength", "acts on video-to-video only; there is no source video here")
+
+
+def _size(
+    request: GenerationRequest, model: ModelInfo, source: Source | None, note: Callable[..., None]
+) -> tuple[int, int, int, int, Fit]:
+    """(width, height) of the file, (width, height) the model works at, and how one becomes the other."""
+    rule = model.family.sizes
+    shape_w, shape_h = (source.width, source.height) if source else rule.default
+    match request.width, request.height:
+        case None, None:
+            asked_w, asked_h = rule.nearest(shape_w, shape_h)
+        case None, int(asked_h):
+            asked_w = _even(asked_h * shape_w / shape_h)
+        case int(asked_w), None:
+            asked_h = _even(asked_w * shape_h / shape_w)
+        case int(asked_w), int(asked_h):
+            pass
+        case _:
+            raise RequestError("width", "width and height must be integers")
+    if request.output_format == "mp4" and (asked_w % 2 or asked_h % 2):
+        even = (asked_w + asked_w % 2, asked_h + asked_h % 2)
+        note(
+            "size",
+            f"{asked_w}x{asked_h}",
+            f"{even[0]}x{even[1]}",
+            "H.264 4:2:0 has even sides only; WebM and GIF keep odd ones",
+        )
+        asked_w, asked_h = even
+    if rule.accepts(asked_w, asked_h):
+        return asked_w, asked_h, asked_w, asked_h, "crop"
+    model_w, model_h = rule.nearest(asked_w, asked_h)
+    fit = request.fit
+    ratio = (asked_w / asked_h) / (model_w / model_h)
+    lost = 1 - min(ratio, 1 / ratio)
+    if fit == "auto":
+        fit = "crop" if lost <= CROP_LIMIT else "pad"
+    how = "resized" if lost < 0.01 else f"{'centre-cropped' if fit == 'crop' else 'padded with black'} to fit"
+    note(
+        "size",
+        f"{asked_w}x{asked_h}",
+        f"{model_w}x{model_h}, {how}",
+        f"{model.family.title} makes {', '.join(f'{w}x{h}' for w, h in rule.native)}"
+        + (f" and short side {rule.short_side}, long side up to {rule.long_side}" if rule.short_side else ""),
+    )
+    return asked_w, asked_h, model_w, model_h, fit
+
+
+def _frames(
+    request: GenerationRequest, model: ModelInfo, source: Source | None, note: Callable[..., None]
+) -> tuple[int, int, int | None]:
+    """Frames in the file, frames the model makes, frames of the source it is given (video-to-video)."""
+    rule = model.family.frames
+    asked = request.num_frames
+    if asked is None and request.task is Task.V2V and source is not None and source.fps:
+        in_model_time = max(1, math.floor((source.frames - 1) * model.family.fps / source.fps + 1e-6) + 1)
+        asked = min(in_model_time, rule.maximum)
+        if in_model_time > rule.maximum:
+            note("num_frames", in_model_time, asked, f"{model.family.title} makes at most {rule.maximum} frames")
+    wanted = rule.default if asked is None else asked
+    makes = rule.next_valid(wanted)
+    if makes > wanted:
+        note("num_frames", wanted, wanted, f"made as {makes} ({rule.step}k+1 frames keep their length) and trimmed")
+    elif makes < wanted:
+        note(
+            "num_frames",
+            wanted,
+            wanted,
+            f"{model.family.title} makes at most {rule.maximum}; they are spread over {wanted} by repeating some",
+        )
+    if request.task is not Task.V2V:
+        return wanted, makes, None
+    if model.latent_patch_frames == 1:
+        return wanted, makes, makes
+    # NOTE: the 1.5 pipelines take a video only when it gives an even number of latents, that is 8k+5 frames
+    return wanted, makes, max(1, math.ceil((min(wanted, makes) - 5) / 8)) * 8 + 5
+
+
+def resolve(
+    request: GenerationRequest,
+    model: ModelInfo,
+    *,
+    source: Source | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+) -> Plan:
+    """The plan for `request` on `model`. The seed must have been drawn before (`draw_seed`).
+
+    `source` describes the picture or clip that came with it; without it a video's own length is not yet known.
+    Raises RequestError for values no model can take, a task this model does not do, and, when `request.strict`, for
+    the first change that would be needed.
+    """
+    _check_ranges(request)
+    family = model.family
+    if request.task not in model.tasks:
+        can = " and ".join(sorted(model.tasks))
+        raise RequestError("model", f"{family.title} does {can}, not {request.task}")
+    if request.seed is None:
+        raise RequestError("seed", "must be drawn before planning")
+    notes: list[Note] = []
+
+    def note(name: str, asked: Any, used: Any, reason: str) -> None:
+        if request.strict:
+            raise RequestError(name, f"{asked} is not possible as asked: {reason}")
+        notes.append(Note(name, asked, used, reason))
+
+    width, height, model_width, model_height, fit = _size(request, model, source, note)
+    num_frames, model_frames, source_frames = _frames(request, model, source, note)
+    steps = request.num_inference_steps or family.steps
+    strength = None
+    if request.task is Task.V2V:
+        strength = 0.8 if request.strength is None else request.strength
+        if int(steps * strength) < 1:
+            note("strength", strength, round(1 / steps, 4), f"strength x {steps} steps must leave at least one step")
+            strength = math.nextafter(1 / steps, 1.0)
+    tokens = None
+    if count_tokens is not None:
+        tokens = count_tokens(request.prompt)
+        if tokens > model.max_tokens:
+            note("prompt", f"{tokens} tokens", f"the first {model.max_tokens}", "the text encoder reads no more")
+    guidance = family.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    dynamic = family.dynamic_cfg if request.use_dynamic_cfg is None else request.use_dynamic_cfg
+    if guidance <= 1 and request.negative_prompt.strip():
+        note("negative_prompt", "given", "ignored", "guidance_scale of 1 or less switches guidance off")
+    interpolate = request.interpolate_fps if request.interpolate_fps != family.fps else None
+    fps = family.fps if request.interpolate_fps else request.fps or family.fps
+    rate = interpolate or fps
+    if request.output_format == "gif" and rate > GIF_MAX_FPS:
+        raise RequestError("fps", f"a GIF plays at most {GIF_MAX_FPS} frames a second, got {rate}")
+    return Plan(
+        model=model.name,
+        task=request.task,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        num_frames=num_frames,
+        model_frames=model_frames,
+        source_frames=source_frames,
+        width=width,
+        height=height,
+        model_width=model_width,
+        model_height=model_height,
+        fit=fit,
+        fps=fps,
+        model_fps=family.fps,
+        interpolate_fps=interpolate,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        use_dynamic_cfg=dynamic and guidance > 1,
+        scheduler=request.scheduler or family.scheduler,
+        strength=strength,
+        seed=request.seed,
+        max_tokens=model.max_tokens,
+        loras=request.loras,
+        output_format=request.output_format,
+        tokens=tokens,
+        notes=tuple(notes),
+    )

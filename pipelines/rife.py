@@ -1,0 +1,278 @@
+"""Frame interpolation with RIFE: any frame rate from any other, the original frames kept.
+
+Knows: the IFNet family 4.6 to 4.26, read off the shapes in a state dict; which frames lie at which times.
+Does not know: where weights come from, video files, scene cuts (a generated clip has none).
+
+The architecture is Practical-RIFE's, (c) hzwer and contributors, MIT License,
+https://github.com/hzwer/Practical-RIFE. The method: Huang et al., "Real-Time Intermediate Flow Estimation for Video
+Frame Interpolation", arXiv 2011.06294.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_GET = "get flownet 4.25 of Practical-RIFE (any of 4.6 to 4.26 will do, except 4.14.lite)"
+_PLANES = {24: 5, 52: 13}  # lastconv channels -> planes used after the shuffle: flow 4, mask 1, carried features 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the state dict says about its network. Channels; `scales` are the blocks' divisors of the picture's size."""
+
+    widths: tuple[int, ...]
+    out: int
+    encoder_layers: int  # 0 (4.6), 2 (4.7 to 4.9) or 4
+    encoder_width: int
+    features: int  # full-resolution channels per frame
+    scales: tuple[int, ...]
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this: every block halves its scaled picture twice."""
+        return 4 * max(self.scales)
+
+
+class _Residual(nn.Module):
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, 1, 1)
+        self.beta = nn.Parameter(torch.ones(1, c, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.conv(x) * self.beta + x, 0.2)
+
+
+def _conv(i: int, o: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.LeakyReLU(0.2))
+
+
+class _Block(nn.Module):
+    """Refines the flow at 1/`scale` of the picture's size."""
+
+    def __init__(self, channels: int, width: int, out: int, scale: int) -> None:
+        super().__init__()
+        self.conv0 = nn.Sequential(_conv(channels, width // 2), _conv(width // 2, width))
+        self.convblock = nn.Sequential(*(_Residual(width) for _ in range(8)))
+        self.lastconv = nn.Sequential(nn.ConvTranspose2d(width, out, 4, 2, 1), nn.PixelShuffle(2))
+        self.scale = scale
+
+    def forward(self, x: Tensor, flow: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Change of flow [1, 4, H, W] in pixels, mask logit [1, 1, H, W], carried features [1, 0 or 8, H, W]."""
+        s = self.scale
+        x = _resize(x, 1 / s)
+        if flow is not None:
+            x = torch.cat((x, _resize(flow, 1 / s) / s), 1)
+        y = _resize(self.lastconv(self.convblock(self.conv0(x))), s)
+        return y[:, :4] * s, y[:, 4:5], y[:, 5 : _PLANES[y.shape[1] * 4]]
+
+
+def _resize(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def _warp(x: Tensor, flow: Tensor) -> Tensor:
+    """`x` [1, C, H, W] looked up where `flow` [1, 2, H, W] (x, y in pixels) points; the border repeats outside."""
+    h, w = x.shape[2:]
+    grid_x = torch.linspace(-1, 1, w, device=x.device).expand(h, w) + flow[0, 0] / ((w - 1) / 2)
+    grid_y = torch.linspace(-1, 1, h, device=x.device)[:, None].expand(h, w) + flow[0, 1] / ((h - 1) / 2)
+    grid = torch.stack((grid_x, grid_y), -1)[None]
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+class IFNet(nn.Module):
+    """Draws the frame between two. float32: half precision bends the flow near the right edge of wide pictures."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        m, e = shape.encoder_width, shape.features
+        first = 2 * (3 + e) + 1
+        later = first + 1 + _PLANES[shape.out] - 5 + 4
+        for k, (width, scale) in enumerate(zip(shape.widths, shape.scales, strict=True)):
+            self.add_module(f"block{k}", _Block(later if k else first, width, shape.out, scale))
+        last = nn.ConvTranspose2d(m, e, 4, 2, 1) if e else nn.Identity()
+        layers: list[nn.Module] = [nn.Conv2d(3, m, 3, 2, 1)] if e else []
+        for _ in range(shape.encoder_layers - 2):
+            layers += [nn.LeakyReLU(0.2), nn.Conv2d(m, m, 3, 1, 1)]
+        if shape.encoder_layers == 4:  # the two-layer encoder has no activation
+            layers.append(nn.LeakyReLU(0.2))
+        self.encode = nn.Sequential(*layers, last)
+
+    def encoded(self, frame: Tensor) -> Tensor:
+        """Frame [1, 3, H, W] in 0..1 -> frame and features [1, 3 + e, H, W]. H, W: multiples of `shape.multiple`."""
+        frame = frame.clamp(0, 1)
+        return torch.cat((frame, self.encode(frame)), 1) if self.shape.features else frame
+
+    def forward(self, a: Tensor, b: Tensor, t: float) -> Tensor:
+        """The frame at time `t` (0..1) between two that `encoded` made -> [1, 3, H, W]."""
+        time = a.new_full((1, 1, *a.shape[2:]), t)
+        flow, mask, carried = None, a.new_zeros(()), a.new_zeros(())
+        warped = (a, b)
+        for block in self.children():
+            if not isinstance(block, _Block):
+                continue
+            pictures = (warped[0][:, :3], warped[1][:, :3], warped[0][:, 3:], warped[1][:, 3:])
+            x = (*pictures, time) if flow is None else (*pictures, time, mask, carried)
+            change, logit, carried = block(torch.cat(x, 1), flow)
+            # 4.6 is the last that adds masks up; it is also the last without an encoder.
+            accumulate = flow is not None and not self.shape.features
+            mask = mask + logit if accumulate else logit
+            flow = change if flow is None else flow + change
+            warped = (_warp(a, flow[:, :2]), _warp(b, flow[:, 2:]))
+        share = torch.sigmoid(mask)
+        return warped[0][:, :3] * share + warped[1][:, :3] * (1 - share)
+
+
+def build(state_dict: Mapping[str, Tensor]) -> IFNet:
+    """The network of a state dict, on the CPU in float32, for inference.
+
+    Prefixes `module.` and `flownet.`, `blocks.N.` for `blockN.` and training-only parts are understood.
+    ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite, and for anything that is no RIFE; it names what to get instead.
+    """
+    tensors = dict(_canonical(state_dict))
+    net_shape = _read_shape(tensors)
+    with torch.device("meta"):
+        net = IFNet(net_shape)
+    try:
+        net.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
+    except RuntimeError as e:
+        raise ValueError(f"the weights fit no RIFE network that is known here; {_GET}: {e}") from e
+    return net.eval().requires_grad_(False)
+
+
+def load(path: str | Path, device: str | torch.device) -> IFNet:
+    """`build` from a .safetensors, .pkl, .pth or .pt file, on `device`. Never unpickles code.
+
+    ValueError for another extension, a file that is not a dict of tensors, or as `build`; OSError if unreadable.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", ".pkl", ".pth", ".pt"):
+        raise ValueError(f"{path.name}: RIFE weights are .safetensors, .pkl or .pth files")
+    try:
+        if suffix == ".safetensors":
+            state_dict = load_file(path)
+        else:
+            state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as e:
+        raise ValueError(f"{path.name} is not a file of tensors: {e}") from e
+    if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
+        raise ValueError(f"{path.name} is not a dict of tensors; {_GET}")
+    return build(state_dict).to(device)
+
+
+def _canonical(state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for key, value in state_dict.items():
+        key = re.sub(r"^((module|flownet)\.)+", "", key)
+        key = re.sub(r"^blocks\.(\d+)\.", r"block\1.", key)
+        key = re.sub(r"^encode\.cnn(\d)\.", lambda m: f"encode.{2 * int(m[1])}.", key)
+        if not key.startswith(("teacher.", "caltime.")):
+            yield key, value
+
+
+def _read_shape(tensors: Mapping[str, Tensor]) -> Shape:
+    if any(k.startswith(("block_tea.", "block0.convblock0.")) for k in tensors):
+        raise ValueError(f"these are RIFE v3 weights, which are not supported; {_GET}")
+    if not any(k.startswith("block0.") for k in tensors):
+        raise ValueError(f"these are no RIFE weights; {_GET}")
+    count = sum(f"block{k}.conv0.0.0.weight" in tensors for k in range(8))
+    out = tensors["block0.lastconv.0.weight"].shape[1] if "block0.lastconv.0.weight" in tensors else 0
+    if "block0.convblock.0.beta" not in tensors or out not in _PLANES or count not in (4, 5):
+        raise ValueError(f"these look like RIFE 4.0 to 4.5 weights, which are not supported; {_GET}")
+    try:
+        widths = tuple(tensors[f"block{k}.conv0.1.0.weight"].shape[0] for k in range(count))
+        residual = tensors["block0.convblock.0.conv.weight"]
+    except KeyError as e:
+        raise ValueError(f"the weights lack {e}; {_GET}") from e
+    if residual.shape[1] != widths[0]:
+        raise ValueError(f"these are RIFE 4.14.lite weights (grouped convolutions), which are not supported; {_GET}")
+    encoder = sorted((int(k.split(".")[1]), v) for k, v in tensors.items() if re.match(r"encode\.\d+\.weight$", k))
+    width, features = (encoder[0][1].shape[0], encoder[-1][1].shape[1]) if encoder else (0, 0)
+    scales = (8, 4, 2, 1) if count == 4 else (16, 8, 4, 2, 1)
+    if count == 5 and widths[4] == 24:  # 4.25.lite: nothing else in the file tells its scales
+        scales = (32, 16, 8, 4, 1)
+    return Shape(widths, out, len(encoder), width, features, scales)
+
+
+def _step(source_fps: float, target_fps: float) -> Fraction:
+    if not source_fps > 0 or not target_fps > 0:
+        raise ValueError(f"frame rates must be above 0, not {source_fps} and {target_fps}")
+    return Fraction(source_fps).limit_denominator(1001) / Fraction(target_fps).limit_denominator(1001)
+
+
+def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]]:
+    """Where each new frame lies among `n`: (i, t) is `t` of the way from frame i to i + 1; t = 0 is frame i itself.
+
+    floor((n - 1) * target / source) + 1 places: from the first frame on, none past the last. ValueError for n < 1 or
+    rates <= 0.
+    """
+    if n < 1:
+        raise ValueError(f"there must be a frame, not {n}")
+    step = _step(source_fps, target_fps)
+    places = [k * step for k in range(math.floor((n - 1) / step) + 1)]
+    return [(p.numerator // p.denominator, float(p % 1)) for p in places]
+
+
+def interpolate(net: IFNet, frames: Iterable[Tensor], source_fps: float, target_fps: float) -> Iterator[Tensor]:
+    """Frames [3, H, W] in 0..1 at one rate -> at another, as `plan` says; same dtype and device, as they come.
+
+    Frames that lie at a wanted time pass through untouched. Two frames are held at a time, each encoded once.
+    ValueError for rates <= 0 or frames that are not [3, H, W].
+    """
+    return _interpolate(net, frames, _step(source_fps, target_fps))
+
+
+def _interpolate(net: IFNet, frames: Iterable[Tensor], step: Fraction) -> Iterator[Tensor]:
+    place = Fraction(0)
+    before: _Frame | None = None
+    for index, tensor in enumerate(frames):
+        frame = _Frame(net, tensor)
+        while place <= index:
+            if place == index:
+                yield tensor
+            elif before is not None:
+                yield before.towards(frame, float(place - (index - 1)))
+            place += step
+        before = frame
+
+
+class _Frame:
+    """A source frame, encoded when first needed."""
+
+    def __init__(self, net: IFNet, tensor: Tensor) -> None:
+        if tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.is_floating_point():
+            raise ValueError(f"frames must be floating [3, H, W], not {tensor.dtype} {list(tensor.shape)}")
+        self._net = net
+        self._tensor = tensor
+        self._encoded: Tensor | None = None
+
+    @torch.inference_mode()
+    def _ready(self) -> Tensor:
+        if self._encoded is None:
+            h, w = self._tensor.shape[1:]
+            m = self._net.shape.multiple
+            parameter = next(self._net.parameters())
+            padded = F.pad(self._tensor[None].to(parameter), (0, -w % m, 0, -h % m))
+            self._encoded = self._net.encoded(padded)
+        return self._encoded
+
+    @torch.inference_mode()
+    def towards(self, other: _Frame, t: float) -> Tensor:
+        if other._tensor.shape != self._tensor.shape:
+            raise ValueError(f"frames differ in size: {list(self._tensor.shape)} and {list(other._tensor.shape)}")
+        h, w = self._tensor.shape[1:]
+        drawn: Tensor = self._net(self._ready(), other._ready(), t)
+        return drawn[0, :, :h, :w].clamp(0, 1).to(self._tensor)

@@ -1,0 +1,59 @@
+"""Did the model answer with a picture at all? Watches frames go by and refuses a clip that is one flat colour.
+
+Knows: uint8 pixels. Does not know: quality, prompts. A broken run (NaN, overflow) gives frames that are exactly flat.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Both chosen by what breaks, not by measuring real clips: NaN turns to exactly 0 and collapse to exactly one colour,
+# give or take the rounding of a decode; a night scene or "a white wall" has a brighter or darker pixel in some frame.
+BLACK_LEVEL = 4  # of 255: the brightest value of an all-black clip
+FLAT_SPAN = 3  # of 255: the widest range, per channel, of a constant clip
+
+
+class BadOutput(RuntimeError):
+    """The run ended, but its frames are no video. `cause`: "all-black" or "constant"."""
+
+    def __init__(self, cause: Literal["all-black", "constant"], message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class FrameCheck:
+    """Feed with `update`, ask with `finish`. Costs nothing after the first healthy chunk."""
+
+    def __init__(self) -> None:
+        self._low = np.full(3, 255, dtype=np.uint8)
+        self._high = np.zeros(3, dtype=np.uint8)
+        self._frames = 0
+
+    def update(self, frames: NDArray[np.uint8]) -> None:
+        """`frames`: uint8 [T, H, W, 3] or [H, W, 3]."""
+        self._frames += 1 if frames.ndim == 3 else len(frames)
+        if self._healthy():
+            return
+        pixels = frames.reshape(-1, 3)
+        if len(pixels):
+            self._low = np.minimum(self._low, pixels.min(axis=0))
+            self._high = np.maximum(self._high, pixels.max(axis=0))
+
+    def finish(self) -> None:
+        """Returns for a clip that shows something; BadOutput otherwise. ValueError when no frame was fed."""
+        if not self._frames:
+            raise ValueError("no frame was checked")
+        if self._high.max() <= BLACK_LEVEL:
+            raise BadOutput(
+                "all-black", "every frame is black: the model produced NaN, most often by running in the wrong dtype"
+            )
+        if not self._healthy():
+            colour = ", ".join(str(int(v)) for v in self._high)
+            raise BadOutput("constant", f"every pixel of every frame is the same colour (RGB {colour})")
+
+    def _healthy(self) -> bool:
+        span = self._high.astype(np.int16) - self._low.astype(np.int16)
+        return bool(span.max() > FLAT_SPAN and self._high.max() > BLACK_LEVEL)

@@ -1,0 +1,53 @@
+"""The bundled ffmpeg, what it may open, and the error for what it cannot.
+
+Knows: the binary and the options every reading call carries. Does not know: frames.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import imageio_ffmpeg
+
+MediaCode = Literal[
+    "unsupported_video_format",
+    "video_duration_too_long",
+    "video_duration_too_short",
+    "file_too_large",
+    "unsupported_image_format",
+    "image_too_large",
+    "image_load_error",
+]
+
+# Containers that hold their own bytes. HLS, DASH, concat and image sequences are left out because they are lists
+# of other files: a stranger's upload must not make ffmpeg open anything else.
+_FORMATS = "mov,matroska,gif,avi"
+_DECODERS = "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,gif,mjpeg,png,prores,rawvideo"
+
+
+class MediaUnreadable(ValueError):
+    """A picture or clip that was sent and cannot be used; `code` says why in words that vendors' answers share."""
+
+    def __init__(self, code: MediaCode, message: str) -> None:
+        super().__init__(message)
+        self.code: MediaCode = code
+
+
+def ffmpeg() -> str:
+    """Path of the ffmpeg binary. RuntimeError where there is none (imageio-ffmpeg's)."""
+    exe: str = imageio_ffmpeg.get_ffmpeg_exe()
+    return exe
+
+
+def file_url(path: Path) -> str:
+    """`path` so that ffmpeg can take it for nothing but a file, also when it holds `:` or begins with `-`."""
+    return f"file:{path.absolute()}"
+
+
+def guarded_input(path: Path) -> list[str]:
+    """Arguments that open `path` and nothing else."""
+    return [
+        *("-protocol_whitelist", "file,pipe", "-format_whitelist", _FORMATS, "-codec_whitelist", _DECODERS),
+        *("-i", file_url(path)),
+    ]

@@ -1,0 +1,217 @@
+"""Frames -> MP4, GIF or WebM, streamed into one ffmpeg process; and a JPEG of one frame.
+
+Knows: encoders, colour, atomic files. Does not know: tensors, plans, where the file goes afterwards.
+Equal frames and equal manifest give equal bytes on one machine: bit-exact muxing, no dates, fixed thread counts.
+
+    MP4   H.264 High 4:2:0 crf 18, BT.709, moov first. It has no odd sizes: H.264 4:2:0, the only form that every
+          browser plays, counts in pairs of pixels. An odd picture gets its last column or row twice, and
+          `coded_width` / `coded_height` tell. (MP4's `clap` box could hide the line again, but browsers ignore it,
+          and ffmpeg rounds it down and cuts a line of the picture.)
+    WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact, VP9 has them
+    GIF   one palette for the whole clip, loops for ever. The clip waits in ffmpeg's memory until the palette is
+          known: 4 bytes a pixel, 68 MB for 49 frames of 720x480
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tempfile
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.video import manifest as manifests
+from pipelines.video.process import ffmpeg, file_url
+
+GIF_MAX_FPS = 50  # a GIF counts in 1/100 s, and browsers play a delay of 1/100 s as 1/10 s
+JPEG_QUALITY = 90
+
+_BIT_EXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact")
+# The number of x264 threads changes the bytes, so it is never the machine's. 4 feeds veryfast from one pipe.
+_THREADS = ("-threads", "4")
+# swscale would convert by BT.601 and tag nothing; players then take 720p and above for BT.709 and shift the colours.
+_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,format=yuv420p,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+# Bayer dithering, because error diffusion crawls between frames.
+_PALETTE = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=bayer:bayer_scale=3"
+
+_ENCODERS: dict[str, tuple[str, ...]] = {
+    "mp4": (
+        *("-vf", _BT709, "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", *_THREADS),
+        *("-movflags", "+faststart", "-f", "mp4"),
+    ),
+    # row-mt is off because it lets thread timing into VP9's decisions.
+    "webm": (
+        *("-vf", _BT709, "-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5"),
+        *("-row-mt", "0", "-tile-columns", "2", *_THREADS, "-f", "webm"),
+    ),
+    "gif": ("-filter_complex", _PALETTE, "-loop", "0", "-f", "gif"),
+}
+
+
+class EncodeError(RuntimeError):
+    """ffmpeg could not write the file; the message ends with its own words."""
+
+
+class VideoWriter:
+    """Writes one file; a context manager. The file appears under its name only when it is whole.
+
+    `width`, `height` in pixels, `fps` in frames a second (29.97 may be a Fraction). ValueError for sizes below 2,
+    `fps` <= 0, a GIF faster than `GIF_MAX_FPS`, an unknown format, or a manifest that JSON cannot hold. EncodeError if
+    ffmpeg fails or no frame came. Leaving the block by an exception kills ffmpeg and removes what there was.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        width: int,
+        height: int,
+        fps: float | Fraction,
+        output_format: Literal["mp4", "gif", "webm"],
+        manifest: dict[str, Any],
+    ) -> None:
+        if output_format not in _ENCODERS:
+            raise ValueError(f"output format {output_format!r} is none of {', '.join(_ENCODERS)}")
+        if width < 2 or height < 2:
+            raise ValueError(f"a video of {width}x{height} pixels cannot be written; 2x2 is the least")
+        if not fps > 0:
+            raise ValueError(f"fps must be above 0, not {fps}")
+        if output_format == "gif" and fps > GIF_MAX_FPS:
+            raise ValueError(f"a GIF plays at most {GIF_MAX_FPS} frames a second, not {fps}")
+        self.path = Path(path).absolute()
+        self.width, self.height, self.frames = width, height, 0
+        self._format = output_format
+        self._comment = manifests.encode(manifest)
+        self._pad = (height % 2, width % 2) if output_format == "mp4" else (0, 0)
+        self._scratch = tempfile.TemporaryDirectory(dir=self.path.parent, prefix=f".{self.path.name}.")
+        self._closed = False
+        try:
+            self._errors: IO[bytes] = (Path(self._scratch.name) / "errors").open("w+b")
+            self._process = self._start(Fraction(fps).limit_denominator(1001))
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def _start(self, rate: Fraction) -> subprocess.Popen[bytes]:
+        scratch = Path(self._scratch.name)
+        self._part = scratch / "video"
+        tags = scratch / "tags"
+        tags.write_text(manifests.to_ffmetadata(self._comment), encoding="ascii", newline="\n")
+        size = f"{self.coded_width}x{self.coded_height}"
+        command = [ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
+        command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(rate), "-i", "pipe:0"]
+        if self._format != "gif":
+            command += ["-f", "ffmetadata", "-i", file_url(tags), "-map", "0:v", "-map_metadata", "1"]
+        command += [*_ENCODERS[self._format], *_BIT_EXACT, file_url(self._part)]
+        # A session of its own: Ctrl-C in a terminal goes to whoever owns this writer, not to ffmpeg.
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            start_new_session=True,
+        )
+
+    @property
+    def coded_width(self) -> int:
+        """Width of the file's picture in pixels: `width`, or one more where an MP4 cannot be odd."""
+        return self.width + self._pad[1]
+
+    @property
+    def coded_height(self) -> int:
+        return self.height + self._pad[0]
+
+    def write(self, frames: NDArray[np.uint8]) -> None:
+        """Append uint8 RGB [T, H, W, 3] or [H, W, 3]. ValueError for another shape or dtype, or after `close`."""
+        if self._closed:
+            raise ValueError("the video is closed")
+        if frames.ndim == 3:
+            frames = frames[None]
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (self.height, self.width, 3):
+            raise ValueError(
+                f"frames must be uint8 [T, {self.height}, {self.width}, 3], not {frames.dtype} {list(frames.shape)}"
+            )
+        if any(self._pad):
+            frames = np.pad(frames, ((0, 0), (0, self._pad[0]), (0, self._pad[1]), (0, 0)), mode="edge")
+        stdin = self._process.stdin
+        try:
+            for frame in frames:
+                if stdin is not None:
+                    stdin.write(np.ascontiguousarray(frame).data)
+        except OSError as e:
+            self._process.wait()
+            raise EncodeError(f"ffmpeg stopped early: {self._words()}") from e
+        self.frames += len(frames)
+
+    def close(self) -> None:
+        """Finish the file and put it in its place. EncodeError when that fails; a second call does nothing."""
+        if self._closed:
+            return
+        try:
+            if not self.frames:
+                raise EncodeError("no frame was written")
+            self._process.communicate()
+            if self._process.returncode:
+                raise EncodeError(f"ffmpeg failed ({self._process.returncode}): {self._words()}")
+            self._finish()
+        finally:
+            self.abort()
+
+    def _finish(self) -> None:
+        part = self._part
+        if self._format == "gif":
+            manifests.add_gif_comment(part, self._comment)
+        part.replace(self.path)
+
+    def abort(self) -> None:
+        """Drop the file: ends ffmpeg, leaves nothing behind. After `close` it does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._process.kill()
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+        self._process.wait()
+        self._errors.close()
+        self._scratch.cleanup()
+
+    def _words(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode("utf-8", "replace").strip()[-2000:]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def poster(frame: NDArray[np.uint8], path: str | Path | None = None) -> bytes:
+    """JPEG of one uint8 RGB frame [H, W, 3]; equal frames give equal bytes. Also written to `path` if there is one."""
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"a poster needs a uint8 [H, W, 3] frame, not {frame.dtype} {list(frame.shape)}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    data = buffer.getvalue()
+    if path is not None:
+        target = Path(path)
+        part = target.with_name(f".{target.name}.{os.getpid()}")
+        part.write_bytes(data)
+        part.replace(target)
+    return data

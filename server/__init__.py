@@ -1,0 +1,1 @@
+"""Jobs, media, façades and the command line around the engine."""

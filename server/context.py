@@ -1,0 +1,20 @@
+"""What a façade is handed: the few things it may use. Built in app.py, nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.auth import Keys
+from server.jobs.jobs import Jobs
+from server.media.artifacts import Artifacts
+from server.media.fetch import Intake
+from server.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: Settings
+    jobs: Jobs
+    intake: Intake
+    artifacts: Artifacts
+    keys: Keys

@@ -1,0 +1,81 @@
+"""The one folder where the server keeps what must survive it, held by one server at a time.
+
+Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files.
+
+    lock  jobs.db  inputs/<sha256>  artifacts/<key>/<file name>
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
+
+
+class DataDir:
+    """Opened on construction: raises DataDirUnwritable or DataDirBusy. `close` lets the next server in."""
+
+    def __init__(self, root: Path, min_free_bytes: int = 0) -> None:
+        self.root = root.absolute()
+        self.min_free_bytes = min_free_bytes
+        self.database = self.root / "jobs.db"
+        self.inputs = self.root / "inputs"
+        self.artifacts = self.root / "artifacts"
+        try:
+            for folder in (self.inputs, self.artifacts):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.root / "lock").open("a")
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as e:
+            raise DataDirUnwritable(f"cannot write to the data folder {self.root}: {e.strerror or e}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise DataDirBusy(f"another server is using the data folder {self.root}") from None
+
+    def close(self) -> None:
+        self._lock.close()
+
+    @property
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def check_room(self) -> None:
+        """Raises DiskFull when less than the floor is free."""
+        free = self.free_bytes
+        if free < self.min_free_bytes:
+            raise DiskFull(f"only {free // 2**20} MiB are free on the server's disk")
+
+
+def write_atomically(path: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
+    """`path` holds all of `data` or does not exist, whenever the power goes. Raises DiskFull, OSError.
+
+    `check` is shown the file before it takes its place; what it raises comes out, and no file stays.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(Path(name))
+        Path(name).replace(path)
+    except BaseException as e:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("the server's disk is full") from e
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

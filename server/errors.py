@@ -1,0 +1,96 @@
+"""Every named exception of the server.
+
+    ServerError
+      MediaError      a picture or clip that came with a request cannot be had or read
+      NoModel         no checkpoint here answers this task
+      QueueFull       as many jobs wait as may wait
+      DiskFull        too little room left to promise a result
+      StaleWrite      a job has moved on: another attempt owns it, or it has ended
+      StartError      the server cannot start; one line, meant for the person at the keyboard
+        BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
+
+Knows: what went wrong, in words a caller can show. Does not know: vendors' error shapes, HTTP status codes.
+`pipelines.request.RequestError` is the third kind of client error, beside MediaError and NoModel.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+MediaCode = Literal[
+    "unsupported_image_format",
+    "image_too_large",
+    "image_load_error",
+    "file_download_error",
+    "file_too_large",
+    "unsupported_video_format",
+    "video_duration_too_long",
+    "video_duration_too_short",
+]
+
+
+class ServerError(Exception):
+    """`message` may be shown to a client as it is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class MediaError(ServerError):
+    """`field` in GenerationRequest's terms; `extra`: the figures that belong to the code, in bytes, pixels, seconds."""
+
+    def __init__(self, field: str, code: MediaCode, message: str, **extra: Any) -> None:
+        super().__init__(message)
+        self.field = field
+        self.code = code
+        self.extra = extra
+
+
+class NoModel(ServerError):
+    def __init__(self, task: str, message: str) -> None:
+        super().__init__(message)
+        self.task = task
+
+
+class QueueFull(ServerError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the queue is full: {limit} jobs are waiting")
+        self.limit = limit
+
+
+class DiskFull(ServerError):
+    pass
+
+
+class StaleWrite(ServerError):
+    """The write of attempt `attempt` was refused, and nothing has changed."""
+
+    def __init__(self, job_id: str, attempt: int, message: str) -> None:
+        super().__init__(f"job {job_id}, attempt {attempt}: {message}")
+        self.job_id = job_id
+        self.attempt = attempt
+
+
+class StartError(ServerError):
+    pass
+
+
+class BadSetting(StartError):
+    pass
+
+
+class InsecureBind(StartError):
+    pass
+
+
+class AddressInUse(StartError):
+    pass
+
+
+class DataDirUnwritable(StartError):
+    pass
+
+
+class DataDirBusy(StartError):
+    pass

@@ -1,0 +1,80 @@
+"""A job in fal's words: queue status, log lines, output.
+
+Knows: fal's three status words and which keys its clients cannot do without. Does not know: how the job got there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from server.context import Context
+from server.facades.fal import errors
+from server.facades.fal.models import APP
+from server.jobs.job import Artifact, Job, LogLine, Status
+
+LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
+
+
+def links(job_id: str, base: str) -> dict[str, str]:
+    """The addresses a client follows; `base` is ours up to fal's own path."""
+    here = f"{base}/{APP}/requests/{job_id}"
+    return {
+        "request_id": job_id,
+        "gateway_request_id": job_id,
+        "response_url": here,
+        "status_url": f"{here}/status",
+        "cancel_url": f"{here}/cancel",
+    }
+
+
+def status(job: Job, base: str, position: int, logs: list[dict[str, str]] | None) -> tuple[int, dict[str, Any]]:
+    """Code and body. The key `logs` is always there once the job has begun: the Python client demands it."""
+    if job.status is Status.QUEUED:
+        return 202, {"status": "IN_QUEUE", "queue_position": position, **links(job.id, base)}
+    body: dict[str, Any] = {"status": "IN_PROGRESS", "logs": logs, **links(job.id, base)}
+    if not job.status.is_terminal:
+        return 202, body
+    body["status"] = "COMPLETED"
+    body["metrics"] = {"inference_time": job.inference_seconds}
+    if job.status is not Status.SUCCEEDED:
+        failure = errors.of_job(job)
+        body |= {"error": failure.sentence, "error_type": failure.error_type}
+    return 200, body
+
+
+def log_lines(lines: Iterable[LogLine]) -> list[dict[str, str]]:
+    return [
+        {
+            "message": line.message,
+            "level": LEVELS.get(line.level.upper(), line.level.upper()),
+            "source": "USER",
+            "timestamp": datetime.fromtimestamp(line.at, UTC).isoformat(),
+        }
+        for line in lines
+    ]
+
+
+def notes(job: Job) -> list[LogLine]:
+    """What this server does otherwise than fal with this job, told as its first log lines."""
+    said = []
+    if job.request.interpolate_fps is None and job.payload.get("use_rife") is None and job.status is not Status.FAILED:
+        said.append(f"The RIFE weights are not installed: frames stamped at {job.request.fps} fps, not interpolated")
+    if "fal_webhook" in job.payload:
+        said.append("This version delivers no webhooks: fal_webhook was kept and not called")
+    return [LogLine(0, job.created_at, "WARN", text) for text in said]
+
+
+def output(context: Context, job: Job, video: Artifact, base: str) -> dict[str, Any]:
+    return {
+        "video": {
+            "url": context.artifacts.url(video, base),
+            "content_type": video.media_type,
+            "file_name": video.file_name,
+            "file_size": video.size,
+        },
+        "timings": {"inference": job.inference_seconds or 0.0},
+        "seed": job.seed,
+        "prompt": job.request.prompt,
+    }

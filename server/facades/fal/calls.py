@@ -1,0 +1,217 @@
+"""fal's calls over the jobs: run, submit, status, status stream, result, cancel.
+
+Knows: which code and header goes with which state. Does not know: paths, keys, GPUs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from server.context import Context
+from server.errors import QueueFull
+from server.facades.fal import answers, errors, intake
+from server.facades.fal.models import Endpoint
+from server.facades.wire import Json, finished_or_dropped, kept, parse_json, read_body
+from server.jobs.job import Job, JobError, Status
+
+FACADE = "fal"
+STREAM_PERIOD = 0.5  # seconds between two looks at a job whose status is streamed
+KEEP_ALIVE = 15.0  # seconds of silence after which a stream says a comment
+
+
+class Fal:
+    """The calls, over one context. Owns the timers of requests that must start within a given time."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.jobs = context.jobs
+        self.timers: set[asyncio.Task[None]] = set()
+
+    # -- making jobs ----------------------------------------------------------------------------------------------
+
+    async def run(self, request: Request, endpoint: Endpoint) -> Response:
+        start_within = _start_within(request)
+        job = await self._submit(endpoint, await _input(request, endpoint), _extras(request))
+        done = await finished_or_dropped(request, self.jobs, job, start_within)
+        if done is None:
+            raise ClientDisconnect
+        return self._outcome(request, done)
+
+    async def submit(self, request: Request, endpoint: Endpoint) -> Response:
+        """Accepts whatever it is given, as fal does: what is wrong with it shows at the result address."""
+        await self._check_length(request)
+        body, extras = await read_body(request), _extras(request)
+        given: Any = None
+        try:
+            given = parse_json(body)
+            job = await self._submit(endpoint, given, extras)
+        except errors.REFUSALS as error:
+            failure = errors.of_exception(error)
+            reason = JobError("invalid_request", failure.sentence, detail=failure.body)
+            payload = _payload(endpoint, given, extras)
+            job = await run_in_threadpool(
+                self.jobs.refuse, facade=FACADE, endpoint=endpoint.id, payload=payload, error=reason
+            )
+            return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
+        position = await run_in_threadpool(self.jobs.position, job)
+        if errors.start_deadline(job) is not None:
+            timer = asyncio.create_task(self._expire(job))
+            self.timers.add(timer)
+            timer.add_done_callback(self.timers.discard)
+        return Json(self._receipt(request, job, position), headers={"x-fal-request-id": job.id})
+
+    async def _check_length(self, request: Request) -> None:
+        longest = request.query_params.get("fal_max_queue_length", "")
+        if not longest.isdecimal():
+            return
+        waiting = (await run_in_threadpool(self.jobs.counts)).get(Status.QUEUED, 0)
+        if waiting > int(longest[:9]):
+            raise QueueFull(int(longest[:9]))
+
+    async def _submit(self, endpoint: Endpoint, given: Any, extras: dict[str, Any]) -> Job:
+        generation = await intake.generation(self.context, intake.validated(endpoint, given))
+        payload = _payload(endpoint, given, extras)
+        return await run_in_threadpool(
+            self.jobs.submit, generation, facade=FACADE, endpoint=endpoint.id, payload=payload
+        )
+
+    async def _expire(self, job: Job) -> None:
+        deadline = errors.start_deadline(job) or 0.0
+        await asyncio.sleep(max(0.0, deadline - time.time()))
+        await run_in_threadpool(self._find, job.id)
+
+    # -- looking at them ------------------------------------------------------------------------------------------
+
+    def _find(self, job_id: str) -> Job | None:
+        """The job, after cancelling it if it should have started by now (a restart loses the timers, not this)."""
+        job = self.jobs.get(job_id)
+        if job is None or job.facade != FACADE:
+            return None
+        deadline = errors.start_deadline(job)
+        if job.status is Status.QUEUED and job.attempt == 0 and deadline is not None and time.time() >= deadline:
+            return self.jobs.cancel(job.id)
+        return job
+
+    def status(self, request: Request, request_id: str) -> Response:
+        job = self._find(request_id)
+        if job is None:
+            return _not_found(request_id)
+        wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
+        lines = answers.log_lines([*answers.notes(job), *self.jobs.logs(job.id)]) if wanted else None
+        code, body = answers.status(job, self._base(request), self._position(job), lines)
+        return Json(body, status_code=code, headers={"x-fal-request-id": job.id})
+
+    def stream(self, request: Request, request_id: str) -> Response:
+        job = self._find(request_id)
+        if job is None:
+            return _not_found(request_id)
+        headers = {"x-fal-request-id": job.id, "cache-control": "no-store"}
+        return StreamingResponse(self._events(request, job), media_type="text/event-stream", headers=headers)
+
+    async def _events(self, request: Request, job: Job) -> AsyncIterator[str]:
+        """Each event holds only the log lines since the one before: the JS client adds them up itself.
+
+        NOTE: no `id:` lines. With an id set, the keep-alive comment would become an empty event at the client.
+        """
+        wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
+        fresh, seen, before, said = answers.notes(job), 0, None, time.monotonic()
+        while True:
+            if wanted:
+                fresh += await run_in_threadpool(self.jobs.logs, job.id, seen)
+                seen = max([seen, *(line.seq for line in fresh)])
+            position = await run_in_threadpool(self._position, job)
+            body = answers.status(job, self._base(request), position, answers.log_lines(fresh) if wanted else None)[1]
+            now = (body["status"], position)
+            if now != before or (fresh and "logs" in body and wanted):
+                yield f"data: {json.dumps(body)}\n\n"
+                before, said = now, time.monotonic()
+                fresh = fresh if "logs" not in body else []
+            elif time.monotonic() - said > KEEP_ALIVE:
+                yield ": still here\n\n"
+                said = time.monotonic()
+            if job.status.is_terminal:
+                return
+            try:
+                job = await self.jobs.wait(job.id, timeout=STREAM_PERIOD)
+            except KeyError:  # removed meanwhile
+                return
+
+    def result(self, request: Request, request_id: str) -> Response:
+        job = self._find(request_id)
+        if job is None:
+            return _not_found(request_id)
+        if not job.status.is_terminal:
+            failure = errors.infrastructure(400, "Request is still in progress", "bad_request")
+            return errors.respond(failure, job.id)
+        return self._outcome(request, job)
+
+    def cancel(self, request: Request, request_id: str) -> Response:
+        job = self._find(request_id)
+        if job is None:
+            return _not_found(request_id)
+        headers = {"x-fal-request-id": job.id}
+        if job.status.is_terminal:
+            return Json({"status": "ALREADY_COMPLETED"}, status_code=400, headers=headers)
+        self.jobs.cancel(job.id)
+        return Json({"status": "CANCELLATION_REQUESTED"}, status_code=202, headers=headers)
+
+    def _outcome(self, request: Request, job: Job) -> Response:
+        if job.status is not Status.SUCCEEDED or job.video is None:
+            return errors.respond(errors.of_job(job), job.id)
+        base = self.context.artifacts.base_url(request)
+        return Json(answers.output(self.context, job, job.video, base), headers={"x-fal-request-id": job.id})
+
+    def _receipt(self, request: Request, job: Job, position: int) -> dict[str, Any]:
+        return {"status": "IN_QUEUE", "queue_position": position, **answers.links(job.id, self._base(request))}
+
+    def _position(self, job: Job) -> int:
+        return self.jobs.position(job) if job.status is Status.QUEUED else 0
+
+    def _base(self, request: Request) -> str:
+        prefix = "/queue" if self.context.settings.public_url else request.state.fal_prefix
+        return f"{self.context.artifacts.base_url(request)}{prefix}"
+
+
+async def _input(request: Request, endpoint: Endpoint) -> Any:
+    if request.method == "GET":  # the JS client puts the input of a GET into the query
+        return dict(request.query_params)
+    return parse_json(await read_body(request))
+
+
+def _payload(endpoint: Endpoint, given: Any, extras: dict[str, Any]) -> dict[str, Any]:
+    fields = given if isinstance(given, dict) else {}
+    return {**kept(fields, endpoint.input.model_fields), **extras}
+
+
+def _extras(request: Request) -> dict[str, Any]:
+    """What came beside the body and matters later: the start deadline in seconds, the webhook."""
+    start_within = _start_within(request)
+    hook = request.query_params.get("fal_webhook")
+    return {
+        **({} if start_within is None else {"x-fal-request-timeout": start_within}),
+        **({} if hook is None else {"fal_webhook": hook}),
+    }
+
+
+def _start_within(request: Request) -> float | None:
+    with suppress(ValueError):
+        seconds = float(request.headers.get("x-fal-request-timeout", ""))
+        if math.isfinite(seconds) and seconds > 0:
+            return seconds
+    return None
+
+
+def _not_found(request_id: str) -> Response:
+    text = f"Request {request_id[:100]} not found"
+    missing = errors.Failure(404, {"status": "NOT_FOUND", "detail": text, "message": text})
+    return errors.respond(missing)

@@ -1,0 +1,63 @@
+"""fal's input -> GenerationRequest: media fetched, sizes in pixels, what this server cannot do refused by name.
+
+Knows: fal's fields and what they mean here. Does not know: HTTP answers, jobs, the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.request import GenerationRequest
+from server.context import Context
+from server.facades.fal.errors import Refused
+from server.facades.fal.models import Endpoint, ImageToVideoInput, LoraWeight, TextToVideoInput, VideoToVideoInput
+
+
+def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
+    """`payload` as that endpoint's input; raises pydantic's ValidationError and Refused."""
+    if payload is None:
+        payload = {}
+    if not isinstance(payload, dict):
+        raise Refused("dict_type", "Input should be a valid dictionary")
+    return endpoint.input.model_validate({name: value for name, value in payload.items() if value is not None})
+
+
+async def generation(context: Context, given: TextToVideoInput) -> GenerationRequest:
+    """The request, with its picture or clip fetched; raises Refused and MediaError."""
+    _refuse_loras(given.loras)
+    smooth = given.use_rife and context.jobs.rife_available
+    if given.use_rife and not smooth and "use_rife" in given.model_fields_set:
+        raise Refused(
+            "feature_not_supported",
+            "Frame interpolation needs the RIFE weights, which are not installed on this server; "
+            "send use_rife false to have the frames stamped at export_fps",
+            "use_rife",
+        )
+    image = video = strength = None
+    if isinstance(given, ImageToVideoInput):
+        image = await context.intake.picture(given.image_url, "image_url")
+    if isinstance(given, VideoToVideoInput):
+        video = await context.intake.video(given.video_url, "video_url")
+        strength = given.strength
+    size = given.video_size
+    return GenerationRequest(
+        prompt=given.prompt,
+        negative_prompt=given.negative_prompt,
+        image=image,
+        video=video,
+        width=size.width if size else None,
+        height=size.height if size else None,
+        fps=given.export_fps,
+        interpolate_fps=given.export_fps if smooth else None,
+        num_inference_steps=given.num_inference_steps,
+        guidance_scale=given.guidance_scale,
+        strength=strength,
+        seed=given.seed,
+    )
+
+
+def _refuse_loras(loras: list[LoraWeight]) -> None:
+    for n, lora in enumerate(loras):
+        kind = "Fetching LoRA weights from an address" if "://" in lora.path else "A LoRA of that name"
+        message = f"{kind} is not supported by this server"
+        raise Refused("feature_not_supported", message, "loras", n, "path")

@@ -1,0 +1,81 @@
+"""Which of fal's hosts a request was meant for, and where on this one server that host's paths lie.
+
+Knows: the ways a client can be pointed here: a path prefix, the Host it believes in, the proxy header of the JS client,
+or nothing but the shape of the path. All end as `/run/...` or `/queue/...`, the only paths the routes know.
+Does not know: endpoints, jobs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+Surface = Literal["run", "queue", "other"]
+PROXIES = ("/fal/proxy", "/api/fal/proxy")
+TARGET = "x-fal-target-url"
+
+
+@dataclass(frozen=True)
+class Place:
+    """`prefix` is what the addresses in our answers put before fal's own path, so that they lead back here."""
+
+    surface: Surface
+    path: str
+    query: bytes
+    prefix: str = "/queue"
+
+
+class NoTarget(Exception):
+    """The proxy route was called without saying for whom, or not in a way that can be read."""
+
+
+def locate(path: str, query: bytes, headers: Headers) -> Place:
+    """`path` and `query` as they came in."""
+    path = _clean(path)
+    if path in PROXIES:
+        target = _target(headers.get(TARGET, ""))
+        place = _named(_clean(unquote(target.path)), target.query.encode(), target.hostname or "", headers)
+        return Place(place.surface, place.path, place.query)
+    return _named(path, query, headers.get("host", ""), headers)
+
+
+def _target(text: str) -> SplitResult:
+    try:
+        target = urlsplit(text)
+    except ValueError:
+        raise NoTarget from None
+    if not target.hostname:
+        raise NoTarget
+    return target
+
+
+def _named(path: str, query: bytes, host: str, headers: Headers) -> Place:
+    if match := re.match(r"(/fal)?/(run|queue)(?=/|$)", path):
+        rest = path[match.end() :] or "/"
+        return Place("run" if match[2] == "run" else "queue", rest, query, f"{match[1] or ''}/queue")
+    if host.startswith("queue."):
+        return Place("queue", path, query, "")
+    if host.startswith("rest.") or path.startswith("/fal/"):
+        return Place("other", path, query)
+    # NOTE: here run and submit look alike; only what some clients add to a submit tells them apart
+    queued = "/requests/" in path or b"fal_webhook=" in query or "x-fal-queue-priority" in headers
+    return Place("queue" if queued else "run", path, query, "")
+
+
+def _clean(path: str) -> str:
+    """No doubled slashes, no trailing one: async Python does not follow a redirect to the right spelling."""
+    return re.sub(r"/{2,}", "/", f"/{path}").rstrip("/") or "/"
+
+
+def move(scope: Scope, place: Place) -> None:
+    """Makes `scope` ask for the one route that answers `place`."""
+    path = place.path if place.surface == "other" else f"/{place.surface}{place.path}"
+    scope["path"] = path
+    scope["raw_path"] = path.encode()
+    scope["root_path"] = ""
+    scope["query_string"] = place.query

@@ -1,0 +1,79 @@
+"""A job in Segmind's words: headers, the JSON result, the states of its queue.
+
+Knows: Segmind's keys and its three words. Does not know: how the job got there.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from server.context import Context
+from server.facades.segmind import errors
+from server.jobs.job import Artifact, Job, Status
+
+CREDITS = 1_000_000  # nothing is billed here, and a program that stops at zero must not stop
+
+
+def headers(job: Job) -> dict[str, str]:
+    return {
+        "x-request-id": job.id,
+        "x-generation-time": f"{job.inference_seconds or 0.0:.3f}",
+        "x-cost": "0",
+        "x-remaining-credits": str(CREDITS),
+        "x-seed-value": str(job.seed),
+    }
+
+
+def metrics(job: Job) -> dict[str, Any]:
+    began = job.started_at if job.started_at is not None else job.finished_at
+    total = None if job.finished_at is None else job.finished_at - job.created_at
+    return {
+        "inference_time": job.inference_seconds,
+        "queue_time": None if began is None else began - job.created_at,
+        "total_time": total,
+        "cost": 0,
+        "remaining_credits": CREDITS,
+        "retry_count": max(0, job.attempt - 1),
+    }
+
+
+def result(context: Context, job: Job, video: Artifact, base: str) -> dict[str, Any]:
+    url = context.artifacts.url(video, base)
+    file: dict[str, Any] = {
+        "url": url,
+        "content_type": video.media_type,
+        "file_name": video.file_name,
+        "file_size": video.size,
+    }
+    if job.payload.get("base64"):
+        file["base64"] = base64.b64encode(context.artifacts.read(video)).decode("ascii")
+    return {
+        "status": "COMPLETED",
+        "request_id": job.id,
+        "error": None,
+        "metrics": metrics(job),
+        "video": file,
+        "output": url,
+        "seed": job.seed,
+    }
+
+
+def links(job: Job, root: str) -> dict[str, str]:
+    """`root` is our address up to Segmind's `/v1` and `/v2`. The SDK joins relative ones wrongly."""
+    return {
+        "poll_url": f"{root}/v1/requests/{job.id}",
+        "status_url": f"{root}/v2/requests/{job.id}/status",
+        "response_url": f"{root}/v2/requests/{job.id}",
+    }
+
+
+def state(job: Job, root: str) -> tuple[int, dict[str, Any]]:
+    """Code and body while there is no video: waiting, working or failed; also the status of one that has finished."""
+    if not job.status.is_terminal:
+        word = "QUEUED" if job.status is Status.QUEUED else "PROCESSING"
+        return 200, {"status": word, "request_id": job.id, "metrics": {}, **links(job, root)}
+    if job.status is Status.SUCCEEDED:
+        return 200, {"status": "COMPLETED", "request_id": job.id, "metrics": metrics(job), **links(job, root)}
+    text = errors.of_job(job).text
+    return 422, {"status": "FAILED", "request_id": job.id, "error": text, "metrics": metrics(job)}

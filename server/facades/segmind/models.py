@@ -1,0 +1,115 @@
+"""Segmind's two CogVideoX models: their slugs, fields, defaults and ranges.
+
+Knows: what Segmind's pages say. Does not know: HTTP, jobs. The knobs of text-to-video are taken for image-to-video
+too, where Segmind documents none; left out there, they are the model's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from pipelines.request import GenerationRequest, Media, Task
+from server.facades.wire import MAX_PROMPT, flaw
+
+SEED_LIMIT = 2**53 - 1
+RANDOM_SEED = -1
+
+
+def _writable(text: str) -> str:
+    if wrong := flaw(text):
+        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must not be blank")
+    return text
+
+
+def _some_image(image: str | bytes) -> str | bytes:
+    if isinstance(image, str):
+        _writable(image)
+    if not image:
+        raise PydanticCustomError("blank", "must not be empty")
+    return image
+
+
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
+Prompt = Annotated[Text, AfterValidator(_not_blank)]
+Image = Annotated[str | bytes, AfterValidator(_some_image)]
+Frames = Annotated[int, Field(ge=16, le=60)]
+Steps = Annotated[int, Field(ge=25, le=50)]
+Guidance = Annotated[float, Field(ge=5, le=10)]
+Rate = Annotated[int, Field(ge=8, le=10)]
+Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 draws one")]
+
+
+class TextToVideo(BaseModel):
+    """`cog-video-5b-t2v`. Unknown fields are ignored, null means absent."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    prompt: Prompt
+    negative_prompt: Text = "low quality, blurry"
+    input_frames: Frames = 49
+    steps: Steps = 45
+    guidance_scale: Guidance = 6
+    frame_rate: Rate = 8
+    seed: Seed = 806286757407563
+    base64: bool = False
+
+
+class ImageToVideo(BaseModel):
+    """`cog-video-5b-i2v`. `image` is a URL, a data URI, bare base64, or a file of a multipart form."""
+
+    model_config = ConfigDict(allow_inf_nan=False, json_schema_extra={"required": ["image", "prompt"]})
+
+    image: Image
+    prompt: Prompt
+    negative_prompt: Text = (
+        "The video is not of a high quality, it has a low resolution. Watermark present in each frame. "
+        "Strange motion trajectory."
+    )
+    input_frames: Frames | None = None
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    frame_rate: Rate | None = None
+    seed: Seed = 42
+    base64: bool = False
+
+
+Given = TextToVideo | ImageToVideo
+
+
+@dataclass(frozen=True)
+class Slug:
+    name: str
+    task: Task
+    input: type[TextToVideo] | type[ImageToVideo]
+
+
+SLUGS = {
+    slug.name: slug
+    for slug in (
+        Slug("cog-video-5b-t2v", Task.T2V, TextToVideo),
+        Slug("cog-video-5b-i2v", Task.I2V, ImageToVideo),
+    )
+}
+
+
+def generation(given: Given, image: Media | None) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=given.prompt,
+        negative_prompt=given.negative_prompt,
+        image=image,
+        num_frames=given.input_frames,
+        fps=given.frame_rate,
+        num_inference_steps=given.steps,
+        guidance_scale=given.guidance_scale,
+        seed=None if given.seed == RANDOM_SEED else given.seed,
+    )

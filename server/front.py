@@ -1,0 +1,70 @@
+"""What every request passes before it reaches a façade: the way to it, and the name on every answer.
+
+Knows: paths' first segments, headers. Does not know: what the façades do. ASGI, so that streams stay streams.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MODEL_HEADER = "x-cogvideox-model"
+
+log = structlog.get_logger()
+
+
+class ByPrefix:
+    """Hands a request to the app of the longest matching prefix, its path untouched; else to `app`."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[tuple[str, ASGIApp]]) -> None:
+        self.app = app
+        self.routes = sorted(routes, key=lambda route: len(route[0]), reverse=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.choose(scope)(scope, receive, send)
+
+    def choose(self, scope: Scope) -> ASGIApp:
+        if scope["type"] != "http":
+            return self.app
+        path = "/" + scope["path"].lstrip("/")
+        for prefix, app in self.routes:
+            if path == prefix or path.startswith(prefix + "/"):
+                return app
+        return self.app
+
+
+class Labelled:
+    """Puts the model's name on every answer, and answers where an app has failed to.
+
+    What failed is logged by place and kind. The message is left out: it may quote what a client sent.
+    """
+
+    def __init__(self, app: ASGIApp, model: str) -> None:
+        self.app = app
+        self.model = model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def labelled(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                MutableHeaders(scope=message).setdefault(MODEL_HEADER, self.model)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, labelled)
+        except Exception as e:
+            where = [line.strip().split("\n")[0] for line in traceback.format_tb(e.__traceback__)[-6:]]
+            log.error("unhandled", error=type(e).__name__, where=where)
+            if not begun:
+                await JSONResponse({"detail": "Internal Server Error"}, 500)(scope, receive, labelled)

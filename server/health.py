@@ -1,0 +1,76 @@
+"""What the server says about itself: alive, ready, and in what state.
+
+Knows: who to ask. Does not know: HTTP, how it is watched. Names no job, no folder and no key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.datadir import DataDir
+from server.errors import DiskFull
+from server.jobs.dispatcher import Dispatcher
+from server.jobs.job import Status
+from server.jobs.pool import LocalPool, WorkerState
+from server.jobs.served import REAL_WEIGHTS, Served
+from server.jobs.store import JobStore
+
+
+@dataclass(frozen=True)
+class Health:
+    served: Served
+    store: JobStore
+    pool: LocalPool
+    dispatcher: Dispatcher
+    data: DataDir
+    max_queue: int
+
+    def obstacles(self) -> list[str]:
+        """Why a job sent now would not be worked on; empty when it would."""
+        found = []
+        if not self.served.by_task:
+            found.append("no checkpoint is served; cogvideox weights pull cogvideox-5b, or set COGVIDEOX_MODEL")
+        if not self.dispatcher.alive:
+            found.append("the dispatcher has stopped; see the log, and start the server again")
+        workers = self.pool.workers()
+        if not any(w.state in (WorkerState.READY, WorkerState.BUSY) for w in workers):
+            found += [w.error or f"the worker on {w.device} is {w.state}" for w in workers]
+        try:
+            self.data.check_room()
+        except DiskFull as e:
+            found.append(e.message)
+        try:
+            self.store.counts()
+        except SQLAlchemyError as e:
+            found.append(f"the job table cannot be read ({type(e).__name__})")
+        return found
+
+    def report(self) -> dict[str, Any]:
+        obstacles = self.obstacles()
+        try:
+            counts: dict[str, int] = {s.value: n for s, n in self.store.counts().items() if not s.is_terminal}
+        except SQLAlchemyError:
+            counts = {}
+        report: dict[str, Any] = {
+            "status": "degraded" if obstacles else "ok",
+            "problems": obstacles,
+            "models": {task.value: info.name for task, info in sorted(self.served.by_task.items())},
+            "demo": self.served.is_demo,
+            "devices": list(self.served.devices),
+            "workers": [
+                {"device": w.device, "state": w.state.value, "restarts": w.restarts, "error": w.error}
+                for w in self.pool.workers()
+            ],
+            "queue": {
+                Status.QUEUED.value: counts.get(Status.QUEUED),
+                Status.RUNNING.value: counts.get(Status.RUNNING),
+                "limit": self.max_queue,
+            },
+            "free_disk_mb": self.data.free_bytes // 2**20,
+        }
+        if self.served.is_demo:
+            report["note"] = REAL_WEIGHTS
+        return report

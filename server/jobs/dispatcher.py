@@ -1,0 +1,254 @@
+"""The loop that brings queued jobs to workers and their words to the job table.
+
+Knows: the store, the pool, where results are kept. Does not know: clients, HTTP.
+It alone claims jobs and talks to the pool. It runs as a thread of the API process for now and shares nothing with it
+but the table and the nudge `wake`, without which it looks every POLL seconds, so it can move to a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from pipelines.events import Cancelled, Event, Failed, Finished, Log, Stage, Started, Step
+from server.errors import DiskFull, StaleWrite
+from server.jobs.job import Artifact, Job, JobError
+from server.jobs.pool import LocalPool
+from server.jobs.protocol import Died, Report, Run
+from server.jobs.store import JobStore
+from server.media.artifacts import Artifacts
+
+POLL = 0.25  # seconds
+WRITE_EVERY = 0.5  # seconds between two progress writes of one job
+RETRY = 1.0  # seconds until a table that could not be written is tried again
+CANCEL_GRACE = 10.0  # seconds a worker may take to stop before it is killed
+STRIKES = 3  # confirmed deaths of workers after which a job is taken to be what kills them
+EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Running:
+    """A job that a worker has, as last heard."""
+
+    job: Job
+    stage: str | None = None
+    step: int = 0
+    steps: int = 0
+    eta: float | None = None
+    written_at: float = 0.0
+    cancelled_at: float | None = None
+
+
+class Dispatcher:
+    """`models`: the names a worker can be asked for. Times are taken from `clock`, in seconds that only go up."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        pool: LocalPool,
+        artifacts: Artifacts,
+        models: Collection[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._artifacts = artifacts
+        self._models = models
+        self._clock = clock
+        self._running: dict[tuple[str, int], Running] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="dispatcher")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._pool.wake()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Ends the workers, puts their jobs back into the queue, and returns when that is done."""
+        self._stopping.set()
+        self._pool.wake()
+        if self._thread.ident is None:
+            self._pool.close()  # never started
+        elif self._thread.is_alive():
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            self._until_done(self._take_over)
+            self._pool.start()
+            while not self._stopping.is_set():
+                self._until_done(self._claim)
+                self._until_done(self._pass_on_cancels)
+                for report in self._pool.reports(POLL):
+                    self._until_done(lambda report=report: self._handle(report))  # type: ignore[misc]
+        except BaseException:
+            log.exception("dispatcher died")
+            raise
+        finally:
+            self._pool.close()
+            self._until_done(self._take_over)
+
+    def _until_done(self, act: Callable[[], None]) -> None:
+        """A database that is locked or has no room is asked again after a while: nothing else here makes sense then."""
+        while True:
+            try:
+                return act()
+            except OperationalError as e:
+                log.error("job table not writable", error=str(e.orig))
+                if self._stopping.wait(RETRY):
+                    return None  # the next start finds the job running and requeues it
+
+    def _take_over(self) -> None:
+        for job in self._store.requeue_running():
+            log.info("job requeued", job_id=job.id, attempt=job.attempt, why="the server stopped")
+            self._store.log(job.id, f"attempt {job.attempt} ended with the server; queued again")
+
+    def _claim(self) -> None:
+        while self._pool.free() and (job := self._store.claim()) is not None:
+            if job.model not in self._models:
+                message = f"{job.model} was accepted for this job and is no longer served here"
+                self._store.fail(job.id, job.attempt, JobError("model_error", message))
+                continue
+            log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model)
+            self._running[job.id, job.attempt] = Running(job)
+            self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model))
+
+    def _pass_on_cancels(self) -> None:
+        if not self._running:
+            return
+        asked = self._store.cancel_requested([job_id for job_id, _ in self._running])
+        now = self._clock()
+        for (job_id, attempt), running in self._running.items():
+            if running.cancelled_at is None and job_id in asked:
+                running.cancelled_at = now
+                self._pool.cancel(job_id, attempt)
+            elif running.cancelled_at is not None and now - running.cancelled_at > CANCEL_GRACE:
+                running.cancelled_at = now
+                log.warning("worker does not stop, killing it", job_id=job_id, attempt=attempt)
+                self._pool.kill(job_id, attempt)
+
+    def _handle(self, report: Report) -> None:
+        key = report.job_id, report.attempt
+        running = self._running.get(key)
+        if running is None:
+            return
+        try:
+            if isinstance(report, Died):
+                self._died(running, report.evidence)
+                ended = True
+            else:
+                ended = self._heard(running, report.event)
+        except StaleWrite as e:
+            log.warning("refused", reason=e.message)
+            self._pool.cancel(*key)
+            ended = True
+        except OperationalError:
+            raise
+        except Exception as e:  # one odd job must not stop the others
+            log.exception("event not handled", job_id=report.job_id, attempt=report.attempt)
+            self._pool.cancel(*key)
+            self._fail(running.job, JobError("internal", f"{type(e).__name__} while handling the worker's report"))
+            ended = True
+        if ended:
+            del self._running[key]
+
+    def _heard(self, running: Running, event: Event) -> bool:
+        """Whether the attempt has ended with this event."""
+        job = running.job
+        match event:
+            case Started(plan):
+                self._store.progress(job.id, job.attempt, plan=plan)
+            case Stage(name):
+                running.stage = name
+                self._write(running)
+            case Step(step, steps, eta):
+                running.step, running.steps, running.eta = step, steps, eta
+                if self._clock() - running.written_at >= WRITE_EVERY:
+                    self._write(running)
+            case Log(message, level):
+                self._store.log(job.id, message, level)
+            case Finished():
+                self._finish(running, event)
+            case Failed(code, message, name):
+                self._fail(job, JobError(code, message, name))
+            case Cancelled():
+                self._store.cancelled(job.id, job.attempt)
+                log.info("job cancelled", job_id=job.id, attempt=job.attempt)
+        return isinstance(event, Finished | Failed | Cancelled)
+
+    def _write(self, running: Running) -> None:
+        running.written_at = self._clock()
+        self._store.progress(
+            running.job.id,
+            running.job.attempt,
+            stage=running.stage,
+            step=running.step,
+            steps=running.steps,
+            eta=running.eta,
+        )
+
+    def _finish(self, running: Running, event: Finished) -> None:
+        job = running.job
+        self._write(running)  # also asks whether the attempt still counts, before anything is stored
+        video_name = f"video.{EXTENSIONS.get(event.media_type, 'bin')}"
+        manifest = json.dumps(event.manifest, indent=2, sort_keys=True).encode()
+        stored = []
+        try:
+            for name, media_type, data in (
+                (video_name, event.media_type, event.video),
+                ("poster.jpg", "image/jpeg", event.poster),
+                ("manifest.json", "application/json", manifest),
+            ):
+                stored.append(self._artifacts.put(job.id, job.attempt, name, media_type, data))
+            video, poster, recipe = stored
+            self._store.finish(
+                job.id,
+                job.attempt,
+                video=video,
+                poster=poster,
+                manifest=recipe,
+                timings=event.timings,
+                memory=event.memory,
+            )
+        except (DiskFull, OSError) as e:
+            self._discard(stored)
+            self._fail(job, JobError("internal", f"the result could not be stored: {e}"))
+        except BaseException:
+            self._discard(stored)
+            raise
+        else:
+            log.info("job succeeded", job_id=job.id, attempt=job.attempt, bytes=len(event.video))
+
+    def _discard(self, stored: list[Artifact]) -> None:
+        for artifact in stored:
+            self._artifacts.remove(artifact)
+
+    def _fail(self, job: Job, error: JobError) -> None:
+        self._store.fail(job.id, job.attempt, error)
+        log.warning("job failed", job_id=job.id, attempt=job.attempt, code=error.code)
+
+    def _died(self, running: Running, evidence: str) -> None:
+        job = running.job
+        deaths = [*job.deaths, f"attempt {job.attempt}: {evidence}"]
+        self._store.log(job.id, deaths[-1], "ERROR")
+        if len(deaths) < STRIKES or running.cancelled_at is not None:
+            to = self._store.requeue(job.id, job.attempt, deaths)
+            log.info("attempt lost", job_id=job.id, attempt=job.attempt, why=evidence, job_is=to.value)
+            return
+        message = f"its worker died {len(deaths)} times: {'; '.join(deaths)}"
+        self._store.fail(job.id, job.attempt, JobError("worker_lost", message), deaths)
+        log.warning("job failed", job_id=job.id, attempt=job.attempt, code="worker_lost")

@@ -1,0 +1,110 @@
+"""A job: one video somebody asked for, and the states it may pass through.
+
+Knows: the states, which may follow which, and what each carries. Pure: no I/O, no clock, no torch.
+Does not know: vendors (their words for these states live in their façades), tables, processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pipelines.request import GenerationRequest
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+# running -> queued is a requeue: its worker was lost, its drain came, or its server restarted
+FOLLOWS: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
+    Status.RUNNING: frozenset({Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed. `code` as in `pipelines.events.Failed`; `field` in GenerationRequest's terms.
+
+    `detail` is a façade's own error body, kept as it was when the façade itself refused the input.
+    """
+
+    code: str
+    message: str
+    field: str | None = None
+    detail: Any = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored file: `key` is server-made and unguessable, `size` in bytes."""
+
+    key: str
+    media_type: str
+    file_name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class LogLine:
+    seq: int
+    at: float
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """Times are unix seconds. `payload` is what the vendor's client sent, without its key.
+
+    `deaths` says of each worker that died over this job how it died; `attempt` counts every start, whatever ended it.
+    """
+
+    id: str
+    facade: str
+    endpoint: str
+    request: GenerationRequest
+    payload: dict[str, Any]
+    model: str
+    created_at: float
+    status: Status = Status.QUEUED
+    attempt: int = 0
+    cancel_requested: bool = False
+    stage: str | None = None
+    step: int = 0
+    steps: int = 0
+    eta: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    plan: dict[str, Any] | None = None
+    error: JobError | None = None
+    video: Artifact | None = None
+    poster: Artifact | None = None
+    manifest: Artifact | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    memory: str = ""
+    deaths: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        assert self.request.seed is not None, "submit draws a seed before a job exists"
+        return self.request.seed
+
+    @property
+    def inference_seconds(self) -> float | None:
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at

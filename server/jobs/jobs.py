@@ -1,0 +1,144 @@
+"""What a façade may do with jobs.
+
+Knows: the store, which model answers, that a seed is drawn and the request is possible before anything is promised.
+Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait` belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pipelines.plan import resolve
+from pipelines.request import GenerationRequest, draw_seed
+from server.jobs.job import Job, JobError, LogLine, Status
+from server.jobs.served import Served
+from server.jobs.store import JobStore
+
+WATCH_EVERY = 0.1  # seconds
+WATCHED_AT_ONCE = 500  # jobs in one look; SQLite takes some thousand variables in a query
+
+
+class Jobs:
+    """`wake` tells the dispatcher that there is something to do. `check_room` raises DiskFull."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        served: Served,
+        *,
+        max_queue: int,
+        check_room: Callable[[], None],
+        wake: Callable[[], None],
+        rife_available: bool = False,
+    ) -> None:
+        self._store = store
+        self._served = served
+        self._max_queue = max_queue
+        self._check_room = check_room
+        self._wake = wake
+        self.rife_available = rife_available
+        self._watched: dict[str, set[asyncio.Future[None]]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+
+    def submit(self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any]) -> Job:
+        """The job, on disk. `payload` must hold no key. Its `plan` is what can be told before its picture is read.
+
+        Raises RequestError, NoModel, QueueFull, DiskFull.
+        """
+        if request.seed is None:
+            request = replace(request, seed=draw_seed())
+        model = self._served.model_for(request.task)
+        plan = resolve(request, model)
+        self._check_room()
+        job = Job(
+            id=str(uuid.uuid4()),
+            facade=facade,
+            endpoint=endpoint,
+            request=request,
+            payload=payload,
+            model=model.name,
+            created_at=time.time(),
+            plan=plan.to_dict(),
+        )
+        self._store.submit(job, self._max_queue)
+        self._wake()
+        return job
+
+    def refuse(self, *, facade: str, endpoint: str, payload: dict[str, Any], error: JobError) -> Job:
+        """A job that failed before it began, for clients that look for the reason at the result's address."""
+        now = time.time()
+        job = Job(
+            id=str(uuid.uuid4()),
+            facade=facade,
+            endpoint=endpoint,
+            request=GenerationRequest(prompt="", seed=0),
+            payload=payload,
+            model="",
+            created_at=now,
+            finished_at=now,
+            status=Status.FAILED,
+            error=error,
+        )
+        return self._store.submit(job)
+
+    def get(self, job_id: str) -> Job | None:
+        return self._store.get(job_id)
+
+    def cancel(self, job_id: str) -> Job | None:
+        """A queued job is cancelled at once, a running one within a step; the job as it is now, None if unknown."""
+        job = self._store.cancel(job_id)
+        self._wake()
+        return job
+
+    def position(self, job: Job) -> int:
+        """Queued jobs ahead of it; 0 for the next one, and for one that is not queued."""
+        return self._store.position(job.id)
+
+    def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
+        """Lines whose `seq` is above `after`."""
+        return self._store.logs(job_id, after)
+
+    def counts(self) -> dict[Status, int]:
+        return self._store.counts()
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """The job once it is terminal, or as it is after `timeout` seconds. KeyError for an unknown one."""
+        job = await asyncio.to_thread(self._store.get, job_id)
+        if job is None:
+            raise KeyError(job_id)
+        if job.status.is_terminal:
+            return job
+        ended = asyncio.get_running_loop().create_future()
+        self._watched.setdefault(job_id, set()).add(ended)
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait({ended}, timeout=timeout)
+        finally:
+            waiters = self._watched.get(job_id, set())
+            waiters.discard(ended)
+            if not waiters:
+                self._watched.pop(job_id, None)
+        found = await asyncio.to_thread(self._store.get, job_id)
+        return found or job
+
+    async def _watch(self) -> None:
+        """One look at the table for all who wait, as long as anybody does."""
+        while self._watched:
+            ids = list(self._watched)
+            for begin in range(0, len(ids), WATCHED_AT_ONCE):
+                some = ids[begin : begin + WATCHED_AT_ONCE]
+                try:
+                    ended = await asyncio.to_thread(self._store.ended, some)
+                except Exception:  # a table that cannot be read now is read at the next look
+                    ended = set()
+                for job_id in ended:
+                    for waiter in self._watched.pop(job_id, set()):
+                        if not waiter.done():
+                            waiter.set_result(None)
+            await asyncio.sleep(WATCH_EVERY)

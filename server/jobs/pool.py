@@ -1,0 +1,266 @@
+"""The worker processes of this machine, one for each device.
+
+Knows: spawning, pipes, who is free, how a process ended. Does not know: the job table, what a job is about.
+Belongs to one thread, which must outlive the workers; only `wake` and `workers` may be called from others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import structlog
+
+from pipelines.events import Cancelled, Failed, Finished, Stage, Step
+from server.jobs import worker
+from server.jobs.protocol import Cancel, Died, Ready, Report, Run, Said, StartFailed, WorkerSpec
+
+START_TRIES = 3
+CLOSE_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+class WorkerState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    BROKEN = "broken"  # does not start; tried again when a job needs it
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What may be told about a worker. `restarts` counts deaths, `error` is why it is broken."""
+
+    device: str
+    state: WorkerState
+    job_id: str | None
+    restarts: int
+    error: str | None
+
+
+class Slot:
+    """One device and the process on it."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.state = WorkerState.STARTING
+        self.process: SpawnProcess | None = None
+        self.pipe: connection.Connection | None = None
+        self.run: Run | None = None
+        self.doing = "starting"
+        self.error: str | None = None
+        self.restarts = 0
+        self.failed_starts = 0
+
+
+class LocalPool:
+    def __init__(self, specs: Iterable[WorkerSpec]) -> None:
+        self._slots = [Slot(spec) for spec in specs]
+        self._unheard: list[Report] = []
+        self._context = multiprocessing.get_context("spawn")
+        self._nudged, self._nudge = socket.socketpair()
+        self._nudged.setblocking(False)
+        self._nudge.setblocking(False)
+
+    # -- from any thread ------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Makes a waiting `reports` return."""
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody waits
+            self._nudge.send(b"!")
+
+    def workers(self) -> list[WorkerInfo]:
+        runs = [slot.run for slot in self._slots]
+        return [
+            WorkerInfo(s.spec.device, s.state, run.job_id if run else None, s.restarts, s.error)
+            for s, run in zip(self._slots, runs, strict=True)
+        ]
+
+    # -- from the owner -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        for slot in self._slots:
+            self._spawn(slot)
+
+    def free(self) -> bool:
+        """Whether `run` would find a worker. A broken one counts only where there is no other."""
+        return self._choose() is not None
+
+    def run(self, run: Run) -> None:
+        """Hands the job to a free worker; what becomes of it comes out of `reports`."""
+        slot = self._choose()
+        if slot is None:
+            raise RuntimeError("no worker is free")
+        slot.run, slot.doing = run, "starting"
+        if slot.state is WorkerState.BROKEN:
+            self._spawn(slot)
+        else:
+            slot.state = WorkerState.BUSY
+        if slot.process is None:
+            slot.run = None
+            self._unheard.append(Said(run.job_id, run.attempt, Failed("model_error", slot.error or "no worker")))
+        self._send(slot, run)
+
+    def cancel(self, job_id: str, attempt: int) -> None:
+        if slot := self._slot_of(job_id, attempt):
+            self._send(slot, Cancel(job_id, attempt))
+
+    def kill(self, job_id: str, attempt: int) -> None:
+        """Ends the worker that has this job; `reports` will say that it died."""
+        slot = self._slot_of(job_id, attempt)
+        if slot is not None and slot.process is not None:
+            slot.process.kill()
+
+    def reports(self, timeout: float) -> list[Report]:
+        """What workers said and which died, waiting up to `timeout` seconds for the first."""
+        found, self._unheard = self._unheard, []
+        sources: list[Any] = [self._nudged]
+        for slot in self._slots:
+            if slot.process is not None:
+                sources += [slot.pipe, slot.process.sentinel]
+        ready = connection.wait(sources, 0 if found else timeout)
+        if self._nudged in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._nudged.recv(4096)
+        for slot in self._slots:
+            if slot.process is not None and (slot.pipe in ready or slot.process.sentinel in ready):
+                found += self._listen(slot)
+        return found
+
+    def close(self) -> None:
+        """Ends every worker within a few seconds."""
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        for slot in self._slots:
+            if slot.pipe is not None:
+                slot.pipe.close()
+            slot.process, slot.pipe, slot.run, slot.state = None, None, None, WorkerState.BROKEN
+        until = time.monotonic() + CLOSE_SECONDS
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        self._nudge.close()
+        self._nudged.close()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _choose(self) -> Slot | None:
+        ready = next((s for s in self._slots if s.state is WorkerState.READY), None)
+        if ready is not None or any(s.state is not WorkerState.BROKEN for s in self._slots):
+            return ready
+        return next(iter(self._slots), None)
+
+    def _slot_of(self, job_id: str, attempt: int) -> Slot | None:
+        wanted = (job_id, attempt)
+        return next((s for s in self._slots if s.run and (s.run.job_id, s.run.attempt) == wanted), None)
+
+    def _spawn(self, slot: Slot) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=worker.main, args=(theirs, slot.spec, os.getpid()), name=f"worker {slot.spec.device}", daemon=True
+        )
+        try:
+            process.start()
+        except OSError as e:  # no room for another process
+            ours.close()
+            slot.state, slot.error = WorkerState.BROKEN, f"no process could be started: {e.strerror or e}"
+            log.error("worker does not start", device=slot.spec.device, error=slot.error)
+            return
+        finally:
+            theirs.close()  # or its end would never be seen here
+        slot.process, slot.pipe, slot.state, slot.error = process, ours, WorkerState.STARTING, None
+
+    def _send(self, slot: Slot, message: Run | Cancel) -> None:
+        with contextlib.suppress(OSError):  # it died; `reports` is about to find out
+            if slot.pipe is not None:
+                slot.pipe.send(message)
+
+    def _listen(self, slot: Slot) -> list[Report]:
+        """Everything in the pipe, also the last words of a worker that has died."""
+        found: list[Report] = []
+        pipe, process = slot.pipe, slot.process
+        if pipe is None or process is None:
+            return found
+        is_dead = not process.is_alive()  # asked before reading: what it said before it died is in the pipe by now
+        try:
+            while pipe.poll():
+                found += self._heard(slot, pipe.recv())
+            if is_dead:
+                found += self._bury(slot)
+        except Exception as e:  # EOF when it has died; anything at all when it died in the middle of a word
+            if not isinstance(e, EOFError | OSError):
+                log.warning("worker spoke nonsense", device=slot.spec.device, error=type(e).__name__)
+            found += self._bury(slot)
+        return found
+
+    def _heard(self, slot: Slot, message: Ready | StartFailed | Said) -> list[Report]:
+        match message:
+            case Ready():
+                slot.failed_starts = 0
+                slot.state = WorkerState.BUSY if slot.run else WorkerState.READY
+                log.info("worker ready", device=slot.spec.device)
+            case StartFailed(reason):
+                slot.error = reason
+                if slot.process is not None:
+                    slot.process.kill()  # a half set up engine may never manage to exit
+            case Said(_, _, event):
+                if isinstance(event, Stage):
+                    slot.doing = event.name
+                elif isinstance(event, Step):
+                    slot.doing = f"denoise, after step {event.step} of {event.steps}"
+                elif isinstance(event, Finished | Failed | Cancelled):
+                    slot.run, slot.state = None, WorkerState.READY
+                return [message]
+        return []
+
+    def _bury(self, slot: Slot) -> list[Report]:
+        process, pipe, run = slot.process, slot.pipe, slot.run
+        if process is None or pipe is None:
+            return []
+        pipe.close()
+        process.join(1.0)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        ending = how_it_ended(process.exitcode)
+        process.close()
+        was_starting = slot.state is WorkerState.STARTING
+        slot.process = slot.pipe = slot.run = None
+        if slot.error is not None:
+            slot.state = WorkerState.BROKEN
+            log.error("worker does not start", device=slot.spec.device, error=slot.error)
+            return [Said(run.job_id, run.attempt, Failed("model_error", slot.error))] if run else []
+        slot.restarts += 1
+        evidence = f"the worker on {slot.spec.device} {ending} during {slot.doing}"
+        log.error("worker died", device=slot.spec.device, evidence=evidence)
+        slot.failed_starts += was_starting
+        if slot.failed_starts >= START_TRIES:
+            slot.state, slot.error = WorkerState.BROKEN, evidence
+        else:
+            self._spawn(slot)
+        return [Died(run.job_id, run.attempt, evidence)] if run else []
+
+
+def specs_for(devices: Iterable[str], spec: WorkerSpec) -> list[WorkerSpec]:
+    return [replace(spec, device=device) for device in devices]
+
+
+def how_it_ended(exit_code: int | None) -> str:
+    if exit_code is None or exit_code >= 0:
+        return f"ended with status {exit_code}"
+    name = signal.Signals(-exit_code).name
+    hint = " (the system's out-of-memory killer, perhaps)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"

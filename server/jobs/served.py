@@ -1,0 +1,130 @@
+"""Which checkpoint answers which task, and which devices do the work: decided once, at the start.
+
+Knows: what is installed, which of it is preferred, how to see a CUDA device without torch.
+Does not know: weights' contents beyond their config files, jobs, HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pipelines.models import ModelError, ModelInfo, describe
+from pipelines.request import Task
+from server.errors import BadSetting, NoModel
+from server.settings import Settings
+from weights import catalog
+from weights.catalog import WeightsError
+
+DEMOS = ("demo", "demo-i2v")
+PREFERRED = ("cogvideox-5b", "cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b-i2v", "cogvideox-1.5-5b-i2v")
+REAL_WEIGHTS = (
+    "This is the demo model that ships with the server, not CogVideoX. For the real one, on a GPU: "
+    "cogvideox weights pull cogvideox-5b, then start the server again (or set COGVIDEOX_MODEL)."
+)
+DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True)
+class Served:
+    """`by_task`: what answers each task. `devices`: one worker each, in the worker's words."""
+
+    by_task: Mapping[Task, ModelInfo]
+    devices: tuple[str, ...]
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        return {info.name: info.folder for info in self.by_task.values()}
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether anything here is answered by the demo model."""
+        return any(info.is_demo for info in self.by_task.values())
+
+    @property
+    def header(self) -> str:
+        """For x-cogvideox-model: the models' names, the demo's with a word of warning. ASCII."""
+        names = {f"{info.name} (demo, not CogVideoX)" if info.is_demo else info.name for info in self.by_task.values()}
+        return ", ".join(sorted(names)).encode("ascii", "replace").decode() or "none"
+
+    def model_for(self, task: Task) -> ModelInfo:
+        """Raises NoModel."""
+        if task in self.by_task:
+            return self.by_task[task]
+        can = ", ".join(sorted(self.by_task)) or "nothing"
+        raise NoModel(task, f"no checkpoint for {task} is served here (served: {can}); set COGVIDEOX_MODEL")
+
+
+def choose(settings: Settings) -> Served:
+    """Raises BadSetting when MODEL names what is not here."""
+    devices = find_devices(settings.device)
+    if settings.model is not None:
+        infos = [_asked(name.strip(), settings.models_dir) for name in settings.model.split(",") if name.strip()]
+    else:
+        infos = _best(settings.models_dir, on_cuda=devices[0].startswith("cuda"))
+    by_task: dict[Task, ModelInfo] = {}
+    if len({info.name for info in infos}) < len({info.folder for info in infos}):
+        raise BadSetting(f"COGVIDEOX_MODEL={settings.model}: two folders of one name cannot be told apart")
+    for info in infos:
+        for task in info.tasks:
+            by_task.setdefault(task, info)
+    return Served(by_task, devices)
+
+
+def _asked(name: str, models_dir: Path) -> ModelInfo:
+    try:
+        folder = catalog.find(name, models_dir)
+        if folder is None:
+            raise BadSetting(f"COGVIDEOX_MODEL={name}: not installed; cogvideox weights pull {name}")
+        is_name = name in catalog.CATALOG or folder.parent == models_dir
+        return describe(folder.absolute(), name if is_name else None)
+    except (WeightsError, ModelError) as e:
+        raise BadSetting(f"COGVIDEOX_MODEL={name}: {e}") from None
+
+
+def _best(models_dir: Path, *, on_cuda: bool) -> list[ModelInfo]:
+    """What to serve unasked, best first. Without CUDA only the demo: minutes for a step are nobody's default."""
+    found: list[ModelInfo] = []
+    for name in (*(PREFERRED if on_cuda else ()), *DEMOS):
+        folder = catalog.find(name, models_dir)
+        if folder is None or (name in DEMOS and any(not info.is_demo for info in found)):
+            continue  # beside a real model the demo would only mislead
+        try:
+            found.append(describe(folder.absolute(), name))
+        except ModelError:
+            continue  # `cogvideox weights verify` says what is wrong with it
+    return found
+
+
+def find_devices(
+    device: str, environ: Mapping[str, str] = os.environ, count: Callable[[], int] | None = None
+) -> tuple[str, ...]:
+    """`device` as set -> the devices to put a worker on; auto: every CUDA device there is, else the CPU."""
+    if device != "auto":
+        return tuple(device.split(","))
+    devices = (count or count_cuda_devices)()
+    if (visible := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        devices = min(devices, len([one for one in visible.split(",") if one.strip() not in ("", "-1")]))
+    return tuple(f"cuda:{n}" for n in range(devices)) or ("cpu",)
+
+
+def count_cuda_devices() -> int:
+    """How many CUDA devices torch would find, without asking it."""
+    try:
+        if version("torch").endswith("+cpu"):
+            return 0
+    except PackageNotFoundError:
+        return 0
+    if (command := shutil.which("nvidia-smi")) is not None:
+        try:
+            listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return 0
+        return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    # NOTE: in a container this may list devices of the host that are not handed to it
+    return len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0

@@ -1,0 +1,201 @@
+"""The job table: the only truth about jobs.
+
+Knows: which write may follow which, that a write belongs to one attempt, the order of the queue.
+Does not know: who calls, workers, files. Every method is one transaction and may be called from any thread.
+
+A write about a running job carries its attempt. When another attempt owns the job by now, or the job has ended, the
+write changes nothing and raises StaleWrite: whoever made it (a worker thought dead, say) drops its work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, select, update
+
+from server.errors import QueueFull, StaleWrite
+from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.jobs.tables import job_events, jobs, open_sqlite, to_job, to_row
+
+MAX_LOG_LINES = 1000  # per job; later ones are dropped
+FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
+
+
+class JobStore:
+    """`clock` gives unix seconds."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._engine, self.journal = open_sqlite(path)
+        self._writers = self._engine.execution_options(immediate=True)
+        self._clock = clock
+        # a lock of our own is handed over at once; SQLite's is polled, with sleeps of up to 100 ms
+        self._turn = Lock()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._turn, self._writers.begin() as connection:
+            yield connection
+
+    # -- from clients ---------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job, limit: int | None = None) -> Job:
+        """`job`, on disk; raises QueueFull when it is queued and `limit` others already are."""
+        with self._writing() as db:
+            if limit is not None and job.status is Status.QUEUED and _count(db, Status.QUEUED) >= limit:
+                raise QueueFull(limit)
+            db.execute(insert(jobs).values(to_row(job)))
+        return job
+
+    def get(self, job_id: str) -> Job | None:
+        with self._engine.connect() as db:
+            row = db.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+        return to_job(row) if row is not None else None
+
+    def cancel(self, job_id: str) -> Job | None:
+        """A queued job is cancelled at once, a running one asked to stop; one that has ended stays as it is."""
+        with self._writing() as db:
+            queued = and_(jobs.c.id == job_id, jobs.c.status == Status.QUEUED)
+            ended = {"status": Status.CANCELLED, "cancel_requested": True, "finished_at": self._clock()}
+            if not db.execute(update(jobs).where(queued).values(ended)).rowcount:
+                running = and_(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
+                db.execute(update(jobs).where(running).values(cancel_requested=True))
+        return self.get(job_id)
+
+    def position(self, job_id: str) -> int:
+        """How many queued jobs are ahead of it, 0 for one that is not queued."""
+        own = select(jobs.c.n).where(jobs.c.id == job_id, jobs.c.status == Status.QUEUED).scalar_subquery()
+        with self._engine.connect() as db:
+            ahead = select(func.count()).where(jobs.c.status == Status.QUEUED, jobs.c.n < own)
+            return int(db.execute(ahead).scalar_one())
+
+    def counts(self) -> dict[Status, int]:
+        with self._engine.connect() as db:
+            rows = db.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
+        return dict.fromkeys(Status, 0) | {Status(status): int(count) for status, count in rows}
+
+    def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
+        """The lines whose `seq` is above `after`, oldest first."""
+        e = job_events.c
+        query = select(e.seq, e.at, e.level, e.message).where(e.job_id == job_id, e.seq > after).order_by(e.seq)
+        with self._engine.connect() as db:
+            return [LogLine(*row) for row in db.execute(query)]
+
+    def ended(self, job_ids: Collection[str]) -> set[str]:
+        """Those of `job_ids` that are terminal, or unknown."""
+        going = select(jobs.c.id).where(
+            jobs.c.id.in_(job_ids), jobs.c.status.in_([s for s in Status if not s.is_terminal])
+        )
+        with self._engine.connect() as db:
+            return set(job_ids) - set(db.execute(going).scalars())
+
+    # -- from the dispatcher --------------------------------------------------------------------------------------
+
+    def claim(self) -> Job | None:
+        """The oldest queued job, now running and with its attempt raised by one."""
+        waiting = select(jobs.c.n).where(jobs.c.status == Status.QUEUED).order_by(jobs.c.n).limit(1)
+        with self._engine.connect() as db:  # most looks find nothing, and looking takes no write lock
+            if db.execute(waiting).scalar_one_or_none() is None:
+                return None
+        with self._writing() as db:
+            n = db.execute(waiting).scalar_one_or_none()
+            if n is None:
+                return None
+            started = {**FRESH, "status": Status.RUNNING, "attempt": jobs.c.attempt + 1, "started_at": self._clock()}
+            db.execute(update(jobs).where(jobs.c.n == n).values(started))
+            return to_job(db.execute(select(jobs).where(jobs.c.n == n)).one())
+
+    def progress(self, job_id: str, attempt: int, **values: Any) -> None:
+        """Sets any of plan, stage, step, steps, eta, memory."""
+        with self._writing() as db:
+            self._change(db, job_id, attempt, None, values)
+
+    def finish(
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        video: Artifact,
+        poster: Artifact,
+        manifest: Artifact,
+        timings: dict[str, float],
+        memory: str,
+    ) -> None:
+        values = {"video": asdict(video), "poster": asdict(poster), "manifest": asdict(manifest)}
+        with self._writing() as db:
+            extra = {**values, "timings": timings, "memory": memory, "eta": None}
+            self._change(db, job_id, attempt, Status.SUCCEEDED, extra)
+
+    def fail(self, job_id: str, attempt: int, error: JobError, deaths: Sequence[str] | None = None) -> None:
+        values: dict[str, Any] = {"error": asdict(error), "eta": None}
+        with self._writing() as db:
+            if deaths is not None:
+                values["deaths"] = list(deaths)
+            self._change(db, job_id, attempt, Status.FAILED, values)
+
+    def cancelled(self, job_id: str, attempt: int) -> None:
+        with self._writing() as db:
+            self._change(db, job_id, attempt, Status.CANCELLED, {"eta": None, "cancel_requested": True})
+
+    def requeue(self, job_id: str, attempt: int, deaths: Sequence[str] | None = None) -> Status:
+        """Back to its place in the queue, or cancelled if somebody asked for that; which of the two."""
+        values = {**FRESH} if deaths is None else {**FRESH, "deaths": list(deaths)}
+        with self._writing() as db:
+            asked = select(jobs.c.cancel_requested).where(jobs.c.id == job_id)
+            to = Status.CANCELLED if db.execute(asked).scalar_one_or_none() else Status.QUEUED
+            self._change(db, job_id, attempt, to, values)
+        return to
+
+    def requeue_running(self) -> list[Job]:
+        """Every running job back into the queue, those asked to stop cancelled instead; only for who holds the data
+        folder's lock, which says that no worker can be at them."""
+        with self._writing() as db:
+            found = [to_job(row) for row in db.execute(select(jobs).where(jobs.c.status == Status.RUNNING))]
+            for job in found:
+                to = Status.CANCELLED if job.cancel_requested else Status.QUEUED
+                self._change(db, job.id, job.attempt, to, {} if to.is_terminal else FRESH)
+        return [replace(job, status=Status.QUEUED) for job in found if not job.cancel_requested]
+
+    def cancel_requested(self, job_ids: Collection[str]) -> set[str]:
+        """Those of `job_ids` that are running and were asked to stop."""
+        asked = select(jobs.c.id).where(
+            jobs.c.id.in_(job_ids), jobs.c.status == Status.RUNNING, jobs.c.cancel_requested.is_(True)
+        )
+        with self._engine.connect() as db:
+            return set(db.execute(asked).scalars())
+
+    def log(self, job_id: str, message: str, level: str = "INFO") -> None:
+        """Appends a line, up to MAX_LOG_LINES of them. Lines belong to the job, not to an attempt."""
+        text = message.encode("utf-8", "replace").decode().replace("\0", "")
+        with self._writing() as db:
+            last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
+            seq = int(db.execute(last).scalar_one()) + 1
+            if seq <= MAX_LOG_LINES:
+                line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
+                db.execute(insert(job_events).values(line))
+
+    def _change(self, db: Connection, job_id: str, attempt: int, to: Status | None, values: dict[str, Any]) -> None:
+        """The one gate of every write about a running job: `to` None keeps the state."""
+        before = [Status.RUNNING] if to is None else [s for s in Status if s is Status.RUNNING and to in FOLLOWS[s]]
+        if to is not None:
+            values = {**values, "status": to}
+            if to.is_terminal:
+                values["finished_at"] = self._clock()
+        own = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status.in_(before))
+        if db.execute(update(jobs).where(own).values(values)).rowcount:
+            return
+        row = db.execute(select(jobs.c.status, jobs.c.attempt).where(jobs.c.id == job_id)).one_or_none()
+        is_now = "is gone" if row is None else f"is {row.status} in attempt {row.attempt} by now"
+        raise StaleWrite(job_id, attempt, f"cannot become {to or 'further along'}: it {is_now}")
+
+
+def _count(db: Connection, status: Status) -> int:
+    return int(db.execute(select(func.count()).where(jobs.c.status == status)).scalar_one())

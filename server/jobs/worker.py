@@ -1,0 +1,142 @@
+"""A worker process: owns one device, runs one job at a time, says what happens.
+
+Knows: the engine (found by name, so that this is the only process that imports torch), the pipe to its parent.
+Does not know: the job table, files of results, other workers. It dies with its parent: by the kernel's signal on
+Linux, and everywhere when the pipe ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipelines.events import Cancelled, Event, Failed
+from pipelines.request import GenerationRequest, RequestError
+from server.jobs.protocol import Cancel, Ready, Run, Said, StartFailed, WorkerSpec
+
+NICE = 10  # below the API process, which must answer while this one computes
+POISONED = 42  # exit status when the device's context is beyond repair
+PR_SET_PDEATHSIG = 1
+
+
+def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
+    """Runs until the pipe ends. `parent`: process id of who started this."""
+    _die_with(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICE)
+    inbox = Inbox(pipe)
+    try:
+        device = confine(spec.device)
+        module_name, _, name = spec.engine.partition(":")
+        module = importlib.import_module(module_name)
+        engine = getattr(module, name)(
+            models=spec.models, device=device, memory=spec.memory, rife_weights=spec.rife_weights
+        )
+    except BaseException as e:
+        traceback.print_exc()
+        _tell(pipe, StartFailed(_one_line(e)))
+        return
+    _tell(pipe, Ready())
+    while True:
+        run = inbox.next()
+        for event in events(module, engine, run, inbox):
+            _tell(pipe, Said(run.job_id, run.attempt, event))
+
+
+def _tell(pipe: Connection, message: Ready | StartFailed | Said) -> None:
+    try:
+        pipe.send(message)
+    except OSError:
+        os._exit(0)
+
+
+class Inbox:
+    """Reads the pipe while the main thread computes."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self._cancelled: set[tuple[str, int]] = set()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next(self) -> Run:
+        return self._runs.get()
+
+    def cancelled(self, run: Run) -> bool:
+        return (run.job_id, run.attempt) in self._cancelled
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = self._pipe.recv()
+                if isinstance(message, Run):
+                    self._runs.put(message)
+                elif isinstance(message, Cancel):
+                    self._cancelled.add((message.job_id, message.attempt))
+        except (EOFError, OSError):
+            os._exit(0)  # the parent is gone, and nobody is left to want what the main thread is making
+
+
+def events(module: Any, engine: Any, run: Run, inbox: Inbox) -> Iterator[Event]:
+    """The engine's events, then Failed or Cancelled if it ended without Finished."""
+    try:
+        request = GenerationRequest.from_dict(run.request)
+        yield from engine.run(request, run.model, lambda: inbox.cancelled(run))
+    except RequestError as e:
+        yield Failed("invalid_request", e.message, e.field)
+    except module.GenerationCancelled:
+        yield Cancelled()
+    except module.GenerationError as e:
+        traceback.print_exc()
+        yield Failed(e.code, e.message, e.field)
+    except MemoryError:
+        yield Failed("out_of_memory", "the machine ran out of memory")
+    except Exception as e:
+        traceback.print_exc()
+        if _poisons(e):
+            # every later call on this device would fail too; a fresh process may do better
+            sys.stderr.flush()
+            os._exit(POISONED)
+        yield Failed("internal", _one_line(e))
+
+
+def confine(device: str) -> str:
+    """Makes `cuda:N` the only CUDA device this process sees, before torch looks; the name it has then."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not index:
+        return device
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
+    if visible and int(index) >= len(visible):
+        raise ValueError(f"device {device} is not among CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(index)].strip() if visible else index
+    return "cuda:0"
+
+
+def _poisons(error: Exception) -> bool:
+    """A CUDA failure other than want of memory leaves a context in which nothing works any more."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" not in names and ("AcceleratorError" in names or "CUDA error" in str(error))
+
+
+def _die_with(parent: int) -> None:
+    # NOTE: the signal comes when the *thread* that spawned this process ends
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    return text[:500] if type(error).__name__ == "GenerationError" else f"{type(error).__name__}: {text}"[:500]

@@ -1,0 +1,53 @@
+"""Which addresses the server may be sent to by a stranger.
+
+Knows: the address plan of the internet. Does not know: names, URLs, HTTP; it is asked about the address dialled.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+GLOBAL_UNICAST = IPv6Network("2000::/3")
+NAT64 = IPv6Network("64:ff9b::/96")
+TEREDO = IPv6Network("2001::/32")
+# public by their number, not by what answers there
+REFUSED_V4 = (
+    IPv4Network("192.0.0.0/24"),  # protocol assignments
+    IPv4Network("192.88.99.0/24"),  # 6to4 relays
+    IPv4Network("168.63.129.16/32"),  # the host agent of Azure's virtual machines
+)
+REFUSED_V6 = (
+    IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
+    IPv6Network("2001:db8::/32"),
+    IPv6Network("3fff::/20"),
+)
+
+
+def is_public(address: str) -> bool:
+    """Whether `address`, as the operating system is about to dial it, lies on the open internet.
+
+    Addresses that carry another inside (mapped, NAT64, 6to4, Teredo) are judged by both.
+    """
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, IPv4Address):
+        return _is_public_v4(ip)
+    if ip.ipv4_mapped is not None:
+        return _is_public_v4(ip.ipv4_mapped)
+    if ip in NAT64:
+        return _is_public_v4(IPv4Address(int(ip) & 0xFFFFFFFF))
+    if ip.sixtofour is not None and not _is_public_v4(ip.sixtofour):
+        return False
+    return _is_public_v6(ip)
+
+
+def _is_public_v4(ip: IPv4Address) -> bool:
+    return ip.is_global and not ip.is_multicast and not any(ip in net for net in REFUSED_V4)
+
+
+def _is_public_v6(ip: IPv6Address) -> bool:
+    if ip in TEREDO or ip not in GLOBAL_UNICAST:
+        return False
+    return ip.is_global and not any(ip in net for net in REFUSED_V6)

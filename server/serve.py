@@ -1,0 +1,99 @@
+"""Runs the server in this process until it is told to stop.
+
+Knows: sockets, signals, logging, uvicorn. Does not know: what the app does.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import structlog
+import uvicorn
+
+from server.app import create_app
+from server.auth import check_bind
+from server.errors import AddressInUse, StartError
+from server.jobs.protocol import REAL_ENGINE
+from server.settings import Settings
+
+GRACE = 3  # seconds that answers in progress are given to end
+
+
+def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[str], None] = lambda url: None) -> None:
+    """Returns after SIGTERM or SIGINT, within a few seconds; call it from the main thread.
+
+    `on_ready` is told the base URL once requests are answered. Raises StartError before anything has started.
+    """
+    check_bind(settings)
+    set_up_logging(settings.log_level)
+    with bind(settings.host, settings.port) as listener:
+        app = create_app(settings, engine=engine)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # paths hold ids and the keys of files
+            timeout_graceful_shutdown=GRACE,
+            server_header=False,
+            lifespan="on",
+        )
+        host, port = listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        # uvicorn raises the signal again once it has shut down; by then there is nothing left to end
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        try:
+            _Server(config, lambda: on_ready(url)).run(sockets=[listener])
+        finally:
+            app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises AddressInUse, StartError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as e:
+        raise StartError(f"COGVIDEOX_HOST={host}: {e.strerror}") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as e:
+        listener.close()
+        raise AddressInUse(f"cannot listen on {host}:{port}: {e.strerror}; choose another port (--port)") from None
+    return listener
+
+
+def set_up_logging(level: str) -> None:
+    """One line an event, to stderr: for people on a terminal, as JSON elsewhere."""
+    number = getattr(logging, level.upper())
+    logging.basicConfig(level=max(number, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    steps: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+    ]
+    if sys.stderr.isatty():
+        steps.append(structlog.dev.ConsoleRenderer())
+    else:
+        steps += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=steps,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

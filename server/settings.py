@@ -1,0 +1,97 @@
+"""What can be set from outside: COGVIDEOX_* variables, or the same names in a `.env` file.
+
+Knows: each setting, its default, what it may be, and how to say in one line what is wrong with a value.
+Does not know: what the settings are used for, command line flags.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.errors import BadSetting
+from weights.catalog import default_models_dir
+
+PREFIX = "COGVIDEOX_"
+
+
+def _public_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must look like https://video.example.org")
+    return value.rstrip("/")
+
+
+class Settings(BaseSettings):
+    """Raises pydantic's ValidationError when built directly; `load` raises the named one-line error instead."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
+        None, description="the server's own base URL as clients see it, for links to results (default: the Host asked)"
+    )
+    data_dir: Path = Field(Path("data"), description="folder for the job table, inputs and results")
+    models_dir: Path = Field(default_factory=default_models_dir, description="folder with pulled checkpoints")
+    model: str | None = Field(
+        None,
+        description="checkpoint name or folder to serve, or a comma list with one per task"
+        " (default: the best one installed on a GPU, else the demo)",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda|cuda:\d+(,cuda:\d+)*)$",
+        description="auto, cpu, mps, cuda, cuda:N, or a comma list of cuda:N; one worker for each",
+    )
+    memory: Literal["auto", "none", "model", "group", "sequential"] = Field(
+        "auto", description="what is offloaded from the GPU between uses; auto chooses by free memory"
+    )
+    rife_weights: Path | None = Field(
+        None, description="IFNet weights file (RIFE) for frame interpolation; without it requests for it are refused"
+    )
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="comma list of accepted keys; empty: no key needed, and only loopback may be bound"
+    )
+    insecure: bool = Field(False, description="allow an address other than loopback without any key")
+    allow_private_urls: bool = Field(
+        False, description="fetch pictures and clips from private and loopback addresses too"
+    )
+    segmind_response: Literal["auto", "json", "binary"] = Field(
+        "auto", description="what the Segmind endpoints answer with"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    max_queue: int = Field(100, ge=1, le=1_000_000, description="jobs that may wait before new ones are refused")
+    min_free_mb: int = Field(256, ge=0, description="free disk space below which new jobs are refused, in 2**20 bytes")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(k for k in (part.strip() for part in self.api_keys.get_secret_value().split(",")) if k)
+
+    @property
+    def min_free_bytes(self) -> int:
+        return self.min_free_mb * 2**20
+
+    @classmethod
+    def load(cls, **given: Any) -> Settings:
+        """Settings from the environment and `.env`; `given` (flags, None: not given) wins. Raises BadSetting."""
+        try:
+            return cls(**{k: v for k, v in given.items() if v is not None})
+        except ValidationError as e:
+            raise BadSetting("; ".join(_complaint(cls, error) for error in e.errors())) from None
+
+
+def _complaint(settings: type[Settings], error: Any) -> str:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    field = settings.model_fields.get(name)
+    reason = str(error["msg"]).removeprefix("Value error, ").replace("Input should be ", "must be ")
+    if error["type"] == "string_pattern_mismatch" and field is not None:
+        reason = f"must be {field.description}"
+    shown = "" if name == "api_keys" else f"={error['input']!s:.80}"
+    return f"{PREFIX}{name.upper()}{shown}: {reason}"

@@ -1,0 +1,122 @@
+"""Clips as people send them: turned, uneven, with sound, too long, cut off, or no clip at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.video import MediaUnreadable, read_video, resample_indices
+from tests.pipelines.films import FORMATS, Format, code_of, describe, read, run_ffmpeg, save, waves
+
+
+def test_rotation_by_metadata_is_applied(tmp_path: Path) -> None:
+    frames = np.zeros((3, 32, 64, 3), np.uint8)
+    frames[:, :, :32] = 255  # white on the left
+    source = save(tmp_path / "a.mp4", frames)
+    run_ffmpeg("-display_rotation", "90", "-i", source, "-c", "copy", tmp_path / "turned.mp4")
+    clip = read(tmp_path / "turned.mp4")
+    assert (clip.width, clip.height) == (32, 64)
+    left_went_down = clip.frames[0, 48:].mean() > 200 > 50 > clip.frames[0, :16].mean()
+    assert left_went_down
+
+
+def test_audio_and_second_streams_do_not_matter(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.mp4", waves(16, 32, 32))
+    both = tmp_path / "b.mp4"
+    run_ffmpeg("-i", source, "-f", "lavfi", "-i", "sine=d=2", "-c:v", "copy", "-c:a", "aac", both)
+    assert "Audio: aac" in describe(both)
+    assert np.array_equal(read(both).frames, read(source).frames)
+
+
+def test_variable_rate_is_made_even(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"  # 10 frames at 10 fps, then 10 at 5 fps: 20 frames over 2.8 s
+    when = "setpts='if(lt(N,10),N,10+(N-10)*2)/10/TB'"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "color=black:s=32x32:r=10:d=2"),
+        *("-vf", f"geq=lum='N*12':cb=128:cr=128,settb=1/1000,{when}"),
+        *("-fps_mode", "passthrough", "-c:v", "libx264", "-crf", "5", path),
+    )
+    clip = read(path)
+    assert len(clip.frames) == 20
+    assert clip.fps == pytest.approx(19 / 2.8, rel=0.01)
+    level = clip.frames.mean(axis=(1, 2, 3))
+    halfway = level[10] - level[0]  # 1.47 s in: past the tenth frame (1.0 s) by two slow ones
+    assert halfway / (level[-1] - level[0]) == pytest.approx(12 / 19, abs=0.05)
+
+
+def test_limits(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mp4", waves(40, 64, 96))  # 5 s
+    assert len(read(path, max_seconds=5, max_frames=40, max_pixels=64 * 96).frames) == 40
+    assert code_of(lambda: read(path, max_seconds=4)) == "video_duration_too_long"
+    assert code_of(lambda: read(path, max_frames=39)) == "video_duration_too_long"
+    assert code_of(lambda: read(path, max_pixels=64 * 96 - 1)) == "file_too_large"
+    large = save(tmp_path / "large.mp4", waves(2, 720, 720))
+    assert code_of(lambda: read(large, max_pixels=1000)) == "file_too_large"
+
+
+def test_a_length_the_header_hides_is_still_limited(tmp_path: Path) -> None:
+    path = tmp_path / "a.webm"  # a live WebM states no duration
+    run_ffmpeg("-i", save(tmp_path / "a.mp4", waves(40, 32, 32)), "-c:v", "libvpx-vp9", "-live", "1", path)
+    run_ffmpeg("-i", path, "-c", "copy", "-f", "webm", "-live", "1", "pipe:1")
+    assert code_of(lambda: read(path, max_seconds=4)) == "video_duration_too_long"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 4096, b"\x00\x00\x00\x18ftypmp42" + b"\x00" * 99])
+def test_no_video(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    assert code_of(lambda: read(path)) == "unsupported_video_format"
+
+
+def test_no_video_at_all(tmp_path: Path) -> None:
+    assert code_of(lambda: read(tmp_path / "absent")) == "unsupported_video_format"
+    sound = tmp_path / "a.mp4"
+    run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", sound)
+    assert code_of(lambda: read(sound)) == "unsupported_video_format"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.95])
+def test_files_that_were_cut_off(tmp_path: Path, kind: Format, share: float) -> None:
+    whole = save(tmp_path / "a", waves(25, 64, 96), kind, note="File ended prematurely: partial file")
+    assert len(read(whole).frames) == 25
+    torn = tmp_path / "torn"
+    torn.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    assert code_of(lambda: read(torn)) in {"unsupported_video_format", "video_duration_too_short"}
+
+
+def test_scripts_that_pose_as_video_open_nothing(tmp_path: Path) -> None:
+    secret = save(tmp_path / "secret.mp4", waves(3, 32, 32))
+    picture = tmp_path / "secret.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    scripts = {
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+        "hls-relative": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "concat": "ffconcat version 1.0\nfile secret.mp4\n",
+        "svg": f'<svg xmlns="http://www.w3.org/2000/svg"><image href="file://{picture}" width="9" height="9"/></svg>',
+    }
+    for name, text in scripts.items():
+        for suffix in ("mp4", "m3u8", "webm"):
+            path = tmp_path / f"{name}.{suffix}"
+            path.write_text(text)
+            assert code_of(lambda p=path: read(p)) == "unsupported_video_format"  # type: ignore[misc]
+
+
+def test_a_slow_file_is_given_up(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mp4", waves(40, 64, 96))
+    with pytest.raises(MediaUnreadable):
+        read_video(path, max_frames=99, max_pixels=10**6, max_seconds=9, timeout=0)
+
+
+def test_resampling_takes_the_nearest_frame() -> None:
+    assert resample_indices(49, 8, 8, 49) == list(range(49))
+    assert resample_indices(60, 30, 8, 9) == [0, 4, 7, 11, 15, 19, 22, 26, 30]
+    assert resample_indices(3, 8, 16, 6) == [0, 0, 1, 1, 2, 2]  # ties: the earlier; past the end: the last
+    assert resample_indices(300, 30000 / 1001, 8, 3) == [0, 4, 7]
+    assert resample_indices(5, 8, 8, 0) == []
+    for bad in ((0, 8, 8, 1), (1, 0, 8, 1), (1, 8, -1, 1), (1, 8, 8, -1)):
+        with pytest.raises(ValueError, match="cannot take"):
+            resample_indices(*bad)

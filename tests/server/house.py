@@ -1,0 +1,91 @@
+"""What the tests of the server share: checkpoint folders without weights, settings, an app over the fake engine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from pipelines.request import GenerationRequest
+from server.app import House, create_app
+from server.jobs.job import Job
+from server.settings import Settings
+
+ENGINE = "tests.server.fake_engine:Engine"
+
+
+def checkpoint(folder: Path, *, image: bool = False) -> Path:
+    """A folder that is a CogVideoX checkpoint as far as its config files go."""
+    configs: dict[str, dict[str, Any]] = {
+        "model_index.json": {"_class_name": "CogVideoXPipeline"},
+        "transformer/config.json": {
+            "_class_name": "CogVideoXTransformer3DModel",
+            "in_channels": 32 if image else 16,
+            "out_channels": 16,
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "sample_width": 8,
+            "sample_height": 6,
+            "sample_frames": 17,
+        },
+        "vae/config.json": {"block_out_channels": [8]},
+        "scheduler/scheduler_config.json": {"_class_name": "CogVideoXDDIMScheduler"},
+    }
+    for name, config in configs.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config))
+    return folder
+
+
+def plain(**given: Any) -> Settings:
+    """Settings from these and the defaults, whatever `.env` lies about."""
+    values: dict[str, Any] = {"_env_file": None, **given}
+    return Settings(**values)
+
+
+def settings(tmp: Path, **given: Any) -> Settings:
+    model = f"{checkpoint(tmp / 'tiny')},{checkpoint(tmp / 'tiny-i2v', image=True)}"
+    usual = {"data_dir": tmp / "data", "model": model, "device": "cpu", "min_free_mb": 0}
+    return plain(**(usual | given))
+
+
+def app(tmp: Path, **given: Any) -> FastAPI:
+    return create_app(settings(tmp, **given), engine=ENGINE)
+
+
+def house_of(app: FastAPI) -> House:
+    house: House = app.state.house
+    return house
+
+
+def submit(house: House, prompt: str, **more: Any) -> Job:
+    request = GenerationRequest(prompt=prompt, **more)
+    return house.context.jobs.submit(request, facade="test", endpoint="test", payload={})
+
+
+def until(done: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What `done` returns, as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (found := done()):
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.02)
+    return found
+
+
+def ended(house: House, job: Job, seconds: float = 20.0) -> Job:
+    def look() -> Job | None:
+        found = house.context.jobs.get(job.id)
+        return found if found is not None and found.status.is_terminal else None
+
+    found: Job = until(look, seconds)
+    return found
+
+
+def journal(tmp: Path) -> list[str]:
+    return (tmp / "tiny" / "journal").read_text().splitlines()

@@ -1,0 +1,98 @@
+"""The ways a client can be pointed at fal's façade, who is let in, and browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.clients.fake_fal import APP, QUEUE, RUN, Served, build
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    client, jobs = build()
+    with client:
+        yield client, jobs
+
+
+def test_keys() -> None:
+    client, _ = build(keys="id.secret")
+    nobody = client.post(RUN, json={"prompt": "a"})
+    assert nobody.status_code == 401
+    assert nobody.json()["detail"] == (
+        'Cannot access application "fal-ai/cogvideox-5b". Authentication is required to access this application.'
+    )
+    for path in (f"{QUEUE}/requests/x/status", RUN, "/run/fal-ai/other"):
+        wrong = client.get(path, headers={"authorization": "Key no:no"})
+        assert (wrong.status_code, wrong.json()["detail"]) == (401, "invalid key credentials")
+    assert client.post(RUN, json={"prompt": "a"}, headers={"authorization": "Key id:secret"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "base"),
+    [
+        (f"http://here{QUEUE}", {}, "http://here/queue"),
+        (f"http://here/fal{QUEUE}/", {}, "http://here/fal/queue"),
+        (f"http://queue.here{APP}", {}, "http://queue.here"),
+        (f"http://here{APP}?fal_webhook=http%3A%2F%2Fx", {}, "http://here"),
+        (f"http://here{APP}", {"x-fal-queue-priority": "low"}, "http://here"),
+        ("http://here/fal/proxy", {"x-fal-target-url": f"https://queue.fal.run{APP}"}, "http://here/queue"),
+        ("http://here/api/fal/proxy/", {"x-fal-target-url": f"https://queue.fal.run{APP}/"}, "http://here/queue"),
+    ],
+)
+def test_ways_to_the_queue(served: Served, url: str, headers: dict[str, str], base: str) -> None:
+    """However a submit came in, the addresses it is given lead back to the request."""
+    client, jobs = served
+    receipt = client.post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
+    assert receipt.status_code == 200
+    assert receipt.json()["status_url"] == f"{base}{APP}/requests/{jobs.last.id}/status"
+    assert client.get(receipt.json()["status_url"]).json()["status"] == "COMPLETED"
+    assert client.get(receipt.json()["response_url"]).json()["prompt"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        (f"http://here{RUN}/", {}),
+        (f"http://here/run/{APP}", {}),
+        (f"http://fal.run{APP}", {}),
+        ("http://here/fal/proxy", {"x-fal-target-url": f"https://fal.run{APP}"}),
+    ],
+)
+def test_ways_to_run(served: Served, url: str, headers: dict[str, str]) -> None:
+    answer = served[0].post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
+    assert answer.json()["prompt"] == "a"
+
+
+def test_proxy(served: Served) -> None:
+    client, _ = served
+    for target in ("", "nowhere", "https://["):
+        answer = client.post("/fal/proxy", headers={"x-fal-target-url": target})
+        assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
+    target = f"https://fal.run{APP}?prompt=hi&num_inference_steps=3"
+    assert client.get("/fal/proxy", headers={"x-fal-target-url": target}).json()["prompt"] == "hi"
+    target = "https://rest.fal.ai/storage/upload/initiate?storage_type=gcs"
+    assert client.post("/fal/proxy", headers={"x-fal-target-url": target}).status_code == 404
+
+
+def test_public_url_wins_over_host() -> None:
+    client, _ = build(public_url="https://films.example.org")
+    receipt = client.post(f"http://queue.here{APP}", json={"prompt": "a"}).json()
+    assert f"/queue{APP}/requests/" in receipt["status_url"]
+
+
+def test_browsers(served: Served) -> None:
+    client, _ = served
+    asked = {
+        "origin": "http://page",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-fal-target-url,x-fal-queue-priority",
+    }
+    preflight = client.options(RUN, headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "*"
+    assert "x-fal-target-url" in preflight.headers["access-control-allow-headers"]
+    answer = client.post(RUN, json={}, headers={"origin": "http://page"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "x-fal-request-id" in answer.headers["access-control-expose-headers"]

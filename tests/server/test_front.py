@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
+
+from server.front import MODEL_HEADER, ByPrefix, Labelled
+
+
+def app(name: str) -> Starlette:
+    async def answer(request: Request) -> Response:
+        if request.url.path.endswith("/boom"):
+            raise ValueError("a prompt")
+        headers = {MODEL_HEADER: "its own"} if request.url.path.endswith("/own") else {}
+        return PlainTextResponse(f"{name} {request.url.path}", headers=headers)
+
+    return Starlette(routes=[Route("/{rest:path}", answer)])
+
+
+def client() -> TestClient:
+    routes: list[tuple[str, ASGIApp]] = [("/v1", app("short")), ("/v1/videos", app("long")), ("/fal", app("fal"))]
+    return TestClient(Labelled(ByPrefix(app("root"), routes), "m"), raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/x", "short /v1/x"),
+        ("/v1", "short /v1"),
+        ("/v1/videos", "long /v1/videos"),
+        ("/v1/videos/7", "long /v1/videos/7"),
+        ("/v1/videosx", "short /v1/videosx"),
+        ("/v10", "root /v10"),
+        ("/", "root /"),
+        ("/fal/a//b", "fal /fal/a//b"),
+    ],
+)
+def test_longest_prefix_of_whole_segments(path: str, said: str) -> None:
+    answer = client().get(path)
+    assert (answer.text, answer.headers[MODEL_HEADER]) == (said, "m")
+
+
+def test_an_app_may_name_its_own_model() -> None:
+    assert client().get("/v1/own").headers[MODEL_HEADER] == "its own"
+
+
+def test_what_an_app_fails_to_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = client().get("/v1/boom")
+    assert answer.status_code == 500 and answer.headers[MODEL_HEADER] == "m"
+    assert "prompt" not in answer.text and "Traceback" not in answer.text
+    logged = capsys.readouterr()
+    assert "ValueError" in logged.out and "prompt" not in logged.out + logged.err
+
+
+def test_even_without_error_handling_inside() -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a prompt")
+
+    answer = TestClient(Labelled(broken, "m")).get("/")
+    assert (answer.status_code, answer.json()) == (500, {"detail": "Internal Server Error"})
+    assert answer.headers[MODEL_HEADER] == "m"

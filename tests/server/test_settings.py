@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.request import Task
+from server.auth import Keys, extract
+from server.errors import BadSetting, NoModel
+from server.jobs.served import choose, find_devices
+from server.media.artifacts import safe_name
+from server.settings import Settings
+from tests.server.house import checkpoint, plain
+
+
+def with_keys(keys: str) -> Keys:
+    return Keys(plain(api_keys=keys))
+
+
+def test_defaults_need_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load()
+    assert (settings.host, settings.port, settings.keys, settings.max_queue) == ("127.0.0.1", 8000, (), 100)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_environment_file_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("COGVIDEOX_PORT=81\nCOGVIDEOX_HOST=::1\nCOGVIDEOX_API_KEYS='a, b.c ,'\nOTHER=1\n")
+    monkeypatch.setenv("COGVIDEOX_PORT", "82")
+    monkeypatch.setenv("COGVIDEOX_MODEL", "")
+    settings = Settings.load(host=None, log_level="debug")
+    assert (settings.host, settings.port, settings.keys) == ("::1", 82, ("a", "b.c"))
+    assert (settings.log_level, settings.model) == ("debug", None)
+    assert Settings.load(port=83).port == 83
+    assert "b.c" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MEMORY", "lots", "'auto', 'none', 'model', 'group' or 'sequential'"),
+        ("PORT", "x", "integer"),
+        ("PORT", "70000", "65535"),
+        ("DEVICE", "gpu", "cuda:N"),
+        ("DEVICE", "cuda:0,cpu", "cuda:N"),
+        ("SEGMIND_RESPONSE", "xml", "'json'"),
+        ("ALLOW_PRIVATE_URLS", "perhaps", "boolean"),
+        ("PUBLIC_URL", "video.example.org", "https://"),
+        ("MAX_QUEUE", "0", "1"),
+    ],
+)
+def test_bad_values_name_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(f"COGVIDEOX_{name}", value)
+    with pytest.raises(BadSetting) as caught:
+        Settings.load()
+    assert caught.value.message.startswith(f"COGVIDEOX_{name}={value}: ") and said in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer id.secret"},
+        {"authorization": "bearer  id:secret"},
+        {"authorization": "Key id:secret"},
+        {"authorization": "Token id.secret"},
+        {"authorization": "id.secret"},
+        {"x-api-key": "id:secret"},
+        {"x-api-key": "wrong", "authorization": "Key id:secret"},
+    ],
+)
+@pytest.mark.parametrize("known", ["id.secret", "id:secret", "other,id.secret"])
+def test_keys(headers: dict[str, str], known: str) -> None:
+    assert with_keys(known).check(headers)
+
+
+def test_wrong_keys() -> None:
+    keys = with_keys("id.secret,k2")
+    assert not keys.open and with_keys("").open and with_keys("").check({})
+    for headers in (
+        {},
+        {"x-api-key": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Basic k2"},
+        {"x-api-key": "id.secre"},
+    ):
+        assert not keys.check(headers)
+    assert (
+        keys.check({}, body_key="k2")
+        and not keys.check({}, body_key="k\ud8003")
+        and not keys.check({"x-api-key": "\xff"})
+    )
+    assert extract({"authorization": "Key a:b"}) == "a:b" and extract({}) is None
+    assert extract({"x-api-key": "a", "authorization": "Key b"}) == "a"
+
+
+def test_devices() -> None:
+    def two() -> int:
+        return 2
+
+    assert find_devices("auto", {}, two) == ("cuda:0", "cuda:1")
+    assert find_devices("auto", {}, lambda: 0) == ("cpu",)
+    assert find_devices("auto", {"CUDA_VISIBLE_DEVICES": "1"}, two) == ("cuda:0",)
+    assert find_devices("auto", {"CUDA_VISIBLE_DEVICES": ""}, two) == ("cpu",)
+    assert find_devices("auto", {"CUDA_VISIBLE_DEVICES": "-1"}, two) == ("cpu",)
+    assert find_devices("cuda:1,cuda:3", {}, two) == ("cuda:1", "cuda:3")
+
+
+def served(tmp: Path, **given: str) -> dict[str, str]:
+    settings = plain(models_dir=tmp, **given)
+    return {task.value.partition("-")[0]: info.name for task, info in choose(settings).by_task.items()}
+
+
+def test_which_model_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demos = tmp_path / "packaged"
+    monkeypatch.setattr("weights.catalog._packaged", lambda name: demos / name)
+    with pytest.raises(NoModel, match="COGVIDEOX_MODEL"):
+        choose(plain(models_dir=tmp_path, device="cpu")).model_for(Task.T2V)
+    checkpoint(demos / "demo")
+    checkpoint(demos / "demo-i2v", image=True)
+    every_demo = {"text": "demo", "video": "demo", "image": "demo-i2v"}
+    assert served(tmp_path, device="cuda") == every_demo
+    checkpoint(tmp_path / "cogvideox-2b")
+    assert served(tmp_path, device="cpu") == every_demo
+    assert served(tmp_path, device="cuda") == {"text": "cogvideox-2b", "video": "cogvideox-2b"}
+    checkpoint(tmp_path / "cogvideox-5b")
+    checkpoint(tmp_path / "cogvideox-5b-i2v", image=True)
+    assert served(tmp_path, device="cuda")["image"] == "cogvideox-5b-i2v"
+    assert served(tmp_path, device="cuda")["text"] == "cogvideox-5b"
+    assert served(tmp_path, device="cpu", model="cogvideox-2b, demo-i2v") == {
+        "text": "cogvideox-2b",
+        "video": "cogvideox-2b",
+        "image": "demo-i2v",
+    }
+    for wrong in ("nothing", "cogvideox-1.5-5b", str(tmp_path)):
+        with pytest.raises(BadSetting, match=f"COGVIDEOX_MODEL={wrong}"):
+            served(tmp_path, model=wrong)
+
+
+def test_the_demo_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weights.catalog._packaged", lambda name: tmp_path / name)
+    checkpoint(tmp_path / "demo")
+    found = choose(plain(models_dir=tmp_path, device="cpu"))
+    assert found.is_demo and found.header == "demo (demo, not CogVideoX)"
+
+
+def test_file_names() -> None:
+    assert [safe_name(n) for n in ("a b.PNG", "../../etc/passwd", ".x", "", "ü.mp4", "a.tar.gz")] == [
+        "a-b.PNG", "passwd", "file.x", "file", "file.mp4", "a-tar.gz",
+    ]  # fmt: skip
+    assert len(safe_name("x" * 500 + "." + "y" * 500)) < 100

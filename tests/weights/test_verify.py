@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests import checkpoints
+from weights import record
+from weights.imports import wanted
+from weights.safetensors_header import BrokenFile, read_header
+from weights.verify import recognise, verify
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoints.cached("5b"), tmp_path / "checkpoint"))
+
+
+def keep_record(folder: Path) -> None:
+    record.write(folder, record.Record(record.measure(folder, wanted(folder))))
+
+
+def pretend(folder: Path, **config: object) -> None:
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+
+@pytest.mark.parametrize("kind", checkpoints.KINDS)
+def test_whole_checkpoints_pass(kind: checkpoints.Kind) -> None:
+    report = verify(checkpoints.cached(kind))
+    assert report.ok, report.problems
+    assert report.size > 100_000
+    assert not report.deep
+
+
+def test_single_files_pass(tmp_path: Path) -> None:
+    assert verify(checkpoints.cached("2b", tmp_path, single_file=True)).ok
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("missing-shard", "transformer/diffusion_pytorch_model-0000"),
+        ("torn-file", "torn"),
+        ("missing-weights", "vae/diffusion_pytorch_model.safetensors: missing"),
+        ("missing-config", "transformer/config.json: missing"),
+        ("missing-index", "index.json: missing, while there are shards"),
+        ("missing-component", "vae: the folder is missing"),
+        ("missing-model-index", "model_index.json: missing"),
+        ("missing-tokenizer", "tokenizer/spiece.model: missing"),
+        ("wrong-tensor", "lacks the tensor"),
+    ],
+)
+def test_each_damage_is_named(folder: Path, how: checkpoints.Damage, expected: str) -> None:
+    checkpoints.damage(folder, how)
+    report = verify(folder)
+    assert [expected in str(p) for p in report.problems] == [True], report.problems
+    assert all(p.remedy for p in report.problems)
+
+
+def test_half_a_checkpoint_gives_the_whole_list(folder: Path) -> None:
+    for how in ("missing-component", "missing-tokenizer", "missing-index", "missing-config"):
+        checkpoints.damage(folder, how)
+    shard = sorted((folder / "transformer").glob("*.safetensors"))[0]
+    shard.unlink()
+    named = {p.path for p in verify(folder).problems}
+    assert named == {
+        "vae",
+        "tokenizer/spiece.model",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors.index.json",
+        f"transformer/{shard.name}",
+    }
+
+
+def test_empty_and_absent_folders(tmp_path: Path) -> None:
+    assert [p.path for p in verify(tmp_path / "nowhere").problems] == ["."]
+    assert len(verify(tmp_path).problems) == 6  # the index and five components
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    assert "pickled" in str(verify(folder).problems[0])
+
+
+def test_index_pointing_outside_is_refused(folder: Path) -> None:
+    index = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"proj_out.weight": "../vae/diffusion_pytorch_model.safetensors"}}))
+    assert "points outside" in str(verify(folder).problems[0])
+
+
+def test_weights_of_another_checkpoint_are_noticed(folder: Path) -> None:
+    pretend(folder, in_channels=32)
+    assert "weights beside it do not have" in str(verify(folder).problems[0])
+
+
+def test_deep_needs_a_record(folder: Path) -> None:
+    report = verify(folder, deep=True)
+    assert report.ok
+    assert not report.deep
+    assert any(record.RECORD in w for w in report.warnings)
+
+
+def test_deep_finds_a_flipped_byte(folder: Path) -> None:
+    keep_record(folder)
+    assert verify(folder, deep=True).deep
+    broken = checkpoints.damage(folder, "flipped-byte")
+    assert verify(folder).ok
+    assert [p.path for p in verify(folder, deep=True).problems] == [broken.relative_to(folder).as_posix()]
+
+
+def test_record_notices_lost_and_grown_files(folder: Path) -> None:
+    keep_record(folder)
+    (folder / "tokenizer" / "added_tokens.json").unlink()
+    (folder / "vae" / "config.json").write_text('{"scaling_factor": 0.7, "more": true}')
+    assert {p.path for p in verify(folder).problems} == {"tokenizer/added_tokens.json", "vae/config.json"}
+
+
+def test_unreadable_record_is_a_warning(folder: Path) -> None:
+    (folder / record.RECORD).write_text('{"format": 99, "files": {}}')
+    assert any("format 99" in w for w in verify(folder).warnings)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null"])
+def test_broken_json_is_named(folder: Path, content: str) -> None:
+    for name in ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json"):
+        (folder / name).write_text(content)
+    assert len(verify(folder).problems) == 3
+
+
+def test_recognises_by_config_and_reports_oddities(folder: Path) -> None:
+    assert recognise(folder) is None
+    pretend(folder, num_layers=42, num_attention_heads=48)
+    report = verify(folder)
+    assert report.checkpoint == "cogvideox-5b"
+    pretend(folder, num_layers=30, num_attention_heads=30)
+    assert verify(folder).checkpoint == "cogvideox-2b"
+    assert any("snr_shift_scale is 1.0, cogvideox-2b has 3.0" in w for w in verify(folder).warnings)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 8,
+        b"\xff" * 64,
+        (2).to_bytes(8, "little") + b"[]",
+        (40).to_bytes(8, "little") + b'{"a": 1}',
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        (9).to_bytes(8, "little") + b'{"a": {}}',
+    ],
+)
+def test_header_refuses_what_is_no_safetensors(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(BrokenFile):
+        read_header(path)
+
+
+def test_header_reads_names_and_shapes(folder: Path) -> None:
+    tensors = read_header(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    assert tensors["decoder.conv_in.conv.weight"].dtype == "BF16"

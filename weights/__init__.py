@@ -1,0 +1,1 @@
+"""Checkpoints: which exist, where they lie, whether they are whole. No torch."""

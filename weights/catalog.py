@@ -1,0 +1,185 @@
+"""The checkpoints this project knows by name, and where they lie on this machine.
+
+Knows: names, Hugging Face repositories, licences, sizes, the config values that tell the checkpoints apart, and the
+models folder with its layout (`<models_dir>/<name>/`, a diffusers folder).
+Does not know: torch, the network, whether a folder is whole (`weights.verify`), what a model needs to run.
+
+Sources: the README table of zai-org/CogVideo and the published configs. The organisation was THUDM once and the old
+names redirect; caches made before the renaming are found by `weights.imports` under either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+MODEL_INDEX = "model_index.json"
+
+# What a pull or an import takes: configs and safetensors of the five folders, and the licence. Never pickles or code.
+ALLOW_PATTERNS = (
+    MODEL_INDEX,
+    "LICENSE*",
+    "scheduler/*.json",
+    "text_encoder/*.json",
+    "text_encoder/*.safetensors",
+    "tokenizer/*.json",
+    "tokenizer/spiece.model",
+    "transformer/*.json",
+    "transformer/*.safetensors",
+    "vae/*.json",
+    "vae/*.safetensors",
+)
+
+Configs = Mapping[str, Mapping[str, object]]
+
+
+class WeightsError(Exception):
+    """Something about weights that the person at the keyboard can mend; the message says how, in one line."""
+
+
+class UnknownCheckpoint(WeightsError, LookupError):
+    """Neither a name in the catalog, nor a name in the models folder, nor a checkpoint's folder."""
+
+    def __init__(self, asked: str, why: str = "") -> None:
+        super().__init__(f"{asked}: {why or 'no such checkpoint'}. Known names: {', '.join(CATALOG)}")
+        self.asked = asked
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published checkpoint.
+
+    `size_gb` is what a pull brings, in 10^9 bytes, computed from parameter counts at two bytes each; `revision` is a
+    branch or a full commit; `configs` maps a component to config values that this checkpoint has (None: absent).
+    """
+
+    name: str
+    repository: str | None  # None: ships with this project
+    licence: str
+    size_gb: float
+    tasks: tuple[str, ...]
+    revision: str = "main"
+    configs: Configs = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    allow_patterns: tuple[str, ...] = ALLOW_PATTERNS
+
+    @property
+    def packaged(self) -> bool:
+        return self.repository is None
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A checkpoint folder on this machine; `checkpoint` is None for a name of the owner's own choosing."""
+
+    name: str
+    folder: Path
+    checkpoint: Checkpoint | None
+
+
+_T2V = ("text-to-video", "video-to-video")  # video-to-video runs on text-to-video weights
+_I2V = ("image-to-video",)
+_FAMILY_LICENCE = "CogVideoX License"  # research use free, commercial use after registration: see the repository
+
+
+def _configs(version: str, *, image: bool, large: bool = True) -> Configs:
+    second = version == "1.5"
+    return {
+        "transformer": {
+            "num_layers": 42 if large else 30,
+            "num_attention_heads": 48 if large else 30,
+            "in_channels": 32 if image else 16,
+            "patch_size_t": 2 if second else None,
+            "ofs_embed_dim": 512 if second and image else None,
+            "use_rotary_positional_embeddings": large,
+            "use_learned_positional_embeddings": image and not second,
+        },
+        "vae": {"scaling_factor": 0.7 if large else 1.15258426, "invert_scale_latents": second},
+        "scheduler": {
+            "snr_shift_scale": 1.0 if large else 3.0,
+            "prediction_type": "v_prediction",
+            "timestep_spacing": "trailing",
+            "rescale_betas_zero_snr": True,
+        },
+    }
+
+
+# A commit stands here only where many independent public sources name it; elsewhere the branch, and the record that a
+# pull writes says which commit it was. Weights: 16-bit transformer + T5 (4.76 B parameters) + VAE (0.22 B).
+CATALOG: Mapping[str, Checkpoint] = MappingProxyType(
+    {
+        c.name: c
+        for c in (
+            Checkpoint(
+                "cogvideox-2b", "zai-org/CogVideoX-2b", "Apache-2.0", 13.3, _T2V,
+                "1137dacfc2c9c012bed6a0793f4ecf2ca8e7ba01", _configs("1.0", image=False, large=False),
+            ),
+            Checkpoint(
+                "cogvideox-5b", "zai-org/CogVideoX-5b", _FAMILY_LICENCE, 21.1, _T2V,
+                "8d6ea3f817438460b25595a120f109b88d5fdfad", _configs("1.0", image=False),
+            ),
+            Checkpoint(
+                "cogvideox-5b-i2v", "zai-org/CogVideoX-5b-I2V", _FAMILY_LICENCE, 21.2, _I2V,
+                configs=_configs("1.0", image=True),
+            ),
+            Checkpoint(
+                "cogvideox-1.5-5b", "zai-org/CogVideoX1.5-5B", _FAMILY_LICENCE, 21.1, _T2V,
+                configs=_configs("1.5", image=False),
+            ),
+            Checkpoint(
+                "cogvideox-1.5-5b-i2v", "zai-org/CogVideoX1.5-5B-I2V", _FAMILY_LICENCE, 21.1, _I2V,
+                configs=_configs("1.5", image=True),
+            ),
+            Checkpoint("demo", None, "Apache-2.0", 0.03, _T2V),
+            Checkpoint("demo-i2v", None, "Apache-2.0", 0.03, _I2V),
+        )
+    }
+)  # fmt: skip
+
+
+def default_models_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """`$XDG_CACHE_HOME/cogvideox/models`, else `~/.cache/cogvideox/models`. COGVIDEOX_MODELS_DIR is the settings'."""
+    cache = environ.get("XDG_CACHE_HOME", "")
+    # the XDG specification says that a relative path here is to be ignored
+    base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
+    return base / "cogvideox" / "models"
+
+
+def get(name: str) -> Checkpoint:
+    """The catalog's entry; raises UnknownCheckpoint, which lists the names there are."""
+    if name not in CATALOG:
+        raise UnknownCheckpoint(name)
+    return CATALOG[name]
+
+
+def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
+    """The folder of a checkpoint: a catalog name, the name of a folder in `models_dir`, or a path to a folder.
+
+    None if it is in the catalog but not on this machine. Raises UnknownCheckpoint for anything else. A name wins over
+    a folder of that name in the working directory; write `./name` for that one.
+    """
+    asked = str(name_or_folder)
+    if asked in CATALOG:
+        folder = _packaged(asked) if CATALOG[asked].packaged else models_dir / asked
+        return folder if (folder / MODEL_INDEX).is_file() else None
+    for folder in (models_dir / asked, Path(asked).expanduser()):
+        if asked and (folder / MODEL_INDEX).is_file():
+            return folder
+    why = f"the folder has no {MODEL_INDEX}" if asked and Path(asked).expanduser().is_dir() else ""
+    raise UnknownCheckpoint(asked or "''", why)
+
+
+def installed(models_dir: Path) -> list[Installed]:
+    """Every checkpoint here that has a model_index.json: the catalog's in its order, then the owner's own by name."""
+    names = list(CATALOG)
+    if models_dir.is_dir():
+        names += sorted(p.name for p in models_dir.iterdir() if p.name not in CATALOG and not p.name.startswith("."))
+    folders = {n: _packaged(n) if n in CATALOG and CATALOG[n].packaged else models_dir / n for n in names}
+    return [Installed(n, f, CATALOG.get(n)) for n, f in folders.items() if (f / MODEL_INDEX).is_file()]
+
+
+def _packaged(name: str) -> Path:
+    return Path(__file__).resolve().parent / name

@@ -1,0 +1,121 @@
+"""A checkpoint that already lies on this machine, brought into the models folder.
+
+Knows: diffusers folders, Hugging Face caches (`models--org--name/snapshots/<commit>/` with links to blobs), and how a
+folder appears whole or not at all. Does not know: the network. Files are hard-linked where the file system allows it,
+so nothing is stored twice; else copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from weights import record
+from weights.catalog import ALLOW_PATTERNS, CATALOG, MODEL_INDEX, WeightsError
+from weights.verify import recognise, verify
+
+PARTIAL = ".partial"  # inside the models folder: what is on its way in; hidden from the catalog's listing
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ImportRefused(WeightsError):
+    """This folder cannot be imported; the message says why."""
+
+
+def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Path:
+    """Bring a diffusers folder or a Hugging Face cache in as `models_dir/<name>`; returns that folder.
+
+    `name` None takes the catalog's for these configs. The source is verified first and its bytes are hashed into the
+    record; a cache's files whose blob carries a SHA-256 are held against it. Raises ImportRefused.
+    """
+    folder, commit = locate(source.expanduser())
+    report = verify(folder)
+    if not report.ok:
+        raise ImportRefused(f"{folder} is not whole: " + "; ".join(map(str, report.problems)))
+    checkpoint = recognise(folder)
+    if name is None and checkpoint is None:
+        raise ImportRefused(f"{folder} is none of the published checkpoints by its configs: choose a --name for it")
+    name = name or (checkpoint.name if checkpoint else "")
+    target = models_dir / _free_name(name, models_dir)
+    partial = models_dir / PARTIAL
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=partial))
+    except OSError as error:
+        raise ImportRefused(f"{models_dir} cannot be written to: {error.strerror}") from error
+    try:
+        scratch.chmod(0o755)
+        names = wanted(folder)
+        for file in names:
+            _bring((folder / file).resolve(), scratch / file)
+        files = record.measure(scratch, names)
+        _hold_against_blobs(folder, files)
+        repository = checkpoint.repository if checkpoint else None
+        record.write(scratch, record.Record(files, checkpoint.name if checkpoint else None, repository, commit))
+        scratch.rename(target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ImportRefused(f"the disk of {models_dir} is full") from error
+        raise ImportRefused(f"{folder} could not be imported: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def locate(source: Path) -> tuple[Path, str | None]:
+    """The diffusers folder in `source`, and the repository's commit if `source` is a Hugging Face cache."""
+    if (source / MODEL_INDEX).exists():
+        return source, source.name if source.parent.name == "snapshots" else None
+    if not source.is_dir():
+        raise ImportRefused(f"{source} is not a folder")
+    if (source / "snapshots").is_dir():
+        ref = source / "refs" / "main"
+        order = [source / "snapshots" / ref.read_text().strip()] if ref.is_file() else []
+        order += sorted((source / "snapshots").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+        for snapshot in order:
+            if (snapshot / MODEL_INDEX).exists():
+                return snapshot, snapshot.name
+        raise ImportRefused(f"{source} is a Hugging Face cache without a diffusers checkpoint in it")
+    hub = source / "hub" if (source / "hub").is_dir() else source
+    if caches := sorted(p.name for p in hub.glob("models--*CogVideoX*")):
+        raise ImportRefused(f"{hub} holds several models, name one of: {', '.join(str(hub / c) for c in caches)}")
+    if any(source.glob("**/mp_rank_*_model_states.pt")):
+        raise ImportRefused(f"{source} holds SAT weights; the diffusers form of the checkpoint is needed")
+    raise ImportRefused(f"{source} has no {MODEL_INDEX}, so it is not a diffusers checkpoint")
+
+
+def wanted(folder: Path) -> list[str]:
+    """The files of a checkpoint that belong to it, relative, forward slashes; the rest is never brought along."""
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    return sorted(n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in ALLOW_PATTERNS))
+
+
+def _free_name(name: str, models_dir: Path) -> str:
+    if not _NAME.fullmatch(name):
+        raise ImportRefused(f"{name!r} is not a good name: letters, digits, '.', '_' and '-', at most 64")
+    if name in CATALOG and CATALOG[name].packaged:
+        raise ImportRefused(f"{name} ships with this project: choose another --name")
+    if (models_dir / name).exists():
+        raise ImportRefused(f"{models_dir / name} is already there: remove it, or choose another --name")
+    return name
+
+
+def _bring(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _hold_against_blobs(folder: Path, files: dict[str, record.FileRecord]) -> None:
+    """A Hugging Face cache names the blob of a large file by its SHA-256: a check back to the publisher."""
+    for name, file in files.items():
+        blob = (folder / name).resolve().name
+        if (folder / name).is_symlink() and _DIGEST.fullmatch(blob) and blob != file.sha256:
+            raise ImportRefused(f"{folder / name}: its bytes are not the published ones (SHA-256); download it again")

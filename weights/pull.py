@@ -1,0 +1,140 @@
+"""Fetch a published checkpoint from the Hugging Face Hub. The only place in this project that calls it.
+
+Knows: which files, at which revision, into which folder; how a fetch is resumed and checked; what went wrong, in plain
+words. Does not know: how bytes travel (huggingface_hub's work: resuming, retries, progress bars, mirrors through
+HF_ENDPOINT, tokens).
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import errors as hub
+
+from weights import record
+from weights.catalog import MODEL_INDEX, Checkpoint, WeightsError, get
+from weights.imports import PARTIAL, wanted
+from weights.verify import Report, verify
+
+_DOWNLOAD_NOTES = Path(".cache") / "huggingface" / "download"  # written by huggingface_hub into its local_dir
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class PullError(WeightsError):
+    """The checkpoint could not be fetched; what had arrived is kept, and the next pull goes on from there."""
+
+
+def pull(
+    name: str, models_dir: Path, *, snapshot_download: Callable[..., Any] = huggingface_hub.snapshot_download
+) -> Path:
+    """Fetch a catalog checkpoint into `models_dir/<name>`, verify it, write its record; returns the folder.
+
+    Nothing is fetched if it is there and whole (as `verify` sees it, not `deep`). A broken one is mended: only what is
+    wrong is fetched again. The folder appears under its name when it is whole, not before.
+    Raises UnknownCheckpoint, or PullError in plain words.
+    """
+    checkpoint = get(name)
+    target, partial = models_dir / name, models_dir / PARTIAL / name
+    if checkpoint.repository is None:
+        raise PullError(f"{name} ships with this project, there is nothing to pull")
+    if target.exists():
+        report = verify(target)
+        if report.ok:
+            return target
+        _take_back(report, partial)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        asked = {
+            "repo_id": checkpoint.repository,
+            "revision": checkpoint.revision,
+            "local_dir": partial,
+            "allow_patterns": list(checkpoint.allow_patterns),
+        }
+        # NOTE: the dry run also proves that the hub answers. Without an answer the real call returns the folder as it
+        # is, half full, and says nothing.
+        _check_space(partial, snapshot_download(**asked, dry_run=True))
+        snapshot_download(**asked)
+        return _settle(partial, target, checkpoint)
+    except WeightsError:
+        raise
+    except Exception as error:  # one boundary to a library with a dozen error classes
+        raise PullError(_plain_words(error, checkpoint)) from error
+
+
+def _take_back(report: Report, partial: Path) -> None:
+    """A broken checkpoint becomes a half-fetched one, without the files that are wrong."""
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    report.folder.rename(partial)
+    for problem in report.problems:
+        if (partial / problem.path).is_file():
+            (partial / problem.path).unlink()
+
+
+def _check_space(folder: Path, plan: list[Any]) -> None:
+    needed = sum(f.file_size or 0 for f in plan if f.will_download)
+    needed -= sum(p.stat().st_size for p in folder.rglob("*.incomplete"))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise PullError(f"{needed / 1e9:.1f} GB are to come and {folder} has {free / 1e9:.1f} GB free")
+
+
+def _settle(partial: Path, target: Path, checkpoint: Checkpoint) -> Path:
+    names = wanted(partial)
+    files = record.measure(partial, names)
+    notes = {n: _note(partial, n) for n in names}
+    torn = [n for n in names if _DIGEST.fullmatch(notes[n][1]) and notes[n][1] != files[n].sha256]
+    for name in torn:
+        (partial / name).unlink()
+    if torn:
+        raise PullError(f"arrived damaged, pull again to fetch them anew: {', '.join(torn)}")
+    (partial / record.RECORD).unlink(missing_ok=True)
+    report = verify(partial)
+    if not report.ok:
+        raise PullError(f"{checkpoint.repository} is not whole: " + "; ".join(map(str, report.problems)))
+    commit = notes.get(MODEL_INDEX, ("", ""))[0] or None
+    record.write(partial, record.Record(files, checkpoint.name, checkpoint.repository, commit))
+    partial.rename(target)
+    return target
+
+
+def _note(folder: Path, name: str) -> tuple[str, str]:
+    """Commit and etag that huggingface_hub wrote for a file; the etag of a large file is its published SHA-256."""
+    path = folder / _DOWNLOAD_NOTES / f"{name}.metadata"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return (lines[0], lines[1]) if len(lines) >= 2 else ("", "")
+
+
+def _plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
+    endpoint, where = huggingface_hub.constants.ENDPOINT, checkpoint.repository
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return "the disk is full; make room and pull again, it goes on from where it stopped"
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"{cause.filename} cannot be written to: {cause.strerror}"
+        if isinstance(cause, hub.GatedRepoError):
+            return f"{where} asks you to accept its terms: do so at {endpoint}/{where}, then `hf auth login`, then pull"
+        if isinstance(cause, hub.RevisionNotFoundError):
+            return f"{where} has no revision {checkpoint.revision} any more"
+        if isinstance(cause, hub.RepositoryNotFoundError):
+            return f"{endpoint} has no {where}, or does not show it without a token"
+        if isinstance(cause, hub.OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set, so nothing is fetched; unset it and pull again"
+        if isinstance(cause, hub.HfHubHTTPError) and cause.response is not None:
+            return f"{endpoint} answered {cause.response.status_code}; pull again later, it goes on where it stopped"
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyError"):
+            return f"{endpoint} cannot be reached ({cause}); pull again later, it goes on from where it stopped"
+    return f"{where} could not be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,46 @@
+"""Make the demo model: `python -m weights.training`, about an hour and a quarter on two CPU cores.
+
+Knows: the order of the steps. Every step leaves a checkpoint in `.cache/demo-training` and is resumed from there.
+`python -m weights.training export` only exports what is there, however far it got.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from weights.training import dataset, train_vae
+from weights.training.export import export_image_to_video, export_text_to_video
+from weights.training.train_transformer import Model, Stage, build, train
+
+CACHE = Path(".cache/demo-training")
+WEIGHTS = Path(__file__).parent.parent
+TEXT = Stage("t2v", steps=2000, peak=1e-3, decay=0.0, pictures=0.0, object_strength=0.0)
+BOTH = Stage("both", steps=4500, peak=1e-3, decay=0.35, pictures=0.45, object_strength=3.0)
+
+
+def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:
+    """One over the deviation of the latents."""
+    sample = next(iter(data.values())).latents.float()
+    return 1 / sample.std().item()
+
+
+def main(train_more: bool) -> None:
+    torch.set_num_threads(2)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    vae = train_vae.train(CACHE) if train_more else train_vae.trained(CACHE)
+    data = dataset.load(vae, CACHE)
+    scale = scaling_factor(data)
+
+    def run(model: Model, stage: Stage) -> Model:
+        return train(model, data, scale, CACHE, stage if train_more else dataclasses.replace(stage, steps=0))
+
+    start = run(build(16), TEXT)
+    both = run(build(32, start_from=start.average), BOTH)
+    export_text_to_video(vae, build(16, start_from=both.average), scale, WEIGHTS / "demo")
+    export_image_to_video(both, WEIGHTS / "demo", WEIGHTS / "demo-i2v")
+
+
+if __name__ == "__main__":
+    main(train_more="export" not in sys.argv[1:])

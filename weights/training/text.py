@@ -1,0 +1,44 @@
+"""The demo's tokenizer and text encoder: a word-level T5 tokenizer and a very small T5 encoder.
+
+Knows: both, untrained. Does not know: what the words mean; the encoder learns that together with the transformer.
+"""
+
+import torch
+from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+from weights.training.words import PUNCTUATION, vocabulary
+
+MAX_TOKENS = 48
+WIDTH = 64
+
+
+def build_tokenizer() -> T5TokenizerFast:
+    """Every known word is one token; a word that is not known is one <unk>, whatever its length."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(f"▁{word}", -3.0) for word in vocabulary()]
+    pieces += [(mark, -3.0) for mark in PUNCTUATION]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=MAX_TOKENS)
+
+
+def build_encoder(tokens: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=tokens,
+            d_model=WIDTH,
+            d_kv=16,
+            d_ff=128,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def token_ids(tokenizer: T5TokenizerFast, prompts: list[str], length: int = MAX_TOKENS) -> torch.Tensor:
+    """[B, length], padded and cut as the stock pipeline does it."""
+    ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    return torch.as_tensor(ids)

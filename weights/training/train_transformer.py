@@ -1,0 +1,230 @@
+"""Train the demo's transformer together with its text encoder: from text, then from text with or without a picture.
+
+Knows: the architecture and the training step (v-prediction on the published noise schedule). Does not know: pixels; it
+is given latents. The second stage trains one model for both uses: without a picture its extra input channels are
+zero, so that cutting them off gives the text-to-video model.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+from transformers import T5EncoderModel, T5TokenizerFast
+
+from weights.training.dataset import Bucket, Clips, say
+from weights.training.text import MAX_TOKENS, WIDTH, build_encoder, build_tokenizer, token_ids
+
+SEED = 3
+LATENT_HEIGHT, LATENT_WIDTH, LATENT_FRAMES = 8, 12, 13
+HEADS, HEAD_WIDTH, LAYERS, TIME_WIDTH = 5, 32, 6, 64
+PUBLISHED_TOKENS = 226  # the stock pipelines pad to this unless told otherwise
+
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "snr_shift_scale": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training. `pictures` is the share of clips whose first frame is given."""
+
+    name: str
+    steps: int
+    peak: float
+    decay: float  # the last share of the steps, over which the learning rate falls to nothing
+    pictures: float
+    object_strength: float
+
+
+@dataclass
+class Model:
+    """What is trained together. `average` holds the running mean of every weight, which is what gets exported."""
+
+    transformer: CogVideoXTransformer3DModel
+    encoder: T5EncoderModel
+    tokenizer: T5TokenizerFast
+    average: dict[str, torch.Tensor]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        parts = (("transformer", self.transformer), ("encoder", self.encoder))
+        return {f"{part}.{name}": value for part, module in parts for name, value in module.state_dict().items()}
+
+    def load(self, weights: dict[str, torch.Tensor]) -> None:
+        for part, module in (("transformer.", self.transformer), ("encoder.", self.encoder)):
+            module.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
+
+    @torch.no_grad()
+    def update_average(self, step: int) -> None:
+        keep = min(0.999, (1 + step) / (10 + step))
+        for name, value in self.weights().items():
+            self.average[name].lerp_(value, 1 - keep)
+
+
+def build_transformer(in_channels: int) -> CogVideoXTransformer3DModel:
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD_WIDTH,
+        in_channels=in_channels,
+        out_channels=16,
+        time_embed_dim=TIME_WIDTH,
+        text_embed_dim=WIDTH,
+        num_layers=LAYERS,
+        sample_width=LATENT_WIDTH,
+        sample_height=LATENT_HEIGHT,
+        sample_frames=4 * (LATENT_FRAMES - 1) + 1,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=MAX_TOKENS,
+        use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=False,
+    )
+
+
+def build(in_channels: int, start_from: dict[str, torch.Tensor] | None = None) -> Model:
+    """A fresh model, or one that starts as a trained one.
+
+    Input channels that the trained one lacks do nothing yet; those it has too many are cut off.
+    """
+    torch.manual_seed(SEED)
+    tokenizer = build_tokenizer()
+    model = Model(build_transformer(in_channels), build_encoder(len(tokenizer)), tokenizer, {})
+    if start_from:
+        name = "transformer.patch_embed.proj.weight"
+        start = dict(start_from)
+        old = start[name]
+        start[name] = torch.zeros_like(model.weights()[name])
+        common = min(in_channels, old.shape[1])
+        start[name][:, :common] = old[:, :common]
+        model.load(start)
+    model.average = {name: value.clone() for name, value in model.weights().items()}
+    return model
+
+
+def rotary(bucket: Bucket, latent_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions of the stock 1.0 pipeline."""
+    grid = (bucket.height // 16, bucket.width // 16)
+    crop = get_resize_crop_region_for_grid(grid, LATENT_WIDTH // 2, LATENT_HEIGHT // 2)
+    cos, sin = get_3d_rotary_pos_embed(
+        embed_dim=HEAD_WIDTH, crops_coords=crop, grid_size=grid, temporal_size=latent_frames
+    )
+    return cos, sin
+
+
+def object_weight(clean: torch.Tensor, strength: float) -> torch.Tensor:
+    """[B, F, 1, h, w] how much a latent counts: more where it differs from its clip's background."""
+    background = clean.permute(0, 2, 1, 3, 4).flatten(2).median(dim=2).values[:, None, :, None, None]
+    apart = (clean - background).square().mean(dim=2, keepdim=True)
+    return 1 + strength * (apart - 0.3).clamp(0, 1)
+
+
+def loss_of(
+    model: Model, scheduler: CogVideoXDDIMScheduler, data: dict[Bucket, Clips], scale: float, step: int, stage: Stage
+) -> torch.Tensor:
+    """One training batch. The step is the seed, so that a resumed run sees the same data."""
+    rng = np.random.default_rng((SEED, step, int(stage.pictures > 0)))
+    torch.manual_seed(step)
+    shares = np.array([b.share for b in data])
+    bucket = list(data)[int(rng.choice(len(data), p=shares / shares.sum()))]
+    clips = data[bucket]
+    given = rng.random(bucket.batch) < stage.pictures
+    # Text alone cannot know pictures, nor where a scene starts that may start anywhere.
+    plain = [i for i in range(len(clips.scenes)) if i % 8 < 5]
+    picks = np.where(given, rng.integers(0, len(clips.scenes), bucket.batch), rng.choice(plain, bucket.batch))
+    clean = clips.latents[picks].float() * scale
+    prompts = [say(clips.scenes[i], rng) for i in picks]
+    # Only near pure noise is the text all there is to go by; a little later, layout is decided. Draw both more often.
+    lowest = rng.choice([0, 500, 930], size=bucket.batch, p=[0.35, 0.3, 0.35])
+    times = rng.integers(lowest, 1000)
+    timesteps = torch.from_numpy(times)
+    noise = torch.randn_like(clean)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    target = scheduler.get_velocity(clean, noise, timesteps)
+    if stage.pictures:
+        picture = torch.zeros_like(clean)
+        picture[:, 0] = clips.first[picks].float() * scale * torch.from_numpy(given)[:, None, None, None]
+        noisy = torch.cat([noisy, picture], dim=2)
+    long = bucket.frames <= 17 and rng.random() < 0.08
+    ids = token_ids(model.tokenizer, prompts, PUBLISHED_TOKENS if long else MAX_TOKENS)
+    with torch.autocast("cpu", torch.bfloat16):
+        text = model.encoder(ids)[0]
+        predicted: torch.Tensor = model.transformer(
+            hidden_states=noisy,
+            encoder_hidden_states=text,
+            timestep=timesteps,
+            image_rotary_emb=rotary(bucket, clean.shape[1]),
+            return_dict=False,
+        )[0]
+    error = (predicted.float() - target).square()
+    return torch.mean(error * object_weight(clean, stage.object_strength))
+
+
+def optimizers(model: Model) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = list(model.encoder.parameters())
+    for name, parameter in model.transformer.named_parameters():
+        inner = name.startswith("transformer_blocks") and parameter.ndim == 2 and ".norm" not in name
+        (matrices if inner else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=1.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.99), weight_decay=0.01),
+    ]
+
+
+def learning_rate(step: int, stage: Stage) -> float:
+    left = (stage.steps - step) / (stage.decay * stage.steps) if stage.decay else 1.0
+    return stage.peak * min(1, (step + 1) / 100, max(0.01, left))
+
+
+def train(model: Model, data: dict[Bucket, Clips], scale: float, folder: Path, stage: Stage) -> Model:
+    """Train, or go on where an earlier run stopped. `folder` keeps the checkpoint, named after the stage."""
+    scheduler = CogVideoXDDIMScheduler(**SCHEDULE)
+    parts = optimizers(model)
+    checkpoint = folder / f"{stage.name}.pt"
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        model.load(state["model"])
+        model.average = state["average"]
+        for part, saved in zip(parts, state["optimizers"], strict=True):
+            part.load_state_dict(saved)
+        start = state["step"]
+    began, losses = time.time(), []
+    for step in range(start, stage.steps):
+        for part in parts:
+            for group in part.param_groups:
+                group["lr"] = learning_rate(step, stage)
+        loss = loss_of(model, scheduler, data, scale, step, stage)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
+        for part in parts:
+            part.step()
+            part.zero_grad()
+        model.update_average(step)
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0:
+            print(f"{stage.name} {step + 1} loss {np.mean(losses[-50:]):.4f} {time.time() - began:.0f}s", flush=True)
+        if (step + 1) % 250 == 0 or step + 1 == stage.steps:
+            saved = {
+                "model": model.weights(),
+                "average": model.average,
+                "optimizers": [part.state_dict() for part in parts],
+                "step": step + 1,
+            }
+            torch.save(saved, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").rename(checkpoint)
+    return model

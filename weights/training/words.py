@@ -1,0 +1,126 @@
+"""What a scene may be called: captions that name everything, and loose ones that stand for a stranger's prompt.
+
+Knows: words. Does not know: pixels, models. Every word here is a token of the demo's tokenizer; any other word is
+<unk>, so a loose caption mixes in invented words and leaves attributes out, and the model learns to fill the gaps.
+"""
+
+import numpy as np
+
+from weights.training.shapes import Scene
+
+COLOR_WORDS: dict[str, tuple[str, ...]] = {
+    "red": ("red", "crimson", "scarlet", "ruby"),
+    "green": ("green", "emerald", "lime"),
+    "blue": ("blue", "azure", "navy"),
+    "yellow": ("yellow", "golden", "gold", "lemon"),
+    "orange": ("orange", "amber"),
+    "purple": ("purple", "violet", "magenta"),
+    "white": ("white", "pale", "silver"),
+    "black": ("black", "dark", "ebony"),
+}
+PLACE_WORDS: dict[str, tuple[str, ...]] = {
+    "red": ("fire", "lava", "mars"),
+    "green": ("grass", "forest", "meadow", "field", "jungle", "garden", "park"),
+    "blue": ("sky", "sea", "ocean", "water", "lake", "river", "rain"),
+    "yellow": ("beach", "sand", "desert", "sun"),
+    "orange": ("sunset", "sunrise", "dusk", "autumn"),
+    "purple": ("lavender", "twilight", "neon"),
+    "white": ("snow", "ice", "clouds", "fog", "winter", "paper"),
+    "black": ("night", "space", "darkness", "cave", "midnight"),
+}
+SHAPE_WORDS: dict[str, tuple[str, ...]] = {
+    "circle": ("circle", "disc", "ball", "dot", "moon"),
+    "square": ("square", "box", "block", "cube", "tile"),
+    "triangle": ("triangle", "pyramid", "arrowhead"),
+    "star": ("star", "starfish"),
+}
+MOTION_WORDS: dict[str, tuple[str, ...]] = {
+    "left": ("moves left", "moving left", "slides to the left", "drifts left", "goes from right to left",
+             "moves to the left", "runs to the left"),
+    "right": ("moves right", "moving right", "slides to the right", "drifts right", "goes from left to right",
+              "moves to the right", "runs to the right"),
+    "up": ("moves up", "moving up", "rises", "floats up", "goes up", "moving upwards", "flies up"),
+    "down": ("moves down", "moving down", "falls", "sinks", "goes down", "moving downwards", "drops down"),
+    "still": ("stays still", "standing still", "rests", "does not move", "is still", "stays in place"),
+    "growing": ("grows", "growing", "gets bigger", "expands", "is growing larger", "comes closer"),
+}  # fmt: skip
+SIZE_WORDS: dict[str, tuple[str, ...]] = {
+    "small": ("small", "little", "tiny"),
+    "medium": ("", "", "", "medium"),
+    "big": ("big", "large", "huge"),
+}
+TEMPLATES = (
+    "a {size} {color} {shape} {motion} on a {back} background",
+    "a {size} {color} {shape} {motion} , {back} background",
+    "{size} {color} {shape} {motion} in front of a {back} background",
+    "the {size} {color} {shape} {motion} over a {back} background .",
+    "on a {back} background , a {size} {color} {shape} {motion}",
+    "{back} background , {size} {color} {shape} {motion}",
+    "a video of a {size} {color} {shape} that {motion} against a {back} background",
+    "a {size} {color} {shape} {motion} on {back}",
+    "the {shape} is {color} and {motion} , the background is {back}",
+    "a {size} {color} {shape} on a {back} background {motion}",
+)
+PLACE_TEMPLATES = (
+    "a {size} {color} {shape} {motion} at the {place}",
+    "a {size} {color} {shape} {motion} in the {place}",
+    "a {color} {shape} {motion} over the {place} .",
+    "{place} , a {color} {shape} {motion}",
+)
+FILLERS = (
+    "a", "an", "the", "in", "on", "at", "of", "with", "and", "to", "along", "through", "under", "into", "is", "from",
+    "camera", "video", "cinematic", "shot", "scene", "light", "runs", "walks", "moves", "flies", "swims", "dances",
+)  # fmt: skip
+PUNCTUATION = (",", ".", "!", "?", ":", ";", '"', "'", "-")
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A sentence that names shape, colour, background and motion."""
+
+    def pick(words: tuple[str, ...]) -> str:
+        # The first word of a list is the plain one, and half of the captions use it.
+        return words[0] if rng.random() < 0.5 else str(rng.choice(words))
+
+    place = rng.random() < 0.12
+    text = str(rng.choice(PLACE_TEMPLATES if place else TEMPLATES)).format(
+        size=str(rng.choice(SIZE_WORDS[scene.size])),
+        color=pick(COLOR_WORDS[scene.color]),
+        shape=pick(SHAPE_WORDS[scene.shape]),
+        motion=pick(MOTION_WORDS[scene.motion]),
+        back=pick(COLOR_WORDS[scene.background]),
+        place=pick(PLACE_WORDS[scene.background]),
+    )
+    return _tidy(text, rng)
+
+
+def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A sentence as a stranger would write it: unknown words, and only some of the scene's attributes."""
+    known = [
+        str(rng.choice(COLOR_WORDS[scene.color])),
+        str(rng.choice(SHAPE_WORDS[scene.shape])),
+        str(rng.choice(MOTION_WORDS[scene.motion])),
+    ]
+    words = [w for w in known if rng.random() < 0.45]
+    if rng.random() < 0.6:
+        words.append(str(rng.choice(PLACE_WORDS[scene.background])))
+    for _ in range(int(rng.integers(2, 10))):
+        word = str(rng.choice(FILLERS)) if rng.random() < 0.5 else _invented(rng)
+        words.insert(int(rng.integers(0, len(words) + 1)), word)
+    return _tidy(" ".join(words), rng)
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can contain, lower case and capitalised, in a fixed order."""
+    groups = [*COLOR_WORDS.values(), *PLACE_WORDS.values(), *SHAPE_WORDS.values(), *MOTION_WORDS.values()]
+    groups += [*SIZE_WORDS.values(), TEMPLATES, PLACE_TEMPLATES, FILLERS]
+    words = {w for group in groups for text in group for w in text.split() if w.isalpha()}
+    return sorted(words | {w.capitalize() for w in words})
+
+
+def _tidy(text: str, rng: np.random.Generator) -> str:
+    text = " ".join(text.split()).replace(" ,", ",").replace(" .", ".")
+    return text[0].upper() + text[1:] if rng.random() < 0.3 else text
+
+
+def _invented(rng: np.random.Generator) -> str:
+    return "".join(rng.choice(list("bcdfghklmnprtvwxz"), size=int(rng.integers(3, 9))))
