@@ -110,8 +110,8 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]
     routes = [(prefix, facades[name]) for name, module in FACADES.items() for prefix in module.PREFIXES]
-    app.add_middleware(ByPrefix, routes=routes)  # innermost
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
+    app.add_middleware(ByPrefix, routes=routes)
     app.add_middleware(Labelled, model=house.health.served.header)
     return app
 

@@ -102,6 +102,7 @@ def measure(folder: Path, count: int, frames: int, with_picture: bool, out: Path
 if __name__ == "__main__":
     out = Path(sys.argv[1] if len(sys.argv) > 1 else ".cache/demo-training")
     weights = Path(__file__).parent.parent
-    for frames in (49, 17):
+    torch.set_num_threads(2)
+    for frames in (17, 49):
         print(measure(weights / "demo", 20, frames, False, out / f"t2v-{frames}.png"), flush=True)
         print(measure(weights / "demo-i2v", 20, frames, True, out / f"i2v-{frames}.png"), flush=True)

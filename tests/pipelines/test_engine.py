@@ -1,0 +1,401 @@
+"""The engine end to end on tiny checkpoints: exact lengths and sizes, seeds, memory, cancel, bad output."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.events import Event, Finished, Log, Stage, Started, Step
+from pipelines.generate import Engine, GenerationCancelled, GenerationError, pick_device
+from pipelines.memory import LADDER, Budget, Rung, Weights, choose, need
+from pipelines.plan import resolve
+from pipelines.request import GenerationRequest, Lora, Media, RequestError
+from pipelines.video import VideoWriter, read_manifest, read_video
+from tests import checkpoints
+from tests.pipelines.test_plan import model as published
+from tests.pipelines.test_rife import state_dict
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return new_engine()
+
+
+def new_engine(**options: Any) -> Engine:
+    return Engine({k: checkpoints.cached(k) for k in checkpoints.KINDS}, device="cpu", **options)
+
+
+def ask(**values: Any) -> GenerationRequest:
+    return GenerationRequest(
+        **{"prompt": "a red circle", "num_frames": 9, "num_inference_steps": 3, "seed": 5, **values}
+    )
+
+
+def finished(events: Iterator[Event] | list[Event]) -> Finished:
+    last = list(events)[-1]
+    assert isinstance(last, Finished)
+    return last
+
+
+def frames_of(result: Finished, folder: Path) -> np.ndarray:
+    path = folder / f"read.{result.media_type.split('/')[1]}"
+    path.write_bytes(result.video)
+    return read_video(path, max_frames=500, max_pixels=10**7, max_seconds=100).frames
+
+
+def clip_file(folder: Path, frames: int = 21, fps: int = 8) -> Media:
+    """A square that moves right over a gradient, 80x48."""
+    path = folder / "source.mp4"
+    picture = np.zeros((frames, 48, 80, 3), np.uint8)
+    picture[..., 2] = np.linspace(0, 255, 80, dtype=np.uint8)
+    for i in range(frames):
+        picture[i, 10:30, 2 * i : 2 * i + 20] = (255, 40, 0)
+    with VideoWriter(path, 80, 48, fps, "mp4", {}) as writer:
+        writer.write(picture)
+    return Media.of(path)
+
+
+def picture_file(folder: Path) -> Media:
+    path = folder / "picture.png"
+    Image.linear_gradient("L").convert("RGB").resize((90, 60)).save(path)
+    return Media.of(path)
+
+
+def test_says_what_happens_in_order(engine: Engine) -> None:
+    events = list(engine.run(ask(), "5b"))
+    stages = [e.name for e in events if isinstance(e, Stage)]
+    assert stages == ["load", "encode", "denoise", "decode", "finish"]
+    steps = [e for e in events if isinstance(e, Step)]
+    assert [(s.step, s.steps) for s in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert steps[-1].eta == 0
+    assert steps[0].eta > 0
+    started = next(e for e in events if isinstance(e, Started))
+    assert started.plan["seed"] == 5
+    assert started.plan["tokens"] > 1
+    result = finished(events)
+    assert set(result.timings) == {"load", "encode", "denoise", "decode"}
+    assert "none" in result.memory
+    assert Image.open(io.BytesIO(result.poster)).size == (64, 48)
+
+
+@pytest.mark.parametrize("count", [1, 9, 16, 17, 25, 60])
+def test_any_count_of_frames_is_in_the_file(engine: Engine, count: int, tmp_path: Path) -> None:
+    result = finished(engine.run(ask(num_frames=count, num_inference_steps=1), "5b"))
+    frames = frames_of(result, tmp_path)
+    assert (result.frames, len(frames)) == (count, count)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (720, 480), (50, 90), (100, 38), (33, 47)])
+def test_any_size_is_in_the_file(engine: Engine, width: int, height: int, tmp_path: Path) -> None:
+    kind: Any = "webm" if width % 2 else "mp4"
+    result = finished(engine.run(ask(width=width, height=height, num_inference_steps=1, output_format=kind), "5b"))
+    assert (result.width, result.height) == (width, height)
+    assert frames_of(result, tmp_path).shape == (9, height, width, 3)
+
+
+@pytest.mark.parametrize("output_format", ["mp4", "gif", "webm"])
+def test_the_same_request_gives_the_same_bytes(engine: Engine, output_format: Any) -> None:
+    request = ask(output_format=output_format, num_inference_steps=2)
+    first, second = (finished(engine.run(request, "5b")) for _ in range(2))
+    assert first.video == second.video
+    assert first.poster == second.poster
+    other = finished(engine.run(replace(request, seed=6), "5b"))
+    assert other.video != first.video
+
+
+def test_a_fresh_engine_gives_the_same_bytes_too(engine: Engine) -> None:
+    finished(engine.run(ask(seed=9), "2b"))  # whatever ran before must not matter
+    first = finished(engine.run(ask(), "5b"))
+    assert finished(new_engine().run(ask(), "5b")).video == first.video
+
+
+def test_prompt_guidance_and_negative_prompt_matter(engine: Engine) -> None:
+    base = finished(engine.run(ask(), "5b")).video
+    for change in ({"prompt": "a blue square"}, {"guidance_scale": 1.0}, {"negative_prompt": "a red star"},
+                   {"num_inference_steps": 4}, {"scheduler": "dpm"}):  # fmt: skip
+        request = ask(**change)
+        if "scheduler" in change:
+            assert resolve(ask(), engine.loader.load(engine.models["5b"], "5b").info).scheduler == "ddim"
+        assert finished(engine.run(request, "5b")).video != base, change
+
+
+def test_the_manifest_inside_makes_the_video_again(engine: Engine, tmp_path: Path) -> None:
+    result = finished(engine.run(ask(width=96, height=64), "5b"))
+    path = tmp_path / "a.mp4"
+    path.write_bytes(result.video)
+    manifest = read_manifest(path)
+    assert manifest == result.manifest
+    again = GenerationRequest.from_dict(manifest["request"])
+    assert finished(engine.run(again, manifest["model"]["name"])).video == result.video
+    assert manifest["versions"]["diffusers"]
+    assert not any("/" in str(v) for v in (manifest["request"]["image"], manifest["request"]["video"]))
+
+
+def test_image_to_video_uses_the_picture(engine: Engine, tmp_path: Path) -> None:
+    picture = picture_file(tmp_path)
+    one = finished(engine.run(ask(image=picture, num_frames=17), "5b-i2v"))
+    flipped = tmp_path / "flipped.png"
+    Image.open(picture.path).rotate(180).save(flipped)
+    other = finished(engine.run(ask(image=Media.of(flipped), num_frames=17), "5b-i2v"))
+    assert one.video != other.video
+    assert one.manifest["request"]["image"] == {"sha256": picture.sha256}
+
+
+@pytest.mark.parametrize("kind", ["5b", "1.5-5b"])
+def test_video_to_video_keeps_the_length_and_at_low_strength_the_picture(
+    engine: Engine, kind: str, tmp_path: Path
+) -> None:
+    clip = clip_file(tmp_path, frames=21, fps=16 if kind.startswith("1.5") else 8)
+    request = ask(video=clip, num_frames=None, strength=0.2, num_inference_steps=5, width=64, height=48)
+    result = finished(engine.run(request, kind))
+    assert result.frames == 17, "21 frames are more than this tiny model makes"
+    remade = finished(engine.run(replace(request, strength=1.0), kind))
+    assert remade.video != result.video
+
+
+def test_a_clip_too_short_for_the_model_is_filled_and_trimmed(engine: Engine, tmp_path: Path) -> None:
+    clip = clip_file(tmp_path, frames=5)
+    result = finished(engine.run(ask(video=clip, num_frames=None, num_inference_steps=3), "5b"))
+    assert result.frames == 5
+
+
+def test_a_torn_picture_or_clip_is_named(engine: Engine, tmp_path: Path) -> None:
+    for field, kind in (("image", "5b-i2v"), ("video", "5b")):
+        torn = tmp_path / field
+        torn.write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+        with pytest.raises(GenerationError) as e:
+            finished(engine.run(ask(**{field: Media.of(torn)}), kind))
+        assert (e.value.code, e.value.field) == ("media_error", field)
+
+
+def test_a_task_the_model_does_not_do(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="does image-to-video, not text-to-video"):
+        finished(engine.run(ask(), "5b-i2v"))
+    with pytest.raises(GenerationError, match="no model 'nope' here"):
+        finished(engine.run(ask(), "nope"))
+
+
+def test_equal_components_are_loaded_once(engine: Engine, tmp_path: Path) -> None:
+    """By content: as published, every checkpoint brings its own copy of the same T5 and VAE."""
+    load, one = engine.loader.load, engine.models["5b"]
+    shutil.copytree(engine.models["5b-i2v"], tmp_path / "i2v")
+    for part in ("vae", "text_encoder"):
+        shutil.rmtree(tmp_path / "i2v" / part)
+        shutil.copytree(one / part, tmp_path / "i2v" / part)
+    a, b = load(one, "5b"), load(tmp_path / "i2v", "i2v")
+    assert a.vae is b.vae
+    assert a.text_encoder is b.text_encoder
+    assert a.transformer is not b.transformer
+    assert load(engine.models["5b-i2v"], "5b-i2v").vae is not a.vae, "other weights are another VAE"
+    assert load(engine.models["2b"], "2b").vae is not a.vae, "another scaling factor is another VAE"
+
+
+# memory ------------------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Runs out of memory at the given calls of a module's forward."""
+
+    def __init__(self, module: torch.nn.Module, calls: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        forward = module.forward
+
+        def exploding(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls in calls:
+                raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(module, "forward", exploding)
+
+
+def test_out_of_memory_while_sampling_climbs_and_keeps_the_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = finished(new_engine().run(ask(scheduler="dpm"), "5b"))
+    engine = new_engine()
+    transformer = engine.loader.load(engine.models["5b"], "5b").transformer
+    with monkeypatch.context() as patch:
+        bomb = Bomb(transformer, {2}, patch)
+        events = list(engine.run(ask(scheduler="dpm"), "5b"))
+        assert bomb.calls == 4, "three steps and the one that failed: no step is done twice"
+    result = finished(events)
+    warnings = [e.message for e in events if isinstance(e, Log) and e.level == "WARN"]
+    assert warnings == ["out of memory while step 2 of 3: going on with model"]
+    assert result.video == plain.video
+    assert result.memory.startswith("model: climbed after running out of memory")
+    again = finished(engine.run(ask(scheduler="dpm"), "5b"))
+    assert again.memory.startswith("model: what this size needed before")
+    assert finished(engine.run(ask(num_frames=17), "5b")).memory.startswith("none"), "another size has its own rung"
+
+
+def test_out_of_memory_while_decoding_does_not_sample_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine()
+    model = engine.loader.load(engine.models["5b"], "5b")
+    with monkeypatch.context() as patch:
+        decoder, transformer = Bomb(model.vae.decoder, {1}, patch), Bomb(model.transformer, set(), patch)
+        result = finished(engine.run(ask(), "5b"))
+        assert (decoder.calls > 1, transformer.calls) == (True, 3)
+    assert result.video == finished(new_engine().run(ask(), "5b")).video
+
+
+def test_out_of_memory_below_the_last_rung_is_an_error_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine()
+    transformer = engine.loader.load(engine.models["5b"], "5b").transformer
+    with monkeypatch.context() as patch:
+        Bomb(transformer.patch_embed, set(range(1, 99)), patch)
+        events: list[Event] = []
+        with pytest.raises(GenerationError, match="even with sequential") as e:
+            events.extend(engine.run(ask(), "5b"))
+        assert e.value.code == "out_of_memory"
+    engine._rungs.clear()
+    assert finished(engine.run(ask(), "5b")).video == finished(new_engine().run(ask(), "5b")).video
+
+
+FIVE_B = Weights(int(8.87 * GIB), int(10.38 * GIB), int(0.4 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "expected"),
+    [("cogvideox-5b", 80, Rung("none", False)), ("cogvideox-5b", 24, Rung("model", False)),
+     ("cogvideox-5b", 16, Rung("model", True)), ("cogvideox-5b", 8, Rung("group", True)),
+     ("cogvideox-5b", 4, Rung("sequential", True)), ("cogvideox-1.5-5b", 80, Rung("none", False)),
+     ("cogvideox-1.5-5b", 24, Rung("model", True)), ("cogvideox-1.5-5b", 12, Rung("group", True))],
+)  # fmt: skip
+def test_the_profile_is_chosen_by_what_is_free(name: str, free: int, expected: Rung) -> None:
+    plan = resolve(ask(num_frames=None), published(name))
+    rung, why = choose("auto", plan, published(name), FIVE_B, Budget(free * GIB, 64 * GIB))
+    assert rung == expected
+    assert f"of {free}.0 GiB free" in why
+
+
+def test_the_estimates_agree_with_the_published_peak() -> None:
+    """diffusers' documentation states 33 GB for the whole 5B pipeline at 480x720."""
+    plan = resolve(ask(num_frames=None), published("cogvideox-5b"))
+    assert 33 <= need(LADDER[0], plan, published("cogvideox-5b"), FIVE_B) / GIB <= 37
+
+
+def test_a_profile_that_is_set_is_kept() -> None:
+    plan = resolve(ask(num_frames=None), published("cogvideox-5b"))
+    for profile in ("none", "model", "group", "sequential"):
+        rung, why = choose(profile, plan, published("cogvideox-5b"), FIVE_B, Budget(80 * GIB, 64 * GIB))
+        assert rung.profile == profile
+        assert "as set" in why
+    rung, why = choose("none", plan, published("cogvideox-5b"), FIVE_B, Budget(8 * GIB, 64 * GIB))
+    assert rung.profile == "none"
+    assert "may not fit" in why
+
+
+@pytest.mark.parametrize("memory", ["model", "group", "sequential"])
+def test_every_profile_makes_a_video(memory: Any) -> None:
+    engine = new_engine(memory=memory)
+    assert finished(engine.run(ask(), "5b")).memory.startswith(memory)
+    assert finished(engine.run(ask(), "2b")).frames == 9, "changing the model takes the hooks along"
+    assert finished(engine.run(ask(), "5b")).frames == 9
+
+
+# stopping, and what must not be delivered ---------------------------------------------------------------------------
+
+
+def test_cancel_takes_effect_within_a_step_and_skips_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine()
+    model = engine.loader.load(engine.models["5b"], "5b")
+    decoder = Bomb(model.vae.decoder, set(), monkeypatch)
+    seen: list[Event] = []
+    with pytest.raises(GenerationCancelled):
+        for event in engine.run(ask(num_inference_steps=20), "5b", lambda: len(steps_in(seen)) >= 2):
+            seen.append(event)
+    assert len(steps_in(seen)) == 2
+    assert decoder.calls == 0
+    assert finished(engine.run(ask(), "5b")).frames == 9
+
+
+def steps_in(events: list[Event]) -> list[Step]:
+    return [e for e in events if isinstance(e, Step)]
+
+
+def test_nan_latents_fail_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine()
+    transformer = engine.loader.load(engine.models["5b"], "5b").transformer
+    forward = transformer.forward
+    monkeypatch.setattr(transformer, "forward", lambda *a, **k: (forward(*a, **k)[0] * float("nan"),))
+    with pytest.raises(GenerationError, match=r"NaN.*float32.*trained in bfloat16") as e:
+        finished(engine.run(ask(), "5b"))
+    assert e.value.code == "bad_output"
+
+
+@pytest.mark.parametrize(("value", "cause"), [(-1.0, "black"), (0.3, "same colour")])
+def test_flat_frames_are_not_delivered(value: float, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = new_engine()
+    decoder = engine.loader.load(engine.models["5b"], "5b").vae.decoder
+    forward = decoder.forward
+
+    def flat(*args: Any, **kwargs: Any) -> Any:
+        frames, cache = forward(*args, **kwargs)
+        return torch.full_like(frames, value), cache
+
+    monkeypatch.setattr(decoder, "forward", flat)
+    with pytest.raises(GenerationError, match=cause) as e:
+        finished(engine.run(ask(), "5b"))
+    assert e.value.code == "bad_output"
+
+
+def test_nothing_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Any:
+        raise AssertionError(f"the engine opened a connection: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert finished(new_engine().run(ask(), "1.5-5b")).frames == 9
+
+
+def test_interpolation_without_weights_is_refused_and_with_them_keeps_the_duration(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="RIFE weights"):
+        finished(new_engine().run(ask(interpolate_fps=16), "5b"))
+    weights = tmp_path / "rife.pth"
+    torch.save(state_dict("4.25"), weights)
+    result = finished(new_engine(rife_weights=weights).run(ask(interpolate_fps=16), "5b"))
+    assert (result.frames, result.fps) == (17, 16)
+    assert len(frames_of(result, tmp_path)) == 17
+
+
+def test_a_lora_changes_the_video_and_leaves_no_trace(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    engine = new_engine()
+    before = finished(engine.run(ask(), "5b")).video
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"transformer.transformer_blocks.{i}.attn1.to_{one}.lora_{side}.weight": torch.randn(
+            (4, 32) if side == "A" else (32, 4), generator=generator
+        )
+        for i in range(2)
+        for one in "qkv"
+        for side in "AB"
+    }
+    path = tmp_path / "style.safetensors"
+    save_file(tensors, path)
+    events = list(engine.run(ask(loras=(Lora(str(path), 0.7),)), "5b"))
+    assert finished(events).video != before
+    assert any(isinstance(e, Log) and "style.safetensors: scale 0.7, rank 4" in e.message for e in events)
+    assert finished(engine.run(ask(), "5b")).video == before
+    path.write_bytes(b"not a safetensors file")
+    with pytest.raises(RequestError, match=r"style\.safetensors"):
+        finished(engine.run(ask(loras=(Lora(str(path)),)), "5b"))
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    for name in ("tpu7", "cuda:99"):
+        with pytest.raises(GenerationError, match=name):
+            pick_device(name)

@@ -1,0 +1,197 @@
+"""What is asked becomes what is done, with a reason for every change; `strict` refuses instead."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.models import FAMILIES, ModelInfo
+from pipelines.plan import MAX_FRAMES, Plan, Source, resolve
+from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task, draw_seed
+
+PICTURE = Media("picture.png", "0" * 64)
+CLIP = Media("clip.mp4", "1" * 64)
+
+
+def model(name: str) -> ModelInfo:
+    family = next(f for f in FAMILIES if f.name == name)
+    patch = 2 if "1.5" in name else 1
+    return ModelInfo(name, Path(name), family, True, 226, patch, 1920 if "2b" in name else 3072, 128, 240 * 360)
+
+
+def ask(**values: Any) -> GenerationRequest:
+    return GenerationRequest(**{"prompt": "a cat", "seed": 1, **values})
+
+
+def plan(name: str = "cogvideox-5b", source: Source | None = None, **values: Any) -> Plan:
+    return resolve(ask(**values), model(name), source=source)
+
+
+def test_nothing_asked_gives_the_model_card() -> None:
+    p = plan()
+    assert (p.num_frames, p.model_frames, p.width, p.height, p.fps) == (49, 49, 720, 480, 8)
+    assert (p.num_inference_steps, p.guidance_scale, p.use_dynamic_cfg, p.scheduler) == (50, 6.0, True, "dpm")
+    assert p.notes == ()
+    p = plan("cogvideox-2b")
+    assert (p.scheduler, p.use_dynamic_cfg) == ("ddim", False)
+    p = plan("cogvideox-1.5-5b")
+    assert (p.num_frames, p.width, p.height, p.fps) == (81, 1360, 768, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "made"),
+    [
+        ("cogvideox-5b", 16, 17),
+        ("cogvideox-5b", 25, 25),
+        ("cogvideox-5b", 48, 49),
+        ("cogvideox-5b", 60, 49),
+        ("cogvideox-5b", 81, 49),
+        ("cogvideox-5b", 1, 9),
+        ("cogvideox-1.5-5b", 81, 81),
+        ("cogvideox-1.5-5b", 49, 49),
+        ("cogvideox-1.5-5b", 50, 65),
+        ("cogvideox-1.5-5b", 200, 161),
+    ],
+)
+def test_any_frame_count_is_delivered_exactly(name: str, asked: int, made: int) -> None:
+    p = plan(name, num_frames=asked)
+    assert (p.num_frames, p.model_frames) == (asked, made)
+    assert bool(p.notes) == (asked != made)
+    if asked != made:
+        with pytest.raises(RequestError, match="num_frames"):
+            plan(name, num_frames=asked, strict=True)
+
+
+def test_image_to_video_of_the_first_generation_always_makes_a_full_clip() -> None:
+    p = plan("cogvideox-5b-i2v", image=PICTURE, num_frames=16)
+    assert (p.num_frames, p.model_frames) == (16, 49)
+
+
+@given(
+    name=st.sampled_from([f.name for f in FAMILIES]),
+    frames=st.integers(1, MAX_FRAMES),
+    width=st.integers(8, 2048).map(lambda n: 2 * n),
+    height=st.integers(8, 2048).map(lambda n: 2 * n),
+    steps=st.integers(1, 100),
+    strength=st.none() | st.floats(0, 1),
+)
+def test_whatever_is_asked_the_model_is_asked_for_something_it_can_do(
+    name: str, frames: int, width: int, height: int, steps: int, strength: float | None
+) -> None:
+    info = model(name)
+    i2v = Task.I2V in info.tasks
+    request = ask(num_frames=frames, width=width, height=height, num_inference_steps=steps,
+                  image=PICTURE if i2v else None, video=CLIP if not i2v and strength is not None else None,
+                  strength=None if i2v else strength)  # fmt: skip
+    p = resolve(request, info, source=Source(640, 360, 100, 24.0))
+    assert (p.num_frames, p.width, p.height) == (frames, width, height)
+    assert (p.model_frames - 1) % info.family.frames.step == 0
+    assert info.family.sizes.accepts(p.model_width, p.model_height)
+    if p.task is Task.V2V and p.strength is not None:
+        assert int(steps * p.strength) >= 1
+        assert p.source_frames is not None
+        latents = (p.source_frames - 1) // 4 + 1
+        assert latents % info.latent_patch_frames == 0
+        assert p.source_frames >= min(frames, p.model_frames)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "fit", "used"),
+    [(1440, 960, "auto", "crop"), (1280, 720, "auto", "crop"), (480, 720, "auto", "pad"), (480, 720, "crop", "crop"),
+     (512, 512, "auto", "crop"), (512, 512, "pad", "pad")],
+)  # fmt: skip
+def test_other_sizes_are_fitted_and_said(width: int, height: int, fit: str, used: str) -> None:
+    p = plan(width=width, height=height, fit=fit)
+    assert (p.width, p.height, p.model_width, p.model_height, p.fit) == (width, height, 720, 480, used)
+    assert [n.field for n in p.notes] == ["size"]
+    assert "720x480" in p.notes[0].reason
+
+
+def test_one_side_gives_the_other_and_odd_sides_become_even_in_mp4() -> None:
+    assert (plan(width=360).width, plan(width=360).height) == (360, 240)
+    p = plan(width=721, height=481)
+    assert (p.width, p.height) == (722, 482)
+    assert "even" in p.notes[0].reason
+    assert (plan(width=721, height=481, output_format="webm").width) == 721
+
+
+def test_a_portrait_picture_makes_a_portrait_video_where_the_model_can() -> None:
+    p = plan("cogvideox-1.5-5b-i2v", source=Source(900, 1600), image=PICTURE)
+    assert (p.width, p.height) == (768, 1360)
+    p = plan("cogvideox-5b-i2v", source=Source(900, 1600), image=PICTURE)
+    assert (p.width, p.height) == (720, 480)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "frames", "given"),
+    [
+        ("cogvideox-5b", Source(720, 480, 61, 30.0), 17, 17),
+        ("cogvideox-5b", Source(720, 480, 300, 30.0), 49, 49),
+        ("cogvideox-5b", Source(720, 480, 10, 8.0), 10, 17),
+        ("cogvideox-1.5-5b", Source(720, 480, 85, 16.0), 85, 85),
+        ("cogvideox-1.5-5b", Source(720, 480, 161, 30.0), 86, 93),
+    ],
+)
+def test_a_source_clip_is_taken_at_the_models_rate(name: str, source: Source, frames: int, given: int) -> None:
+    p = plan(name, source=source, video=CLIP)
+    assert (p.num_frames, p.source_frames) == (frames, given)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_frames", 0), ("num_frames", 1001), ("width", 8), ("height", 5000), ("fps", 0), ("num_inference_steps", 0),
+     ("guidance_scale", -1), ("guidance_scale", math.inf), ("guidance_scale", math.nan), ("seed", -1), ("seed", 2**63),
+     ("interpolate_fps", 500)],
+)  # fmt: skip
+def test_nonsense_names_the_field_and_the_range(field: str, value: float) -> None:
+    with pytest.raises(RequestError, match=rf"^{field}: must be between") as e:
+        plan(**{field: value})
+    assert e.value.field == field
+
+
+def test_other_refusals() -> None:
+    with pytest.raises(RequestError, match="prompt"):
+        plan(prompt=" \n")
+    with pytest.raises(RequestError, match=r"CogVideoX-5B does .*text-to-video.*, not image-to-video"):
+        plan(image=PICTURE)
+    with pytest.raises(RequestError, match="not both"):
+        plan(image=PICTURE, video=CLIP)
+    with pytest.raises(RequestError, match="strength"):
+        plan(strength=0.5)
+    with pytest.raises(RequestError, match="seed"):
+        resolve(replace(ask(), seed=None), model("cogvideox-5b"))
+    with pytest.raises(RequestError, match="GIF"):
+        plan(fps=60, output_format="gif")
+
+
+def test_truncation_is_counted_and_said() -> None:
+    p = resolve(ask(), model("cogvideox-5b"), count_tokens=lambda text: 300)
+    assert (p.tokens, p.notes[0].field) == (300, "prompt")
+    assert resolve(ask(), model("cogvideox-5b"), count_tokens=lambda text: 226).notes == ()
+    with pytest.raises(RequestError, match="prompt"):
+        resolve(ask(strict=True), model("cogvideox-5b"), count_tokens=lambda text: 300)
+
+
+def test_rates() -> None:
+    assert (plan(fps=24).fps, plan(fps=24).interpolate_fps) == (24, None)
+    p = plan(interpolate_fps=16, fps=16)
+    assert (p.fps, p.interpolate_fps) == (8, 16)
+    assert plan(interpolate_fps=8).interpolate_fps is None
+
+
+def test_guidance_of_one_switches_guidance_off_and_says_what_is_lost() -> None:
+    p = plan(guidance_scale=1.0, negative_prompt="blurry")
+    assert not p.use_dynamic_cfg
+    assert p.notes[0].field == "negative_prompt"
+
+
+def test_requests_survive_json() -> None:
+    request = ask(image=PICTURE, loras=(Lora("a.safetensors", 0.5),), fit="pad")
+    assert GenerationRequest.from_dict(request.to_dict()) == request
+    assert 0 <= draw_seed() < 2**32

@@ -1,0 +1,85 @@
+"""The arrows of the house: weights <- pipelines <- server, and inside the server façades know only what they need."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [
+    p for top in ("weights", "pipelines", "server") for p in (ROOT / top).rglob("*.py") if "training" not in p.parts
+]
+# a module may import from the layers up to and including its own; the longest matching name counts
+LAYERS = (
+    ("weights",),
+    ("pipelines.request", "pipelines.events", "pipelines.models", "pipelines.plan", "pipelines.upscale"),
+    ("pipelines",),
+    ("server.errors", "server.settings", "server.auth", "server.datadir"),
+    ("server.media", "server.jobs"),
+    ("server.context",),
+    ("server.facades",),
+    ("server",),
+)
+PURE = (
+    "pipelines/request.py",
+    "pipelines/events.py",
+    "pipelines/models.py",
+    "pipelines/plan.py",
+    "weights/",
+    "server/",
+)
+TORCH_USERS = ("server/jobs/worker.py",)
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft"}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def layer(module: str) -> int:
+    matches = [(len(name), i) for i, names in enumerate(LAYERS) for name in names
+               if module == name or module.startswith(name + ".")]  # fmt: skip
+    return max(matches)[1]
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    found: set[str] = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {node.module or ""}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_one_way(path: Path) -> None:
+    own = layer(module_of(path))
+    for name in imports(path):
+        if name.split(".")[0] in ("weights", "pipelines", "server"):
+            assert layer(name) <= own, f"{module_of(path)} imports {name} from a higher layer"
+        assert name.split(".")[0] != "tests"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_only_the_engine_imports_torch(path: Path) -> None:
+    where = path.relative_to(ROOT).as_posix()
+    if where.startswith(PURE) and where not in TORCH_USERS:
+        heavy = {name.split(".")[0] for name in imports(path)} & HEAVY
+        assert not heavy, f"{where} imports {heavy}"
+
+
+def test_facades_share_nothing_but_the_job() -> None:
+    facades = ROOT / "server" / "facades"
+    vendors = {p.stem for p in facades.iterdir() if p.stem not in ("__init__", "wire", "__pycache__")}
+    for path in facades.rglob("*.py"):
+        own = path.relative_to(facades).parts[0].removesuffix(".py")
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["server", "facades"] and len(parts) > 2 and parts[2] in vendors:
+                assert parts[2] == own, f"{path}: the façade {own} knows the façade {parts[2]}"
