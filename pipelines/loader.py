@@ -33,6 +33,7 @@ from pipelines.memory import Weights, module_bytes
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.request import SchedulerName, Task
 from weights import record
+from weights.verify import verify
 
 for library in (diffusers_logging, transformers_logging):
     library.set_verbosity_error()
@@ -44,6 +45,7 @@ PIPELINES: dict[Task, Any] = {
     Task.V2V: CogVideoXVideoToVideoPipeline,
 }
 SCHEDULERS: dict[SchedulerName, Any] = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
+SMALL = 100 * 2**20
 CLASSES: dict[str, Any] = {
     "text_encoder": T5EncoderModel,
     "transformer": CogVideoXTransformer3DModel,
@@ -62,7 +64,7 @@ class Model:
     transformer: Any
     vae: Any
     scheduler_config: dict[str, Any]
-    revision: str | None = None  # the repository's commit, where a pull recorded it
+    revision: str | None = None  # the repository's commit where a pull recorded it; of small weights their digest
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -122,12 +124,10 @@ class Loader:
                 transformer=self._component(folder, "transformer", dtype),
                 vae=self._component(folder, "vae", dtype),
                 scheduler_config=json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8")),
-                revision=recorded.commit if (recorded := record.read(folder)) else None,
+                revision=_revision(folder),
             )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as e:
-            raise ModelError(f"{folder} does not load: {_first_line(e)}") from e
-        except Exception as e:  # safetensors raises its own class for torn files
-            raise ModelError(f"{folder} does not load: {type(e).__name__}: {_first_line(e)}") from e
+        except Exception as e:  # every library below has its own ways to refuse a torn or foreign file
+            raise ModelError(f"{folder} does not load: {_why(folder, e)}") from e
         if info.latent_patch_frames > 1:
             _widen_positions(model.transformer)
         self._models[key] = model
@@ -148,7 +148,12 @@ class Loader:
         return module
 
 
-def _first_line(error: Exception) -> str:
+def _why(folder: Path, error: Exception) -> str:
+    """What `weights verify` finds wrong with the files, or else the library's own first line."""
+    problems = verify(folder).problems
+    if problems:
+        more = f" (and {len(problems) - 1} more: cogvideox weights verify)" if len(problems) > 1 else ""
+        return f"{problems[0].path}: {problems[0].what}{more}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -172,6 +177,18 @@ def same_files(a: Path, b: Path) -> bool:
     return all(
         files_a[n].resolve() == files_b[n].resolve() or _digest(files_a[n]) == _digest(files_b[n]) for n in files_a
     )
+
+
+def _revision(folder: Path) -> str | None:
+    """Which weights these are. Hashing those of a real checkpoint would cost a load ten seconds and more."""
+    recorded = record.read(folder)
+    if recorded is not None:
+        return recorded.commit
+    weights = sorted(folder.glob("*/*.safetensors"))
+    if sum(p.stat().st_size for p in weights) > SMALL:
+        return None
+    digests = "".join(_digest(p) for p in weights)
+    return "sha256:" + hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
 def _files(folder: Path) -> dict[str, Path]:

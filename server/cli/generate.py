@@ -252,6 +252,10 @@ def _batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[t
         values = {ALIASES.get(k, k): v for k, v in values.items()}
         path = folder / str(values.pop("output", f"{number:04}.mp4"))
         try:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise Usage(f"output: must stay inside the folder {folder}")
+            if not isinstance(values.get("loras", []), list):
+                raise Usage("loras: must be a list of FILE.safetensors[:SCALE]")
             request = _request(values.pop("prompt"), given | values, path)
             _check_types(request)
         except (Usage, RequestError) as e:
@@ -322,9 +326,10 @@ def _run_all(jobs: list[tuple[GenerationRequest, Path]], settings: Settings, *, 
     for request, path in waiting:
         try:
             _run(engine, replace(request, seed=draw_seed() if request.seed is None else request.seed), served, path)
-        except RequestError:
+        except RequestError as e:
             if len(jobs) == 1:
                 raise
+            typer.echo(f"cogvideox: {path.name}: {e}", err=True)
             failed += 1
     if failed:
         raise typer.Exit(1)
@@ -354,11 +359,9 @@ def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path)
                         finished = event
                     case Started():
                         pass
-        except RequestError as e:
-            typer.echo(f"cogvideox: {path.name}: {e}", err=True)
-            raise
         except (GenerationError, EncodeError) as e:
-            raise fail(f"{path.name}: {e}", 1) from None
+            mine = isinstance(e, GenerationError) and e.code in ("model_error", "media_error")
+            raise fail(f"{path.name}: {e}", 2 if mine else 1) from None
     if finished is None:
         raise fail(f"{path.name}: the engine ended without a video", 1)
     _write(path, finished, request, began)

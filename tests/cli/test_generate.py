@@ -1,0 +1,163 @@
+"""`cogvideox generate` and `replay`, called as from a shell, on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from pipelines.video import read_manifest, read_video
+from server.cli import app
+from tests import checkpoints
+
+QUICK = ["--frames", "9", "--steps", "1", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COGVIDEOX_MODELS_DIR", str(tmp_path / "models"))
+
+
+def call(*arguments: str | Path, kind: checkpoints.Kind | None = "5b") -> Result:
+    model = ["--model", str(checkpoints.cached(kind))] if kind else []
+    return CliRunner().invoke(app, [*map(str, arguments), *model])
+
+
+def test_a_prompt_becomes_a_file_with_poster_and_manifest_beside_it(tmp_path: Path) -> None:
+    done = call("generate", "a red circle", *QUICK, "--seed", "4", "--size", "96x64", "-o", "out/a.mp4")
+    assert done.exit_code == 0, done.output
+    assert "9 frames 96x64 at 8 fps, seed 4" in done.stdout
+    assert len(read_video("out/a.mp4", max_frames=99, max_pixels=10**6, max_seconds=9).frames) == 9
+    with Image.open("out/a.mp4.jpg") as poster:
+        assert poster.size == (96, 64)
+    beside = json.loads(Path("out/a.mp4.json").read_text())
+    inside = read_manifest("out/a.mp4")
+    assert {k: beside[k] for k in inside} == inside
+    assert beside["finished_at"] > beside["started_at"]
+    assert set(beside["timings"]) == {"load", "encode", "denoise", "decode"}
+
+
+def test_several_videos_count_the_seed_up() -> None:
+    done = call("generate", "a red circle", *QUICK, "--seed", "7", "--count", "2", "-o", "b.gif")
+    assert done.exit_code == 0, done.output
+    assert [read_manifest(f"b-{i}.gif")["seed"] for i in (1, 2)] == [7, 8]
+
+
+def test_without_an_output_the_file_gets_a_name_of_its_own() -> None:
+    assert call("generate", "a red circle", *QUICK).exit_code == 0
+    made = list(Path("outputs").glob("*.mp4"))
+    assert len(made) == 1
+    assert made[0].stem.endswith(str(read_manifest(made[0])["seed"]))
+
+
+def test_replay_gives_the_same_bytes(tmp_path: Path) -> None:
+    Image.linear_gradient("L").convert("RGB").save("first.png")
+    done = call("generate", "a red circle", *QUICK, "--image", "first.png", "-o", "a.mp4", kind="5b-i2v")
+    assert done.exit_code == 0, done.output
+    again = call("replay", "a.mp4", "-o", "b.mp4", kind="5b-i2v")
+    assert "byte for byte the same file" in again.stdout, again.output
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
+    Path("first.png").unlink()
+    lost = call("replay", "a.mp4", kind="5b-i2v")
+    assert (lost.exit_code, lost.stderr) == (2, "cogvideox: this video was made from an image; give it with --image\n")
+    Image.radial_gradient("L").save("other.png")
+    other = call("replay", "a.mp4", "--image", "other.png", kind="5b-i2v")
+    assert (other.exit_code, "SHA-256 differs" in other.stderr) == (2, True)
+
+
+def test_a_batch_goes_on_where_it_stopped() -> None:
+    lines = [{"prompt": "one", "seed": 1}, {"prompt": "two"}, {"prompt": "three", "seed": 3, "steps": 2, "output": "named.gif"}]
+    Path("list.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    assert call("generate", "--batch", "list.jsonl", *QUICK).exit_code == 0
+    made = {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")}
+    assert sorted(made) == ["0001.mp4", "0002.mp4", "named.gif"]
+    assert read_manifest("list/named.gif")["plan"]["num_inference_steps"] == 2
+    Path("list/0001.mp4").unlink()
+    Path("list/named.gif").write_bytes(made["named.gif"][:500])  # torn, as by a full disk
+    again = call("generate", "--batch", "list.jsonl", *QUICK)
+    assert "1 of 3 are done already" in again.stderr
+    assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made
+    lines[0]["prompt"] = "another"
+    Path("list.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    assert "2 of 3 are done already" in call("generate", "--batch", "list.jsonl", *QUICK).stderr
+    assert read_manifest("list/0001.mp4")["request"]["prompt"] == "another"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "list.jsonl:2: not JSON"),
+        ('{"steps": 3}', 'list.jsonl:2: must be an object with a "prompt"'),
+        ('{"prompt": "x", "stepz": 3}', "list.jsonl:2: unknown field 'stepz'"),
+        ('{"prompt": "x", "steps": "3"}', "list.jsonl:2: num_inference_steps: must be an integer, got '3'"),
+        ('{"prompt": "x", "image": "gone.png"}', "list.jsonl:2: image: gone.png is not a file"),
+        ('{"prompt": "x", "output": "a.avi"}', "list.jsonl:2: output: a.avi must end in .mp4, .gif or .webm"),
+        ('{"prompt": "x", "output": "../a.mp4"}', "list.jsonl:2: output: must stay inside the folder"),
+        ('{"prompt": "x", "loras": 3}', "list.jsonl:2: loras: must be a list"),
+    ],
+)
+def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None:
+    Path("list.jsonl").write_text('{"prompt": "fine"}\n' + line + "\n")
+    done = call("generate", "--batch", "list.jsonl", *QUICK)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"cogvideox: {says}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("list/0001.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "a prompt is needed, or --batch FILE"),
+        (["x", "--size", "10"], "size: must be WIDTHxHEIGHT in pixels, e.g. 720x480, got '10'"),
+        (["x", "--image", "gone.png"], "image: gone.png is not a file"),
+        (["x", "--lora", "gone.safetensors:0.5"], "lora: gone.safetensors is not a file"),
+        (["x", "-o", "a.avi"], "output: a.avi must end in .mp4, .gif or .webm"),
+        (["x", "--frames", "0"], "num_frames: must be between 1 and 1000, got 0"),
+        (["x", "--guidance-scale", "-1"], "guidance_scale: must be between 0 and 100, got -1"),
+        (["x", "--seed", "-5"], "seed: must be between 0 and 9.22337e+18, got -5"),
+        (["  "], "prompt: must not be empty"),
+        (["x", "--frames", "16", "--strict"], "num_frames: 16 is not possible as asked"),
+        (["x", "--interpolate", "16"], "interpolate_fps: frame interpolation needs RIFE weights"),
+        (["x", "--memory", "little"], "COGVIDEOX_MEMORY=little: must be 'auto'"),
+        (["x", "--device", "cuda:7"], "device 'cuda:7' is not there"),
+        (["x", "-o", "/proc/nowhere/a.mp4"], "output: /proc/nowhere cannot be made"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    done = call("generate", *arguments, *([] if "--device" in arguments else ["--device", "cpu"]))
+    assert (done.exit_code, done.stdout) == (2, ""), done.output
+    assert done.stderr.strip().splitlines()[-1].startswith(f"cogvideox: {says}"), done.stderr
+
+
+def test_models_that_are_not_there() -> None:
+    for name, says in (("nope", "no such checkpoint"), ("cogvideox-5b", "cogvideox weights pull cogvideox-5b")):
+        done = call("generate", "x", "--model", name, kind=None)
+        assert (done.exit_code, says in done.stderr) == (2, True), done.output
+
+
+def test_half_a_checkpoint(tmp_path: Path) -> None:
+    folder = checkpoints.build("5b", tmp_path / "half")
+    missing = checkpoints.damage(folder, "missing-shard")
+    done = call("generate", "x", "--model", str(folder), "--device", "cpu", kind=None)
+    assert done.exit_code == 2, done.stderr
+    assert f"does not load: {missing.relative_to(folder)}: missing" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_replay_of_something_else() -> None:
+    Path("a.mp4").write_text("no film")
+    assert call("replay", "a.mp4").exit_code == 2
+    assert call("replay", "gone.mp4").exit_code == 2
+
+
+def test_help_is_quick_and_names_every_setting() -> None:
+    from server.settings import Settings
+
+    said = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
+    for name in Settings.model_fields:
+        assert f"COGVIDEOX_{name.upper()}" in said
