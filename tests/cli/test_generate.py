@@ -70,7 +70,11 @@ def test_replay_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_batch_goes_on_where_it_stopped() -> None:
-    lines = [{"prompt": "one", "seed": 1}, {"prompt": "two"}, {"prompt": "three", "seed": 3, "steps": 2, "output": "named.gif"}]
+    lines = [
+        {"prompt": "one", "seed": 1},
+        {"prompt": "two"},
+        {"prompt": "three", "seed": 3, "steps": 2, "output": "named.gif"},
+    ]
     Path("list.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
     assert call("generate", "--batch", "list.jsonl", *QUICK).exit_code == 0
     made = {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")}

@@ -46,7 +46,7 @@ def test_defaults_are_fals(served: Served) -> None:
     client.post(RUN, json={"prompt": "a", "num_inference_steps": None})
     request = jobs.last.request
     assert (request.num_inference_steps, request.guidance_scale, request.fps) == (50, 7, 16)
-    assert (request.width, request.height, request.num_frames, request.interpolate_fps) == (None, None, None, None)
+    assert (request.width, request.height, request.num_frames, request.interpolate_fps) == (720, 480, None, None)
     assert request.seed is not None
     assert request.seed < 2**32
 

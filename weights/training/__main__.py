@@ -17,7 +17,7 @@ from weights.training.train_transformer import Model, Stage, build, train
 CACHE = Path(".cache/demo-training")
 WEIGHTS = Path(__file__).parent.parent
 TEXT = Stage("t2v", steps=2000, peak=1e-3, decay=0.0, pictures=0.0, object_strength=0.0)
-BOTH = Stage("both", steps=3700, peak=1e-3, decay=0.45, pictures=0.45, object_strength=1.0)
+BOTH = Stage("both", steps=5200, peak=1e-3, decay=0.25, pictures=0.35, object_strength=1.0)
 
 
 def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:

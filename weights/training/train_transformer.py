@@ -69,7 +69,7 @@ class Model:
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
-        keep = min(0.999, (1 + step) / (10 + step))
+        keep = min(0.997, (1 + step) / (10 + step))
         for name, value in self.weights().items():
             self.average[name].lerp_(value, 1 - keep)
 

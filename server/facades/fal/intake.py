@@ -10,7 +10,14 @@ from typing import Any
 from pipelines.request import GenerationRequest
 from server.context import Context
 from server.facades.fal.errors import Refused
-from server.facades.fal.models import Endpoint, ImageToVideoInput, LoraWeight, TextToVideoInput, VideoToVideoInput
+from server.facades.fal.models import (
+    DEFAULT_SIZE,
+    Endpoint,
+    ImageToVideoInput,
+    LoraWeight,
+    TextToVideoInput,
+    VideoToVideoInput,
+)
 
 
 def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
@@ -45,8 +52,8 @@ async def generation(context: Context, given: TextToVideoInput) -> GenerationReq
         negative_prompt=given.negative_prompt,
         image=image,
         video=video,
-        width=size.width if size else None,
-        height=size.height if size else None,
+        width=size.width if size else DEFAULT_SIZE[0],
+        height=size.height if size else DEFAULT_SIZE[1],
         fps=given.export_fps,
         interpolate_fps=given.export_fps if smooth else None,
         num_inference_steps=given.num_inference_steps,

@@ -26,6 +26,9 @@ PRESETS: dict[str, tuple[int, int]] = {
 }
 
 
+DEFAULT_SIZE = (720, 480)  # whatever model answers: programs were written for this size
+
+
 class ImageSize(BaseModel):
     """Pixels; a side that is left out is 512."""
 
@@ -71,7 +74,7 @@ class TextToVideoInput(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     prompt: Text
-    video_size: VideoSize | None = None  # None is fal's 720x480 on the 5B model: the model's own size
+    video_size: VideoSize | None = None  # None is `DEFAULT_SIZE`
     negative_prompt: Text = ""
     loras: list[LoraWeight] = []
     num_inference_steps: int = Field(50, ge=1, le=50)

@@ -16,6 +16,7 @@ from pipelines.request import GenerationRequest, Media, Task
 from server.facades.wire import MAX_PROMPT, flaw
 
 SEED_LIMIT = 2**53 - 1
+SIZE = (720, 480)  # both models' only one at Segmind, whatever model answers here
 RANDOM_SEED = -1
 
 
@@ -108,6 +109,8 @@ def generation(given: Given, image: Media | None) -> GenerationRequest:
         negative_prompt=given.negative_prompt,
         image=image,
         num_frames=given.input_frames,
+        width=SIZE[0],
+        height=SIZE[1],
         fps=given.frame_rate,
         num_inference_steps=given.steps,
         guidance_scale=given.guidance_scale,

@@ -1,0 +1,138 @@
+"""Every command and every program in the documentation is run, on the demo model; nothing is only believed.
+
+What needs a GPU, a container engine or the hub is listed below with what is checked instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.video import read_video
+from server.settings import Settings
+from tests.server.clients.running import installed_packages, node, running_server
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = [
+    p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))) if p.is_file()
+]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ADDRESS = "127.0.0.1:8000"
+MADE_ELSEWHERE = {
+    "make serve": "started below as what it runs",
+    "make image": "needs a container engine; Dockerfile.cuda is read",
+    "docker run": "needs a container engine; Dockerfile.cuda is read",
+    "cogvideox weights pull": "needs the hub; tests/weights/test_pull.py runs it against a stand-in",
+}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def blocks(language: str) -> list[str]:
+    return [body for doc in DOCS for lang, body in FENCE.findall(doc.read_text("utf-8")) if lang == language]
+
+
+def commands() -> list[str]:
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line.removeprefix(".venv/bin/") for line in lines if line.strip()]
+
+
+def elsewhere(command: str) -> bool:
+    return any(command.startswith(start) for start in MADE_ELSEWHERE)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(tmp_path_factory.mktemp("docs"), api_keys="") as address:
+        yield address
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("COGVIDEOX_")}
+    env |= {"COGVIDEOX_MODELS_DIR": str(folder / "none"), "COGVIDEOX_DEVICE": "cpu", "NO_PROXY": "*", "no_proxy": "*"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def frames(path: Path) -> int:
+    return len(read_video(path, max_frames=500, max_pixels=10**7, max_seconds=60).frames)
+
+
+def test_commands_of_the_command_line(tmp_path: Path) -> None:
+    """In the order of the text: later ones use what earlier ones made."""
+    Image.new("RGB", (96, 64), (40, 80, 220)).save(tmp_path / "first.png")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a blue square", "seed": 3, "frames": 9, "steps": 4}\n')
+    ran = 0
+    for command in commands():
+        words = shlex.split(command)
+        if words[0] != "cogvideox" or elsewhere(command):
+            continue
+        if words[1] == "generate" and "--steps" not in words and "--batch" not in words:
+            words += ["--steps", "8"]  # the text leaves the default, which is only slower
+        said = run([sys.executable, "-m", "server.cli", *words[1:]], tmp_path)
+        ran += 1
+        if words[1] == "replay":
+            assert "byte for byte the same file" in said
+    assert ran >= 7
+    assert frames(tmp_path / "circle.mp4") == 49
+    assert frames(tmp_path / "star.webm") == 25
+    assert frames(tmp_path / "three-3.gif") == 49
+    assert (tmp_path / "prompts" / "0001.mp4").is_file()
+
+
+def test_curl(server: str, tmp_path: Path) -> None:
+    found = [c for c in commands() if c.startswith("curl")]
+    assert found
+    for command in found:
+        run(shlex.split(command.replace(ADDRESS, server)), tmp_path)
+        assert frames(tmp_path / "video.mp4") == 49
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_programs(number: int, server: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(blocks("python")[number].replace(ADDRESS, server))
+    said = run([sys.executable, "program.py"], tmp_path)
+    assert said.startswith(f"http://{server}/") or frames(tmp_path / "video.mp4") == 49
+
+
+def test_javascript_programs(server: str, tmp_path: Path) -> None:
+    (tmp_path / "node_modules").symlink_to(installed_packages())
+    for program in blocks("js"):
+        (tmp_path / "program.mjs").write_text(program.replace(ADDRESS, server))
+        assert run([node()[0], "program.mjs"], tmp_path).startswith(f"http://{server}/")
+
+
+def test_every_command_is_known() -> None:
+    """A command that no test above runs must be one of those that cannot be run here."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command in commands():
+        assert command.startswith(("cogvideox ", "curl ")) or elsewhere(command), command
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", "\n".join(d.read_text("utf-8") for d in DOCS), re.MULTILINE):
+        assert target in targets, f"make {target} is in the docs and not in the Makefile"
+
+
+def test_every_setting_is_in_the_readme_and_the_other_way_round() -> None:
+    named = set(re.findall(r"COGVIDEOX_([A-Z_]+)", (ROOT / "README.md").read_text("utf-8")))
+    there = {name.upper() for name in Settings.model_fields}
+    assert named <= there
+    assert there - named <= {"INSECURE"}, "a flag, --insecure"
+
+
+def test_make_serve_is_what_the_server_tests_start() -> None:
+    dry = subprocess.run(["make", "--dry-run", "serve"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert dry.stdout.strip().splitlines()[-1].endswith("cogvideox serve")
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    tree = (ROOT / "README.md").read_text("utf-8").split("```\nweights/")[1].split("```")[0]
+    for name in re.findall(r"\b([a-z0-9_]+\.py)\b", tree):
+        assert list(ROOT.glob(f"pipelines/{name}")) or list(ROOT.glob(f"server/{name}")), name

@@ -1,0 +1,48 @@
+"""Teach the text encoder to read before it has anything to draw: which colour is the object's, which the background's.
+
+Knows: captions and the attributes behind them. Does not know: pixels or latents. Every output of the encoder must tell
+every attribute through one linear layer, which is thrown away afterwards.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import T5EncoderModel, T5TokenizerFast
+
+from weights.training.shapes import COLORS, MOTIONS, SHAPES, SIZES, sample_scene
+from weights.training.text import WIDTH, token_ids
+from weights.training.words import caption
+
+SEED = 5
+CHOICES = (tuple(COLORS), tuple(COLORS), MOTIONS, SHAPES, tuple(SIZES))
+
+
+def batch(tokenizer: T5TokenizerFast, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, L] token ids and [B, 5] attributes as places in `CHOICES`."""
+    rng = np.random.default_rng((SEED, step))
+    drawn = [sample_scene(rng, 49) for _ in range(size)]
+    said = [(s.color, s.background, s.motion, s.shape, s.size) for s in drawn]
+    labels = [[names.index(value) for names, value in zip(CHOICES, row, strict=True)] for row in said]
+    return token_ids(tokenizer, [caption(s, rng) for s in drawn]), torch.tensor(labels)
+
+
+def teach(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, steps: int, peak: float = 2e-3, size: int = 64) -> None:
+    torch.manual_seed(SEED)
+    heads = torch.nn.Linear(WIDTH, sum(len(names) for names in CHOICES))
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], lr=peak, betas=(0.9, 0.99))
+    right = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * min(1, (step + 1) / 50, (steps - step) / (0.5 * steps))
+        ids, labels = batch(tokenizer, step, size)
+        told = heads(encoder(ids)[0]).split([len(names) for names in CHOICES], dim=-1)  # of each [B, L, choices]
+        loss = torch.zeros(())
+        for part, label in zip(told, labels.T, strict=True):
+            loss = loss + F.cross_entropy(part.transpose(1, 2), label[:, None].expand(-1, ids.shape[1]))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        right.append([(p[:, 0].argmax(-1) == y).float().mean().item() for p, y in zip(told, labels.T, strict=True)])
+        if (step + 1) % 100 == 0:
+            print(f"teach {step + 1} right {np.round(np.mean(right[-50:], axis=0), 3)}", flush=True)
