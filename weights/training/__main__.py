@@ -8,16 +8,16 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import torch
-
 from weights.training import dataset, train_vae
 from weights.training.export import export_image_to_video, export_text_to_video
+from weights.training.teach import teach
 from weights.training.train_transformer import Model, Stage, build, train
 
 CACHE = Path(".cache/demo-training")
 WEIGHTS = Path(__file__).parent.parent
+LESSONS = 1000
 TEXT = Stage("t2v", steps=2000, peak=1e-3, decay=0.0, pictures=0.0, object_strength=0.0)
-BOTH = Stage("both", steps=5200, peak=1e-3, decay=0.25, pictures=0.35, object_strength=1.0)
+BOTH = Stage("both", steps=4700, peak=1e-3, decay=0.2, pictures=0.35, object_strength=1.0)
 
 
 def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:
@@ -27,7 +27,6 @@ def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:
 
 
 def main(train_more: bool) -> None:
-    torch.set_num_threads(2)
     CACHE.mkdir(parents=True, exist_ok=True)
     vae = train_vae.train(CACHE) if train_more else train_vae.trained(CACHE)
     data = dataset.load(vae, CACHE)
@@ -36,7 +35,11 @@ def main(train_more: bool) -> None:
     def run(model: Model, stage: Stage) -> Model:
         return train(model, data, scale, CACHE, stage if train_more else dataclasses.replace(stage, steps=0))
 
-    start = run(build(16), TEXT)
+    first = build(16)
+    if train_more and not (CACHE / f"{TEXT.name}.pt").exists():
+        teach(first.encoder, first.tokenizer, LESSONS)
+        first = build(16, start_from=first.weights())
+    start = run(first, TEXT)
     both = run(build(32, start_from=start.average), BOTH)
     export_text_to_video(vae, build(16, start_from=both.average), scale, WEIGHTS / "demo")
     export_image_to_video(both, WEIGHTS / "demo", WEIGHTS / "demo-i2v")

@@ -42,7 +42,7 @@ def build_encoder(tokens: int) -> T5EncoderModel:
 
 @torch.no_grad()
 def look_at_neighbours(encoder: T5EncoderModel) -> None:
-    """Start three heads with an eye on the words nearby: "red" is the object's or the background's by its neighbours."""
+    """Start three heads with an eye on the words nearby, which say whose colour "red" is."""
     bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # [buckets, heads]
     before, after = 0, bias.shape[0] // 2
     bias[before + 1, 0] += 4

@@ -1,0 +1,171 @@
+"""What was typed, or stands in a batch file, or inside a video -> requests and the files they become.
+
+Knows: option and field names, file names, how a person's mistake is worded. Does not know: engines, terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.request import GenerationRequest, Lora, Media, RequestError, draw_seed
+
+Job = tuple[GenerationRequest, Path]
+# names in a batch file and on the command line -> GenerationRequest's
+ALIASES = {"frames": "num_frames", "steps": "num_inference_steps", "interpolate": "interpolate_fps"}
+
+
+class Usage(Exception):
+    """A mistake of the person at the keyboard: one line, exit code 2."""
+
+
+def same_media(name: str, sha256: str, path: str | Path | None) -> dict[str, str]:
+    if path is None or not Path(path).is_file():
+        raise Usage(f"this video was made from a{'n' if name == 'image' else ''} {name}; give it with --{name}")
+    media = Media.of(Path(path))
+    if media.sha256 != sha256:
+        raise Usage(f"{path} is not the {name} this video was made from (its SHA-256 differs)")
+    return {"path": media.path, "sha256": media.sha256}
+
+
+def beside(file: Path) -> dict[str, Any]:
+    """Where the inputs lay when FILE was made, by the JSON beside it; nothing if there is none."""
+    try:
+        found = json.loads(file.with_suffix(file.suffix + ".json").read_text("utf-8"))["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def to_request(prompt: str, given: dict[str, Any], output: Path | None) -> GenerationRequest:
+    """A request from options or a batch line. Raises Usage naming the field."""
+    values = {k: v for k, v in given.items() if k != "size"}
+    if given.get("size") is not None:
+        try:
+            width, height = str(given["size"]).lower().split("x")
+            values |= {"width": int(width), "height": int(height)}
+        except ValueError:
+            raise Usage(f"size: must be WIDTHxHEIGHT in pixels, e.g. 720x480, got {given['size']!r}") from None
+    for name in ("image", "video"):
+        if values.get(name) is not None:
+            path = Path(str(values[name])).expanduser()
+            if not path.is_file():
+                raise Usage(f"{name}: {path} is not a file")
+            values[name] = Media.of(path)
+    values["loras"] = tuple(to_lora(str(one)) for one in values.get("loras") or ())
+    if output is not None and output.suffix:
+        values["output_format"] = _format_of(output)
+    try:
+        return GenerationRequest(prompt=prompt, **values)
+    except TypeError as e:
+        raise Usage(str(e)) from None
+
+
+def to_lora(text: str) -> Lora:
+    path, scale = text, 1.0
+    head, _, tail = text.rpartition(":")
+    if head and not Path(text).exists():
+        try:
+            path, scale = head, float(tail)
+        except ValueError:
+            raise Usage(f"lora: must be FILE.safetensors[:SCALE], got {text!r}") from None
+    if not Path(path).expanduser().is_file():
+        raise Usage(f"lora: {path} is not a file")
+    return Lora(str(Path(path).expanduser()), scale)
+
+
+def _format_of(path: Path) -> Any:
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in ("mp4", "gif", "webm"):
+        raise Usage(f"output: {path.name} must end in .mp4, .gif or .webm")
+    return suffix
+
+
+def several(request: GenerationRequest, output: Path | None, count: int) -> Iterator[tuple[GenerationRequest, Path]]:
+    """`count` requests with seed, seed+1, ... and a file each."""
+    seed = draw_seed() if request.seed is None else request.seed
+    folder = output if output is not None and not output.suffix else Path("outputs")
+    for i in range(count):
+        if output is not None and output.suffix:
+            path = output if count == 1 else output.with_name(f"{output.stem}-{i + 1}{output.suffix}")
+        else:
+            path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed + i}.{request.output_format}"
+        yield replace(request, seed=seed + i), path
+
+
+def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[tuple[GenerationRequest, Path]]:
+    """The requests of a JSONL file; a line's own values win over options. Files are named by line number."""
+    if output is not None and output.suffix:
+        raise Usage("output: with --batch it must be a folder")
+    folder = output or file.with_suffix("")
+    known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise Usage(f"batch: {file} cannot be read: {e}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as e:
+            raise Usage(f"{file}:{number}: not JSON: {e}") from None
+        if not isinstance(values, dict) or not isinstance(values.get("prompt"), str):
+            raise Usage(f'{file}:{number}: must be an object with a "prompt"')
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise Usage(f"{file}:{number}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        values = {ALIASES.get(k, k): v for k, v in values.items()}
+        path = folder / str(values.pop("output", f"{number:04}.mp4"))
+        try:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise Usage(f"output: must stay inside the folder {folder}")
+            if not isinstance(values.get("loras", []), list):
+                raise Usage("loras: must be a list of FILE.safetensors[:SCALE]")
+            request = to_request(values.pop("prompt"), given | values, path)
+            _check_types(request)
+        except (Usage, RequestError) as e:
+            raise Usage(f"{file}:{number}: {e}") from None
+        yield request, path
+
+
+def _check_types(request: GenerationRequest) -> None:
+    """A JSON line may hold anything; the command line's own parser has checked options already."""
+    numbers = ("num_frames", "width", "height", "fps", "interpolate_fps", "num_inference_steps", "seed")
+    for name in numbers:
+        value = getattr(request, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise RequestError(name, f"must be an integer, got {value!r}")
+    for name in ("guidance_scale", "strength"):
+        value = getattr(request, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise RequestError(name, f"must be a number, got {value!r}")
+    for name, allowed in (("fit", ("auto", "crop", "pad")), ("scheduler", (None, "ddim", "dpm"))):
+        if getattr(request, name) not in allowed:
+            raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
+    if not isinstance(request.negative_prompt, str):
+        raise RequestError("negative_prompt", "must be text")
+
+
+def is_done(request: GenerationRequest, path: Path) -> bool:
+    """Whether `path` already holds this request's video (of whatever seed, if none was asked for)."""
+    from pipelines.video import ManifestError, read_manifest
+
+    if not path.is_file():
+        return False
+    try:
+        made = dict(read_manifest(path)["request"])
+    except (ManifestError, KeyError, TypeError):
+        return False
+    asked = request.to_dict()
+    for name in ("image", "video"):
+        if asked[name] is not None:
+            asked[name] = {"sha256": asked[name]["sha256"]}
+    asked["loras"] = [{"file": Path(one.path).name, "scale": one.scale} for one in request.loras]
+    if asked["seed"] is None:
+        asked["seed"] = made.get("seed")
+    return bool(json.loads(json.dumps(asked)) == made)
