@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi_offline import FastAPIOffline  # /docs without a CDN
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 
@@ -99,7 +100,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             await house.context.intake.close()
             await asyncio.to_thread(house.close)
 
-    app = FastAPI(title="CogVideoX server", version=_version(), lifespan=lifespan)
+    app: FastAPI = FastAPIOffline(title="CogVideoX server", version=_version(), lifespan=lifespan, redoc_url=None)
     app.state.house = house
     facades = {name: module.create(house.context) for name, module in FACADES.items()}
     _own_routes(app, house)

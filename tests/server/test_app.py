@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,11 @@ def test_docs_show_every_facade(running: Running) -> None:
     assert (
         "/health" in paths and any(p.startswith("/queue/") for p in paths) and any(p.startswith("/v1/") for p in paths)
     )
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "://" not in page.text, "the page must work where there is no internet"
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert client.get(path).status_code == 200
 
 
 def test_facades_are_reached_with_their_paths_whole(running: Running) -> None:
