@@ -89,13 +89,15 @@ class Engine:
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
         net = self._interpolator(plan)
         yield Started(plan.to_dict())
-        placement, why = self._place(loaded, plan)
+        placement, rung, why = self._place(loaded, plan)
         ladder = Ladder(placement)
         for note in plan.notes:
             yield Log(str(note))
         yield Log(f"memory: {why}")
         try:
             yield from self._attach_loras(loaded, plan, placement)
+            placement.rung = rung
+            yield from ladder.climb(lambda: placement.apply(placement.rung), "placing the model")
             clock.next("encode")
             yield Stage("encode")
             sampler = Sampler(loaded, plan, placement)
@@ -115,9 +117,10 @@ class Engine:
             clock.next("decode")
             yield Stage("decode")
             finished = yield from self._deliver(request, plan, loaded, ladder, latents, net, clock)
-        except OutOfMemory as e:
+        except (OutOfMemory, torch.OutOfMemoryError) as e:
+            what = str(e).splitlines()[0]
             raise GenerationError(
-                "out_of_memory", f"{e}; ask for a smaller size or fewer frames, or free device memory"
+                "out_of_memory", f"{what}; ask for a smaller size or fewer frames, or free device memory"
             ) from e
         finally:
             if ladder.climbed:
@@ -138,7 +141,8 @@ class Engine:
         except ModelError as e:
             raise GenerationError("model_error", str(e)) from e
 
-    def _place(self, model: Model, plan: Plan) -> tuple[Placement, str]:
+    def _place(self, model: Model, plan: Plan) -> tuple[Placement, Rung, str]:
+        """Where this model's modules are moved, the rung to begin with, and why that one."""
         if self._placement is None or self._placed is not model:
             if self._placement is not None:
                 self._placement.release()
@@ -147,8 +151,7 @@ class Engine:
         remembered = self._rungs.get(_shape(plan))
         if remembered is not None and LADDER.index(remembered) > LADDER.index(rung):
             rung, why = remembered, f"{remembered}: what this size needed before"
-        self._placement.apply(rung)
-        return self._placement, why
+        return self._placement, rung, why
 
     def _interpolator(self, plan: Plan) -> Any:
         if plan.interpolate_fps is None:
@@ -165,7 +168,6 @@ class Engine:
     def _attach_loras(self, model: Model, plan: Plan, placement: Placement) -> Iterator[Event]:
         if not plan.loras:
             return
-        rung = placement.rung
         placement.release()  # adapters join plain modules, not hooked ones
         for i, one in enumerate(plan.loras):
             try:
@@ -178,13 +180,11 @@ class Engine:
             )
             if loaded.ignored:
                 yield Log(f"lora {Path(one.path).name}: {len(loaded.ignored)} keys are not the transformer's", "WARN")
-        placement.apply(rung)
 
     def _detach_loras(self, model: Model, plan: Plan, placement: Placement) -> None:
         if plan.loras:
             placement.release()
             lora.unload(model.transformer)
-            placement.apply(placement.rung)
 
     def _denoise(
         self, sampler: Sampler, conditions: Conditions, state: Sampling, ladder: Ladder, clock: _Clock

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers and diffusers read it: generating contacts nothing
+from pipelines import environment
+
+environment.prepare()  # before transformers and diffusers read it
 
 import torch
 from diffusers import (

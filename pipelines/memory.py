@@ -33,6 +33,7 @@ GIB = 2**30
 STEP_BYTES = 52
 DECODE_BYTES = 45_800
 TEXT_ROWS = 226
+TILE_HEIGHT, TILE_WIDTH = 48, 40  # pixels: 8 a latent, times 6 and 5 for overlaps of a sixth and a fifth
 MARGIN = 1 * GIB  # CUDA context, cuDNN workspaces, fragmentation
 
 
@@ -147,6 +148,7 @@ class Placement:
 
     def apply(self, rung: Rung) -> None:
         """Go to `rung`, from whatever was applied before."""
+        self.rung = rung
         hook = rung.profile if rung.profile in ("group", "sequential") else None
         if self._hooked is not None and self._hooked != hook:
             self._unhook()
@@ -161,9 +163,15 @@ class Placement:
                     module.to("cpu")
             self._empty_cache()
         vae: Any = self.modules["vae"]
-        vae.enable_tiling() if rung.tiling else vae.disable_tiling()
+        if rung.tiling:
+            # NOTE: with other sides the tiles' overlaps are cut to whole latents and the video comes out another size
+            vae.enable_tiling(
+                tile_sample_min_height=-(-vae.tile_sample_min_height // TILE_HEIGHT) * TILE_HEIGHT,
+                tile_sample_min_width=-(-vae.tile_sample_min_width // TILE_WIDTH) * TILE_WIDTH,
+            )
+        else:
+            vae.disable_tiling()
         vae.enable_slicing()
-        self.rung = rung
 
     @contextlib.contextmanager
     def on_device(self, name: str) -> Iterator[Any]:

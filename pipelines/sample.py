@@ -78,7 +78,8 @@ class Sampler:
     @torch.no_grad()
     def prepare(self, prompt_embeds: torch.Tensor, source: np.ndarray | None) -> tuple[Conditions, Sampling]:
         """First latents and all that stays the same. `source`: uint8 RGB frames [T, H, W, 3] of the plan's model
-        size, one for a picture. The generator lives on the CPU, so that a seed means the same on every device."""
+        size, one for a picture. The generator lives on the CPU, so that a seed draws the same noise
+        on every device that computes in one dtype; torch draws other numbers in bfloat16 than in float32."""
         pipe, plan, dtype = self.pipe, self.plan, self.model.dtype
         generator = torch.Generator().manual_seed(plan.seed)
         pipe.scheduler.set_timesteps(plan.num_inference_steps, device=self.device)

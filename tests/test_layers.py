@@ -14,7 +14,14 @@ FILES = [
 # a module may import from the layers up to and including its own; the longest matching name counts
 LAYERS = (
     ("weights",),
-    ("pipelines.request", "pipelines.events", "pipelines.models", "pipelines.plan", "pipelines.upscale"),
+    (
+        "pipelines.environment",
+        "pipelines.request",
+        "pipelines.events",
+        "pipelines.models",
+        "pipelines.plan",
+        "pipelines.upscale",
+    ),
     ("pipelines",),
     ("server.errors", "server.settings", "server.auth", "server.datadir"),
     ("server.media", "server.jobs"),

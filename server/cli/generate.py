@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from pipelines import environment
 from pipelines.events import Finished, Log, Stage, Started, Step
 from pipelines.models import ModelError
 from pipelines.request import GenerationRequest, RequestError, draw_seed
@@ -162,6 +163,7 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} are done already")
     if not waiting:
         return
+    environment.prepare()
     from pipelines.generate import Engine, GenerationError  # torch comes with it: only now
 
     try:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pipelines import environment
 from pipelines.events import Cancelled, Event, Failed
 from pipelines.request import GenerationRequest, RequestError
 from server.jobs.protocol import Cancel, Ready, Run, Said, StartFailed, WorkerSpec
@@ -36,6 +37,7 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     os.nice(NICE)
     inbox = Inbox(pipe)
     try:
+        environment.prepare()
         device = confine(spec.device)
         module_name, _, name = spec.engine.partition(":")
         module = importlib.import_module(module_name)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipelines.decode import decode
 from pipelines.events import Event, Log
 from pipelines.generate import GenerationError
-from pipelines.memory import LADDER, Budget, Rung, Weights, choose, need
+from pipelines.loader import Loader
+from pipelines.memory import LADDER, Budget, Placement, Rung, Weights, choose, need
 from pipelines.plan import resolve
+from tests import checkpoints
 from tests.pipelines.engines import Bomb, ask, finished, new_engine
 from tests.pipelines.test_plan import model as published
+from weights.catalog import find
 
 GIB = 2**30
 
@@ -97,3 +103,22 @@ def test_every_profile_makes_a_video(memory: Any) -> None:
     assert finished(engine.run(ask(), "5b")).memory.startswith(memory)
     assert finished(engine.run(ask(), "2b")).frames == 9, "changing the model takes the hooks along"
     assert finished(engine.run(ask(), "5b")).frames == 9
+
+
+@pytest.mark.parametrize("kind", ["demo", "5b"])
+def test_tiles_give_the_same_picture_of_the_same_size(kind: str) -> None:
+    """Of any VAE: the tiles that come with a small one would give 70x110 for 64x96."""
+    folder = find("demo", Path()) if kind == "demo" else checkpoints.cached("5b")
+    assert folder is not None
+    model = Loader(torch.device("cpu")).load(folder)
+    width, height = (192, 128) if kind == "demo" else (96, 96)
+    latents = torch.randn(1, 3, 16, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
+    placement = Placement(model.modules, torch.device("cpu"))
+    placement.apply(LADDER[0])
+    whole = torch.cat(list(decode(model.vae, latents)))
+    placement.apply(Rung("model", True))
+    tiled = torch.cat(list(decode(model.vae, latents)))
+    placement.apply(LADDER[0])
+    assert tiled.shape == whole.shape == (9, 3, height, width)
+    error = (tiled.float() - whole.float()).square().mean()
+    assert 0 < error < 0.3 * whole.float().var(), "close, and really tiled"

@@ -1,6 +1,7 @@
 """Make the demo model: `python -m weights.training`, about an hour on two idle CPU cores.
 
 Knows: the order of the steps. Every step leaves a checkpoint in `.cache/demo-training` and is resumed from there.
+On a machine that does other work as well, OMP_NUM_THREADS=1 is several times faster than two threads.
 `python -m weights.training export` only exports what is there, however far it got.
 """
 
@@ -17,7 +18,7 @@ CACHE = Path(".cache/demo-training")
 WEIGHTS = Path(__file__).parent.parent
 LESSONS = 1000
 TEXT = Stage("t2v", steps=2000, peak=1e-3, decay=0.0, pictures=0.0, object_strength=0.0)
-BOTH = Stage("both", steps=4700, peak=1e-3, decay=0.2, pictures=0.35, object_strength=1.0)
+BOTH = Stage("both", steps=8000, peak=1e-3, decay=0.2, pictures=0.35, object_strength=1.0)
 
 
 def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:

@@ -1,4 +1,4 @@
-"""Measure an exported demo model with the stock pipelines, on captions of scenes that training never drew.
+"""Measure an exported demo model with the stock pipelines, on scenes the transformer was never trained on.
 
 Knows: how to ask, and the judge. Does not know: how the model was trained. `python -m weights.training.evaluate`
 prints the figures of the model card and writes contact sheets.
@@ -102,7 +102,6 @@ def measure(folder: Path, count: int, frames: int, with_picture: bool, out: Path
 if __name__ == "__main__":
     out = Path(sys.argv[1] if len(sys.argv) > 1 else ".cache/demo-training")
     weights = Path(__file__).parent.parent
-    torch.set_num_threads(2)
     for frames in (17, 49):
         print(measure(weights / "demo", 20, frames, False, out / f"t2v-{frames}.png"), flush=True)
         print(measure(weights / "demo-i2v", 20, frames, True, out / f"i2v-{frames}.png"), flush=True)

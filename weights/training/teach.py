@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import T5EncoderModel, T5TokenizerFast
 
+from weights.training.dataset import held_out
 from weights.training.shapes import COLORS, MOTIONS, SHAPES, SIZES, sample_scene
 from weights.training.text import WIDTH, token_ids
 from weights.training.words import caption
@@ -20,7 +21,7 @@ CHOICES = (tuple(COLORS), tuple(COLORS), MOTIONS, SHAPES, tuple(SIZES))
 def batch(tokenizer: T5TokenizerFast, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """[B, L] token ids and [B, 5] attributes as places in `CHOICES`."""
     rng = np.random.default_rng((SEED, step))
-    drawn = [sample_scene(rng, 49) for _ in range(size)]
+    drawn = [s for s in (sample_scene(rng, 49) for _ in range(size)) if not held_out(s)]
     said = [(s.color, s.background, s.motion, s.shape, s.size) for s in drawn]
     labels = [[names.index(value) for names, value in zip(CHOICES, row, strict=True)] for row in said]
     return token_ids(tokenizer, [caption(s, rng) for s in drawn]), torch.tensor(labels)

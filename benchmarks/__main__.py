@@ -1,0 +1,21 @@
+"""`make bench`: everything that this machine can measure."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from benchmarks import first_light, gpu
+
+
+def main() -> int:
+    failed = first_light.main([])
+    if torch.cuda.is_available():
+        return gpu.main([]) or failed
+    print("no CUDA device here: benchmarks.gpu was not run")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The GPU tests' own helpers, on the CPU: they cannot be tried elsewhere before somebody has a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import shortage
+from benchmarks.paths import ours, plain
+from benchmarks.shapes import build
+from pipelines.loader import Loader
+from pipelines.memory import LADDER, Placement
+from pipelines.request import GenerationRequest, Task
+from tests import checkpoints
+from tests.gpu import rig
+
+CPU = torch.device("cpu")
+REQUEST = GenerationRequest("a red circle moves left", num_inference_steps=4, seed=7)
+
+
+def test_the_paths_take_every_task() -> None:
+    for kind, task in (("1.5-5b", Task.V2V), ("1.5-5b-i2v", Task.I2V)):
+        model = Loader(CPU).load(checkpoints.cached(kind))  # type: ignore[arg-type]
+        plan, source = rig.plan_for(model, task, steps=2, num_frames=9)
+        placement = Placement(model.modules, CPU)
+        placement.apply(LADDER[0])
+        a, b = plain(model, plan, CPU, source), ours(model, plan, placement, source)
+        assert torch.equal(a.latents, b.latents)
+        assert (a.frames == b.frames).all()
+        assert a.frames.std() > 1
+
+
+@pytest.mark.parametrize("encoding", [False, rig.HAS_FFMPEG])
+def test_the_engine_runs_over_a_model_in_memory(encoding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = rig.generate_module(monkeypatch, encoding=encoding)
+    finished = rig.run(rig.engine(module, build("5b", CPU, "tiny"), CPU), REQUEST)[-1]
+    assert finished.frames == 9
+    assert bool(finished.video) is encoding
+
+
+def test_shortage_makes_the_engine_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = rig.generate_module(monkeypatch, encoding=False)
+    model = build("5b", CPU, "tiny")
+    engine = rig.engine(module, model, CPU)
+    engine._place(model, rig.plan_for(model, Task.T2V)[0])
+    with shortage(CPU, None, engine._placement):
+        said = [event.message for event in rig.run(engine, REQUEST) if getattr(event, "level", "") == "WARN"]
+    assert len(said) == 2
+
+
+def test_cancelling_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = rig.generate_module(monkeypatch, encoding=False)
+    assert rig.until_cancelled(module, rig.engine(module, build("5b", CPU, "tiny"), CPU), REQUEST, 2) == [1, 2]
+
+
+def test_the_counter_leaves_a_file(tmp_path: Path) -> None:
+    with rig.Counter(tmp_path / "video.mp4") as writer:
+        writer.write(rig.moving_picture(2, 64, 48))
+    assert (tmp_path / "video.mp4").read_bytes() == b""
+
+
+def test_the_middle_scale_is_about_what_the_memory_test_expects() -> None:
+    """Half a GiB in bfloat16, most of it the transformer's; counted without drawing any weight."""
+    weights = build("5b", torch.device("meta"), "middle").weights
+    assert 200 * 2**20 < weights.transformer < 700 * 2**20
+    assert weights.text_encoder > 50 * 2**20
+    assert weights.vae < 50 * 2**20
