@@ -24,16 +24,17 @@ from pipelines.events import Event, Finished, Log, Stage, Started, Step
 from pipelines.finish import finish, source_frames
 from pipelines.loader import Loader, Model
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
-from pipelines.models import ModelError
-from pipelines.plan import Plan, Source, resolve
+from pipelines.models import ModelError, ModelInfo
+from pipelines.plan import Plan, Source, check_ranges, resolve
 from pipelines.request import GenerationRequest, RequestError
 from pipelines.sample import Conditions, Sampler, Sampling
 from pipelines.video import BadOutput, Clip, FrameCheck, MediaUnreadable, VideoWriter, poster, read_picture, read_video
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
-SOURCE_FRAMES = 600  # of a clip to work from: more than any model makes, at 30 fps 20 seconds
+# of a clip to work from; the server's door refuses longer or larger ones (server/media/clip.py)
 SOURCE_SECONDS = 60.0
 SOURCE_PIXELS = 1920 * 1088
+SOURCE_RATE = 120  # frames a second at most
 
 
 class GenerationError(RuntimeError):
@@ -85,7 +86,8 @@ class Engine:
         clock = _Clock(cancelled)
         yield Stage("load")
         loaded = self._load(model)
-        picture, clip, source = _read_source(request)
+        check_ranges(request)
+        picture, clip, source = _read_source(request, loaded.info)
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
         net = self._interpolator(plan)
         yield Started(plan.to_dict())
@@ -147,7 +149,7 @@ class Engine:
             if self._placement is not None:
                 self._placement.release()
             self._placement, self._placed = Placement(model.modules, self.device), model
-        rung, why = choose(self.memory, plan, model.info, model.weights, Budget.of(self.device))
+        rung, why = choose(self.memory, plan, model.info, model.weights, Budget.of(self.device, model.modules.values()))
         remembered = self._rungs.get(_shape(plan))
         if remembered is not None and LADDER.index(remembered) > LADDER.index(rung):
             rung, why = remembered, f"{remembered}: what this size needed before"
@@ -323,15 +325,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _read_source(request: GenerationRequest) -> tuple[Image.Image | None, Clip | None, Source | None]:
+def _read_source(request: GenerationRequest, info: ModelInfo) -> tuple[Image.Image | None, Clip | None, Source | None]:
     """The picture or clip the request came with. Raises GenerationError when it cannot be read."""
     try:
         if request.image is not None:
             picture = read_picture(Path(request.image.path).read_bytes())
             return picture, None, Source(*picture.size)
         if request.video is not None:
+            wanted = info.family.frames.maximum / info.family.fps + 1  # seconds: what the model can use, and a little
             clip = read_video(
-                request.video.path, max_frames=SOURCE_FRAMES, max_pixels=SOURCE_PIXELS, max_seconds=SOURCE_SECONDS
+                request.video.path,
+                max_frames=int(wanted * SOURCE_RATE),
+                max_pixels=SOURCE_PIXELS,
+                max_seconds=SOURCE_SECONDS,
+                first_seconds=wanted,
+                longest_side=2 * max(max(size) for size in info.family.sizes.native),
             )
             return None, clip, Source(clip.width, clip.height, len(clip.frames), clip.fps)
     except MediaUnreadable as e:

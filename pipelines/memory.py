@@ -15,7 +15,7 @@ published 33 GB for the whole 5B pipeline; proportional to the decoder's first w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -48,8 +48,10 @@ class Rung:
         return self.profile + (" + VAE tiling" if self.tiling else "")
 
 
+SHORT_OF_RAM = Rung("none", True)  # only for a host that cannot hold the weights; otherwise `model` is exact
 LADDER: tuple[Rung, ...] = (
     Rung("none", False),
+    SHORT_OF_RAM,
     Rung("model", False),
     Rung("model", True),
     Rung("group", True),
@@ -59,14 +61,16 @@ LADDER: tuple[Rung, ...] = (
 
 @dataclass(frozen=True)
 class Budget:
-    """Free bytes on the device and in the host's memory; `device` None means: the CPU computes."""
+    """Bytes on the device and in the host's memory that are free or hold our own weights; `device` None means: the
+    CPU computes."""
 
     device: int | None
     host: int
 
     @classmethod
-    def of(cls, device: torch.device) -> Budget:
-        host = psutil.virtual_memory().available
+    def of(cls, device: torch.device, modules: Iterable[torch.nn.Module] = ()) -> Budget:
+        ours = sum(module_bytes(m) for m in modules if next(m.parameters()).device.type == "cpu")
+        host = psutil.virtual_memory().available + ours
         if device.type != "cuda":
             return cls(None, host)
         free, _ = torch.cuda.mem_get_info(device)
@@ -120,7 +124,9 @@ def choose(setting: MemorySetting, plan: Plan, model: ModelInfo, weights: Weight
             return LADDER[0], "none: the CPU computes, nothing to offload"
         return next(r for r in LADDER if r.profile == setting), f"{setting}: as set"
     free = budget.device
-    rungs = [r for r in LADDER if setting in ("auto", r.profile)]
+    rungs = [r for r in LADDER if setting in ("auto", r.profile) and r != SHORT_OF_RAM]
+    if weights.total > budget.host and setting in ("auto", "none"):
+        rungs = list(LADDER[:2])  # nothing can be put aside in the host's memory
     for rung in rungs:
         wants = need(rung, plan, model, weights)
         if wants <= free:
@@ -197,8 +203,10 @@ class Placement:
             self._empty_cache()
 
     def _hook(self, profile: Profile) -> None:
+        streams = self.device.type == "cuda"
         for name in ("text_encoder", "transformer"):
             module = self.modules[name]
+            module.to("cpu")  # accelerate puts the weights back where it found them
             if profile == "sequential":
                 from accelerate import cpu_offload
 
@@ -206,7 +214,6 @@ class Placement:
             else:
                 from diffusers.hooks import apply_group_offloading
 
-                module.to("cpu")
                 apply_group_offloading(
                     module,
                     onload_device=self.device,
@@ -214,9 +221,15 @@ class Placement:
                     # T5's blocks lie one level deeper than block_level looks
                     offload_type="block_level" if name == "transformer" else "leaf_level",
                     num_blocks_per_group=1,
-                    use_stream=self.device.type == "cuda",
+                    use_stream=streams,
+                    low_cpu_mem_usage=streams and not self._room_to_pin(),
                 )
         self._hooked = profile
+
+    def _room_to_pin(self) -> bool:
+        """Streams copy from pinned memory: quickest with a second copy of the weights there, if the host has room."""
+        hooked = module_bytes(self.modules["text_encoder"]) + module_bytes(self.modules["transformer"])
+        return psutil.virtual_memory().available > hooked + 4 * GIB
 
     def _unhook(self) -> None:
         for name in ("text_encoder", "transformer"):
@@ -262,7 +275,7 @@ class Ladder:
             yield self.go(rung, doing)
 
     def next_rung(self, doing: str, error: Exception) -> Rung:
-        below = LADDER[LADDER.index(self.placement.rung) + 1 :]
+        below = [r for r in LADDER[LADDER.index(self.placement.rung) + 1 :] if r != SHORT_OF_RAM]
         if not below:
             raise OutOfMemory(f"out of memory while {doing}, even with {self.placement.rung}") from error
         return below[0]

@@ -132,6 +132,9 @@ SIGNATURES: dict[tuple[int, int, int, int | None, bool], str] = {
 }
 
 
+DEMOS = ("demo", "demo-i2v")  # the names of what ships with this project, in weights/catalog.py too
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """One checkpoint folder: its family, and the figures that planning and memory estimates need.
@@ -222,7 +225,7 @@ def describe(folder: Path, name: str | None = None) -> ModelInfo:
     known = SIGNATURES.get(signature)
     name = name or folder.resolve().name
     family = next((f for f in FAMILIES if f.name == known), None) or _own_family(name, transformer, scheduler)
-    if "demo" in (name, folder.name) or name.startswith("demo"):
+    if name in DEMOS and known is None:
         family = replace(family, name="demo", title="demo model (tiny, moving shapes)")
     channels = vae.get("block_out_channels") or [128]
     return ModelInfo(

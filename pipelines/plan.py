@@ -18,7 +18,7 @@ from pipelines.request import MAX_SEED, Fit, GenerationRequest, Lora, OutputForm
 MAX_FRAMES = 1000
 MAX_SIDE = 4096
 MAX_STEPS = 1000
-MAX_GUIDANCE = 100.0
+MAX_GUIDANCE = 100
 MAX_FPS = 120
 GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
 CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
@@ -85,16 +85,21 @@ class Plan:
         return plain
 
 
+def _plain(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high or not math.isfinite(value):
-        raise RequestError(name, f"must be between {low:g} and {high:g}, got {value:g}")
+        raise RequestError(name, f"must be between {low} and {high}, got {_plain(value)}")
 
 
 def _even(side: float) -> int:
     return min(MAX_SIDE, max(16, round(side / 2) * 2))
 
 
-def _check_ranges(request: GenerationRequest) -> None:
+def check_ranges(request: GenerationRequest) -> None:
+    """Raises RequestError for what no model can take."""
     for name, low, high in (
         ("num_frames", 1, MAX_FRAMES),
         ("width", 16, MAX_SIDE),
@@ -205,7 +210,7 @@ def resolve(
     Raises RequestError for values no model can take, a task this model does not do, and, when `request.strict`, for
     the first change that would be needed.
     """
-    _check_ranges(request)
+    check_ranges(request)
     family = model.family
     if request.task not in model.tasks:
         can = " and ".join(sorted(model.tasks))

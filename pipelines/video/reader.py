@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
 
 # Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
-_FILTERS = "scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags=bicubic+accurate_rnd,setsar=1,showinfo=checksum=0"
+_SQUARE = "scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags=bicubic+accurate_rnd,setsar=1"
+_SHOW = "showinfo=checksum=0"
 _TIME = re.compile(r"^\[Parsed_showinfo[^\]]*\] n: *\d+ .*?pts_time:(-?[\d.]+)", re.MULTILINE)
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _RATE = re.compile(r"^  Stream #.*: Video: .*?([\d.]+) fps", re.MULTILINE)
@@ -53,10 +54,13 @@ def read_video(
     max_frames: int,
     max_pixels: int,
     max_seconds: float,
+    first_seconds: float | None = None,
+    longest_side: int | None = None,
     timeout: float = 120.0,
 ) -> Clip:
     """Decode an MP4 / MOV, WebM / MKV, GIF or AVI; upright, square pixels, variable rate made even.
 
+    `first_seconds`: only that much from the start is decoded. `longest_side`: larger frames are scaled down to it.
     Memory stays below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame,
     `timeout` in seconds. MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow
     to decode), `file_too_large` (a frame above `max_pixels`), `video_duration_too_long` (above `max_seconds` or
@@ -75,8 +79,19 @@ def read_video(
         str(decoder_limit),
         *guarded_input(path),
     ]
-    command += ["-map", "0:v:0", "-an", "-sn", "-dn", "-t", str(max_seconds + 1), "-fps_mode", "passthrough"]
-    command += ["-vf", _FILTERS, "-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "pipe:1"]
+    command += [
+        "-map",
+        "0:v:0",
+        "-an",
+        "-sn",
+        "-dn",
+        "-t",
+        str(first_seconds or max_seconds + 1),
+        "-fps_mode",
+        "passthrough",
+    ]
+    filters = _SQUARE if longest_side is None else f"{_SQUARE},{_shrink(longest_side)}"
+    command += ["-vf", f"{filters},{_SHOW}", "-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "pipe:1"]
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         watchdog = threading.Timer(timeout, process.kill)
@@ -98,6 +113,11 @@ def read_video(
     if not frames:
         raise MediaUnreadable("video_duration_too_short", "the video holds no frame")
     return _even(frames, words, max_seconds)
+
+
+def _shrink(side: int) -> str:
+    wide = "gt(iw,ih)"
+    return f"scale=w='if({wide},min(iw,{side}),-1)':h='if({wide},-1,min(ih,{side}))':flags=area+accurate_rnd,setsar=1"
 
 
 def _frames(

@@ -102,6 +102,7 @@ def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[tu
     if output is not None and output.suffix:
         raise Usage("output: with --batch it must be a folder")
     folder = output or file.with_suffix("")
+    taken: dict[Path, int] = {}
     known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
     try:
         lines = file.read_text("utf-8").splitlines()
@@ -124,6 +125,9 @@ def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[tu
         try:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise Usage(f"output: must stay inside the folder {folder}")
+            if path in taken:
+                raise Usage(f"output: {path.name} is line {taken[path]}'s already")
+            taken[path] = number
             if not isinstance(values.get("loras", []), list):
                 raise Usage("loras: must be a list of FILE.safetensors[:SCALE]")
             request = to_request(values.pop("prompt"), given | values, path)
@@ -151,14 +155,15 @@ def _check_types(request: GenerationRequest) -> None:
         raise RequestError("negative_prompt", "must be text")
 
 
-def is_done(request: GenerationRequest, path: Path) -> bool:
-    """Whether `path` already holds this request's video (of whatever seed, if none was asked for)."""
+def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
+    """Whether `path` already holds this request's video by `model` (of whatever seed, if none was asked for)."""
     from pipelines.video import ManifestError, read_manifest
 
     if not path.is_file():
         return False
     try:
-        made = dict(read_manifest(path)["request"])
+        manifest = read_manifest(path)
+        made, by = dict(manifest["request"]), manifest["model"]["name"]
     except (ManifestError, KeyError, TypeError):
         return False
     asked = request.to_dict()
@@ -168,4 +173,4 @@ def is_done(request: GenerationRequest, path: Path) -> bool:
     asked["loras"] = [{"file": Path(one.path).name, "scale": one.scale} for one in request.loras]
     if asked["seed"] is None:
         asked["seed"] = made.get("seed")
-    return bool(json.loads(json.dumps(asked)) == made)
+    return by == model and bool(json.loads(json.dumps(asked)) == made)

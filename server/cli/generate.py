@@ -158,7 +158,7 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise Usage(f"output: {path.parent} cannot be made: {e.strerror}") from None
-    waiting = [(r, p) for r, p in jobs if not (resume and asked.is_done(r, p))]
+    waiting = [(r, p) for r, p in jobs if not (resume and asked.is_done(r, p, served.model_for(r.task).name))]
     if len(waiting) < len(jobs):
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} are done already")
     if not waiting:
@@ -211,7 +211,8 @@ def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path)
                         pass
         except (GenerationError, EncodeError) as e:
             mine = isinstance(e, GenerationError) and e.code in ("model_error", "media_error")
-            raise fail(f"{path.name}: {e}", 2 if mine else 1) from None
+            about = getattr(e, "field", None) or path.name
+            raise fail(f"{about}: {e}", 2 if mine else 1) from None
     if finished is None:
         raise fail(f"{path.name}: the engine ended without a video", 1)
     _write(path, finished, request, began)

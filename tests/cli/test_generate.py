@@ -89,6 +89,8 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
     Path("list.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     assert "2 of 3 are done already" in call("generate", "--batch", "list.jsonl", *QUICK).stderr
     assert read_manifest("list/0001.mp4")["request"]["prompt"] == "another"
+    other = call("generate", "--batch", "list.jsonl", *QUICK, kind="2b")
+    assert "done already" not in other.stderr, "another model makes other videos"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,7 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
         ('{"prompt": "x", "image": "gone.png"}', "list.jsonl:2: image: gone.png is not a file"),
         ('{"prompt": "x", "output": "a.avi"}', "list.jsonl:2: output: a.avi must end in .mp4, .gif or .webm"),
         ('{"prompt": "x", "output": "../a.mp4"}', "list.jsonl:2: output: must stay inside the folder"),
+        ('{"prompt": "x", "output": "0001.mp4"}', "list.jsonl:2: output: 0001.mp4 is line 1's already"),
         ('{"prompt": "x", "loras": 3}', "list.jsonl:2: loras: must be a list"),
     ],
 )
@@ -123,7 +126,7 @@ def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None
         (["x", "-o", "a.avi"], "output: a.avi must end in .mp4, .gif or .webm"),
         (["x", "--frames", "0"], "num_frames: must be between 1 and 1000, got 0"),
         (["x", "--guidance-scale", "-1"], "guidance_scale: must be between 0 and 100, got -1"),
-        (["x", "--seed", "-5"], "seed: must be between 0 and 9.22337e+18, got -5"),
+        (["x", "--seed", "-5"], "seed: must be between 0 and 9223372036854775807, got -5"),
         (["  "], "prompt: must not be empty"),
         (["x", "--frames", "16", "--strict"], "num_frames: 16 is not possible as asked"),
         (["x", "--interpolate", "16"], "interpolate_fps: frame interpolation needs RIFE weights"),

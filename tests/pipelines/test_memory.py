@@ -80,6 +80,13 @@ def test_the_profile_is_chosen_by_what_is_free(name: str, free: int, expected: R
     assert f"of {free}.0 GiB free" in why
 
 
+def test_a_host_that_cannot_hold_the_weights_keeps_them_on_the_device() -> None:
+    plan = resolve(ask(num_frames=None), published("cogvideox-5b"))
+    for free, tiling in ((80, False), (28, True)):
+        rung, _ = choose("auto", plan, published("cogvideox-5b"), FIVE_B, Budget(free * GIB, 8 * GIB))
+        assert rung == Rung("none", tiling)
+
+
 def test_the_estimates_agree_with_the_published_peak() -> None:
     """diffusers' documentation states 33 GB for the whole 5B pipeline at 480x720."""
     plan = resolve(ask(num_frames=None), published("cogvideox-5b"))

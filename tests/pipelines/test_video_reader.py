@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.video import MediaUnreadable, read_video, resample_indices
+from pipelines.video import MediaUnreadable, VideoWriter, read_video, resample_indices
 from tests.pipelines.films import FORMATS, Format, code_of, describe, read, run_ffmpeg, save, waves
 
 
@@ -120,3 +120,16 @@ def test_resampling_takes_the_nearest_frame() -> None:
     for bad in ((0, 8, 8, 1), (1, 0, 8, 1), (1, 8, -1, 1), (1, 8, 8, -1)):
         with pytest.raises(ValueError, match="cannot take"):
             resample_indices(*bad)
+
+
+def test_only_the_start_is_read_and_large_frames_are_scaled_down(tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    with VideoWriter(path, 320, 160, 10, "mp4", {}) as writer:
+        for shade in range(100):
+            writer.write(np.full((160, 320, 3), 2 * shade, np.uint8))
+    clip = read_video(path, max_frames=25, max_pixels=10**6, max_seconds=60, first_seconds=2.0, longest_side=64)
+    assert clip.frames.shape == (20, 32, 64, 3)
+    assert clip.fps == 10
+    assert abs(int(clip.frames[-1].mean()) - 38) <= 3
+    upright = read_video(path, max_frames=200, max_pixels=10**6, max_seconds=60, longest_side=4000)
+    assert upright.frames.shape == (100, 160, 320, 3)
