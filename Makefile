@@ -23,7 +23,7 @@ serve: $(STAMP)  ## start the server on http://127.0.0.1:8000
 	@$(BIN)/cogvideox serve
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: $(STAMP)  ## format, lint and strict types
 	$(BIN)/ruff format --check .

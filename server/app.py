@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline  # /docs without a CDN
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -21,7 +22,7 @@ from server.auth import Keys, check_bind
 from server.context import Context
 from server.datadir import DataDir
 from server.facades import fal, segmind
-from server.facades.wire import MAX_BODY
+from server.facades.wire import MAX_BODY, Unavailable
 from server.front import ByPrefix, Labelled
 from server.health import Health
 from server.jobs.dispatcher import Dispatcher
@@ -36,6 +37,8 @@ from server.media.door import Door
 from server.media.fetch import Intake
 from server.openapi import merged
 from server.settings import Settings
+
+log = structlog.get_logger()
 
 FACADES = {"fal": fal, "segmind": segmind}
 
@@ -61,6 +64,8 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     """Raises StartError: a bad setting, an open address, a data folder that is taken or not writable."""
     check_bind(settings)
     served = choose(settings)
+    for problem in served.problems:
+        log.warning(problem)
     data = DataDir(settings.data_dir, settings.min_free_bytes)
     try:
         store = JobStore(data.database)
@@ -71,13 +76,20 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, engine)
     pool = LocalPool(specs_for(served.devices, spec))
     dispatcher = Dispatcher(store, pool, artifacts, served.folders)
+
+    def check_room() -> None:
+        data.check_room()
+        if dispatcher.dead:
+            raise Unavailable("the server has stopped working on jobs; its log says why")
+
     jobs = Jobs(
         store,
         served,
         max_queue=settings.max_queue,
-        check_room=data.check_room,
+        check_room=check_room,
         wake=dispatcher.wake,
         rife_available=settings.rife_weights is not None,
+        one_shot=("fal",),  # Segmind's callers may ask for /v1/requests/{id}
     )
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
     context = Context(settings, jobs, Intake(data, artifacts, door), artifacts, Keys(settings))
@@ -97,6 +109,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
         try:
             yield
         finally:
+            house.context.jobs.stop_waiting()
             await house.context.intake.close()
             await asyncio.to_thread(house.close)
 

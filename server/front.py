@@ -5,6 +5,7 @@ Knows: paths' first segments, headers. Does not know: what the façades do. ASGI
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Iterable
 
@@ -63,6 +64,9 @@ class Labelled:
 
         try:
             await self.app(scope, receive, labelled)
+        except asyncio.CancelledError:  # its time ran out while the server stops
+            if not begun:
+                await JSONResponse({"detail": "The server is stopping"}, 503)(scope, receive, labelled)
         except Exception as e:
             where = [line.strip().split("\n")[0] for line in traceback.format_tb(e.__traceback__)[-6:]]
             log.error("unhandled", error=type(e).__name__, where=where)

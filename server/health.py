@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.datadir import DataDir
 from server.errors import DiskFull
-from server.jobs.dispatcher import Dispatcher
+from server.jobs.dispatcher import Dispatcher, without_paths
 from server.jobs.job import Status
 from server.jobs.pool import LocalPool, WorkerState
 from server.jobs.served import REAL_WEIGHTS, Served
@@ -30,14 +30,20 @@ class Health:
 
     def obstacles(self) -> list[str]:
         """Why a job sent now would not be worked on; empty when it would."""
+        return self._in_the_house() + self._at_the_workers()
+
+    def _at_the_workers(self) -> list[str]:
+        workers = self.pool.workers()
+        if any(w.state in (WorkerState.READY, WorkerState.BUSY) for w in workers):
+            return []
+        return [without_paths(w.error) if w.error else f"the worker on {w.device} is {w.state}" for w in workers]
+
+    def _in_the_house(self) -> list[str]:
         found = []
         if not self.served.by_task:
             found.append("no checkpoint is served; cogvideox weights pull cogvideox-5b, or set COGVIDEOX_MODEL")
         if not self.dispatcher.alive:
             found.append("the dispatcher has stopped; see the log, and start the server again")
-        workers = self.pool.workers()
-        if not any(w.state in (WorkerState.READY, WorkerState.BUSY) for w in workers):
-            found += [w.error or f"the worker on {w.device} is {w.state}" for w in workers]
         try:
             self.data.check_room()
         except DiskFull as e:
@@ -49,19 +55,26 @@ class Health:
         return found
 
     def report(self) -> dict[str, Any]:
-        obstacles = self.obstacles()
+        general, unready = self._in_the_house(), self._at_the_workers()
+        may_come = any(w.state is WorkerState.STARTING for w in self.pool.workers())
+        status = "ok" if not general + unready else "starting" if may_come and not general else "degraded"
         try:
             counts: dict[str, int] = {s.value: n for s, n in self.store.counts().items() if not s.is_terminal}
         except SQLAlchemyError:
             counts = {}
         report: dict[str, Any] = {
-            "status": "degraded" if obstacles else "ok",
-            "problems": obstacles,
+            "status": status,
+            "problems": [*general, *unready, *map(without_paths, self.served.problems)],
             "models": {task.value: info.name for task, info in sorted(self.served.by_task.items())},
             "demo": self.served.is_demo,
             "devices": list(self.served.devices),
             "workers": [
-                {"device": w.device, "state": w.state.value, "restarts": w.restarts, "error": w.error}
+                {
+                    "device": w.device,
+                    "state": w.state.value,
+                    "restarts": w.restarts,
+                    "error": w.error and without_paths(w.error),
+                }
                 for w in self.pool.workers()
             ],
             "queue": {

@@ -5,11 +5,14 @@ Knows: sockets, signals, logging, uvicorn. Does not know: what the app does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import TextIO
 
 import structlog
 import uvicorn
@@ -46,15 +49,21 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         try:
-            _Server(config, lambda: on_ready(url)).run(sockets=[listener])
+            stop_waiting = app.state.house.context.jobs.stop_waiting
+            _Server(config, lambda: on_ready(url), stop_waiting).run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_exit: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._on_exit = on_exit
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_exit()  # callers that wait for a job are answered before the grace is over
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -80,6 +89,22 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class Sink:
+    """A stream whose reader may go away (`2>&1 | head`): lines that cannot be written are dropped, work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def set_up_logging(level: str) -> None:
     """One line an event, to stderr: for people on a terminal, as JSON elsewhere."""
     number = getattr(logging, level.upper())
@@ -95,5 +120,5 @@ def set_up_logging(level: str) -> None:
     structlog.configure(
         processors=steps,
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(Sink(sys.stderr)),  # type: ignore[arg-type]
     )

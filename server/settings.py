@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|mps|cuda|cuda:\d+(,cuda:\d+)*)$",
-        description="auto, cpu, mps, cuda, cuda:N, or a comma list of cuda:N; one worker for each",
+        pattern=r"^(auto|cpu|cuda|cuda:\d+(,cuda:\d+)*)$",
+        description="auto, cpu, cuda, cuda:N, or a comma list of cuda:N; one worker for each",
     )
     memory: Literal["auto", "none", "model", "group", "sequential"] = Field(
         "auto", description="what is offloaded from the GPU between uses; auto chooses by free memory"

@@ -136,3 +136,13 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
     tree = (ROOT / "README.md").read_text("utf-8").split("```\nweights/")[1].split("```")[0]
     for name in re.findall(r"\b([a-z0-9_]+\.py)\b", tree):
         assert list(ROOT.glob(f"pipelines/{name}")) or list(ROOT.glob(f"server/{name}")), name
+
+
+@pytest.mark.parametrize("card", ["demo", "demo-i2v"])
+def test_the_model_cards_programs(card: str, tmp_path: Path) -> None:
+    (program,) = [
+        body for lang, body in FENCE.findall((ROOT / "weights" / card / "README.md").read_text()) if lang == "python"
+    ]
+    (tmp_path / "weights").symlink_to(ROOT / "weights")
+    (tmp_path / "program.py").write_text(program.replace("num_inference_steps=45", "num_inference_steps=3"))
+    run([sys.executable, "program.py"], tmp_path)

@@ -170,6 +170,8 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
         engine = Engine(served.folders, served.devices[0], settings.memory, settings.rife_weights)
     except GenerationError as e:
         raise Usage(str(e)) from None
+    for problem in served.problems:
+        console.print(problem, style="yellow", highlight=False)
     if served.is_demo and settings.model is None:
         console.print(REAL_WEIGHTS, style="yellow", highlight=False)
     failed = 0

@@ -15,14 +15,16 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.jobs.job import Job, Status
-from server.jobs.jobs import Jobs
+from server.jobs.jobs import Jobs, Stopped
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
+MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
 SHOWN = 200  # characters of a caller's own value that an error repeats
 
@@ -40,6 +42,13 @@ class BodyTooLarge(Exception):
     def __init__(self, limit: int = MAX_BODY) -> None:
         self.message = f"The request body is larger than {limit // 2**20} MiB"
         super().__init__(self.message)
+
+
+class Unavailable(HTTPException):
+    """The server does no work now, for a reason that passes: 503, in each façade's shape."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message)
 
 
 class Json(Response):
@@ -67,6 +76,8 @@ def parse_json(body: bytes) -> Any:
     """The document in `body`, None when it is empty (a JSON content type without a body is common)."""
     if not body.strip():
         return None
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:  # what a picture in base64 has none of
+        raise BadBody(f"The body holds more than {MAX_VALUES} values")
     try:
         return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -128,18 +139,27 @@ def _abridged(value: Any, depth: int = 3) -> Any:
 async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, start_within: float | None = None) -> Job | None:
     """The job once it is terminal; None when the caller hung up, and then the job is cancelled.
 
-    A job still queued after `start_within` seconds is cancelled and returned as such.
+    A job still queued after `start_within` seconds is cancelled and returned as such. Raises Unavailable when the
+    server stops: the job stays queued for its next start if its caller can ask for it then, else it is cancelled.
     """
     waiting = asyncio.ensure_future(_finished(jobs, job, start_within))
     dropped = asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait({waiting, dropped}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
-            return waiting.result()
+            try:
+                return waiting.result()
+            except Stopped:
+                if jobs.is_one_shot(job):
+                    await run_in_threadpool(jobs.cancel, job.id)
+                    raise Unavailable("The server is stopping; send the request again later") from None
+                kept_for = f"request {job.id} stays queued, ask for it when the server is back"
+                raise Unavailable(f"The server is stopping; {kept_for}") from None
         await run_in_threadpool(jobs.cancel, job.id)
         return None
     finally:
-        waiting.cancel()
+        if not waiting.cancel() and not waiting.cancelled():
+            waiting.exception()  # or asyncio complains that nobody looked at it
         dropped.cancel()
 
 

@@ -8,6 +8,7 @@ but the table and the nudge `wake`, without which it looks every POLL seconds, s
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -27,9 +28,14 @@ from server.media.artifacts import Artifacts
 POLL = 0.25  # seconds
 WRITE_EVERY = 0.5  # seconds between two progress writes of one job
 RETRY = 1.0  # seconds until a table that could not be written is tried again
-CANCEL_GRACE = 10.0  # seconds a worker may take to stop before it is killed
+CANCEL_GRACE = 10.0  # seconds a worker may take to stop before it is killed, at least
+STEPS_GRACE = 3.0  # and at least this many of its slowest step so far: it looks only between steps
+STAGE_GRACE = 300.0  # where nothing was measured: loading, encoding and decoding look for no cancel on the way
 STRIKES = 3  # confirmed deaths of workers after which a job is taken to be what kills them
+UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote what a client sent: not logged
 EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
+
+PATH = re.compile(r"(?<![\w:/.<])~?/(?:[^\s'\":,;()]+/)*([^\s'\":,;()/]+)/?")
 
 log = structlog.get_logger()
 
@@ -45,6 +51,14 @@ class Running:
     eta: float | None = None
     written_at: float = 0.0
     cancelled_at: float | None = None
+    looked_at: float | None = None  # when denoising began, then when its latest step was done
+    slowest: float = 0.0  # seconds, of the steps so far
+
+    def grace(self) -> float:
+        """Seconds from now's cancel until a worker that has not stopped is taken to be stuck."""
+        if self.stage != "denoise" or self.slowest == 0.0 or self.step >= self.steps:
+            return STAGE_GRACE
+        return max(CANCEL_GRACE, STEPS_GRACE * self.slowest)
 
 
 class Dispatcher:
@@ -77,6 +91,11 @@ class Dispatcher:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def dead(self) -> bool:
+        """Started, and no more at work."""
+        return self._thread.ident is not None and not self.alive
+
     def stop(self) -> None:
         """Ends the workers, puts their jobs back into the queue, and returns when that is done."""
         self._stopping.set()
@@ -93,17 +112,19 @@ class Dispatcher:
             while not self._stopping.is_set():
                 self._until_done(self._claim)
                 self._until_done(self._pass_on_cancels)
-                for report in self._pool.reports(POLL):
+                for report in self._reports():
                     self._until_done(lambda report=report: self._handle(report))  # type: ignore[misc]
         except BaseException:
             log.exception("dispatcher died")
-            raise
         finally:
             self._pool.close()
             self._until_done(self._take_over)
 
     def _until_done(self, act: Callable[[], None]) -> None:
-        """A database that is locked or has no room is asked again after a while: nothing else here makes sense then."""
+        """A database that is locked or has no room is asked again after a while: nothing else here makes sense then.
+
+        Whatever else goes wrong is logged, and the loop goes on: one odd job or row must not stop the others.
+        """
         while True:
             try:
                 return act()
@@ -111,6 +132,18 @@ class Dispatcher:
                 log.error("job table not writable", error=str(e.orig))
                 if self._stopping.wait(RETRY):
                     return None  # the next start finds the job running and requeues it
+            except Exception:
+                log.exception("the dispatcher could not do something")
+                self._stopping.wait(RETRY)  # lest it fails as fast as it can
+                return None
+
+    def _reports(self) -> list[Report]:
+        try:
+            return self._pool.reports(POLL)
+        except Exception:
+            log.exception("the workers could not be listened to")
+            self._stopping.wait(RETRY)
+            return []
 
     def _take_over(self) -> None:
         for job in self._store.requeue_running():
@@ -125,7 +158,12 @@ class Dispatcher:
                 continue
             log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model)
             self._running[job.id, job.attempt] = Running(job)
-            self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model))
+            try:
+                self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model))
+            except Exception as e:
+                log.exception("job not handed over", job_id=job.id, attempt=job.attempt)
+                del self._running[job.id, job.attempt]
+                self._fail(job, JobError("internal", f"{type(e).__name__} while handing the job to a worker"))
 
     def _pass_on_cancels(self) -> None:
         if not self._running:
@@ -136,7 +174,7 @@ class Dispatcher:
             if running.cancelled_at is None and job_id in asked:
                 running.cancelled_at = now
                 self._pool.cancel(job_id, attempt)
-            elif running.cancelled_at is not None and now - running.cancelled_at > CANCEL_GRACE:
+            elif running.cancelled_at is not None and now - running.cancelled_at > running.grace():
                 running.cancelled_at = now
                 log.warning("worker does not stop, killing it", job_id=job_id, attempt=attempt)
                 self._pool.kill(job_id, attempt)
@@ -161,7 +199,10 @@ class Dispatcher:
         except Exception as e:  # one odd job must not stop the others
             log.exception("event not handled", job_id=report.job_id, attempt=report.attempt)
             self._pool.cancel(*key)
-            self._fail(running.job, JobError("internal", f"{type(e).__name__} while handling the worker's report"))
+            try:
+                self._fail(running.job, JobError("internal", f"{type(e).__name__} while handling the worker's report"))
+            except StaleWrite as stale:  # it has ended otherwise
+                log.warning("refused", reason=stale.message)
             ended = True
         if ended:
             del self._running[key]
@@ -174,17 +215,21 @@ class Dispatcher:
                 self._store.progress(job.id, job.attempt, plan=plan)
             case Stage(name):
                 running.stage = name
+                running.looked_at = self._clock()
                 self._write(running)
             case Step(step, steps, eta):
                 running.step, running.steps, running.eta = step, steps, eta
-                if self._clock() - running.written_at >= WRITE_EVERY:
+                now = self._clock()
+                running.slowest = max(running.slowest, now - (running.looked_at or now))
+                running.looked_at = now
+                if now - running.written_at >= WRITE_EVERY:
                     self._write(running)
             case Log(message, level):
-                self._store.log(job.id, message, level)
+                self._store.log(job.id, without_paths(message), level)
             case Finished():
                 self._finish(running, event)
             case Failed(code, message, name):
-                self._fail(job, JobError(code, message, name))
+                self._fail(job, JobError(code, self._shown(job, code, message), name), detail=message)
             case Cancelled():
                 self._store.cancelled(job.id, job.attempt)
                 log.info("job cancelled", job_id=job.id, attempt=job.attempt)
@@ -226,7 +271,8 @@ class Dispatcher:
             )
         except (DiskFull, OSError) as e:
             self._discard(stored)
-            self._fail(job, JobError("internal", f"the result could not be stored: {e}"))
+            why = without_paths(str(e))
+            self._fail(job, JobError("internal", f"the result could not be stored: {why}"), detail=str(e))
         except BaseException:
             self._discard(stored)
             raise
@@ -237,9 +283,16 @@ class Dispatcher:
         for artifact in stored:
             self._artifacts.remove(artifact)
 
-    def _fail(self, job: Job, error: JobError) -> None:
+    def _shown(self, job: Job, code: str, message: str) -> str:
+        """What a client is told: nothing of the server's folders."""
+        if code == "model_error":
+            return f"the model {job.model} does not work on this server; its log says why"
+        return without_paths(message)
+
+    def _fail(self, job: Job, error: JobError, detail: str = "") -> None:
         self._store.fail(job.id, job.attempt, error)
-        log.warning("job failed", job_id=job.id, attempt=job.attempt, code=error.code)
+        more = {"detail": detail} if error.code in UNEXPECTED else {}
+        log.warning("job failed", job_id=job.id, attempt=job.attempt, code=error.code, **more)
 
     def _died(self, running: Running, evidence: str) -> None:
         job = running.job
@@ -252,3 +305,8 @@ class Dispatcher:
         message = f"its worker died {len(deaths)} times: {'; '.join(deaths)}"
         self._store.fail(job.id, job.attempt, JobError("worker_lost", message), deaths)
         log.warning("job failed", job_id=job.id, attempt=job.attempt, code="worker_lost")
+
+
+def without_paths(text: str) -> str:
+    """`text` with each absolute path in it cut to its last part."""
+    return PATH.sub(r"\1", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +23,14 @@ WATCH_EVERY = 0.1  # seconds
 WATCHED_AT_ONCE = 500  # jobs in one look; SQLite takes some thousand variables in a query
 
 
+class Stopped(KeyError):
+    """The server is stopping: how the job ends is not to be learnt from this process any more."""
+
+
 class Jobs:
-    """`wake` tells the dispatcher that there is something to do. `check_room` raises DiskFull."""
+    """`wake` tells the dispatcher that there is something to do. `check_room` raises when no job can be promised:
+    DiskFull, or what its owner raises. `one_shot`: the façades whose waiting callers know no other way to their job.
+    """
 
     def __init__(
         self,
@@ -35,6 +41,7 @@ class Jobs:
         check_room: Callable[[], None],
         wake: Callable[[], None],
         rife_available: bool = False,
+        one_shot: Collection[str] = (),
     ) -> None:
         self._store = store
         self._served = served
@@ -42,6 +49,8 @@ class Jobs:
         self._check_room = check_room
         self._wake = wake
         self.rife_available = rife_available
+        self._one_shot = one_shot
+        self._stopping = False
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
@@ -106,12 +115,20 @@ class Jobs:
     def counts(self) -> dict[Status, int]:
         return self._store.counts()
 
+    def is_one_shot(self, job: Job) -> bool:
+        """Whether nobody can ask for this job once the call that waits for it has ended."""
+        return job.facade in self._one_shot
+
+    def stop_waiting(self) -> None:
+        """From now on `wait` raises Stopped for jobs that have not ended. For signal handlers and any thread."""
+        self._stopping = True
+
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """The job once it is terminal, or as it is after `timeout` seconds. KeyError for an unknown one."""
+        """The job once it is terminal, or as it is after `timeout` seconds. KeyError for an unknown one, Stopped."""
         job = await asyncio.to_thread(self._store.get, job_id)
         if job is None:
             raise KeyError(job_id)
-        if job.status.is_terminal:
+        if self._unless_stopped(job).status.is_terminal:
             return job
         ended = asyncio.get_running_loop().create_future()
         self._watched.setdefault(job_id, set()).add(ended)
@@ -124,12 +141,21 @@ class Jobs:
             waiters.discard(ended)
             if not waiters:
                 self._watched.pop(job_id, None)
-        found = await asyncio.to_thread(self._store.get, job_id)
-        return found or job
+        found = await asyncio.to_thread(self._store.get, job_id) or job
+        return self._unless_stopped(found)
+
+    def _unless_stopped(self, job: Job) -> Job:
+        if self._stopping and not job.status.is_terminal:
+            raise Stopped(job.id)
+        return job
 
     async def _watch(self) -> None:
         """One look at the table for all who wait, as long as anybody does."""
         while self._watched:
+            if self._stopping:
+                for waiter in [one for waiters in self._watched.values() for one in waiters if not one.done()]:
+                    waiter.set_result(None)
+                return
             ids = list(self._watched)
             for begin in range(0, len(ids), WATCHED_AT_ONCE):
                 some = ids[begin : begin + WATCHED_AT_ONCE]

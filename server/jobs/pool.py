@@ -109,7 +109,7 @@ class LocalPool:
             slot.state = WorkerState.BUSY
         if slot.process is None:
             slot.run = None
-            self._unheard.append(Said(run.job_id, run.attempt, Failed("model_error", slot.error or "no worker")))
+            self._unheard.append(Said(run.job_id, run.attempt, Failed("internal", slot.error or "no worker")))
         self._send(slot, run)
 
     def cancel(self, job_id: str, attempt: int) -> None:

@@ -20,6 +20,7 @@ from server.errors import BadSetting, NoModel
 from server.settings import Settings
 from weights import catalog
 from weights.catalog import WeightsError
+from weights.verify import verify
 
 DEMOS = ("demo", "demo-i2v")
 PREFERRED = ("cogvideox-5b", "cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b-i2v", "cogvideox-1.5-5b-i2v")
@@ -32,10 +33,14 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True)
 class Served:
-    """`by_task`: what answers each task. `devices`: one worker each, in the worker's words."""
+    """`by_task`: what answers each task. `devices`: one worker each, in the worker's words.
+
+    `problems`: what would have been served if it were whole, a sentence each.
+    """
 
     by_task: Mapping[Task, ModelInfo]
     devices: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -61,19 +66,20 @@ class Served:
 
 
 def choose(settings: Settings) -> Served:
-    """Raises BadSetting when MODEL names what is not here."""
+    """Raises BadSetting when MODEL names what is not here or not whole, or DEVICE what this machine lacks."""
     devices = find_devices(settings.device)
+    problems: list[str] = []
     if settings.model is not None:
         infos = [_asked(name.strip(), settings.models_dir) for name in settings.model.split(",") if name.strip()]
     else:
-        infos = _best(settings.models_dir, on_cuda=devices[0].startswith("cuda"))
+        infos, problems = _best(settings.models_dir, on_cuda=devices[0].startswith("cuda"))
     by_task: dict[Task, ModelInfo] = {}
     if len({info.name for info in infos}) < len({info.folder for info in infos}):
         raise BadSetting(f"COGVIDEOX_MODEL={settings.model}: two folders of one name cannot be told apart")
     for info in infos:
         for task in info.tasks:
             by_task.setdefault(task, info)
-    return Served(by_task, devices)
+    return Served(by_task, devices, tuple(problems))
 
 
 def _asked(name: str, models_dir: Path) -> ModelInfo:
@@ -82,35 +88,54 @@ def _asked(name: str, models_dir: Path) -> ModelInfo:
         if folder is None:
             raise BadSetting(f"COGVIDEOX_MODEL={name}: not installed; cogvideox weights pull {name}")
         is_name = name in catalog.CATALOG or folder.parent == models_dir
+        if problems := verify(folder).problems:
+            more = f"; and {len(problems) - 1} more (cogvideox weights verify {name})" if problems[1:] else ""
+            raise BadSetting(f"COGVIDEOX_MODEL={name}: does not load: {problems[0]}{more}")
         return describe(folder.absolute(), name if is_name else None)
     except (WeightsError, ModelError) as e:
         raise BadSetting(f"COGVIDEOX_MODEL={name}: {e}") from None
 
 
-def _best(models_dir: Path, *, on_cuda: bool) -> list[ModelInfo]:
-    """What to serve unasked, best first. Without CUDA only the demo: minutes for a step are nobody's default."""
+def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str]]:
+    """What to serve unasked, best first, and what is wrong with the rest.
+
+    Without CUDA only the demo: minutes for a step are nobody's default.
+    """
     found: list[ModelInfo] = []
+    problems: list[str] = []
     for name in (*(PREFERRED if on_cuda else ()), *DEMOS):
         folder = catalog.find(name, models_dir)
         if folder is None or (name in DEMOS and any(not info.is_demo for info in found)):
             continue  # beside a real model the demo would only mislead
         try:
+            if broken := verify(folder).problems:
+                raise ModelError(str(broken[0]))
             found.append(describe(folder.absolute(), name))
-        except ModelError:
-            continue  # `cogvideox weights verify` says what is wrong with it
-    return found
+        except ModelError as e:
+            problems.append(f"{name} is installed and not served: {e}")
+    return found, problems
 
 
 def find_devices(
     device: str, environ: Mapping[str, str] = os.environ, count: Callable[[], int] | None = None
 ) -> tuple[str, ...]:
-    """`device` as set -> the devices to put a worker on; auto: every CUDA device there is, else the CPU."""
-    if device != "auto":
-        return tuple(device.split(","))
+    """`device` as set -> the devices to put a worker on; auto: every CUDA device there is, else the CPU.
+
+    Raises BadSetting for a CUDA device that is not there.
+    """
+    if device == "cpu":
+        return ("cpu",)
     devices = (count or count_cuda_devices)()
     if (visible := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         devices = min(devices, len([one for one in visible.split(",") if one.strip() not in ("", "-1")]))
-    return tuple(f"cuda:{n}" for n in range(devices)) or ("cpu",)
+    if device == "auto":
+        return tuple(f"cuda:{n}" for n in range(devices)) or ("cpu",)
+    asked = tuple(device.split(","))
+    for one in asked:
+        if int(one.partition(":")[2] or 0) >= devices:
+            there = f"there is cuda:0 to cuda:{devices - 1}" if devices else "there is none, or torch has no CUDA"
+            raise BadSetting(f"device {one!r} is not there (COGVIDEOX_DEVICE={device}; {there})")
+    return asked
 
 
 def count_cuda_devices() -> int:

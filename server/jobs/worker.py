@@ -7,6 +7,7 @@ Linux, and everywhere when the pipe ends.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -27,6 +28,7 @@ from server.jobs.protocol import Cancel, Ready, Run, Said, StartFailed, WorkerSp
 NICE = 10  # below the API process, which must answer while this one computes
 POISONED = 42  # exit status when the device's context is beyond repair
 PR_SET_PDEATHSIG = 1
+EXPECTED = ("GenerationError", "ModelError")  # their messages say all there is to say; the dispatcher logs them
 
 
 def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
@@ -45,7 +47,8 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
             models=spec.models, device=device, memory=spec.memory, rife_weights=spec.rife_weights
         )
     except BaseException as e:
-        traceback.print_exc()
+        if type(e).__name__ not in EXPECTED:
+            _print_traceback()
         _tell(pipe, StartFailed(_one_line(e)))
         return
     _tell(pipe, Ready())
@@ -99,15 +102,13 @@ def events(module: Any, engine: Any, run: Run, inbox: Inbox) -> Iterator[Event]:
     except module.GenerationCancelled:
         yield Cancelled()
     except module.GenerationError as e:
-        traceback.print_exc()
         yield Failed(e.code, e.message, e.field)
     except MemoryError:
         yield Failed("out_of_memory", "the machine ran out of memory")
     except Exception as e:
-        traceback.print_exc()
+        _print_traceback()
         if _poisons(e):
             # every later call on this device would fail too; a fresh process may do better
-            sys.stderr.flush()
             os._exit(POISONED)
         yield Failed("internal", _one_line(e))
 
@@ -137,6 +138,12 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+        traceback.print_exc()
+        sys.stderr.flush()
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
-"""What the tests of the server share: checkpoint folders without weights, settings, an app over the fake engine."""
+"""What the tests of the server share: checkpoints of next to no weights, settings, an app over the fake engine."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,10 @@ ENGINE = "tests.server.fake_engine:Engine"
 
 
 def checkpoint(folder: Path, *, image: bool = False) -> Path:
-    """A folder that is a CogVideoX checkpoint as far as its config files go."""
+    """A folder that is a CogVideoX checkpoint as far as one sees without loading it."""
+    parts = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
     configs: dict[str, dict[str, Any]] = {
-        "model_index.json": {"_class_name": "CogVideoXPipeline"},
+        "model_index.json": {"_class_name": "CogVideoXPipeline", **{part: ["library", "Class"] for part in parts}},
         "transformer/config.json": {
             "_class_name": "CogVideoXTransformer3DModel",
             "in_channels": 32 if image else 16,
@@ -33,13 +35,33 @@ def checkpoint(folder: Path, *, image: bool = False) -> Path:
             "sample_frames": 17,
         },
         "vae/config.json": {"block_out_channels": [8]},
+        "text_encoder/config.json": {},
+        "tokenizer/tokenizer_config.json": {},
         "scheduler/scheduler_config.json": {"_class_name": "CogVideoXDDIMScheduler"},
     }
     for name, config in configs.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(config))
+    (folder / "tokenizer" / "spiece.model").write_text("pieces")
+    patch = [1, 32 if image else 16, 2, 2]
+    blocks = {f"transformer_blocks.{n}.weight": [1] for n in range(2)}
+    tensors(
+        folder / "transformer" / "diffusion_pytorch_model.safetensors", {"patch_embed.proj.weight": patch, **blocks}
+    )
+    tensors(folder / "vae" / "diffusion_pytorch_model.safetensors", {"weight": [1]})
+    tensors(folder / "text_encoder" / "model.safetensors", {"weight": [1]})
     return folder
+
+
+def tensors(path: Path, shapes: dict[str, list[int]]) -> None:
+    """A safetensors file of zeros, one byte each."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape)
+        header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [begin, end]}
+    said = json.dumps(header).encode()
+    path.write_bytes(len(said).to_bytes(8, "little") + said + bytes(end))
 
 
 def plain(**given: Any) -> Settings:

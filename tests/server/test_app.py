@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from server.app import House
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull, InsecureBind, NoModel, QueueFull
 from server.jobs.job import JobError, Status
+from server.jobs.pool import WorkerInfo, WorkerState
 from tests.server.house import app, ended, house_of, journal, submit, until
 
 
@@ -93,6 +94,16 @@ def test_health_and_overview(running: Running) -> None:
     assert client.get("/health/live").status_code == 200
     assert "fal" in client.get("/").json()["apis"]
     assert client.get("/nothing").headers["x-cogvideox-model"] == "tiny, tiny-i2v"
+
+
+def test_health_while_the_worker_starts(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, house, _ = running
+    worker = WorkerInfo("cpu", WorkerState.STARTING, None, 0, None)
+    monkeypatch.setattr(house.health.pool, "workers", lambda: [worker])
+    assert client.get("/health").json()["status"] == "starting"
+    assert client.get("/health/ready").status_code == 503
+    monkeypatch.setattr(house.health.data, "min_free_bytes", 2**60)
+    assert client.get("/health").json()["status"] == "degraded"
 
 
 def test_docs_show_every_facade(running: Running) -> None:
@@ -239,7 +250,7 @@ def test_model_that_does_not_load(tmp_path: Path) -> None:
         answer = client.get("/health/ready")
         assert answer.status_code == 503 and "weights are torn" in answer.text
         failed = ended(house, submit(house, "steps=1"))
-        assert failed.error == JobError("model_error", "weights are torn")
+        assert failed.error == JobError("model_error", "the model tiny does not work on this server; its log says why")
         (tmp_path / "tiny" / "broken").unlink()
         assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
         assert client.get("/health/ready").status_code == 200

@@ -10,16 +10,21 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
+from pipelines.request import GenerationRequest
 from server.app import House
-from server.errors import DiskFull
-from server.jobs.job import Status
+from server.errors import DiskFull, StaleWrite
+from server.jobs.dispatcher import CANCEL_GRACE, STAGE_GRACE, Running, without_paths
+from server.jobs.job import Job, JobError, Status
 from tests.server.house import app, ended, house_of, journal, submit, until
 
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Path]]:
     tmp = tmp_path_factory.mktemp("two")
-    application = app(tmp, device="cuda:0,cuda:1")  # the fake engine does not mind that there are none
+    with pytest.MonkeyPatch.context() as patched:  # the fake engine does not mind that there are none
+        patched.setattr("server.jobs.served.count_cuda_devices", lambda: 2)
+        patched.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        application = app(tmp, device="cuda:0,cuda:1")
     with TestClient(application):
         yield house_of(application), tmp
 
@@ -98,3 +103,60 @@ def test_a_result_that_cannot_be_stored_fails_its_job_only(
         job = ended(house, submit(house, "steps=1"))
     assert job.error is not None and job.error.code == "internal" and said in job.error.message
     assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
+
+
+def test_an_odd_turn_ends_neither_the_loop_nor_other_jobs(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    house, _ = two_workers
+    store, errors = house.health.store, [ValueError("odd row"), BrokenPipeError()]
+    claim, fail = store.claim, store.fail
+
+    def odd() -> Job | None:
+        if errors:
+            raise errors.pop()
+        return claim()
+
+    def too_late(job_id: str, attempt: int, error: JobError, deaths: Any = None) -> None:
+        fail(job_id, attempt, error, deaths)
+        raise StaleWrite(job_id, attempt, "it has ended")
+
+    def put(*_: Any) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("server.jobs.dispatcher.RETRY", 0.05)
+    monkeypatch.setattr(store, "claim", odd)
+    assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED and not errors
+    with monkeypatch.context() as patched:
+        patched.setattr(house.context.artifacts, "put", put)
+        patched.setattr(store, "fail", too_late)
+        assert ended(house, submit(house, "steps=1")).status is Status.FAILED
+    assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
+    assert house.health.dispatcher.alive
+
+
+def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: Any) -> None:
+        raise SystemExit
+
+    application = app(tmp_path)
+    monkeypatch.setattr(house_of(application).health.pool, "reports", die)
+    with TestClient(application) as client:
+        until(lambda: house_of(application).health.dispatcher.dead)
+        for path, word in (("/v1/cog-video-5b-t2v", "error"), ("/queue/fal-ai/cogvideox-5b", "detail")):
+            answer = client.post(path, json={"prompt": "steps=1"})
+            assert answer.status_code == 503 and "stopped working" in answer.json()[word]
+
+
+def test_how_long_a_cancelled_worker_may_take() -> None:
+    job = Job("id", "test", "test", GenerationRequest(prompt="", seed=1), {}, "tiny", 0.0)
+    assert Running(job).grace() == Running(job, stage="encode", slowest=1.0, steps=9).grace() == STAGE_GRACE
+    assert Running(job, stage="denoise", steps=9).grace() == STAGE_GRACE  # its first step
+    assert Running(job, stage="denoise", steps=9, step=2, slowest=0.1).grace() == CANCEL_GRACE
+    assert Running(job, stage="denoise", steps=9, step=2, slowest=20.0).grace() == 60.0
+    assert Running(job, stage="decode", steps=9, step=9, slowest=20.0).grace() == STAGE_GRACE
+
+
+def test_clients_see_no_folders() -> None:
+    assert without_paths("OSError: no file '/srv/models/x y', see https://a.b/c/d and /a.b/c-d/e.bin.") == (
+        "OSError: no file 'x y', see https://a.b/c/d and e.bin."
+    )
+    assert without_paths("1/2 of it, and/or 3 / 4") == "1/2 of it, and/or 3 / 4"

@@ -39,6 +39,10 @@ INVALID = [
     (invalid(seed=-1), "greater_than_equal", ["body", "seed"]),
     (invalid(guidance_scale=20.5), "less_than_equal", ["body", "guidance_scale"]),
     (invalid(guidance_scale=10**400), "float_type", ["body", "guidance_scale"]),
+    (invalid(num_inference_steps=True), "int_type", ["body", "num_inference_steps"]),
+    (invalid(seed=False), "int_type", ["body", "seed"]),
+    (invalid(guidance_scale=True), "float_type", ["body", "guidance_scale"]),
+    (invalid(video_size={"width": True}), "int_type", ["body", "video_size", "width"]),
     (invalid(export_fps=3), "greater_than_equal", ["body", "export_fps"]),
     (invalid(use_rife="perhaps"), "bool_parsing", ["body", "use_rife"]),
     (invalid(use_rife=True), "feature_not_supported", ["body", "use_rife"]),
@@ -90,6 +94,7 @@ def test_invalid_input(served: Served, body: Any, kind: str, loc: list[str | int
         b'{"prompt": "a", "guidance_scale": Infinity}',
         b'{"prompt": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+        b'{"prompt": "a", "x": [' + b"0," * 100_000 + b"0]}",
         b"prompt=a",
     ],
 )

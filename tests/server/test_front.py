@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -54,6 +56,14 @@ def test_what_an_app_fails_to_answer(capsys: pytest.CaptureFixture[str]) -> None
     assert "prompt" not in answer.text and "Traceback" not in answer.text
     logged = capsys.readouterr()
     assert "ValueError" in logged.out and "prompt" not in logged.out + logged.err
+
+
+def test_a_call_that_is_given_up_at_the_end() -> None:
+    async def given_up(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    answer = TestClient(Labelled(given_up, "m")).get("/")
+    assert (answer.status_code, answer.json()) == (503, {"detail": "The server is stopping"})
 
 
 def test_even_without_error_handling_inside() -> None:

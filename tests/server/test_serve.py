@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+import structlog
 
 from server.errors import AddressInUse
 from server.jobs.job import Status
 from server.jobs.store import JobStore
-from server.serve import bind
+from server.serve import Sink, bind
 from tests.server.house import ENGINE, checkpoint, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +97,48 @@ def test_ends_soon_and_wholly_and_keeps_the_job(tmp_path: Path, ending: signal.S
     if ending is signal.SIGKILL:
         with server(tmp_path):
             until(lambda: (tmp_path / "tiny" / "journal").read_text().count("start") == 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "after"),
+    [
+        ("/v1/cog-video-5b-t2v", "error", Status.QUEUED),
+        ("/run/fal-ai/cogvideox-5b", "detail", Status.CANCELLED),
+    ],
+)
+def test_callers_that_wait_are_told_that_it_stops(tmp_path: Path, path: str, key: str, after: Status) -> None:
+    def call() -> tuple[int, dict[str, str]]:
+        body = b'{"prompt": "steps=1000 sleep=0.06"}'
+        request = urllib.request.Request(f"{url}{path}", body, {"content-type": "application/json"}, method="POST")
+        with pytest.raises(urllib.error.HTTPError) as answer:
+            urllib.request.urlopen(request, timeout=20)
+        with answer.value as e:
+            return e.code, json.load(e)
+
+    with server(tmp_path) as (process, url), ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(call)
+        until(lambda: (tmp_path / "tiny" / "journal").exists())
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code, said = answer.result(10)
+        assert time.monotonic() - begin < 2
+        assert process.wait(10) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    store = JobStore(tmp_path / "data" / "jobs.db")
+    job_id = re.findall(r"[0-9a-f-]{36}", (tmp_path / "log").read_text())[0]
+    job = store.get(job_id)
+    store.close()
+    assert job is not None and job.status is after
+    assert code == 503 and "stopping" in said[key] and (job_id in said[key]) == (after is Status.QUEUED)
+
+
+def test_lines_that_cannot_be_written_are_dropped() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "w", buffering=1) as nobody:
+        log = structlog.PrintLoggerFactory(Sink(nobody))()  # type: ignore[arg-type]
+        log.info("a line")
+    log.info("another, to a closed stream")
 
 
 def test_port_in_use() -> None:

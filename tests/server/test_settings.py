@@ -104,7 +104,13 @@ def test_devices() -> None:
     assert find_devices("auto", {"CUDA_VISIBLE_DEVICES": "1"}, two) == ("cuda:0",)
     assert find_devices("auto", {"CUDA_VISIBLE_DEVICES": ""}, two) == ("cpu",)
     assert find_devices("auto", {"CUDA_VISIBLE_DEVICES": "-1"}, two) == ("cpu",)
-    assert find_devices("cuda:1,cuda:3", {}, two) == ("cuda:1", "cuda:3")
+    assert find_devices("cuda:0,cuda:1", {}, two) == ("cuda:0", "cuda:1")
+    assert (find_devices("cuda", {}, two), find_devices("cpu", {}, two)) == (("cuda",), ("cpu",))
+    for device, environ, count in (
+        ("cuda", {}, 0), ("cuda:2", {}, 2), ("cuda:0,cuda:1", {"CUDA_VISIBLE_DEVICES": "1"}, 2)
+    ):  # fmt: skip
+        with pytest.raises(BadSetting, match=f"is not there .COGVIDEOX_DEVICE={device};"):
+            find_devices(device, environ, lambda n=count: n)  # type: ignore[misc]
 
 
 def served(tmp: Path, **given: str) -> dict[str, str]:
@@ -115,6 +121,8 @@ def served(tmp: Path, **given: str) -> dict[str, str]:
 def test_which_model_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demos = tmp_path / "packaged"
     monkeypatch.setattr("weights.catalog._packaged", lambda name: demos / name)
+    monkeypatch.setattr("server.jobs.served.count_cuda_devices", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(NoModel, match="COGVIDEOX_MODEL"):
         choose(plain(models_dir=tmp_path, device="cpu")).model_for(Task.T2V)
     checkpoint(demos / "demo")
@@ -136,6 +144,19 @@ def test_which_model_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for wrong in ("nothing", "cogvideox-1.5-5b", str(tmp_path)):
         with pytest.raises(BadSetting, match=f"COGVIDEOX_MODEL={wrong}"):
             served(tmp_path, model=wrong)
+
+
+def test_half_a_checkpoint_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weights.catalog._packaged", lambda name: tmp_path / name)
+    monkeypatch.setattr("server.jobs.served.count_cuda_devices", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    checkpoint(tmp_path / "demo")
+    (checkpoint(tmp_path / "cogvideox-5b") / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert served(tmp_path, device="auto") == {"text": "demo", "video": "demo"}
+    (problem,) = choose(plain(models_dir=tmp_path)).problems
+    assert problem.startswith("cogvideox-5b is installed and not served: vae/diffusion_pytorch_model.safetensors: miss")
+    with pytest.raises(BadSetting, match=r"=cogvideox-5b: does not load: vae/diffusion_.*: missing"):
+        served(tmp_path, device="cpu", model="cogvideox-5b")
 
 
 def test_the_demo_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def create(context: Context) -> FastAPI:
     def on_http_error(request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500
         text = _missing_page(request.scope["path"]) if code == 404 else str(getattr(error, "detail", ""))
-        return errors.respond(errors.infrastructure(code, text))
+        return errors.respond(errors.infrastructure(code, text, "runner_disconnected" if code == 503 else None))
 
     for kind in (*errors.REFUSALS, *errors.TURNED_AWAY):
         app.add_exception_handler(kind, on_error)

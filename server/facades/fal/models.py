@@ -6,10 +6,10 @@ Knows: what fal's schemas say. Does not know: HTTP, jobs, how a video is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from pipelines.request import MAX_SEED, Task
 from server.facades.wire import MAX_PROMPT, flaw
@@ -29,11 +29,26 @@ PRESETS: dict[str, tuple[int, int]] = {
 DEFAULT_SIZE = (720, 480)  # whatever model answers: programs were written for this size
 
 
+def _no_bool(kind: Literal["int_type", "float_type"]) -> BeforeValidator:
+    """Pydantic would take true for 1."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticKnownError(kind)
+        return value
+
+    return BeforeValidator(check)
+
+
+Whole = Annotated[int, _no_bool("int_type")]
+Number = Annotated[float, _no_bool("float_type")]
+
+
 class ImageSize(BaseModel):
     """Pixels; a side that is left out is 512."""
 
-    width: int = Field(512, gt=0, le=14142)
-    height: int = Field(512, gt=0, le=14142)
+    width: Whole = Field(512, gt=0, le=14142)
+    height: Whole = Field(512, gt=0, le=14142)
 
 
 def _size(value: Any) -> Any:
@@ -64,7 +79,7 @@ VideoSize = Annotated[
 
 class LoraWeight(BaseModel):
     path: Link
-    scale: float = Field(1.0, allow_inf_nan=False)
+    scale: Number = Field(1.0, allow_inf_nan=False)
     force: bool = False
 
 
@@ -77,11 +92,11 @@ class TextToVideoInput(BaseModel):
     video_size: VideoSize | None = None  # None is `DEFAULT_SIZE`
     negative_prompt: Text = ""
     loras: list[LoraWeight] = []
-    num_inference_steps: int = Field(50, ge=1, le=50)
-    seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    guidance_scale: float = Field(7, ge=0, le=20)
+    num_inference_steps: Whole = Field(50, ge=1, le=50)
+    seed: Whole | None = Field(None, ge=0, le=MAX_SEED)
+    guidance_scale: Number = Field(7, ge=0, le=20)
     use_rife: bool = True
-    export_fps: int = Field(16, ge=4, le=32)
+    export_fps: Whole = Field(16, ge=4, le=32)
 
 
 class ImageToVideoInput(TextToVideoInput):
@@ -94,7 +109,7 @@ class VideoToVideoInput(TextToVideoInput):
     """`fal-ai/cogvideox-5b/video-to-video`. The clip is a URL or a data URI."""
 
     video_url: Link
-    strength: float = Field(0.8, ge=0.05, le=1)
+    strength: Number = Field(0.8, ge=0.05, le=1)
 
 
 class File(BaseModel):
