@@ -142,7 +142,7 @@ class Bench:
 
     def out_of_memory(self) -> dict[str, Any]:
         """With too little memory for the first rung: is the video finished, and is it the same one?"""
-        high, low = self.peaks.get(LADDER[0]), self.peaks.get(LADDER[2])
+        high, low = self.peaks.get(LADDER[0]), self.peaks.get(Rung("model", True))
         limit = None
         if self.device.type == "cuda":
             if high is None or low is None:
