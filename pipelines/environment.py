@@ -9,10 +9,10 @@ import os
 
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",  # generating contacts nothing
-    # Idle OpenMP threads spin by default. With one other busy process on two cores that made a video of the demo model
-    # ten times slower than sleeping does (measured: 41.9 s against 4.5 s).
-    "OMP_WAIT_POLICY": "passive",
-    "GOMP_SPINCOUNT": "0",
+    # How long an idle OpenMP thread spins before it sleeps. The default spins so long that beside one other busy process
+    # on two cores a video of the demo model takes ten times as long. Seconds alone / beside such a process, measured:
+    # default 3.9 / 42, never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2.
+    "GOMP_SPINCOUNT": "2000",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # less fragmentation between stages of unlike sizes
 }
 
