@@ -9,7 +9,7 @@ import os
 
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",  # generating contacts nothing
-    # How long an idle OpenMP thread spins before it sleeps. The default spins so long that beside one other busy process
+    # How long an idle OpenMP thread spins before it sleeps. By default so long that beside one other busy process
     # on two cores a video of the demo model takes ten times as long. Seconds alone / beside such a process, measured:
     # default 3.9 / 42, never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2.
     "GOMP_SPINCOUNT": "2000",
