@@ -9,9 +9,9 @@ import os
 
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",  # generating contacts nothing
-    # How long an idle OpenMP thread spins before it sleeps. By default so long that beside one other busy process
-    # on two cores a video of the demo model takes ten times as long. Seconds alone / beside such a process, measured:
-    # default 3.9 / 42, never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2.
+    # How long an idle OpenMP thread spins before it sleeps. By default so long that, beside one other busy process on
+    # two cores, 10 steps of the demo model took 25 to 42 s, against 4.1 to 4.9 s without spinning. Of 45 steps, seconds
+    # alone / beside a busy process: never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2, default 3.9 / not measured.
     "GOMP_SPINCOUNT": "2000",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # less fragmentation between stages of unlike sizes
 }
