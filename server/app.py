@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,13 +18,15 @@ from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline  # /docs without a CDN
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import ASGIApp
 
 from server.auth import Keys, check_bind
 from server.context import Context
 from server.datadir import DataDir
-from server.facades import fal, segmind
+from server.facades import v1
+from server.facades.registry import FACADES
 from server.facades.wire import MAX_BODY, Unavailable
-from server.front import ByPrefix, Labelled
+from server.front import ByPrefix, Forwarded, Labelled
 from server.health import Health
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.jobs import Jobs
@@ -31,16 +34,19 @@ from server.jobs.pool import LocalPool, specs_for
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
 from server.jobs.served import REAL_WEIGHTS, choose
 from server.jobs.store import JobStore
+from server.jobs.webhooks import Courier
 from server.media.addresses import is_public
 from server.media.artifacts import CORS, Artifacts
 from server.media.door import Door
 from server.media.fetch import Intake
+from server.media.uploads import Uploads
 from server.openapi import merged
 from server.settings import Settings
+from server.signing import Signing
+
+SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
 
 log = structlog.get_logger()
-
-FACADES = {"fal": fal, "segmind": segmind}
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class House:
 
     context: Context
     health: Health
+    courier: Courier
 
     def open(self) -> None:
         self.health.dispatcher.start()
@@ -69,6 +76,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     data = DataDir(settings.data_dir, settings.min_free_bytes)
     try:
         store = JobStore(data.database)
+        signing = Signing(data.keys)
     except BaseException:
         data.close()
         raise
@@ -89,11 +97,21 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         check_room=check_room,
         wake=dispatcher.wake,
         rife_available=settings.rife_weights is not None,
-        one_shot=("fal",),  # Segmind's callers may ask for /v1/requests/{id}
+        remove=artifacts.remove,
     )
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
-    context = Context(settings, jobs, Intake(data, artifacts, door), artifacts, Keys(settings))
-    return House(context, Health(served, store, pool, dispatcher, data, settings.max_queue))
+    context = Context(
+        settings,
+        jobs,
+        Intake(data, artifacts, door),
+        artifacts,
+        Uploads(data, artifacts),
+        Keys(settings),
+        signing,
+    )
+    writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
+    health = Health(served, store, pool, dispatcher, data, settings.max_queue)
+    return House(context, health, Courier(store, door, writers))
 
 
 def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
@@ -106,31 +124,40 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         house.open()
+        house.courier.start()
+        sweeper = asyncio.create_task(_sweep(house.context.artifacts))
         try:
             yield
         finally:
+            sweeper.cancel()
             house.context.jobs.stop_waiting()
+            await house.courier.stop()
             await house.context.intake.close()
             await asyncio.to_thread(house.close)
 
     app: FastAPI = FastAPIOffline(title="CogVideoX server", version=_version(), lifespan=lifespan, redoc_url=None)
     app.state.house = house
-    facades = {name: module.create(house.context) for name, module in FACADES.items()}
-    _own_routes(app, house)
+    served = [name for name in FACADES if name in settings.served_apis]
+    facades = {name: FACADES[name].create(house.context) for name in served}
+    _own_routes(app, house, served)
     own_document = app.openapi
 
     def openapi() -> dict[str, Any]:
         return merged(own_document(), facades)
 
     app.openapi = openapi  # type: ignore[method-assign]
-    routes = [(prefix, facades[name]) for name, module in FACADES.items() for prefix in module.PREFIXES]
+    routes: list[tuple[str, ASGIApp]] = [
+        (prefix, facades[name]) for name in served for prefix in FACADES[name].prefixes
+    ]
+    routes += v1.shared(facades)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
     app.add_middleware(ByPrefix, routes=routes)
     app.add_middleware(Labelled, model=house.health.served.header)
+    app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app
 
 
-def _own_routes(app: FastAPI, house: House) -> None:
+def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
     health, artifacts = house.health, house.context.artifacts
 
     @app.get("/", tags=["server"])
@@ -140,7 +167,7 @@ def _own_routes(app: FastAPI, house: House) -> None:
             "name": "cogvideox-server",
             "version": app.version,
             "models": {task.value: info.name for task, info in sorted(health.served.by_task.items())},
-            "apis": {name: list(module.PREFIXES) for name, module in FACADES.items()},
+            "apis": {name: list(FACADES[name].prefixes) for name in served},
             "docs": "/docs",
             "health": "/health",
         }
@@ -173,6 +200,12 @@ def _own_routes(app: FastAPI, house: House) -> None:
     async def file_preflight(key: str, name: str) -> Response:
         allowed = {"access-control-allow-methods": "GET, HEAD", "access-control-allow-headers": "*"}
         return Response(status_code=204, headers={**CORS, **allowed})
+
+
+async def _sweep(artifacts: Artifacts) -> None:
+    while True:
+        await asyncio.to_thread(artifacts.sweep)
+        await asyncio.sleep(SWEEP_EVERY)
 
 
 def _version() -> str:

@@ -1,28 +1,49 @@
 """Who may use the server: the API keys.
 
-Knows: the ways clients of the different clouds send a key, and that `id.secret` and `id:secret` are one key.
+Knows: the ways clients of the different clouds send a key (two headers, a token signed with it, a field of the body),
+and that `id.secret` and `id:secret` are one key.
 Does not know: users, quotas, routes; what a refusal looks like (each façade has its own).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
 
-from server.errors import InsecureBind
+from server.errors import InsecureBind, ServerError
 from server.settings import Settings
 
 SCHEMES = ("bearer", "token", "key")
+TOKEN_SKEW = 60.0  # seconds that a client's clock may be behind ours
+
+
+Reason = Literal["missing", "unknown", "expired"]
+
+
+class Unauthorized(ServerError):
+    """No key came with a request, or one that is not accepted."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(f"key {reason}")
+        self.reason = reason
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.strip().replace(":", ".", 1).encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(_canonical(key).encode("utf-8", "surrogatepass")).digest()
 
 
-def _header_keys(headers: Mapping[str, str]) -> list[str]:
-    """Every key in `headers`, whose names are lower case or looked up without regard to case."""
+def _canonical(key: str) -> str:
+    return key.strip().replace(":", ".", 1)
+
+
+def _given(headers: Mapping[str, str], body_key: str | None) -> list[str]:
+    """Every key in `headers`, whose names are lower case or looked up without regard to case, and in the body."""
     found = []
     if key := headers.get("x-api-key", "").strip():
         found.append(key)
@@ -32,30 +53,74 @@ def _header_keys(headers: Mapping[str, str]) -> list[str]:
             found.append(value)
         elif rest.strip():
             found.append(rest.strip())
+    if body_key and body_key.strip():
+        found.append(body_key.strip())
     return found
 
 
-def extract(headers: Mapping[str, str]) -> str | None:
-    """The key that came with a request: x-api-key, else Authorization with Bearer, Token, Key or nothing before it."""
-    return next(iter(_header_keys(headers)), None)
-
-
 class Keys:
-    def __init__(self, settings: Settings) -> None:
-        self._digests = [_digest(key) for key in settings.keys]
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._keys = [_canonical(key) for key in settings.keys]
+        self._digests = [_digest(key) for key in self._keys]
+        self._clock = clock
 
     @property
     def open(self) -> bool:
         """No key is configured: everybody who reaches the port may use it."""
-        return not self._digests
+        return not self._keys
 
-    def check(self, headers: Mapping[str, str], body_key: str | None = None) -> bool:
-        """Whether the server is open or any key given is a known one; takes equally long for each known key."""
+    def identify(self, headers: Mapping[str, str], body_key: str | None = None) -> str:
+        """Whose request this is: a name that stands for the key, "" on an open server. Raises Unauthorized.
+
+        Takes equally long for each known key, whichever of them was given.
+        """
         if self.open:
-            return True
-        given = [*_header_keys(headers), *([body_key] if body_key else [])]
-        matches = [hmac.compare_digest(_digest(key), known) for key in given for known in self._digests]
-        return any(matches)
+            return ""
+        given = _given(headers, body_key)
+        if not given:
+            raise Unauthorized("missing")
+        matches = [known for key in given for known in self._digests if hmac.compare_digest(_digest(key), known)]
+        if matches:
+            return matches[0].hex()[:16]
+        for token in given:
+            if token.count(".") == 2:
+                return self._of_token(token)
+        raise Unauthorized("unknown")
+
+    def _of_token(self, token: str) -> str:
+        """The owner of the `id.secret` key that signed a JWT as Zhipu's clients make it: HS256, the id in `api_key`.
+
+        Their `exp` is in milliseconds; what is below 1e11 is taken for seconds, as the standard has it.
+        """
+        try:
+            signed, _, signature = token.rpartition(".")
+            header, payload = (json.loads(_from_base64url(part)) for part in signed.split("."))
+            algorithm, name, expires = header["alg"], payload["api_key"], payload["exp"]
+            given = _from_base64url(signature)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise Unauthorized("unknown") from None
+        if algorithm != "HS256" or not isinstance(name, str) or type(expires) not in (int, float):
+            raise Unauthorized("unknown")
+        owner = None
+        for key, digest in zip(self._keys, self._digests, strict=True):
+            known, dot, secret = key.partition(".")
+            wanted = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
+            same = hmac.compare_digest(wanted, given) & hmac.compare_digest(known.encode(), _plain(name))
+            if same and known and dot and secret:
+                owner = digest.hex()[:16]
+        if owner is None:
+            raise Unauthorized("unknown")
+        if (expires / 1000 if expires > 1e11 else expires) + TOKEN_SKEW < self._clock():
+            raise Unauthorized("expired")
+        return owner
+
+
+def _from_base64url(text: str) -> bytes:
+    return base64.b64decode(_plain(text) + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+
+
+def _plain(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def check_bind(settings: Settings) -> None:

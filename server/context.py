@@ -8,7 +8,9 @@ from server.auth import Keys
 from server.jobs.jobs import Jobs
 from server.media.artifacts import Artifacts
 from server.media.fetch import Intake
+from server.media.uploads import Uploads
 from server.settings import Settings
+from server.signing import Signing
 
 
 @dataclass(frozen=True)
@@ -17,4 +19,6 @@ class Context:
     jobs: Jobs
     intake: Intake
     artifacts: Artifacts
+    uploads: Uploads
     keys: Keys
+    signing: Signing

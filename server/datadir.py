@@ -2,7 +2,7 @@
 
 Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files.
 
-    lock  jobs.db  inputs/<sha256>  artifacts/<key>/<file name>
+    lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
 
@@ -27,8 +28,10 @@ class DataDir:
         self.database = self.root / "jobs.db"
         self.inputs = self.root / "inputs"
         self.artifacts = self.root / "artifacts"
+        self.uploads = self.root / "uploads"
+        self.keys = self.root / "keys"
         try:
-            for folder in (self.inputs, self.artifacts):
+            for folder in (self.inputs, self.artifacts, self.uploads):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.root / "lock").open("a")
             with tempfile.TemporaryFile(dir=self.root):
@@ -60,10 +63,20 @@ def write_atomically(path: Path, data: bytes, check: Callable[[Path], None] | No
 
     `check` is shown the file before it takes its place; what it raises comes out, and no file stays.
     """
+    _atomically(path, lambda file: file.write(data), check)
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """`path` holds all that `source` does or does not exist. Raises DiskFull, OSError."""
+    with source.open("rb") as from_file:
+        _atomically(path, lambda file: shutil.copyfileobj(from_file, file), None)
+
+
+def _atomically(path: Path, write: Callable[[BinaryIO], object], check: Callable[[Path], None] | None) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         if check is not None:

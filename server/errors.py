@@ -5,6 +5,7 @@
       NoModel         no checkpoint here answers this task
       QueueFull       as many jobs wait as may wait
       DiskFull        too little room left to promise a result
+      UploadTooLarge  a file that a client brings is larger than may be brought
       StaleWrite      a job has moved on: another attempt owns it, or it has ended
       StartError      the server cannot start; one line, meant for the person at the keyboard
         BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
@@ -60,6 +61,10 @@ class QueueFull(ServerError):
 
 
 class DiskFull(ServerError):
+    pass
+
+
+class UploadTooLarge(ServerError):
     pass
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 
 import structlog
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,6 +38,46 @@ class ByPrefix:
             if path == prefix or path.startswith(prefix + "/"):
                 return app
         return self.app
+
+
+class Forwarded:
+    """Believes what a trusted proxy says of the caller: X-Forwarded-For, -Proto and -Host.
+
+    Of a chain of proxies the values nearest to us that no trusted proxy's address stands behind are taken, so that
+    what a caller made up is passed over.
+    """
+
+    def __init__(self, app: ASGIApp, trusted: str) -> None:
+        self.app = app
+        self.trusted = [ip_network(part.strip(), strict=False) for part in trusted.split(",") if part.strip()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope.get("client") and self.trusts(scope["client"][0]):
+            self.believe(scope)
+        await self.app(scope, receive, send)
+
+    def trusts(self, address: str) -> bool:
+        try:
+            ip = ip_address(address.strip().strip("[]"))
+        except ValueError:
+            return False
+        return any(ip in network for network in self.trusted)
+
+    def believe(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        chain = [part.strip() for part in headers.get("x-forwarded-for", "").split(",") if part.strip()]
+        strangers = [address for address in chain if not self.trusts(address)]
+        if chain:
+            scope["client"] = (strangers[-1] if strangers else chain[0], 0)
+        if (scheme := _last(headers.get("x-forwarded-proto", "")).lower()) in ("http", "https"):
+            scope["scheme"] = scheme
+        if host := _last(headers.get("x-forwarded-host", "")):
+            rest = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            scope["headers"] = [*rest, (b"host", host.encode("latin-1"))]
+
+
+def _last(value: str) -> str:
+    return value.rpartition(",")[2].strip()
 
 
 class Labelled:

@@ -41,6 +41,7 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
             access_log=False,  # paths hold ids and the keys of files
             timeout_graceful_shutdown=GRACE,
             server_header=False,
+            proxy_headers=False,  # `front.Forwarded` reads them
             lifespan="on",
         )
         host, port = listener.getsockname()[:2]

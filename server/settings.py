@@ -6,6 +6,7 @@ Does not know: what the settings are used for, command line flags.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -24,6 +25,25 @@ def _public_url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise ValueError("must look like https://video.example.org")
     return value.rstrip("/")
+
+
+APIS = ("fal", "segmind", "zhipu", "modelslab", "openai", "replicate", "huggingface")
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+
+
+def _apis(value: str) -> str:
+    if unknown := [name for name in _listed(value) if name not in APIS]:
+        raise ValueError(f"{unknown[0]} is none of {', '.join(APIS)}")
+    return value
+
+
+def _networks(value: str) -> str:
+    for part in _listed(value):
+        ip_network(part, strict=False)
+    return value
 
 
 class Settings(BaseSettings):
@@ -63,6 +83,18 @@ class Settings(BaseSettings):
     allow_private_urls: bool = Field(
         False, description="fetch pictures and clips from private and loopback addresses too"
     )
+    apis: Annotated[str, AfterValidator(_apis)] = Field(
+        ",".join(APIS), description="comma list of the clouds whose requests are answered"
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "127.0.0.1,::1",
+        description="comma list of addresses or networks whose X-Forwarded-For, -Proto and -Host are believed",
+    )
+    tls: bool = Field(
+        False, description="answer https, with a certificate of our own authority unless tls_cert names another"
+    )
+    tls_cert: Path | None = Field(None, description="certificate chain (PEM) to answer https with")
+    tls_key: Path | None = Field(None, description="its private key (PEM); left out when tls_cert holds it too")
     segmind_response: Literal["auto", "json", "binary"] = Field(
         "auto", description="what the Segmind endpoints answer with"
     )
@@ -72,7 +104,11 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(k for k in (part.strip() for part in self.api_keys.get_secret_value().split(",")) if k)
+        return _listed(self.api_keys.get_secret_value())
+
+    @property
+    def served_apis(self) -> tuple[str, ...]:
+        return _listed(self.apis)
 
     @property
     def min_free_bytes(self) -> int:

@@ -136,8 +136,12 @@ def _abridged(value: Any, depth: int = 3) -> Any:
     return shown(value)
 
 
-async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, start_within: float | None = None) -> Job | None:
-    """The job once it is terminal; None when the caller hung up, and then the job is cancelled.
+async def finished_or_dropped(
+    request: Request, jobs: Jobs, job: Job, start_within: float | None = None, *, one_shot: bool = False
+) -> Job | None:
+    """The job once it is terminal; None when the caller hung up.
+
+    `one_shot`: nobody can ask for the job after this call, so hanging up cancels it; other jobs go on.
 
     A job still queued after `start_within` seconds is cancelled and returned as such. Raises Unavailable when the
     server stops: the job stays queued for its next start if its caller can ask for it then, else it is cancelled.
@@ -150,12 +154,13 @@ async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, start_with
             try:
                 return waiting.result()
             except Stopped:
-                if jobs.is_one_shot(job):
+                if one_shot:
                     await run_in_threadpool(jobs.cancel, job.id)
                     raise Unavailable("The server is stopping; send the request again later") from None
                 kept_for = f"request {job.id} stays queued, ask for it when the server is back"
                 raise Unavailable(f"The server is stopping; {kept_for}") from None
-        await run_in_threadpool(jobs.cancel, job.id)
+        if one_shot:
+            await run_in_threadpool(jobs.cancel, job.id)
         return None
     finally:
         if not waiting.cancel() and not waiting.cancelled():

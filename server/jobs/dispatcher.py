@@ -258,7 +258,7 @@ class Dispatcher:
                 ("poster.jpg", "image/jpeg", event.poster),
                 ("manifest.json", "application/json", manifest),
             ):
-                stored.append(self._artifacts.put(job.id, job.attempt, name, media_type, data))
+                stored.append(self._artifacts.put(name, media_type, data, job.keep_seconds))
             video, poster, recipe = stored
             self._store.finish(
                 job.id,

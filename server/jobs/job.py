@@ -59,6 +59,19 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Webhook:
+    """Whom to tell: `events` are the job's own (`EVENTS`), `base` this server's address as the caller knew it, for the
+    links in what is told."""
+
+    url: str
+    base: str
+    events: tuple[str, ...] = ("completed",)
+
+
+EVENTS = ("start", "output", "logs", "completed")
+
+
+@dataclass(frozen=True)
 class LogLine:
     seq: int
     at: float
@@ -71,6 +84,8 @@ class Job:
     """Times are unix seconds. `payload` is what the vendor's client sent, without its key.
 
     `deaths` says of each worker that died over this job how it died; `attempt` counts every start, whatever ended it.
+    `owner` stands for the key it came with ("" for none), `number` counts jobs from 1 and is 0 before it is stored,
+    jobs of a higher `priority` go first, and the files of a result are kept for `keep_seconds` (None: for ever).
     """
 
     id: str
@@ -97,6 +112,11 @@ class Job:
     timings: dict[str, float] = field(default_factory=dict)
     memory: str = ""
     deaths: tuple[str, ...] = ()
+    owner: str = ""
+    number: int = 0
+    priority: int = 0
+    keep_seconds: float | None = None
+    webhook: Webhook | None = None
 
     @property
     def seed(self) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, draw_seed
-from server.jobs.job import Job, JobError, LogLine, Status
+from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.served import Served
 from server.jobs.store import JobStore
 
@@ -29,7 +29,7 @@ class Stopped(KeyError):
 
 class Jobs:
     """`wake` tells the dispatcher that there is something to do. `check_room` raises when no job can be promised:
-    DiskFull, or what its owner raises. `one_shot`: the façades whose waiting callers know no other way to their job.
+    DiskFull, or what its owner raises. `remove` takes the files of a job that is deleted.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Jobs:
         check_room: Callable[[], None],
         wake: Callable[[], None],
         rife_available: bool = False,
-        one_shot: Collection[str] = (),
+        remove: Callable[[Artifact], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._served = served
@@ -49,12 +49,23 @@ class Jobs:
         self._check_room = check_room
         self._wake = wake
         self.rife_available = rife_available
-        self._one_shot = one_shot
+        self._remove = remove
         self._stopping = False
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
-    def submit(self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any]) -> Job:
+    def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        facade: str,
+        endpoint: str,
+        payload: dict[str, Any],
+        owner: str,
+        priority: int = 0,
+        keep_seconds: float | None = None,
+        webhook: Webhook | None = None,
+    ) -> Job:
         """The job, on disk. `payload` must hold no key. Its `plan` is what can be told before its picture is read.
 
         Raises RequestError, NoModel, QueueFull, DiskFull.
@@ -73,12 +84,25 @@ class Jobs:
             model=model.name,
             created_at=time.time(),
             plan=plan.to_dict(),
+            owner=owner,
+            priority=priority,
+            keep_seconds=keep_seconds,
+            webhook=webhook,
         )
-        self._store.submit(job, self._max_queue)
+        job = self._store.submit(job, self._max_queue)
         self._wake()
         return job
 
-    def refuse(self, *, facade: str, endpoint: str, payload: dict[str, Any], error: JobError) -> Job:
+    def refuse(
+        self,
+        *,
+        facade: str,
+        endpoint: str,
+        payload: dict[str, Any],
+        error: JobError,
+        owner: str,
+        webhook: Webhook | None = None,
+    ) -> Job:
         """A job that failed before it began, for clients that look for the reason at the result's address."""
         now = time.time()
         job = Job(
@@ -92,11 +116,31 @@ class Jobs:
             finished_at=now,
             status=Status.FAILED,
             error=error,
+            owner=owner,
+            webhook=webhook,
         )
         return self._store.submit(job)
 
     def get(self, job_id: str) -> Job | None:
         return self._store.get(job_id)
+
+    def find(self, job_id: str | int, facade: str, owner: str) -> Job | None:
+        """The job of that id or number if it came through that façade and with that key, else None."""
+        job = self._store.get(job_id) if isinstance(job_id, str) else self._store.get_number(job_id)
+        return job if job is not None and (job.facade, job.owner) == (facade, owner) else None
+
+    def page(
+        self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True
+    ) -> list[Job]:
+        """At most `limit` of that owner's jobs from that façade, those behind `after` in the order asked for."""
+        return self._store.page(facade, owner, limit, after.number if after else None, newest_first)
+
+    def delete(self, job: Job) -> None:
+        """Forgets a job and its files; work on it ends within a second or at the next step."""
+        job = self._store.cancel(job.id) or job
+        self._store.delete(job.id)
+        for artifact in filter(None, (job.video, job.poster, job.manifest)):
+            self._remove(artifact)
 
     def cancel(self, job_id: str) -> Job | None:
         """A queued job is cancelled at once, a running one within a step; the job as it is now, None if unknown."""
@@ -114,10 +158,6 @@ class Jobs:
 
     def counts(self) -> dict[Status, int]:
         return self._store.counts()
-
-    def is_one_shot(self, job: Job) -> bool:
-        """Whether nobody can ask for this job once the call that waits for it has ended."""
-        return job.facade in self._one_shot
 
     def stop_waiting(self) -> None:
         """From now on `wait` raises Stopped for jobs that have not ended. For signal handlers and any thread."""

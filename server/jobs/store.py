@@ -17,9 +17,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 
 from server.errors import QueueFull, StaleWrite
+from server.jobs import outbox
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
 from server.jobs.tables import job_events, jobs, open_sqlite, to_job, to_row
 
@@ -52,29 +53,56 @@ class JobStore:
         with self._writing() as db:
             if limit is not None and job.status is Status.QUEUED and _count(db, Status.QUEUED) >= limit:
                 raise QueueFull(limit)
-            db.execute(insert(jobs).values(to_row(job)))
-        return job
+            number = db.execute(insert(jobs).values(to_row(job))).inserted_primary_key
+            if job.status.is_terminal:
+                outbox.announce(db, job.id, self._clock(), "completed")
+        return replace(job, number=number[0] if number else 0)
 
     def get(self, job_id: str) -> Job | None:
+        return self._one(jobs.c.id == job_id)
+
+    def get_number(self, number: int) -> Job | None:
+        return self._one(jobs.c.n == number)
+
+    def _one(self, which: ColumnElement[bool]) -> Job | None:
         with self._engine.connect() as db:
-            row = db.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+            row = db.execute(select(jobs).where(which)).one_or_none()
         return to_job(row) if row is not None else None
+
+    def page(
+        self, facade: str, owner: str, limit: int, after: int | None = None, newest_first: bool = True
+    ) -> list[Job]:
+        """At most `limit` of that owner's jobs from that façade, those behind number `after` in the order asked."""
+        query = select(jobs).where(jobs.c.facade == facade, jobs.c.owner == owner)
+        if after is not None:
+            query = query.where(jobs.c.n < after if newest_first else jobs.c.n > after)
+        query = query.order_by(jobs.c.n.desc() if newest_first else jobs.c.n).limit(limit)
+        with self._engine.connect() as db:
+            return [to_job(row) for row in db.execute(query)]
+
+    def delete(self, job_id: str) -> None:
+        """Forgets the job. The next write of a worker that is at it is refused, as that of any attempt without one."""
+        with self._writing() as db:
+            db.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def cancel(self, job_id: str) -> Job | None:
         """A queued job is cancelled at once, a running one asked to stop; one that has ended stays as it is."""
         with self._writing() as db:
             queued = and_(jobs.c.id == job_id, jobs.c.status == Status.QUEUED)
             ended = {"status": Status.CANCELLED, "cancel_requested": True, "finished_at": self._clock()}
-            if not db.execute(update(jobs).where(queued).values(ended)).rowcount:
+            if db.execute(update(jobs).where(queued).values(ended)).rowcount:
+                outbox.announce(db, job_id, self._clock(), "completed")
+            else:
                 running = and_(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
                 db.execute(update(jobs).where(running).values(cancel_requested=True))
         return self.get(job_id)
 
     def position(self, job_id: str) -> int:
         """How many queued jobs are ahead of it, 0 for one that is not queued."""
-        own = select(jobs.c.n).where(jobs.c.id == job_id, jobs.c.status == Status.QUEUED).scalar_subquery()
+        own = select(jobs.c.n, jobs.c.priority).where(jobs.c.id == job_id, jobs.c.status == Status.QUEUED).subquery()
+        before = or_(jobs.c.priority > own.c.priority, and_(jobs.c.priority == own.c.priority, jobs.c.n < own.c.n))
+        ahead = select(func.count()).select_from(jobs.join(own, before)).where(jobs.c.status == Status.QUEUED)
         with self._engine.connect() as db:
-            ahead = select(func.count()).where(jobs.c.status == Status.QUEUED, jobs.c.n < own)
             return int(db.execute(ahead).scalar_one())
 
     def counts(self) -> dict[Status, int]:
@@ -100,8 +128,9 @@ class JobStore:
     # -- from the dispatcher --------------------------------------------------------------------------------------
 
     def claim(self) -> Job | None:
-        """The oldest queued job, now running and with its attempt raised by one."""
-        waiting = select(jobs.c.n).where(jobs.c.status == Status.QUEUED).order_by(jobs.c.n).limit(1)
+        """The oldest queued job of the highest priority, now running and with its attempt raised by one."""
+        in_turn = (jobs.c.priority.desc(), jobs.c.n)
+        waiting = select(jobs.c.n).where(jobs.c.status == Status.QUEUED).order_by(*in_turn).limit(1)
         with self._engine.connect() as db:  # most looks find nothing, and looking takes no write lock
             if db.execute(waiting).scalar_one_or_none() is None:
                 return None
@@ -111,12 +140,16 @@ class JobStore:
                 return None
             started = {**FRESH, "status": Status.RUNNING, "attempt": jobs.c.attempt + 1, "started_at": self._clock()}
             db.execute(update(jobs).where(jobs.c.n == n).values(started))
-            return to_job(db.execute(select(jobs).where(jobs.c.n == n)).one())
+            job = to_job(db.execute(select(jobs).where(jobs.c.n == n)).one())
+            if job.attempt == 1:
+                outbox.announce(db, job.id, self._clock(), "start")
+        return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
         """Sets any of plan, stage, step, steps, eta, memory."""
         with self._writing() as db:
             self._change(db, job_id, attempt, None, values)
+            outbox.announce(db, job_id, self._clock(), "logs")
 
     def finish(
         self,
@@ -177,10 +210,26 @@ class JobStore:
         text = message.encode("utf-8", "replace").decode().replace("\0", "")
         with self._writing() as db:
             last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
+            if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
+                return  # deleted while a worker was at it
             seq = int(db.execute(last).scalar_one()) + 1
             if seq <= MAX_LOG_LINES:
                 line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
                 db.execute(insert(job_events).values(line))
+
+    # -- for the courier of webhooks ------------------------------------------------------------------------------
+
+    def notices_due(self, limit: int) -> list[outbox.Notice]:
+        with self._engine.connect() as db:
+            return outbox.due(db, self._clock(), limit)
+
+    def notice_put_off(self, notice: outbox.Notice, seconds: float) -> None:
+        with self._writing() as db:
+            outbox.put_off(db, notice, self._clock() + seconds)
+
+    def notice_done(self, notice: outbox.Notice) -> None:
+        with self._writing() as db:
+            outbox.strike_out(db, notice)
 
     def _change(self, db: Connection, job_id: str, attempt: int, to: Status | None, values: dict[str, Any]) -> None:
         """The one gate of every write about a running job: `to` None keeps the state."""
@@ -191,6 +240,9 @@ class JobStore:
                 values["finished_at"] = self._clock()
         own = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status.in_(before))
         if db.execute(update(jobs).where(own).values(values)).rowcount:
+            if to is not None and to.is_terminal:
+                events = ("output", "completed") if to is Status.SUCCEEDED else ("completed",)
+                outbox.announce(db, job_id, self._clock(), *events)
             return
         row = db.execute(select(jobs.c.status, jobs.c.attempt).where(jobs.c.id == job_id)).one_or_none()
         is_now = "is gone" if row is None else f"is {row.status} in attempt {row.attempt} by now"

@@ -26,13 +26,15 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    inspect,
 )
+from sqlalchemy.schema import CreateColumn
 
 from pipelines.request import GenerationRequest
 from server.errors import DataDirUnwritable
-from server.jobs.job import Artifact, Job, JobError, Status
+from server.jobs.job import Artifact, Job, JobError, Status, Webhook
 
-SCHEMA = 1
+SCHEMA = 2
 # versions before this can corrupt a write-ahead log that two connections check-point at the same time
 SAFE_WAL = (3, 51, 3)
 
@@ -66,6 +68,11 @@ jobs = Table(
     Column("manifest", JSON(none_as_null=True)),
     Column("timings", JSON, nullable=False),
     Column("deaths", JSON, nullable=False),
+    # since schema 2
+    Column("owner", String, nullable=False, server_default=""),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("keep_seconds", Float),
+    Column("webhook", JSON(none_as_null=True)),
     Index("jobs_by_status", "status", "n"),
 )
 
@@ -79,23 +86,37 @@ job_events = Table(
     Column("message", String, nullable=False),
 )
 
+# what is still to be told to webhooks: a row leaves when it was told, or given up
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("event", String, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due_at", Float, nullable=False, index=True),
+)
+
 
 def to_row(job: Job) -> dict[str, Any]:
     row = asdict(job)
     row["status"] = job.status.value
     row["deaths"] = list(job.deaths)
+    del row["number"]  # the table's to give
     return row
 
 
 def to_job(row: Row[Any]) -> Job:
     d = dict(row._mapping)
-    del d["n"]
+    d["number"] = d.pop("n")
     d["status"] = Status(d["status"])
     d["request"] = GenerationRequest.from_dict(d["request"])
     d["error"] = JobError(**d["error"]) if d["error"] else None
     for name in ("video", "poster", "manifest"):
         d[name] = Artifact(**d[name]) if d[name] else None
     d["deaths"] = tuple(d["deaths"])
+    if d["webhook"]:
+        d["webhook"] = Webhook(**{**d["webhook"], "events": tuple(d["webhook"]["events"])})
     return Job(**d)
 
 
@@ -125,5 +146,15 @@ def open_sqlite(path: Path) -> tuple[Engine, str]:
         if found > SCHEMA:
             raise DataDirUnwritable(f"{path} was written by a newer version of this server (schema {found})")
         metadata.create_all(connection)
+        _add_missing_columns(connection)
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
     return engine, journal
+
+
+def _add_missing_columns(connection: Connection) -> None:
+    """What later schemas added to `jobs`; nullable or with a default, so that older rows need nothing."""
+    there = {column["name"] for column in inspect(connection).get_columns(jobs.name)}
+    for column in jobs.columns:
+        if column.name not in there:
+            ddl = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {jobs.name} ADD COLUMN {ddl}")

@@ -1,4 +1,4 @@
-"""The one way out: downloads of what a request names, under guard.
+"""The one way out: downloads of what a request names and calls of its webhook, under guard.
 
 Knows: HTTP, limits, and which addresses may be dialled. Does not know: what the bytes should be.
 The guard looks at the address the socket is about to be connected to, after every name look-up and for each redirect,
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -48,11 +49,25 @@ class Door:
 
     async def download(self, url: str, limit: int) -> bytes:
         """At most `limit` bytes; raises TooLarge, DownloadFailed."""
+        async with self._named(self._seconds):
+            return await self._follow(url, limit)
+        raise AssertionError  # pragma: no cover
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> int:
+        """Sends `body` there and gives the status of the answer, a redirect's too; raises DownloadFailed."""
+        async with self._named(seconds):
+            _check_scheme(url)
+            async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as answer:
+                return answer.status
+
+    @asynccontextmanager
+    async def _named(self, seconds: float) -> AsyncIterator[None]:
+        """Turns whatever goes wrong on the way into DownloadFailed."""
         try:
-            async with asyncio.timeout(self._seconds):
-                return await self._follow(url, limit)
+            async with asyncio.timeout(seconds):
+                yield
         except TimeoutError:
-            raise DownloadFailed(f"the download took longer than {self._seconds:g} seconds") from None
+            raise DownloadFailed(f"it took longer than {seconds:g} seconds") from None
         except Forbidden:
             raise DownloadFailed("the URL leads to an address that is not public") from None
         except aiohttp.InvalidURL:
@@ -64,7 +79,7 @@ class Door:
                 raise DownloadFailed("the URL leads to an address that is not public") from None
             raise DownloadFailed("the host cannot be reached") from None
         except (aiohttp.ClientError, OSError, ValueError) as e:
-            raise DownloadFailed(f"the download failed ({type(e).__name__})") from None
+            raise DownloadFailed(f"the transfer failed ({type(e).__name__})") from None
 
     async def close(self) -> None:
         if self._session is not None:
@@ -72,8 +87,7 @@ class Door:
 
     async def _follow(self, url: str, limit: int) -> bytes:
         for _ in range(REDIRECTS + 1):
-            if urlsplit(url).scheme.lower() not in ("http", "https"):
-                raise DownloadFailed("only http and https URLs are fetched")
+            _check_scheme(url)
             async with self._open().get(url, allow_redirects=False) as answer:
                 if answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:
                     url = urljoin(str(answer.url), answer.headers["location"])
@@ -106,6 +120,11 @@ class Door:
         if not self._allowed(str(where[0])):
             raise Forbidden("address not public")
         return socket.socket(family, kind, protocol)
+
+
+def _check_scheme(url: str) -> None:
+    if urlsplit(url).scheme.lower() not in ("http", "https"):
+        raise DownloadFailed("only http and https URLs are called")
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -58,7 +58,8 @@ class Engine:
             f.write(f"end {request.seed}\n")
         data = bytes(i % 251 for i in range(int(order.get("bytes", 1000))))
         manifest: dict[str, Any] = {"seed": request.seed}
-        yield Finished(data, b"poster", "video/mp4", 9, 8, 64, 48, manifest, {"denoise": 0.1}, "none: fake")
+        media_type = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}[request.output_format]
+        yield Finished(data, b"poster", media_type, 9, 8, 64, 48, manifest, {"denoise": 0.1}, "none: fake")
 
     def misbehave(self, order: dict[str, str], journal: Path) -> None:
         if "fail" in order:

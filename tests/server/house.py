@@ -87,7 +87,7 @@ def house_of(app: FastAPI) -> House:
 
 def submit(house: House, prompt: str, **more: Any) -> Job:
     request = GenerationRequest(prompt=prompt, **more)
-    return house.context.jobs.submit(request, facade="test", endpoint="test", payload={})
+    return house.context.jobs.submit(request, facade="test", endpoint="test", payload={}, owner="")
 
 
 def until(done: Callable[[], Any], seconds: float = 20.0) -> Any:

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from server.front import MODEL_HEADER, ByPrefix, Labelled
+from server.front import MODEL_HEADER, ByPrefix, Forwarded, Labelled
 
 
 def app(name: str) -> Starlette:
@@ -73,3 +73,26 @@ def test_even_without_error_handling_inside() -> None:
     answer = TestClient(Labelled(broken, "m")).get("/")
     assert (answer.status_code, answer.json()) == (500, {"detail": "Internal Server Error"})
     assert answer.headers[MODEL_HEADER] == "m"
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "seen"),
+    [
+        ("10.0.0.1", {}, ("10.0.0.1", "http://inside/x")),
+        ("10.0.0.1", {"x-forwarded-host": "video.example", "x-forwarded-proto": "https"}, ("10.0.0.1", "https://video.example/x")),
+        ("10.0.0.1", {"x-forwarded-for": "1.2.3.4"}, ("1.2.3.4", "http://inside/x")),
+        ("10.0.0.1", {"x-forwarded-for": "6.6.6.6, 1.2.3.4, 10.0.0.2"}, ("1.2.3.4", "http://inside/x")),
+        ("10.0.0.1", {"x-forwarded-host": "evil.example, video.example"}, ("10.0.0.1", "http://video.example/x")),
+        ("10.0.0.1", {"x-forwarded-proto": "gopher"}, ("10.0.0.1", "http://inside/x")),
+        ("10.1.0.1", {"x-forwarded-host": "evil.example", "x-forwarded-for": "1.2.3.4"}, ("10.1.0.1", "http://inside/x")),
+        ("testclient", {"x-forwarded-host": "evil.example"}, ("testclient", "http://inside/x")),
+    ],
+)  # fmt: skip
+def test_only_trusted_proxies_are_believed(peer: str, headers: dict[str, str], seen: tuple[str, str]) -> None:
+    async def answer(request: Request) -> Response:
+        assert request.client is not None
+        return PlainTextResponse(f"{request.client.host} {request.url}")
+
+    inner = Starlette(routes=[Route("/{rest:path}", answer)])
+    client = TestClient(Forwarded(inner, "10.0.0.0/24, ::1"), base_url="http://inside", client=(peer, 1))
+    assert client.get("/x", headers=headers).text == " ".join(seen)

@@ -229,7 +229,7 @@ def test_no_proxy_from_the_environment(artifacts: Artifacts, host: str, monkeypa
 def test_every_form_of_a_picture(artifacts: Artifacts, data: DataDir, host: str) -> None:
     png = picture()
     text = base64.b64encode(png).decode()
-    stored = artifacts.put("j", 1, "a picture.png", "image/png", png)
+    stored = artifacts.put("a picture.png", "image/png", png)
     forms: list[str | bytes] = [
         png,
         text,
@@ -262,9 +262,7 @@ def test_what_is_no_picture(artifacts: Artifacts, data: DataDir, clip: bytes) ->
     refused(artifacts, "", "image_load_error")
     refused(artifacts, "not base64 at all!", "file_download_error")
     refused(artifacts, "data:image/png;base64", "file_download_error")
-    unknown = artifacts.url(artifacts.put("j", 1, "x.png", "image/png", b""), "http://127.0.0.1:1").replace(
-        "x.png", "y.png"
-    )
+    unknown = artifacts.url(artifacts.put("x.png", "image/png", b""), "http://127.0.0.1:1").replace("x.png", "y.png")
     refused(artifacts, unknown, "file_download_error")
     assert list(data.inputs.iterdir()) == []
 
@@ -291,5 +289,5 @@ def test_full_disk(artifacts: Artifacts, data: DataDir, monkeypatch: pytest.Monk
     with pytest.raises(DiskFull):
         take(artifacts, picture())
     with pytest.raises(DiskFull):
-        artifacts.put("j", 1, "x.png", "image/png", b"")
+        artifacts.put("x.png", "image/png", b"")
     assert list(data.inputs.iterdir()) == [] and list(data.artifacts.iterdir()) == []

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import base64
+import hmac
+import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from pipelines.request import Task
-from server.auth import Keys, extract
+from server.auth import Keys, Unauthorized
 from server.errors import BadSetting, NoModel
 from server.jobs.served import choose, find_devices
 from server.media.artifacts import safe_name
@@ -48,6 +52,8 @@ def test_environment_file_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("ALLOW_PRIVATE_URLS", "perhaps", "boolean"),
         ("PUBLIC_URL", "video.example.org", "https://"),
         ("MAX_QUEUE", "0", "1"),
+        ("APIS", "fal,azure", "azure is none of fal, segmind"),
+        ("TRUSTED_PROXIES", "nginx", "IPv4 or IPv6 network"),
     ],
 )
 def test_bad_values_name_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -72,27 +78,74 @@ def test_bad_values_name_the_variable(monkeypatch: pytest.MonkeyPatch, name: str
 )
 @pytest.mark.parametrize("known", ["id.secret", "id:secret", "other,id.secret"])
 def test_keys(headers: dict[str, str], known: str) -> None:
-    assert with_keys(known).check(headers)
+    assert with_keys(known).identify(headers) == with_keys("id.secret").identify({"x-api-key": "id.secret"}) != ""
 
 
 def test_wrong_keys() -> None:
     keys = with_keys("id.secret,k2")
-    assert not keys.open and with_keys("").open and with_keys("").check({})
-    for headers in (
-        {},
-        {"x-api-key": ""},
-        {"authorization": "Bearer"},
-        {"authorization": "Basic k2"},
-        {"x-api-key": "id.secre"},
+    assert not keys.open and with_keys("").open and with_keys("").identify({}) == ""
+    assert keys.identify({}, body_key="k2") != keys.identify({"x-api-key": "id.secret"})
+    for headers, body_key, reason in (
+        ({}, None, "missing"),
+        ({}, "", "missing"),
+        ({"authorization": "Bearer "}, None, "missing"),
+        ({"authorization": "Bearer secret"}, None, "unknown"),
+        ({"authorization": "Bearer id"}, None, "unknown"),
+        ({"x-api-key": "id.secre"}, None, "unknown"),
+        ({"x-api-key": "id.secret2"}, None, "unknown"),
+        ({"x-api-key": "\xff"}, None, "unknown"),
+        ({}, "k\ud8003", "unknown"),
     ):
-        assert not keys.check(headers)
-    assert (
-        keys.check({}, body_key="k2")
-        and not keys.check({}, body_key="k\ud8003")
-        and not keys.check({"x-api-key": "\xff"})
-    )
-    assert extract({"authorization": "Key a:b"}) == "a:b" and extract({}) is None
-    assert extract({"x-api-key": "a", "authorization": "Key b"}) == "a"
+        with pytest.raises(Unauthorized) as caught:
+            keys.identify(headers, body_key)
+        assert caught.value.reason == reason, headers
+
+
+def token(name: str, secret: str, expires: float, algorithm: str = "HS256") -> str:
+    """As Zhipu's clients make it."""
+
+    def part(value: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    signed = f"{part({'alg': algorithm, 'sign_type': 'SIGN'})}.{part({'api_key': name, 'exp': expires})}"
+    mac = hmac.new(secret.encode(), signed.encode(), "sha256").digest() if algorithm != "none" else b""
+    return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+
+NOW = 1_800_000_000.0
+
+
+def test_tokens() -> None:
+    keys = Keys(plain(api_keys="id.secret,plain"), clock=lambda: NOW)
+    owner = keys.identify({"x-api-key": "id.secret"})
+    for expires in (NOW * 1000 + 210_000, NOW + 210, NOW * 1000 - 30_000):
+        assert keys.identify({"authorization": f"Bearer {token('id', 'secret', expires)}"}) == owner
+        assert keys.identify({"authorization": token("id", "secret", expires)}) == owner
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (token("id", "secret", NOW * 1000 - 90_000), "expired"),
+        (token("id", "guess", NOW * 1000), "unknown"),
+        (token("id", "", NOW * 1000), "unknown"),
+        (token("plain", "", NOW * 1000), "unknown"),
+        (token("other", "secret", NOW * 1000), "unknown"),
+        (token("id", "secret", NOW * 1000, "none"), "unknown"),
+        (token("id", "secret", NOW * 1000, "HS512"), "unknown"),
+        (token("id", "secret", cast(Any, "soon")), "unknown"),
+        (token("id", "secret", NOW * 1000) + "x", "unknown"),
+        ("a.b.c", "unknown"),
+        ("..", "unknown"),
+        ("W10.W10.W10", "unknown"),
+        ("\xff.\xff.\xff", "unknown"),
+    ],
+)
+def test_bad_tokens(value: str, reason: str) -> None:
+    keys = Keys(plain(api_keys="id.secret,plain"), clock=lambda: NOW)
+    with pytest.raises(Unauthorized) as caught:
+        keys.identify({"authorization": f"Bearer {value}"})
+    assert caught.value.reason == reason
 
 
 def test_devices() -> None:

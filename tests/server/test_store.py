@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from pipelines.request import GenerationRequest, Lora, Media
 from server.errors import DataDirUnwritable, QueueFull, StaleWrite
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, Status
+from server.jobs.job import FOLLOWS, Artifact, Job, JobError, Status, Webhook
 from server.jobs.store import MAX_LOG_LINES, JobStore
 from server.jobs.tables import open_sqlite
 
@@ -41,8 +43,10 @@ def test_what_goes_in_comes_out(store: JobStore) -> None:
     given = job("a", plan={"notes": [1]}, error=JobError("c", "m", "f", {"d": 1}), video=VIDEO, deaths=("x", "y"))
     full = replace(given.request, image=Media("/p", "s"), loras=(Lora("/l", 0.5),), strength=0.25)
     given = replace(given, request=full)
-    store.submit(given)
-    assert store.get("a") == given
+    hook = Webhook("http://w", "http://here", ("start", "completed"))
+    given = replace(given, owner="o", priority=-1, keep_seconds=60.0, webhook=hook)
+    assert store.submit(given) == replace(given, number=1)
+    assert store.get("a") == store.get_number(1) == replace(given, number=1)
     assert store.get("b") is None
 
 
@@ -214,3 +218,44 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     engine.dispose()
     with pytest.raises(DataDirUnwritable, match="newer"):
         JobStore(tmp_path / "jobs.db")
+
+
+def test_the_urgent_go_first(store: JobStore) -> None:
+    for name, priority in (("low", -1), ("first", 0), ("second", 0), ("high", 1)):
+        store.submit(job(name, priority=priority))
+    order = ["high", "first", "second", "low"]
+    assert [store.position(name) for name in order] == [0, 1, 2, 3]
+    assert [found.id for found in iter(store.claim, None) if found] == order
+
+
+def test_pages_hold_what_is_ones_own(store: JobStore) -> None:
+    for n in range(5):
+        store.submit(job(f"a{n}", owner="a"))
+    store.submit(job("b", owner="b"))
+    facade = store.get("b").facade  # type: ignore[union-attr]
+
+    def ids(*rest: Any) -> list[str]:
+        return [found.id for found in store.page(facade, "a", *rest)]
+
+    assert ids(2) == ["a4", "a3"] and ids(2, 4) == ["a2", "a1"] and ids(9, 1) == []
+    assert ids(2, None, False) == ["a0", "a1"] and ids(9, 3, False) == ["a3", "a4"]
+    assert store.page("other", "a", 9) == []
+
+
+def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = JobStore(path)
+    store.submit(job("old"))
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE webhooks")
+        for column in ("owner", "priority", "keep_seconds", "webhook"):
+            db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        db.execute("PRAGMA user_version=1")
+        db.commit()
+    store = JobStore(path)
+    old = store.get("old")
+    assert old and (old.owner, old.priority, old.keep_seconds, old.webhook) == ("", 0, None, None)
+    store.submit(job("new", owner="o"))
+    assert [found.id for found in iter(store.claim, None) if found] == ["old", "new"]
+    store.close()

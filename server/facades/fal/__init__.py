@@ -4,6 +4,7 @@
 contain, `intake` turns that into a GenerationRequest, `answers` puts a job into fal's words and `errors` the rest.
 """
 
+from server.facades.facade import Facade
 from server.facades.fal.app import PREFIXES, create
 
-__all__ = ["PREFIXES", "create"]
+FACADE = Facade("fal.ai", PREFIXES, create)

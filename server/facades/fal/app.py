@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from server.auth import extract
+from server.auth import Unauthorized
 from server.context import Context
 from server.facades.fal import errors
 from server.facades.fal.calls import Fal
@@ -73,11 +73,14 @@ def _admit(context: Context, request: Request) -> Response | None:
         return errors.respond(errors.infrastructure(400, text, "bad_request"))
     move(request.scope, place)
     request.state.fal_prefix = place.prefix
-    if context.keys.check(request.headers):
+    try:
+        request.state.owner = context.keys.identify(request.headers)
         return None
+    except Unauthorized as e:
+        missing = e.reason == "missing"
     name = "/".join(place.path.strip("/").split("/")[:2])
     text = f'Cannot access application "{name}". Authentication is required to access this application.'
-    if extract(request.headers):
+    if not missing:
         text = "invalid key credentials"
     return errors.respond(errors.infrastructure(401, text))
 

@@ -41,8 +41,8 @@ class Fal:
 
     async def run(self, request: Request, endpoint: Endpoint) -> Response:
         start_within = _start_within(request)
-        job = await self._submit(endpoint, await _input(request, endpoint), _extras(request))
-        done = await finished_or_dropped(request, self.jobs, job, start_within)
+        job = await self._submit(request, endpoint, await _input(request, endpoint), _extras(request))
+        done = await finished_or_dropped(request, self.jobs, job, start_within, one_shot=True)
         if done is None:
             raise ClientDisconnect
         return self._outcome(request, done)
@@ -54,13 +54,18 @@ class Fal:
         given: Any = None
         try:
             given = parse_json(body)
-            job = await self._submit(endpoint, given, extras)
+            job = await self._submit(request, endpoint, given, extras)
         except errors.REFUSALS as error:
             failure = errors.of_exception(error)
             reason = JobError("invalid_request", failure.sentence, detail=failure.body)
             payload = _payload(endpoint, given, extras)
             job = await run_in_threadpool(
-                self.jobs.refuse, facade=FACADE, endpoint=endpoint.id, payload=payload, error=reason
+                self.jobs.refuse,
+                facade=FACADE,
+                endpoint=endpoint.id,
+                payload=payload,
+                error=reason,
+                owner=request.state.owner,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
         position = await run_in_threadpool(self.jobs.position, job)
@@ -78,24 +83,29 @@ class Fal:
         if waiting > int(longest[:9]):
             raise QueueFull(int(longest[:9]))
 
-    async def _submit(self, endpoint: Endpoint, given: Any, extras: dict[str, Any]) -> Job:
+    async def _submit(self, request: Request, endpoint: Endpoint, given: Any, extras: dict[str, Any]) -> Job:
         generation = await intake.generation(self.context, intake.validated(endpoint, given))
         payload = _payload(endpoint, given, extras)
         return await run_in_threadpool(
-            self.jobs.submit, generation, facade=FACADE, endpoint=endpoint.id, payload=payload
+            self.jobs.submit,
+            generation,
+            facade=FACADE,
+            endpoint=endpoint.id,
+            payload=payload,
+            owner=request.state.owner,
         )
 
     async def _expire(self, job: Job) -> None:
         deadline = errors.start_deadline(job) or 0.0
         await asyncio.sleep(max(0.0, deadline - time.time()))
-        await run_in_threadpool(self._find, job.id)
+        await run_in_threadpool(self._find, job.id, job.owner)
 
     # -- looking at them ------------------------------------------------------------------------------------------
 
-    def _find(self, job_id: str) -> Job | None:
+    def _find(self, job_id: str, owner: str) -> Job | None:
         """The job, after cancelling it if it should have started by now (a restart loses the timers, not this)."""
-        job = self.jobs.get(job_id)
-        if job is None or job.facade != FACADE:
+        job = self.jobs.find(job_id, FACADE, owner)
+        if job is None:
             return None
         deadline = errors.start_deadline(job)
         if job.status is Status.QUEUED and job.attempt == 0 and deadline is not None and time.time() >= deadline:
@@ -103,7 +113,7 @@ class Fal:
         return job
 
     def status(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id)
+        job = self._find(request_id, request.state.owner)
         if job is None:
             return _not_found(request_id)
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
@@ -112,7 +122,7 @@ class Fal:
         return Json(body, status_code=code, headers={"x-fal-request-id": job.id})
 
     def stream(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id)
+        job = self._find(request_id, request.state.owner)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id, "cache-control": "no-store"}
@@ -147,7 +157,7 @@ class Fal:
                 return
 
     def result(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id)
+        job = self._find(request_id, request.state.owner)
         if job is None:
             return _not_found(request_id)
         if not job.status.is_terminal:
@@ -156,7 +166,7 @@ class Fal:
         return self._outcome(request, job)
 
     def cancel(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id)
+        job = self._find(request_id, request.state.owner)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}

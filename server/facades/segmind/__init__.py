@@ -4,6 +4,7 @@
 a job into Segmind's words and `errors` the rest.
 """
 
+from server.facades.facade import Facade
 from server.facades.segmind.app import PREFIXES, create
 
-__all__ = ["PREFIXES", "create"]
+FACADE = Facade("Segmind", PREFIXES, create)

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from server.auth import extract
+from server.auth import Unauthorized
 from server.context import Context
 from server.facades.segmind import answers, errors
 from server.facades.segmind.form import choose
@@ -87,14 +87,15 @@ class Segmind:
             facade=FACADE,
             endpoint=slug.name,
             payload={**kept(fields, slug.input.model_fields), "base64": given.base64},
+            owner=request.state.owner,
         )
 
     def status(self, request: Request, request_id: str) -> Response:
-        code, body = answers.state(self._find(request_id), self._root(request))
+        code, body = answers.state(self._find(request, request_id), self._root(request))
         return Json(body, status_code=code)
 
     def result(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id)
+        job = self._find(request, request_id)
         if job.status is Status.SUCCEEDED and job.video is not None:
             base = self.context.artifacts.base_url(request)
             return Json(answers.result(self.context, job, job.video, base), headers=answers.headers(job))
@@ -104,9 +105,9 @@ class Segmind:
     def credits(self) -> Response:
         return Json({"credits": answers.CREDITS, "free-credits": 0})
 
-    def _find(self, request_id: str) -> Job:
-        job = self.jobs.get(request_id)
-        if job is None or job.facade != FACADE:
+    def _find(self, request: Request, request_id: str) -> Job:
+        job = self.jobs.find(request_id, FACADE, request.state.owner)
+        if job is None:
             raise errors.Refused(404, f"Request {request_id[:100]} not found")
         return job
 
@@ -165,9 +166,11 @@ def create(context: Context) -> FastAPI:
 
     async def look(request: Request) -> Response | None:
         request.scope["path"] = request.scope["path"].rstrip("/") or "/"
-        if context.keys.check(request.headers):
-            return None
-        return errors.respond(errors.Failure(401, errors.BAD_KEY if extract(request.headers) else errors.NO_KEY))
+        try:
+            request.state.owner = context.keys.identify(request.headers)
+        except Unauthorized as e:
+            return errors.respond(errors.Failure(401, errors.NO_KEY if e.reason == "missing" else errors.BAD_KEY))
+        return None
 
     app.add_middleware(Doorman, look=look)
     app.add_middleware(

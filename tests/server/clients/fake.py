@@ -7,11 +7,13 @@ resolved at submit, a cancelled queued job ends at once). Does not know: any ven
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,7 @@ from server.context import Context
 from server.errors import MediaError
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
 from server.settings import Settings
+from server.signing import Signing
 
 VIDEO = b"\x00\x00\x00\x18ftypisom not really a film"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -61,22 +64,39 @@ class FakeJobs:
     jobs: dict[str, Job] = field(default_factory=dict)
     lines: dict[str, list[LogLine]] = field(default_factory=dict)
 
-    def submit(self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any]) -> Job:
+    def submit(
+        self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any], **terms: Any
+    ) -> Job:
         if self.raises is not None:
             raise self.raises
         if request.seed is None:
             request = replace(request, seed=draw_seed())
-        resolve(request, model_for(request))
-        job = self._add(request, facade, endpoint, payload)
+        plan = resolve(request, model_for(request)).to_dict()
+        job = self._add(request, facade, endpoint, payload, plan=plan, **terms)
         self.end(self, job.id)
         return job
 
-    def refuse(self, *, facade: str, endpoint: str, payload: dict[str, Any], error: JobError) -> Job:
-        job = self._add(GenerationRequest("", seed=0), facade, endpoint, payload)
+    def refuse(self, *, facade: str, endpoint: str, payload: dict[str, Any], error: JobError, **terms: Any) -> Job:
+        job = self._add(GenerationRequest("", seed=0), facade, endpoint, payload, **terms)
         return self._move(job.id, Status.FAILED, error=error, finished_at=time.time())
 
     def get(self, job_id: str) -> Job | None:
         return self.jobs.get(job_id)
+
+    def find(self, job_id: str | int, facade: str, owner: str) -> Job | None:
+        found = [j for j in self.jobs.values() if job_id in (j.id, j.number) and (j.facade, j.owner) == (facade, owner)]
+        return found[0] if found else None
+
+    def page(
+        self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True
+    ) -> list[Job]:
+        mine = [job for job in self.jobs.values() if (job.facade, job.owner) == (facade, owner)]
+        mine.sort(key=lambda job: job.number, reverse=newest_first)
+        at = mine.index(after) + 1 if after in mine else 0
+        return mine[at : at + limit]
+
+    def delete(self, job: Job) -> None:
+        del self.jobs[job.id]
 
     def cancel(self, job_id: str) -> Job | None:
         job = self.jobs.get(job_id)
@@ -119,7 +139,8 @@ class FakeJobs:
 
     def finish(self, job_id: str) -> None:
         video = Artifact(f"key-{job_id}", "video/mp4", "film.mp4", len(VIDEO))
-        self._move(job_id, Status.SUCCEEDED, video=video, finished_at=time.time())
+        poster = Artifact(f"poster-{job_id}", "image/jpeg", "poster.jpg", 9)
+        self._move(job_id, Status.SUCCEEDED, video=video, poster=poster, finished_at=time.time())
 
     def fail(self, job_id: str, error: JobError) -> None:
         self._move(job_id, Status.FAILED, error=error, finished_at=time.time())
@@ -128,8 +149,10 @@ class FakeJobs:
         """What a worker does about `cancel_requested`."""
         self._move(job_id, Status.CANCELLED, finished_at=time.time())
 
-    def _add(self, request: GenerationRequest, facade: str, endpoint: str, payload: dict[str, Any]) -> Job:
-        job = Job(str(uuid.uuid4()), facade, endpoint, request, payload, "cogvideox-5b", time.time())
+    def _add(self, request: GenerationRequest, facade: str, endpoint: str, payload: dict[str, Any], **more: Any) -> Job:
+        number = len(self.jobs) + 1
+        job = Job(str(uuid.uuid4()), facade, endpoint, request, payload, "cogvideox-5b", time.time(), **more)
+        job = replace(job, number=number)
         self.jobs[job.id] = job
         return job
 
@@ -163,6 +186,15 @@ class FakeIntake:
 
 
 class FakeArtifacts:
+    def __init__(self) -> None:
+        self.resolvers: list[Any] = []
+
+    def path(self, key: str) -> Path | None:
+        return None
+
+    def find(self, key: str) -> Artifact | None:
+        return None
+
     def base_url(self, request: Request) -> str:
         return f"{request.url.scheme}://{request.headers['host']}"
 
@@ -181,5 +213,14 @@ def model_for(request: GenerationRequest) -> ModelInfo:
 def fake_context(*, keys: str = "", **settings: Any) -> tuple[Context, FakeJobs, FakeIntake]:
     jobs, intake = FakeJobs(), FakeIntake()
     given = Settings(_env_file=None, api_keys=SecretStr(keys), **settings)
-    context = Context(given, cast(Any, jobs), cast(Any, intake), cast(Any, FakeArtifacts()), Keys(given))
+    artifacts = cast(Any, FakeArtifacts())
+    context = Context(
+        given, cast(Any, jobs), cast(Any, intake), artifacts, cast(Any, None), Keys(given), Signing(_secrets())
+    )
     return context, jobs, intake
+
+
+@cache
+def _secrets() -> Path:
+    """The same keys for all tests of a process."""
+    return Path(tempfile.mkdtemp()) / "keys"

@@ -59,20 +59,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def command(port: int) -> list[str]:
-    return [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+def command() -> list[str]:
+    return [sys.executable, "-m", "server.cli", "serve"]
 
 
 @contextmanager
-def running_server(folder: Path, **settings: str) -> Iterator[str]:
+def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
+    """`host:port` of a server over the engine that does as the prompt says, and that asks for KEY."""
+    from tests.server.house import checkpoint
+
+    models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
+    program = [sys.executable, "-m", "tests.server.clients.stand_in"]
+    with running_server(folder, program, model=models, min_free_mb="0", **settings) as address:
+        yield address
+
+
+@contextmanager
+def running_server(folder: Path, program: Sequence[str] = (), **settings: str) -> Iterator[str]:
     """`host:port` of a server on the demo model that asks for KEY."""
     port = free_port()
     given = {"data_dir": str(folder / "data"), "models_dir": str(folder / "models"), "device": "cpu", "api_keys": KEY}
-    given |= settings
+    given |= {"port": str(port), **settings}
     env = {name: value for name, value in os.environ.items() if not name.startswith("COGVIDEOX_")}
     env |= {f"COGVIDEOX_{name.upper()}": value for name, value in given.items()}
     with (folder / "server.log").open("w+b") as log:
-        process = subprocess.Popen(command(port), env=env, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(program or command(), env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             _await_ready(process, f"http://127.0.0.1:{port}/health/ready", folder / "server.log")
             yield f"127.0.0.1:{port}"

@@ -7,57 +7,20 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
 
 from pipelines.models import ModelInfo
 from pipelines.request import Task
-from server.jobs.served import choose
-from server.settings import Settings
-from tests.server.clients.running import KEY, Film, fetch, run_script, running_server, served_folder
+from tests.server.clients.running import KEY, Film, fetch, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 SIZE = (720, 480)  # what the clouds make when no size is named
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("server"), allow_private_urls="true") as address:
-        yield address
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Task, ModelInfo]:
-    """What such a server makes each kind of film with."""
-    return choose(Settings.load(models_dir=tmp_path_factory.mktemp("none"), device="cpu")).by_task
-
-
-@pytest.fixture(scope="session")
-def model(models: Mapping[Task, ModelInfo]) -> ModelInfo:
-    return models[Task.T2V]
-
-
-@pytest.fixture(scope="session")
-def picture(tmp_path_factory: pytest.TempPathFactory, models: Mapping[Task, ModelInfo]) -> Path:
-    """A red circle on grey."""
-    width, height = models[Task.I2V].family.sizes.default
-    image = Image.new("RGB", (width, height), "grey")
-    ImageDraw.Draw(image).ellipse((width // 2 - 10, height // 2 - 10, width // 2 + 10, height // 2 + 10), fill="red")
-    path = tmp_path_factory.mktemp("picture") / "circle.png"
-    image.save(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def picture_url(picture: Path) -> Iterator[str]:
-    with served_folder(picture.parent) as address:
-        yield f"http://{address}/{picture.name}"
 
 
 def last_line(printed: str) -> Any:

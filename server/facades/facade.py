@@ -1,0 +1,45 @@
+"""What a façade is to the house: the few names its module offers.
+
+Knows: no vendor. `registry.py` lists them, `app.py` puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from server.context import Context
+from server.jobs.job import Job
+from server.jobs.webhooks import Letter
+
+ADDRESS = "http://127.0.0.1:8000"
+KEY = "YOUR_API_KEY"
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A program that reaches this server with a vendor's own client. `text` names ADDRESS and KEY, to be replaced."""
+
+    title: str
+    language: str  # as after a Markdown fence: python, js, sh
+    text: str
+
+    def filled(self, address: str, key: str) -> str:
+        host = address.partition("://")[2]
+        text = self.text.replace(ADDRESS, address).replace(ADDRESS.partition("://")[2], host)
+        return text.replace(KEY, key)
+
+
+@dataclass(frozen=True)
+class Facade:
+    """`prefixes`: where its paths begin, the longest match of all façades wins; an entry that begins with `host:` is
+    the beginning of a host name instead. `create`: its app, which wants whole paths. `letter`: what it tells a webhook
+    of a job's event (`job.EVENTS`), None for one it does not tell. `clients`: how to reach it."""
+
+    title: str
+    prefixes: tuple[str, ...]
+    create: Callable[[Context], FastAPI]
+    clients: tuple[Snippet, ...] = ()
+    letter: Callable[[Context, Job, str], Letter | None] = lambda context, job, event: None

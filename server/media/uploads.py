@@ -1,0 +1,113 @@
+"""Files that clients bring before they ask for anything: whole, or in parts that are put together.
+
+Knows: how to write a stream to disk without holding it in memory, and that a file is there wholly or not at all.
+Does not know: vendors' ways of starting an upload, who may start one, how long files are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from server.datadir import DataDir
+from server.errors import ServerError, UploadTooLarge
+from server.jobs.job import Artifact
+from server.media.artifacts import KEY, Artifacts
+
+UPLOAD_BYTES = 256 * 2**20
+MAX_PARTS = 10_000
+PART_NAME = re.compile(r"[1-9]\d{0,4}")
+
+
+class UploadBroken(ServerError):
+    """Parts are missing, the key is not one of ours, or the file is there already."""
+
+
+class Uploads:
+    def __init__(self, data: DataDir, artifacts: Artifacts) -> None:
+        self._data = data
+        self._artifacts = artifacts
+
+    async def store(
+        self,
+        chunks: AsyncIterator[bytes],
+        name: str,
+        media_type: str = "",
+        *,
+        keep_seconds: float | None = None,
+        key: str | None = None,
+    ) -> Artifact:
+        """The file, kept under `key` (`Artifacts.new_key`; a fresh one by default).
+
+        Raises UploadTooLarge, UploadBroken (that key is taken), DiskFull.
+        """
+        self._artifacts.check_room()
+        key = key or self._artifacts.new_key()
+        if not KEY.fullmatch(key) or self._artifacts.path(key) is not None:
+            raise UploadBroken("this upload is finished, or was never begun")
+        with tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
+            await _write(chunks, file, UPLOAD_BYTES)
+            return await asyncio.to_thread(
+                self._artifacts.adopt, Path(file.name), key, name, media_type, keep_seconds=keep_seconds
+            )
+
+    async def store_part(self, key: str, number: int, chunks: AsyncIterator[bytes]) -> str:
+        """Writes part `number` (from 1), and again if it comes again; its ETag, a quoted hash.
+
+        Raises UploadTooLarge, UploadBroken, DiskFull.
+        """
+        self._artifacts.check_room()
+        if not KEY.fullmatch(key) or not 1 <= number <= MAX_PARTS or self._artifacts.path(key) is not None:
+            raise UploadBroken("this upload is finished, or was never begun")
+        folder = self._data.uploads / key
+        folder.mkdir(exist_ok=True)
+        there = sum(p.stat().st_size for p in folder.iterdir() if p.name != str(number))
+        with tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
+            digest = await _write(chunks, file, UPLOAD_BYTES - there)
+            shutil.copyfile(file.name, folder / f"{number}.new")
+            (folder / f"{number}.new").rename(folder / str(number))
+        return f'"{digest}"'
+
+    async def complete(
+        self,
+        key: str,
+        numbers: Iterable[int],
+        name: str,
+        media_type: str = "",
+        *,
+        keep_seconds: float | None = None,
+    ) -> Artifact:
+        """The file made of those parts in ascending order. Raises UploadBroken, UploadTooLarge, DiskFull."""
+        wanted = sorted(set(numbers))
+        folder = self._data.uploads / key
+        if not KEY.fullmatch(key) or not wanted or not all((folder / str(n)).is_file() for n in wanted):
+            raise UploadBroken("parts of this upload are missing")
+
+        async def joined() -> AsyncIterator[bytes]:
+            for number in wanted:
+                with (folder / str(number)).open("rb") as part:
+                    while chunk := part.read(2**20):
+                        yield chunk
+
+        artifact = await self.store(joined(), name, media_type, keep_seconds=keep_seconds, key=key)
+        shutil.rmtree(folder, ignore_errors=True)
+        return artifact
+
+
+async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int) -> str:
+    """Hex MD5 of what was written: an ETag, not a safeguard."""
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise UploadTooLarge(f"the file is larger than {UPLOAD_BYTES // 2**20} MiB")
+        digest.update(chunk)
+        await asyncio.to_thread(file.write, chunk)  # type: ignore[union-attr]
+    file.flush()  # type: ignore[union-attr]
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""The server's own secrets, made at its first start and kept in the data folder: what webhooks are signed with.
+
+Knows: Ed25519 and HMAC keys, their files. Does not know: what is signed, whose form a signature has.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from server.datadir import write_atomically
+from server.errors import DataDirUnwritable
+
+SECRET_BYTES = 32
+
+
+class Signing:
+    """`folder` is readable by its owner only. Raises DataDirUnwritable when secrets can neither be read nor made."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._ed25519 = Ed25519PrivateKey.from_private_bytes(
+                _kept(folder / "ed25519", lambda: Ed25519PrivateKey.generate().private_bytes_raw())
+            )
+            self.secret = _kept(folder / "hmac", lambda: secrets.token_bytes(SECRET_BYTES))
+        except (OSError, ValueError) as e:
+            raise DataDirUnwritable(f"cannot keep the webhook keys in {folder}: {e}") from None
+
+    def ed25519(self, message: bytes) -> bytes:
+        """64 bytes."""
+        return self._ed25519.sign(message)
+
+    def jwks(self) -> dict[str, Any]:
+        """The public half as RFC 7517 has it; `x` keeps its padding, without which fal's published verifier fails."""
+        public = self._ed25519.public_key().public_bytes_raw()
+        x = base64.urlsafe_b64encode(public).decode()
+        name = hashlib.sha256(public).hexdigest()[:16]
+        return {"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": name, "x": x}]}
+
+    def hmac_sha256(self, message: bytes) -> bytes:
+        return hmac.new(self.secret, message, hashlib.sha256).digest()
+
+    def token(self, *parts: str) -> str:
+        """A capability for exactly these parts: whoever shows it was given it by this server."""
+        message = b"\0".join(part.encode("utf-8", "surrogatepass") for part in ("token", *parts))
+        return self.hmac_sha256(message).hex()
+
+    def allows(self, token: str, *parts: str) -> bool:
+        given = token.encode("utf-8", "surrogatepass")
+        return hmac.compare_digest(self.token(*parts).encode(), given)
+
+
+def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    if not path.exists():
+        write_atomically(path, make())
+    return path.read_bytes()
