@@ -1,4 +1,4 @@
-"""What the engine says while it works, in order: Started, then Stage / Step / Log, then Finished.
+"""What the engine says while it works, in order: Started, then Stage / Step / Checkpoint / Log, then Finished.
 
 Knows: plain data that pickles and crosses a process or a network. Does not know: who listens.
 `Failed` and `Cancelled` are made by whoever ran the engine, from the exception that ended it.
@@ -31,6 +31,14 @@ class Step:
     step: int
     steps: int
     eta: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The sampling after `step` steps, for `Engine.run(resume=...)`; the latest replaces those before it."""
+
+    data: bytes
+    step: int
 
 
 @dataclass(frozen=True)
@@ -69,4 +77,4 @@ class Cancelled:
     pass
 
 
-Event = Started | Stage | Step | Log | Finished | Failed | Cancelled
+Event = Started | Stage | Step | Checkpoint | Log | Finished | Failed | Cancelled

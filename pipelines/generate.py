@@ -7,48 +7,33 @@ Does not know: jobs, HTTP, vendors, where the file goes.
 from __future__ import annotations
 
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from pipelines import lora, rife
+from pipelines.checkpoint import Saved, Saver, Unusable, key_of, load
 from pipelines.decode import decode
-from pipelines.events import Event, Finished, Log, Stage, Started, Step
+from pipelines.denoise import denoise
+from pipelines.errors import GenerationCancelled, GenerationError
+from pipelines.events import Event, Finished, Log, Stage, Started
 from pipelines.finish import finish, source_frames
 from pipelines.loader import Loader, Model
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
-from pipelines.models import ModelError, ModelInfo
-from pipelines.plan import Plan, Source, check_ranges, resolve
+from pipelines.models import ModelError
+from pipelines.plan import Plan, check_ranges, resolve
 from pipelines.request import GenerationRequest, RequestError
-from pipelines.sample import Conditions, Sampler, Sampling
-from pipelines.video import BadOutput, Clip, FrameCheck, MediaUnreadable, VideoWriter, poster, read_picture, read_video
+from pipelines.sample import Sampler, Sampling
+from pipelines.source import read_source
+from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
-# of a clip to work from; the server's door refuses longer or larger ones (server/media/clip.py)
-SOURCE_SECONDS = 60.0
-SOURCE_PIXELS = 1920 * 1088
-SOURCE_RATE = 120  # frames a second at most
-
-
-class GenerationError(RuntimeError):
-    """A run that ended without a video. `code` as in `events.Failed`."""
-
-    def __init__(self, code: str, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.field = field
-
-
-class GenerationCancelled(Exception):
-    """`cancelled()` said so."""
 
 
 class Engine:
@@ -76,9 +61,17 @@ class Engine:
         self._rungs: dict[tuple[str, int, int, int], Rung] = {}
 
     def run(
-        self, request: GenerationRequest, model: str, cancelled: Callable[[], bool] = lambda: False
+        self,
+        request: GenerationRequest,
+        model: str,
+        cancelled: Callable[[], bool] = lambda: False,
+        resume: bytes | None = None,
+        saver: Saver | None = None,
     ) -> Iterator[Event]:
         """Make the video; the last event is Finished. `request.seed` must be set.
+
+        `resume`: the latest Checkpoint of a run of the same request, from where this one goes on; one that does not
+        fit is passed over. `saver` says how often there is a Checkpoint.
 
         Raises RequestError for what this model cannot do, GenerationCancelled within one step of `cancelled()`, and
         GenerationError otherwise.
@@ -87,7 +80,7 @@ class Engine:
         yield Stage("load")
         loaded = self._load(model)
         check_ranges(request)
-        picture, clip, source = _read_source(request, loaded.info)
+        picture, clip, source = read_source(request, loaded.info)
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
         net = self._interpolator(plan)
         yield Started(plan.to_dict())
@@ -100,16 +93,25 @@ class Engine:
             yield from self._attach_loras(loaded, plan, placement)
             placement.rung = rung
             yield from ladder.climb(lambda: placement.apply(placement.rung), "placing the model")
-            clock.next("encode")
-            yield Stage("encode")
-            sampler = Sampler(loaded, plan, placement)
-            pixels = source_frames(plan, picture, clip)
-            embeds = yield from ladder.climb(sampler.encode, "encoding the prompt")
-            conditions, state = yield from ladder.climb(lambda: sampler.prepare(embeds, pixels), "preparing latents")
-            clock.next("denoise")
-            yield Stage("denoise")
-            yield from self._denoise(sampler, conditions, state, ladder, clock)
-            latents = state.latents[:, conditions.padding :]
+            key = key_of(request, plan, self._identity(loaded))
+            saved = yield from _taken_up(resume, key)
+            if saved is None or not saved.complete:
+                clock.next("encode")
+                yield Stage("encode")
+                sampler = Sampler(loaded, plan, placement)
+                pixels = source_frames(plan, picture, clip)
+                embeds = yield from ladder.climb(sampler.encode, "encoding the prompt")
+                conditions, state = yield from ladder.climb(
+                    lambda: sampler.prepare(embeds, pixels), "preparing latents"
+                )
+                if saved is not None:
+                    state = _moved(saved.sampling, self.device)
+                clock.next("denoise")
+                yield Stage("denoise")
+                yield from denoise(sampler, conditions, state, ladder, key, clock.check, saver or Saver())
+                latents = state.latents[:, conditions.padding :]
+            else:
+                latents = saved.sampling.latents.to(self.device)[:, saved.padding :]
             if not torch.isfinite(latents).all():
                 raise GenerationError(
                     "bad_output",
@@ -188,28 +190,6 @@ class Engine:
             placement.release()
             lora.unload(model.transformer)
 
-    def _denoise(
-        self, sampler: Sampler, conditions: Conditions, state: Sampling, ladder: Ladder, clock: _Clock
-    ) -> Iterator[Event]:
-        """Steps until the latents are clean. When memory runs out, the step is taken again one rung lower."""
-        steps = len(conditions.timesteps)
-        durations: list[float] = []
-        while state.step < steps:
-            try:
-                with ladder.placement.on_device("transformer") as transformer:
-                    while state.step < steps:
-                        clock.check()
-                        begin = time.monotonic()
-                        sampler.step(transformer, conditions, state)
-                        durations.append(time.monotonic() - begin)
-                        usual = statistics.median(durations[1:] or durations)  # the first one warms up
-                        yield Step(state.step, steps, usual * (steps - state.step))
-            except torch.OutOfMemoryError as e:
-                rung = ladder.next_rung(f"step {state.step + 1} of {steps}", e)
-            else:
-                return
-            yield ladder.go(rung, f"step {state.step + 1} of {steps}")
-
     def _deliver(
         self,
         request: GenerationRequest,
@@ -257,6 +237,16 @@ class Engine:
             "width": plan.width,
             "height": plan.height,
             "manifest": manifest,
+        }
+
+    def _identity(self, model: Model) -> dict[str, Any]:
+        """What, beside the plan, decides the latents to the bit."""
+        return {
+            "name": model.info.name,
+            "revision": model.revision,
+            "dtype": _short(model.dtype),
+            "device": self.device.type,
+            "versions": {name: found for name, found in versions().items() if name in ("torch", "diffusers")},
         }
 
     def manifest(self, request: GenerationRequest, plan: Plan, model: Model, rung: Rung) -> dict[str, Any]:
@@ -325,29 +315,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _read_source(request: GenerationRequest, info: ModelInfo) -> tuple[Image.Image | None, Clip | None, Source | None]:
-    """The picture or clip the request came with. Raises GenerationError when it cannot be read."""
+def _taken_up(resume: bytes | None, key: str) -> Generator[Event, None, Saved | None]:
+    """The interrupted sampling to go on with, if there is one that fits."""
+    if resume is None:
+        return None
     try:
-        if request.image is not None:
-            picture = read_picture(Path(request.image.path).read_bytes())
-            return picture, None, Source(*picture.size)
-        if request.video is not None:
-            wanted = info.family.frames.maximum / info.family.fps + 1  # seconds: what the model can use, and a little
-            clip = read_video(
-                request.video.path,
-                max_frames=int(wanted * SOURCE_RATE),
-                max_pixels=SOURCE_PIXELS,
-                max_seconds=SOURCE_SECONDS,
-                first_seconds=wanted,
-                longest_side=2 * max(max(size) for size in info.family.sizes.native),
-            )
-            return None, clip, Source(clip.width, clip.height, len(clip.frames), clip.fps)
-    except MediaUnreadable as e:
-        raise GenerationError("media_error", str(e), "image" if request.image is not None else "video") from e
-    except OSError as e:
-        field = "image" if request.image is not None else "video"
-        raise GenerationError("media_error", f"cannot be read: {e.strerror or e}", field) from e
-    return None, None, None
+        saved = load(resume, key)
+    except Unusable as e:
+        yield Log(f"what was saved of this video is not used: {e}", "WARN")
+        return None
+    yield Log(f"going on after step {saved.sampling.step} of {saved.steps}")
+    return saved
+
+
+def _moved(sampling: Sampling, device: torch.device) -> Sampling:
+    old = sampling.old_pred_original_sample
+    return replace(
+        sampling,
+        latents=sampling.latents.to(device),
+        old_pred_original_sample=None if old is None else old.to(device),
+    )
 
 
 def _shape(plan: Plan) -> tuple[str, int, int, int]:

@@ -28,6 +28,7 @@ from server.facades.registry import FACADES
 from server.facades.wire import MAX_BODY, Unavailable
 from server.front import ByPrefix, Forwarded, Labelled
 from server.health import Health
+from server.jobs.checkpoints import Checkpoints
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.jobs import Jobs
 from server.jobs.pool import LocalPool, specs_for
@@ -83,7 +84,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     artifacts = Artifacts(data, settings.public_url)
     spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, engine)
     pool = LocalPool(specs_for(served.devices, spec))
-    dispatcher = Dispatcher(store, pool, artifacts, served.folders)
+    dispatcher = Dispatcher(store, pool, artifacts, Checkpoints(data.checkpoints), served.folders)
 
     def check_room() -> None:
         data.check_room()

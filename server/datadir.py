@@ -3,6 +3,7 @@
 Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files.
 
     lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
+    checkpoints/<job id>
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ class DataDir:
         self.inputs = self.root / "inputs"
         self.artifacts = self.root / "artifacts"
         self.uploads = self.root / "uploads"
+        self.checkpoints = self.root / "checkpoints"
         self.keys = self.root / "keys"
         try:
-            for folder in (self.inputs, self.artifacts, self.uploads):
+            for folder in (self.inputs, self.artifacts, self.uploads, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.root / "lock").open("a")
             with tempfile.TemporaryFile(dir=self.root):

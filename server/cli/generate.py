@@ -164,7 +164,8 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
     if not waiting:
         return
     environment.prepare()
-    from pipelines.generate import Engine, GenerationError  # torch comes with it: only now
+    from pipelines.errors import GenerationError
+    from pipelines.generate import Engine  # torch comes with it: only now
 
     try:
         engine = Engine(served.folders, served.devices[0], settings.memory, settings.rife_weights)
@@ -188,7 +189,7 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
 
 
 def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path) -> None:
-    from pipelines.generate import GenerationError
+    from pipelines.errors import GenerationError
     from pipelines.video import EncodeError
 
     began = time.time()

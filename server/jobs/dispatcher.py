@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from pipelines.events import Cancelled, Event, Failed, Finished, Log, Stage, Started, Step
+from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Stage, Started, Step
 from server.errors import DiskFull, StaleWrite
+from server.jobs.checkpoints import Checkpoints
 from server.jobs.job import Artifact, Job, JobError
 from server.jobs.pool import LocalPool
 from server.jobs.protocol import Died, Report, Run
@@ -69,12 +70,14 @@ class Dispatcher:
         store: JobStore,
         pool: LocalPool,
         artifacts: Artifacts,
+        checkpoints: Checkpoints,
         models: Collection[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._pool = pool
         self._artifacts = artifacts
+        self._checkpoints = checkpoints
         self._models = models
         self._clock = clock
         self._running: dict[tuple[str, int], Running] = {}
@@ -146,6 +149,11 @@ class Dispatcher:
             return []
 
     def _take_over(self) -> None:
+        """Jobs that ran when the server last stopped go back into the queue; what ended ones left is removed."""
+        for job_id in self._checkpoints.job_ids():
+            left = self._store.get(job_id)
+            if left is None or left.status.is_terminal:
+                self._checkpoints.remove(job_id)
         for job in self._store.requeue_running():
             log.info("job requeued", job_id=job.id, attempt=job.attempt, why="the server stopped")
             self._store.log(job.id, f"attempt {job.attempt} ended with the server; queued again")
@@ -159,7 +167,8 @@ class Dispatcher:
             log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model)
             self._running[job.id, job.attempt] = Running(job)
             try:
-                self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model))
+                resume = self._checkpoints.read(job.id) if job.attempt > 1 else None
+                self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model, resume))
             except Exception as e:
                 log.exception("job not handed over", job_id=job.id, attempt=job.attempt)
                 del self._running[job.id, job.attempt]
@@ -206,6 +215,9 @@ class Dispatcher:
             ended = True
         if ended:
             del self._running[key]
+            found = self._store.get(report.job_id)
+            if found is None or found.status.is_terminal:
+                self._checkpoints.remove(report.job_id)
 
     def _heard(self, running: Running, event: Event) -> bool:
         """Whether the attempt has ended with this event."""
@@ -224,6 +236,8 @@ class Dispatcher:
                 running.looked_at = now
                 if now - running.written_at >= WRITE_EVERY:
                     self._write(running)
+            case Checkpoint(data):
+                self._keep(job, data)
             case Log(message, level):
                 self._store.log(job.id, without_paths(message), level)
             case Finished():
@@ -234,6 +248,13 @@ class Dispatcher:
                 self._store.cancelled(job.id, job.attempt)
                 log.info("job cancelled", job_id=job.id, attempt=job.attempt)
         return isinstance(event, Finished | Failed | Cancelled)
+
+    def _keep(self, job: Job, data: bytes) -> None:
+        """A checkpoint that cannot be kept costs no more than the time it would have saved."""
+        try:
+            self._checkpoints.write(job.id, data)
+        except (DiskFull, OSError) as e:
+            log.warning("checkpoint not kept", job_id=job.id, why=without_paths(str(e)))
 
     def _write(self, running: Running) -> None:
         running.written_at = self._clock()

@@ -27,12 +27,13 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Run:
-    """To the worker: make this video. `request` as from `GenerationRequest.to_dict`."""
+    """To the worker: make this video. `request` as from `GenerationRequest.to_dict`, `resume` as in `Engine.run`."""
 
     job_id: str
     attempt: int
     request: dict[str, Any]
     model: str
+    resume: bytes | None = None
 
 
 @dataclass(frozen=True)

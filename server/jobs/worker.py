@@ -96,7 +96,7 @@ def events(module: Any, engine: Any, run: Run, inbox: Inbox) -> Iterator[Event]:
     """The engine's events, then Failed or Cancelled if it ended without Finished."""
     try:
         request = GenerationRequest.from_dict(run.request)
-        yield from engine.run(request, run.model, lambda: inbox.cancelled(run))
+        yield from engine.run(request, run.model, lambda: inbox.cancelled(run), run.resume)
     except RequestError as e:
         yield Failed("invalid_request", e.message, e.field)
     except module.GenerationCancelled:

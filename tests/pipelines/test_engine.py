@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.errors import GenerationCancelled, GenerationError
 from pipelines.events import Event, Log, Stage, Started, Step
-from pipelines.generate import Engine, GenerationCancelled, GenerationError, pick_device
+from pipelines.generate import Engine, pick_device
 from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Lora, Media, RequestError
 from pipelines.video import read_manifest

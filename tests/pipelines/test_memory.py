@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipelines.decode import decode
+from pipelines.errors import GenerationError
 from pipelines.events import Event, Log
-from pipelines.generate import GenerationError
 from pipelines.loader import Loader
 from pipelines.memory import LADDER, Budget, Placement, Rung, Weights, choose, need
 from pipelines.plan import resolve

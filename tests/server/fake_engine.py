@@ -2,7 +2,7 @@
 
 Prompt: words `name=value`. steps (10), sleep (seconds a step, 0.01), bytes (size of the result, 1000), fail=CODE,
 raise=TEXT, die=SIGNAL or die=exit at step `at` (3), `times` how often (always), hang=1, deaf=1 (never looks whether it
-was cancelled). Each run appends a line to the file `journal` in the model's folder, so tests see what really ran; a
+was cancelled), save=1 (a checkpoint after every step). Each run appends a line to the file `journal` in the model's folder, so tests see what really ran; a
 file `broken` there keeps the engine from starting.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.events import Event, Finished, Log, Stage, Started, Step
+from pipelines.events import Checkpoint, Event, Finished, Log, Stage, Started, Step
 from pipelines.request import GenerationRequest, RequestError
 
 
@@ -36,23 +36,27 @@ class Engine:
             if (folder / "broken").exists():
                 raise GenerationError("model_error", "weights are torn")
 
-    def run(self, request: GenerationRequest, model: str, cancelled: Callable[[], bool]) -> Iterator[Event]:
+    def run(
+        self, request: GenerationRequest, model: str, cancelled: Callable[[], bool], resume: bytes | None = None
+    ) -> Iterator[Event]:
         order = dict(word.partition("=")[::2] for word in request.prompt.split())
         journal = self.models[model] / "journal"
         with journal.open("a") as f:
-            f.write(f"start {request.seed}\n")
+            f.write(f"start {request.seed}{f' at {resume.decode()}' if resume else ''}\n")
         yield Stage("load")
         yield Started({"seed": request.seed, "task": request.task})
         yield Log("memory: fake")
         yield Stage("denoise")
         steps = int(order.get("steps", 10))
-        for step in range(1, steps + 1):
+        for step in range(1 + int(resume or 0), steps + 1):
             if cancelled() and "deaf" not in order:
                 raise GenerationCancelled
             time.sleep(float(order.get("sleep", 0.01)))
             if step == int(order.get("at", 3)):
                 self.misbehave(order, journal)
             yield Step(step, steps, 0.01 * (steps - step))
+            if "save" in order:
+                yield Checkpoint(str(step).encode(), step)
         yield Stage("decode")
         with journal.open("a") as f:
             f.write(f"end {request.seed}\n")

@@ -160,3 +160,43 @@ def test_clients_see_no_folders() -> None:
         "OSError: no file 'x y', see https://a.b/c/d and e.bin."
     )
     assert without_paths("1/2 of it, and/or 3 / 4") == "1/2 of it, and/or 3 / 4"
+
+
+def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
+    """`times` counts deaths in the journal, and one test before had one."""
+    house, tmp = two_workers
+    job = ended(house, submit(house, "save=1 steps=9 at=5 die=SIGKILL times=2", seed=77))
+    assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
+    runs = [line for line in journal(tmp) if line.startswith("start 77")]
+    assert runs == ["start 77", "start 77 at 4"], "the fifth step was not over when its worker died"
+    until(lambda: not house.health.data.checkpoints.joinpath(job.id).exists())
+
+
+def test_a_checkpoint_that_cannot_be_kept_fails_nothing(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    house, _ = two_workers
+
+    def full(*_: Any) -> None:
+        raise DiskFull("full")
+
+    monkeypatch.setattr(house.health.dispatcher._checkpoints, "write", full)
+    assert ended(house, submit(house, "save=1 steps=3")).status is Status.SUCCEEDED
+
+
+def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
+    application = app(tmp_path)
+    with TestClient(application):
+        house = house_of(application)
+        job = submit(house, "save=1 steps=400 sleep=0.02", seed=5)
+        gone = submit(house, "save=1 steps=400 sleep=0.02", seed=6)
+        until(lambda: house.health.data.checkpoints.joinpath(job.id).exists())
+    house.health.data.checkpoints.joinpath(gone.id).write_bytes(b"7")
+    house.health.data.checkpoints.joinpath("nobody").write_bytes(b"7")
+    application = app(tmp_path)
+    with TestClient(application):
+        house = house_of(application)
+        until(lambda: len(journal(tmp_path)) == 2)
+        assert journal(tmp_path)[1].startswith("start 5 at ")
+        assert sorted(p.name for p in house.health.data.checkpoints.iterdir()) == sorted([job.id, gone.id])
+        for one in (job, gone):
+            house.context.jobs.cancel(one.id)
+            assert ended(house, one).status is Status.CANCELLED

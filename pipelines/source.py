@@ -1,0 +1,46 @@
+"""The picture or clip a request came with, as far as the model can use it.
+
+Knows: how much of a clip that is. Does not know: what is made of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from pipelines.errors import GenerationError
+from pipelines.models import ModelInfo
+from pipelines.plan import Source
+from pipelines.request import GenerationRequest
+from pipelines.video import Clip, MediaUnreadable, read_picture, read_video
+
+# of a clip to work from; the server's door refuses longer or larger ones (server/media/clip.py)
+SECONDS = 60.0
+PIXELS = 1920 * 1088
+RATE = 120  # frames a second at most
+
+
+def read_source(request: GenerationRequest, info: ModelInfo) -> tuple[Image.Image | None, Clip | None, Source | None]:
+    """The picture or clip the request came with. Raises GenerationError when it cannot be read."""
+    try:
+        if request.image is not None:
+            picture = read_picture(Path(request.image.path).read_bytes())
+            return picture, None, Source(*picture.size)
+        if request.video is not None:
+            wanted = info.family.frames.maximum / info.family.fps + 1  # seconds: what the model can use, and a little
+            clip = read_video(
+                request.video.path,
+                max_frames=int(wanted * RATE),
+                max_pixels=PIXELS,
+                max_seconds=SECONDS,
+                first_seconds=wanted,
+                longest_side=2 * max(max(size) for size in info.family.sizes.native),
+            )
+            return None, clip, Source(clip.width, clip.height, len(clip.frames), clip.fps)
+    except MediaUnreadable as e:
+        raise GenerationError("media_error", str(e), "image" if request.image is not None else "video") from e
+    except OSError as e:
+        field = "image" if request.image is not None else "video"
+        raise GenerationError("media_error", f"cannot be read: {e.strerror or e}", field) from e
+    return None, None, None
