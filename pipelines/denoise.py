@@ -7,14 +7,27 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 
 from pipelines.checkpoint import Saver, save
+from pipelines.errors import GenerationPaused
 from pipelines.events import Checkpoint, Event, Step
 from pipelines.memory import Ladder
 from pipelines.sample import Conditions, Sampler, Sampling
+
+AHEAD = 2  # blocks that may wait on the GPU: what has been handed to it cannot be taken back
+
+
+class Stop(Protocol):
+    def check_cancelled(self) -> None:
+        """Raises when nobody wants the video any more."""
+
+    def paused(self) -> bool: ...
 
 
 def denoise(
@@ -23,12 +36,13 @@ def denoise(
     state: Sampling,
     ladder: Ladder,
     key: str,
-    check: Callable[[], None],
+    stop: Stop,
     saver: Saver,
 ) -> Iterator[Event]:
-    """Steps until the latents are clean; `check` raises when they are not wanted any more.
+    """Steps until the latents are clean; the last event is a Checkpoint of them.
 
-    The last event is a Checkpoint of the clean latents. When memory runs out, the step is taken again one rung lower.
+    Raises what `stop.check_cancelled` does, within a transformer block, and GenerationPaused after a Checkpoint. When
+    memory runs out, the step is taken again one rung lower.
     """
     steps = len(conditions.timesteps)
 
@@ -40,9 +54,15 @@ def denoise(
     durations: list[float] = []
     while state.step < steps:
         try:
-            with ladder.placement.on_device("transformer") as transformer:
+            with (
+                ladder.placement.on_device("transformer") as transformer,
+                looked_at(transformer, sampler.device, stop.check_cancelled),
+            ):
                 while state.step < steps:
-                    check()
+                    stop.check_cancelled()
+                    if stop.paused():
+                        yield from checkpoint()
+                        raise GenerationPaused
                     begin = time.monotonic()
                     sampler.step(transformer, conditions, state)
                     durations.append(time.monotonic() - begin)
@@ -56,3 +76,25 @@ def denoise(
             yield from checkpoint()
             return
         yield ladder.go(rung, f"step {state.step + 1} of {steps}")
+
+
+@contextmanager
+def looked_at(transformer: Any, device: torch.device, check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` before each block of the transformer; the GPU's queue is kept short, or it would come too late."""
+    under_way: deque[torch.cuda.Event] = deque()
+
+    def before(*_: Any) -> None:
+        check()
+        if device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(device))
+            under_way.append(event)
+            if len(under_way) > AHEAD:
+                under_way.popleft().synchronize()
+
+    hooks = [block.register_forward_pre_hook(before) for block in transformer.transformer_blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

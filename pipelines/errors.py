@@ -15,3 +15,7 @@ class GenerationError(RuntimeError):
 
 class GenerationCancelled(Exception):
     """`cancelled()` said so."""
+
+
+class GenerationPaused(Exception):
+    """`paused()` said so. The latest Checkpoint is what there is to go on with."""

@@ -1,7 +1,7 @@
 """What the engine says while it works, in order: Started, then Stage / Step / Checkpoint / Log, then Finished.
 
 Knows: plain data that pickles and crosses a process or a network. Does not know: who listens.
-`Failed` and `Cancelled` are made by whoever ran the engine, from the exception that ended it.
+`Failed`, `Cancelled` and `Paused` are made by whoever ran the engine, from the exception that ended it.
 """
 
 from __future__ import annotations
@@ -77,4 +77,9 @@ class Cancelled:
     pass
 
 
-Event = Started | Stage | Step | Checkpoint | Log | Finished | Failed | Cancelled
+@dataclass(frozen=True)
+class Paused:
+    """Stopped to go on later, from the latest Checkpoint."""
+
+
+Event = Started | Stage | Step | Checkpoint | Log | Finished | Failed | Cancelled | Paused

@@ -21,7 +21,7 @@ from pipelines import lora, rife
 from pipelines.checkpoint import Saved, Saver, Unusable, key_of, load
 from pipelines.decode import decode
 from pipelines.denoise import denoise
-from pipelines.errors import GenerationCancelled, GenerationError
+from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
 from pipelines.events import Event, Finished, Log, Stage, Started
 from pipelines.finish import finish, source_frames
 from pipelines.loader import Loader, Model
@@ -66,6 +66,7 @@ class Engine:
         model: str,
         cancelled: Callable[[], bool] = lambda: False,
         resume: bytes | None = None,
+        paused: Callable[[], bool] = lambda: False,
         saver: Saver | None = None,
     ) -> Iterator[Event]:
         """Make the video; the last event is Finished. `request.seed` must be set.
@@ -73,10 +74,10 @@ class Engine:
         `resume`: the latest Checkpoint of a run of the same request, from where this one goes on; one that does not
         fit is passed over. `saver` says how often there is a Checkpoint.
 
-        Raises RequestError for what this model cannot do, GenerationCancelled within one step of `cancelled()`, and
-        GenerationError otherwise.
+        Raises RequestError for what this model cannot do, GenerationCancelled within one transformer block of
+        `cancelled()`, GenerationPaused within one step of `paused()` after a Checkpoint, and GenerationError otherwise.
         """
-        clock = _Clock(cancelled)
+        clock = _Clock(cancelled, paused)
         yield Stage("load")
         loaded = self._load(model)
         check_ranges(request)
@@ -108,7 +109,7 @@ class Engine:
                     state = _moved(saved.sampling, self.device)
                 clock.next("denoise")
                 yield Stage("denoise")
-                yield from denoise(sampler, conditions, state, ladder, key, clock.check, saver or Saver())
+                yield from denoise(sampler, conditions, state, ladder, key, clock, saver or Saver())
                 latents = state.latents[:, conditions.padding :]
             else:
                 latents = saved.sampling.latents.to(self.device)[:, saved.padding :]
@@ -272,15 +273,21 @@ class Engine:
 
 
 class _Clock:
-    """Seconds per stage, and the question whether to stop."""
+    """Seconds per stage, and the questions whether to stop."""
 
-    def __init__(self, cancelled: Callable[[], bool]) -> None:
-        self.check_cancelled = cancelled
+    def __init__(self, cancelled: Callable[[], bool], paused: Callable[[], bool]) -> None:
+        self._cancelled = cancelled
+        self.paused = paused
         self._marks: list[tuple[str, float]] = [("load", time.monotonic())]
 
-    def check(self) -> None:
-        if self.check_cancelled():
+    def check_cancelled(self) -> None:
+        if self._cancelled():
             raise GenerationCancelled
+
+    def check(self) -> None:
+        self.check_cancelled()
+        if self.paused():
+            raise GenerationPaused
 
     def next(self, stage: str) -> None:
         self.check()

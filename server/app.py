@@ -29,7 +29,7 @@ from server.facades.wire import MAX_BODY, Unavailable
 from server.front import ByPrefix, Forwarded, Labelled
 from server.health import Health
 from server.jobs.checkpoints import Checkpoints
-from server.jobs.dispatcher import Dispatcher
+from server.jobs.dispatcher import Dispatcher, Patience
 from server.jobs.jobs import Jobs
 from server.jobs.pool import LocalPool, specs_for
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
@@ -61,6 +61,11 @@ class House:
     def open(self) -> None:
         self.health.dispatcher.start()
 
+    def begin_to_stop(self) -> None:
+        """For signal handlers: waiting callers are answered, running jobs pause; a second call waits for them no longer."""
+        self.context.jobs.stop_waiting()
+        self.health.dispatcher.drain()
+
     def close(self) -> None:
         """Running jobs go back into the queue."""
         self.health.dispatcher.stop()
@@ -84,7 +89,8 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     artifacts = Artifacts(data, settings.public_url)
     spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, engine)
     pool = LocalPool(specs_for(served.devices, spec))
-    dispatcher = Dispatcher(store, pool, artifacts, Checkpoints(data.checkpoints), served.folders)
+    patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
+    dispatcher = Dispatcher(store, pool, artifacts, Checkpoints(data.checkpoints), served.folders, patience)
 
     def check_room() -> None:
         data.check_room()

@@ -50,8 +50,7 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         try:
-            stop_waiting = app.state.house.context.jobs.stop_waiting
-            _Server(config, lambda: on_ready(url), stop_waiting).run(sockets=[listener])
+            _Server(config, lambda: on_ready(url), app.state.house.begin_to_stop).run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
 

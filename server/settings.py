@@ -98,6 +98,18 @@ class Settings(BaseSettings):
     segmind_response: Literal["auto", "json", "binary"] = Field(
         "auto", description="what the Segmind endpoints answer with"
     )
+    modelslab_status: Literal["ok", "real"] = Field(
+        "ok", description="HTTP status of what the ModelsLab endpoints refuse: ok is 200, real the code that fits"
+    )
+    drain_seconds: float = Field(
+        20, ge=0, le=3600, description="seconds that running jobs are given to save and pause when the server stops"
+    )
+    silence_seconds: float = Field(
+        1800, gt=0, description="seconds without a word after which a worker is taken to hang and replaced"
+    )
+    max_run_seconds: float | None = Field(
+        None, gt=0, description="seconds that one attempt at a job may last (default: no limit)"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     max_queue: int = Field(100, ge=1, le=1_000_000, description="jobs that may wait before new ones are refused")
     min_free_mb: int = Field(256, ge=0, description="free disk space below which new jobs are refused, in 2**20 bytes")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Stage, Started, Step
+from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Paused, Stage, Started, Step
 from server.errors import DiskFull, StaleWrite
 from server.jobs.checkpoints import Checkpoints
 from server.jobs.job import Artifact, Job, JobError
@@ -31,14 +31,26 @@ WRITE_EVERY = 0.5  # seconds between two progress writes of one job
 RETRY = 1.0  # seconds until a table that could not be written is tried again
 CANCEL_GRACE = 10.0  # seconds a worker may take to stop before it is killed, at least
 STEPS_GRACE = 3.0  # and at least this many of its slowest step so far: it looks only between steps
+SILENT_STEPS, STEP_SILENCE = 10.0, 120.0
 STAGE_GRACE = 300.0  # where nothing was measured: loading, encoding and decoding look for no cancel on the way
 STRIKES = 3  # confirmed deaths of workers after which a job is taken to be what kills them
 UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote what a client sent: not logged
+TOO_LONG = "it ran too long"
 EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
 
 PATH = re.compile(r"(?<![\w:/.<])~?/(?:[^\s'\":,;()]+/)*([^\s'\":,;()/]+)/?")
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: a worker that is asked to save and stop may take `drain`; one that says nothing for `silence` is taken
+    to hang (while sampling: for SILENT_STEPS of its slowest step, at least STEP_SILENCE); an attempt may last `run`."""
+
+    drain: float = 20.0
+    silence: float = 1800.0
+    run: float | None = None
 
 
 @dataclass
@@ -52,6 +64,9 @@ class Running:
     eta: float | None = None
     written_at: float = 0.0
     cancelled_at: float | None = None
+    heard_at: float = 0.0
+    begun_at: float = 0.0
+    why_killed: str = ""
     looked_at: float | None = None  # when denoising began, then when its latest step was done
     slowest: float = 0.0  # seconds, of the steps so far
 
@@ -60,6 +75,12 @@ class Running:
         if self.stage != "denoise" or self.slowest == 0.0 or self.step >= self.steps:
             return STAGE_GRACE
         return max(CANCEL_GRACE, STEPS_GRACE * self.slowest)
+
+    def silence(self, longest: float) -> float:
+        """Seconds without a word after which its worker is taken to hang."""
+        if self.stage != "denoise" or self.slowest == 0.0 or self.step >= self.steps:
+            return longest
+        return min(longest, max(STEP_SILENCE, SILENT_STEPS * self.slowest))
 
 
 class Dispatcher:
@@ -72,6 +93,7 @@ class Dispatcher:
         artifacts: Artifacts,
         checkpoints: Checkpoints,
         models: Collection[str],
+        patience: Patience = Patience(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -79,9 +101,11 @@ class Dispatcher:
         self._artifacts = artifacts
         self._checkpoints = checkpoints
         self._models = models
+        self._patience = patience
         self._clock = clock
         self._running: dict[tuple[str, int], Running] = {}
         self._stopping = threading.Event()
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._main, name="dispatcher")
 
     def start(self) -> None:
@@ -99,6 +123,13 @@ class Dispatcher:
         """Started, and no more at work."""
         return self._thread.ident is not None and not self.alive
 
+    def drain(self) -> None:
+        """Begins to stop: no new work, running jobs save and pause. A second call waits for them no longer."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+        self._pool.wake()
+
     def stop(self) -> None:
         """Ends the workers, puts their jobs back into the queue, and returns when that is done."""
         self._stopping.set()
@@ -114,14 +145,26 @@ class Dispatcher:
             self._pool.start()
             while not self._stopping.is_set():
                 self._until_done(self._claim)
-                self._until_done(self._pass_on_cancels)
-                for report in self._reports():
-                    self._until_done(lambda report=report: self._handle(report))  # type: ignore[misc]
+                self._turn()
+            self._pause_all()
         except BaseException:
             log.exception("dispatcher died")
         finally:
             self._pool.close()
             self._until_done(self._take_over)
+
+    def _turn(self) -> None:
+        self._until_done(self._pass_on_cancels)
+        self._until_done(self._watch)
+        for report in self._reports():
+            self._until_done(lambda report=report: self._handle(report))  # type: ignore[misc]
+
+    def _pause_all(self) -> None:
+        until = self._clock() + self._patience.drain
+        for job_id, attempt in self._running:
+            self._pool.pause(job_id, attempt)
+        while self._running and self._clock() < until and not self._hurry.is_set():
+            self._turn()
 
     def _until_done(self, act: Callable[[], None]) -> None:
         """A database that is locked or has no room is asked again after a while: nothing else here makes sense then.
@@ -165,7 +208,8 @@ class Dispatcher:
                 self._store.fail(job.id, job.attempt, JobError("model_error", message))
                 continue
             log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model)
-            self._running[job.id, job.attempt] = Running(job)
+            now = self._clock()
+            self._running[job.id, job.attempt] = Running(job, heard_at=now, begun_at=now)
             try:
                 resume = self._checkpoints.read(job.id) if job.attempt > 1 else None
                 self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model, resume))
@@ -188,11 +232,28 @@ class Dispatcher:
                 log.warning("worker does not stop, killing it", job_id=job_id, attempt=attempt)
                 self._pool.kill(job_id, attempt)
 
+    def _watch(self) -> None:
+        """Kills workers that hang, and ends attempts that last too long."""
+        now = self._clock()
+        for (job_id, attempt), running in self._running.items():
+            if running.why_killed:
+                continue
+            silence = now - running.heard_at
+            if silence > running.silence(self._patience.silence):
+                running.why_killed = f"it had said nothing for {silence:.0f} seconds"
+            elif self._patience.run is not None and now - running.begun_at > self._patience.run:
+                running.why_killed = TOO_LONG
+            else:
+                continue
+            log.warning("killing a worker", job_id=job_id, attempt=attempt, why=running.why_killed)
+            self._pool.kill(job_id, attempt)
+
     def _handle(self, report: Report) -> None:
         key = report.job_id, report.attempt
         running = self._running.get(key)
         if running is None:
             return
+        running.heard_at = self._clock()
         try:
             if isinstance(report, Died):
                 self._died(running, report.evidence)
@@ -247,7 +308,11 @@ class Dispatcher:
             case Cancelled():
                 self._store.cancelled(job.id, job.attempt)
                 log.info("job cancelled", job_id=job.id, attempt=job.attempt)
-        return isinstance(event, Finished | Failed | Cancelled)
+            case Paused():
+                self._store.requeue(job.id, job.attempt)
+                self._store.log(job.id, f"attempt {job.attempt} was paused; it goes on when the server is back")
+                log.info("job paused", job_id=job.id, attempt=job.attempt)
+        return isinstance(event, Finished | Failed | Cancelled | Paused)
 
     def _keep(self, job: Job, data: bytes) -> None:
         """A checkpoint that cannot be kept costs no more than the time it would have saved."""
@@ -317,6 +382,12 @@ class Dispatcher:
 
     def _died(self, running: Running, evidence: str) -> None:
         job = running.job
+        if running.why_killed == TOO_LONG:
+            message = f"it was not done after {self._patience.run:g} seconds, the longest a job may run here"
+            self._store.fail(job.id, job.attempt, JobError("timeout", message))
+            log.warning("job failed", job_id=job.id, attempt=job.attempt, code="timeout")
+            return
+        evidence = f"{evidence}; {running.why_killed}" if running.why_killed else evidence
         deaths = [*job.deaths, f"attempt {job.attempt}: {evidence}"]
         self._store.log(job.id, deaths[-1], "ERROR")
         if len(deaths) < STRIKES or running.cancelled_at is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipelines.models import ModelInfo
 from pipelines.plan import resolve
-from pipelines.request import GenerationRequest, draw_seed
+from pipelines.request import GenerationRequest, Task, draw_seed
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.served import Served
 from server.jobs.store import JobStore
@@ -53,6 +54,11 @@ class Jobs:
         self._stopping = False
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
         self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def models(self) -> Mapping[Task, ModelInfo]:
+        """What answers each task."""
+        return self._served.by_task
 
     def submit(
         self,

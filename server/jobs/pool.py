@@ -21,9 +21,9 @@ from typing import Any
 
 import structlog
 
-from pipelines.events import Cancelled, Failed, Finished, Stage, Step
+from pipelines.events import Cancelled, Failed, Finished, Paused, Stage, Step
 from server.jobs import worker
-from server.jobs.protocol import Cancel, Died, Ready, Report, Run, Said, StartFailed, WorkerSpec
+from server.jobs.protocol import Cancel, Died, Pause, Ready, Report, Run, Said, StartFailed, WorkerSpec
 
 START_TRIES = 3
 CLOSE_SECONDS = 2.0
@@ -116,6 +116,10 @@ class LocalPool:
         if slot := self._slot_of(job_id, attempt):
             self._send(slot, Cancel(job_id, attempt))
 
+    def pause(self, job_id: str, attempt: int) -> None:
+        if slot := self._slot_of(job_id, attempt):
+            self._send(slot, Pause(job_id, attempt))
+
     def kill(self, job_id: str, attempt: int) -> None:
         """Ends the worker that has this job; `reports` will say that it died."""
         slot = self._slot_of(job_id, attempt)
@@ -183,7 +187,7 @@ class LocalPool:
             theirs.close()  # or its end would never be seen here
         slot.process, slot.pipe, slot.state, slot.error = process, ours, WorkerState.STARTING, None
 
-    def _send(self, slot: Slot, message: Run | Cancel) -> None:
+    def _send(self, slot: Slot, message: Run | Cancel | Pause) -> None:
         with contextlib.suppress(OSError):  # it died; `reports` is about to find out
             if slot.pipe is not None:
                 slot.pipe.send(message)
@@ -221,7 +225,7 @@ class LocalPool:
                     slot.doing = event.name
                 elif isinstance(event, Step):
                     slot.doing = f"denoise, after step {event.step} of {event.steps}"
-                elif isinstance(event, Finished | Failed | Cancelled):
+                elif isinstance(event, Finished | Failed | Cancelled | Paused):
                     slot.run, slot.state = None, WorkerState.READY
                 return [message]
         return []

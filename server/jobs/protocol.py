@@ -38,7 +38,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Cancel:
-    """To the worker: stop at the next step."""
+    """To the worker: stop, nobody wants it any more."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    """To the worker: save what there is and stop, it will go on later."""
 
     job_id: str
     attempt: int

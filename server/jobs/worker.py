@@ -21,9 +21,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pipelines import environment
-from pipelines.events import Cancelled, Event, Failed
+from pipelines.events import Cancelled, Event, Failed, Paused
 from pipelines.request import GenerationRequest, RequestError
-from server.jobs.protocol import Cancel, Ready, Run, Said, StartFailed, WorkerSpec
+from server.jobs.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, WorkerSpec
 
 NICE = 10  # below the API process, which must answer while this one computes
 POISONED = 42  # exit status when the device's context is beyond repair
@@ -72,6 +72,7 @@ class Inbox:
         self._pipe = pipe
         self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self._cancelled: set[tuple[str, int]] = set()
+        self._paused: set[tuple[str, int]] = set()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def next(self) -> Run:
@@ -79,6 +80,9 @@ class Inbox:
 
     def cancelled(self, run: Run) -> bool:
         return (run.job_id, run.attempt) in self._cancelled
+
+    def paused(self, run: Run) -> bool:
+        return (run.job_id, run.attempt) in self._paused
 
     def _read(self) -> None:
         try:
@@ -88,19 +92,23 @@ class Inbox:
                     self._runs.put(message)
                 elif isinstance(message, Cancel):
                     self._cancelled.add((message.job_id, message.attempt))
+                elif isinstance(message, Pause):
+                    self._paused.add((message.job_id, message.attempt))
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone, and nobody is left to want what the main thread is making
 
 
 def events(module: Any, engine: Any, run: Run, inbox: Inbox) -> Iterator[Event]:
-    """The engine's events, then Failed or Cancelled if it ended without Finished."""
+    """The engine's events, then Failed, Cancelled or Paused if it ended without Finished."""
     try:
         request = GenerationRequest.from_dict(run.request)
-        yield from engine.run(request, run.model, lambda: inbox.cancelled(run), run.resume)
+        yield from engine.run(request, run.model, lambda: inbox.cancelled(run), run.resume, lambda: inbox.paused(run))
     except RequestError as e:
         yield Failed("invalid_request", e.message, e.field)
     except module.GenerationCancelled:
         yield Cancelled()
+    except module.GenerationPaused:
+        yield Paused()
     except module.GenerationError as e:
         yield Failed(e.code, e.message, e.field)
     except MemoryError:

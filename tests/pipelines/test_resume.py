@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.checkpoint import Saver, Unusable, load
-from pipelines.errors import GenerationCancelled
+from pipelines.errors import GenerationCancelled, GenerationPaused
 from pipelines.events import Checkpoint, Event, Finished, Log, Stage, Step
 from pipelines.request import GenerationRequest, Media
 from tests.pipelines.engines import ask, clip_file, finished, new_engine, picture_file
@@ -148,3 +148,32 @@ def test_cancelled_runs_leave_what_they_have() -> None:
             seen.append(event)
     last = checkpoints_of(seen)[-1]
     assert last.step == 2 and not any(isinstance(e, Finished) for e in seen)
+
+
+def test_a_paused_run_saves_first() -> None:
+    request, seen = ask(num_inference_steps=STEPS), []
+    whole = finished(new_engine().run(request, "5b"))
+    with pytest.raises(GenerationPaused):
+        for event in new_engine().run(request, "5b", paused=lambda: steps_of(seen) == [1, 2]):
+            seen.append(event)
+    (saved,) = checkpoints_of(seen)
+    assert saved.step == 2
+    assert finished(new_engine().run(request, "5b", resume=saved.data)).video == whole.video
+
+
+def test_a_cancel_is_heeded_within_a_block() -> None:
+    """And the step it interrupted leaves no trace: the same engine makes the same video afterwards."""
+    engine = new_engine()
+    whole = finished(engine.run(ask(), "5b"))
+    blocks = engine.loader.load(engine.models["5b"], "5b").transformer.transformer_blocks
+    begun: list[int] = []
+    hooks = [
+        block.register_forward_pre_hook(lambda *_, n=n: begun.append(n))  # type: ignore[misc]
+        for n, block in enumerate(blocks)
+    ]
+    with pytest.raises(GenerationCancelled):
+        list(engine.run(ask(), "5b", lambda: len(begun) > len(blocks)))
+    for hook in hooks:
+        hook.remove()
+    assert len(blocks) > 1 and begun == [*range(len(blocks)), 0], "no further than the block it came in"
+    assert finished(engine.run(ask(), "5b")).video == whole.video

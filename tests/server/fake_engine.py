@@ -29,6 +29,10 @@ class GenerationCancelled(Exception):
     pass
 
 
+class GenerationPaused(Exception):
+    pass
+
+
 class Engine:
     def __init__(self, models: dict[str, Path], device: str, memory: str, rife_weights: Path | None) -> None:
         self.models = models
@@ -37,7 +41,12 @@ class Engine:
                 raise GenerationError("model_error", "weights are torn")
 
     def run(
-        self, request: GenerationRequest, model: str, cancelled: Callable[[], bool], resume: bytes | None = None
+        self,
+        request: GenerationRequest,
+        model: str,
+        cancelled: Callable[[], bool],
+        resume: bytes | None = None,
+        paused: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         order = dict(word.partition("=")[::2] for word in request.prompt.split())
         journal = self.models[model] / "journal"
@@ -51,6 +60,9 @@ class Engine:
         for step in range(1 + int(resume or 0), steps + 1):
             if cancelled() and "deaf" not in order:
                 raise GenerationCancelled
+            if paused() and "deaf" not in order:
+                yield Checkpoint(str(step - 1).encode(), step - 1)
+                raise GenerationPaused
             time.sleep(float(order.get("sleep", 0.01)))
             if step == int(order.get("at", 3)):
                 self.misbehave(order, journal)

@@ -72,7 +72,7 @@ def plain(**given: Any) -> Settings:
 
 def settings(tmp: Path, **given: Any) -> Settings:
     model = f"{checkpoint(tmp / 'tiny')},{checkpoint(tmp / 'tiny-i2v', image=True)}"
-    usual = {"data_dir": tmp / "data", "model": model, "device": "cpu", "min_free_mb": 0}
+    usual = {"data_dir": tmp / "data", "model": model, "device": "cpu", "min_free_mb": 0, "drain_seconds": 1}
     return plain(**(usual | given))
 
 

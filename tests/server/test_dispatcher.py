@@ -200,3 +200,56 @@ def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
         for one in (job, gone):
             house.context.jobs.cancel(one.id)
             assert ended(house, one).status is Status.CANCELLED
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    application = app(tmp_path, silence_seconds=1.0)
+    with TestClient(application):
+        house = house_of(application)
+        until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
+        hanging, next_one = submit(house, "hang=1 save=1", seed=1), submit(house, "steps=1", seed=2)
+        assert ended(house, hanging).status is Status.FAILED
+        lost = house.context.jobs.get(hanging.id)
+        assert lost and lost.error and lost.error.code == "worker_lost" and len(lost.deaths) == 3
+        assert "said nothing for 1 seconds" in lost.error.message
+        assert ended(house, next_one).status is Status.SUCCEEDED
+    assert [line for line in journal(tmp_path) if line.startswith("start 1")] == ["start 1", *["start 1 at 2"] * 2]
+
+
+def test_an_attempt_that_lasts_too_long_is_ended(tmp_path: Path) -> None:
+    application = app(tmp_path, max_run_seconds=0.5)
+    with TestClient(application):
+        house = house_of(application)
+        job = ended(house, submit(house, "steps=1000 sleep=0.05 deaf=1"))
+        assert job.status is Status.FAILED and job.error and job.error.code == "timeout" and job.attempt == 1
+        assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
+
+
+def test_a_stopping_server_lets_its_jobs_save(tmp_path: Path) -> None:
+    application = app(tmp_path, drain_seconds=20)
+    with TestClient(application):
+        house = house_of(application)
+        job = submit(house, "steps=500 sleep=0.02", seed=1)
+        waiting = submit(house, "steps=1", seed=2)
+        until(lambda: (found := house.context.jobs.get(job.id)) and found.step > 3)
+    house = house_of(application := app(tmp_path))
+    found = house.context.jobs.get(job.id)
+    assert found and found.status is Status.QUEUED and found.attempt == 1 and not found.deaths
+    assert int(house.health.data.checkpoints.joinpath(job.id).read_bytes()) > 3
+    with TestClient(application):
+        until(lambda: len(journal(tmp_path)) == 2)
+        assert journal(tmp_path)[1].startswith("start 1 at ")
+        house.context.jobs.cancel(job.id)
+        assert ended(house, waiting).status is Status.SUCCEEDED
+
+
+def test_a_deaf_job_does_not_keep_the_server(tmp_path: Path) -> None:
+    application = app(tmp_path, drain_seconds=0.3)
+    with TestClient(application):
+        house = house_of(application)
+        job = submit(house, "steps=1000 sleep=0.1 deaf=1", seed=1)
+        until(lambda: (found := house.context.jobs.get(job.id)) and found.status is Status.RUNNING)
+    house = house_of(app(tmp_path))
+    found = house.context.jobs.get(job.id)
+    assert found and found.status is Status.QUEUED
+    house.close()
