@@ -34,7 +34,7 @@ from server.jobs.jobs import Jobs
 from server.jobs.pool import LocalPool, specs_for
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
 from server.jobs.served import REAL_WEIGHTS, choose
-from server.jobs.store import JobStore
+from server.jobs.store import JobStore, Quota
 from server.jobs.webhooks import Courier
 from server.media.addresses import is_public
 from server.media.artifacts import CORS, Artifacts
@@ -62,7 +62,7 @@ class House:
         self.health.dispatcher.start()
 
     def begin_to_stop(self) -> None:
-        """For signal handlers: waiting callers are answered, running jobs pause; a second call waits for them no longer."""
+        """For signal handlers: who waits is answered, running jobs pause; a second call waits for them no longer."""
         self.context.jobs.stop_waiting()
         self.health.dispatcher.drain()
 
@@ -81,7 +81,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         log.warning(problem)
     data = DataDir(settings.data_dir, settings.min_free_bytes)
     try:
-        store = JobStore(data.database)
+        store = JobStore(database.get_secret_value() if (database := settings.database_url) else data.database)
         signing = Signing(data.keys)
     except BaseException:
         data.close()
@@ -105,6 +105,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         wake=dispatcher.wake,
         rife_available=settings.rife_weights is not None,
         remove=artifacts.remove,
+        quota=Quota(settings.jobs_per_key, settings.daily_jobs_per_key),
     )
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
     context = Context(

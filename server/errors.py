@@ -4,6 +4,7 @@
       MediaError      a picture or clip that came with a request cannot be had or read
       NoModel         no checkpoint here answers this task
       QueueFull       as many jobs wait as may wait
+        QuotaExceeded   the key has as many jobs as it may have
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
       StaleWrite      a job has moved on: another attempt owns it, or it has ended
@@ -11,12 +12,15 @@
         BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
 
 Knows: what went wrong, in words a caller can show. Does not know: vendors' error shapes, HTTP status codes.
-`pipelines.request.RequestError` is the third kind of client error, beside MediaError and NoModel.
+`pipelines.request.RequestError` is the third kind of client error, beside MediaError and NoModel; IdempotencyConflict
+is one of these.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
+
+from pipelines.request import RequestError
 
 MediaCode = Literal[
     "unsupported_image_format",
@@ -55,9 +59,26 @@ class NoModel(ServerError):
 
 
 class QueueFull(ServerError):
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the queue is full: {limit} jobs are waiting")
+    """`retry_after`: seconds after which there may be room."""
+
+    def __init__(self, limit: int, message: str = "", retry_after: float = 5.0) -> None:
+        super().__init__(message or f"the queue is full: {limit} jobs are waiting")
         self.limit = limit
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(QueueFull):
+    """A key has as many jobs as it may have: at the same time (`daily` False) or since midnight UTC."""
+
+    def __init__(self, limit: int, daily: bool, retry_after: float) -> None:
+        when = "a day" if daily else "at a time"
+        super().__init__(limit, f"this key may have {limit} jobs {when}, and has them", retry_after)
+        self.daily = daily
+
+
+class IdempotencyConflict(RequestError):
+    def __init__(self) -> None:
+        super().__init__("Idempotency-Key", "was used for another request before")
 
 
 class DiskFull(ServerError):

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         None, description="the server's own base URL as clients see it, for links to results (default: the Host asked)"
     )
     data_dir: Path = Field(Path("data"), description="folder for the job table, inputs and results")
+    database_url: SecretStr | None = Field(
+        None, description="postgresql://user:password@host/name for the job table (default: a SQLite file in data_dir)"
+    )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder with pulled checkpoints")
     model: str | None = Field(
         None,
@@ -112,6 +115,12 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     max_queue: int = Field(100, ge=1, le=1_000_000, description="jobs that may wait before new ones are refused")
+    jobs_per_key: int | None = Field(
+        None, ge=1, description="jobs that one key may have waiting or running at a time (default: no limit)"
+    )
+    daily_jobs_per_key: int | None = Field(
+        None, ge=1, description="jobs that one key may send a day, by UTC (default: no limit)"
+    )
     min_free_mb: int = Field(256, ge=0, description="free disk space below which new jobs are refused, in 2**20 bytes")
 
     @property
@@ -141,5 +150,5 @@ def _complaint(settings: type[Settings], error: Any) -> str:
     reason = str(error["msg"]).removeprefix("Value error, ").replace("Input should be ", "must be ")
     if error["type"] == "string_pattern_mismatch" and field is not None:
         reason = f"must be {field.description}"
-    shown = "" if name == "api_keys" else f"={error['input']!s:.80}"
+    shown = "" if name in ("api_keys", "database_url") else f"={error['input']!s:.80}"
     return f"{PREFIX}{name.upper()}{shown}: {reason}"

@@ -117,6 +117,7 @@ class Job:
     priority: int = 0
     keep_seconds: float | None = None
     webhook: Webhook | None = None
+    idempotency: str | None = None
 
     @property
     def seed(self) -> int:

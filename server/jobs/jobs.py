@@ -18,7 +18,7 @@ from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Task, draw_seed
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.served import Served
-from server.jobs.store import JobStore
+from server.jobs.store import NO_QUOTA, JobStore, Quota
 
 WATCH_EVERY = 0.1  # seconds
 WATCHED_AT_ONCE = 500  # jobs in one look; SQLite takes some thousand variables in a query
@@ -43,6 +43,7 @@ class Jobs:
         wake: Callable[[], None],
         rife_available: bool = False,
         remove: Callable[[Artifact], None] = lambda _: None,
+        quota: Quota = NO_QUOTA,
     ) -> None:
         self._store = store
         self._served = served
@@ -51,6 +52,7 @@ class Jobs:
         self._wake = wake
         self.rife_available = rife_available
         self._remove = remove
+        self._quota = quota
         self._stopping = False
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -71,10 +73,13 @@ class Jobs:
         priority: int = 0,
         keep_seconds: float | None = None,
         webhook: Webhook | None = None,
+        idempotency: str | None = None,
     ) -> Job:
-        """The job, on disk. `payload` must hold no key. Its `plan` is what can be told before its picture is read.
+        """The job, on disk; or the one an earlier call of the same `idempotency` name from the same key has made.
 
-        Raises RequestError, NoModel, QueueFull, DiskFull.
+        `payload` must hold no key. The job's `plan` is what can be told before its picture is read.
+
+        Raises RequestError, NoModel, QueueFull, QuotaExceeded, IdempotencyConflict, DiskFull.
         """
         if request.seed is None:
             request = replace(request, seed=draw_seed())
@@ -94,8 +99,9 @@ class Jobs:
             priority=priority,
             keep_seconds=keep_seconds,
             webhook=webhook,
+            idempotency=idempotency,
         )
-        job = self._store.submit(job, self._max_queue)
+        job = self._store.submit(job, self._max_queue, self._quota)
         self._wake()
         return job
 

@@ -12,34 +12,51 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
 
-from server.errors import QueueFull, StaleWrite
+from server.errors import IdempotencyConflict, QueueFull, QuotaExceeded, StaleWrite
 from server.jobs import outbox
+from server.jobs.database import open_database
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
-from server.jobs.tables import job_events, jobs, open_sqlite, to_job, to_row
+from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row, turns
 
 MAX_LOG_LINES = 1000  # per job; later ones are dropped
+DAY = 86400.0  # seconds
+RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
+
+
+@dataclass(frozen=True)
+class Quota:
+    """Jobs one key may have that have not ended, and jobs it may send a day (UTC); None: no limit."""
+
+    at_once: int | None = None
+    daily: int | None = None
+
+
+NO_QUOTA = Quota()
 
 
 class JobStore:
     """`clock` gives unix seconds."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._engine, self.journal = open_sqlite(path)
+    """`where`: a SQLite file, or the URL of a PostgreSQL database."""
+
+    def __init__(self, where: Path | str, clock: Callable[[], float] = time.time) -> None:
+        self._database = open_database(where, metadata, SCHEMA)
+        self._engine, self.journal = self._database.engine, self._database.journal
         self._writers = self._engine.execution_options(immediate=True)
         self._clock = clock
         # a lock of our own is handed over at once; SQLite's is polled, with sleeps of up to 100 ms
         self._turn = Lock()
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -48,15 +65,44 @@ class JobStore:
 
     # -- from clients ---------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, limit: int | None = None) -> Job:
-        """`job`, on disk; raises QueueFull when it is queued and `limit` others already are."""
+    def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA) -> Job:
+        """`job`, on disk; or the one that an earlier call of the same idempotency key has made.
+
+        Raises IdempotencyConflict; and for a queued job QueueFull, when `limit` others wait, and QuotaExceeded.
+        """
         with self._writing() as db:
-            if limit is not None and job.status is Status.QUEUED and _count(db, Status.QUEUED) >= limit:
-                raise QueueFull(limit)
+            if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:
+                return earlier
+            if job.status is Status.QUEUED:
+                if limit is not None and _count(db, jobs.c.status == Status.QUEUED) >= limit:
+                    raise QueueFull(limit)
+                self._check_quota(db, job.owner, quota)
             number = db.execute(insert(jobs).values(to_row(job))).inserted_primary_key
             if job.status.is_terminal:
                 outbox.announce(db, job.id, self._clock(), "completed")
         return replace(job, number=number[0] if number else 0)
+
+    def _earlier(self, db: Connection, job: Job) -> Job | None:
+        same = (jobs.c.facade == job.facade, jobs.c.owner == job.owner, jobs.c.idempotency == job.idempotency)
+        row = db.execute(select(jobs).where(*same)).one_or_none()
+        if row is None:
+            return None
+        earlier = to_job(row)
+        if (earlier.endpoint, earlier.payload) != (job.endpoint, job.payload):
+            raise IdempotencyConflict
+        return earlier
+
+    def _check_quota(self, db: Connection, owner: str, quota: Quota) -> None:
+        mine = jobs.c.owner == owner
+        if quota.at_once is not None:
+            unfinished = jobs.c.status.in_([s for s in Status if not s.is_terminal])
+            if _count(db, mine, unfinished) >= quota.at_once:
+                raise QuotaExceeded(quota.at_once, False, RETRY_SOON)
+        if quota.daily is not None:
+            now = self._clock()
+            midnight = now - now % DAY
+            if _count(db, mine, jobs.c.created_at >= midnight) >= quota.daily:
+                raise QuotaExceeded(quota.daily, True, midnight + DAY - now)
 
     def get(self, job_id: str) -> Job | None:
         return self._one(jobs.c.id == job_id)
@@ -98,12 +144,26 @@ class JobStore:
         return self.get(job_id)
 
     def position(self, job_id: str) -> int:
-        """How many queued jobs are ahead of it, 0 for one that is not queued."""
-        own = select(jobs.c.n, jobs.c.priority).where(jobs.c.id == job_id, jobs.c.status == Status.QUEUED).subquery()
-        before = or_(jobs.c.priority > own.c.priority, and_(jobs.c.priority == own.c.priority, jobs.c.n < own.c.n))
-        ahead = select(func.count()).select_from(jobs.join(own, before)).where(jobs.c.status == Status.QUEUED)
+        """How many queued jobs are ahead of it as things stand, 0 for one that is not queued."""
         with self._engine.connect() as db:
-            return int(db.execute(ahead).scalar_one())
+            own = db.execute(
+                select(jobs.c.n, jobs.c.priority, jobs.c.owner).where(
+                    jobs.c.id == job_id, jobs.c.status == Status.QUEUED
+                )
+            ).one_or_none()
+            if own is None:
+                return 0
+            queued, level = jobs.c.status == Status.QUEUED, jobs.c.priority == own.priority
+            ahead = _count(db, queued, jobs.c.priority > own.priority)
+            rank = _count(db, queued, level, jobs.c.owner == own.owner, jobs.c.n < own.n)
+            others = select(jobs.c.owner, func.count().label("waiting"), func.min(jobs.c.n).label("first"))
+            others = others.where(queued, level, jobs.c.owner != own.owner).group_by(jobs.c.owner)
+            turn = {row.owner: (row.running, row.served) for row in db.execute(_turns())}
+            mine = (*turn.get(own.owner, (0, 0)), own.n)
+            for row in db.execute(others):  # keys take turns: each has had as many as this one, or one more
+                comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
+                ahead += min(row.waiting, rank + comes_first)
+        return ahead + rank
 
     def counts(self) -> dict[Status, int]:
         with self._engine.connect() as db:
@@ -128,22 +188,38 @@ class JobStore:
     # -- from the dispatcher --------------------------------------------------------------------------------------
 
     def claim(self) -> Job | None:
-        """The oldest queued job of the highest priority, now running and with its attempt raised by one."""
-        in_turn = (jobs.c.priority.desc(), jobs.c.n)
-        waiting = select(jobs.c.n).where(jobs.c.status == Status.QUEUED).order_by(*in_turn).limit(1)
+        """The next job, now running and with its attempt raised by one.
+
+        Of the highest priority; of the key that has the fewest running jobs and was served longest ago; its oldest.
+        """
+        queued = jobs.c.status == Status.QUEUED
+        turn = _turns().subquery()
+        in_turn = (
+            jobs.c.priority.desc(),
+            func.coalesce(turn.c.running, 0),
+            func.coalesce(turn.c.served, 0),
+            jobs.c.n,
+        )
         with self._engine.connect() as db:  # most looks find nothing, and looking takes no write lock
-            if db.execute(waiting).scalar_one_or_none() is None:
+            if db.execute(select(jobs.c.n).where(queued).limit(1)).scalar_one_or_none() is None:
                 return None
         with self._writing() as db:
-            n = db.execute(waiting).scalar_one_or_none()
-            if n is None:
+            rows = select(jobs.c.n, jobs.c.owner).select_from(jobs.outerjoin(turn, turn.c.owner == jobs.c.owner))
+            chosen = db.execute(rows.where(queued).order_by(*in_turn).limit(1)).one_or_none()
+            if chosen is None:
                 return None
             started = {**FRESH, "status": Status.RUNNING, "attempt": jobs.c.attempt + 1, "started_at": self._clock()}
-            db.execute(update(jobs).where(jobs.c.n == n).values(started))
-            job = to_job(db.execute(select(jobs).where(jobs.c.n == n)).one())
+            db.execute(update(jobs).where(jobs.c.n == chosen.n).values(started))
+            self._serve(db, chosen.owner)
+            job = to_job(db.execute(select(jobs).where(jobs.c.n == chosen.n)).one())
             if job.attempt == 1:
                 outbox.announce(db, job.id, self._clock(), "start")
         return job
+
+    def _serve(self, db: Connection, owner: str) -> None:
+        latest = int(db.execute(select(func.coalesce(func.max(turns.c.served), 0))).scalar_one())
+        if not db.execute(update(turns).where(turns.c.owner == owner).values(served=latest + 1)).rowcount:
+            db.execute(insert(turns).values(owner=owner, served=latest + 1))
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
         """Sets any of plan, stage, step, steps, eta, memory."""
@@ -249,5 +325,17 @@ class JobStore:
         raise StaleWrite(job_id, attempt, f"cannot become {to or 'further along'}: it {is_now}")
 
 
-def _count(db: Connection, status: Status) -> int:
-    return int(db.execute(select(func.count()).where(jobs.c.status == status)).scalar_one())
+def _count(db: Connection, *which: ColumnElement[bool]) -> int:
+    return int(db.execute(select(func.count()).select_from(jobs).where(*which)).scalar_one())
+
+
+def _turns() -> Select[Any]:
+    """Of each key that was ever served: how many of its jobs run, and when its last turn was."""
+    running = (
+        select(jobs.c.owner, func.count().label("running"))
+        .where(jobs.c.status == Status.RUNNING)
+        .group_by(jobs.c.owner)
+        .subquery()
+    )
+    both = turns.outerjoin(running, running.c.owner == turns.c.owner)
+    return select(turns.c.owner, func.coalesce(running.c.running, 0).label("running"), turns.c.served).select_from(both)

@@ -5,17 +5,13 @@ Knows: columns, SQLite's habits at connecting. Does not know: which writes are a
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     Boolean,
     Column,
-    Connection,
-    Engine,
     Float,
     ForeignKey,
     Index,
@@ -24,19 +20,12 @@ from sqlalchemy import (
     Row,
     String,
     Table,
-    create_engine,
-    event,
-    inspect,
 )
-from sqlalchemy.schema import CreateColumn
 
 from pipelines.request import GenerationRequest
-from server.errors import DataDirUnwritable
 from server.jobs.job import Artifact, Job, JobError, Status, Webhook
 
 SCHEMA = 2
-# versions before this can corrupt a write-ahead log that two connections check-point at the same time
-SAFE_WAL = (3, 51, 3)
 
 metadata = MetaData()
 
@@ -73,6 +62,9 @@ jobs = Table(
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("keep_seconds", Float),
     Column("webhook", JSON(none_as_null=True)),
+    Column("idempotency", String),  # a name its caller gave the call, so that calling again makes no second job
+    Index("jobs_once", "facade", "owner", "idempotency", unique=True),
+    Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_status", "status", "n"),
 )
 
@@ -85,6 +77,9 @@ job_events = Table(
     Column("level", String, nullable=False),
     Column("message", String, nullable=False),
 )
+
+# when each key was last served, as a count of claims: who has waited longest comes next
+turns = Table("turns", metadata, Column("owner", String, primary_key=True), Column("served", Integer, nullable=False))
 
 # what is still to be told to webhooks: a row leaves when it was told, or given up
 webhooks = Table(
@@ -118,43 +113,3 @@ def to_job(row: Row[Any]) -> Job:
     if d["webhook"]:
         d["webhook"] = Webhook(**{**d["webhook"], "events": tuple(d["webhook"]["events"])})
     return Job(**d)
-
-
-def open_sqlite(path: Path) -> tuple[Engine, str]:
-    """The engine, tables made, and the journal mode chosen. Raises DataDirUnwritable for a file of a newer schema.
-
-    Connections with the execution option `immediate` take the write lock when they begin, so that what they read
-    stays true until they commit.
-    """
-    journal = "WAL" if sqlite3.sqlite_version_info >= SAFE_WAL else "TRUNCATE"
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5.0}, pool_size=20, max_overflow=40)
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
-        connection.execute(f"PRAGMA journal_mode={journal}")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("immediate", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-    with engine.execution_options(immediate=True).begin() as connection:
-        found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if found > SCHEMA:
-            raise DataDirUnwritable(f"{path} was written by a newer version of this server (schema {found})")
-        metadata.create_all(connection)
-        _add_missing_columns(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
-    return engine, journal
-
-
-def _add_missing_columns(connection: Connection) -> None:
-    """What later schemas added to `jobs`; nullable or with a default, so that older rows need nothing."""
-    there = {column["name"] for column in inspect(connection).get_columns(jobs.name)}
-    for column in jobs.columns:
-        if column.name not in there:
-            ddl = CreateColumn(column).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {jobs.name} ADD COLUMN {ddl}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,12 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from pipelines.request import GenerationRequest, Lora, Media
-from server.errors import DataDirUnwritable, QueueFull, StaleWrite
+from server.errors import (
+    BadSetting,
+    DataDirBusy,
+    DataDirUnwritable,
+    IdempotencyConflict,
+    QueueFull,
+    QuotaExceeded,
+    StaleWrite,
+)
+from server.jobs.database import open_database
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, Status, Webhook
-from server.jobs.store import MAX_LOG_LINES, JobStore
-from server.jobs.tables import open_sqlite
+from server.jobs.store import MAX_LOG_LINES, JobStore, Quota
+from server.jobs.tables import SCHEMA, metadata
+from tests.server import postgres
 
 VIDEO = Artifact("k", "video/mp4", "video.mp4", 3)
 DONE: dict[str, Any] = {
@@ -27,9 +39,24 @@ DONE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A fresh database of each kind."""
+    if request.param == "sqlite":
+        return tmp_path / "jobs.db"
+    server: postgres.Server = request.getfixturevalue("server")
+    return server.create(f"t{uuid.uuid4().hex}")
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    store = JobStore(tmp_path / "jobs.db", clock=lambda: 99.0)
+def store(where: Path | str) -> Iterator[JobStore]:
+    store = JobStore(where, clock=lambda: 99.0)
     yield store
     store.close()
 
@@ -203,21 +230,22 @@ def test_random_walks_keep_to_the_table(store: JobStore) -> None:
 def test_journal_mode_follows_the_sqlite_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, mode in (((3, 51, 2), "truncate"), ((3, 51, 3), "wal")):
         monkeypatch.setattr("sqlite3.sqlite_version_info", version)
-        engine, _ = open_sqlite(tmp_path / f"{mode}.db")
+        engine = open_database(tmp_path / f"{mode}.db", metadata, SCHEMA).engine
         with engine.connect() as db:
             assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == mode
             assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         engine.dispose()
 
 
-def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
-    engine, _ = open_sqlite(tmp_path / "jobs.db")
-    with engine.connect() as db:
-        db.exec_driver_sql("PRAGMA user_version=99")
-        db.commit()
+def test_a_newer_schema_is_left_alone(where: Path | str) -> None:
+    JobStore(where).close()
+    is_file = isinstance(where, Path)
+    engine = create_engine(f"sqlite:///{where}" if is_file else str(where).replace(":", "+psycopg:", 1))
+    with engine.begin() as db:
+        db.exec_driver_sql("PRAGMA user_version=99" if is_file else "UPDATE schema_version SET version = 99")
     engine.dispose()
     with pytest.raises(DataDirUnwritable, match="newer"):
-        JobStore(tmp_path / "jobs.db")
+        JobStore(where)
 
 
 def test_the_urgent_go_first(store: JobStore) -> None:
@@ -249,7 +277,9 @@ def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE webhooks")
-        for column in ("owner", "priority", "keep_seconds", "webhook"):
+        for index in ("jobs_once", "jobs_by_owner"):
+            db.execute(f"DROP INDEX {index}")
+        for column in ("owner", "priority", "keep_seconds", "webhook", "idempotency"):
             db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         db.execute("PRAGMA user_version=1")
         db.commit()
@@ -259,3 +289,81 @@ def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     store.submit(job("new", owner="o"))
     assert [found.id for found in iter(store.claim, None) if found] == ["old", "new"]
     store.close()
+
+
+def test_keys_take_turns(store: JobStore) -> None:
+    """A key with many jobs does not keep one with few waiting, and the place told beforehand is the place had."""
+    for owner, count in (("many", 6), ("few", 2), ("one", 1)):
+        for n in range(count):
+            store.submit(job(f"{owner}{n}", owner=owner))
+    names = [*(f"many{n}" for n in range(6)), "few0", "few1", "one0"]
+    told = {name: store.position(name) for name in names}
+    order = []
+    while found := store.claim():
+        order.append(found.id)
+        store.fail(found.id, 1, JobError("internal", "m"))
+    assert order == ["many0", "few0", "one0", "many1", "few1", "many2", "many3", "many4", "many5"]
+    assert told == {name: order.index(name) for name in names}
+
+
+def test_a_key_at_work_lets_others_go_first(store: JobStore) -> None:
+    for name, owner in (("a0", "a"), ("a1", "a"), ("a2", "a"), ("b0", "b"), ("b1", "b")):
+        store.submit(job(name, owner=owner))
+    claimed = [store.claim() for _ in range(3)]
+    assert [found.id for found in claimed if found] == ["a0", "b0", "a1"]
+    store.fail("b0", 1, JobError("internal", "m"))
+    found = store.claim()
+    assert found and found.id == "b1", "b has nothing running, a has two"
+
+
+def test_quotas(store: JobStore) -> None:
+    def send(name: str, owner: str = "a", **limits: int) -> Job:
+        return store.submit(replace(job(name, owner=owner), created_at=99.0), None, Quota(**limits))
+
+    send("a0", at_once=1)
+    with pytest.raises(QuotaExceeded) as caught:
+        send("a1", at_once=1)
+    assert (caught.value.limit, caught.value.daily) == (1, False)
+    send("b0", "b", at_once=1)
+    store.cancel("a0")
+    send("a1", at_once=1)
+    with pytest.raises(QuotaExceeded) as caught:
+        send("a2", daily=2)
+    assert caught.value.daily and caught.value.retry_after == 86400 - 99
+    send("a2", daily=3)
+    store.submit(job("refused", owner="a", status=Status.FAILED), None, Quota(1, 1))  # costs nothing, takes no place
+
+
+def test_the_same_call_makes_one_job(store: JobStore) -> None:
+    def send(name: str, **more: Any) -> Job:
+        return store.submit(job(name, idempotency="once", **more))
+
+    assert send("a").id == send("b").id == "a"
+    assert send("c", owner="another").id == "c"
+    with pytest.raises(IdempotencyConflict):
+        store.submit(replace(job("d", idempotency="once"), payload={"prompt": "another"}))
+    threads = [threading.Thread(target=send, args=(f"t{n}",), kwargs={"owner": "many"}) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.page("fal", "many", 99)) == 1
+
+
+def test_one_server_to_a_database(where: Path | str) -> None:
+    """SQLite's file lies in a data folder, which has a lock of its own."""
+    first = JobStore(where)
+    if isinstance(where, str):
+        with pytest.raises(DataDirBusy):
+            JobStore(where)
+    first.close()
+    JobStore(where).close()
+
+
+def test_a_database_that_is_not_there() -> None:
+    with pytest.raises(DataDirUnwritable, match="nowhere/x cannot be used"):
+        JobStore("postgresql://u:secret@/x?host=/nowhere")
+    for url in ("mysql://u:secret@h/x", "postgresql:/secret", "secret"):
+        with pytest.raises(BadSetting) as caught:
+            JobStore(url)
+        assert "secret" not in caught.value.message
