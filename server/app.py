@@ -20,7 +20,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
-from server.auth import Keys, check_bind
+from server.auth import Keys, check_bind, owner_of
 from server.context import Context
 from server.datadir import DataDir
 from server.facades import v1
@@ -31,10 +31,11 @@ from server.health import Health
 from server.jobs.checkpoints import Checkpoints
 from server.jobs.dispatcher import Dispatcher, Patience
 from server.jobs.jobs import Jobs
+from server.jobs.keys import KeyStore
 from server.jobs.pool import LocalPool, specs_for
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
 from server.jobs.served import REAL_WEIGHTS, choose
-from server.jobs.store import JobStore, Quota
+from server.jobs.store import NO_QUOTA, JobStore, Quota
 from server.jobs.webhooks import Courier
 from server.media.addresses import is_public
 from server.media.artifacts import CORS, Artifacts
@@ -75,15 +76,22 @@ class House:
 
 def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     """Raises StartError: a bad setting, an open address, a data folder that is taken or not writable."""
-    check_bind(settings)
     served = choose(settings)
     for problem in served.problems:
         log.warning(problem)
     data = DataDir(settings.data_dir, settings.min_free_bytes)
     try:
-        store = JobStore(database.get_secret_value() if (database := settings.database_url) else data.database)
+        store = JobStore(settings.database)
+    except BaseException:
+        data.close()
+        raise
+    try:
+        issued = KeyStore(store.database)
+        keys = Keys(settings, issued.known)
+        check_bind(settings, keys)
         signing = Signing(data.keys)
     except BaseException:
+        store.close()
         data.close()
         raise
     artifacts = Artifacts(data, settings.public_url)
@@ -105,7 +113,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         wake=dispatcher.wake,
         rife_available=settings.rife_weights is not None,
         remove=artifacts.remove,
-        quota=Quota(settings.jobs_per_key, settings.daily_jobs_per_key),
+        quota=lambda owner: _quota(settings, issued, owner),
     )
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
     context = Context(
@@ -114,7 +122,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         Intake(data, artifacts, door),
         artifacts,
         Uploads(data, artifacts),
-        Keys(settings),
+        keys,
         signing,
     )
     writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
@@ -208,6 +216,11 @@ def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
     async def file_preflight(key: str, name: str) -> Response:
         allowed = {"access-control-allow-methods": "GET, HEAD", "access-control-allow-headers": "*"}
         return Response(status_code=204, headers={**CORS, **allowed})
+
+
+def _quota(settings: Settings, issued: KeyStore, owner: str) -> Quota:
+    own = next((key.quota for key in issued.known().values() if owner_of(key.digest) == owner), NO_QUOTA)
+    return Quota(own.at_once or settings.jobs_per_key, own.daily or settings.daily_jobs_per_key)
 
 
 async def _sweep(artifacts: Artifacts) -> None:

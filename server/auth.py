@@ -14,7 +14,7 @@ import ipaddress
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 from server.errors import InsecureBind, ServerError
 from server.settings import Settings
@@ -58,16 +58,34 @@ def _given(headers: Mapping[str, str], body_key: str | None) -> list[str]:
     return found
 
 
+class Issued(Protocol):
+    """A key that was made by `cogvideox keys create`: only what it hashes to is known."""
+
+    @property
+    def digest(self) -> bytes: ...
+
+    @property
+    def revoked_at(self) -> float | None: ...
+
+
 class Keys:
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    """Those of the settings, and those that were issued: `issued` gives them by their ids."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        issued: Callable[[], Mapping[str, Issued]] = dict,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._issued = issued
         self._keys = [_canonical(key) for key in settings.keys]
         self._digests = [_digest(key) for key in self._keys]
         self._clock = clock
 
     @property
     def open(self) -> bool:
-        """No key is configured: everybody who reaches the port may use it."""
-        return not self._keys
+        """There is no key and never was one: everybody who reaches the port may use it."""
+        return not self._keys and not self._issued()
 
     def identify(self, headers: Mapping[str, str], body_key: str | None = None) -> str:
         """Whose request this is: a name that stands for the key, "" on an open server. Raises Unauthorized.
@@ -81,7 +99,12 @@ class Keys:
             raise Unauthorized("missing")
         matches = [known for key in given for known in self._digests if hmac.compare_digest(_digest(key), known)]
         if matches:
-            return matches[0].hex()[:16]
+            return owner_of(matches[0])
+        issued = self._issued()
+        for key in given:
+            found, digest = issued.get(_canonical(key).partition(".")[0]), _digest(key)
+            if found is not None and hmac.compare_digest(found.digest, digest) and found.revoked_at is None:
+                return owner_of(digest)
         for token in given:
             if token.count(".") == 2:
                 return self._of_token(token)
@@ -107,12 +130,17 @@ class Keys:
             wanted = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
             same = hmac.compare_digest(wanted, given) & hmac.compare_digest(known.encode(), _plain(name))
             if same and known and dot and secret:
-                owner = digest.hex()[:16]
+                owner = owner_of(digest)
         if owner is None:
             raise Unauthorized("unknown")
         if (expires / 1000 if expires > 1e11 else expires) + TOKEN_SKEW < self._clock():
             raise Unauthorized("expired")
         return owner
+
+
+def owner_of(digest: bytes) -> str:
+    """What stands for a key in the job table."""
+    return digest.hex()[:16]
 
 
 def _from_base64url(text: str) -> bytes:
@@ -123,13 +151,13 @@ def _plain(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def check_bind(settings: Settings) -> None:
-    """Raises InsecureBind for an address others can reach while no key is configured."""
-    if settings.keys or settings.insecure or _is_loopback(settings.host):
+def check_bind(settings: Settings, keys: Keys) -> None:
+    """Raises InsecureBind for an address others can reach while there is no key."""
+    if not keys.open or settings.insecure or _is_loopback(settings.host):
         return
     raise InsecureBind(
-        f"{settings.host} can be reached from elsewhere and no key is set: set COGVIDEOX_API_KEYS, "
-        "or bind 127.0.0.1, or pass --insecure"
+        f"{settings.host} can be reached from elsewhere and there is no key: set COGVIDEOX_API_KEYS, "
+        "make one with `cogvideox keys create NAME`, or bind 127.0.0.1, or pass --insecure"
     )
 
 

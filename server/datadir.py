@@ -26,7 +26,6 @@ class DataDir:
     def __init__(self, root: Path, min_free_bytes: int = 0) -> None:
         self.root = root.absolute()
         self.min_free_bytes = min_free_bytes
-        self.database = self.root / "jobs.db"
         self.inputs = self.root / "inputs"
         self.artifacts = self.root / "artifacts"
         self.uploads = self.root / "uploads"

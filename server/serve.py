@@ -18,7 +18,6 @@ import structlog
 import uvicorn
 
 from server.app import create_app
-from server.auth import check_bind
 from server.errors import AddressInUse, StartError
 from server.jobs.protocol import REAL_ENGINE
 from server.settings import Settings
@@ -31,7 +30,6 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
 
     `on_ready` is told the base URL once requests are answered. Raises StartError before anything has started.
     """
-    check_bind(settings)
     set_up_logging(settings.log_level)
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, engine=engine)

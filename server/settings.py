@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     segmind_response: Literal["auto", "json", "binary"] = Field(
         "auto", description="what the Segmind endpoints answer with"
     )
+    replicate_output: Literal["auto", "url", "data"] = Field(
+        "auto",
+        description="what a Replicate prediction's output is: the film's address or a data URI; auto gives"
+        " Replicate's own clients the data over plain http, which they cannot read otherwise",
+    )
     modelslab_status: Literal["ok", "real"] = Field(
         "ok", description="HTTP status of what the ModelsLab endpoints refuse: ok is 200, real the code that fits"
     )
@@ -126,6 +131,13 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> tuple[str, ...]:
         return _listed(self.api_keys.get_secret_value())
+
+    @property
+    def database(self) -> Path | str:
+        """Where the job table is: a SQLite file, or a URL."""
+        return (
+            self.data_dir.absolute() / "jobs.db" if self.database_url is None else self.database_url.get_secret_value()
+        )
 
     @property
     def served_apis(self) -> tuple[str, ...]:

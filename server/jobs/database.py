@@ -42,14 +42,15 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(where: Path | str, metadata: MetaData, schema: int) -> Database:
-    """`where`: a SQLite file or a `postgresql://` URL. Its tables are there afterwards.
+def open_database(where: Path | str, metadata: MetaData, schema: int, alone: bool = True) -> Database:
+    """`where`: a SQLite file or a `postgresql://` URL. Its tables are there afterwards. `alone`: to the exclusion of
+    other servers (who uses a file holds its data folder).
 
     Raises BadSetting, DataDirUnwritable (not reachable, or written by a newer schema), DataDirBusy.
     """
     if isinstance(where, Path):
         return _open_sqlite(where, metadata, schema)
-    return _open_postgresql(where, metadata, schema)
+    return _open_postgresql(where, metadata, schema, alone)
 
 
 def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
@@ -77,7 +78,7 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
     return Database(engine, journal)
 
 
-def _open_postgresql(address: str, metadata: MetaData, schema: int) -> Database:
+def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool) -> Database:
     try:
         url = make_url(address)
         if url.get_backend_name() != "postgresql":
@@ -97,7 +98,7 @@ def _open_postgresql(address: str, metadata: MetaData, schema: int) -> Database:
     with _disposed_of_on_failure(engine) as undo:
         held = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         undo.callback(held.close)
-        if not held.execute(text(f"SELECT pg_try_advisory_lock({SERVERS})")).scalar_one():
+        if alone and not held.execute(text(f"SELECT pg_try_advisory_lock({SERVERS})")).scalar_one():
             raise DataDirBusy(f"another server is using the database {name}")
         with engine.execution_options(immediate=True).begin() as connection:
             connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")

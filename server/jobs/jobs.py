@@ -43,7 +43,7 @@ class Jobs:
         wake: Callable[[], None],
         rife_available: bool = False,
         remove: Callable[[Artifact], None] = lambda _: None,
-        quota: Quota = NO_QUOTA,
+        quota: Callable[[str], Quota] = lambda _: NO_QUOTA,
     ) -> None:
         self._store = store
         self._served = served
@@ -101,7 +101,7 @@ class Jobs:
             webhook=webhook,
             idempotency=idempotency,
         )
-        job = self._store.submit(job, self._max_queue, self._quota)
+        job = self._store.submit(job, self._max_queue, self._quota(owner))
         self._wake()
         return job
 

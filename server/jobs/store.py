@@ -48,15 +48,15 @@ class JobStore:
     """`where`: a SQLite file, or the URL of a PostgreSQL database."""
 
     def __init__(self, where: Path | str, clock: Callable[[], float] = time.time) -> None:
-        self._database = open_database(where, metadata, SCHEMA)
-        self._engine, self.journal = self._database.engine, self._database.journal
+        self.database = open_database(where, metadata, SCHEMA)
+        self._engine, self.journal = self.database.engine, self.database.journal
         self._writers = self._engine.execution_options(immediate=True)
         self._clock = clock
         # a lock of our own is handed over at once; SQLite's is polled, with sleeps of up to 100 ms
         self._turn = Lock()
 
     def close(self) -> None:
-        self._database.close()
+        self.database.close()
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

@@ -81,6 +81,18 @@ job_events = Table(
 # when each key was last served, as a count of claims: who has waited longest comes next
 turns = Table("turns", metadata, Column("owner", String, primary_key=True), Column("served", Integer, nullable=False))
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("digest", String, nullable=False),  # SHA-256 of the whole key, hexadecimal
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+    Column("at_once", Integer),
+    Column("daily", Integer),
+)
+
 # what is still to be told to webhooks: a row leaves when it was told, or given up
 webhooks = Table(
     "webhooks",

@@ -1,0 +1,87 @@
+"""The keys that were issued, by what they hash to: whoever reads this table can use none of them.
+
+Knows: the table, its own cache of it. Does not know: how clients send a key (`server.auth`).
+
+A key is `<id>.<secret>`: 12 and 64 hexadecimal digits from the system's random source. With 256 random bits, plain
+SHA-256 is as good as a slow hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Row, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.jobs.database import Database
+from server.jobs.store import Quota
+from server.jobs.tables import api_keys
+
+FRESH = 1.0  # seconds until a key that was issued or revoked by another process is noticed
+
+
+@dataclass(frozen=True)
+class IssuedKey:
+    """Times are unix seconds. `quota`: what is not None goes before the settings."""
+
+    id: str
+    name: str
+    digest: bytes
+    created_at: float
+    revoked_at: float | None
+    quota: Quota
+
+
+class KeyStore:
+    """`clock` gives unix seconds."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._engine = database.engine
+        self._clock = clock
+        self._known: dict[str, IssuedKey] = {}
+        self._read_at = float("-inf")
+
+    def create(self, name: str, quota: Quota) -> tuple[str, IssuedKey]:
+        """The key in words, which nobody can tell again, and what is kept of it."""
+        id_, secret = secrets.token_hex(6), secrets.token_hex(32)
+        key = f"{id_}.{secret}"
+        issued = IssuedKey(id_, name, hashlib.sha256(key.encode()).digest(), self._clock(), None, quota)
+        row = {"id": id_, "name": name, "digest": issued.digest.hex(), "created_at": issued.created_at}
+        with self._engine.execution_options(immediate=True).begin() as db:
+            db.execute(insert(api_keys).values(**row, at_once=quota.at_once, daily=quota.daily))
+        self._read_at = float("-inf")
+        return key, issued
+
+    def revoke(self, id_: str) -> bool:
+        """Whether there was such a key that was not revoked before."""
+        with self._engine.execution_options(immediate=True).begin() as db:
+            own = update(api_keys).where(api_keys.c.id == id_, api_keys.c.revoked_at.is_(None))
+            done = bool(db.execute(own.values(revoked_at=self._clock())).rowcount)
+        self._read_at = float("-inf")
+        return done
+
+    def all(self) -> list[IssuedKey]:
+        with self._engine.connect() as db:
+            return [_issued(row) for row in db.execute(select(api_keys).order_by(api_keys.c.created_at))]
+
+    def known(self) -> dict[str, IssuedKey]:
+        """Every key ever issued, by its id, at most FRESH seconds old; older while the table cannot be read."""
+        now = time.monotonic()
+        if now - self._read_at > FRESH:
+            try:
+                self._known = {key.id: key for key in self.all()}
+                self._read_at = now
+            except SQLAlchemyError:
+                if self._read_at == float("-inf"):
+                    raise
+        return self._known
+
+
+def _issued(row: Row[tuple[object, ...]]) -> IssuedKey:
+    d = row._mapping
+    quota = Quota(d["at_once"], d["daily"])
+    return IssuedKey(d["id"], d["name"], bytes.fromhex(d["digest"]), d["created_at"], d["revoked_at"], quota)
