@@ -207,11 +207,12 @@ class Dispatcher:
                 message = f"{job.model} was accepted for this job and is no longer served here"
                 self._store.fail(job.id, job.attempt, JobError("model_error", message))
                 continue
-            log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model)
             now = self._clock()
             self._running[job.id, job.attempt] = Running(job, heard_at=now, begun_at=now)
             try:
                 resume = self._checkpoints.read(job.id) if job.attempt > 1 else None
+                continued = resume is not None
+                log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model, continued=continued)
                 self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model, resume))
             except Exception as e:
                 log.exception("job not handed over", job_id=job.id, attempt=job.attempt)

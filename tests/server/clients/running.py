@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,6 +59,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's, with these settings and no others of the server's."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COGVIDEOX_")}
+    return env | {f"COGVIDEOX_{name.upper()}": value for name, value in settings.items()}
+
+
 def command() -> list[str]:
     return [sys.executable, "-m", "server.cli", "serve"]
 
@@ -75,17 +81,20 @@ def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
 
 
 @contextmanager
-def running_server(folder: Path, program: Sequence[str] = (), **settings: str) -> Iterator[str]:
-    """`host:port` of a server on the demo model that asks for KEY."""
+def running_server(folder: Path, program: Sequence[str] = (), trust: str = "", **settings: str) -> Iterator[str]:
+    """`host:port` of a server on the demo model that asks for KEY.
+
+    `trust`: the certificate file to know it by, where the settings have it answer https.
+    """
     port = free_port()
     given = {"data_dir": str(folder / "data"), "models_dir": str(folder / "models"), "device": "cpu", "api_keys": KEY}
     given |= {"port": str(port), **settings}
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COGVIDEOX_")}
-    env |= {f"COGVIDEOX_{name.upper()}": value for name, value in given.items()}
+    env = environment(given)
     with (folder / "server.log").open("w+b") as log:
         process = subprocess.Popen(program or command(), env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _await_ready(process, f"http://127.0.0.1:{port}/health/ready", folder / "server.log")
+            url = f"http{'s' if trust else ''}://127.0.0.1:{port}/health/ready"
+            _await_ready(process, url, trust, folder / "server.log")
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
@@ -96,20 +105,20 @@ def running_server(folder: Path, program: Sequence[str] = (), **settings: str) -
                 process.wait()
 
 
-def fetch(url: str) -> requests.Response:
+def fetch(url: str, trust: str = "") -> requests.Response:
     """Without a key, and past any proxy of this machine's."""
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(url, timeout=60)
+        return session.get(url, timeout=60, verify=trust or True)
 
 
-def _await_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _await_ready(process: subprocess.Popen[bytes], url: str, trust: str, log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
-            if fetch(url).status_code == 200:
+            if fetch(url, trust).status_code == 200:
                 return
-        except requests.ConnectionError:
+        except OSError:  # nobody listens yet, or the file to trust is not there
             pass
         time.sleep(0.2)
     raise RuntimeError(f"the server did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
