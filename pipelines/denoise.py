@@ -86,7 +86,7 @@ def looked_at(transformer: Any, device: torch.device, check: Callable[[], None])
     def before(*_: Any) -> None:
         check()
         if device.type == "cuda":
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(device))
             under_way.append(event)
             if len(under_way) > AHEAD:

@@ -1,4 +1,5 @@
-"""Between the model's frames and the file's: what goes in is fitted, what comes out is trimmed, fitted, interpolated.
+"""Between the model's frames and the file's: what goes in is fitted, what comes out is trimmed or repeated,
+interpolated, fitted.
 
 Knows: a plan's two sizes and two lengths. Does not know: models, sampling, files.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -51,37 +53,43 @@ def _positions(picks: list[int]) -> list[int]:
     return [order[p] for p in picks]
 
 
-def retime(chunks: Iterable[torch.Tensor], made: int, wanted: int) -> Iterator[torch.Tensor]:
-    """The first `wanted` of `made` frames; or, when that is too few, all of them spread evenly over `wanted`.
-
-    Stops asking for chunks as soon as it has what it needs.
-    """
+def shown(plan: Plan) -> list[int]:
+    """Which of the frames that are made follow each other in the file, before any interpolation."""
+    made, wanted = plan.source_frames or plan.model_frames, plan.num_frames
+    if plan.pace is not None:
+        return resample_indices(made, plan.pace, plan.fps, wanted)
     if wanted <= made:
-        times = Counter(range(wanted))
-    else:
-        times = Counter(round(k * (made - 1) / (wanted - 1)) for k in range(wanted))
-    position, sent = 0, 0
-    for chunk in chunks:
-        repeats = torch.tensor([times[position + i] for i in range(len(chunk))], device=chunk.device)
-        position += len(chunk)
-        kept = chunk.repeat_interleave(repeats, dim=0)
-        sent += len(kept)
-        if len(kept):
-            yield kept
-        if sent >= wanted:
+        return list(range(wanted))
+    return [round(k * (made - 1) / (wanted - 1)) for k in range(wanted)]
+
+
+def pick(frames: Iterable[torch.Tensor], places: list[int]) -> Iterator[torch.Tensor]:
+    """The frames at `places`, which ascend and may repeat. Asks for none behind the last."""
+    times = Counter(places)
+    for place, frame in enumerate(frames):
+        yield from repeat(frame, times[place])
+        if place == places[-1]:
             return
 
 
 def finish(chunks: Iterable[torch.Tensor], plan: Plan, net: Any | None) -> Iterator[np.ndarray]:
-    """uint8 [T, 3, H, W] of the model's size -> uint8 [T, H, W, 3] of the file's, at the file's length and rate."""
-    made = plan.source_frames or plan.model_frames
-    frames = (fit(c, plan.width, plan.height, "pad" if plan.fit == "pad" else "crop") for c in
-              retime(chunks, made, plan.num_frames))  # fmt: skip
-    if plan.interpolate_fps is not None and net is not None:
-        singles = (frame.float() / 255 for chunk in frames for frame in chunk)
-        frames = (
-            (new.clamp(0, 1) * 255).round().to(torch.uint8).unsqueeze(0)
-            for new in rife.interpolate(net, singles, plan.model_fps, plan.interpolate_fps)
-        )
-    for chunk in frames:
-        yield chunk.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    """uint8 [T, 3, H, W] of the model's size -> uint8 [1, H, W, 3] of the file's, at the file's length and rate.
+
+    Interpolation comes before resizing: it costs the less, and large files need no more memory.
+    """
+    frames: Iterator[torch.Tensor] = (frame for chunk in chunks for frame in chunk)
+    if plan.interpolate_fps is None or net is None:
+        frames = pick(frames, shown(plan))
+    else:
+        source = frames if plan.pace is not None else pick(frames, shown(plan))
+        singles = (frame.float() / 255 for frame in source)
+        drawn = rife.interpolate(net, singles, plan.pace or plan.model_fps, plan.interpolate_fps)
+        wanted = None if plan.pace is None else plan.num_frames
+        frames = ((new.clamp(0, 1) * 255).round().to(torch.uint8) for new in islice(drawn, wanted))
+    last: torch.Tensor | None = None
+    done = np.empty(0, np.uint8)
+    for frame in frames:
+        if frame is not last:  # a repeated frame is resized once
+            fitted = fit(frame[None], plan.width, plan.height, "pad" if plan.fit == "pad" else "crop")
+            last, done = frame, fitted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        yield done

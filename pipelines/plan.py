@@ -20,6 +20,7 @@ MAX_SIDE = 4096
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100
 MAX_FPS = 120
+MIN_SECONDS, MAX_SECONDS = 0.1, 120
 GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
 CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
 
@@ -50,7 +51,10 @@ class Source:
 @dataclass(frozen=True)
 class Plan:
     """Effective parameters. The model makes `model_frames` of `model_width` x `model_height`; the file holds
-    `num_frames` of `width` x `height` at `fps` (before any interpolation, which ends at `interpolate_fps`)."""
+    `num_frames` of `width` x `height` at `fps` (before any interpolation, which ends at `interpolate_fps`).
+
+    `pace` is set when a duration was asked: so many of the model's frames pass in a second of the file, which then has
+    `num_frames` in the end, interpolated or not."""
 
     model: str
     task: Task
@@ -77,6 +81,7 @@ class Plan:
     loras: tuple[Lora, ...]
     output_format: OutputFormat
     tokens: int | None = None
+    pace: float | None = None
     notes: tuple[Note, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,6 +111,7 @@ def check_ranges(request: GenerationRequest) -> None:
         ("height", 16, MAX_SIDE),
         ("fps", 1, MAX_FPS),
         ("interpolate_fps", 1, MAX_FPS),
+        ("duration", MIN_SECONDS, MAX_SECONDS),
         ("num_inference_steps", 1, MAX_STEPS),
         ("guidance_scale", 0, MAX_GUIDANCE),
         ("strength", 0, 1),
@@ -118,6 +124,8 @@ def check_ranges(request: GenerationRequest) -> None:
         raise RequestError("prompt", "must not be empty")
     if request.image is not None and request.video is not None:
         raise RequestError("video", "give a picture or a video, not both")
+    if request.duration is not None and request.num_frames is not None:
+        raise RequestError("duration", "give a duration or a number of frames, not both")
     if request.strength is not None and request.task is not Task.V2V:
         raise RequestError("strength", "acts on video-to-video only; there is no source video here")
 
@@ -167,12 +175,47 @@ def _size(
     return asked_w, asked_h, model_w, model_h, fit
 
 
+def _timing(
+    seconds: float, rate: int, interpolated: bool, model: ModelInfo, note: Callable[..., None]
+) -> tuple[int, int, float]:
+    """Frames in a file of so many seconds, frames of the model's it shows, how many of those pass in a second."""
+    family = model.family
+    length = max(1, round(seconds * rate))
+    if length > MAX_FRAMES:
+        raise RequestError(
+            "duration",
+            f"{seconds:g} s at {rate} frames a second are {length} frames, at most {MAX_FRAMES} are possible",
+        )
+    shown = -(-(length - 1) * family.fps // rate) + 1
+    pace = float(family.fps)
+    most = family.frames.maximum
+    if shown > most:
+        note(
+            "duration",
+            f"{seconds:g} s",
+            f"{most / family.fps:.3g} s of motion, slowed down to fill it",
+            f"{family.title} makes at most {most} frames, {family.fps} a second",
+        )
+        shown, pace = most, (most - 1) / (length - 1) * rate
+    if rate != family.fps and not interpolated:
+        note(
+            "fps",
+            rate,
+            f"the model's frames, {'some repeated' if rate > family.fps else 'some left out'}",
+            f"{family.title} makes {family.fps} a second and no frames between them are drawn",
+        )
+    return length, shown, pace
+
+
 def _frames(
-    request: GenerationRequest, model: ModelInfo, source: Source | None, note: Callable[..., None]
+    request: GenerationRequest, model: ModelInfo, source: Source | None, shown: int | None, note: Callable[..., None]
 ) -> tuple[int, int, int | None]:
-    """Frames in the file, frames the model makes, frames of the source it is given (video-to-video)."""
+    """Frames in the file, frames the model makes, frames of the source it is given (video-to-video).
+
+    `shown`: frames of the model's that a file of a given duration shows.
+    """
     rule = model.family.frames
-    asked = request.num_frames
+    asked = request.num_frames if shown is None else shown
     if asked is None and request.task is Task.V2V and source is not None and source.fps:
         in_model_time = max(1, math.floor((source.frames - 1) * model.family.fps / source.fps + 1e-6) + 1)
         asked = min(in_model_time, rule.maximum)
@@ -180,14 +223,14 @@ def _frames(
             note("num_frames", in_model_time, asked, f"{model.family.title} makes at most {rule.maximum} frames")
     wanted = rule.default if asked is None else asked
     makes = rule.next_valid(wanted)
-    if makes > wanted:
-        note("num_frames", wanted, wanted, f"made as {makes} ({rule.step}k+1 frames keep their length) and trimmed")
-    elif makes < wanted:
+    if shown is None and makes != wanted:
         note(
             "num_frames",
             wanted,
             wanted,
-            f"{model.family.title} makes at most {rule.maximum}; they are spread over {wanted} by repeating some",
+            f"made as {makes} ({rule.step}k+1 frames keep their length) and trimmed"
+            if makes > wanted
+            else f"{model.family.title} makes at most {rule.maximum}; they are spread over {wanted} by repeating some",
         )
     if request.task is not Task.V2V:
         return wanted, makes, None
@@ -225,7 +268,13 @@ def resolve(
         notes.append(Note(name, asked, used, reason))
 
     width, height, model_width, model_height, fit = _size(request, model, source, note)
-    num_frames, model_frames, source_frames = _frames(request, model, source, note)
+    interpolate = request.interpolate_fps if request.interpolate_fps != family.fps else None
+    fps = family.fps if request.interpolate_fps else request.fps or family.fps
+    rate = interpolate or fps
+    length = shown = pace = None
+    if request.duration is not None:
+        length, shown, pace = _timing(request.duration, rate, interpolate is not None, model, note)
+    num_frames, model_frames, source_frames = _frames(request, model, source, shown, note)
     steps = request.num_inference_steps or family.steps
     strength = None
     if request.task is Task.V2V:
@@ -242,9 +291,6 @@ def resolve(
     dynamic = family.dynamic_cfg if request.use_dynamic_cfg is None else request.use_dynamic_cfg
     if guidance <= 1 and request.negative_prompt.strip():
         note("negative_prompt", "given", "ignored", "guidance_scale of 1 or less switches guidance off")
-    interpolate = request.interpolate_fps if request.interpolate_fps != family.fps else None
-    fps = family.fps if request.interpolate_fps else request.fps or family.fps
-    rate = interpolate or fps
     if request.output_format == "gif" and rate > GIF_MAX_FPS:
         raise RequestError("fps", f"a GIF plays at most {GIF_MAX_FPS} frames a second, got {rate}")
     return Plan(
@@ -252,7 +298,7 @@ def resolve(
         task=request.task,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
-        num_frames=num_frames,
+        num_frames=num_frames if length is None else length,
         model_frames=model_frames,
         source_frames=source_frames,
         width=width,
@@ -273,5 +319,6 @@ def resolve(
         loras=request.loras,
         output_format=request.output_format,
         tokens=tokens,
+        pace=pace,
         notes=tuple(notes),
     )

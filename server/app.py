@@ -29,11 +29,12 @@ from server.facades.wire import MAX_BODY, Unavailable
 from server.front import ByPrefix, Forwarded, Labelled
 from server.health import Health
 from server.jobs.checkpoints import Checkpoints
-from server.jobs.dispatcher import Dispatcher, Patience
+from server.jobs.dispatcher import Dispatcher
 from server.jobs.jobs import Jobs
 from server.jobs.keys import KeyStore
 from server.jobs.pool import LocalPool, specs_for
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
+from server.jobs.running import Patience
 from server.jobs.served import REAL_WEIGHTS, choose
 from server.jobs.store import NO_QUOTA, JobStore, Quota
 from server.jobs.webhooks import Courier
@@ -98,7 +99,14 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, engine)
     pool = LocalPool(specs_for(served.devices, spec))
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
-    dispatcher = Dispatcher(store, pool, artifacts, Checkpoints(data.checkpoints), served.folders, patience)
+    dispatcher = Dispatcher(
+        store,
+        pool,
+        artifacts,
+        Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20),
+        served.folders,
+        patience,
+    )
 
     def check_room() -> None:
         data.check_room()

@@ -118,6 +118,12 @@ class Settings(BaseSettings):
     max_run_seconds: float | None = Field(
         None, gt=0, description="seconds that one attempt at a job may last (default: no limit)"
     )
+    keep_latents_mb: int = Field(
+        256,
+        ge=0,
+        description="room for the latents of finished videos, in 2**20 bytes: the same video at another rate, size or"
+        " format then needs no sampling",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     max_queue: int = Field(100, ge=1, le=1_000_000, description="jobs that may wait before new ones are refused")
     jobs_per_key: int | None = Field(

@@ -144,7 +144,7 @@ def _check_types(request: GenerationRequest) -> None:
         value = getattr(request, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise RequestError(name, f"must be an integer, got {value!r}")
-    for name in ("guidance_scale", "strength"):
+    for name in ("duration", "guidance_scale", "strength"):
         value = getattr(request, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RequestError(name, f"must be a number, got {value!r}")

@@ -12,27 +12,23 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.exc import OperationalError
 
 from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Paused, Stage, Started, Step
 from server.errors import DiskFull, StaleWrite
-from server.jobs.checkpoints import Checkpoints
-from server.jobs.job import Artifact, Job, JobError
+from server.jobs.checkpoints import Checkpoints, sampling_of
+from server.jobs.job import Artifact, Job, JobError, Status
 from server.jobs.pool import LocalPool
 from server.jobs.protocol import Died, Report, Run
+from server.jobs.running import Patience, Running
 from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
 
 POLL = 0.25  # seconds
 WRITE_EVERY = 0.5  # seconds between two progress writes of one job
 RETRY = 1.0  # seconds until a table that could not be written is tried again
-CANCEL_GRACE = 10.0  # seconds a worker may take to stop before it is killed, at least
-STEPS_GRACE = 3.0  # and at least this many of its slowest step so far: it looks only between steps
-SILENT_STEPS, STEP_SILENCE = 10.0, 120.0
-STAGE_GRACE = 300.0  # where nothing was measured: loading, encoding and decoding look for no cancel on the way
 STRIKES = 3  # confirmed deaths of workers after which a job is taken to be what kills them
 UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote what a client sent: not logged
 TOO_LONG = "it ran too long"
@@ -41,46 +37,6 @@ EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
 PATH = re.compile(r"(?<![\w:/.<])~?/(?:[^\s'\":,;()]+/)*([^\s'\":,;()/]+)/?")
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Patience:
-    """Seconds: a worker that is asked to save and stop may take `drain`; one that says nothing for `silence` is taken
-    to hang (while sampling: for SILENT_STEPS of its slowest step, at least STEP_SILENCE); an attempt may last `run`."""
-
-    drain: float = 20.0
-    silence: float = 1800.0
-    run: float | None = None
-
-
-@dataclass
-class Running:
-    """A job that a worker has, as last heard."""
-
-    job: Job
-    stage: str | None = None
-    step: int = 0
-    steps: int = 0
-    eta: float | None = None
-    written_at: float = 0.0
-    cancelled_at: float | None = None
-    heard_at: float = 0.0
-    begun_at: float = 0.0
-    why_killed: str = ""
-    looked_at: float | None = None  # when denoising began, then when its latest step was done
-    slowest: float = 0.0  # seconds, of the steps so far
-
-    def grace(self) -> float:
-        """Seconds from now's cancel until a worker that has not stopped is taken to be stuck."""
-        if self.stage != "denoise" or self.slowest == 0.0 or self.step >= self.steps:
-            return STAGE_GRACE
-        return max(CANCEL_GRACE, STEPS_GRACE * self.slowest)
-
-    def silence(self, longest: float) -> float:
-        """Seconds without a word after which its worker is taken to hang."""
-        if self.stage != "denoise" or self.slowest == 0.0 or self.step >= self.steps:
-            return longest
-        return min(longest, max(STEP_SILENCE, SILENT_STEPS * self.slowest))
 
 
 class Dispatcher:
@@ -93,7 +49,7 @@ class Dispatcher:
         artifacts: Artifacts,
         checkpoints: Checkpoints,
         models: Collection[str],
-        patience: Patience = Patience(),
+        patience: Patience,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -208,9 +164,10 @@ class Dispatcher:
                 self._store.fail(job.id, job.attempt, JobError("model_error", message))
                 continue
             now = self._clock()
-            self._running[job.id, job.attempt] = Running(job, heard_at=now, begun_at=now)
+            sampling = sampling_of(job)
+            self._running[job.id, job.attempt] = Running(job, sampling, heard_at=now, begun_at=now)
             try:
-                resume = self._checkpoints.read(job.id) if job.attempt > 1 else None
+                resume = self._checkpoints.read(job.id, sampling)
                 continued = resume is not None
                 log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model, continued=continued)
                 self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model, resume))
@@ -278,7 +235,9 @@ class Dispatcher:
         if ended:
             del self._running[key]
             found = self._store.get(report.job_id)
-            if found is None or found.status.is_terminal:
+            if found is not None and found.status is Status.SUCCEEDED:
+                self._checkpoints.keep(found.id, running.sampling)
+            elif found is None or found.status.is_terminal:
                 self._checkpoints.remove(report.job_id)
 
     def _heard(self, running: Running, event: Event) -> bool:

@@ -147,7 +147,7 @@ def test_a_source_clip_is_taken_at_the_models_rate(name: str, source: Source, fr
     ("field", "value"),
     [("num_frames", 0), ("num_frames", 1001), ("width", 8), ("height", 5000), ("fps", 0), ("num_inference_steps", 0),
      ("guidance_scale", -1), ("guidance_scale", math.inf), ("guidance_scale", math.nan), ("seed", -1), ("seed", 2**63),
-     ("interpolate_fps", 500)],
+     ("interpolate_fps", 500), ("duration", 0), ("duration", 121)],
 )  # fmt: skip
 def test_nonsense_names_the_field_and_the_range(field: str, value: float) -> None:
     with pytest.raises(RequestError, match=rf"^{field}: must be between") as e:
@@ -183,6 +183,60 @@ def test_rates() -> None:
     p = plan(interpolate_fps=16, fps=16)
     assert (p.fps, p.interpolate_fps) == (8, 16)
     assert plan(interpolate_fps=8).interpolate_fps is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "length", "made", "pace"),
+    [
+        ("cogvideox-5b", {"duration": 5, "fps": 30}, 150, 41, 8),
+        ("cogvideox-5b", {"duration": 5, "fps": 60}, 300, 41, 8),
+        ("cogvideox-5b", {"duration": 5, "interpolate_fps": 30}, 150, 41, 8),
+        ("cogvideox-5b", {"duration": 5}, 40, 41, 8),
+        ("cogvideox-5b", {"duration": 5, "fps": 4}, 20, 41, 8),
+        ("cogvideox-5b", {"duration": 10, "fps": 30}, 300, 49, 48 * 30 / 299),
+        ("cogvideox-5b", {"duration": 10, "interpolate_fps": 60}, 600, 49, 48 * 60 / 599),
+        ("cogvideox-5b-i2v", {"duration": 5, "fps": 30, "image": PICTURE}, 150, 49, 8),
+        ("cogvideox-1.5-5b", {"duration": 10, "fps": 30}, 300, 161, 16),
+        ("cogvideox-1.5-5b", {"duration": 0.1}, 2, 17, 16),
+    ],
+)
+def test_a_duration_keeps_the_motions_speed_as_far_as_the_model_can(
+    name: str, values: dict[str, Any], length: int, made: int, pace: float
+) -> None:
+    p = plan(name, **values)
+    assert (p.num_frames, p.model_frames, p.pace) == (length, made, pytest.approx(pace))
+    assert (p.interpolate_fps or p.fps) == values.get("fps", values.get("interpolate_fps", p.model_fps))
+    slowed, repeated = pace < p.model_fps, "fps" in values
+    assert [n.field for n in p.notes] == ["duration"] * slowed + ["fps"] * repeated
+
+
+@given(
+    name=st.sampled_from([f.name for f in FAMILIES]),
+    seconds=st.floats(0.1, 16),
+    rate=st.integers(1, 60),
+    interpolated=st.booleans(),
+)
+def test_frames_that_are_made_reach_to_the_end_of_a_duration(
+    name: str, seconds: float, rate: int, interpolated: bool
+) -> None:
+    info = model(name)
+    picture = PICTURE if Task.I2V in info.tasks else None
+    p = resolve(ask(duration=seconds, image=picture, **{"interpolate_fps" if interpolated else "fps": rate}), info)
+    assert p.pace is not None
+    last = (p.num_frames - 1) * p.pace / rate
+    assert last <= p.model_frames - 1 + 1e-9
+    assert p.pace <= info.family.fps
+    assert p.pace == info.family.fps or p.model_frames == info.family.frames.maximum
+
+
+def test_a_duration_is_no_number_of_frames() -> None:
+    with pytest.raises(RequestError, match="not both"):
+        plan(duration=5, num_frames=40)
+    with pytest.raises(RequestError, match="3600 frames, at most 1000"):
+        plan(duration=60, fps=60)
+    with pytest.raises(RequestError, match=r"^fps: 30 is not possible"):
+        plan(duration=5, fps=30, strict=True)
+    assert plan(duration=5, interpolate_fps=30, strict=True).num_frames == 150
 
 
 def test_guidance_of_one_switches_guidance_off_and_says_what_is_lost() -> None:

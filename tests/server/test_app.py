@@ -153,7 +153,7 @@ def test_cancel_queued_and_running(running: Running) -> None:
 
 def test_a_worker_that_does_not_stop_is_killed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     _, house, _ = running
-    monkeypatch.setattr("server.jobs.dispatcher.CANCEL_GRACE", 0.2)
+    monkeypatch.setattr("server.jobs.running.CANCEL_GRACE", 0.2)
     job = submit(house, "hang=1 deaf=1")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == "denoise")
     house.context.jobs.cancel(job.id)

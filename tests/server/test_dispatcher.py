@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from pipelines.request import GenerationRequest
+from pipelines.request import GenerationRequest, Media
 from server.app import House
 from server.errors import DiskFull, StaleWrite
-from server.jobs.dispatcher import CANCEL_GRACE, STAGE_GRACE, Running, without_paths
+from server.jobs.checkpoints import Checkpoints, sampling_of
+from server.jobs.dispatcher import without_paths
 from server.jobs.job import Job, JobError, Status
+from server.jobs.running import CANCEL_GRACE, STAGE_GRACE, Running
 from tests.server.house import app, ended, house_of, journal, submit, until
 
 
@@ -196,7 +199,8 @@ def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
         house = house_of(application)
         until(lambda: len(journal(tmp_path)) == 2)
         assert journal(tmp_path)[1].startswith("start 5 at ")
-        assert sorted(p.name for p in house.health.data.checkpoints.iterdir()) == sorted([job.id, gone.id])
+        left = [p.name for p in house.health.data.checkpoints.iterdir() if p.is_file()]
+        assert sorted(left) == sorted([job.id, gone.id])
         for one in (job, gone):
             house.context.jobs.cancel(one.id)
             assert ended(house, one).status is Status.CANCELLED
@@ -253,3 +257,43 @@ def test_a_deaf_job_does_not_keep_the_server(tmp_path: Path) -> None:
     found = house.context.jobs.get(job.id)
     assert found and found.status is Status.QUEUED
     house.close()
+
+
+def test_another_form_of_a_finished_film_needs_no_sampling(tmp_path: Path) -> None:
+    application = app(tmp_path)
+    with TestClient(application):
+        house = house_of(application)
+        first = ended(house, submit(house, "save=1 steps=9", seed=3))
+        for more in ({"fps": 24}, {"output_format": "gif"}, {"width": 960, "height": 640}):
+            assert ended(house, submit(house, "save=1 steps=9", seed=3, **more)).status is Status.SUCCEEDED
+        for more in ({"num_inference_steps": 9}, {"negative_prompt": "x"}, {"num_frames": 9}):
+            assert ended(house, submit(house, "save=1 steps=9", seed=3, **more)).status is Status.SUCCEEDED
+        ended(house, submit(house, "save=1 steps=9", seed=4))
+    runs = [line for line in journal(tmp_path) if line.startswith("start")]
+    assert runs == ["start 3", *["start 3 at 9"] * 3, *["start 3"] * 3, "start 4"]
+    assert first.status is Status.SUCCEEDED
+
+
+def test_kept_latents_have_their_room(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, keep_bytes=25)
+    for n, name in enumerate("abcd"):
+        kept.write(name, bytes(10))
+        kept.keep(name, f"sampling {name}")
+        os.utime(tmp_path / "finished" / f"sampling {name}", (n, n))
+        if name == "b":
+            kept.read("nobody", "sampling a")  # used: b is the oldest now
+            os.utime(tmp_path / "finished" / "sampling a", (9, 9))
+    assert [kept.read("nobody", f"sampling {name}") is not None for name in "abcd"] == [True, False, False, True]
+    assert kept.job_ids() == []
+
+
+def test_pictures_decide_by_what_is_in_them() -> None:
+    def key(**more: Any) -> str:
+        request = GenerationRequest(prompt="p", seed=1, **more)
+        plan = {"model_frames": 9, "model_width": 96, "model_height": 64}
+        return sampling_of(Job("id", "f", "e", request, {}, "m", 0.0, plan=plan))
+
+    picture, same, other = Media("/a", "1"), Media("/b", "1"), Media("/a", "2")
+    assert key(image=picture) == key(image=same) != key(image=other)
+    assert key(image=picture, width=96, height=64) != key(image=picture, width=100, height=64)
+    assert key(width=96) == key(width=100) != key(image=picture)

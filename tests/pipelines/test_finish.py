@@ -1,0 +1,76 @@
+"""Which of the model's frames a file shows, and when: trimmed, spread, or at their own speed at another rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.finish import finish
+from pipelines.plan import Plan
+from pipelines.rife import build
+from tests.pipelines.test_plan import plan
+from tests.pipelines.test_rife import TINY, state_dict
+
+SIZE = {"width": 32, "height": 16}
+
+
+def chunks(count: int, asked: list[int] | None = None) -> Iterator[torch.Tensor]:
+    """Frame k has the brightness 5k all over; they come by eights, the first one more, as the decoder gives them."""
+    frames = torch.stack([torch.full((3, 480, 720), 5 * k, dtype=torch.uint8) for k in range(count)])
+    for start in (0, *range(9, count, 8)):
+        end = start + (8 if start else 9)
+        if asked is not None:
+            asked.append(start)
+        yield frames[start:end]
+
+
+def shown(p: Plan, net: Any = None, asked: list[int] | None = None) -> list[float]:
+    """For each frame of the file, where among the model's it lies."""
+    frames = [frame for chunk in finish(chunks(p.model_frames, asked), p, net) for frame in chunk]
+    assert all(frame.shape == (16, 32, 3) and frame.dtype == np.uint8 for frame in frames)
+    return [float(frame.mean()) / 5 for frame in frames]
+
+
+def test_as_made_trimmed_and_spread() -> None:
+    assert shown(plan(**SIZE)) == list(range(49))
+    asked: list[int] = []
+    assert shown(plan(num_frames=10, **SIZE), asked=asked) == list(range(10))
+    assert asked == [0, 9], "no more is decoded than is needed"
+    assert shown(plan(num_frames=97, **SIZE)) == [round(k / 2) for k in range(97)]
+
+
+@pytest.mark.parametrize("rate", [30, 60, 12])
+def test_a_frame_is_repeated_for_as_long_as_it_lasts(rate: int) -> None:
+    film = shown(plan(duration=5, fps=rate, **SIZE))
+    assert len(film) == 5 * rate
+    assert max(abs(place - k * 8 / rate) for k, place in enumerate(film)) <= 0.5
+
+
+def test_a_rate_below_the_models_leaves_frames_out() -> None:
+    assert shown(plan(duration=5, fps=4, **SIZE)) == list(range(0, 40, 2))
+
+
+def test_too_little_motion_is_slowed_down_evenly() -> None:
+    film = shown(plan(duration=10, fps=30, **SIZE))
+    assert (len(film), film[0], film[-1]) == (300, 0, 48)
+    assert max(abs(place - k * 48 / 299) for k, place in enumerate(film)) <= 0.5
+
+
+@pytest.mark.parametrize(("seconds", "rate", "step"), [(5, 30, 8 / 30), (5, 60, 8 / 60), (10, 30, 48 / 299)])
+def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: float) -> None:
+    net = build(state_dict(TINY))  # draws halfway between any two, whatever the time
+    film = shown(plan(duration=seconds, interpolate_fps=rate, **SIZE), net)
+    assert len(film) == seconds * rate
+    for k, place in enumerate(film):
+        exact = k * step
+        lies_on_a_frame = abs(exact - round(exact)) < 1e-6
+        assert place == pytest.approx(round(exact) if lies_on_a_frame else int(exact) + 0.5, abs=0.11)
+
+
+def test_interpolation_without_a_duration_ends_with_the_last_frame() -> None:
+    film = shown(plan(num_frames=9, interpolate_fps=16, **SIZE), build(state_dict(TINY)))
+    assert film == pytest.approx([k / 2 for k in range(17)], abs=0.11)
