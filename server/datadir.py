@@ -3,7 +3,7 @@
 Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files.
 
     lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
-    checkpoints/<job id>
+    checkpoints/<job id>  checkpoints/finished/<hash>  openai/ and replicate/<owner>/<id>.json: records of uploads
 """
 
 from __future__ import annotations

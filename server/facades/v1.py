@@ -1,6 +1,6 @@
 """The addresses under `/v1` that two clouds claim: one place that says whose a request is.
 
-Knows: `GET /v1/models` is OpenAI's list and Replicate's page at once, and what tells their `POST /v1/files` apart.
+Knows: the lists of models and of files are OpenAI's and Replicate's at once, and what tells their uploads apart.
 Does not know: what they answer. Where only one of the two is served, it has these addresses to itself.
 """
 
@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MODELS = "/v1/models"
 FILES = "/v1/files"
 PEEK = 65536  # bytes of a form that are looked at
-CONTENT = re.compile(rb'name="?content"?[;\r]')
+FIRST_PART = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^";\s]+)[";\s]', re.IGNORECASE | re.MULTILINE)
+REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its form; OpenAI's are file, purpose, …
 
 
 def shared(facades: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
@@ -37,44 +38,56 @@ class Models:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         depth = scope["path"].strip("/").count("/")
-        if depth == 1 and scope["method"] in ("GET", "HEAD"):
-            await (await self._both(scope))(scope, receive, send)
+        if depth == 1 and scope["method"] == "GET":
+            await (await _both(self.openai, self.replicate, scope))(scope, receive, send)
         else:
-            await (self.openai if depth <= 2 else self.replicate)(scope, receive, send)
-
-    async def _both(self, scope: Scope) -> Response:
-        first = await _answer(self.openai, scope)
-        if first.status_code != 200:
-            return first
-        second = await _answer(self.replicate, scope)
-        body: dict[str, Any] = json.loads(bytes(first.body))
-        if second.status_code == 200:
-            body = {**json.loads(bytes(second.body)), **body}
-        headers = {k: v for k, v in first.headers.items() if k.startswith("access-control-")}
-        return Response(json.dumps(body), media_type="application/json", headers=headers)
+            searched = scope["method"] == "QUERY"  # Replicate's search
+            await (self.openai if depth <= 2 and not searched else self.replicate)(scope, receive, send)
 
 
 class Files:
-    """A form that begins with a part `content` is Replicate's, others are OpenAI's; ids tell them apart otherwise."""
+    """`/v1/files` with the keys of both lists; a form's first part says whose it is, and so does an id."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
         self.openai, self.replicate = openai, replicate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            last = scope["path"].strip("/").split("/")[2:3]
+        last = scope["path"].strip("/").split("/")[2:3]
+        if scope["method"] == "POST":
+            await self._upload(scope, receive, send)
+        elif scope["method"] == "GET" and not last:
+            await (await _both(self.openai, self.replicate, scope))(scope, receive, send)
+        else:
             mine = self.openai if not last or last[0].startswith("file-") else self.replicate
             await mine(scope, receive, send)
-            return
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         messages, seen = [await receive()], b""
-        while (seen := b"".join(m.get("body", b"") for m in messages))[PEEK:] == b"" and messages[-1].get("more_body"):
+        while True:
+            seen += messages[-1].get("body", b"")
+            part = FIRST_PART.search(seen)
+            if part or len(seen) > PEEK or not messages[-1].get("more_body"):
+                break
             messages.append(await receive())
 
         async def again() -> Message:
             return messages.pop(0) if messages else await receive()
 
-        mine = self.replicate if CONTENT.search(seen[: 2 * PEEK]) else self.openai
+        mine = self.replicate if part and part[1] in REPLICATES else self.openai
         await mine(scope, again, send)
+
+
+async def _both(openai: ASGIApp, replicate: ASGIApp, scope: Scope) -> Response:
+    """One body that is both lists. What OpenAI's part refuses is refused; Replicate's alone is left out."""
+    first = await _answer(openai, scope)
+    if first.status_code != 200:
+        return first
+    second = await _answer(replicate, scope)
+    body: dict[str, Any] = json.loads(bytes(first.body))
+    if second.status_code == 200:
+        body = {**json.loads(bytes(second.body)), **body}
+    headers = {name: value for name, value in first.headers.items() if name.startswith("access-control-")}
+    return Response(json.dumps(body), media_type="application/json", headers=headers)
 
 
 async def _answer(app: ASGIApp, scope: Scope) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from pipelines.finish import finish
 from pipelines.plan import Plan
 from pipelines.rife import build
+from tests.pipelines.engines import ask, finished, frames_of, new_engine
 from tests.pipelines.test_plan import plan
 from tests.pipelines.test_rife import TINY, state_dict
 
@@ -74,3 +76,12 @@ def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: fl
 def test_interpolation_without_a_duration_ends_with_the_last_frame() -> None:
     film = shown(plan(num_frames=9, interpolate_fps=16, **SIZE), build(state_dict(TINY)))
     assert film == pytest.approx([k / 2 for k in range(17)], abs=0.11)
+
+
+@pytest.mark.parametrize("rife", [False, True])
+def test_a_duration_is_in_the_file(rife: bool, tmp_path: Path) -> None:
+    weights = tmp_path / "rife.pth"
+    torch.save(state_dict("4.25"), weights)
+    request = ask(num_frames=None, duration=1.5, num_inference_steps=1, **{"interpolate_fps" if rife else "fps": 30})
+    result = finished(new_engine(rife_weights=weights).run(request, "5b"))
+    assert (result.frames, result.fps, len(frames_of(result, tmp_path))) == (45, 30, 45)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from server.facades import fal
 from server.jobs.job import Status
 from tests.server.clients.fake import CLIP, PICTURE, fake_context, hold
-from tests.server.clients.fake_fal import APP, QUEUE, RUN, Served, build
+from tests.server.clients.fake_fal import APP, QUEUE, RUN, Served, build, built_with_files
 
 
 @pytest.fixture
@@ -166,6 +167,43 @@ def test_cancel(served: Served) -> None:
     assert client.get(running["status_url"]).json()["status"] == "COMPLETED"
 
 
+def test_priority(served: Served) -> None:
+    client, jobs = served
+    for value, priority in (("low", -1), (" Low ", -1), ("normal", 0), ("urgent", 0), (None, 0)):
+        headers = {} if value is None else {"x-fal-queue-priority": value}
+        assert client.post(QUEUE, json={"prompt": "a"}, headers=headers).status_code == 200
+        assert jobs.last.priority == priority
+
+
+@pytest.mark.parametrize("call", [RUN, QUEUE, f"/fal{QUEUE}"])
+def test_how_long_the_result_is_kept(served: Served, call: str) -> None:
+    client, jobs = served
+    for value, kept in (('{"expiration_duration_seconds": 60}', 60), ('{"initial_acl": {}}', None), (None, None)):
+        headers = {} if value is None else {"x-fal-object-lifecycle-preference": value}
+        assert client.post(call, json={"prompt": "a"}, headers=headers).status_code == 200
+        assert jobs.last.keep_seconds == kept
+
+
+def test_what_is_accepted_without_effect(served: Served) -> None:
+    client, jobs = served
+    headers = {"x-fal-store-io": "0", "x-fal-no-retry": "1", "x-fal-runner-hint": "h", "x-app-fal-disable-fallback": ""}
+    for call in (RUN, QUEUE):
+        assert client.post(call, json={"prompt": "a", "unknown": 1}, headers=headers).status_code == 200
+        assert "unknown" not in jobs.last.payload
+
+
+@pytest.mark.parametrize("endpoint", ["", "/image-to-video", "/video-to-video"])
+def test_a_request_is_found_under_every_name(served: Served, endpoint: str) -> None:
+    client, _ = served
+    receipt = client.post(QUEUE, json={"prompt": "a"}).json()
+    here = f"{QUEUE}{endpoint}/requests/{receipt['request_id']}"
+    for tail in ("", "/", "/response", "/status", "/status/", "/status/stream"):
+        answer = client.get(here + tail, follow_redirects=False)
+        assert answer.status_code == 200
+        assert answer.headers["x-fal-request-id"] == receipt["request_id"]
+    assert client.put(f"{here}/cancel/", follow_redirects=False).status_code == 400
+
+
 def test_longest_queue(served: Served) -> None:
     client, jobs = served
     jobs.end = hold
@@ -275,3 +313,20 @@ def test_schemas_are_documented(served: Served) -> None:
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize("path", [RUN, f"{RUN}/image-to-video", f"{RUN}/video-to-video"])
+def test_examples_can_be_sent(tmp_path: Path, path: str) -> None:
+    """Pictures and clips too; only what the documentation calls refused is refused, by name."""
+    with built_with_files(tmp_path) as store:
+        document = fal.create(store.context).openapi()
+        name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        fields = document["components"]["schemas"][name.rpartition("/")[2]]["properties"]
+        usual, other = ({field: schema["examples"][n] for field, schema in fields.items()} for n in (0, 1))
+        assert store.client.post(path, json=usual).status_code == 200
+        for refused in ("loras", "use_rife"):
+            answer = store.client.post(path, json=other)
+            assert (answer.status_code, answer.json()["detail"][0]["loc"][1]) == (422, refused)
+            other[refused] = usual[refused]
+        assert store.client.post(path, json=other).status_code == 200
+        assert all(other[field] != usual[field] for field in fields if field not in ("loras", "use_rife"))

@@ -180,6 +180,9 @@ def test_unknown_request(served: Served) -> None:
     ("method", "path", "code", "text"),
     [
         ("POST", f"{RUN}/stream", 404, "Path /stream not found"),
+        ("POST", f"{RUN}/image-to-video/stream/", 404, "Path /image-to-video/stream not found"),
+        ("GET", "/storage/nothing", 404, "Path /storage/nothing not found"),
+        ("GET", "/files/upload", 405, "Method Not Allowed"),
         ("POST", f"{QUEUE}/nothing", 404, "Path /nothing not found"),
         ("POST", "/run/fal-ai/flux/dev", 404, 'Application "fal-ai/flux" not found'),
         ("POST", "/queue/x", 404, 'Application "x" not found'),

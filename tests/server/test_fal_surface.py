@@ -8,6 +8,12 @@ import pytest
 
 from tests.server.clients.fake_fal import APP, QUEUE, RUN, Served, build
 
+ASKED = (
+    *("authorization", "content-type", "x-fal-target-url", "x-fal-queue-priority", "x-fal-request-timeout"),
+    *("x-fal-runner-hint", "x-fal-object-lifecycle", "x-fal-object-lifecycle-preference", "x-fal-file-name"),
+    *("x-fal-store-io", "x-fal-no-retry", "x-app-fal-disable-fallback"),
+)
+
 
 @pytest.fixture
 def served() -> Iterator[Served]:
@@ -72,8 +78,9 @@ def test_proxy(served: Served) -> None:
         assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
     target = f"https://fal.run{APP}?prompt=hi&num_inference_steps=3"
     assert client.get("/fal/proxy", headers={"x-fal-target-url": target}).json()["prompt"] == "hi"
-    target = "https://rest.fal.ai/storage/upload/initiate?storage_type=gcs"
-    assert client.post("/fal/proxy", headers={"x-fal-target-url": target}).status_code == 404
+    target = "https://rest.fal.ai/nothing/here"
+    answer = client.post("/fal/proxy", headers={"x-fal-target-url": target})
+    assert (answer.status_code, answer.json()["detail"]) == (404, "Path /nothing/here not found")
 
 
 def test_public_url_wins_over_host() -> None:
@@ -87,12 +94,27 @@ def test_browsers(served: Served) -> None:
     asked = {
         "origin": "http://page",
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization,content-type,x-fal-target-url,x-fal-queue-priority",
+        "access-control-request-headers": ", ".join(ASKED),
     }
-    preflight = client.options(RUN, headers=asked)
-    assert preflight.status_code == 200
-    assert preflight.headers["access-control-allow-origin"] == "*"
-    assert "x-fal-target-url" in preflight.headers["access-control-allow-headers"]
+    for path in (RUN, QUEUE, "/fal/proxy", "/storage/upload/initiate", "/files/upload", "/tokens/"):
+        preflight = client.options(path, headers=asked)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "*"
+        allowed = preflight.headers["access-control-allow-headers"].lower()
+        assert set(ASKED) <= {name.strip() for name in allowed.split(",")}
+        assert "PUT" in preflight.headers["access-control-allow-methods"]
     answer = client.post(RUN, json={}, headers={"origin": "http://page"})
     assert answer.headers["access-control-allow-origin"] == "*"
-    assert "x-fal-request-id" in answer.headers["access-control-expose-headers"]
+    shown = answer.headers["access-control-expose-headers"]
+    assert {name for name in answer.headers if name.startswith("x-fal-")} <= {name.strip() for name in shown.split(",")}
+    for name in ("x-fal-request-id", "x-fal-error-type", "x-fal-request-timeout-type", "x-fal-retryable"):
+        assert name in shown
+
+
+def test_a_page_without_a_key() -> None:
+    """A preflight never carries one, and a refusal must be readable to the page."""
+    client, _ = build(keys="id.secret")
+    asked = {"origin": "http://page", "access-control-request-method": "POST"}
+    assert client.options("/storage/upload/initiate", headers=asked).status_code == 200
+    refused = client.post(RUN, json={}, headers={"origin": "http://page"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")

@@ -1,10 +1,13 @@
-"""fal.ai: `fal-ai/cogvideox-5b` and its two siblings, run and queue.
+"""fal.ai: `fal-ai/cogvideox-5b` and its two siblings, run and queue, webhooks, and the storage their clients upload to.
 
-`surface` finds out which of fal's hosts a request was meant for, `app` routes it to `calls`; `models` says what it may
-contain, `intake` turns that into a GenerationRequest, `answers` puts a job into fal's words and `errors` the rest.
+`surface` finds out which of fal's hosts a request was meant for, `admission` lets it in, `app` routes it to `calls` or
+`storage`; `models` says what it may contain, `terms` what may come beside it, `intake` turns that into a
+GenerationRequest, `answers` puts a job into fal's words, `webhook` into a signed letter, and `errors` all the rest.
 """
 
 from server.facades.facade import Facade
 from server.facades.fal.app import PREFIXES, create
+from server.facades.fal.clients import CLIENTS
+from server.facades.fal.webhook import letter
 
-FACADE = Facade("fal.ai", PREFIXES, create)
+FACADE = Facade("fal.ai", PREFIXES, create, CLIENTS, letter)

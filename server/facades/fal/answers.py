@@ -61,9 +61,14 @@ def notes(job: Job) -> list[LogLine]:
     said = []
     if job.request.interpolate_fps is None and job.payload.get("use_rife") is None and job.status is not Status.FAILED:
         said.append(f"The RIFE weights are not installed: frames stamped at {job.request.fps} fps, not interpolated")
-    if "fal_webhook" in job.payload:
-        said.append("This version delivers no webhooks: fal_webhook was kept and not called")
     return [LogLine(0, job.created_at, "WARN", text) for text in said]
+
+
+def outcome(context: Context, job: Job, base: str) -> dict[str, Any] | errors.Failure:
+    """What came of a job that has ended. `base`: our address, for the link to the file."""
+    if job.status is not Status.SUCCEEDED or job.video is None:
+        return errors.of_job(job)
+    return output(context, job, job.video, base)
 
 
 def output(context: Context, job: Job, video: Artifact, base: str) -> dict[str, Any]:

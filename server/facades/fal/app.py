@@ -1,6 +1,6 @@
-"""fal's addresses: which call answers where, and who is let in.
+"""fal's addresses: which call answers where.
 
-Knows: fal's paths, CORS, the key check. Does not know: what the calls do.
+Knows: fal's paths, the parameters beside a body, CORS. Does not know: what the calls do, who is let in.
 """
 
 from __future__ import annotations
@@ -12,18 +12,37 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
-from server.auth import Unauthorized
 from server.context import Context
 from server.facades.fal import errors
+from server.facades.fal.admission import admit
 from server.facades.fal.calls import Fal
-from server.facades.fal.models import APP, ENDPOINTS, Endpoint, ImageSize, LoraWeight, Output
-from server.facades.fal.surface import NoTarget, locate, move
-from server.facades.wire import Doorman, body_schema, document
+from server.facades.fal.models import (
+    APP,
+    ENDPOINTS,
+    AppToken,
+    Endpoint,
+    ImageSize,
+    LoraWeight,
+    NewFile,
+    Output,
+    UploadedPart,
+    UploadedParts,
+)
+from server.facades.fal.storage import Storage
+from server.facades.wire import Doorman, Json, body_schema, document
 
-PREFIXES = ("/run", "/queue", "/fal", "/api/fal", "/fal-ai")
-EXPOSED = ["x-fal-request-id", "x-fal-error-type", "x-fal-request-timeout-type", "x-fal-retryable", "x-fal-needs-retry"]
+PREFIXES = (
+    *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
+    *("/storage", "/files/upload", "/tokens", "/.well-known/jwks.json"),
+)
+EXPOSED = [
+    *("x-fal-request-id", "x-fal-error-type", "x-fal-request-timeout-type", "x-fal-retryable", "x-fal-needs-retry"),
+    *("x-fal-billable-units", "etag", "content-range", "accept-ranges"),
+]
+FILE = "/fal/files/{key}/{name}"
+BYTES = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}}
 
 
 def create(context: Context) -> FastAPI:
@@ -34,14 +53,19 @@ def create(context: Context) -> FastAPI:
         _serve(app, fal, endpoint)
     for base in ENDPOINTS:
         _serve_requests(app, fal, f"/queue/{base}/requests/{{request_id}}", in_schema=base == APP)
-    document(app, [ImageSize, LoraWeight, *(endpoint.input for endpoint in ENDPOINTS.values())])
+    _serve_storage(app, context)
+    bodies = (AppToken, NewFile, UploadedPart, UploadedParts)
+    document(app, [ImageSize, LoraWeight, *(endpoint.input for endpoint in ENDPOINTS.values()), *bodies])
 
     def on_error(request: Request, error: Exception) -> Response:
         return errors.respond(errors.of_exception(error))
 
     def on_http_error(request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500
-        text = _missing_page(request.scope["path"]) if code == 404 else str(getattr(error, "detail", ""))
+        if code == 404:
+            text, free = _missing_page(request.scope["path"]), {"x-fal-billable-units": "0"}
+            return errors.respond(errors.infrastructure(404, text, **free))
+        text = str(getattr(error, "detail", ""))
         return errors.respond(errors.infrastructure(code, text, "runner_disconnected" if code == 503 else None))
 
     for kind in (*errors.REFUSALS, *errors.TURNED_AWAY):
@@ -51,7 +75,7 @@ def create(context: Context) -> FastAPI:
     app.add_exception_handler(Exception, on_error)
 
     async def look(request: Request) -> Response | None:
-        return _admit(context, request)
+        return admit(context, request)
 
     app.add_middleware(Doorman, look=look)
     app.add_middleware(
@@ -64,27 +88,6 @@ def create(context: Context) -> FastAPI:
     return app
 
 
-def _admit(context: Context, request: Request) -> Response | None:
-    """Finds the request's place and checks its key, before anything is said about what exists."""
-    try:
-        place = locate(request.scope["path"], request.scope["query_string"], request.headers)
-    except NoTarget:
-        text = "The header x-fal-target-url must name the address this request is for"
-        return errors.respond(errors.infrastructure(400, text, "bad_request"))
-    move(request.scope, place)
-    request.state.fal_prefix = place.prefix
-    try:
-        request.state.owner = context.keys.identify(request.headers)
-        return None
-    except Unauthorized as e:
-        missing = e.reason == "missing"
-    name = "/".join(place.path.strip("/").split("/")[:2])
-    text = f'Cannot access application "{name}". Authentication is required to access this application.'
-    if not missing:
-        text = "invalid key credentials"
-    return errors.respond(errors.infrastructure(401, text))
-
-
 def _missing_page(path: str) -> str:
     """fal's words for an address nobody answers: an unknown app, or an unknown path inside a known one."""
     surface, _, rest = path.lstrip("/").partition("/")
@@ -95,6 +98,27 @@ def _missing_page(path: str) -> str:
     return f'Application "{"/".join(rest.split("/")[:2])}" not found'
 
 
+def _parameter(where: str, name: str, *examples: Any, kind: str = "string") -> dict[str, Any]:
+    return {"name": name, "in": where, "schema": {"type": kind, "examples": list(examples)}}
+
+
+START = _parameter("header", "x-fal-request-timeout", 30, 600, kind="number")
+RESULT = _parameter(
+    "header", "x-fal-object-lifecycle-preference", '{"expiration_duration_seconds": 3600}', '{"initial_acl": {}}'
+)
+LIFECYCLE = _parameter(
+    "header", "x-fal-object-lifecycle", '{"expiration_duration_seconds": 3600}', '{"expiration_duration_seconds": 60}'
+)
+FILE_NAME = _parameter("header", "x-fal-file-name", "circle.png", "clip.mp4")
+STORAGE_TYPE = _parameter("query", "storage_type", "fal-cdn-v3", "gcs")
+LOGS = _parameter("query", "logs", "true", "0")
+SUBMIT = [
+    _parameter("query", "fal_webhook", "https://example.org/hook", "http://example.org/hook?a=1"),
+    _parameter("query", "fal_max_queue_length", 10, 100, kind="integer"),
+    _parameter("header", "x-fal-queue-priority", "normal", "low"),
+]
+
+
 def _serve(app: FastAPI, fal: Fal, endpoint: Endpoint) -> None:
     async def run(request: Request) -> Response:
         return await fal.run(request, endpoint)
@@ -103,12 +127,13 @@ def _serve(app: FastAPI, fal: Fal, endpoint: Endpoint) -> None:
         return await fal.submit(request, endpoint)
 
     name = endpoint.task.value
-    extra = body_schema(endpoint.input)
+    running = {**body_schema(endpoint.input), "parameters": [START, RESULT]}
+    queued = {**running, "parameters": [*SUBMIT, START, RESULT]}
     said: dict[int | str, dict[str, Any]] = {200: {"model": Output}}
     add = app.add_api_route
-    add(f"/run/{endpoint.id}", run, methods=["POST"], name=f"run {name}", openapi_extra=extra, responses=said)
+    add(f"/run/{endpoint.id}", run, methods=["POST"], name=f"run {name}", openapi_extra=running, responses=said)
     add(f"/run/{endpoint.id}", run, methods=["GET"], include_in_schema=False)
-    add(f"/queue/{endpoint.id}", submit, methods=["POST"], name=f"submit {name}", openapi_extra=extra)
+    add(f"/queue/{endpoint.id}", submit, methods=["POST"], name=f"submit {name}", openapi_extra=queued)
 
 
 def _serve_requests(app: FastAPI, fal: Fal, base: str, *, in_schema: bool) -> None:
@@ -120,4 +145,37 @@ def _serve_requests(app: FastAPI, fal: Fal, base: str, *, in_schema: bool) -> No
         ("cancel", "PUT", "/cancel", fal.cancel),
     ]
     for name, method, tail, call in calls:
-        app.add_api_route(base + tail, call, methods=[method], name=name, include_in_schema=in_schema)
+        app.add_api_route(
+            base + tail,
+            call,
+            methods=[method],
+            name=name,
+            include_in_schema=in_schema and tail != "/response",
+            openapi_extra={"parameters": [LOGS]} if name.startswith("status") else None,
+        )
+
+
+def _serve_storage(app: FastAPI, context: Context) -> None:
+    storage = Storage(context)
+
+    def keys(request: Request) -> Response:
+        return Json(context.signing.jwks())
+
+    new_file = {**body_schema(NewFile), "parameters": [STORAGE_TYPE, LIFECYCLE]}
+    brought = [FILE_NAME, LIFECYCLE]
+    calls: list[tuple[str, str, str, Callable[..., Any], dict[str, Any] | None]] = [
+        ("upload token", "POST", "/storage/auth/token", storage.token, {"parameters": [STORAGE_TYPE]}),
+        ("upload", "POST", "/files/upload", storage.upload, {**BYTES, "parameters": brought}),
+        ("upload in parts", "POST", "/files/upload/multipart", storage.begin, {"parameters": brought}),
+        ("start an upload", "POST", "/storage/upload/initiate", storage.initiate, new_file),
+        ("start one in parts", "POST", "/storage/upload/initiate-multipart", storage.initiate, new_file),
+        ("send a file", "PUT", f"{FILE}/multipart/{{ticket}}", storage.put, BYTES),
+        ("send a part", "PUT", f"{FILE}/multipart/{{ticket}}/{{number}}", storage.put_part, BYTES),
+        ("end it", "POST", f"{FILE}/multipart/{{ticket}}/complete", storage.complete, body_schema(UploadedParts)),
+        ("app token", "POST", "/tokens", storage.app_token, body_schema(AppToken)),
+        ("webhook keys", "GET", "/.well-known/jwks.json", keys, None),
+    ]
+    for name, method, path, call, extra in calls:
+        app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra)
+    app.add_api_route(FILE, storage.file, methods=["GET"], name="uploaded file", response_class=FileResponse)
+    app.add_api_route(FILE, storage.file, methods=["HEAD"], include_in_schema=False)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -19,8 +17,9 @@ from starlette.responses import Response, StreamingResponse
 
 from server.context import Context
 from server.errors import QueueFull
-from server.facades.fal import answers, errors, intake
+from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
+from server.facades.fal.terms import Terms
 from server.facades.wire import Json, finished_or_dropped, kept, parse_json, read_body
 from server.jobs.job import Job, JobError, Status
 
@@ -40,32 +39,33 @@ class Fal:
     # -- making jobs ----------------------------------------------------------------------------------------------
 
     async def run(self, request: Request, endpoint: Endpoint) -> Response:
-        start_within = _start_within(request)
-        job = await self._submit(request, endpoint, await _input(request, endpoint), _extras(request))
-        done = await finished_or_dropped(request, self.jobs, job, start_within, one_shot=True)
+        agreed = terms.of_run(request)
+        job = await self._submit(request, endpoint, await _input(request), agreed)
+        done = await finished_or_dropped(request, self.jobs, job, agreed.start_within, one_shot=True)
         if done is None:
             raise ClientDisconnect
         return self._outcome(request, done)
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
         """Accepts whatever it is given, as fal does: what is wrong with it shows at the result address."""
+        agreed = terms.of_submit(request, self.context.artifacts.base_url(request))
         await self._check_length(request)
-        body, extras = await read_body(request), _extras(request)
+        body = await read_body(request)
         given: Any = None
         try:
             given = parse_json(body)
-            job = await self._submit(request, endpoint, given, extras)
+            job = await self._submit(request, endpoint, given, agreed)
         except errors.REFUSALS as error:
             failure = errors.of_exception(error)
             reason = JobError("invalid_request", failure.sentence, detail=failure.body)
-            payload = _payload(endpoint, given, extras)
             job = await run_in_threadpool(
                 self.jobs.refuse,
                 facade=FACADE,
                 endpoint=endpoint.id,
-                payload=payload,
+                payload=_payload(endpoint, given, agreed),
                 error=reason,
                 owner=request.state.owner,
+                webhook=agreed.webhook,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
         position = await run_in_threadpool(self.jobs.position, job)
@@ -83,16 +83,18 @@ class Fal:
         if waiting > int(longest[:9]):
             raise QueueFull(int(longest[:9]))
 
-    async def _submit(self, request: Request, endpoint: Endpoint, given: Any, extras: dict[str, Any]) -> Job:
+    async def _submit(self, request: Request, endpoint: Endpoint, given: Any, agreed: Terms) -> Job:
         generation = await intake.generation(self.context, intake.validated(endpoint, given))
-        payload = _payload(endpoint, given, extras)
         return await run_in_threadpool(
             self.jobs.submit,
             generation,
             facade=FACADE,
             endpoint=endpoint.id,
-            payload=payload,
+            payload=_payload(endpoint, given, agreed),
             owner=request.state.owner,
+            priority=agreed.priority,
+            keep_seconds=agreed.keep_seconds,
+            webhook=agreed.webhook,
         )
 
     async def _expire(self, job: Job) -> None:
@@ -176,10 +178,10 @@ class Fal:
         return Json({"status": "CANCELLATION_REQUESTED"}, status_code=202, headers=headers)
 
     def _outcome(self, request: Request, job: Job) -> Response:
-        if job.status is not Status.SUCCEEDED or job.video is None:
-            return errors.respond(errors.of_job(job), job.id)
-        base = self.context.artifacts.base_url(request)
-        return Json(answers.output(self.context, job, job.video, base), headers={"x-fal-request-id": job.id})
+        outcome = answers.outcome(self.context, job, self.context.artifacts.base_url(request))
+        if isinstance(outcome, errors.Failure):
+            return errors.respond(outcome, job.id)
+        return Json(outcome, headers={"x-fal-request-id": job.id})
 
     def _receipt(self, request: Request, job: Job, position: int) -> dict[str, Any]:
         return {"status": "IN_QUEUE", "queue_position": position, **answers.links(job.id, self._base(request))}
@@ -192,33 +194,16 @@ class Fal:
         return f"{self.context.artifacts.base_url(request)}{prefix}"
 
 
-async def _input(request: Request, endpoint: Endpoint) -> Any:
+async def _input(request: Request) -> Any:
     if request.method == "GET":  # the JS client puts the input of a GET into the query
         return dict(request.query_params)
     return parse_json(await read_body(request))
 
 
-def _payload(endpoint: Endpoint, given: Any, extras: dict[str, Any]) -> dict[str, Any]:
+def _payload(endpoint: Endpoint, given: Any, agreed: Terms) -> dict[str, Any]:
     fields = given if isinstance(given, dict) else {}
-    return {**kept(fields, endpoint.input.model_fields), **extras}
-
-
-def _extras(request: Request) -> dict[str, Any]:
-    """What came beside the body and matters later: the start deadline in seconds, the webhook."""
-    start_within = _start_within(request)
-    hook = request.query_params.get("fal_webhook")
-    return {
-        **({} if start_within is None else {"x-fal-request-timeout": start_within}),
-        **({} if hook is None else {"fal_webhook": hook}),
-    }
-
-
-def _start_within(request: Request) -> float | None:
-    with suppress(ValueError):
-        seconds = float(request.headers.get("x-fal-request-timeout", ""))
-        if math.isfinite(seconds) and seconds > 0:
-            return seconds
-    return None
+    deadline = {} if agreed.start_within is None else {"x-fal-request-timeout": agreed.start_within}
+    return {**kept(fields, endpoint.input.model_fields), **deadline}
 
 
 def _not_found(request_id: str) -> Response:

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from pipelines.request import RequestError
-from server.errors import DiskFull, MediaError, NoModel, QueueFull
+from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.wire import BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
+from server.media.uploads import UploadBroken
 
 FIELDS = {  # GenerationRequest's names -> fal's
     "prompt": "prompt",
@@ -49,6 +50,15 @@ class Refused(Exception):
         self.message = message
         self.where = where
         self.ctx = ctx
+
+
+class Rejected(Exception):
+    """What is turned away before any model would see it: a header, a query parameter, an address."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,12 @@ def of_exception(error: Exception) -> Failure:
             return listed(entry("value_error", error.message, *_where(error.field)))
         case NoModel():
             return listed(entry("feature_not_supported", error.message))
-        case BodyTooLarge():
+        case BodyTooLarge() | UploadTooLarge():
             return infrastructure(413, error.message, "bad_request")
+        case Rejected():
+            return infrastructure(error.status, error.message, "bad_request")
+        case UploadBroken():
+            return infrastructure(400, error.message, "bad_request")
         case QueueFull():
             return infrastructure(429, error.message, "concurrent_requests_limit")
         case ClientDisconnect():  # nobody is there to read this
@@ -124,7 +138,7 @@ def of_exception(error: Exception) -> Failure:
 
 
 REFUSALS = (ValidationError, Refused, BadBody, MediaError, RequestError, NoModel)  # fal's runner would find these
-TURNED_AWAY = (BodyTooLarge, QueueFull, DiskFull)  # and its gateway these
+TURNED_AWAY = (Rejected, BodyTooLarge, QueueFull, DiskFull, UploadTooLarge, UploadBroken)  # and its gateway these
 
 
 def _of_pydantic(error: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from pipelines.request import MAX_SEED, Task
+from server.facades.fal.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
 from server.facades.wire import MAX_PROMPT, flaw
+from server.media.uploads import MAX_PARTS
 
 APP = "fal-ai/cogvideox-5b"
 
@@ -47,8 +49,8 @@ Number = Annotated[float, _no_bool("float_type")]
 class ImageSize(BaseModel):
     """Pixels; a side that is left out is 512."""
 
-    width: Whole = Field(512, gt=0, le=14142)
-    height: Whole = Field(512, gt=0, le=14142)
+    width: Whole = Field(512, gt=0, le=14142, examples=[720, 512])
+    height: Whole = Field(512, gt=0, le=14142, examples=[480, 512])
 
 
 def _size(value: Any) -> Any:
@@ -78,9 +80,9 @@ VideoSize = Annotated[
 
 
 class LoraWeight(BaseModel):
-    path: Link
-    scale: Number = Field(1.0, allow_inf_nan=False)
-    force: bool = False
+    path: Link = Field(examples=["https://example.org/lora.safetensors", "someone/lora"])
+    scale: Number = Field(1.0, allow_inf_nan=False, examples=[1, 0.5])
+    force: bool = Field(False, examples=[False, True])
 
 
 class TextToVideoInput(BaseModel):
@@ -88,28 +90,30 @@ class TextToVideoInput(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    prompt: Text
-    video_size: VideoSize | None = None  # None is `DEFAULT_SIZE`
-    negative_prompt: Text = ""
-    loras: list[LoraWeight] = []
-    num_inference_steps: Whole = Field(50, ge=1, le=50)
-    seed: Whole | None = Field(None, ge=0, le=MAX_SEED)
-    guidance_scale: Number = Field(7, ge=0, le=20)
-    use_rife: bool = True
-    export_fps: Whole = Field(16, ge=4, le=32)
+    prompt: Text = Field(examples=["a red circle moves left", "a blue square moves right"])
+    video_size: VideoSize | None = Field(  # None is `DEFAULT_SIZE`
+        None, examples=[{"width": 720, "height": 480}, "square"]
+    )
+    negative_prompt: Text = Field("", examples=["", "blurry"])
+    loras: list[LoraWeight] = Field([], examples=[[], [{"path": "https://example.org/lora.safetensors", "scale": 1}]])
+    num_inference_steps: Whole = Field(50, ge=1, le=50, examples=[50, 20])
+    seed: Whole | None = Field(None, ge=0, le=MAX_SEED, examples=[42, 7])
+    guidance_scale: Number = Field(7, ge=0, le=20, examples=[7, 6.5])
+    use_rife: bool = Field(True, examples=[False, True])
+    export_fps: Whole = Field(16, ge=4, le=32, examples=[16, 8])
 
 
 class ImageToVideoInput(TextToVideoInput):
     """`fal-ai/cogvideox-5b/image-to-video`. The picture is a URL or a data URI."""
 
-    image_url: Link
+    image_url: Link = Field(examples=[RED, BLUE])
 
 
 class VideoToVideoInput(TextToVideoInput):
     """`fal-ai/cogvideox-5b/video-to-video`. The clip is a URL or a data URI."""
 
-    video_url: Link
-    strength: Number = Field(0.8, ge=0.05, le=1)
+    video_url: Link = Field(examples=[RED_CLIP, BLUE_CLIP])
+    strength: Number = Field(0.8, ge=0.05, le=1, examples=[0.8, 0.5])
 
 
 class File(BaseModel):
@@ -124,6 +128,33 @@ class Output(BaseModel):
     timings: dict[str, float]
     seed: int
     prompt: str
+
+
+class NewFile(BaseModel):
+    """The start of an upload: what the file will be called and what it is."""
+
+    file_name: str = Field("", max_length=1000, examples=["circle.png", "clip.mp4"])
+    content_type: str = Field("", max_length=200, examples=["image/png", "video/mp4"])
+
+
+class UploadedPart(BaseModel):
+    partNumber: Whole = Field(ge=1, le=MAX_PARTS, examples=[1, 2])
+    etag: str = Field("", max_length=200, examples=['"0cc175b9c0f1b6a831c399e269772661"', ""])
+
+
+class UploadedParts(BaseModel):
+    """The end of an upload in parts, in whatever order."""
+
+    parts: list[UploadedPart] = Field(
+        min_length=1, max_length=MAX_PARTS, examples=[[{"partNumber": 1, "etag": '"0cc1"'}], [{"partNumber": 1}]]
+    )
+
+
+class AppToken(BaseModel):
+    """Leave to call these apps without a key for so many seconds, as `?fal_jwt_token=`."""
+
+    allowed_apps: list[str] = Field(max_length=100, examples=[["cogvideox-5b"], ["fal-ai/cogvideox-5b"]])
+    token_expiration: Whole = Field(120, ge=1, le=86_400, examples=[120, 600])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Which of fal's hosts a request was meant for, and where on this one server that host's paths lie.
 
 Knows: the ways a client can be pointed here: a path prefix, the Host it believes in, the proxy header of the JS client,
-or nothing but the shape of the path. All end as `/run/...` or `/queue/...`, the only paths the routes know.
+or nothing but the shape of the path. All end as `/run/...` or `/queue/...` for the models, or as what fal's REST and
+file hosts call it (their paths collide with nothing), the only paths the routes know.
 Does not know: endpoints, jobs.
 """
 
@@ -18,6 +19,8 @@ from starlette.types import Scope
 Surface = Literal["run", "queue", "other"]
 PROXIES = ("/fal/proxy", "/api/fal/proxy")
 TARGET = "x-fal-target-url"
+REST = re.compile(r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known)(?:/.*)?)", re.DOTALL)
+OPEN = re.compile(r"/fal/files/.+|/\.well-known/jwks\.json", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Place:
     path: str
     query: bytes
     prefix: str = "/queue"
+
+    @property
+    def is_open(self) -> bool:
+        """No key is asked for: what may be done there shows in the address itself, or is for everybody."""
+        return self.surface == "other" and OPEN.fullmatch(self.path) is not None
 
 
 class NoTarget(Exception):
@@ -58,6 +66,8 @@ def _named(path: str, query: bytes, host: str, headers: Headers) -> Place:
     if match := re.match(r"(/fal)?/(run|queue)(?=/|$)", path):
         rest = path[match.end() :] or "/"
         return Place("run" if match[2] == "run" else "queue", rest, query, f"{match[1] or ''}/queue")
+    if match := REST.fullmatch(path):
+        return Place("other", match[1], query)
     if host.startswith("queue."):
         return Place("queue", path, query, "")
     if host.startswith("rest.") or path.startswith("/fal/"):

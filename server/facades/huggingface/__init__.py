@@ -1,6 +1,10 @@
-"""Hugging Face."""
+"""Hugging Face's inference calls for the CogVideoX models, which answer with the bytes of the video.
+
+`app` has the call, `models` what it may contain, `errors` says what went wrong; `clients` shows how to reach it.
+"""
 
 from server.facades.facade import Facade
 from server.facades.huggingface.app import PREFIXES, create
+from server.facades.huggingface.clients import CLIENTS
 
-FACADE = Facade("Hugging Face", PREFIXES, create)
+FACADE = Facade("Hugging Face", PREFIXES, create, CLIENTS)

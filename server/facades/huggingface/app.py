@@ -1,13 +1,136 @@
-"""Hugging Face's calls."""
+"""Hugging Face's one call: `POST /hf-inference/models/{owner}/{name}`, which waits and answers with the video's bytes.
+
+Knows: Hugging Face's paths, bodies and codes. Does not know: GPUs, other vendors, what a video is.
+"""
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from typing import Annotated, Any
 
+from fastapi import FastAPI, Path
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from pipelines.request import Task
+from server.auth import Unauthorized
 from server.context import Context
+from server.facades.huggingface import errors
+from server.facades.huggingface.models import MODELS, OWNERS, Inference, Parameters, TextInference, generation, task_of
+from server.facades.wire import Doorman, body_schema, document, finished_or_dropped, kept, parse_json, read_body
+from server.jobs.job import Job, Status
 
 PREFIXES = ("/hf-inference", "/models", "/huggingface")
+FACADE = "huggingface"
+CALL = "/hf-inference/models/{owner}/{name}"
+ALIASES = ("/models/{owner}/{name}", "/huggingface/models/{owner}/{name}", f"/huggingface{CALL}")
+EXPOSED = ["x-request-id", "x-compute-time"]
+JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # with white space, or the mark some editors put before a text
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+
+
+class HuggingFace:
+    """The call, over one context."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.jobs = context.jobs
+
+    async def run(self, request: Request, owner: str, name: str) -> Response:
+        task = task_of(owner, name)
+        if task is None:
+            known = ", ".join(MODELS)
+            raise errors.Refused(404, f"Model {owner[:100]}/{name[:100]} does not exist here; zai-org has {known}")
+        job = await self._submit(request, task, f"{owner}/{name}")
+        done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
+        if done is None:
+            raise ClientDisconnect
+        headers = {"x-request-id": done.id, "x-compute-time": f"{done.inference_seconds or 0.0:.3f}"}
+        if done.status is not Status.SUCCEEDED or done.video is None:
+            failure = errors.of_job(done)
+            return errors.respond(errors.Failure(failure.status, failure.text, headers))
+        video = await run_in_threadpool(self.context.artifacts.read, done.video)
+        return Response(video, media_type=done.video.media_type, headers=headers)
+
+    async def _submit(self, request: Request, task: Task, model: str) -> Job:
+        body = await read_body(request)
+        image = None
+        # NOTE: the client sends a bare picture without a type, or with whatever its file's name suggests
+        if task is Task.I2V and body and not body.lstrip(JSON_BEGINS).startswith(b"{"):
+            inputs, parameters = "", Parameters()
+            image = await self.context.intake.picture(body, "inputs")
+            payload: dict[str, Any] = {}
+        else:
+            payload = await _fields(body)
+            kind = TextInference if task is Task.T2V else Inference
+            given = kind.model_validate(payload)
+            inputs, parameters = given.inputs, given.parameters or Parameters()
+            if task is Task.I2V:
+                image = await self.context.intake.picture(inputs, "inputs")
+        return await run_in_threadpool(
+            self.jobs.submit,
+            generation(task, inputs, parameters, image),
+            facade=FACADE,
+            endpoint=model,
+            payload=kept(payload, Inference.model_fields),
+            owner=request.state.owner,
+        )
+
+
+async def _fields(body: bytes) -> dict[str, Any]:
+    fields = await run_in_threadpool(parse_json, body)
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise errors.Refused(422, "The body must be a JSON object with `inputs`")
+    return fields
 
 
 def create(context: Context) -> FastAPI:
-    return FastAPI(title="Hugging Face", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
+    app = FastAPI(title="Hugging Face", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    hugging_face = HuggingFace(context)
+
+    async def run(
+        request: Request,
+        owner: Annotated[str, Path(examples=["zai-org", "THUDM"], json_schema_extra={"enum": list(OWNERS)})],
+        name: Annotated[str, Path(examples=["CogVideoX-5b", "CogVideoX-2b"], json_schema_extra={"enum": list(MODELS)})],
+    ) -> Response:
+        return await hugging_face.run(request, owner, name)
+
+    extra = body_schema(Inference)
+    extra["requestBody"]["content"]["application/octet-stream"] = BYTES
+    said: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": BYTES}}}
+    for path in (CALL, *ALIASES):
+        app.add_api_route(
+            path,
+            run,
+            methods=["POST"],
+            name="run",
+            openapi_extra=extra,
+            response_class=Response,
+            responses=said,
+            include_in_schema=path == CALL,
+        )
+    document(app, [Inference])
+
+    def on_error(request: Request, error: Exception) -> Response:
+        return errors.respond(errors.of_exception(error))
+
+    for kind in errors.KINDS:
+        app.add_exception_handler(kind, on_error)
+
+    async def look(request: Request) -> Response | None:
+        request.scope["path"] = request.scope["path"].rstrip("/") or "/"
+        try:
+            request.state.owner = context.keys.identify(request.headers)
+        except Unauthorized as e:
+            return errors.respond(errors.Failure(401, errors.NO_KEY if e.reason == "missing" else errors.BAD_KEY))
+        return None
+
+    app.add_middleware(Doorman, look=look)
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["POST"], allow_headers=["*"], expose_headers=EXPOSED
+    )
+    return app

@@ -1,11 +1,31 @@
-"""OpenAI's calls."""
+"""OpenAI's addresses: which call answers where, and who is let in.
+
+Knows: OpenAI's paths, CORS, the key check. Does not know: what the calls do.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 
+from server.auth import Unauthorized
 from server.context import Context
+from server.facades.openai import errors
+from server.facades.openai.calls import LONGEST_PAGE, PAGE, VARIANTS, Videos
+from server.facades.openai.errors import Failure
+from server.facades.openai.files import LONGEST_PAGE as MOST_FILES
+from server.facades.openai.files import Files
+from server.facades.openai.models import PURPOSES, CreateFile, CreateVideo, ExpiresAfter, RemixVideo
+from server.facades.openai.query import ORDERS
+from server.facades.wire import Doorman, body_schema, document
 
+ALIAS = "/openai"
 PREFIXES = (
     "/v1/videos",
     "/v1/chat",
@@ -14,9 +34,92 @@ PREFIXES = (
     "/v1/completions",
     "/v1/embeddings",
     "/v1/responses",
-    "/openai",
+    ALIAS,
 )
+EXPOSED = ["openai-poll-after-ms", "x-request-id", "x-model", "x-inference-time-s"]
+FORM_ONLY = ("multipart/form-data",)
+BOTH = ("multipart/form-data", "application/json")
+
+
+def _query(name: str, *examples: Any, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": {**schema, "examples": [*examples]}}
+
+
+def _page(example: str, most: int, default: int) -> list[dict[str, Any]]:
+    return [
+        _query("after", example, type="string"),
+        _query("limit", 5, 20, type="integer", minimum=1, maximum=most, default=default),
+        _query("order", *ORDERS, type="string", enum=[*ORDERS], default=ORDERS[0]),
+    ]
+
+
+LIST: dict[str, Any] = {"parameters": _page("video_0123456789abcdef0123456789abcdef", LONGEST_PAGE, PAGE)}
+LIST_FILES: dict[str, Any] = {
+    "parameters": [
+        *_page("file-0123456789abcdef0123456789abcdef", MOST_FILES, MOST_FILES),
+        _query("purpose", *PURPOSES[:2], type="string"),
+    ]
+}
+CONTENT: dict[str, Any] = {
+    "parameters": [_query("variant", *VARIANTS[:2], type="string", enum=[*VARIANTS], default=VARIANTS[0])]
+}
 
 
 def create(context: Context) -> FastAPI:
-    return FastAPI(title="OpenAI", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
+    app = FastAPI(title="OpenAI", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    videos, files = Videos(context), Files(context)
+    create_video = body_schema(CreateVideo, types=BOTH)
+    calls: list[tuple[str, str, str, Callable[..., Any], dict[str, Any]]] = [
+        ("create", "POST", "/v1/videos", videos.create, create_video),
+        ("create and wait", "POST", "/v1/videos/sync", videos.sync, create_video),
+        ("list", "GET", "/v1/videos", videos.list, LIST),
+        ("retrieve", "GET", "/v1/videos/{video_id}", videos.retrieve, {}),
+        ("delete", "DELETE", "/v1/videos/{video_id}", videos.delete, {}),
+        ("content", "GET", "/v1/videos/{video_id}/content", videos.content, CONTENT),
+        ("remix", "POST", "/v1/videos/{video_id}/remix", videos.remix, body_schema(RemixVideo)),
+        ("models", "GET", "/v1/models", videos.models, {}),
+        ("model", "GET", "/v1/models/{name}", videos.model, {}),
+        ("upload file", "POST", "/v1/files", files.create, body_schema(CreateFile, types=FORM_ONLY)),
+        ("files", "GET", "/v1/files", files.list, LIST_FILES),
+        ("file", "GET", "/v1/files/{file_id}", files.retrieve, {}),
+        ("delete file", "DELETE", "/v1/files/{file_id}", files.delete, {}),
+    ]
+    for name, method, path, call, extra in calls:
+        app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra)
+    document(app, [CreateVideo, RemixVideo, CreateFile, ExpiresAfter])
+
+    def on_error(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code in (404, 405):
+            return errors.respond(_no_such_call(request))
+        return errors.respond(errors.of_exception(error))
+
+    for kind in errors.KINDS:
+        app.add_exception_handler(kind, on_error)
+
+    async def look(request: Request) -> Response | None:
+        path = request.scope["path"].rstrip("/")
+        request.scope["path"] = (path.removeprefix(ALIAS) if path.startswith(f"{ALIAS}/") else path) or "/"
+        try:
+            request.state.owner = context.keys.identify(request.headers)
+        except Unauthorized as e:
+            return errors.respond(errors.of_exception(e))
+        return None
+
+    app.add_middleware(Doorman, look=look)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+    )
+    return app
+
+
+def _no_such_call(request: Request) -> Failure:
+    """404 for a wrong method too: editing, extending and characters are calls of OpenAI's that are not served."""
+    what = f"{request.method} {request.scope['path'][:200]}"
+    return Failure(
+        404, f"Invalid URL ({what}): this server makes videos only, with POST /v1/videos", code="unknown_url"
+    )

@@ -68,10 +68,13 @@ def links(job: Job, root: str) -> dict[str, str]:
     }
 
 
-def state(job: Job, root: str) -> tuple[int, dict[str, Any]]:
-    """Code and body while there is no video: waiting, working or failed; also the status of one that has finished."""
+def state(job: Job, root: str, queued: str = "QUEUED") -> tuple[int, dict[str, Any]]:
+    """Code and body while there is no video: waiting, working or failed; also the status of one that has finished.
+
+    `queued` is the word for a job that waits.
+    """
     if not job.status.is_terminal:
-        word = "QUEUED" if job.status is Status.QUEUED else "PROCESSING"
+        word = queued if job.status is Status.QUEUED else "PROCESSING"
         return 200, {"status": word, "request_id": job.id, "metrics": {}, **links(job, root)}
     if job.status is Status.SUCCEEDED:
         return 200, {"status": "COMPLETED", "request_id": job.id, "metrics": metrics(job), **links(job, root)}

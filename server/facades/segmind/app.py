@@ -1,4 +1,4 @@
-"""Segmind's calls: `POST /v1/{slug}` that waits, `/v2/...` that queues, the credits.
+"""Segmind's calls: `POST /v1/{slug}` that waits, `/v2/...` that queues, the credits, the upload of files.
 
 Knows: Segmind's paths, codes and headers. Does not know: GPUs, other vendors, what a video is.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -18,27 +17,36 @@ from starlette.responses import Response
 from server.auth import Unauthorized
 from server.context import Context
 from server.facades.segmind import answers, errors
+from server.facades.segmind.assets import Asset
+from server.facades.segmind.body import read_fields
 from server.facades.segmind.form import choose
-from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, generation
-from server.facades.wire import (
-    MAX_BODY,
-    Doorman,
-    Json,
-    body_schema,
-    document,
-    finished_or_dropped,
-    kept,
-    parse_json,
-    read_body,
-    replay,
-)
+from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
+from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, kept
 from server.jobs.job import Job, Status
 
 # NOTE: "/v1" is shared: a façade with a longer prefix there (/v1/videos, /v1/predictions) comes before this one
-PREFIXES = ("/v1", "/v2", "/segmind")
+PREFIXES = ("/v1", "/v2", "/upload-asset", "/segmind")
 FACADE = "segmind"
 MOUNTS = ("", "/segmind")
-EXPOSED = ["x-request-id", "x-generation-time", "x-cost", "x-remaining-credits", "x-seed-value"]
+UPLOAD = "/upload-asset"
+# other clouds' words under /v1: never a model's name, also where those clouds are not served
+RESERVED = {
+    "predictions", "models", "files", "videos", "deployments", "account", "webhooks", "requests", "trainings",
+    "collections", "hardware", "chat", "images", "audio", "completions", "embeddings", "responses", "get-user-credits",
+}  # fmt: skip
+EXPOSED = [
+    "x-request-id",
+    "x-generation-time",
+    "x-cost",
+    "x-remaining-credits",
+    "x-seed-value",
+    "x-rate-limit-reset-at-utc",
+]
+FORM = {"schema": {"type": "string", "enum": ["json", "binary"]}, "required": False}
+FORM_PARAMETERS = [
+    {"name": "response", "in": "query", "description": "the form of the answer", **FORM},
+    {"name": "X-Response-Format", "in": "header", "description": "the same, as a header", **FORM},
+]
 
 
 class Segmind:
@@ -76,8 +84,8 @@ class Segmind:
         return Json(body, headers={"x-request-id": job.id})
 
     async def _submit(self, request: Request, slug: Slug) -> Job:
-        fields = await _fields(request)
-        given: Given = slug.input.model_validate({k: v for k, v in fields.items() if v is not None})
+        fields = await read_fields(request)
+        given: Given = slug.input.model_validate(fields)
         image = None
         if isinstance(given, ImageToVideo):
             image = await self.context.intake.picture(given.image, "image")
@@ -99,11 +107,20 @@ class Segmind:
         if job.status is Status.SUCCEEDED and job.video is not None:
             base = self.context.artifacts.base_url(request)
             return Json(answers.result(self.context, job, job.video, base), headers=answers.headers(job))
-        code, body = answers.state(job, self._root(request))
+        code, body = answers.state(job, self._root(request), queued="PROCESSING")
         return Json(body, status_code=code)
 
     def credits(self) -> Response:
         return Json({"credits": answers.CREDITS, "free-credits": 0})
+
+    async def upload(self, request: Request) -> Response:
+        given = UploadAsset.model_validate(await read_fields(request, forms=False))
+        uris = enumerate(given.data_urls)
+        assets = [await run_in_threadpool(Asset.of, uri, f"data_urls[{n}]") for n, uri in uris]
+        stored = [await asset.keep(self.context) for asset in assets]
+        base = self.context.artifacts.base_url(request)
+        urls = [self.context.artifacts.url(artifact, base) for artifact in stored]
+        return Json({"file_urls": urls, "message": "Files uploaded successfully"})
 
     def _find(self, request: Request, request_id: str) -> Job:
         job = self.jobs.find(request_id, FACADE, request.state.owner)
@@ -114,27 +131,6 @@ class Segmind:
     def _root(self, request: Request) -> str:
         mount = "/segmind" if request.scope["path"].startswith("/segmind/") else ""
         return f"{self.context.artifacts.base_url(request)}{mount}"
-
-
-async def _fields(request: Request) -> dict[str, Any]:
-    """The fields of a JSON body or a multipart form. A body that names no type is taken for JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await read_body(request)
-    if kind == "multipart/form-data":
-        async with replay(request, body).form(max_part_size=MAX_BODY) as form:
-            # NOTE: a form sends a box left empty as an empty string
-            return {
-                name: await value.read() if isinstance(value, UploadFile) else value or None
-                for name, value in form.items()
-            }
-    if kind and kind != "application/json" and not kind.endswith("+json"):
-        raise errors.Refused(406, f"Invalid content type {kind[:100]}: send application/json or multipart/form-data")
-    fields = parse_json(body)
-    if fields is None:
-        return {}
-    if not isinstance(fields, dict):
-        raise errors.Refused(400, "The body must be a JSON object")
-    return fields
 
 
 def create(context: Context) -> FastAPI:
@@ -152,11 +148,20 @@ def create(context: Context) -> FastAPI:
         ]
         for name, path, call in calls:
             app.add_api_route(mount + path, call, methods=["GET"], name=name, include_in_schema=not mount)
-    document(app, [slug.input for slug in SLUGS.values()])
+        app.add_api_route(
+            mount + UPLOAD,
+            segmind.upload,
+            methods=["POST"],
+            name="upload",
+            openapi_extra=body_schema(UploadAsset),
+            include_in_schema=not mount,
+        )
+    document(app, [UploadAsset, *(slug.input for slug in SLUGS.values())])
 
     def on_error(request: Request, error: Exception) -> Response:
         parts = request.scope["path"].strip("/").split("/")
-        if getattr(error, "status_code", None) == 404 and parts[-2:-1] in (["v1"], ["v2"]):
+        unknown = getattr(error, "status_code", None) == 404 and parts[-2:-1] in (["v1"], ["v2"])
+        if unknown and parts[-1] not in RESERVED:
             known = ", ".join(SLUGS)
             return errors.respond(errors.Failure(404, f"Model {parts[-1][:100]} not found; this server has {known}"))
         return errors.respond(errors.of_exception(error))
@@ -196,7 +201,7 @@ def _serve(app: FastAPI, segmind: Segmind, slug: Slug, mount: str) -> None:
             call,
             methods=["POST"],
             name=f"{name} {slug.task.value}",
-            openapi_extra=extra,
+            openapi_extra={**extra, "parameters": FORM_PARAMETERS} if call is run else extra,
             responses=said if call is run else None,
             include_in_schema=not mount,
         )

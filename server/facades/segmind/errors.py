@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipelines.request import RequestError
-from server.errors import DiskFull, MediaError, NoModel, QueueFull
+from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.segmind.models import ImageToVideo
 from server.facades.wire import BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
@@ -26,7 +26,7 @@ FIELDS = {  # GenerationRequest's names -> Segmind's
 }
 NO_KEY = "Missing Authorization or x-api-key in header"
 BAD_KEY = "The API key is invalid or has expired"
-CREDITS_RESET = timedelta(minutes=1)
+QUEUE_RESET = timedelta(minutes=1)
 
 
 class Refused(Exception):
@@ -57,6 +57,7 @@ KINDS = (
     NoModel,
     QueueFull,
     DiskFull,
+    UploadTooLarge,
     ClientDisconnect,
     HTTPException,
     Exception,
@@ -73,6 +74,8 @@ def of_exception(error: Exception) -> Failure:
             return Failure(400, f"The body is not valid JSON: {error.message} at character {error.position}")
         case BodyTooLarge():
             return Failure(413, error.message)
+        case UploadTooLarge():
+            return Failure(413, error.message)
         case MediaError():
             return Failure(400, f"{error.field}: {error.message}")
         case RequestError():
@@ -80,7 +83,7 @@ def of_exception(error: Exception) -> Failure:
         case NoModel():
             return Failure(404, error.message)
         case QueueFull():
-            reset = (datetime.now(UTC) + CREDITS_RESET).isoformat()
+            reset = (datetime.now(UTC) + QUEUE_RESET).isoformat()
             return Failure(429, f"rate_limit_exceeded: {error.message}", {"x-rate-limit-reset-at-utc": reset})
         case ClientDisconnect():  # nobody is there to read this
             return Failure(499, "The caller hung up")
@@ -112,7 +115,7 @@ RANGES = {  # one sentence for either side of a range, from the schema itself
 
 
 def _of_pydantic(error: dict[str, Any]) -> str:
-    name = str(error["loc"][0]) if error["loc"] else "body"
+    name = "".join(f"[{part}]" if isinstance(part, int) else "" if n else part for n, part in enumerate(error["loc"]))
     given = shown(error["input"])
     match error["type"]:
         case "missing":
@@ -120,7 +123,13 @@ def _of_pydantic(error: dict[str, Any]) -> str:
         case "greater_than_equal" | "less_than_equal":
             low, high = RANGES[name]
             return f"{name} must be between {low:g} and {high:g}, got {given}" if low >= 0 else _seed(high, given)
-        case "string_too_long" | "too_long":
+        case "too_short":
+            return f"{name} must hold at least one entry"
+        case "too_long":
+            return f"{name} must hold at most {error['ctx']['max_length']} entries"
+        case "list_type":
+            return f"{name} must be a list"
+        case "string_too_long":
             return f"{name} must be at most {error['ctx']['max_length']} characters long"
         case "blank" | "unwritable":
             return f"{name} {error['msg']}"

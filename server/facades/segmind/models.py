@@ -1,4 +1,4 @@
-"""Segmind's two CogVideoX models: their slugs, fields, defaults and ranges.
+"""Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and what its upload takes.
 
 Knows: what Segmind's pages say. Does not know: HTTP, jobs. The knobs of text-to-video are taken for image-to-video
 too, where Segmind documents none; left out there, they are the model's own.
@@ -18,6 +18,14 @@ from server.facades.wire import MAX_PROMPT, flaw
 SEED_LIMIT = 2**53 - 1
 SIZE = (720, 480)  # both models' only one at Segmind, whatever model answers here
 RANDOM_SEED = -1
+MAX_ASSETS = 100
+RED = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEX/AAAZ4gk3AAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
+BLUE = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEUAAP+KeNJXAAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
+)
+PICTURES = [f"data:image/png;base64,{RED}", BLUE]
+PROMPTS = ["a red circle moves left", "a blue square moves right"]
+UNWANTED = ["low quality, blurry", "dark, grainy"]
 
 
 def _writable(text: str) -> str:
@@ -55,14 +63,14 @@ class TextToVideo(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    prompt: Prompt
-    negative_prompt: Text = "low quality, blurry"
-    input_frames: Frames = 49
-    steps: Steps = 45
-    guidance_scale: Guidance = 6
-    frame_rate: Rate = 8
-    seed: Seed = 806286757407563
-    base64: bool = False
+    prompt: Prompt = Field(examples=PROMPTS)
+    negative_prompt: Text = Field("low quality, blurry", examples=UNWANTED)
+    input_frames: Frames = Field(49, examples=[49, 20])
+    steps: Steps = Field(45, examples=[45, 25])
+    guidance_scale: Guidance = Field(6, examples=[6, 7.5])
+    frame_rate: Rate = Field(8, examples=[8, 10])
+    seed: Seed = Field(806286757407563, examples=[806286757407563, 7])
+    base64: bool = Field(False, description="answer JSON that holds the video", examples=[False, True])
 
 
 class ImageToVideo(BaseModel):
@@ -70,18 +78,27 @@ class ImageToVideo(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False, json_schema_extra={"required": ["image", "prompt"]})
 
-    image: Image
-    prompt: Prompt
-    negative_prompt: Text = (
+    image: Image = Field(examples=PICTURES)
+    prompt: Prompt = Field(examples=PROMPTS)
+    negative_prompt: Text = Field(
         "The video is not of a high quality, it has a low resolution. Watermark present in each frame. "
-        "Strange motion trajectory."
+        "Strange motion trajectory.",
+        examples=UNWANTED,
     )
-    input_frames: Frames | None = None
-    steps: Steps | None = None
-    guidance_scale: Guidance | None = None
-    frame_rate: Rate | None = None
-    seed: Seed = 42
-    base64: bool = False
+    input_frames: Frames | None = Field(None, examples=[49, 20])
+    steps: Steps | None = Field(None, examples=[45, 25])
+    guidance_scale: Guidance | None = Field(None, examples=[6, 7.5])
+    frame_rate: Rate | None = Field(None, examples=[8, 10])
+    seed: Seed = Field(42, examples=[42, 7])
+    base64: bool = Field(False, description="answer JSON that holds the video", examples=[False, True])
+
+
+class UploadAsset(BaseModel):
+    """Files as data URIs, each of any type."""
+
+    data_urls: list[str] = Field(
+        min_length=1, max_length=MAX_ASSETS, examples=[[PICTURES[0]], [PICTURES[0], "data:text/plain,a%20note"]]
+    )
 
 
 Given = TextToVideo | ImageToVideo

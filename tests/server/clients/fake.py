@@ -22,7 +22,7 @@ from starlette.requests import Request
 
 from pipelines.models import FAMILIES, ModelInfo
 from pipelines.plan import resolve
-from pipelines.request import GenerationRequest, Media, draw_seed
+from pipelines.request import GenerationRequest, Media, Task, draw_seed
 from server.auth import Keys
 from server.context import Context
 from server.errors import MediaError
@@ -64,6 +64,10 @@ class FakeJobs:
     jobs: dict[str, Job] = field(default_factory=dict)
     lines: dict[str, list[LogLine]] = field(default_factory=dict)
 
+    @property
+    def models(self) -> dict[Task, ModelInfo]:
+        return {task: model_for(task) for task in Task}
+
     def submit(
         self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any], **terms: Any
     ) -> Job:
@@ -71,7 +75,7 @@ class FakeJobs:
             raise self.raises
         if request.seed is None:
             request = replace(request, seed=draw_seed())
-        plan = resolve(request, model_for(request)).to_dict()
+        plan = resolve(request, model_for(request.task)).to_dict()
         job = self._add(request, facade, endpoint, payload, plan=plan, **terms)
         self.end(self, job.id)
         return job
@@ -92,8 +96,9 @@ class FakeJobs:
     ) -> list[Job]:
         mine = [job for job in self.jobs.values() if (job.facade, job.owner) == (facade, owner)]
         mine.sort(key=lambda job: job.number, reverse=newest_first)
-        at = mine.index(after) + 1 if after in mine else 0
-        return mine[at : at + limit]
+        if after is not None:
+            mine = [job for job in mine if (job.number < after.number) == newest_first and job.number != after.number]
+        return mine[:limit]
 
     def delete(self, job: Job) -> None:
         del self.jobs[job.id]
@@ -205,8 +210,8 @@ class FakeArtifacts:
         return VIDEO
 
 
-def model_for(request: GenerationRequest) -> ModelInfo:
-    family = next(f for f in FAMILIES if request.task in f.tasks and "5b" in f.name and "1.5" not in f.name)
+def model_for(task: Task) -> ModelInfo:
+    family = next(f for f in FAMILIES if task in f.tasks and "5b" in f.name and "1.5" not in f.name)
     return ModelInfo(family.name, Path(), family, True, 226, 1, 3072, 128, 86_400)
 
 

@@ -1,0 +1,52 @@
+"""Who is let in, before anything is said about what exists.
+
+Knows: which calls need a key, and which take a token of ours in its place. Does not know: routes, what the calls do.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.auth import Unauthorized
+from server.context import Context
+from server.facades.fal import errors, passes
+from server.facades.fal.models import APP
+from server.facades.fal.surface import NoTarget, Place, locate, move
+
+
+def admit(context: Context, request: Request) -> Response | None:
+    """Finds the request's place, rewrites it to be the one route's there, and checks its key."""
+    try:
+        place = locate(request.scope["path"], request.scope["query_string"], request.headers)
+    except NoTarget:
+        text = "The header x-fal-target-url must name the address this request is for"
+        return errors.respond(errors.infrastructure(400, text, "bad_request"))
+    move(request.scope, place)
+    request.state.fal_prefix = place.prefix
+    try:
+        request.state.owner = "" if place.is_open else _owner(context, request, place)
+        return None
+    except Unauthorized as e:
+        text = _asking(place) if e.reason == "missing" else "invalid key credentials"
+    return errors.respond(errors.infrastructure(401, text))
+
+
+def _owner(context: Context, request: Request, place: Place) -> str:
+    """Raises Unauthorized."""
+    claims = None
+    if place.path.startswith("/files/upload"):
+        token = request.headers.get("authorization", "").partition(" ")[2].strip()
+        claims = passes.read(context.signing, "files", token)
+    elif place.surface == "run" and (token := request.query_params.get("fal_jwt_token", "")):
+        claims = passes.read(context.signing, "app", token)
+        if claims is None or not {APP, APP.partition("/")[2]} & set(claims["apps"]):
+            raise Unauthorized("unknown")
+    return context.keys.identify(request.headers) if claims is None else str(claims["owner"])
+
+
+def _asking(place: Place) -> str:
+    if place.surface == "other":
+        return "Authentication is required"
+    name = "/".join(place.path.strip("/").split("/")[:2])
+    return f'Cannot access application "{name}". Authentication is required to access this application.'

@@ -1,0 +1,50 @@
+"""Tokens this server gives out and knows again: for whoever shows one, it stands for something once allowed.
+
+Knows: how to seal claims so that nobody else can have made them, and when their time is over. Does not know: keys,
+HTTP. A token holds no secret, and none is stored.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from server.signing import Signing
+
+Kind = Literal["files", "app", "upload"]
+
+
+def issue(signing: Signing, kind: Kind, until: float, **claims: Any) -> str:
+    """`until` in unix seconds."""
+    text = base64.urlsafe_b64encode(json.dumps({"until": until, **claims}).encode()).decode().rstrip("=")
+    return f"{text}.{signing.token('fal', kind, text)}"
+
+
+def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
+    """The claims of a token of ours whose time is not over, else None."""
+    text, _, seal = token.partition(".")
+    if not signing.allows(seal, "fal", kind, text):
+        return None
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    return claims if claims.pop("until") > time.time() else None
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Leave to bring one file; its token is part of the address the file is sent to."""
+
+    key: str
+    name: str
+    media_type: str
+    keep_seconds: float | None
+
+    def token(self, signing: Signing, until: float) -> str:
+        return issue(signing, "upload", until, **asdict(self))
+
+    @classmethod
+    def of(cls, signing: Signing, token: str) -> Ticket | None:
+        claims = read(signing, "upload", token)
+        return cls(**claims) if claims is not None else None

@@ -1,0 +1,135 @@
+"""fal's file storage: uploads whole and in parts, as its two clients start and finish them.
+
+Knows: what each client sends and reads back, and that leave to upload lies in the address. Does not know: how files are
+kept, who may ask. A file is found by its key; the name behind it in our addresses is there for people.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.context import Context
+from server.facades.fal import passes
+from server.facades.fal.errors import Rejected
+from server.facades.fal.models import AppToken, NewFile, UploadedParts
+from server.facades.fal.passes import Ticket
+from server.facades.fal.terms import LIFECYCLE, PREFERENCE, keep_seconds
+from server.facades.wire import Json, parse_json, read_body
+from server.jobs.job import Artifact
+
+TOKEN_SECONDS = 3600
+UPLOAD_SECONDS = 86_400  # from the start of an upload to its last part
+OURS = re.compile(r"/fal/files/([A-Za-z0-9_-]{32})/[^/]+")
+
+
+class Storage:
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.signing = context.signing
+        context.artifacts.resolvers.append(self.of_path)
+
+    def of_path(self, path: str) -> Path | None:
+        """The file behind the path of one of our addresses, wherever a proxy has put them."""
+        found = re.search(OURS.pattern + "$", path)
+        return self.context.artifacts.path(found[1]) if found else None
+
+    def token(self, request: Request) -> Response:
+        """What the Python client uploads with until it has expired. Its clock needs the offset spelled out."""
+        until = int(time.time()) + TOKEN_SECONDS
+        body = {
+            "token": passes.issue(self.signing, "files", until, owner=request.state.owner),
+            "token_type": "Bearer",
+            "base_url": self.context.artifacts.base_url(request),
+            "expires_at": datetime.fromtimestamp(until, UTC).isoformat(),
+        }
+        return Json(body)
+
+    async def app_token(self, request: Request) -> Response:
+        asked = AppToken.model_validate(parse_json(await read_body(request)) or {})
+        until = time.time() + asked.token_expiration
+        token = passes.issue(self.signing, "app", until, owner=request.state.owner, apps=asked.allowed_apps)
+        return Json(token)
+
+    async def upload(self, request: Request) -> Response:
+        ticket = self._ticket_of_headers(request)
+        artifact = await self.context.uploads.store(
+            request.stream(), ticket.name, ticket.media_type, keep_seconds=ticket.keep_seconds, key=ticket.key
+        )
+        return Json({"access_url": self._address(request, ticket.key, artifact.file_name)})
+
+    def begin(self, request: Request) -> Response:
+        """The Python client's start of an upload in parts."""
+        ticket = self._ticket_of_headers(request)
+        token = ticket.token(self.signing, time.time() + UPLOAD_SECONDS)
+        return Json({"access_url": self._address(request, ticket.key, ticket.name), "uploadId": token})
+
+    async def initiate(self, request: Request) -> Response:
+        """The other start, of uploads whole and in parts alike."""
+        asked = NewFile.model_validate(parse_json(await read_body(request)) or {})
+        ticket = self._ticket(request, asked.file_name, asked.content_type)
+        address = self._address(request, ticket.key, ticket.name)
+        token = ticket.token(self.signing, time.time() + UPLOAD_SECONDS)
+        return Json({"upload_url": f"{address}/multipart/{token}", "file_url": address})
+
+    async def put(self, request: Request, key: str, name: str, ticket: str) -> Response:
+        given = self._given(key, ticket)
+        await self.context.uploads.store(
+            request.stream(), given.name, given.media_type, keep_seconds=given.keep_seconds, key=key
+        )
+        return Response(media_type="text/plain")
+
+    async def put_part(self, request: Request, key: str, name: str, ticket: str, number: str) -> Response:
+        """The Python client reads the tag from the header, the JS client from the body."""
+        self._given(key, ticket)
+        if not re.fullmatch(r"\d{1,5}", number, re.ASCII):
+            raise Rejected(400, "The part number must be a whole number from 1 to 10000")
+        etag = await self.context.uploads.store_part(key, int(number), request.stream())
+        return Json({"partNumber": int(number), "etag": etag}, headers={"etag": etag})
+
+    async def complete(self, request: Request, key: str, name: str, ticket: str) -> Response:
+        given = self._given(key, ticket)
+        asked = UploadedParts.model_validate(parse_json(await read_body(request)) or {})
+        await self.context.uploads.complete(
+            key,
+            [part.partNumber for part in asked.parts],
+            given.name,
+            given.media_type,
+            keep_seconds=given.keep_seconds,
+        )
+        return Json({"access_url": self._address(request, key, given.name)})
+
+    def file(self, request: Request, key: str, name: str) -> Response:
+        found = self.context.artifacts.find(key)
+        return self.context.artifacts.respond(request, key, found.file_name if found else name)
+
+    def _ticket_of_headers(self, request: Request) -> Ticket:
+        name, media_type = request.headers.get("x-fal-file-name", ""), request.headers.get("content-type", "")
+        return self._ticket(request, name, media_type)
+
+    def _ticket(self, request: Request, name: str, media_type: str) -> Ticket:
+        media_type = media_type.partition(";")[0].strip().lower()[:100]
+        keep = keep_seconds(request.headers, LIFECYCLE, PREFERENCE)
+        return Ticket(self.context.artifacts.new_key(), _plain(name, media_type), media_type, keep)
+
+    def _given(self, key: str, token: str) -> Ticket:
+        ticket = Ticket.of(self.signing, token)
+        if ticket is None or ticket.key != key:
+            raise Rejected(403, "This upload address is not one of this server's, or its time is over")
+        return ticket
+
+    def _address(self, request: Request, key: str, name: str) -> str:
+        base = f"{self.context.artifacts.base_url(request)}/fal"
+        return self.context.artifacts.url(Artifact(key, "", name, 0), base)
+
+
+def _plain(name: str, media_type: str) -> str:
+    """`name` as the last part of an address, with the extension of its type where it has none."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[/\\]", name)[-1])[-100:].strip(".-") or "file"
+    return plain if "." in plain else plain + (mimetypes.guess_extension(media_type) or "")

@@ -1,0 +1,83 @@
+"""What comes beside the input of a request and says how it is to be treated: headers and query parameters.
+
+Knows: their names, units and limits. Does not know: the input, jobs' states.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from server.facades.fal.errors import Rejected
+from server.facades.wire import flaw
+from server.jobs.job import Webhook
+
+LIFECYCLE = "x-fal-object-lifecycle"
+PREFERENCE = "x-fal-object-lifecycle-preference"
+PRIORITIES = {"normal": 0, "low": -1}
+MAX_URL = 8192  # characters
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Seconds; None: no limit, for ever, nobody to tell."""
+
+    start_within: float | None = None
+    keep_seconds: float | None = None
+    priority: int = 0
+    webhook: Webhook | None = None
+
+
+class Lifecycle(BaseModel):
+    """Of fal's lifecycle only the time counts here: who knows a file's address may have it. 0 is for ever."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    expiration_duration_seconds: float | None = Field(None, ge=0, le=1e10)
+
+
+def of_run(request: Request) -> Terms:
+    """Raises Rejected."""
+    return Terms(_start_within(request.headers), keep_seconds(request.headers, PREFERENCE))
+
+
+def of_submit(request: Request, base: str) -> Terms:
+    """`base`: this server's address as the caller knows it. Raises Rejected."""
+    run, url = of_run(request), request.query_params.get("fal_webhook", "")
+    priority = PRIORITIES.get(request.headers.get("x-fal-queue-priority", "").strip().lower(), 0)
+    return Terms(run.start_within, run.keep_seconds, priority, Webhook(_checked(url), base) if url else None)
+
+
+def keep_seconds(headers: Headers, *names: str) -> float | None:
+    """How long the file a request brings or makes is to be kept, by the first of these headers it has."""
+    for name in names:
+        if value := headers.get(name):
+            try:
+                return Lifecycle.model_validate_json(value).expiration_duration_seconds or None
+            except ValidationError:
+                said = 'JSON such as {"expiration_duration_seconds": 3600}, the seconds from 0 to 1e10'
+                raise Rejected(400, f"The header {name} must be {said}") from None
+    return None
+
+
+def _start_within(headers: Headers) -> float | None:
+    with suppress(ValueError):
+        seconds = float(headers.get("x-fal-request-timeout", ""))
+        if math.isfinite(seconds) and seconds > 0:
+            return seconds
+    return None
+
+
+def _checked(url: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        whole = parts.scheme.lower() in ("http", "https") and parts.hostname and (parts.port or 1)
+        if whole and len(url) <= MAX_URL and url.isprintable() and " " not in url and not flaw(url):
+            return url
+    raise Rejected(400, "fal_webhook must be an http or https address")

@@ -1,0 +1,46 @@
+"""What fal's webhooks are told, and how that is signed.
+
+Knows: the body for each end a job can have, the four headers and what the signature covers.
+Does not know: when and how often it is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from server.context import Context
+from server.facades.fal import answers
+from server.facades.fal.errors import Failure
+from server.jobs.job import Job
+from server.jobs.webhooks import Letter
+
+NOBODY = "local"  # the user of a server that asks for no key; verifiers want a name
+
+
+def letter(context: Context, job: Job, event: str) -> Letter | None:
+    if event != "completed" or job.webhook is None:
+        return None
+    outcome = answers.outcome(context, job, job.webhook.base)
+    failed = isinstance(outcome, Failure)
+    body = {
+        "request_id": job.id,
+        "gateway_request_id": job.id,
+        "status": "ERROR" if failed else "OK",
+        "error": f"Invalid status code: {outcome.status}" if isinstance(outcome, Failure) else None,
+        "payload": outcome.body if isinstance(outcome, Failure) else outcome,
+    }
+
+    def sign(body: bytes, now: float) -> Mapping[str, str]:
+        named = (job.id, job.owner or NOBODY, str(int(now)))
+        signature = context.signing.ed25519("\n".join((*named, hashlib.sha256(body).hexdigest())).encode())
+        return {
+            "content-type": "application/json",
+            "x-fal-webhook-request-id": named[0],
+            "x-fal-webhook-user-id": named[1],
+            "x-fal-webhook-timestamp": named[2],
+            "x-fal-webhook-signature": signature.hex(),
+        }
+
+    return Letter(json.dumps(body).encode(), sign)

@@ -1,0 +1,119 @@
+"""The CogVideoX models as Hugging Face names them, and what a call of their tasks may contain.
+
+Knows: Hugging Face's two tasks, text-to-video and image-to-video, and their parameters. Does not know: HTTP, jobs.
+Hugging Face states no ranges; these are what the engine takes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
+from server.facades.wire import MAX_PROMPT, flaw
+
+OWNERS = ("zai-org", "THUDM")
+MODELS = {
+    "CogVideoX-2b": Task.T2V,
+    "CogVideoX-5b": Task.T2V,
+    "CogVideoX1.5-5B": Task.T2V,
+    "CogVideoX-5b-I2V": Task.I2V,
+    "CogVideoX1.5-5B-I2V": Task.I2V,
+}
+NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
+
+
+def task_of(owner: str, name: str) -> Task | None:
+    """What that model is for; None for one that is not CogVideoX. As on the hub, letters' case does not count."""
+    if owner.lower() not in [one.lower() for one in OWNERS]:
+        return None
+    return next((task for known, task in MODELS.items() if known.lower() == name.lower()), None)
+
+
+def _writable(text: str) -> str:
+    if wrong := flaw(text):
+        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must not be blank")
+    return text
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ", ".join(part for part in value if part.strip())
+    return value
+
+
+ONE_OR_MORE = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
+Unwanted = Annotated[Text, BeforeValidator(_joined), WithJsonSchema(ONE_OR_MORE)]
+
+
+class Size(BaseModel):
+    """Pixels."""
+
+    width: int = Field(ge=16, le=4096, examples=[720, 480])
+    height: int = Field(ge=16, le=4096, examples=[480, 720])
+
+
+class Parameters(BaseModel):
+    """Unknown ones are ignored, null means absent; what is absent is the model's own."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    prompt: Text | None = Field(
+        default=None,
+        description="of image-to-video; text-to-video has it in `inputs`",
+        examples=["it rolls away", "it jumps"],
+    )
+    negative_prompt: Unwanted | None = Field(default=None, examples=[["low quality", "blurry"], "dark, grainy"])
+    num_frames: float | None = Field(default=None, ge=1, le=1000, description="rounded", examples=[49, 17])
+    num_inference_steps: int | None = Field(default=None, ge=1, le=1000, examples=[50, 20])
+    guidance_scale: float | None = Field(default=None, ge=0, le=100, examples=[6, 7.5])
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, examples=[42, 7])
+    target_size: Size | None = Field(
+        default=None,
+        examples=[{"width": 720, "height": 480}, {"width": 480, "height": 480}],
+        description="of the video",
+    )
+
+
+class Inference(BaseModel):
+    """`inputs` is a prompt for text-to-video, and for image-to-video a picture: base64, a data URI or a URL."""
+
+    inputs: Annotated[str, AfterValidator(_not_blank)] = Field(
+        examples=["a red circle moves left", "a blue square moves right"]
+    )
+    parameters: Parameters | None = Field(
+        default=None, examples=[{"num_inference_steps": 50, "seed": 42}, {"num_frames": 17, "num_inference_steps": 20}]
+    )
+
+
+class TextInference(Inference):
+    inputs: Annotated[Text, AfterValidator(_not_blank)]
+
+
+def generation(task: Task, inputs: str, parameters: Parameters, image: Media | None) -> GenerationRequest:
+    if task is Task.T2V:
+        prompt = inputs
+    else:
+        prompt = parameters.prompt if parameters.prompt and parameters.prompt.strip() else NO_PROMPT
+    size = parameters.target_size
+    return GenerationRequest(
+        prompt=prompt,
+        negative_prompt=parameters.negative_prompt or "",
+        image=image,
+        num_frames=None if parameters.num_frames is None else round(parameters.num_frames),
+        width=size.width if size else None,
+        height=size.height if size else None,
+        num_inference_steps=parameters.num_inference_steps,
+        guidance_scale=parameters.guidance_scale,
+        seed=parameters.seed,
+    )

@@ -1,0 +1,129 @@
+"""A job in ModelsLab's words: processing, success, error; to who asks, and to a webhook.
+
+Knows: the members clients read, and that a film's address is promised before there is a film. Does not know: how the
+job got there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from server.context import Context
+from server.facades.modelslab import errors
+from server.jobs.job import Job, Status
+from server.jobs.webhooks import Letter
+
+USUAL_SECONDS = 30  # of a job nothing is known about yet
+LATER = "Try to fetch request after seconds estimated"
+TIP_LATER = "Send your key to fetch_result, or look at future_links, when eta seconds have passed"
+TIP_DONE = "The video is at the address in output; no key is needed to get it"
+TIP_FAILED = "Change the request and send it again"
+
+
+def film_url(job: Job, base: str) -> str:
+    return f"{base.rstrip('/')}/generations/{job.id}.{job.request.output_format}"
+
+
+def meta(job: Job) -> dict[str, Any]:
+    """The parameters, as they were used."""
+    sent = {name: value for name, value in job.payload.items() if name not in ("notes", "track_id")}
+    told = {name: ("no", "yes")[value] if isinstance(value, bool) else value for name, value in sent.items()}
+    return {"model_id": told.pop("model_id", ""), **told, "seed": job.seed, "file_prefix": job.id}
+
+
+def notes(job: Job) -> list[str]:
+    """What is not as it was asked for, by this façade and by the plan."""
+    planned = (job.plan or {}).get("notes", ())
+    return [
+        *job.payload.get("notes", ()),
+        *(f"{note['field']}: {note['asked']} -> {note['used']} ({note['reason']})" for note in planned),
+    ]
+
+
+def eta(job: Job, position: int) -> int:
+    """Whole seconds, 1 at least."""
+    if job.eta is not None:
+        return max(1, math.ceil(job.eta))
+    return USUAL_SECONDS * (position + 1)
+
+
+def of_job(job: Job, base: str, position: int, fetch_url: str | None = None) -> dict[str, Any]:
+    """The answer about a job; `fetch_url` in the answer to its creation only, which tells more while there is no film.
+
+    `position`: jobs before it.
+    """
+    if job.status is Status.SUCCEEDED:
+        return _success(job, base)
+    if job.status.is_terminal:
+        return {
+            "status": "error",
+            "id": job.number,
+            "message": errors.of_job(job),
+            "output": [],
+            "tip": TIP_FAILED,
+        }
+    seconds = eta(job, position)
+    if fetch_url is None:
+        return {
+            "status": "processing",
+            "id": job.number,
+            "eta": seconds,
+            "message": LATER,
+            "output": [],
+            "tip": TIP_LATER,
+        }
+    return {
+        "status": "processing",
+        "tip": TIP_LATER,
+        "eta": seconds,
+        "message": LATER,
+        "messege": LATER,  # the vendor's spelling, which clients read
+        "fetch_result": fetch_url,
+        "id": job.number,
+        "output": [],
+        "proxy_links": [],
+        "future_links": [film_url(job, base)],
+        "meta": meta(job),
+        "notes": notes(job),
+    }
+
+
+def _success(job: Job, base: str) -> dict[str, Any]:
+    url = film_url(job, base)
+    return {
+        "status": "success",
+        "generationTime": _seconds(job),
+        "id": job.number,
+        "output": [url],
+        "proxy_links": [url],
+        "nsfw_content_detected": False,
+        "webhook_status": "",
+        "meta": meta(job),
+        "tip": TIP_DONE,
+        "notes": notes(job),
+    }
+
+
+def _seconds(job: Job) -> float:
+    return round(job.inference_seconds or 0.0, 2)
+
+
+def letter(context: Context, job: Job, event: str) -> Letter | None:
+    """What a webhook is told of a job that has ended."""
+    if event != "completed" or job.webhook is None:
+        return None
+    track_id = job.payload.get("track_id")
+    if job.status is Status.SUCCEEDED:
+        body = {
+            "status": "success",
+            "id": job.number,
+            "output": [film_url(job, job.webhook.base)],
+            "generationTime": _seconds(job),
+            "track_id": track_id,
+            "meta": meta(job),
+        }
+    else:
+        body = {"status": "failed", "id": job.number, "message": errors.of_job(job), "track_id": track_id}
+    return Letter(json.dumps(body).encode("ascii"), lambda body, now: {"content-type": "application/json"})

@@ -1,0 +1,175 @@
+"""ModelsLab's calls: generations that wait for a while, fetch, uploads, the films themselves.
+
+Knows: what each call reads and answers. Does not know: addresses (the app does), GPUs, other vendors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.context import Context
+from server.facades.modelslab import answers, errors
+from server.facades.modelslab.generation import generation, limited, picture_of
+from server.facades.modelslab.models import (
+    Given,
+    ImageToVideo,
+    ImageToVideoUltra,
+    TextToVideo,
+    TextToVideoUltra,
+    present,
+)
+from server.facades.modelslab.uploads import decoded
+from server.facades.wire import Json, kept, parse_json, read_body, shown
+from server.jobs.job import Job, Webhook
+from server.jobs.jobs import Stopped
+
+FACADE = "modelslab"
+HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
+TEMP_SECONDS = 86_400.0
+UPLOAD_FIELDS = ("base64_string", "init_obj")
+UNKNOWN = {"status": "failed", "id": "", "output": "", "tip": "Check the id, and that it was made with this key"}
+FILM = re.compile(r"(?:^|/)generations/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(mp4|gif)$")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sort of generation, by the name ModelsLab's v6 gives it."""
+
+    name: str
+    input: type[Given]
+
+
+T2V = Kind("text2video", TextToVideo)
+I2V = Kind("img2video", ImageToVideo)
+T2V_ULTRA = Kind("text2video_ultra", TextToVideoUltra)
+I2V_ULTRA = Kind("img2video_ultra", ImageToVideoUltra)
+
+
+class ModelsLab:
+    """The calls, over one context."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.jobs = context.jobs
+
+    async def generate(self, request: Request, kind: Kind) -> Response:
+        until = time.monotonic() + HOLD_SECONDS
+        fields, owner = await self._fields(request)
+        try:
+            given, notes = limited(kind.input.model_validate(present(fields)))
+        except ValidationError as e:
+            raise errors.invalid(e, kind.input.MOST) from None
+        base = self.context.artifacts.base_url(request)
+        source = picture_of(given)
+        image = None if source is None else await self.context.intake.picture(source, "init_image")
+        wanted, more = generation(given, image)
+        job = await run_in_threadpool(
+            self.jobs.submit,
+            wanted,
+            facade=FACADE,
+            endpoint=kind.name,
+            payload={**_told(given), "notes": [*notes, *more]},
+            owner=owner,
+            keep_seconds=TEMP_SECONDS if given.temp else None,
+            webhook=None if given.webhook is None else Webhook(given.webhook, base),
+        )
+        if not given.instant_response:
+            with contextlib.suppress(Stopped):  # it stays queued, and is fetched when the server is back
+                job = await self.jobs.wait(job.id, timeout=max(0.0, until - time.monotonic()))
+        room = request.scope["path"].rpartition("/")[0]
+        return await self._answer(job, base, f"{base}{room}/fetch/{job.number}")
+
+    async def fetch(self, request: Request) -> Response:
+        """The id comes in the path, in the query or in the body."""
+        fields, owner = await self._fields(request)
+        given = request.path_params.get("request_id") or request.query_params.get("request_id")
+        if given is None:
+            given = fields.get("request_id")
+        if given is None or given == "":
+            raise errors.Refused(errors.Failure(400, "request_id is required"))
+        number = _number(given)
+        job = None if number is None else await run_in_threadpool(self.jobs.find, number, FACADE, owner)
+        if job is None:
+            raise errors.Refused(errors.Failure(404, "Request not found", UNKNOWN))
+        return await self._answer(job, self.context.artifacts.base_url(request))
+
+    async def _answer(self, job: Job, base: str, fetch_url: str | None = None) -> Response:
+        position = await run_in_threadpool(self.jobs.position, job)
+        return Json(answers.of_job(job, base, position, fetch_url))
+
+    async def upload(self, request: Request) -> Response:
+        fields, _ = await self._fields(request)
+        given = present(fields)
+        name = next((name for name in UPLOAD_FIELDS if name in given), UPLOAD_FIELDS[0])
+        if not isinstance(given.get(name), str):
+            wrong = "must be a string" if name in given else "is required"
+            raise errors.Refused(errors.Failure(400, f"{name} {wrong}"))
+        try:
+            data, media_type = await run_in_threadpool(decoded, given[name])
+        except ValueError as e:
+            raise errors.Refused(errors.Failure(400, f"{name}: {e}")) from None
+        artifact = await self.context.uploads.store(_whole(data), "upload", media_type)
+        url = self.context.artifacts.url(artifact, self.context.artifacts.base_url(request))
+        return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
+
+    def film(self, request: Request) -> Response:
+        """The file of a job at the address promised for it. Whoever knows that may have it."""
+        job = self._of_film(request.scope["path"])
+        if job is None or job.video is None or self.context.artifacts.path(job.video.key) is None:
+            if job is not None and not job.status.is_terminal:
+                later = {"tip": "Look again later"}
+                raise errors.Refused(errors.Failure(404, "The video is not finished yet", later, plain=True))
+            raise errors.Refused(errors.Failure(404, "There is no such video", plain=True))
+        return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
+
+    def file_of(self, path: str) -> Path | None:
+        """The file behind the path of a film's address (`Artifacts.resolvers`)."""
+        job = self._of_film(path)
+        return None if job is None or job.video is None else self.context.artifacts.path(job.video.key)
+
+    def _of_film(self, path: str) -> Job | None:
+        found = FILM.search(path)
+        if found is None:
+            return None
+        job = self.jobs.get(found[1])  # NOTE: the id is the permission, whoever's the job is
+        if job is None or job.facade != FACADE or job.request.output_format != found[2]:
+            return None
+        return job
+
+    async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
+        """The JSON body, whatever its type is said to be, and whose key came with the request."""
+        fields = parse_json(await read_body(request))
+        fields = {} if fields is None else fields
+        if not isinstance(fields, dict):
+            raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
+        key = fields.get("key", request.headers.get("key"))
+        return fields, self.context.keys.identify(request.headers, key if isinstance(key, str) else None)
+
+
+def _told(given: Given) -> dict[str, Any]:
+    """What is kept of a body, and told in `meta`: a picture that came along is named by its beginning."""
+    values = given.model_dump(exclude={"key", "webhook"})
+    if (source := picture_of(given)) is not None and not source.startswith(("http:", "https:")):
+        values["init_image"] = shown(source)
+    return kept(values, values)
+
+
+def _number(value: Any) -> int | None:
+    """A job's number, as a client repeats it."""
+    text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -1,0 +1,83 @@
+"""From a body to a GenerationRequest, and what of it was changed on the way.
+
+Knows: which of ModelsLab's fields CogVideoX has. Does not know: HTTP, what the model makes of sizes and frame counts
+(the plan does, and has notes of its own).
+"""
+
+from __future__ import annotations
+
+from pipelines.request import GenerationRequest, Media
+from server.facades.modelslab.models import (
+    RANDOM_SEED,
+    Given,
+    ImageToVideo,
+    ImageToVideoUltra,
+    Sized,
+    TextToVideo,
+    TextToVideoUltra,
+)
+from server.facades.wire import shown
+
+NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
+
+
+def limited(given: Given) -> tuple[Given, list[str]]:
+    """`given` with what exceeds ModelsLab's maximum brought down to it, and a note of each."""
+    over = {name: most for name, most in given.MOST.items() if (getattr(given, name) or 0) > most}
+    notes = [f"{name}: {shown(getattr(given, name))} -> {most} (the maximum)" for name, most in over.items()]
+    return given.model_copy(update=over), notes
+
+
+def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, list[str]]:
+    """The request, and notes of what was changed."""
+    notes = []
+    if not given.prompt.strip():
+        notes.append(f"prompt: none -> {NO_PROMPT!r} (CogVideoX needs words)")
+    if isinstance(given, TextToVideoUltra | ImageToVideoUltra):
+        steps = guidance = None
+        width, height = _lying(given.resolution)
+        if given.portrait:
+            width, height = height, width
+        if given.num_inference_steps is not None or given.guidance_scale is not None:
+            notes.append(
+                "num_inference_steps, guidance_scale: ignored (they are a distilled model's; CogVideoX's own are used)"
+            )
+    else:
+        steps, guidance = given.num_inference_steps, given.guidance_scale
+        width, height = _enlarged(given)
+        if (width, height) != (given.width, given.height):
+            notes.append(f"size: {given.width}x{given.height} -> {width}x{height} (upscale_*, by plain resizing)")
+    request = GenerationRequest(
+        prompt=given.prompt if given.prompt.strip() else NO_PROMPT,
+        negative_prompt=given.negative_prompt,
+        image=image,
+        num_frames=given.num_frames,
+        width=width,
+        height=height,
+        fps=given.fps,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=None if given.seed == RANDOM_SEED else given.seed,
+        output_format=given.output_type,
+    )
+    return request, notes
+
+
+def _lying(short: int) -> tuple[int, int]:
+    """16:9 with even sides."""
+    return round(short * 16 / 9 / 2) * 2, short + short % 2
+
+
+def _enlarged(given: Sized) -> tuple[int, int]:
+    """The size the caller wants in the end. A side left out follows the other one; nothing is made smaller."""
+    width, height = given.width, given.height
+    if not isinstance(given, TextToVideo) or (given.upscale_width, given.upscale_height) == (None, None):
+        return width, height
+    wide, tall, most = given.upscale_width, given.upscale_height, int(given.MOST["upscale_width"])
+    wide = wide or min(most, round((tall or 0) * width / height / 2) * 2)
+    tall = tall or min(most, round(wide * height / width / 2) * 2)
+    return (wide, tall) if wide >= width and tall >= height else (width, height)
+
+
+def picture_of(given: Given) -> str | None:
+    return given.init_image if isinstance(given, ImageToVideo | ImageToVideoUltra) else None

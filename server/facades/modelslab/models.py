@@ -1,0 +1,211 @@
+"""What a body of ModelsLab's calls may contain: names, defaults, least values and what more is taken for.
+
+Knows: ModelsLab's pages and what its clients send (numbers and booleans as text, empty strings for nothing).
+Does not know: HTTP, jobs. Values above ModelsLab's maximum are taken for the maximum, as its own SDK's defaults are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from pipelines.request import MAX_SEED
+from server.facades.wire import MAX_PROMPT, flaw, shown
+
+RANDOM_SEED = -1
+MAX_URL = 8192
+TEXT_MODELS = ("cogvideox", "cogvideox-2", "cogvideox-5b", "wanx")
+IMAGE_MODELS = (*TEXT_MODELS, "svd")
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean", "must be a number")
+    return value
+
+
+def _writable(text: str) -> str:
+    if wrong := flaw(text):
+        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "is required")
+    return text
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url.strip())
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise PydanticCustomError("address", "must be an http or https URL")
+    return url.strip()
+
+
+def _one_of(known: tuple[str, ...]) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in known:
+            raise PydanticCustomError("unknown_model", "Model not found: {name}", {"name": shown(name)})
+        return name
+
+    return check
+
+
+Int = Annotated[int, BeforeValidator(_no_boolean)]
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
+Prompt = Annotated[Text, AfterValidator(_not_blank)]
+Picture = Annotated[str, AfterValidator(_writable), AfterValidator(_not_blank)]
+Address = Annotated[str, Field(max_length=MAX_URL), AfterValidator(_writable), AfterValidator(_address)]
+OutputType = Annotated[Literal["mp4", "gif"], BeforeValidator(_lower)]
+TextModel = Annotated[str, BeforeValidator(_lower), AfterValidator(_one_of(TEXT_MODELS))]
+ImageModel = Annotated[str, BeforeValidator(_lower), AfterValidator(_one_of(IMAGE_MODELS))]
+TrackId = Annotated[str, BeforeValidator(_number_as_text), Field(max_length=1000), AfterValidator(_writable)]
+Share = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Int, Field(ge=1)]
+Side = Annotated[Int, Field(ge=16)]
+
+PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAA"
+RED = PNG + "FklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEfFO4+AgAAAABJRU5ErkJggg=="
+BLUE = PNG + "GklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjABHxw3M2AAAAAASUVORK5CYII="
+
+
+class Body(BaseModel):
+    """What all generations have. Unknown fields are ignored; null and empty text mean absent. `MOST`: the values more
+    is taken for."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    MOST: ClassVar[Mapping[str, float]] = {}
+
+    key: str | None = Field(None, description="or a header: Authorization, x-api-key", examples=["YOUR_API_KEY", "K"])
+    prompt: Prompt = Field(examples=["A red circle moves to the left", "Space station in space"])
+    negative_prompt: Text = Field("", examples=["low quality", "blurry"])
+    seed: Annotated[Int, Field(ge=RANDOM_SEED, le=MAX_SEED)] | None = Field(
+        None, description="left out or -1: drawn", examples=[42, 7]
+    )
+    fps: Positive = Field(8, description="16 at most", examples=[8, 16])
+    output_type: OutputType = Field("mp4", examples=["mp4", "gif"])
+    instant_response: bool = Field(False, description="answer at once, not after a while", examples=[True, False])
+    temp: bool = Field(False, description="the file is removed after a day", examples=[True, False])
+    webhook: Address | None = Field(
+        None, description="told when the job has ended", examples=["https://example.com/hook", "http://example.org/"]
+    )
+    track_id: TrackId | None = Field(None, description="comes back in the webhook", examples=["clip-1", "clip-2"])
+
+
+class Sized(Body):
+    """What text2video and img2video have in common."""
+
+    height: Side = Field(512, description="512 at most", examples=[512, 256])
+    width: Side = Field(512, description="512 at most", examples=[512, 384])
+    num_frames: Positive = Field(25, description="25 at most", examples=[25, 17])
+    num_inference_steps: Positive = Field(20, description="50 at most", examples=[20, 5])
+    guidance_scale: Share = Field(7, description="8 at most", examples=[7, 5.5])
+
+
+SIZED = {"height": 512, "width": 512, "num_frames": 25, "num_inference_steps": 50, "guidance_scale": 8, "fps": 16}
+
+
+class TextToVideo(Sized):
+    """`text2video`."""
+
+    MOST = {**SIZED, "upscale_height": 1024, "upscale_width": 1024}
+
+    model_id: TextModel = Field(
+        description=f"{', '.join(TEXT_MODELS)}: all of them are the model served here", examples=["cogvideox", "wanx"]
+    )
+    output_type: OutputType = Field("gif", examples=["mp4", "gif"])
+    upscale_height: Side | None = Field(None, description="1024 at most", examples=[1024, 640])
+    upscale_width: Side | None = Field(None, description="1024 at most", examples=[1024, 768])
+    upscale_strength: Share | None = Field(None, examples=[0.6, 0.5])
+    upscale_guidance_scale: Share | None = Field(None, examples=[12, 7.5])
+    upscale_num_inference_steps: Positive | None = Field(None, examples=[20, 40])
+    clip_skip: Annotated[Int, Field(ge=0)] | None = Field(None, examples=[2, 1])
+    use_improved_sampling: bool = Field(False, examples=[True, False])
+    improved_sampling_seed: Int | None = Field(None, examples=[42, 43])
+
+
+class ImageToVideo(Sized):
+    """`img2video`. Without a prompt the picture is all there is."""
+
+    MOST = SIZED
+
+    model_id: ImageModel = Field(
+        description=f"{', '.join(IMAGE_MODELS)}: all of them are the model served here", examples=["cogvideox", "svd"]
+    )
+    init_image: Picture = Field(description="http(s) URL, data: URI or base64", examples=[RED, BLUE])
+    prompt: Text = Field("", examples=["A red circle moves to the left", "Space station in space"])
+    num_frames: Positive = Field(16, description="25 at most", examples=[25, 17])
+    min_guidance_scale: Share | None = Field(None, examples=[1, 2])
+    max_guidance_scale: Share | None = Field(None, examples=[3, 4])
+    motion_bucket_id: Annotated[Int, Field(ge=0)] | None = Field(None, examples=[127, 20])
+    noise_aug_strength: Share | None = Field(None, examples=[0.02, 0.1])
+    base64: bool = Field(False, examples=[True, False])
+
+
+class TextToVideoUltra(Body):
+    """`text2video_ultra`: the parameters of a distilled model."""
+
+    MOST = {"resolution": 480, "num_frames": 161, "fps": 18}
+
+    model_id: Text = Field("", description="any: it is the model served here", examples=["wan2.1", "wan2.2"])
+    resolution: Side = Field(480, description="short side in pixels, 480 at most", examples=[480, 320])
+    num_frames: Positive = Field(92, description="161 at most", examples=[92, 82])
+    fps: Positive = Field(16, description="18 at most", examples=[16, 18])
+    portrait: bool = Field(False, description="upright instead of lying", examples=[True, False])
+    num_inference_steps: Positive | None = Field(None, examples=[8, 6])
+    guidance_scale: Share | None = Field(None, examples=[1, 1.5])
+    sample_shift: Number | None = Field(None, examples=[3, 5])
+
+
+class ImageToVideoUltra(TextToVideoUltra):
+    """`img2video_ultra`."""
+
+    init_image: Picture = Field(description="http(s) URL, data: URI or base64", examples=[RED, BLUE])
+    prompt: Text = Field("", examples=["A red circle moves to the left", "Space station in space"])
+    resolution: Side = Field(320, description="short side in pixels, 480 at most", examples=[480, 320])
+
+
+Given = TextToVideo | ImageToVideo | TextToVideoUltra | ImageToVideoUltra
+
+
+class Fetch(BaseModel):
+    """`fetch/{id}`."""
+
+    key: str | None = Field(None, description="or a header", examples=["YOUR_API_KEY", "K"])
+
+
+class FetchById(Fetch):
+    """`fetch`."""
+
+    request_id: int | str = Field(description="`id` of the answer to a generation", examples=[1, "2"])
+
+
+class Upload(BaseModel):
+    """`base64_to_url`: the file in either field."""
+
+    key: str | None = Field(None, description="or a header", examples=["YOUR_API_KEY", "K"])
+    base64_string: str | None = Field(None, description="data: URI or base64", examples=[RED, BLUE])
+    init_obj: str | None = Field(None, description="data: URI or base64", examples=[RED, BLUE])
+
+
+def present(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without the key, nulls and empty text."""
+    return {name: value for name, value in fields.items() if name != "key" and value is not None and value != ""}

@@ -1,0 +1,99 @@
+"""A job as OpenAI's video object, a model as its model object.
+
+Knows: OpenAI's members and its four words for a job's state. Does not know: how the job got there.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from pipelines.models import ModelInfo
+from server.context import Context
+from server.facades.openai import errors
+from server.jobs.job import Job, Status
+
+PREFIX = "video_"
+SORA = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")  # programs name these; what is served here answers
+WORDS = {
+    Status.QUEUED: "queued",
+    Status.RUNNING: "in_progress",
+    Status.SUCCEEDED: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "failed",
+}
+
+
+def id_of(job: Job) -> str:
+    return f"{PREFIX}{uuid.UUID(job.id).hex}"
+
+
+def job_id_of(video_id: str) -> str | None:
+    if not re.fullmatch(PREFIX + "[0-9a-f]{32}", video_id):
+        return None
+    return str(uuid.UUID(video_id.removeprefix(PREFIX)))
+
+
+def video(context: Context, job: Job, base: str) -> dict[str, Any]:
+    """With two members of our own: `url` of the film, and `notes` on what was done otherwise than asked."""
+    plan, request, asked = job.plan or {}, job.request, job.payload.get("model", "")
+    seconds = request.duration or (request.num_frames or 0) / (request.fps or 1)
+    failed = WORDS[job.status] == "failed"
+    return {
+        "id": id_of(job),
+        "object": "video",
+        "model": asked if SORA.fullmatch(asked) else job.model,
+        "status": WORDS[job.status],
+        "progress": _progress(job),
+        "created_at": int(job.created_at),
+        "completed_at": None if job.finished_at is None else int(job.finished_at),
+        "expires_at": None,
+        "seconds": f"{seconds:g}",
+        "size": f"{plan.get('width', request.width)}x{plan.get('height', request.height)}",
+        "prompt": request.prompt,
+        "error": _error(job) if failed else None,
+        "remixed_from_video_id": job.payload.get("remixed_from_video_id"),
+        "url": None if job.video is None else context.artifacts.url(job.video, base),
+        "notes": [f"{n['field']}: {n['asked']} -> {n['used']} ({n['reason']})" for n in plan.get("notes", ())],
+    }
+
+
+def _progress(job: Job) -> int:
+    if job.status is Status.SUCCEEDED:
+        return 100
+    return min(99, 100 * job.step // job.steps) if job.steps else 0
+
+
+def _error(job: Job) -> dict[str, str]:
+    failure = errors.of_job(job)
+    return {"code": failure.code or "server_error", "message": failure.message}
+
+
+def page(videos: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": videos,
+        "first_id": videos[0]["id"] if videos else None,
+        "last_id": videos[-1]["id"] if videos else None,
+        "has_more": has_more,
+    }
+
+
+def plain_name(name: str) -> str:
+    """`name` as names are compared: `zai-org/CogVideoX-5b` is `cogvideox-5b`."""
+    return re.sub(r"[^a-z0-9.]", "", name.rpartition("/")[2].lower())
+
+
+def named(models: Iterable[ModelInfo], name: str) -> ModelInfo | None:
+    return next((info for info in models if plain_name(info.name) == plain_name(name)), None)
+
+
+def model(name: str, info: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(info.folder.stat().st_mtime),
+        "owned_by": "cogvideox-server",
+    }

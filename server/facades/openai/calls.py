@@ -1,0 +1,165 @@
+"""OpenAI's video calls over the jobs: create, look, list, download, delete, remix; and the models.
+
+Knows: which answer goes with which state. Does not know: paths, keys, GPUs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from pipelines.request import GenerationRequest
+from server.context import Context
+from server.facades.openai import answers, errors, intake
+from server.facades.openai.body import read_fields
+from server.facades.openai.errors import Refused
+from server.facades.openai.models import CreateVideo, RemixVideo
+from server.facades.openai.query import is_newest_first, limit_of, unknown_after
+from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
+from server.facades.wire import Json, finished_or_dropped, kept
+from server.jobs.job import Job, Status
+
+FACADE = "openai"
+POLL_AFTER = {"openai-poll-after-ms": "500"}
+PAGE, LONGEST_PAGE = 20, 100
+VARIANTS = ("video", "thumbnail", "spritesheet")
+REMEMBERED = 1000  # deleted videos whose place in the list is known
+
+
+class Videos:
+    """The calls, over one context."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.jobs = context.jobs
+        # a program that lists its videos and deletes them as they come asks for the page behind a deleted one
+        self.deleted: OrderedDict[str, Job] = OrderedDict()
+
+    async def create(self, request: Request) -> Response:
+        return await self._answer(request, await self._submit(request))
+
+    async def sync(self, request: Request) -> Response:
+        job = await self._submit(request)
+        done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
+        if done is None:
+            raise ClientDisconnect
+        if done.status is not Status.SUCCEEDED or done.video is None:
+            return errors.respond(errors.of_job(done))
+        headers = {
+            "x-request-id": answers.id_of(done),
+            "x-model": done.model,
+            "x-inference-time-s": f"{done.inference_seconds or 0.0:.3f}",
+        }
+        film = await run_in_threadpool(self.context.artifacts.read, done.video)
+        return Response(film, media_type=done.video.media_type, headers=headers)
+
+    async def _submit(self, request: Request) -> Job:
+        fields = await read_fields(request)
+        given = intake.validated(fields)
+        generation = await intake.generation(self.context, given, request.state.owner)
+        return await self._queue(request, generation, kept(fields, CreateVideo.model_fields))
+
+    async def remix(self, request: Request, video_id: str) -> Response:
+        given = RemixVideo.model_validate(await read_fields(request))
+        old = await run_in_threadpool(self._find, request, video_id)
+        if old.status is not Status.SUCCEEDED:
+            raise Refused(400, "Only a completed video can be remixed.", "video_id", "video_not_completed")
+        payload = {**old.payload, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
+        return await self._answer(
+            request, await self._queue(request, replace(old.request, prompt=given.prompt), payload)
+        )
+
+    async def _queue(self, request: Request, generation: GenerationRequest, payload: dict[str, Any]) -> Job:
+        return await run_in_threadpool(
+            self.jobs.submit,
+            generation,
+            facade=FACADE,
+            endpoint="videos",
+            payload=payload,
+            owner=request.state.owner,
+        )
+
+    def retrieve(self, request: Request, video_id: str) -> Response:
+        job = self._find(request, video_id)
+        return Json(self._video(request, job), headers={} if job.status.is_terminal else POLL_AFTER)
+
+    def list(self, request: Request) -> Response:
+        query = request.query_params
+        limit, newest_first, after = limit_of(query, PAGE, LONGEST_PAGE), is_newest_first(query), None
+        if last := query.get("after"):
+            after = self._known(request, last) or self.deleted.get(f"{request.state.owner} {last}")
+            if after is None:
+                raise unknown_after(last)
+        jobs = self.jobs.page(FACADE, request.state.owner, limit + 1, after, newest_first=newest_first)
+        videos = [self._video(request, job) for job in jobs[:limit]]
+        return Json(answers.page(videos, has_more=len(jobs) > limit))
+
+    def content(self, request: Request, video_id: str) -> Response:
+        variant = request.query_params.get("variant") or VARIANTS[0]
+        if variant not in VARIANTS:
+            message = f"Invalid 'variant': must be one of {', '.join(VARIANTS)}, got {variant[:100]!r}"
+            raise Refused(400, message, "variant", "invalid_value")
+        job = self._find(request, video_id)
+        if job.video is None or job.poster is None:
+            why = "is not ready yet, use GET /v1/videos/{video_id} to check its status"
+            if job.status.is_terminal:
+                why = f"was not made: {errors.of_job(job).message}"
+            raise Refused(400, f"The video {why}", "video_id", "video_not_completed")
+        try:
+            if variant == "spritesheet":
+                film = self.context.artifacts.path(job.video.key)
+                if film is None:
+                    raise FileNotFoundError
+                frames = (job.plan or {}).get("num_frames", job.request.num_frames) or 1
+                return Response(spritesheet(film, frames), media_type="image/jpeg")
+            asset = job.video if variant == "video" else job.poster
+            return Response(self.context.artifacts.read(asset), media_type=asset.media_type)
+        except FileNotFoundError:
+            raise Refused(404, "The files of this video are gone.", "video_id", "not_found") from None
+        except NoSpritesheet as e:
+            return errors.respond(
+                errors.Failure(500, f"No spritesheet: {e}", type="server_error", headers=errors.FINAL)
+            )
+
+    def delete(self, request: Request, video_id: str) -> Response:
+        job = self._find(request, video_id)
+        self.jobs.delete(job)
+        self.deleted[f"{request.state.owner} {video_id}"] = job
+        while len(self.deleted) > REMEMBERED:
+            self.deleted.popitem(last=False)
+        return Json({"id": video_id, "object": "video.deleted", "deleted": True})
+
+    def models(self) -> Response:
+        infos = {info.name: info for info in self.jobs.models.values()}
+        return Json({"object": "list", "data": [answers.model(name, info) for name, info in infos.items()]})
+
+    def model(self, name: str) -> Response:
+        infos = list(self.jobs.models.values())
+        info = answers.named(infos, name)
+        if info is None and infos and answers.SORA.fullmatch(name):
+            info = infos[0]
+        if info is None:
+            message = f"The model '{name[:100]}' does not exist or you do not have access to it."
+            raise Refused(404, message, "model", "model_not_found")
+        return Json(answers.model(name, info))
+
+    def _known(self, request: Request, video_id: str) -> Job | None:
+        job_id = answers.job_id_of(video_id)
+        return self.jobs.find(job_id, FACADE, request.state.owner) if job_id else None
+
+    def _find(self, request: Request, video_id: str) -> Job:
+        job = self._known(request, video_id)
+        if job is None:
+            raise Refused(404, f"Video with id '{video_id[:100]}' not found.", "video_id", "not_found")
+        return job
+
+    def _video(self, request: Request, job: Job) -> dict[str, Any]:
+        return answers.video(self.context, job, self.context.artifacts.base_url(request))
+
+    async def _answer(self, request: Request, job: Job) -> Response:
+        return Json(self._video(request, job), headers=POLL_AFTER)

@@ -1,0 +1,18 @@
+"""Programs that reach this server with OpenAI's own client, and without one."""
+
+from server.facades.facade import ADDRESS, KEY, Snippet
+
+PYTHON = f"""\
+from openai import OpenAI
+
+client = OpenAI(base_url="{ADDRESS}/v1", api_key="{KEY}")
+video = client.videos.create_and_poll(prompt="a red circle moves to the left", seconds="4")
+client.videos.download_content(video.id).write_to_file("video.mp4")
+"""
+
+CURL = f"""\
+curl {ADDRESS}/v1/videos/sync -H "Authorization: Bearer {KEY}" \\
+  -F prompt="a red circle moves to the left" -F seconds=4 -o video.mp4
+"""
+
+CLIENTS = (Snippet("OpenAI, Python", "python", PYTHON), Snippet("OpenAI, curl", "sh", CURL))

@@ -1,0 +1,175 @@
+"""OpenAI's bodies: the fields of its video calls, and those that SGLang and vLLM-Omni have added to them.
+
+Knows: names, defaults, ranges, and the forms a picture is named in. Does not know: HTTP, jobs, which models are served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from pipelines.request import MAX_SEED
+from server.facades.wire import MAX_PROMPT, flaw
+
+DEFAULT_SECONDS = 4
+DEFAULT_SIZE = "720x480"
+MIN_SIDE, MAX_SIDE = 16, 4096
+PURPOSES = ("user_data", "vision", "assistants", "batch", "fine-tune", "evals")
+SIZE = re.compile(r"(\d{2,5})x(\d{2,5})")
+RED = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEf"
+    "FO4+AgAAAABJRU5ErkJggg=="
+)
+BLUE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjAB"
+    "Hxw3M2AAAAAASUVORK5CYII="
+)
+
+
+@dataclass(frozen=True)
+class FileId:
+    """A file that was uploaded before."""
+
+    id: str
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong", "{wrong}", {"wrong": message})
+
+
+def _writable(text: str) -> str:
+    if found := flaw(text):
+        raise _wrong(f"must be plain text: {found}")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise _wrong("must not be blank")
+    return text
+
+
+def _no_bool(value: Any) -> Any:
+    """Pydantic would take true for 1."""
+    if isinstance(value, bool):
+        raise _wrong("must be a number")
+    return value
+
+
+def opened(value: Any) -> Any:
+    """An object that a form carries as JSON in a text; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def _object(value: Any) -> Any:
+    value = opened(value)
+    if not isinstance(value, dict):
+        raise _wrong("must be an object, or JSON text of one")
+    return value
+
+
+def _picture(value: Any) -> Any:
+    """str (URL, data URI, base64), bytes, or FileId."""
+    value = opened(value)
+    if isinstance(value, dict):
+        given = {name: value[name] for name in ("image_url", "file_id") if value.get(name) is not None}
+        if len(given) != 1:
+            raise _wrong("must have either image_url or file_id")
+        ((name, value),) = given.items()
+        if not isinstance(value, str):
+            raise _wrong(f"must have text as its {name}")
+        if name == "file_id":
+            return FileId(_not_blank(_writable(value)))
+    if isinstance(value, str):
+        return _not_blank(_writable(value))
+    if not isinstance(value, bytes):
+        raise _wrong("must be a file, a URL, a data URI, or an object with image_url or file_id")
+    return value
+
+
+def _size(size: str) -> str:
+    found = SIZE.fullmatch(size.strip().lower())
+    if found is None or not all(MIN_SIDE <= int(side) <= MAX_SIDE for side in found.groups()):
+        raise _wrong(f"must be WIDTHxHEIGHT with sides of {MIN_SIDE} to {MAX_SIDE} pixels, like 720x480")
+    return found[0]
+
+
+NO_BOOL = BeforeValidator(_no_bool)
+Seconds = Annotated[int, Field(ge=1, le=60), NO_BOOL]
+Steps = Annotated[int, Field(ge=1, le=200), NO_BOOL]
+Guidance = Annotated[float, Field(ge=0, le=20), NO_BOOL]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), NO_BOOL]
+Frames = Annotated[int, Field(ge=1, le=1000), NO_BOOL]
+Rate = Annotated[int, Field(ge=1, le=120), NO_BOOL]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE), NO_BOOL]
+Lifetime = Annotated[int, Field(ge=3600, le=2592000), NO_BOOL]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
+Prompt = Annotated[Text, AfterValidator(_not_blank)]
+_REFERENCE: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "description": "a URL, a data URI, base64, or the file itself in a form"},
+        {"type": "object", "properties": {"image_url": {"type": "string"}}, "required": ["image_url"]},
+        {"type": "object", "properties": {"file_id": {"type": "string"}}, "required": ["file_id"]},
+    ]
+}
+Picture = Annotated[Any, BeforeValidator(_picture), WithJsonSchema(_REFERENCE)]
+Bag = Annotated[
+    dict[str, Any],
+    BeforeValidator(_object),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]}),
+]
+
+
+class CreateVideo(BaseModel):
+    """Unknown fields are ignored, null means absent. In a form, objects are bracketed names or JSON in a text."""
+
+    model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
+
+    prompt: Prompt = Field(examples=["a red circle moves to the left", "a blue square"])
+    model: Text | None = Field(None, examples=["sora-2", "sora-2-pro"])
+    seconds: Seconds = Field(DEFAULT_SECONDS, examples=[4, 8])
+    size: Annotated[str, AfterValidator(_size)] | None = Field(
+        None, description=f"WIDTHxHEIGHT; {DEFAULT_SIZE} by default", examples=["720x480", "1280x720"]
+    )
+    input_reference: Picture | None = Field(None, examples=[RED, {"image_url": BLUE}])
+    negative_prompt: Text = Field("", examples=["low quality", "blurry"])
+    num_inference_steps: Steps | None = Field(None, examples=[50, 20])
+    guidance_scale: Guidance | None = Field(None, examples=[6, 7.5])
+    seed: Seed | None = Field(None, examples=[42, 7])
+    num_frames: Frames | None = Field(None, examples=[49, 25])
+    fps: Rate | None = Field(None, examples=[8, 16])
+    width: Side | None = Field(None, examples=[720, 480])
+    height: Side | None = Field(None, examples=[480, 720])
+    image_reference: Picture | None = Field(None, examples=[{"image_url": RED}, {"image_url": BLUE}])
+    video_params: Bag | None = Field(None, examples=[{"num_frames": 49, "fps": 8}, '{"num_frames": 25}'])
+    extra_params: Bag | None = Field(None, examples=[{"seed": 42}, '{"seed": 7}'])
+
+
+class RemixVideo(BaseModel):
+    prompt: Prompt = Field(examples=["the same in blue", "the same at night"])
+
+
+class ExpiresAfter(BaseModel):
+    anchor: Literal["created_at"] = "created_at"
+    seconds: Lifetime
+
+
+class CreateFile(BaseModel):
+    """A multipart form."""
+
+    file: bytes = Field(json_schema_extra={"format": "binary"}, examples=["a picture", "another picture"])
+    purpose: Literal["user_data", "vision", "assistants", "batch", "fine-tune", "evals"] = Field(
+        examples=["user_data", "vision"]
+    )
+    expires_after: ExpiresAfter | None = Field(
+        None, examples=[{"anchor": "created_at", "seconds": 3600}, {"anchor": "created_at", "seconds": 86400}]
+    )

@@ -1,0 +1,31 @@
+"""What the lists are asked with.
+
+Knows: `limit`, `order` and `after`, and how they are refused. Does not know: what is listed.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import QueryParams
+
+from server.facades.openai.errors import Refused
+
+ORDERS = ("desc", "asc")
+
+
+def limit_of(query: QueryParams, default: int, highest: int) -> int:
+    given = query.get("limit") or str(default)
+    if not given.isdecimal() or not 1 <= int(given[:9]) <= highest:
+        message = f"Invalid 'limit': must be an integer between 1 and {highest}, got {given[:100]!r}"
+        raise Refused(400, message, "limit", "invalid_value")
+    return int(given[:9])
+
+
+def is_newest_first(query: QueryParams) -> bool:
+    given = query.get("order") or ORDERS[0]
+    if given not in ORDERS:
+        raise Refused(400, f"Invalid 'order': must be 'asc' or 'desc', got {given[:100]!r}", "order", "invalid_value")
+    return given == ORDERS[0]
+
+
+def unknown_after(given: str) -> Refused:
+    return Refused(400, f"Invalid 'after': there is no {given[:100]!r} in this list", "after", "invalid_value")

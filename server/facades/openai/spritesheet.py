@@ -1,0 +1,37 @@
+"""Frames of a film side by side in one picture.
+
+Knows: ffmpeg's tile filter. Does not know: whose film it is.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from pipelines.video.process import ffmpeg, guarded_input
+
+COLUMNS, TILES = 4, 16
+TILE_WIDTH = 320  # pixels at most
+SECONDS = 60.0  # ffmpeg may take
+
+
+class NoSpritesheet(Exception):
+    pass
+
+
+def spritesheet(film: Path, frames: int) -> bytes:
+    """JPEG of up to 16 frames from the first to the last, evenly spaced, in rows of four. Raises NoSpritesheet."""
+    count = max(1, min(TILES, frames))
+    picked = sorted({round(n * (frames - 1) / max(1, count - 1)) for n in range(count)})
+    choice = "+".join(f"eq(n\\,{n})" for n in picked)
+    rows = -(-len(picked) // COLUMNS)
+    filters = f"select='{choice}',scale=w='min(iw,{TILE_WIDTH})':h=-2,tile={min(COLUMNS, len(picked))}x{rows}"
+    command = [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *guarded_input(film), "-map", "0:v:0"]
+    command += ["-vf", filters, "-frames:v", "1", "-c:v", "mjpeg", "-q:v", "3", "-f", "image2pipe", "pipe:1"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise NoSpritesheet("the film takes too long to decode") from None
+    if done.returncode or not done.stdout:
+        raise NoSpritesheet("the film cannot be decoded")
+    return done.stdout

@@ -1,0 +1,114 @@
+"""A job in Replicate's words: the prediction, in every state, and its id.
+
+Knows: Replicate's keys and its five words. Does not know: how the job got there, who asks.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from server.context import Context
+from server.facades.replicate import errors, logs
+from server.facades.replicate.models import MODELS
+from server.jobs.job import Artifact, Job, LogLine, Status
+
+NAME = "replicate"
+WORDS = {
+    Status.QUEUED: "starting",
+    Status.RUNNING: "processing",
+    Status.SUCCEEDED: "succeeded",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "canceled",
+}
+
+
+def public_id(job_id: str) -> str:
+    """26 characters of lower-case base32, as Replicate's ids are."""
+    return base64.b32encode(uuid.UUID(job_id).bytes).decode().rstrip("=").lower()
+
+
+def job_id(public: str) -> str | None:
+    """The job behind a public id; None for what is none."""
+    try:
+        raw = base64.b32decode(public.upper() + "======")
+    except (binascii.Error, ValueError):
+        return None
+    found = str(uuid.UUID(bytes=raw)) if len(raw) == 16 else None
+    return found if found is not None and public_id(found) == public else None
+
+
+def timestamp(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def waiting(job: Job) -> Job:
+    """`job` as Replicate tells of it when a blocking call runs out of time: its clients take any word but `starting`
+    for the end."""
+    return replace(job, status=Status.QUEUED, started_at=None)
+
+
+def prediction(
+    context: Context, job: Job, base: str, root: str, lines: Iterable[LogLine], *, as_data: bool = False
+) -> dict[str, Any]:
+    """`base` is our address, `root` the one up to Replicate's `/v1`. `as_data`: the film itself instead of where it
+    lies."""
+    body: dict[str, Any] = {
+        "id": public_id(job.id),
+        "model": job.endpoint,
+        "version": job.payload["version"],
+        "input": job.payload["input"],
+        "logs": logs.text(job, lines, time.time()),
+        "output": None if job.video is None else output(context, job.video, base, as_data),
+        "data_removed": False,
+        "error": errors.of_job(job, MODELS[job.endpoint].fields),
+        "source": "api",
+        "status": WORDS[job.status],
+        "created_at": timestamp(job.created_at),
+        "started_at": timestamp(job.started_at),
+        "completed_at": timestamp(job.finished_at),
+        "urls": urls(context, job, root),
+        "metrics": metrics(job),
+    }
+    optional = ("deployment", "webhook", "webhook_events_filter")
+    body |= {name: job.payload[name] for name in optional if name in job.payload}
+    if (deadline := job.payload.get("deadline")) is not None:
+        body["deadline"] = timestamp(deadline)
+    return body
+
+
+def output(context: Context, video: Artifact, base: str, as_data: bool) -> str:
+    if as_data:
+        try:
+            content = base64.b64encode(context.artifacts.read(video)).decode("ascii")
+            return f"data:{video.media_type};base64,{content}"
+        except FileNotFoundError:
+            pass  # the address says so better
+    return context.artifacts.url(video, base)
+
+
+def urls(context: Context, job: Job, root: str) -> dict[str, str]:
+    """Stream and page are opened by what sends no key (a browser), so their addresses are unguessable."""
+    here = f"{root}/v1/predictions/{public_id(job.id)}"
+    token = context.signing.token(NAME, job.id)
+    return {
+        "cancel": f"{here}/cancel",
+        "get": here,
+        "stream": f"{here}/stream/{token}",
+        "web": f"{here}/web/{token}",
+    }
+
+
+def metrics(job: Job) -> dict[str, float] | None:
+    """Seconds."""
+    if job.finished_at is None:
+        return None
+    return {"predict_time": job.inference_seconds or 0.0, "total_time": job.finished_at - job.created_at}

@@ -1,0 +1,259 @@
+"""Predictions: create, get, list, cancel.
+
+Knows: what waits how long, which jobs a page holds. Does not know: paths, keys, what a prediction looks like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pipelines.request import RequestError
+from server.context import Context
+from server.facades.replicate import answers, errors
+from server.facades.replicate.answers import NAME
+from server.facades.replicate.models import (
+    CogVideoXImageInput,
+    DeploymentRequest,
+    Model,
+    ModelRequest,
+    VersionRequest,
+    Wanted,
+    generation,
+    guessed,
+    model_of,
+    of_version,
+)
+from server.facades.wire import Json, kept, parse_json, read_body
+from server.jobs.job import EVENTS, Job, Webhook
+
+LONGEST_WAIT = 60.0  # seconds a call may block
+CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
+LEAST_DEADLINE = 5.0  # seconds
+PAGE = 100  # predictions
+INPUTS = 100  # fields of an input that are kept
+DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prediction somebody wants, before its input is looked at."""
+
+    model: Model
+    version: str
+    wanted: ModelRequest
+    deployment: str | None = None
+
+
+class Predictions:
+    """The calls, over one context. Owns the timers of predictions that must end within a given time."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.jobs = context.jobs
+        self.timers: set[asyncio.Task[None]] = set()
+
+    # -- making them ----------------------------------------------------------------------------------------------
+
+    async def of_model(self, request: Request, owner: str, name: str) -> Response:
+        model = model_of(owner, name)
+        if model is None:
+            raise errors.not_found(f"model {owner}/{name}")
+        fields = await _fields(request)
+        return await self._create(request, fields, Asked(model, model.version, model.request.model_validate(fields)))
+
+    async def of_version(self, request: Request) -> Response:
+        fields = await _fields(request)
+        given = VersionRequest.model_validate(fields)
+        found = of_version(given.version)
+        if found is None:
+            raise errors.Problem(422, errors.NO_VERSION, "Invalid version or not permitted")
+        return await self._create(request, fields, Asked(*found, found[0].request.model_validate(fields)))
+
+    async def of_deployment(self, request: Request, owner: str, name: str) -> Response:
+        fields = await _fields(request)
+        DeploymentRequest.model_validate(fields)
+        model = model_of(owner, name) or guessed(fields["input"])
+        wanted = model.request.model_validate(fields)
+        return await self._create(request, fields, Asked(model, model.version, wanted, f"{owner}/{name}"[:200]))
+
+    async def _create(self, request: Request, fields: dict[str, Any], asked: Asked) -> Response:
+        webhook = self._webhook(request, asked.wanted)
+        deadline = _deadline(request.headers.get("cancel-after", ""))
+        job = await self._submit(request, fields, asked, webhook, deadline)
+        if deadline is not None:
+            timer = asyncio.create_task(self._expire(job, deadline))
+            self.timers.add(timer)
+            timer.add_done_callback(self.timers.discard)
+        if seconds := wait_seconds(request.headers.get("prefer", "")):
+            with suppress(KeyError):  # removed meanwhile, or the server stops and starts it again later
+                job = await self.jobs.wait(job.id, timeout=seconds)
+            if not job.status.is_terminal:
+                job = answers.waiting(job)
+        return await run_in_threadpool(self._answer, request, job, 201)
+
+    async def _submit(
+        self, request: Request, fields: dict[str, Any], asked: Asked, webhook: Webhook | None, deadline: float | None
+    ) -> Job:
+        given = asked.wanted.input
+        image = None
+        if isinstance(given, CogVideoXImageInput):
+            image = await self.context.intake.picture(given.image, "image")
+        named = {"deployment": asked.deployment, "deadline": deadline, "webhook": webhook and webhook.url}
+        payload: dict[str, Any] = {
+            "version": asked.version,
+            "input": kept(fields["input"], list(fields["input"])[:INPUTS]),
+            **{name: value for name, value in named.items() if value is not None},
+        }
+        if webhook is not None:
+            payload["webhook_events_filter"] = list(webhook.events)
+        try:
+            return await run_in_threadpool(
+                self.jobs.submit,
+                generation(given, image),
+                facade=NAME,
+                endpoint=asked.model.slug,
+                payload=payload,
+                owner=request.state.owner,
+                webhook=webhook,
+            )
+        except RequestError as error:
+            raise errors.renamed(error, asked.model.fields) from None
+
+    def _webhook(self, request: Request, wanted: Wanted) -> Webhook | None:
+        name = "webhook" if wanted.webhook is not None else "webhook_completed"
+        url = wanted.webhook if wanted.webhook is not None else wanted.webhook_completed
+        if url is None:
+            return None
+        if not _callable(url):
+            raise errors.Refused(
+                errors.Invalid("format", name, "Does not match format 'uri': an http(s) URL is needed")
+            )
+        events = tuple(event for event in EVENTS if event in (wanted.webhook_events_filter or EVENTS))
+        return Webhook(url, self.context.artifacts.base_url(request), events if name == "webhook" else ("completed",))
+
+    async def _expire(self, job: Job, deadline: float) -> None:
+        await asyncio.sleep(max(0.0, deadline - time.time()))
+        await run_in_threadpool(self.jobs.cancel, job.id)
+
+    # -- looking at them ------------------------------------------------------------------------------------------
+
+    def get(self, request: Request, prediction_id: str) -> Response:
+        return self._answer(request, self._find(request, prediction_id))
+
+    async def cancel(self, request: Request, prediction_id: str) -> Response:
+        job = await run_in_threadpool(self._find, request, prediction_id)
+        if not job.status.is_terminal:
+            await run_in_threadpool(self.jobs.cancel, job.id)
+            with suppress(KeyError):
+                job = await self.jobs.wait(job.id, timeout=CANCEL_WITHIN)
+        return await run_in_threadpool(self._answer, request, job)
+
+    def list(self, request: Request) -> Response:
+        """Newest first. A cursor names the prediction that a page lies behind, and in which direction."""
+        direction, _, behind = request.query_params.get("cursor", "").partition(".")
+        owner, limit = request.state.owner, PAGE + 1
+        if not direction:
+            found, newer = self.jobs.page(NAME, owner, limit), False
+            older = len(found) > PAGE
+            found = found[:PAGE]
+        elif direction in ("older", "newer"):
+            start = self._find(request, behind)
+            found = self.jobs.page(NAME, owner, limit, after=start, newest_first=direction == "older")
+            more, found = len(found) > PAGE, found[:PAGE]
+            older, newer = (more, True) if direction == "older" else (True, more)
+            found = found if direction == "older" else found[::-1]
+        else:
+            raise errors.Problem(400, "Invalid cursor")
+        here = f"{self.root(request)}/v1/predictions?cursor="
+        results = [self._body(request, job, as_data=False) for job in found]
+        return Json(
+            {
+                "previous": f"{here}newer.{results[0]['id']}" if newer and results else None,
+                "next": f"{here}older.{results[-1]['id']}" if older and results else None,
+                "results": results,
+            }
+        )
+
+    def root(self, request: Request) -> str:
+        mount = "/replicate" if request.scope["path"].startswith("/replicate/") else ""
+        return f"{self.context.artifacts.base_url(request)}{mount}"
+
+    def _find(self, request: Request, prediction_id: str) -> Job:
+        """The prediction, after cancelling it if its time is over (a restart loses the timers, not this)."""
+        known = answers.job_id(prediction_id)
+        job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
+        if job is None:
+            raise errors.not_found(f"prediction {prediction_id}")
+        deadline = job.payload.get("deadline")
+        if deadline is not None and time.time() >= deadline and not job.status.is_terminal:
+            return self.jobs.cancel(job.id) or job
+        return job
+
+    def _answer(self, request: Request, job: Job, status: int = 200) -> Response:
+        setting = self.context.settings.replicate_output
+        # over http Replicate's own clients leave an address a mere string, and `output.read()` fails
+        plain = self.context.artifacts.base_url(request).startswith("http:")
+        own = request.headers.get("user-agent", "").startswith("replicate-")
+        return Json(
+            self._body(request, job, as_data=setting == "data" or (setting == "auto" and plain and own)),
+            status_code=status,
+        )
+
+    def _body(self, request: Request, job: Job, *, as_data: bool) -> dict[str, Any]:
+        base = self.context.artifacts.base_url(request)
+        lines = self.jobs.logs(job.id)
+        return answers.prediction(self.context, job, base, self.root(request), lines, as_data=as_data)
+
+
+def wait_seconds(prefer: str) -> float:
+    """How long a call may block, of its header Prefer; 0 for not at all."""
+    for part in re.split("[,;]", prefer.lower()):
+        name, equals, value = (piece.strip(' "') for piece in part.partition("="))
+        if name == "wait" and not equals:
+            return LONGEST_WAIT
+        if name == "wait" and value.isdecimal():
+            return min(float(value[:9]), LONGEST_WAIT)
+    return 0.0
+
+
+def _deadline(after: str) -> float | None:
+    """Unix seconds, of the header Cancel-After: `30`, `30s`, `5m`, `1h30m45s`."""
+    if not (text := after.strip().lower()):
+        return None
+    parts = DURATION.fullmatch(text)
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    duration = 3600.0 * hours + 60 * minutes + seconds
+    if duration < LEAST_DEADLINE:
+        what = f"Must be a duration of {LEAST_DEADLINE:g} seconds or more, like 30s, 5m or 1h30m45s"
+        raise errors.Refused(errors.Invalid("format", "Cancel-After", what))
+    return time.time() + duration
+
+
+async def _fields(request: Request) -> dict[str, Any]:
+    """The body, without what is null, in it and in its input."""
+    fields = parse_json(await read_body(request))
+    if not isinstance(fields, dict | None):
+        given = errors.TYPES.get(type(fields), "null")
+        raise errors.Refused(errors.Invalid("invalid_type", "", f"Invalid type. Expected: object, given: {given}"))
+    fields = {name: value for name, value in (fields or {}).items() if value is not None}
+    if isinstance(fields.get("input"), dict):
+        fields["input"] = {name: value for name, value in fields["input"].items() if value is not None}
+    return fields
+
+
+def _callable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False

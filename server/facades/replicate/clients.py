@@ -1,0 +1,48 @@
+"""How to reach this server with Replicate's own two clients, and with Hugging Face's through Replicate's shape."""
+
+from __future__ import annotations
+
+from server.facades.facade import Snippet
+
+PYTHON = """\
+from pathlib import Path
+
+import replicate
+
+client = replicate.Client(api_token="YOUR_API_KEY", base_url="http://127.0.0.1:8000")
+output = client.run("cuuupid/cogvideox-5b", input={"prompt": "a red circle moves left"})
+Path("video.mp4").write_bytes(output.read())
+"""
+
+JAVASCRIPT = """\
+import { writeFile } from "node:fs/promises";
+
+import Replicate from "replicate";
+
+const replicate = new Replicate({ auth: "YOUR_API_KEY", baseUrl: "http://127.0.0.1:8000/v1" });
+const output = await replicate.run("cuuupid/cogvideox-5b", { input: { prompt: "a red circle moves left" } });
+await writeFile("video.mp4", output);
+"""
+
+HUGGING_FACE = """\
+from pathlib import Path
+
+from huggingface_hub import InferenceClient
+from huggingface_hub.hf_api import InferenceProviderMapping
+from huggingface_hub.inference._providers import PROVIDERS, _common
+
+model = "zai-org/CogVideoX-5b"
+PROVIDERS["replicate"]["text-to-video"].base_url = "http://127.0.0.1:8000"
+_common.HARDCODED_MODEL_INFERENCE_MAPPING["replicate"][model] = InferenceProviderMapping(
+    provider="replicate", hf_model_id=model, providerId="thudm/cogvideox-t2v", task="text-to-video", status="live"
+)
+client = InferenceClient(provider="replicate", api_key="YOUR_API_KEY")
+video = client.text_to_video("a red circle moves left", model=model)
+Path("video.mp4").write_bytes(video)
+"""
+
+CLIENTS = (
+    Snippet("Replicate, Python", "python", PYTHON),
+    Snippet("Replicate, JavaScript", "js", JAVASCRIPT),
+    Snippet("huggingface_hub through Replicate's API", "python", HUGGING_FACE),
+)

@@ -1,0 +1,146 @@
+"""Files that clients upload: `POST /v1/files` and what can be asked of them, for a day.
+
+Knows: the form, the record of each file and who uploaded it. Does not know: what the files are used for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.context import Context
+from server.datadir import write_atomically
+from server.facades.replicate import errors
+from server.facades.replicate.answers import timestamp
+from server.facades.replicate.catalog import page
+from server.facades.wire import MAX_BODY, BodyTooLarge, Json, flaw, parse_json
+
+KEPT = 24 * 3600.0  # seconds, as at Replicate
+CHUNK = 2**20
+METADATA = 2**16  # bytes
+NAME = 200  # characters
+
+
+class Files:
+    """The calls, over one context. A record lies in a folder of its owner's, under the file's id."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.folder = context.settings.data_dir.absolute() / "replicate"
+
+    async def create(self, request: Request) -> Response:
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > MAX_BODY:
+            raise BodyTooLarge
+        async with request.form(max_files=10, max_fields=10) as form:
+            content = form.get("content")
+            if not isinstance(content, UploadFile):
+                raise errors.Refused(errors.Invalid("required", "", "content is required, as a file"))
+            metadata = await _metadata(form.get("metadata"))
+            name = _text(form.get("filename")) or content.filename or "file"
+            kind = _text(form.get("type")) or content.content_type or "application/octet-stream"
+            record = await self._store(request, content, name[:NAME], kind[:NAME], metadata)
+        return Json(self._answer(request, record), status_code=201)
+
+    async def _store(
+        self, request: Request, content: UploadFile, name: str, kind: str, metadata: dict[str, Any]
+    ) -> dict[str, Any]:
+        digest = hashlib.sha256()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            while chunk := await content.read(CHUNK):
+                digest.update(chunk)
+                yield chunk
+
+        artifact = await self.context.uploads.store(chunks(), name, kind, keep_seconds=KEPT)
+        record = {
+            "id": artifact.key,
+            "name": name,
+            "content_type": kind,
+            "size": artifact.size,
+            "etag": digest.hexdigest()[:32],
+            "checksums": {"sha256": digest.hexdigest()},
+            "metadata": metadata,
+            "created_at": timestamp(time.time()),
+            "expires_at": timestamp(self.context.artifacts.expires_at(artifact.key)),
+        }
+        await run_in_threadpool(self._keep, request.state.owner, record)
+        return record
+
+    def list(self, request: Request) -> Response:
+        """Newest first; all of a day's on one page."""
+        records = [self._read(path) for path in self._of(request.state.owner).glob("*.json")]
+        there = sorted(filter(None, records), key=lambda record: str(record["created_at"]), reverse=True)
+        return Json(page([self._answer(request, record) for record in there]))
+
+    def get(self, request: Request, file_id: str) -> Response:
+        return Json(self._answer(request, self._find(request, file_id)))
+
+    def delete(self, request: Request, file_id: str) -> Response:
+        self._find(request, file_id)
+        if (artifact := self.context.artifacts.find(file_id)) is not None:
+            self.context.artifacts.remove(artifact)
+        self._path(request.state.owner, file_id).unlink(missing_ok=True)
+        return Response(status_code=204)
+
+    def _find(self, request: Request, file_id: str) -> dict[str, Any]:
+        # only a key of ours finds an artifact, so that no other id becomes part of a path
+        record = None
+        if self.context.artifacts.find(file_id) is not None:
+            record = self._read(self._path(request.state.owner, file_id))
+        if record is None:
+            raise errors.not_found(f"file {file_id}")
+        return record
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """The record, unless its file's time is over; then it is removed as well."""
+        with suppress(OSError, ValueError):
+            record: dict[str, Any] = json.loads(path.read_bytes())
+            if self.context.artifacts.find(record["id"]) is not None:
+                return record
+            path.unlink()
+        return None
+
+    def _keep(self, owner: str, record: dict[str, Any]) -> None:
+        path = self._path(owner, record["id"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(record).encode("ascii"))
+
+    def _of(self, owner: str) -> Path:
+        return self.folder / (owner or "anyone")
+
+    def _path(self, owner: str, file_id: str) -> Path:
+        return self._of(owner) / f"{file_id}.json"
+
+    def _answer(self, request: Request, record: dict[str, Any]) -> dict[str, Any]:
+        artifact = self.context.artifacts.find(record["id"])
+        base = self.context.artifacts.base_url(request)
+        return {**record, "urls": {"get": self.context.artifacts.url(artifact, base)} if artifact else {}}
+
+
+def _text(given: UploadFile | str | None) -> str | None:
+    return given if isinstance(given, str) and not flaw(given) else None
+
+
+async def _metadata(given: UploadFile | str | None) -> dict[str, Any]:
+    """An object, as text or as a file of JSON."""
+    data = await given.read(METADATA + 1) if isinstance(given, UploadFile) else (given or "").encode("utf-8", "replace")
+    if len(data) > METADATA:
+        raise errors.Refused(errors.Invalid("string_lte", "metadata", f"Must be at most {METADATA} bytes long"))
+    found = parse_json(data)
+    if not isinstance(found, dict | None):
+        kind = errors.TYPES.get(type(found), "null")
+        raise errors.Refused(
+            errors.Invalid("invalid_type", "metadata", f"Invalid type. Expected: object, given: {kind}")
+        )
+    return found or {}

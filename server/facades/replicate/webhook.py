@@ -1,0 +1,63 @@
+"""What Replicate's webhooks are told, and how that is signed.
+
+Knows: each event's body is the prediction as it was then; the three headers of the Standard Webhooks signature.
+Does not know: when and how often it is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+from server.context import Context
+from server.facades.replicate import answers
+from server.jobs.job import Job, Status
+from server.jobs.webhooks import Letter
+
+
+def secret(context: Context, owner: str) -> bytes:
+    """32 bytes that this owner's webhooks are signed with. Its holder learns nothing of the server's own secret."""
+    return context.signing.hmac_sha256(f"replicate webhooks\0{owner}".encode())
+
+
+def secret_text(context: Context, owner: str) -> str:
+    return "whsec_" + base64.b64encode(secret(context, owner)).decode("ascii")
+
+
+def letter(context: Context, job: Job, event: str) -> Letter | None:
+    if job.webhook is None:
+        return None
+    then = _at(job, event)
+    lines = [] if event == "start" else context.jobs.logs(job.id)
+    base = job.webhook.base
+    body = json.dumps(answers.prediction(context, then, base, base, lines)).encode()
+    # of one event there is one message, however often it is sent; log lines are told of more than once
+    told = f"{job.id} {event} {job.step if event == 'logs' else ''}"
+    message = f"msg_{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+    key = secret(context, job.owner)
+
+    def sign(body: bytes, now: float) -> Mapping[str, str]:
+        stamp = str(int(now))
+        signed = hmac.new(key, f"{message}.{stamp}.".encode() + body, hashlib.sha256).digest()
+        return {
+            "content-type": "application/json",
+            "webhook-id": message,
+            "webhook-timestamp": stamp,
+            "webhook-signature": f"v1,{base64.b64encode(signed).decode('ascii')}",
+        }
+
+    return Letter(body, sign)
+
+
+def _at(job: Job, event: str) -> Job:
+    """`job` as it was at `event`, though it may be further by now: only `completed` tells of an end."""
+    if event == "completed":
+        return job
+    then = replace(job, status=Status.RUNNING, finished_at=None, error=None)
+    if event == "start":
+        return replace(then, video=None, step=0, steps=0)
+    return then if event == "output" else replace(then, video=None)

@@ -1,0 +1,60 @@
+"""Files that clients bring before they ask for a video: `POST /upload-asset`.
+
+Knows: data URIs. Does not know: what the files are for, where they are kept, how long.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mimetypes
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from server.context import Context
+from server.facades.segmind.errors import Refused
+from server.jobs.job import Artifact
+
+MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
+SPACE = re.compile(rb"\s+")
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Asset:
+    media_type: str
+    data: bytes
+
+    @classmethod
+    def of(cls, uri: str, name: str) -> Asset:
+        """What `uri` holds, a file of any type; `name` is what an error calls it. Raises Refused."""
+        head, comma, body = uri.strip().partition(",")
+        if not comma or head[:5].lower() != "data:":
+            raise Refused(400, f"{name} must be a data: URI, as in data:image/png;base64,iVBORw0…")
+        kind, *options = head[5:].lower().split(";")
+        data = unquote_to_bytes(body)
+        if "base64" in (option.strip() for option in options):
+            data = _from_base64(data, name)
+        if not data:
+            raise Refused(400, f"{name} holds no data")
+        return cls(kind.strip() if MEDIA_TYPE.fullmatch(kind.strip()) else "application/octet-stream", data)
+
+    async def keep(self, context: Context) -> Artifact:
+        """Raises DiskFull, UploadTooLarge."""
+        file_name = f"asset{mimetypes.guess_extension(self.media_type) or ''}"
+        return await context.uploads.store(self._chunks(), file_name, self.media_type)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        for begin in range(0, len(self.data), CHUNK):
+            yield self.data[begin : begin + CHUNK]
+
+
+def _from_base64(text: bytes, name: str) -> bytes:
+    """Whitespace and missing padding are forgiven, as they are for pictures."""
+    text = SPACE.sub(b"", text).rstrip(b"=")
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        raise Refused(400, f"{name} says base64, and what follows is not") from None

@@ -1,0 +1,132 @@
+"""One façade over the real job table, files and intake, with every job done as soon as it is sent.
+
+Knows: how those parts are put together (as `server.app` does). Does not know: vendors, workers, the network: whatever
+is fetched by address does not come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from pipelines.request import Task
+from pipelines.video import VideoWriter, poster
+from server.auth import Keys
+from server.context import Context
+from server.datadir import DataDir
+from server.facades.registry import FACADES
+from server.jobs.job import Artifact, Job
+from server.jobs.jobs import Jobs
+from server.jobs.served import Served
+from server.jobs.store import JobStore
+from server.media.artifacts import Artifacts
+from server.media.door import Door, DownloadFailed
+from server.media.fetch import Intake
+from server.media.uploads import Uploads
+from server.settings import Settings
+from server.signing import Signing
+from tests.server.clients.fake import model_for
+
+FILM = ("film.mp4", "video/mp4")
+POSTER = ("poster.jpg", "image/jpeg")
+MANIFEST = ("film.mp4.json", "application/json")
+MEMORY = Path("/dev/shm")  # disks take their time to make sure, and nothing here is to last
+
+
+@dataclass
+class Rig:
+    name: str
+    app: FastAPI
+    context: Context
+    store: JobStore
+    sent: list[str]
+
+    def begin(self) -> None:
+        """Forgets which jobs were sent."""
+        self.sent.clear()
+
+    def jobs(self) -> list[Job]:
+        """Those that were sent since `begin`, as they are now."""
+        return [job for job in map(self.store.get, self.sent) if job is not None]
+
+
+class NoNetwork:
+    """In a `Door`'s place."""
+
+    async def download(self, url: str, limit: int) -> bytes:
+        raise DownloadFailed("the host name is not known")
+
+    async def close(self) -> None:
+        pass
+
+
+@contextmanager
+def facade(name: str, *, keys: str = "", clock: Callable[[], float] = time.time, **settings: Any) -> Iterator[Rig]:
+    with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        with _inside(Path(folder), name, keys, clock, settings) as rig:
+            yield rig
+
+
+@contextmanager
+def _inside(
+    folder: Path, name: str, keys: str, clock: Callable[[], float], settings: dict[str, Any]
+) -> Iterator[Rig]:
+    given = Settings(_env_file=None, api_keys=SecretStr(keys), data_dir=folder, min_free_mb=0, **settings)
+    data = DataDir(folder)
+    artifacts = Artifacts(data, clock=clock)
+    store = JobStore(given.database, clock=clock)
+    sent: list[str] = []
+
+    def done() -> None:
+        job = store.claim()
+        assert job is not None
+        sent.append(job.id)
+        store.log(job.id, "begun")
+        video, picture, manifest = (_put(artifacts, *file) for file in (FILM, POSTER, MANIFEST))
+        more: dict[str, Any] = {"timings": {"denoise": 1.0}, "memory": "none"}
+        store.finish(job.id, job.attempt, video=video, poster=picture, manifest=manifest, **more)
+
+    jobs = Jobs(
+        store,
+        Served({task: model_for(task) for task in Task}, ("cpu",)),
+        max_queue=100,
+        check_room=lambda: None,
+        wake=done,
+        rife_available=True,
+        remove=artifacts.remove,
+    )
+    intake = Intake(data, artifacts, cast(Door, NoNetwork()))
+    uploads = Uploads(data, artifacts)
+    context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys))
+    try:
+        yield Rig(name, FACADES[name].create(context), context, store, sent)
+    finally:
+        store.close()
+        data.close()
+
+
+def _put(artifacts: Artifacts, name: str, media_type: str) -> Artifact:
+    return artifacts.put(name, media_type, _bytes()[name])
+
+
+@cache
+def _bytes() -> dict[str, bytes]:
+    """A film of twelve frames and what lies beside it."""
+    frames = np.zeros((12, 32, 48, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        frame[8:24, 2 * number : 2 * number + 16] = (220, 30, 30)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / FILM[0]
+        with VideoWriter(path, 48, 32, 8, "mp4", {}) as writer:
+            writer.write(frames)
+        return {FILM[0]: path.read_bytes(), POSTER[0]: poster(frames[0]), MANIFEST[0]: b"{}"}
