@@ -44,6 +44,7 @@ from server.media.door import Door
 from server.media.fetch import Intake
 from server.media.uploads import Uploads
 from server.openapi import merged
+from server.ratelimit import Limited, Limiter
 from server.settings import Settings
 from server.signing import Signing
 
@@ -163,6 +164,13 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     app.state.house = house
     served = [name for name in FACADES if name in settings.served_apis]
     facades = {name: FACADES[name].create(house.context) for name in served}
+    doors: dict[str, ASGIApp] = {**facades}
+    if settings.rate_limit is not None:
+        limiter = Limiter(settings.rate_limit)
+        doors = {
+            name: Limited(facade, limiter, partial(FACADES[name].refuse, house.context))
+            for name, facade in facades.items()
+        }
     _own_routes(app, house, served)
     own_document = app.openapi
 
@@ -170,10 +178,8 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
         return merged(own_document(), facades)
 
     app.openapi = openapi  # type: ignore[method-assign]
-    routes: list[tuple[str, ASGIApp]] = [
-        (prefix, facades[name]) for name in served for prefix in FACADES[name].prefixes
-    ]
-    routes += v1.shared(facades)
+    routes: list[tuple[str, ASGIApp]] = [(prefix, doors[name]) for name in served for prefix in FACADES[name].prefixes]
+    routes += v1.shared(doors)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
     app.add_middleware(ByPrefix, routes=routes)
     app.add_middleware(Labelled, model=house.health.served.header)

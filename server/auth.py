@@ -42,7 +42,7 @@ def _canonical(key: str) -> str:
     return key.strip().replace(":", ".", 1)
 
 
-def _given(headers: Mapping[str, str], body_key: str | None) -> list[str]:
+def given_keys(headers: Mapping[str, str], body_key: str | None = None) -> list[str]:
     """Every key in `headers`, whose names are lower case or looked up without regard to case, and in the body."""
     found = []
     if key := headers.get("x-api-key", "").strip():
@@ -94,7 +94,7 @@ class Keys:
         """
         if self.open:
             return ""
-        given = _given(headers, body_key)
+        given = given_keys(headers, body_key)
         if not given:
             raise Unauthorized("missing")
         matches = [known for key in given for known in self._digests if hmac.compare_digest(_digest(key), known)]

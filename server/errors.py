@@ -4,6 +4,7 @@
       MediaError      a picture or clip that came with a request cannot be had or read
       NoModel         no checkpoint here answers this task
       QueueFull       as many jobs wait as may wait
+        RateLimited     too many requests in a while
         QuotaExceeded   the key has as many jobs as it may have
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
@@ -74,6 +75,13 @@ class QuotaExceeded(QueueFull):
         when = "a day" if daily else "at a time"
         super().__init__(limit, f"this key may have {limit} jobs {when}, and has them", retry_after)
         self.daily = daily
+
+
+class RateLimited(QueueFull):
+    """More requests than one caller may send; `rate` in words, such as "600 per 1 minute"."""
+
+    def __init__(self, limit: int, rate: str, retry_after: float) -> None:
+        super().__init__(limit, f"more than {rate} were sent", retry_after)
 
 
 class IdempotencyConflict(RequestError):

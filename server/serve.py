@@ -17,6 +17,7 @@ from typing import TextIO
 import structlog
 import uvicorn
 
+from server import tls
 from server.app import create_app
 from server.errors import AddressInUse, StartError
 from server.jobs.protocol import REAL_ENGINE
@@ -30,9 +31,16 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
 
     `on_ready` is told the base URL once requests are answered. Raises StartError before anything has started.
     """
+    certificate = tls.given(settings)
     set_up_logging(settings.log_level)
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, engine=engine)
+        if certificate is None and tls.wanted(settings):
+            try:
+                certificate = tls.issued(settings)  # not before the app, which holds the data folder
+            except BaseException:
+                app.state.house.close()
+                raise
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -41,9 +49,11 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
             server_header=False,
             proxy_headers=False,  # `front.Forwarded` reads them
             lifespan="on",
+            ssl_certfile=certificate.chain if certificate else None,
+            ssl_keyfile=certificate.key if certificate else None,
         )
         host, port = listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        url = f"http{'s' if certificate else ''}://{f'[{host}]' if ':' in host else host}:{port}"
         # uvicorn raises the signal again once it has shut down; by then there is nothing left to end
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from limits import parse
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -43,6 +44,14 @@ def _apis(value: str) -> str:
 def _networks(value: str) -> str:
     for part in _listed(value):
         ip_network(part, strict=False)
+    return value
+
+
+def _rate(value: str) -> str:
+    try:
+        parse(value)
+    except ValueError:
+        raise ValueError("must look like 600/minute") from None
     return value
 
 
@@ -125,6 +134,9 @@ class Settings(BaseSettings):
         " format then needs no sampling",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    rate_limit: Annotated[str, AfterValidator(_rate)] | None = Field(
+        None, description="requests that one address, and one key, may send, such as 600/minute (default: no limit)"
+    )
     max_queue: int = Field(100, ge=1, le=1_000_000, description="jobs that may wait before new ones are refused")
     jobs_per_key: int | None = Field(
         None, ge=1, description="jobs that one key may have waiting or running at a time (default: no limit)"

@@ -5,6 +5,7 @@ Knows: flags, the banner, exit codes. Does not know: how the server is put toget
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,11 @@ from server.jobs.served import REAL_WEIGHTS, choose
 from server.settings import PREFIX, Settings
 
 console = Console(stderr=True, highlight=False)
+TRUST = {
+    "SSL_CERT_FILE": "Python (httpx, aiohttp, the standard library), curl, Go",
+    "REQUESTS_CA_BUNDLE": "Python (requests)",
+    "NODE_EXTRA_CA_CERTS": "Node",
+}
 
 
 def _settings_help() -> str:
@@ -45,6 +51,12 @@ def serve(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Listen beyond loopback without any key.", show_default=False)
     ] = None,
+    tls: Annotated[
+        bool | None,
+        typer.Option("--tls", help="Answer https, with a certificate of our own authority.", show_default=False),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Answer https with this certificate chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM), where the chain lacks it.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
 ) -> None:
     from server.serve import serve as run
@@ -59,6 +71,9 @@ def serve(
             data_dir=data_dir,
             models_dir=models_dir,
             insecure=insecure,
+            tls=tls,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
             log_level=log_level,
         )
         run(settings, on_ready=lambda url: _banner(url, settings))
@@ -68,6 +83,8 @@ def serve(
 
 
 def _banner(url: str, settings: Settings) -> None:
+    from server.tls import authority
+
     served = choose(settings)
     base = settings.public_url or url
     console.print(f"\n[bold]cogvideox-server[/bold] answers on {base}")
@@ -77,6 +94,10 @@ def _banner(url: str, settings: Settings) -> None:
     console.print(f"  {'what it speaks':<15} {base}/  (schemas: {base}/docs, state: {base}/health)")
     if not settings.keys:
         console.print(f"  {'keys':<15} none: everybody who reaches this address may use it")
+    if trusted := authority(settings):
+        console.print("\nClients trust its certificate after")
+        for variable, clients in TRUST.items():
+            console.print(f"  export {variable}={shlex.quote(str(trusted))}  # {clients}", soft_wrap=True)
     if served.is_demo:
         console.print(f"\n[yellow]{REAL_WEIGHTS}[/yellow]")
     console.print()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
 
 from server.context import Context
 from server.jobs.job import Job
@@ -34,12 +36,16 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Facade:
-    """`prefixes`: where its paths begin, the longest match of all façades wins; an entry that begins with `host:` is
-    the beginning of a host name instead. `create`: its app, which wants whole paths. `letter`: what it tells a webhook
-    of a job's event (`job.EVENTS`), None for one it does not tell. `clients`: how to reach it."""
+    """One cloud's API.
+
+    `prefixes`: where its paths begin; the longest match of all façades wins. `create`: its app, it wants whole paths.
+    `clients`: how to reach it. `refuse`: its answer to an exception (`server.errors`) from before its own app.
+    `letter`: what it tells a webhook of a job's event (`job.EVENTS`), None for one it does not tell.
+    """
 
     title: str
     prefixes: tuple[str, ...]
     create: Callable[[Context], FastAPI]
-    clients: tuple[Snippet, ...] = ()
+    clients: tuple[Snippet, ...]
+    refuse: Callable[[Context, Request, Exception], Response]
     letter: Callable[[Context, Job, str], Letter | None] = lambda context, job, event: None

@@ -8,6 +8,7 @@ NOTE: fal's clients send a request again after 408, 409, 429, 502, 503 and 504, 
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,7 +129,8 @@ def of_exception(error: Exception) -> Failure:
         case UploadBroken():
             return infrastructure(400, error.message, "bad_request")
         case QueueFull():
-            return infrastructure(429, error.message, "concurrent_requests_limit")
+            wait = {"retry-after": str(math.ceil(error.retry_after))}
+            return infrastructure(429, error.message, "concurrent_requests_limit", **wait)
         case ClientDisconnect():  # nobody is there to read this
             return infrastructure(499, "The caller hung up", "client_disconnected")
         case DiskFull():

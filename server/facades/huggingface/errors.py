@@ -5,6 +5,7 @@ Knows: which code Hugging Face answers for what. Does not know: who raised it an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +81,10 @@ def of_exception(error: Exception) -> Failure:
             return Failure(422, f"{FIELDS.get(error.field, error.field)}: {error.message}")
         case NoModel():
             return Failure(404, error.message)
-        case QueueFull() | DiskFull():
+        case QueueFull():
+            wait = {"retry-after": str(math.ceil(error.retry_after))}
+            return Failure(503, f"Service unavailable: {error.message}", wait)
+        case DiskFull():
             return Failure(503, f"Service unavailable: {error.message}")
         case ClientDisconnect():  # nobody is there to read this
             return Failure(499, "The caller hung up")

@@ -5,6 +5,7 @@ Knows: which code fits what, and that ModelsLab answers 200 to what it refuses. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,14 +22,13 @@ from server.facades.wire import BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 
 FIELDS = {"image": "init_image", "size": "width and height", "output_format": "output_type"}  # engine's -> ModelsLab's
-RETRY_AFTER = 30  # seconds
 TIPS = {
     400: "Check the parameters of your request",
     401: "Send your API key as `key` in the body, or in the Authorization header",
     404: "Check the address",
     405: "Check the method",
     413: "Send less, or the address of the picture instead of the picture",
-    429: f"Send the request again after {RETRY_AFTER} seconds",
+    429: "Send the request again after the seconds in retry_after",
 }
 TIP = "Try again later; the server's log may say more"
 
@@ -95,9 +95,10 @@ def of_exception(error: Exception) -> Failure:
         case NoModel():
             return Failure(400, f"Model not found: {error.message}")
         case QueueFull():
-            more = {"retry_after": RETRY_AFTER}
+            seconds = math.ceil(error.retry_after)
+            more = {"retry_after": seconds}
             text = f"Rate limit exceeded with the queue maximum: {error.message}"
-            return Failure(429, text, more, {"retry-after": str(RETRY_AFTER)})
+            return Failure(429, text, more, {"retry-after": str(seconds)})
         case DiskFull():
             return Failure(503, error.message)
         case ClientDisconnect():  # nobody is there to read this

@@ -6,6 +6,7 @@ Does not know: who raised it and why.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +127,11 @@ def of_exception(error: Exception) -> Problem:
         case NoModel():
             return Problem(404, error.message)
         case QueueFull():
-            return Problem(429, f"Request was throttled: {error.message}", headers=RETRY)
+            return Problem(
+                429,
+                f"Request was throttled: {error.message}",
+                headers={"retry-after": str(math.ceil(error.retry_after))},
+            )
         case DiskFull():
             return Problem(503, error.message, headers=RETRY)
         case ClientDisconnect():  # nobody is there to read this

@@ -5,7 +5,14 @@ video bytes, `answers` puts a job into Segmind's words and `errors` the rest; `c
 """
 
 from server.facades.facade import Facade
+from server.facades.segmind import errors
 from server.facades.segmind.app import PREFIXES, create
 from server.facades.segmind.clients import CLIENTS
 
-FACADE = Facade("Segmind", PREFIXES, create, CLIENTS)
+FACADE = Facade(
+    "Segmind",
+    PREFIXES,
+    create,
+    CLIENTS,
+    lambda context, request, error: errors.respond(errors.of_exception(error)),
+)

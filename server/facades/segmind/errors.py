@@ -5,6 +5,7 @@ Knows: which code Segmind answers for what. Does not know: who raised it and why
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipelines.request import RequestError
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.errors import DiskFull, MediaError, NoModel, QueueFull, QuotaExceeded, UploadTooLarge
 from server.facades.segmind.models import ImageToVideo
 from server.facades.wire import BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
@@ -26,7 +27,6 @@ FIELDS = {  # GenerationRequest's names -> Segmind's
 }
 NO_KEY = "Missing Authorization or x-api-key in header"
 BAD_KEY = "The API key is invalid or has expired"
-QUEUE_RESET = timedelta(minutes=1)
 
 
 class Refused(Exception):
@@ -83,8 +83,11 @@ def of_exception(error: Exception) -> Failure:
         case NoModel():
             return Failure(404, error.message)
         case QueueFull():
-            reset = (datetime.now(UTC) + QUEUE_RESET).isoformat()
-            return Failure(429, f"rate_limit_exceeded: {error.message}", {"x-rate-limit-reset-at-utc": reset})
+            if isinstance(error, QuotaExceeded) and error.daily:
+                return Failure(406, f"Insufficient credits: {error.message}")
+            reset = (datetime.now(UTC) + timedelta(seconds=error.retry_after)).isoformat()
+            wait = {"x-rate-limit-reset-at-utc": reset, "retry-after": str(math.ceil(error.retry_after))}
+            return Failure(429, f"rate_limit_exceeded: {error.message}", wait)
         case ClientDisconnect():  # nobody is there to read this
             return Failure(499, "The caller hung up")
         case HTTPException():

@@ -1,0 +1,80 @@
+"""`cogvideox clients`: programs that reach this server with the clouds' own clients, ready to be copied.
+
+Knows: the command, whose programs are shown, the address filled in. Does not know: the programs (each façade has its
+own).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from server.errors import BadSetting, StartError
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.facades.facade import Facade
+
+KEY = "YOUR_API_KEY"
+COMMENT = {"python": "#", "sh": "#", "js": "//"}
+
+
+def clients(
+    vendors: Annotated[
+        list[str] | None, typer.Argument(metavar="[VENDOR]...", help="fal, segmind, …; all that are served by default.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="The server's address, by default that of the settings.")] = None,
+    key: Annotated[str, typer.Option(help="An API key of the server.")] = KEY,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the README shows them.")] = False,
+) -> None:
+    """Print programs that reach this server with the clouds' own clients."""
+    from server.facades.registry import FACADES
+
+    try:
+        settings = Settings.load()
+        names = _chosen(vendors or [], settings)
+        address = _checked(url) if url is not None else _address(settings)
+    except StartError as e:
+        typer.echo(f"cogvideox: {e.message}", err=True)
+        raise typer.Exit(2) from None
+    if markdown:
+        typer.echo("\n".join(_section(FACADES[name], address, key) for name in names))
+        return
+    snippets = [snippet for name in names for snippet in FACADES[name].clients]
+    typer.echo("\n".join(f"{COMMENT[s.language]} {s.title}\n\n{s.filled(address, key)}" for s in snippets), nl=False)
+
+
+def _section(facade: Facade, address: str, key: str) -> str:
+    programs = [f"{s.title}:\n\n```{s.language}\n{s.filled(address, key)}```\n" for s in facade.clients]
+    return f"<details><summary>{facade.title}</summary>\n\n" + "\n".join(programs) + "\n</details>\n"
+
+
+def _chosen(vendors: list[str], settings: Settings) -> tuple[str, ...]:
+    for name in vendors:
+        if name not in settings.served_apis:
+            raise BadSetting(f"{name} is none of the clouds served here: {', '.join(settings.served_apis)}")
+    return tuple(dict.fromkeys(vendors)) or settings.served_apis
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise BadSetting(f"--url={url:.80}: must look like https://video.example.org")
+    return url.rstrip("/")
+
+
+def _address(settings: Settings) -> str:
+    """Where the server answers that these settings start."""
+    if settings.public_url:
+        return settings.public_url
+    host = settings.host.strip("[]")
+    try:
+        if (address := ip_address(host)).is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    except ValueError:
+        pass  # a name
+    scheme = "https" if settings.tls or settings.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"

@@ -1,0 +1,111 @@
+"""What Zhipu's and 302.AI's calls do: take a task, tell how it stands.
+
+Knows: their bodies and answers. Does not know: at which addresses they are served, who is let in.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.context import Context
+from server.facades.wire import MAX_BODY, Json, kept, parse_json, read_body, replay
+from server.facades.zhipu import answers, errors, mapping
+from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
+from server.facades.zhipu.pictures import picture
+from server.facades.zhipu.request_ids import Repeated, RequestIds
+from server.jobs.job import Job
+
+FACADE = "zhipu"
+
+
+class Zhipu:
+    """The calls, over one context."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.jobs = context.jobs
+        self.request_ids = RequestIds()
+
+    async def create(self, request: Request) -> Response:
+        fields = present(await _fields(request))
+        job = await self._submit(request, fields, VideoGeneration.model_validate(fields))
+        return Json(answers.created(job))
+
+    async def create_unified(self, request: Request) -> Response:
+        fields = present(await _fields(request))
+        job = await self._submit(request, fields, UnifiedVideo.model_validate(fields))
+        return Json(answers.unified_created(job))
+
+    def result(self, request: Request, task_id: str) -> Response:
+        job = self._find(request, task_id)
+        return Json(answers.result(self.context, job, self.context.artifacts.base_url(request)))
+
+    def fetch_unified(self, request: Request, task_id: str) -> Response:
+        job = self._find(request, task_id)
+        return Json(answers.unified_result(self.context, job, self.context.artifacts.base_url(request)))
+
+    async def results(self, request: Request) -> Response:
+        wanted = Tasks.model_validate(present(await _fields(request)))
+        return Json({"data": await run_in_threadpool(lambda: [self._told(request, one) for one in wanted.ids])})
+
+    def _told(self, request: Request, task_id: str) -> dict[str, Any]:
+        try:
+            job = self._find(request, task_id)
+        except errors.Refused as e:
+            return {"id": task_id[:100], "task_status": "FAIL", "error": {"code": e.code, "message": e.message}}
+        return answers.result(self.context, job, self.context.artifacts.base_url(request))
+
+    async def _submit(self, request: Request, fields: dict[str, Any], given: VideoGeneration) -> Job:
+        owner, rife = request.state.owner, self.jobs.rife_available
+        notes = mapping.notes(given, rife)
+        if request.query_params.get("webhook"):
+            notes.append("webhook: ignored (nobody is called; ask for the task)")
+        try:
+            with self.request_ids.taken(owner, given.request_id):
+                media = None
+                for value in given.pictures:
+                    media = await picture(self.context, value, "image" if "image" in fields else "image_url")
+                return await run_in_threadpool(
+                    self.jobs.submit,
+                    mapping.generation(given, media, rife),
+                    facade=FACADE,
+                    endpoint=request.scope["path"],
+                    payload={
+                        **kept(fields, type(given).model_fields),
+                        "request_id": given.request_id or str(uuid.uuid4()),
+                        "quality": given.quality,
+                        "notes": notes,
+                    },
+                    owner=owner,
+                )
+        except Repeated:
+            text = f"request_id: {given.request_id} was used before; each request needs one of its own"
+            raise errors.Refused(400, errors.REPEATED, text) from None
+
+    def _find(self, request: Request, task_id: str) -> Job:
+        job = self.jobs.find(task_id, FACADE, request.state.owner)
+        if job is None:
+            raise errors.Refused(404, errors.INVALID, f"id: there is no task {task_id[:100]}")
+        return job
+
+
+async def _fields(request: Request) -> dict[str, Any]:
+    """The members of a JSON body, whatever type it says it has, or the parts of a form."""
+    body = await read_body(request)
+    if request.headers.get("content-type", "").strip().lower().startswith("multipart/form-data"):
+        async with replay(request, body).form(max_part_size=MAX_BODY) as form:
+            return {
+                name: await value.read() if isinstance(value, UploadFile) else value for name, value in form.items()
+            }
+    fields = parse_json(body)
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise errors.Refused(400, errors.BAD_BODY, "the body must be a JSON object")
+    return fields

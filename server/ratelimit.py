@@ -1,0 +1,60 @@
+"""How many requests a caller may send in a while: by address, and by key.
+
+Knows: windows, who sent a request. Does not know: what a refusal looks like (each façade has its own), whether a key is
+a good one. ASGI, in front of a façade.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.auth import given_keys
+from server.errors import RateLimited
+
+
+class Limiter:
+    """`rate` as in `60/minute`; counts in memory, for all façades together."""
+
+    def __init__(self, rate: str) -> None:
+        self._item = parse(rate)
+        self._windows = MovingWindowRateLimiter(MemoryStorage())
+
+    def check(self, request: Request) -> None:
+        """Counts the request; raises RateLimited."""
+        for who in self._callers(request):
+            if not self._windows.hit(self._item, who):
+                reset = self._windows.get_window_stats(self._item, who).reset_time
+                raise RateLimited(self._item.amount, str(self._item), max(1.0, reset - time.time()))
+
+    def _callers(self, request: Request) -> list[str]:
+        address = request.client.host if request.client else "unknown"
+        keys = [hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() for key in given_keys(request.headers)]
+        return [f"address {address}", *(f"key {key}" for key in keys)]
+
+
+class Limited:
+    """ASGI: lets a request through to `app`, or answers with what `refuse` makes of the refusal."""
+
+    def __init__(self, app: ASGIApp, limiter: Limiter, refuse: Callable[[Request, Exception], Response]) -> None:
+        self.app = app
+        self.limiter = limiter
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] != "OPTIONS":
+            request = Request(scope)
+            try:
+                self.limiter.check(request)
+            except RateLimited as e:
+                await self.refuse(request, e)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

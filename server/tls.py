@@ -1,0 +1,183 @@
+"""The certificate that https is answered with: the owner's, or one of an authority that lives in the data folder.
+
+Knows: certificates, the names clients call this server by, the files. Does not know: sockets, who is told to trust it.
+
+    authority.pem  the authority's key and certificate     ca.pem  its certificate, for clients to trust
+    server.pem     the server's key and certificate, made anew when its time is nearly over or the names change
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import psutil
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from server.datadir import write_atomically
+from server.errors import BadSetting, ServerError, StartError
+from server.settings import Settings
+
+# what programs written for the clouds call: a line in their machine's hosts file leads them here
+VENDOR_HOSTS = (
+    *("fal.run", "queue.fal.run", "rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media"),
+    *("api.segmind.com", "open.bigmodel.cn", "api.z.ai", "api.302.ai", "modelslab.com"),
+    *("api.replicate.com", "api.openai.com"),
+)
+LIFE = timedelta(days=800)  # some clients trust no certificate that is made for longer than 825 days
+RENEW = timedelta(days=200)  # before its end: a certificate is looked at only when the server starts
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files in PEM. `key` is None where `chain` holds it too."""
+
+    chain: Path
+    key: Path | None = None
+
+
+def wanted(settings: Settings) -> bool:
+    return settings.tls or settings.tls_cert is not None
+
+
+def authority(settings: Settings) -> Path | None:
+    """The certificate that clients must trust; None when the owner brings one, or https is not answered."""
+    return _folder(settings.data_dir) / "ca.pem" if settings.tls and settings.tls_cert is None else None
+
+
+def given(settings: Settings) -> Certificate | None:
+    """The owner's certificate. Raises BadSetting when no server can be run with it."""
+    if settings.tls_cert is None:
+        if settings.tls_key is not None:
+            raise BadSetting("COGVIDEOX_TLS_KEY: a key without a certificate, set COGVIDEOX_TLS_CERT too")
+        return None
+    certificate = Certificate(settings.tls_cert, settings.tls_key)
+    for name, path in (("CERT", settings.tls_cert), ("KEY", settings.tls_key)):
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as e:
+            raise BadSetting(f"COGVIDEOX_TLS_{name}={path}: {e.strerror}") from None
+    try:
+        _load(certificate)
+    except (ssl.SSLError, ValueError) as e:
+        reason = str(getattr(e, "reason", None) or e).lower().replace("_", " ")
+        pair = f"{settings.tls_cert} with {settings.tls_key}" if settings.tls_key else f"{settings.tls_cert}"
+        raise BadSetting(f"COGVIDEOX_TLS_CERT={pair}: no certificate and its private key in PEM ({reason})") from None
+    return certificate
+
+
+def issued(settings: Settings, now: datetime | None = None) -> Certificate:
+    """One of our own authority, for all names of this server; both are made when there is none. Raises StartError.
+
+    The data folder must be held: two servers would make two authorities.
+    """
+    folder = _folder(settings.data_dir)
+    now = now or datetime.now(UTC)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        ca, hosts = _authority(folder), names(settings)
+        certificate = Certificate(folder / "server.pem")
+        if not _good(certificate, ca, hosts, now):
+            leaf = ca.issue_cert(
+                *hosts,
+                organization_name="cogvideox-server",
+                organization_unit_name="server",
+                not_before=now - timedelta(days=1),  # clients' clocks
+                not_after=now + LIFE,
+            )
+            write_atomically(certificate.chain, leaf.private_key_and_cert_chain_pem.bytes())
+        return certificate
+    except (OSError, ServerError) as e:
+        raise StartError(f"cannot keep certificates in {folder}: {getattr(e, 'strerror', None) or e}") from None
+
+
+def names(settings: Settings) -> list[str]:
+    """All that a client may call this server, as a certificate has it."""
+    found = ["localhost", "127.0.0.1", "::1", settings.host.strip("[]"), socket.gethostname()]
+    if settings.public_url:
+        found.append(urlsplit(settings.public_url).hostname or "")
+    if _is_unspecified(settings.host):
+        found += [address.address for at in psutil.net_if_addrs().values() for address in at]
+    return list(dict.fromkeys(name for name in (_written(name) for name in (*found, *VENDOR_HOSTS)) if name))
+
+
+def _folder(data_dir: Path) -> Path:
+    return data_dir.absolute() / "tls"
+
+
+def _authority(folder: Path) -> trustme.CA:
+    kept = folder / "authority.pem"
+    if kept.exists():
+        pem = kept.read_bytes()
+        try:
+            ca = trustme.CA.from_pem(pem, pem)
+        except ValueError:
+            raise StartError(
+                f"{kept.name} is damaged; without it a new authority is made, to be trusted anew"
+            ) from None
+    else:
+        host = _written(socket.gethostname()) or "a machine without a name"
+        unit = f"made on {host[:30]}, {datetime.now(UTC):%Y-%m-%d}"  # 64 characters at most
+        ca = trustme.CA(organization_name="cogvideox-server", organization_unit_name=unit)
+        write_atomically(kept, ca.private_key_pem.bytes() + ca.cert_pem.bytes())
+    shown = folder / "ca.pem"
+    if not shown.exists() or shown.read_bytes() != ca.cert_pem.bytes():
+        write_atomically(shown, ca.cert_pem.bytes())
+    return ca
+
+
+def _good(certificate: Certificate, ca: trustme.CA, wanted: list[str], now: datetime) -> bool:
+    """The kept certificate may be used: it is ours, whole, has these names and enough time before it."""
+    try:
+        pem = certificate.chain.read_bytes()
+        leaf = x509.load_pem_x509_certificate(pem)
+        leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.cert_pem.bytes()))
+        alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        load_pem_private_key(pem, None)
+        _load(certificate)
+    except Exception:  # whatever is wrong with it, a new one is made
+        return False
+    held = {str(name.value) for name in alternatives}
+    return held == set(wanted) and leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc - RENEW
+
+
+def _load(certificate: Certificate) -> None:
+    """Raises SSLError, ValueError when no server can be run with it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+
+
+def _no_password() -> NoReturn:
+    raise ValueError("the key is locked with a password")  # or a prompt would wait on the terminal
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
+def _written(name: str) -> str | None:
+    """`name` as a certificate writes it; None for what it has no form for."""
+    try:
+        address = ip_address(name)
+    except ValueError:
+        pass
+    else:
+        return None if address.is_unspecified or address.is_link_local else str(address)
+    try:
+        text = name.encode("idna").decode().lower()
+    except UnicodeError:
+        return None
+    fits = all(part and part.replace("-", "").isalnum() for part in text.split("."))
+    return text if fits else None
