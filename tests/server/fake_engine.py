@@ -2,8 +2,8 @@
 
 Prompt: words `name=value`. steps (10), sleep (seconds a step, 0.01), bytes (size of the result, 1000), fail=CODE,
 raise=TEXT, die=SIGNAL or die=exit at step `at` (3), `times` how often (always), hang=1, deaf=1 (never looks whether it
-was cancelled), save=1 (a checkpoint after every step). Each run appends a line to the file `journal` in the model's folder, so tests see what really ran; a
-file `broken` there keeps the engine from starting.
+was cancelled), save=1 (a checkpoint after every step). Each run appends a line to the file `journal` in the model's
+folder, so tests see what really ran; a file `broken` there keeps the engine from starting.
 """
 
 from __future__ import annotations
