@@ -61,4 +61,6 @@ def built_with_files(folder: Path, **settings: Any) -> Iterator[Store]:
     context = replace(plain, artifacts=artifacts, uploads=uploads, intake=intake)
     with client_of(context) as client:
         yield Store(client, jobs, context, clock)
+        assert client.portal is not None
+        client.portal.call(intake.close)
     data.close()
