@@ -65,18 +65,24 @@ def revoke(id_: Annotated[str, typer.Argument(metavar="ID")], data_dir: DataFold
         raise typer.Exit(2)
 
 
+def issued(settings: Settings) -> bool:
+    """Whether a key was ever made for the server of these settings."""
+    with _store(settings.data_dir, settings) as store:
+        return bool(store.all())
+
+
 def _day(at: float | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 @contextmanager
-def _store(data_dir: Path | None) -> Iterator[KeyStore]:
+def _store(data_dir: Path | None, settings: Settings | None = None) -> Iterator[KeyStore]:
     from server.jobs.database import open_database
     from server.jobs.keys import KeyStore
     from server.jobs.tables import SCHEMA, metadata
 
     try:
-        settings = Settings.load(data_dir=data_dir)
+        settings = settings or Settings.load(data_dir=data_dir)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         database = open_database(settings.database, metadata, SCHEMA, alone=False)
     except (StartError, OSError) as e:

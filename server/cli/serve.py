@@ -83,6 +83,7 @@ def serve(
 
 
 def _banner(url: str, settings: Settings) -> None:
+    from server.cli.keys import issued
     from server.tls import authority
 
     served = choose(settings)
@@ -92,7 +93,7 @@ def _banner(url: str, settings: Settings) -> None:
         console.print(f"  {task.value:<15} {info.family.title}")
     console.print(f"  {'device':<15} {', '.join(served.devices)}")
     console.print(f"  {'what it speaks':<15} {base}/  (schemas: {base}/docs, state: {base}/health)")
-    if not settings.keys:
+    if not settings.keys and not issued(settings):
         console.print(f"  {'keys':<15} none: everybody who reaches this address may use it")
     if trusted := authority(settings):
         console.print("\nClients trust its certificate after")

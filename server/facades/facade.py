@@ -5,6 +5,7 @@ Knows: no vendor. `registry.py` lists them, `app.py` puts them together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,9 +30,8 @@ class Snippet:
     text: str
 
     def filled(self, address: str, key: str) -> str:
-        host = address.partition("://")[2]
-        text = self.text.replace(ADDRESS, address).replace(ADDRESS.partition("://")[2], host)
-        return text.replace(KEY, key)
+        places = {ADDRESS: address, ADDRESS.partition("://")[2]: address.partition("://")[2], KEY: key}
+        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], self.text)
 
 
 @dataclass(frozen=True)

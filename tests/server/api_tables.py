@@ -18,7 +18,7 @@ ROW = re.compile(r"^\|\s*`([^`]+)`\s*\|\s*([^|]*?)\s*\|(.*)\|\s*$")
 JSON, FORM = "application/json", "multipart/form-data"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Field:
     """`where`: body, query or header. `name` of a member of an object in the body: `object.member`."""
 
@@ -29,7 +29,7 @@ class Field:
 
     @property
     def examples(self) -> list[Any]:
-        return list(self.schema.get("examples", []))
+        return list(self.schema.get("examples", self.schema.get("enum", [])))
 
     @property
     def is_file(self) -> bool:
@@ -80,7 +80,7 @@ def _call(vendor: str, method: str, path: str, operation: dict[str, Any], docume
     for parameter in operation.get("parameters", []):
         field = Field(parameter["name"], parameter["in"], parameter["schema"], parameter.get("required", False))
         if parameter["in"] == "path":
-            places |= {field.name: example for example in field.examples[:1]}
+            places |= dict.fromkeys([field.name], field.examples[0]) if field.examples else {}
         else:
             fields[field.name] = field
     return Call(vendor, method, path, tuple(content), tuple(fields.values()), places)

@@ -7,9 +7,9 @@ is fetched by address does not come.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,20 +44,59 @@ MEMORY = Path("/dev/shm")  # disks take their time to make sure, and nothing her
 
 
 @dataclass
+class Clock:
+    """Stands still until it is told otherwise; without `now` it is the machine's."""
+
+    now: float | None = None
+
+    def __call__(self) -> float:
+        return time.time() if self.now is None else self.now
+
+
+@dataclass
 class Rig:
-    name: str
     app: FastAPI
     context: Context
     store: JobStore
-    sent: list[str]
+    data: DataDir
+    clock: Clock
+    sent: list[str] = field(default_factory=list)
+    holds: bool = False  # jobs stay in the queue
+    keys: Iterator[str] = field(default_factory=lambda: iter(()))
+    _before: frozenset[str] = frozenset()
 
     def begin(self) -> None:
-        """Forgets which jobs were sent."""
+        """Forgets which jobs and files there are."""
         self.sent.clear()
+        self._before = frozenset(path.name for path in self.data.artifacts.iterdir())
 
     def jobs(self) -> list[Job]:
         """Those that were sent since `begin`, as they are now."""
         return [job for job in map(self.store.get, self.sent) if job is not None]
+
+    def files(self) -> list[Artifact]:
+        """What was kept since `begin`, results aside."""
+        mine = {artifact.key for job in self.jobs() for artifact in (job.video, job.poster, job.manifest) if artifact}
+        keys = {path.name for path in self.data.artifacts.iterdir()} - self._before - mine
+        return [artifact for artifact in map(self.context.artifacts.find, keys) if artifact is not None]
+
+    def release(self) -> None:
+        """Ends what was held in the queue."""
+        self.holds = False
+        while self.done():
+            pass
+
+    def done(self) -> bool:
+        """What a worker would make of the next job in the queue; whether there was one."""
+        job = None if self.holds else self.store.claim()
+        if job is None:
+            return False
+        self.sent.append(job.id)
+        self.store.log(job.id, "begun")
+        video, picture, manifest = (_put(self.context.artifacts, *file) for file in (FILM, POSTER, MANIFEST))
+        more: dict[str, Any] = {"timings": {"denoise": 1.0}, "memory": "none"}
+        self.store.finish(job.id, job.attempt, video=video, poster=picture, manifest=manifest, **more)
+        return True
 
 
 class NoNetwork:
@@ -71,48 +110,34 @@ class NoNetwork:
 
 
 @contextmanager
-def facade(name: str, *, keys: str = "", clock: Callable[[], float] = time.time, **settings: Any) -> Iterator[Rig]:
-    with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        with _inside(Path(folder), name, keys, clock, settings) as rig:
-            yield rig
+def facade(name: str, *, keys: str = "", clock: Clock | None = None, **settings: Any) -> Iterator[Rig]:
+    with ExitStack() as there:
+        folder = Path(there.enter_context(TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)))
+        rig = _built(folder, name, keys, clock or Clock(), settings)
+        there.callback(rig.data.close)
+        there.callback(rig.store.close)
+        yield rig
 
 
-@contextmanager
-def _inside(
-    folder: Path, name: str, keys: str, clock: Callable[[], float], settings: dict[str, Any]
-) -> Iterator[Rig]:
+def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str, Any]) -> Rig:
     given = Settings(_env_file=None, api_keys=SecretStr(keys), data_dir=folder, min_free_mb=0, **settings)
     data = DataDir(folder)
     artifacts = Artifacts(data, clock=clock)
     store = JobStore(given.database, clock=clock)
-    sent: list[str] = []
-
-    def done() -> None:
-        job = store.claim()
-        assert job is not None
-        sent.append(job.id)
-        store.log(job.id, "begun")
-        video, picture, manifest = (_put(artifacts, *file) for file in (FILM, POSTER, MANIFEST))
-        more: dict[str, Any] = {"timings": {"denoise": 1.0}, "memory": "none"}
-        store.finish(job.id, job.attempt, video=video, poster=picture, manifest=manifest, **more)
-
     jobs = Jobs(
         store,
         Served({task: model_for(task) for task in Task}, ("cpu",)),
         max_queue=100,
         check_room=lambda: None,
-        wake=done,
+        wake=lambda: rig.done(),
         rife_available=True,
         remove=artifacts.remove,
     )
     intake = Intake(data, artifacts, cast(Door, NoNetwork()))
     uploads = Uploads(data, artifacts)
     context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys))
-    try:
-        yield Rig(name, FACADES[name].create(context), context, store, sent)
-    finally:
-        store.close()
-        data.close()
+    rig = Rig(FACADES[name].create(context), context, store, data, clock)
+    return rig
 
 
 def _put(artifacts: Artifacts, name: str, media_type: str) -> Artifact:
