@@ -6,8 +6,9 @@ Knows: which parts there are, in which order they start and stop. Does not know:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline  # /docs without a CDN
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
@@ -23,6 +25,7 @@ from starlette.types import ASGIApp
 from server.auth import Keys, check_bind, owner_of
 from server.context import Context
 from server.datadir import DataDir
+from server.errors import DiskFull
 from server.facades import v1
 from server.facades.registry import FACADES
 from server.facades.wire import MAX_BODY, Unavailable
@@ -39,9 +42,11 @@ from server.jobs.served import REAL_WEIGHTS, choose
 from server.jobs.store import NO_QUOTA, JobStore, Quota
 from server.jobs.webhooks import Courier
 from server.media.addresses import is_public
-from server.media.artifacts import CORS, Artifacts
+from server.media.artifacts import Artifacts, Limits
 from server.media.door import Door
 from server.media.fetch import Intake
+from server.media.retention import Retention
+from server.media.storage import CORS, storage_of
 from server.media.uploads import Uploads
 from server.openapi import merged
 from server.ratelimit import Limited, Limiter
@@ -49,6 +54,8 @@ from server.settings import Settings
 from server.signing import Signing
 
 SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
+SWEEP_SHARE = 20.0  # and so many times as long as the last look took
+SWEEP_END = 5.0  # seconds that the server waits, when it stops, for a look to end
 
 log = structlog.get_logger()
 
@@ -60,6 +67,7 @@ class House:
     context: Context
     health: Health
     courier: Courier
+    retention: Retention
 
     def open(self) -> None:
         self.health.dispatcher.start()
@@ -92,11 +100,12 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         keys = Keys(settings, issued.known)
         check_bind(settings, keys)
         signing = Signing(data.keys)
+        storage = storage_of(settings, data.artifacts)
     except BaseException:
         store.close()
         data.close()
         raise
-    artifacts = Artifacts(data, settings.public_url)
+    artifacts = Artifacts(data, settings.public_url, storage=storage)
     spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, engine)
     pool = LocalPool(specs_for(served.devices, spec))
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
@@ -110,7 +119,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     )
 
     def check_room() -> None:
-        data.check_room()
+        artifacts.check_room()
         if dispatcher.dead:
             raise Unavailable("the server has stopped working on jobs; its log says why")
 
@@ -124,19 +133,22 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         remove=artifacts.remove,
         quota=lambda owner: _quota(settings, issued, owner),
     )
+    uploads = Uploads(data, artifacts)
+    limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes)
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
     context = Context(
         settings,
         jobs,
         Intake(data, artifacts, door),
         artifacts,
-        Uploads(data, artifacts),
+        uploads,
         keys,
         signing,
     )
     writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
-    health = Health(served, store, pool, dispatcher, data, settings.max_queue)
-    return House(context, health, Courier(store, door, writers))
+    health = Health(served, store, pool, dispatcher, data, artifacts, settings.max_queue)
+    retention = Retention(data, artifacts, uploads, store.inputs_in_use, limits)
+    return House(context, health, Courier(store, door, writers), retention)
 
 
 def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
@@ -150,20 +162,26 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         house.open()
         house.courier.start()
-        sweeper = asyncio.create_task(_sweep(house.context.artifacts))
+        stopping = asyncio.Event()
+        sweeper = asyncio.create_task(_sweep(house.retention, stopping))
         try:
             yield
         finally:
-            sweeper.cancel()
+            stopping.set()
             house.context.jobs.stop_waiting()
             await house.courier.stop()
             await house.context.intake.close()
+            await asyncio.wait({sweeper}, timeout=SWEEP_END)
+            sweeper.cancel()
             await asyncio.to_thread(house.close)
 
     app: FastAPI = FastAPIOffline(title="CogVideoX server", version=_version(), lifespan=lifespan, redoc_url=None)
     app.state.house = house
     served = [name for name in FACADES if name in settings.served_apis]
     facades = {name: FACADES[name].create(house.context) for name in served}
+    for name, facade in facades.items():
+        for kind in (OperationalError, InterfaceError):
+            facade.add_exception_handler(kind, partial(_outage, partial(FACADES[name].refuse, house.context)))
     doors: dict[str, ASGIApp] = {**facades}
     if settings.rate_limit is not None:
         limiter = Limiter(settings.rate_limit)
@@ -232,15 +250,27 @@ def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
         return Response(status_code=204, headers={**CORS, **allowed})
 
 
+def _outage(refuse: Callable[[Request, Exception], Response], request: Request, error: Exception) -> Response:
+    """What a caller is told while the job table cannot be used."""
+    reason = str(error.orig) if isinstance(error, DBAPIError) else ""
+    log.error("job table not usable", error=reason)
+    if "disk is full" in reason or "No space left" in reason:
+        return refuse(request, DiskFull("the server's disk is full"))
+    return refuse(request, Unavailable("The job table cannot be used at the moment; send the request again later"))
+
+
 def _quota(settings: Settings, issued: KeyStore, owner: str) -> Quota:
     own = next((key.quota for key in issued.known().values() if owner_of(key.digest) == owner), NO_QUOTA)
     return Quota(own.at_once or settings.jobs_per_key, own.daily or settings.daily_jobs_per_key)
 
 
-async def _sweep(artifacts: Artifacts) -> None:
-    while True:
-        await asyncio.to_thread(artifacts.sweep)
-        await asyncio.sleep(SWEEP_EVERY)
+async def _sweep(retention: Retention, stopping: asyncio.Event) -> None:
+    while not stopping.is_set():
+        begun = time.monotonic()
+        await asyncio.to_thread(retention.sweep)
+        pause = max(SWEEP_EVERY, SWEEP_SHARE * (time.monotonic() - begun))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), pause)
 
 
 def _version() -> str:

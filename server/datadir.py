@@ -1,6 +1,7 @@
 """The one folder where the server keeps what must survive it, held by one server at a time.
 
-Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files.
+Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files. With
+`storage_url` artifacts lie elsewhere.
 
     lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
     checkpoints/<job id>  checkpoints/finished/<hash>  openai/ and replicate/<owner>/<id>.json: records of uploads
@@ -13,8 +14,10 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
@@ -31,6 +34,7 @@ class DataDir:
         self.uploads = self.root / "uploads"
         self.checkpoints = self.root / "checkpoints"
         self.keys = self.root / "keys"
+        self._turn = Lock()
         try:
             for folder in (self.inputs, self.artifacts, self.uploads, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +62,35 @@ class DataDir:
         if free < self.min_free_bytes:
             raise DiskFull(f"only {free // 2**20} MiB are free on the server's disk")
 
+    def touch(self, file: Path) -> bool:
+        """Whether it is there; it then counts as new, and `drop` leaves it alone."""
+        with self._turn:
+            try:
+                os.utime(file)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def drop(self, file: Path, before: float) -> None:
+        """Removes a file that was last written or touched before that time, in unix seconds."""
+        with self._turn:
+            try:
+                if file.stat().st_mtime < before:
+                    file.unlink()
+            except FileNotFoundError:
+                pass
+
+
+@contextmanager
+def full_disk_named() -> Iterator[None]:
+    """Whatever tells of a full disk comes out as DiskFull."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("the server's disk is full") from e
+        raise
+
 
 def write_atomically(path: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
     """`path` holds all of `data` or does not exist, whenever the power goes. Raises DiskFull, OSError.
@@ -73,6 +106,7 @@ def copy_atomically(source: Path, path: Path) -> None:
         _atomically(path, lambda file: shutil.copyfileobj(from_file, file), None)
 
 
+@full_disk_named()
 def _atomically(path: Path, write: Callable[[BinaryIO], object], check: Callable[[Path], None] | None) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
@@ -83,10 +117,8 @@ def _atomically(path: Path, write: Callable[[BinaryIO], object], check: Callable
         if check is not None:
             check(Path(name))
         Path(name).replace(path)
-    except BaseException as e:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull("the server's disk is full") from e
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -23,6 +23,8 @@ from typing import Any, Literal
 
 from pipelines.request import RequestError
 
+IDEMPOTENCY_KEY = "Idempotency-Key"  # a header; the field that its errors name
+
 MediaCode = Literal[
     "unsupported_image_format",
     "image_too_large",
@@ -86,7 +88,7 @@ class RateLimited(QueueFull):
 
 class IdempotencyConflict(RequestError):
     def __init__(self) -> None:
-        super().__init__("Idempotency-Key", "was used for another request before")
+        super().__init__(IDEMPOTENCY_KEY, "was used for another request before")
 
 
 class DiskFull(ServerError):

@@ -17,6 +17,7 @@ from server.jobs.job import Status
 from server.jobs.pool import LocalPool, WorkerState
 from server.jobs.served import REAL_WEIGHTS, Served
 from server.jobs.store import JobStore
+from server.media.artifacts import Artifacts
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Health:
     pool: LocalPool
     dispatcher: Dispatcher
     data: DataDir
+    artifacts: Artifacts
     max_queue: int
 
     def obstacles(self) -> list[str]:
@@ -45,7 +47,7 @@ class Health:
         if not self.dispatcher.alive:
             found.append("the dispatcher has stopped; see the log, and start the server again")
         try:
-            self.data.check_room()
+            self.artifacts.check_room()
         except DiskFull as e:
             found.append(e.message)
         try:

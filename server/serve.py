@@ -122,7 +122,7 @@ def set_up_logging(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso"),
     ]
     if sys.stderr.isatty():
-        steps.append(structlog.dev.ConsoleRenderer())
+        steps.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     else:
         steps += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -6,6 +6,7 @@ Does not know: what the settings are used for, command line flags.
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,9 +43,18 @@ def _apis(value: str) -> str:
 
 
 def _networks(value: str) -> str:
+    """`none` for nobody; an empty value would be the default."""
+    if value.strip().lower() == "none":
+        return ""
     for part in _listed(value):
         ip_network(part, strict=False)
     return value
+
+
+def _storage_url(value: str) -> str:
+    if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9._-]+)*/?", value):
+        raise ValueError("must look like s3://bucket/prefix")
+    return value.rstrip("/")
 
 
 def _rate(value: str) -> str:
@@ -70,6 +80,23 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="folder for the job table, inputs and results")
     database_url: SecretStr | None = Field(
         None, description="postgresql://user:password@host/name for the job table (default: a SQLite file in data_dir)"
+    )
+    storage_url: Annotated[str, AfterValidator(_storage_url)] | None = Field(
+        None,
+        description="s3://bucket/prefix for results and uploads; endpoint, region and credentials are those of the"
+        " AWS_* variables (default: in data_dir)",
+    )
+    storage_redirect: bool = Field(
+        False, description="send who downloads a file on to storage_url, with a signed address good for an hour"
+    )
+    keep_results_days: float | None = Field(
+        None, gt=0, description="days that a result is kept whose request says nothing of it (default: for ever)"
+    )
+    max_storage_mb: int | None = Field(
+        None,
+        ge=1,
+        description="room for results and uploads, in 2**20 bytes: beyond it the oldest go, results first, none within"
+        " an hour (default: no limit)",
     )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder with pulled checkpoints")
     model: str | None = Field(
@@ -100,7 +127,7 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
         "127.0.0.1,::1",
-        description="comma list of addresses or networks whose X-Forwarded-For, -Proto and -Host are believed",
+        description="comma list of addresses or networks whose X-Forwarded-For, -Proto, -Host are believed, or none",
     )
     tls: bool = Field(
         False, description="answer https, with a certificate of our own authority unless tls_cert names another"
@@ -165,6 +192,14 @@ class Settings(BaseSettings):
     def min_free_bytes(self) -> int:
         return self.min_free_mb * 2**20
 
+    @property
+    def keep_results_seconds(self) -> float | None:
+        return None if self.keep_results_days is None else self.keep_results_days * 86_400
+
+    @property
+    def max_storage_bytes(self) -> int | None:
+        return None if self.max_storage_mb is None else self.max_storage_mb * 2**20
+
     @classmethod
     def load(cls, **given: Any) -> Settings:
         """Settings from the environment and `.env`; `given` (flags, None: not given) wins. Raises BadSetting."""
@@ -180,5 +215,5 @@ def _complaint(settings: type[Settings], error: Any) -> str:
     reason = str(error["msg"]).removeprefix("Value error, ").replace("Input should be ", "must be ")
     if error["type"] == "string_pattern_mismatch" and field is not None:
         reason = f"must be {field.description}"
-    shown = "" if name in ("api_keys", "database_url") else f"={error['input']!s:.80}"
+    shown = "" if name in ("api_keys", "database_url", "storage_url") else f"={error['input']!s:.80}"
     return f"{PREFIX}{name.upper()}{shown}: {reason}"

@@ -10,16 +10,20 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelines.request import RequestError
+from server.auth import Unauthorized
+from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, Stopped
 
@@ -27,6 +31,8 @@ MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
 SHOWN = 200  # characters of a caller's own value that an error repeats
+LONGEST_URL = 8192  # characters
+LONGEST_NAME = 255  # characters of an Idempotency-Key
 
 
 class BadBody(Exception):
@@ -51,6 +57,24 @@ class Unavailable(HTTPException):
         super().__init__(503, message)
 
 
+# what may be raised on the way to an answer, each of which a façade has its own words for
+RAISED = (
+    Unauthorized,
+    ValidationError,
+    BadBody,
+    BodyTooLarge,
+    MediaError,
+    UploadTooLarge,
+    RequestError,
+    NoModel,
+    QueueFull,
+    DiskFull,
+    ClientDisconnect,
+    HTTPException,
+    Exception,
+)
+
+
 class Json(Response):
     """JSON in ASCII: a caller's lone surrogate, repeated in an error, has no UTF-8 form but has this one."""
 
@@ -70,6 +94,24 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
         if len(body) > limit:
             raise BodyTooLarge(limit)
     return bytes(body)
+
+
+def idempotency(request: Request) -> str | None:
+    """The name its caller gave this call, so that calling again makes no second job. Raises RequestError."""
+    name = request.headers.get(IDEMPOTENCY_KEY, "").strip()
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise RequestError(IDEMPOTENCY_KEY, f"must have at most {LONGEST_NAME} printable characters")
+    return name or None
+
+
+def is_callable(url: str) -> bool:
+    """Whether a webhook could be told at this address."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+    return whole and len(url) <= LONGEST_URL and url.isprintable() and " " not in url and flaw(url) is None
 
 
 def parse_json(body: bytes) -> Any:
@@ -141,11 +183,13 @@ async def finished_or_dropped(
 ) -> Job | None:
     """The job once it is terminal; None when the caller hung up.
 
-    `one_shot`: nobody can ask for the job after this call, so hanging up cancels it; other jobs go on.
+    `one_shot`: nobody can ask for the job after this call, so hanging up cancels it; other jobs go on. A call with an
+    Idempotency-Key is never of that kind: its caller can make it again.
 
     A job still queued after `start_within` seconds is cancelled and returned as such. Raises Unavailable when the
     server stops: the job stays queued for its next start if its caller can ask for it then, else it is cancelled.
     """
+    one_shot = one_shot and job.idempotency is None
     waiting = asyncio.ensure_future(_finished(jobs, job, start_within))
     dropped = asyncio.ensure_future(_hung_up(request))
     try:
@@ -172,7 +216,7 @@ async def _finished(jobs: Jobs, job: Job, start_within: float | None) -> Job:
     if start_within is not None:
         job = await jobs.wait(job.id, timeout=start_within)
         if job.status is Status.QUEUED and job.attempt == 0:
-            await run_in_threadpool(jobs.cancel, job.id)
+            await run_in_threadpool(jobs.cancel, job.id, True)
     return job if job.status.is_terminal else await jobs.wait(job.id)
 
 

@@ -25,7 +25,8 @@ from server.errors import BadSetting, DataDirBusy, DataDirUnwritable
 # versions before this can corrupt a write-ahead log that two connections check-point at the same time
 SAFE_WAL = (3, 51, 3)
 WRITERS, SERVERS = 7_116_001, 7_116_002  # numbers of PostgreSQL's advisory locks: who writes, who serves
-POOL = {"pool_size": 20, "max_overflow": 40}
+# no prompt of a client in an error that is logged
+HABITS: dict[str, Any] = {"pool_size": 20, "max_overflow": 40, "hide_parameters": True}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def open_database(where: Path | str, metadata: MetaData, schema: int, alone: boo
 
 def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
     journal = "WAL" if sqlite3.sqlite_version_info >= SAFE_WAL else "TRUNCATE"
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5.0}, **POOL)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5.0}, **HABITS)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: Any) -> None:
@@ -83,7 +84,7 @@ def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool)
         url = make_url(address)
         if url.get_backend_name() != "postgresql":
             raise BadSetting("COGVIDEOX_DATABASE_URL: must begin with postgresql://")
-        engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **POOL)
+        engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **HABITS)
     except ArgumentError:
         raise BadSetting("COGVIDEOX_DATABASE_URL: must look like postgresql://user:password@host/database") from None
     except ModuleNotFoundError:

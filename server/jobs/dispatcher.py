@@ -31,6 +31,7 @@ WRITE_EVERY = 0.5  # seconds between two progress writes of one job
 RETRY = 1.0  # seconds until a table that could not be written is tried again
 STRIKES = 3  # confirmed deaths of workers after which a job is taken to be what kills them
 UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote what a client sent: not logged
+TOLD = 10  # times in a sampling that the log tells how far it is
 TOO_LONG = "it ran too long"
 EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
 
@@ -134,6 +135,8 @@ class Dispatcher:
                 log.error("job table not writable", error=str(e.orig))
                 if self._stopping.wait(RETRY):
                     return None  # the next start finds the job running and requeues it
+                for running in self._running.values():
+                    running.heard_at = self._clock()  # it may have spoken: nobody has listened
             except Exception:
                 log.exception("the dispatcher could not do something")
                 self._stopping.wait(RETRY)  # lest it fails as fast as it can
@@ -179,7 +182,7 @@ class Dispatcher:
     def _pass_on_cancels(self) -> None:
         if not self._running:
             return
-        asked = self._store.cancel_requested([job_id for job_id, _ in self._running])
+        asked = self._store.unwanted([job_id for job_id, _ in self._running])
         now = self._clock()
         for (job_id, attempt), running in self._running.items():
             if running.cancelled_at is None and job_id in asked:
@@ -255,6 +258,8 @@ class Dispatcher:
                 now = self._clock()
                 running.slowest = max(running.slowest, now - (running.looked_at or now))
                 running.looked_at = now
+                if step == steps or step * TOLD // steps > (step - 1) * TOLD // steps:
+                    self._store.log(job.id, f"step {step} of {steps}, about {eta:.0f} s of sampling left")
                 if now - running.written_at >= WRITE_EVERY:
                     self._write(running)
             case Checkpoint(data):

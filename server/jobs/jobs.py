@@ -151,12 +151,14 @@ class Jobs:
         """Forgets a job and its files; work on it ends within a second or at the next step."""
         job = self._store.cancel(job.id) or job
         self._store.delete(job.id)
+        self._wake()
         for artifact in filter(None, (job.video, job.poster, job.manifest)):
             self._remove(artifact)
 
-    def cancel(self, job_id: str) -> Job | None:
-        """A queued job is cancelled at once, a running one within a step; the job as it is now, None if unknown."""
-        job = self._store.cancel(job_id)
+    def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
+        """A queued job is cancelled at once, a running one (unless `only_queued`) within a block; the job as it is now,
+        None if unknown."""
+        job = self._store.cancel(job_id, only_queued)
         self._wake()
         return job
 
@@ -193,7 +195,9 @@ class Jobs:
             waiters.discard(ended)
             if not waiters:
                 self._watched.pop(job_id, None)
-        found = await asyncio.to_thread(self._store.get, job_id) or job
+        found = await asyncio.to_thread(self._store.get, job_id)
+        if found is None:  # deleted meanwhile
+            return replace(job, status=Status.CANCELLED, finished_at=time.time())
         return self._unless_stopped(found)
 
     def _unless_stopped(self, job: Job) -> Job:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from server.jobs.tables import jobs, webhooks
+
+LONGEST_DELAY = 7200.0  # seconds; nothing is put off for longer
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Notice:
     job_id: str
     event: str
     tries: int
+    owner: str = ""
 
 
 def announce(db: Connection, job_id: str, now: float, *events: str) -> None:
@@ -41,7 +44,15 @@ def due(db: Connection, now: float, limit: int) -> list[Notice]:
     """What is to be told by `now`, in the order it happened; of each job only the first that is still untold."""
     w = webhooks.c
     first = select(func.min(w.id)).group_by(w.job_id)
-    query = select(w.id, w.job_id, w.event, w.tries).where(w.id.in_(first), w.due_at <= now).order_by(w.id).limit(limit)
+    is_due = or_(w.due_at <= now, w.due_at > now + LONGEST_DELAY)  # or the clock was put back meanwhile
+    both = webhooks.join(jobs, jobs.c.id == w.job_id)
+    query = (
+        select(w.id, w.job_id, w.event, w.tries, jobs.c.owner)
+        .select_from(both)
+        .where(w.id.in_(first), is_due)
+        .order_by(w.id)
+        .limit(limit)
+    )
     return [Notice(*row) for row in db.execute(query)]
 
 

@@ -1,6 +1,6 @@
 """The worker processes of this machine, one for each device.
 
-Knows: spawning, pipes, who is free, how a process ended. Does not know: the job table, what a job is about.
+Knows: spawning, who is free, how a process ended. Does not know: the job table, what a job is about.
 Belongs to one thread, which must outlive the workers; only `wake` and `workers` may be called from others.
 """
 
@@ -23,6 +23,7 @@ import structlog
 
 from pipelines.events import Cancelled, Failed, Finished, Paused, Stage, Step
 from server.jobs import worker
+from server.jobs.line import Line
 from server.jobs.protocol import Cancel, Died, Pause, Ready, Report, Run, Said, StartFailed, WorkerSpec
 
 START_TRIES = 3
@@ -56,7 +57,7 @@ class Slot:
         self.spec = spec
         self.state = WorkerState.STARTING
         self.process: SpawnProcess | None = None
-        self.pipe: connection.Connection | None = None
+        self.line: Line | None = None
         self.run: Run | None = None
         self.doing = "starting"
         self.error: str | None = None
@@ -132,23 +133,21 @@ class LocalPool:
         sources: list[Any] = [self._nudged]
         for slot in self._slots:
             if slot.process is not None:
-                sources += [slot.pipe, slot.process.sentinel]
-        ready = connection.wait(sources, 0 if found else timeout)
-        if self._nudged in ready:
-            with contextlib.suppress(BlockingIOError):
-                self._nudged.recv(4096)
+                sources.append(slot.process.sentinel)
+        connection.wait(sources, 0 if found else timeout)
+        with contextlib.suppress(BlockingIOError):
+            self._nudged.recv(4096)
         for slot in self._slots:
-            if slot.process is not None and (slot.pipe in ready or slot.process.sentinel in ready):
-                found += self._listen(slot)
+            found += self._listen(slot)
         return found
 
     def close(self) -> None:
         """Ends every worker within a few seconds."""
         processes = [slot.process for slot in self._slots if slot.process is not None]
         for slot in self._slots:
-            if slot.pipe is not None:
-                slot.pipe.close()
-            slot.process, slot.pipe, slot.run, slot.state = None, None, None, WorkerState.BROKEN
+            if slot.line is not None:
+                slot.line.close()
+            slot.process, slot.line, slot.run, slot.state = None, None, None, WorkerState.BROKEN
         until = time.monotonic() + CLOSE_SECONDS
         for process in processes:
             process.join(max(0.0, until - time.monotonic()))
@@ -185,30 +184,24 @@ class LocalPool:
             return
         finally:
             theirs.close()  # or its end would never be seen here
-        slot.process, slot.pipe, slot.state, slot.error = process, ours, WorkerState.STARTING, None
+        slot.process, slot.line, slot.state, slot.error = process, Line(ours, self.wake), WorkerState.STARTING, None
 
     def _send(self, slot: Slot, message: Run | Cancel | Pause) -> None:
-        with contextlib.suppress(OSError):  # it died; `reports` is about to find out
-            if slot.pipe is not None:
-                slot.pipe.send(message)
+        if slot.line is not None:
+            slot.line.say(message)
 
     def _listen(self, slot: Slot) -> list[Report]:
-        """Everything in the pipe, also the last words of a worker that has died."""
-        found: list[Report] = []
-        pipe, process = slot.pipe, slot.process
-        if pipe is None or process is None:
+        """Everything it has said, also the last words of a worker that has died."""
+        line, process = slot.line, slot.process
+        if line is None or process is None:
+            return []
+        is_gone = line.ended or not process.is_alive()  # asked before its words are taken: those are all there are
+        found = [said for message in (line.rest() if is_gone else line.take()) for said in self._heard(slot, message)]
+        if not is_gone:
             return found
-        is_dead = not process.is_alive()  # asked before reading: what it said before it died is in the pipe by now
-        try:
-            while pipe.poll():
-                found += self._heard(slot, pipe.recv())
-            if is_dead:
-                found += self._bury(slot)
-        except Exception as e:  # EOF when it has died; anything at all when it died in the middle of a word
-            if not isinstance(e, EOFError | OSError):
-                log.warning("worker spoke nonsense", device=slot.spec.device, error=type(e).__name__)
-            found += self._bury(slot)
-        return found
+        if line.nonsense:
+            log.warning("worker spoke nonsense", device=slot.spec.device, error=line.nonsense)
+        return found + self._bury(slot)
 
     def _heard(self, slot: Slot, message: Ready | StartFailed | Said) -> list[Report]:
         match message:
@@ -231,10 +224,10 @@ class LocalPool:
         return []
 
     def _bury(self, slot: Slot) -> list[Report]:
-        process, pipe, run = slot.process, slot.pipe, slot.run
-        if process is None or pipe is None:
+        process, line, run = slot.process, slot.line, slot.run
+        if process is None or line is None:
             return []
-        pipe.close()
+        line.close()
         process.join(1.0)
         if process.is_alive():
             process.kill()
@@ -242,7 +235,7 @@ class LocalPool:
         ending = how_it_ended(process.exitcode)
         process.close()
         was_starting = slot.state is WorkerState.STARTING
-        slot.process = slot.pipe = slot.run = None
+        slot.process = slot.line = slot.run = None
         if slot.error is not None:
             slot.state = WorkerState.BROKEN
             log.error("worker does not start", device=slot.spec.device, error=slot.error)

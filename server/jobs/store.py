@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
+from sqlalchemy.exc import OperationalError
 
 from server.errors import IdempotencyConflict, QueueFull, QuotaExceeded, StaleWrite
 from server.jobs import outbox
@@ -27,6 +28,7 @@ from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_ro
 
 MAX_LOG_LINES = 1000  # per job; later ones are dropped
 DAY = 86400.0  # seconds
+TURN_SECONDS = 5.0  # that a write waits for the others of this process
 RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
 
@@ -60,8 +62,13 @@ class JobStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with self._turn, self._writers.begin() as connection:
-            yield connection
+        if not self._turn.acquire(timeout=TURN_SECONDS):  # the file is locked, and all wait behind the first
+            raise OperationalError("BEGIN", {}, TimeoutError("others have been writing for too long"))
+        try:
+            with self._writers.begin() as connection:
+                yield connection
+        finally:
+            self._turn.release()
 
     # -- from clients ---------------------------------------------------------------------------------------------
 
@@ -88,7 +95,7 @@ class JobStore:
         if row is None:
             return None
         earlier = to_job(row)
-        if (earlier.endpoint, earlier.payload) != (job.endpoint, job.payload):
+        if _asked(earlier) != _asked(job):
             raise IdempotencyConflict
         return earlier
 
@@ -131,14 +138,15 @@ class JobStore:
         with self._writing() as db:
             db.execute(delete(jobs).where(jobs.c.id == job_id))
 
-    def cancel(self, job_id: str) -> Job | None:
-        """A queued job is cancelled at once, a running one asked to stop; one that has ended stays as it is."""
+    def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
+        """A queued job is cancelled at once, a running one asked to stop unless `only_queued`; one that has ended stays
+        as it is."""
         with self._writing() as db:
             queued = and_(jobs.c.id == job_id, jobs.c.status == Status.QUEUED)
             ended = {"status": Status.CANCELLED, "cancel_requested": True, "finished_at": self._clock()}
             if db.execute(update(jobs).where(queued).values(ended)).rowcount:
                 outbox.announce(db, job_id, self._clock(), "completed")
-            else:
+            elif not only_queued:
                 running = and_(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
                 db.execute(update(jobs).where(running).values(cancel_requested=True))
         return self.get(job_id)
@@ -184,6 +192,13 @@ class JobStore:
         )
         with self._engine.connect() as db:
             return set(job_ids) - set(db.execute(going).scalars())
+
+    def inputs_in_use(self) -> set[str]:
+        """The SHA-256 of each picture and clip that a job needs which has not ended."""
+        unfinished = jobs.c.status.in_([s for s in Status if not s.is_terminal])
+        with self._engine.connect() as db:
+            requests = db.execute(select(jobs.c.request).where(unfinished)).scalars().all()
+        return {media["sha256"] for asked in requests for media in (asked["image"], asked["video"]) if media}
 
     # -- from the dispatcher --------------------------------------------------------------------------------------
 
@@ -273,13 +288,13 @@ class JobStore:
                 self._change(db, job.id, job.attempt, to, {} if to.is_terminal else FRESH)
         return [replace(job, status=Status.QUEUED) for job in found if not job.cancel_requested]
 
-    def cancel_requested(self, job_ids: Collection[str]) -> set[str]:
-        """Those of `job_ids` that are running and were asked to stop."""
-        asked = select(jobs.c.id).where(
-            jobs.c.id.in_(job_ids), jobs.c.status == Status.RUNNING, jobs.c.cancel_requested.is_(True)
+    def unwanted(self, job_ids: Collection[str]) -> set[str]:
+        """Those of `job_ids`, which workers are at, that were asked to stop, were deleted, or have ended otherwise."""
+        wanted = select(jobs.c.id).where(
+            jobs.c.id.in_(job_ids), jobs.c.status == Status.RUNNING, jobs.c.cancel_requested.is_(False)
         )
         with self._engine.connect() as db:
-            return set(db.execute(asked).scalars())
+            return set(job_ids) - set(db.execute(wanted).scalars())
 
     def log(self, job_id: str, message: str, level: str = "INFO") -> None:
         """Appends a line, up to MAX_LOG_LINES of them. Lines belong to the job, not to an attempt."""
@@ -323,6 +338,12 @@ class JobStore:
         row = db.execute(select(jobs.c.status, jobs.c.attempt).where(jobs.c.id == job_id)).one_or_none()
         is_now = "is gone" if row is None else f"is {row.status} in attempt {row.attempt} by now"
         raise StaleWrite(job_id, attempt, f"cannot become {to or 'further along'}: it {is_now}")
+
+
+def _asked(job: Job) -> tuple[Any, ...]:
+    """What tells two calls apart. Of a picture in the body the payload has next to nothing."""
+    media = job.request.image, job.request.video
+    return job.endpoint, job.payload, [one and one.sha256 for one in media]
 
 
 def _count(db: Connection, *which: ColumnElement[bool]) -> int:

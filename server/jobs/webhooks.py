@@ -21,7 +21,9 @@ from server.jobs.store import JobStore
 from server.media.door import Door, DownloadFailed
 
 LOOK_EVERY = 0.2  # seconds
-AT_ONCE = 16
+AT_ONCE, PER_KEY = 32, 4  # letters under way: of all, and of one key, whose slow receivers hold up nobody else's
+LOOKED_AT = 500  # notices
+PASSING = 2  # tries more for what is no longer news when the job has ended
 TIMEOUTS = (15.0, 60.0)  # seconds an answer may take, the first time and later
 # ten more tries within two hours, as fal's documentation has it
 DELAYS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0)
@@ -31,10 +33,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Letter:
-    """What is sent. `sign` gives the headers for the unix time of sending; they hold the content type."""
+    """What is sent. `sign` gives the headers, content type among them, from the body, the unix time of sending, and a
+    number that stays the same when the letter is sent again."""
 
     body: bytes
-    sign: Callable[[bytes, float], Mapping[str, str]]
+    sign: Callable[[bytes, float, int], Mapping[str, str]]
 
 
 Writer = Callable[[Job, str], Letter | None]  # None: this vendor says nothing about that
@@ -56,7 +59,7 @@ class Courier:
         self._writers = writers
         self._delays = delays
         self._clock = clock
-        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -72,17 +75,18 @@ class Courier:
     async def _main(self) -> None:
         while True:
             with contextlib.suppress(SQLAlchemyError):  # a table that cannot be read now is read at the next look
-                if room := AT_ONCE - len(self._under_way):
-                    for notice in await asyncio.to_thread(self._store.notices_due, room + len(self._under_way)):
+                if len(self._under_way) < AT_ONCE:
+                    for notice in await asyncio.to_thread(self._store.notices_due, LOOKED_AT):
                         self._send(notice)
             await asyncio.sleep(LOOK_EVERY)
 
     def _send(self, notice: Notice) -> None:
-        if notice.id in self._under_way or len(self._under_way) >= AT_ONCE:
+        there = sum(owner == notice.owner for _, owner in self._under_way)
+        if (notice.id, notice.owner) in self._under_way or there >= PER_KEY or len(self._under_way) >= AT_ONCE:
             return
         task = asyncio.create_task(self._deliver(notice))
-        self._under_way[notice.id] = task
-        task.add_done_callback(lambda _: self._under_way.pop(notice.id, None))
+        self._under_way[notice.id, notice.owner] = task
+        task.add_done_callback(lambda _: self._under_way.pop((notice.id, notice.owner), None))
 
     async def _deliver(self, notice: Notice) -> None:
         try:
@@ -91,7 +95,8 @@ class Courier:
             log.exception("webhook letter could not be written", job_id=notice.job_id)
             problem, final = type(e).__name__, True
         with contextlib.suppress(SQLAlchemyError):
-            if problem is None or final or notice.tries >= len(self._delays):
+            tries = len(self._delays) if notice.event == "completed" else min(PASSING, len(self._delays))
+            if problem is None or final or notice.tries >= tries:
                 await asyncio.to_thread(self._store.notice_done, notice)
             else:
                 await asyncio.to_thread(self._store.notice_put_off, notice, self._delays[notice.tries])
@@ -108,7 +113,7 @@ class Courier:
         letter = await asyncio.to_thread(writer, job, notice.event)
         if letter is None:
             return None, True
-        headers = letter.sign(letter.body, self._clock())
+        headers = letter.sign(letter.body, self._clock(), notice.id)
         try:
             status = await self._door.post(job.webhook.url, letter.body, headers, TIMEOUTS[min(notice.tries, 1)])
         except DownloadFailed as e:

@@ -1,29 +1,28 @@
 """Files the server hands out: results, and what clients have uploaded.
 
-Knows: where they lie, their unguessable keys, their URLs, how long they are kept, how a browser should treat them.
-Does not know: who may have them (who knows the key may), jobs, vendors.
-
-Layout: `<folder>/<key>/<file name>`, one file in each; the key is made here and never by a client. Beside a file that
-is kept for a time only lies `.expires`, with the unix time of its end.
+Knows: their unguessable keys, their URLs, how long they are kept, how a browser should treat them.
+Does not know: where they lie (`storage.py`), who may have them (who knows the key may), jobs, vendors.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
-from server.datadir import DataDir, copy_atomically, write_atomically
+from server.datadir import DataDir, full_disk_named
 from server.jobs.job import Artifact
+from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storage, StorageDown, Stored
 
-KEY = re.compile(r"[A-Za-z0-9_-]{32}")
 HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
 # what a browser may be told a file is; anything else is bytes, so that an upload can never act as a page of ours
 MEDIA_TYPES = {
@@ -40,21 +39,34 @@ MEDIA_TYPES = {
 }
 EXTENSIONS = {media_type: extension for extension, media_type in reversed(MEDIA_TYPES.items())}
 OTHER = "application/octet-stream"
-EXPIRES = ".expires"
-CORS = {
-    "access-control-allow-origin": "*",
-    "access-control-expose-headers": "Content-Length, Content-Range, Accept-Ranges, ETag, Content-Type",
-}
+NEW_SECONDS = 3600.0  # a file is safe from want of room for so long
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`keep_seconds` for files of which nothing else was said, `size` in bytes for all together; None: no limit."""
+
+    keep_seconds: float | None = None
+    size: int | None = None
+
+
+NO_LIMITS = Limits()
 
 
 class Artifacts:
     """`clock` gives unix seconds. `resolvers` know further addresses of our own files: URL path -> file or None."""
 
-    def __init__(self, data: DataDir, public_url: str | None = None, clock: Callable[[], float] = time.time) -> None:
-        self.resolvers: list[Callable[[str], Path | None]] = []
+    def __init__(
+        self,
+        data: DataDir,
+        public_url: str | None = None,
+        clock: Callable[[], float] = time.time,
+        storage: Storage | None = None,
+    ) -> None:
+        self.resolvers: list[Callable[[str], Artifact | None]] = []
         self._clock = clock
         self._data = data
-        self._folder = data.artifacts
+        self._storage = storage or LocalStorage(data.artifacts)
         self._public_url = public_url
 
     def new_key(self) -> str:
@@ -62,79 +74,91 @@ class Artifacts:
         return secrets.token_urlsafe(24)
 
     def put(self, name: str, media_type: str, data: bytes, keep_seconds: float | None = None) -> Artifact:
-        """Stores `data`, wholly or not at all, for so long. Every call makes a new file. Raises DiskFull, OSError."""
-        return self._place(
-            self.new_key(), safe_name(name), media_type, keep_seconds, lambda p: write_atomically(p, data)
-        )
+        """Stores a result, wholly or not at all, for so long, or as `sweep` is told. Every call makes a new file.
+
+        Raises DiskFull, OSError.
+        """
+        key, file_name = self.new_key(), safe_name(name)
+        until = None if keep_seconds is None else self._clock() + keep_seconds
+        self._storage.put(key, file_name, data, until, headers_of(file_name))
+        return Artifact(key, media_type, file_name, len(data))
 
     def adopt(self, file: Path, key: str, name: str, media_type: str, *, keep_seconds: float | None = None) -> Artifact:
         """Keeps a copy of `file`, which a client brought; its name gets the extension of its type if it has none known.
 
-        Raises DiskFull, OSError.
+        Raises DiskFull, FileExistsError, OSError.
         """
         file_name = safe_name(name)
         if extension_of(file_name) not in MEDIA_TYPES and (extension := EXTENSIONS.get(media_type)):
             file_name = f"{file_name}.{extension}"
-        media_type = MEDIA_TYPES.get(extension_of(file_name), OTHER)
-        return self._place(key, file_name, media_type, keep_seconds, lambda path: copy_atomically(file, path))
-
-    def _place(
-        self, key: str, file_name: str, media_type: str, keep_seconds: float | None, write: Callable[[Path], None]
-    ) -> Artifact:
-        folder = self._folder / key
-        folder.mkdir(mode=0o755)
-        try:
-            if keep_seconds is not None:
-                (folder / EXPIRES).write_text(repr(self._clock() + keep_seconds))
-            write(folder / file_name)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return Artifact(key, media_type, file_name, (folder / file_name).stat().st_size)
-
-    def path(self, key: str) -> Path | None:
-        """The file of that key, unless its time is over."""
-        if not KEY.fullmatch(key):
-            return None
-        expires = self.expires_at(key)
-        if expires is not None and expires <= self._clock():
-            return None
-        try:
-            return next((p for p in (self._folder / key).iterdir() if not p.name.startswith(".")), None)
-        except OSError:
-            return None
+        until = FOR_EVER if keep_seconds is None else self._clock() + keep_seconds
+        self._storage.put(key, file_name, file, until, headers_of(file_name))
+        return Artifact(key, MEDIA_TYPES.get(extension_of(file_name), OTHER), file_name, file.stat().st_size)
 
     def find(self, key: str) -> Artifact | None:
-        """What is known of the file of that key."""
-        path = self.path(key)
-        if path is None:
+        """What is known of the file of that key, unless its time is over."""
+        if (stored := self._find(key)) is None:
             return None
-        return Artifact(key, MEDIA_TYPES.get(extension_of(path.name), OTHER), path.name, path.stat().st_size)
+        return Artifact(key, MEDIA_TYPES.get(extension_of(stored.name), OTHER), stored.name, stored.size)
+
+    def _find(self, key: str) -> Stored | None:
+        stored = self._storage.find(key) if KEY.fullmatch(key) else None
+        return None if stored is None or self._is_over(stored) else stored
+
+    def _is_over(self, stored: Stored) -> bool:
+        return stored.until is not None and stored.until <= self._clock()
 
     def expires_at(self, key: str) -> float | None:
-        """Unix seconds; None for a file that is kept."""
-        try:
-            return float((self._folder / key / EXPIRES).read_text())
-        except (OSError, ValueError):
-            return None
+        """Unix seconds; None for a file that is kept, or not there."""
+        stored = self._storage.find(key) if KEY.fullmatch(key) else None
+        return None if stored is None or stored.until == FOR_EVER else stored.until
 
-    def sweep(self) -> int:
-        """Removes the files whose time is over; how many those were. One being sent is still sent to its end."""
-        over = [m.parent for m in self._folder.glob(f"*/{EXPIRES}") if self.path(m.parent.name) is None]
-        for folder in over:
-            shutil.rmtree(folder, ignore_errors=True)
+    def sweep(self, limits: Limits = NO_LIMITS) -> int:
+        """Removes the files whose time is over, and the oldest for want of room; how many those were.
+
+        Results of which nothing was said go before uploads and what was promised a time. Raises StorageDown.
+        """
+        now = self._clock()
+        over, others = [], []
+        for stored in self._storage.all():
+            lasting = limits.keep_seconds if stored.until is None else None
+            if self._is_over(stored) or (lasting is not None and stored.made_at + lasting <= now):
+                over.append(stored.key)
+            elif limits.size is not None:
+                others.append(stored)
+        if limits.size is not None:
+            surplus = sum(stored.size for stored in others) - limits.size
+            for stored in sorted(others, key=lambda one: (one.until is not None, one.made_at)):
+                if surplus <= 0:
+                    break
+                if stored.made_at <= now - NEW_SECONDS:
+                    over.append(stored.key)
+                    surplus -= stored.size
+        for key in over:
+            self._storage.remove(key)
         return len(over)
 
     def read(self, artifact: Artifact) -> bytes:
-        """Raises FileNotFoundError when it was removed."""
-        return (self._folder / artifact.key / artifact.file_name).read_bytes()
+        """Raises FileNotFoundError when it was removed; StorageDown."""
+        return self._storage.read(artifact.key, artifact.file_name)
+
+    @contextmanager
+    def on_disk(self, artifact: Artifact) -> Iterator[Path]:
+        """A copy with a path, for as long as it is needed. Raises FileNotFoundError, DiskFull."""
+        with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
+            file.write(self.read(artifact))
+            file.flush()
+            yield Path(file.name)
 
     def remove(self, artifact: Artifact) -> None:
-        shutil.rmtree(self._folder / artifact.key, ignore_errors=True)
+        """One that cannot be reached now stays: nobody is told its address any more."""
+        with suppress(StorageDown):
+            self._storage.remove(artifact.key)
 
     def check_room(self) -> None:
         """Raises DiskFull when a new job could not be promised a place for its result."""
         self._data.check_room()
+        self._storage.check()
 
     def base_url(self, request: Request) -> str:
         """What the client calls this server: PUBLIC_URL, else the address it asked (proxies: `front.Forwarded`)."""
@@ -144,12 +168,12 @@ class Artifacts:
         if not HOST.fullmatch(host):
             name, port = request.scope.get("server") or ("127.0.0.1", 80)
             host = f"{name}:{port}"
-        return f"{request.url.scheme}://{host}"
+        return f"{request.scope['scheme']}://{host}"
 
     def url(self, artifact: Artifact, base: str) -> str:
         return f"{base.rstrip('/')}/files/{artifact.key}/{quote(artifact.file_name)}"
 
-    def of_url(self, url: str) -> Path | None:
+    def of_url(self, url: str) -> Artifact | None:
         """The file behind one of our own URLs. The host does not count: nobody else can have made the key."""
         try:
             whole = urlsplit(url).path
@@ -161,22 +185,34 @@ class Artifacts:
         parts = whole.strip("/").split("/")
         if len(parts) < 3 or parts[-3] != "files":
             return None
-        path = self.path(parts[-2])
-        return path if path is not None and path.name == parts[-1] else None
+        found = self.find(parts[-2])
+        return found if found is not None and found.file_name == parts[-1] else None
 
     def respond(self, request: Request, key: str, name: str) -> Response:
-        """The answer to GET or HEAD of /files/{key}/{name}, with ranges; 404 as JSON."""
-        path = self.path(key)
-        if path is None or path.name != name:
-            return JSONResponse({"detail": "no such file"}, 404, headers=CORS)
-        extension = extension_of(path.name)
-        return FileResponse(
-            path,
-            media_type=MEDIA_TYPES.get(extension, OTHER),
-            filename=path.name,
-            content_disposition_type="inline" if extension in MEDIA_TYPES else "attachment",
-            headers={**CORS, "x-content-type-options": "nosniff", "cache-control": "private, max-age=31536000"},
-        )
+        """The answer to GET or HEAD of /files/{key}/{name}, with ranges; 404 and 503 as JSON."""
+        try:
+            stored = self._find(key)
+            if stored is not None and stored.name == name:
+                return self._storage.respond(request, stored, headers_of(name))
+        except StorageDown as e:
+            return JSONResponse({"detail": e.message}, 503, headers=CORS)
+        except FileNotFoundError:
+            pass
+        return JSONResponse(GONE, 404, headers=CORS)
+
+
+def headers_of(name: str) -> dict[str, str]:
+    """What a file of that name is sent with."""
+    extension = extension_of(name)
+    media_type = MEDIA_TYPES.get(extension, OTHER)
+    how = "inline" if extension in MEDIA_TYPES else "attachment"
+    return {
+        **CORS,
+        "content-type": f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type,
+        "content-disposition": f'{how}; filename="{name}"',
+        "x-content-type-options": "nosniff",
+        "cache-control": "private, max-age=3600",  # some are kept for a while only
+    }
 
 
 def extension_of(name: str) -> str:

@@ -19,6 +19,7 @@ from pipelines.request import Media
 from pipelines.video import MediaUnreadable, read_picture
 from server.datadir import DataDir, write_atomically
 from server.errors import MediaCode, MediaError
+from server.jobs.job import Artifact
 from server.media.artifacts import Artifacts
 from server.media.clip import check_clip
 from server.media.door import Door, DownloadFailed, TooLarge
@@ -48,6 +49,12 @@ class Intake:
         """A clip whose first frame can be decoded, stored. Raises MediaError that names `field`; DiskFull."""
         return await self._take(value, field, VIDEO_BYTES, "unsupported_video_format", check_clip)
 
+    def again(self, media: Media, field: str) -> Media:
+        """What an earlier job was given, for another one. Raises MediaError when it is not kept any more."""
+        if not self._data.touch(Path(media.path)):
+            raise MediaError(field, "file_download_error", "the file is not kept any more, send it again")
+        return media
+
     async def close(self) -> None:
         await self._door.close()
 
@@ -74,20 +81,29 @@ class Intake:
         elif SCHEME.match(url := value[:URL_LENGTH].strip()):
             if len(value) > URL_LENGTH:
                 raise DownloadFailed(f"the URL has more than {URL_LENGTH} characters")
-            if (own := self._artifacts.of_url(url)) is None:
+            own = await asyncio.to_thread(self._artifacts.of_url, url)
+            if own is None:
                 return await self._door.download(url, limit)
-            data = await asyncio.to_thread(own.read_bytes)
+            data = await asyncio.to_thread(self._read, own, limit)
         else:
             data = await asyncio.to_thread(_from_base64, value.encode("utf-8", "replace"), limit)
         if len(data) > limit:
             raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
         return data
 
+    def _read(self, own: Artifact, limit: int) -> bytes:
+        if own.size > limit:
+            raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
+        try:
+            return self._artifacts.read(own)
+        except FileNotFoundError:
+            raise DownloadFailed("the file is gone") from None
+
     def _keep(self, data: bytes, field: str, check: Callable[[Path], None]) -> Media:
         digest = hashlib.sha256(data).hexdigest()
         path = self._data.inputs / digest
         try:
-            if path.exists():
+            if self._data.touch(path):
                 check(path)
             else:
                 write_atomically(path, data, check)

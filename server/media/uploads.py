@@ -1,7 +1,7 @@
 """Files that clients bring before they ask for anything: whole, or in parts that are put together.
 
 Knows: how to write a stream to disk without holding it in memory, and that a file is there wholly or not at all.
-Does not know: vendors' ways of starting an upload, who may start one, how long files are kept.
+Does not know: vendors' ways of starting an upload, who may start one, how long files are kept, where they lie then.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from server.datadir import DataDir
+from server.datadir import DataDir, copy_atomically, full_disk_named
 from server.errors import ServerError, UploadTooLarge
 from server.jobs.job import Artifact
-from server.media.artifacts import KEY, Artifacts
+from server.media.artifacts import Artifacts
+from server.media.storage import KEY
 
 UPLOAD_BYTES = 256 * 2**20
+TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"
 MAX_PARTS = 10_000
 PART_NAME = re.compile(r"[1-9]\d{0,4}")
+OVER = "this upload is finished, or was never begun"
 
 
 class UploadBroken(ServerError):
@@ -47,31 +51,33 @@ class Uploads:
 
         Raises UploadTooLarge, UploadBroken (that key is taken), DiskFull.
         """
-        self._artifacts.check_room()
         key = key or self._artifacts.new_key()
-        if not KEY.fullmatch(key) or self._artifacts.path(key) is not None:
-            raise UploadBroken("this upload is finished, or was never begun")
-        with tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
+        await asyncio.to_thread(self._begin, key)
+        with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
             await _write(chunks, file, UPLOAD_BYTES)
-            return await asyncio.to_thread(
-                self._artifacts.adopt, Path(file.name), key, name, media_type, keep_seconds=keep_seconds
-            )
+            try:
+                return await asyncio.to_thread(
+                    self._artifacts.adopt, Path(file.name), key, name, media_type, keep_seconds=keep_seconds
+                )
+            except FileExistsError:
+                raise UploadBroken(OVER) from None
 
     async def store_part(self, key: str, number: int, chunks: AsyncIterator[bytes]) -> str:
         """Writes part `number` (from 1), and again if it comes again; its ETag, a quoted hash.
 
         Raises UploadTooLarge, UploadBroken, DiskFull.
         """
-        self._artifacts.check_room()
-        if not KEY.fullmatch(key) or not 1 <= number <= MAX_PARTS or self._artifacts.path(key) is not None:
-            raise UploadBroken("this upload is finished, or was never begun")
+        if not 1 <= number <= MAX_PARTS:
+            raise UploadBroken(OVER)
+        await asyncio.to_thread(self._begin, key)
         folder = self._data.uploads / key
-        folder.mkdir(exist_ok=True)
-        there = sum(p.stat().st_size for p in folder.iterdir() if p.name != str(number))
-        with tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
-            digest = await _write(chunks, file, UPLOAD_BYTES - there)
-            shutil.copyfile(file.name, folder / f"{number}.new")
-            (folder / f"{number}.new").rename(folder / str(number))
+        with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
+            folder.mkdir(exist_ok=True)
+            digest = await _write(chunks, file, UPLOAD_BYTES - _size_of_parts(folder, but=number))
+            await asyncio.to_thread(copy_atomically, Path(file.name), folder / str(number))
+        if _size_of_parts(folder) > UPLOAD_BYTES:  # parts that came at the same time knew nothing of each other
+            (folder / str(number)).unlink(missing_ok=True)
+            raise UploadTooLarge(TOO_LARGE)
         return f'"{digest}"'
 
     async def complete(
@@ -99,6 +105,26 @@ class Uploads:
         shutil.rmtree(folder, ignore_errors=True)
         return artifact
 
+    def _begin(self, key: str) -> None:
+        """Raises UploadBroken, DiskFull."""
+        self._artifacts.check_room()
+        if not KEY.fullmatch(key) or self._artifacts.find(key) is not None:
+            raise UploadBroken(OVER)
+
+    def sweep(self, before: float) -> None:
+        """Removes what uploads have left that nobody has gone on with since that time, in unix seconds."""
+        for path in self._data.uploads.iterdir():
+            with suppress(FileNotFoundError):  # it was finished just now
+                if path.is_file():
+                    self._data.drop(path, before)
+                elif max(p.stat().st_mtime for p in (path, *path.iterdir())) < before:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _size_of_parts(folder: Path, but: int | None = None) -> int:
+    """Bytes of all parts but that one."""
+    return sum(p.stat().st_size for p in folder.iterdir() if PART_NAME.fullmatch(p.name) and p.name != str(but))
+
 
 async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int) -> str:
     """Hex MD5 of what was written: an ETag, not a safeguard."""
@@ -106,7 +132,7 @@ async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: i
     async for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            raise UploadTooLarge(f"the file is larger than {UPLOAD_BYTES // 2**20} MiB")
+            raise UploadTooLarge(TOO_LARGE)
         digest.update(chunk)
         await asyncio.to_thread(file.write, chunk)  # type: ignore[union-attr]
     file.flush()  # type: ignore[union-attr]

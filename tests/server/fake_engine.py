@@ -2,8 +2,10 @@
 
 Prompt: words `name=value`. steps (10), sleep (seconds a step, 0.01), bytes (size of the result, 1000), fail=CODE,
 raise=TEXT, die=SIGNAL or die=exit at step `at` (3), `times` how often (always), hang=1, deaf=1 (never looks whether it
-was cancelled), save=1 (a checkpoint after every step). Each run appends a line to the file `journal` in the model's
-folder, so tests see what really ran; a file `broken` there keeps the engine from starting.
+was cancelled), save=1 (a checkpoint after every step), decode=SECONDS, stay=STAGE (stays `for` seconds in load, encode
+or decode and hears nothing meanwhile, once), freeze=1 (stops itself with SIGSTOP when half its result is on the way,
+once; give it more than 2000000 bytes). Each run appends a line to the file `journal` in the model's folder, so tests
+see what really ran; a file `broken` there keeps the engine from starting.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +55,18 @@ class Engine:
         journal = self.models[model] / "journal"
         with journal.open("a") as f:
             f.write(f"start {request.seed}{f' at {resume.decode()}' if resume else ''}\n")
+
+        def stay(stage: str) -> None:
+            seconds = float(order.get("for", 1))
+            if order.get("stay") == stage and once(journal, f"staying in {stage} for {seconds:g}"):
+                time.sleep(seconds)
+
         yield Stage("load")
+        stay("load")
         yield Started({"seed": request.seed, "task": request.task})
         yield Log("memory: fake")
+        yield Stage("encode")
+        stay("encode")
         yield Stage("denoise")
         steps = int(order.get("steps", 10))
         for step in range(1 + int(resume or 0), steps + 1):
@@ -70,9 +82,16 @@ class Engine:
             if "save" in order:
                 yield Checkpoint(str(step).encode(), step)
         yield Stage("decode")
+        stay("decode")
+        for _ in range(int(float(order.get("decode", 0)) / 0.05)):
+            if cancelled():
+                raise GenerationCancelled
+            time.sleep(0.05)
         with journal.open("a") as f:
             f.write(f"end {request.seed}\n")
         data = bytes(i % 251 for i in range(int(order.get("bytes", 1000))))
+        if "freeze" in order and once(journal, "freezing"):
+            freeze_in_the_next_message()
         manifest: dict[str, Any] = {"seed": request.seed}
         media_type = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}[request.output_format]
         yield Finished(data, b"poster", media_type, 9, 8, 64, 48, manifest, {"denoise": 0.1}, "none: fake")
@@ -94,3 +113,25 @@ class Engine:
                 if order["die"] == "exit":
                     os._exit(7)
                 os.kill(os.getpid(), getattr(signal, order["die"]))
+
+
+def once(journal: Path, line: str) -> bool:
+    """Whether no run before had this line; it is there from now on."""
+    before = journal.read_text().splitlines()
+    with journal.open("a") as f:
+        f.write(f"{line}\n")
+    return line not in before
+
+
+def freeze_in_the_next_message() -> None:
+    whole: Any = Connection._send  # type: ignore[attr-defined]
+
+    def half(self: Connection, data: Any, write: Any = os.write) -> None:
+        if len(data) < 1_000_000:
+            return whole(self, data)
+        Connection._send = whole  # type: ignore[attr-defined]
+        whole(self, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return whole(self, data[len(data) // 2 :])
+
+    Connection._send = half  # type: ignore[attr-defined]

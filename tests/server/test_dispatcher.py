@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,3 +298,44 @@ def test_pictures_decide_by_what_is_in_them() -> None:
     assert key(image=picture) == key(image=same) != key(image=other)
     assert key(image=picture, width=96, height=64) != key(image=picture, width=100, height=64)
     assert key(width=96) == key(width=100) != key(image=picture)
+
+
+def test_a_job_deleted_while_it_runs_is_given_up_at_once(two_workers: Two) -> None:
+    """Also in a stage that writes nothing to the table: decoding, say."""
+    house, _ = two_workers
+    job = submit(house, "steps=1 decode=60")
+    until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == "decode")
+    found = house.context.jobs.get(job.id)
+    assert found is not None
+    house.context.jobs.delete(found)
+    until(lambda: all(w.state == "ready" for w in house.health.pool.workers()), 5)
+    assert house.context.jobs.get(job.id) is None
+    assert asyncio.run(house.context.jobs.wait(submit(house, "steps=1").id, 20)).status is Status.SUCCEEDED
+
+
+def test_who_waits_for_a_deleted_job_is_told(two_workers: Two) -> None:
+    house, _ = two_workers
+    job = submit(house, "steps=500 sleep=0.05")
+
+    async def both() -> Job:
+        waiting = asyncio.create_task(house.context.jobs.wait(job.id, 20))
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(house.context.jobs.delete, job)
+        return await waiting
+
+    assert asyncio.run(both()).status is Status.CANCELLED
+
+
+def test_the_log_tells_how_far_it_is(two_workers: Two) -> None:
+    house, _ = two_workers
+    job = ended(house, submit(house, "steps=50 sleep=0.001"))
+    told = [line.message for line in house.context.jobs.logs(job.id) if line.message.startswith("step ")]
+    assert [line.split(",")[0] for line in told] == [f"step {n} of 50" for n in range(5, 51, 5)]
+
+
+def test_a_start_deadline_spares_what_has_begun(two_workers: Two) -> None:
+    house, _ = two_workers
+    job = submit(house, "steps=100 sleep=0.02")
+    until(lambda: (found := house.context.jobs.get(job.id)) and found.status is Status.RUNNING)
+    house.context.jobs.cancel(job.id, only_queued=True)
+    assert ended(house, job).status is Status.SUCCEEDED

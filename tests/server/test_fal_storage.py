@@ -345,5 +345,5 @@ def test_public_url(tmp_path: Path) -> None:
         assert begun["upload_url"].startswith("https://films.example.org/v/fal/files/")
         assert store.context.artifacts.of_url(begun["file_url"]) is None
         store.client.put(begun["upload_url"].replace("https://films.example.org/v", ""), content=PNG)
-        path = store.context.artifacts.of_url(begun["file_url"])
-        assert path is not None and path.read_bytes() == PNG
+        file = store.context.artifacts.of_url(begun["file_url"])
+        assert file is not None and store.context.artifacts.read(file) == PNG

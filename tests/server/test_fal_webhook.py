@@ -133,7 +133,7 @@ def test_signature(keys: str) -> None:
         assert jwks.status_code == 200, "for everybody"
     letter = fal.FACADE.letter(context, jobs.last, "completed")
     assert letter is not None
-    signed = dict(letter.sign(letter.body, 1_800_000_000.9))
+    signed = dict(letter.sign(letter.body, 1_800_000_000.9, 1))
     assert signed["content-type"] == "application/json"
     assert signed["x-fal-webhook-timestamp"] == "1800000000"
     assert signed["x-fal-webhook-user-id"] == (jobs.last.owner or "local")

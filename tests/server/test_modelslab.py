@@ -243,7 +243,7 @@ def test_webhook(state: str) -> None:
     assert (job.webhook.url, job.webhook.base) == ("http://ear:1/hook?a=1", "http://here:8000")
     letter = FACADE.letter(context, job, "completed")
     assert letter is not None
-    assert letter.sign(letter.body, 0.0) == {"content-type": "application/json"}
+    assert letter.sign(letter.body, 0.0, 1) == {"content-type": "application/json"}
     body = json.loads(letter.body)
     golden.check(f"modelslab/webhook_{state}", body, times=TIMES)
     assert body["id"] == told["id"]

@@ -64,8 +64,8 @@ def test_upload(served: Served) -> None:
     file = answer.json()
     check("file", answer, file["id"])
     assert file["checksums"]["sha256"] == hashlib.sha256(PNG).hexdigest()
-    path = artifacts.of_url(file["urls"]["get"])
-    assert path is not None and path.read_bytes() == PNG
+    stored = artifacts.of_url(file["urls"]["get"])
+    assert stored is not None and artifacts.read(stored) == PNG
     assert client.get(f"{FILES}/{file['id']}").json() == file
     assert client.get(f"/replicate{FILES}").json() == {"previous": None, "next": None, "results": [file]}
     gone = client.delete(f"{FILES}/{file['id']}")

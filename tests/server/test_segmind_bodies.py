@@ -173,7 +173,7 @@ def test_what_cannot_be_uploaded(storing: tuple[TestClient, Artifacts, Uploads],
     answer = client.post("/upload-asset", content=body if isinstance(body, str) else json.dumps(body))
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
     assert text in answer.json()["error"]
-    assert not list(artifacts._folder.iterdir())
+    assert not list(artifacts._data.artifacts.iterdir())
 
 
 def test_uploads_turned_away(storing: tuple[TestClient, Artifacts, Uploads], monkeypatch: pytest.MonkeyPatch) -> None:

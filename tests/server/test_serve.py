@@ -62,9 +62,9 @@ def server(tmp: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.stdout.close()
 
 
-def run(url: str) -> str:
-    """Queues a job on the server at `url` that takes a minute."""
-    body = b'{"prompt": "steps=1000 sleep=0.06", "use_rife": false}'
+def run(url: str, prompt: str = "steps=1000 sleep=0.06") -> str:
+    """Queues a job on the server at `url`, by default one that takes a minute."""
+    body = json.dumps({"prompt": prompt, "use_rife": False}).encode()
     request = urllib.request.Request(
         f"{url}/queue/fal-ai/cogvideox-5b", body, {"content-type": "application/json"}, method="POST"
     )

@@ -156,7 +156,7 @@ def test_cancel(store: JobStore) -> None:
     running, queued = store.cancel("a"), store.cancel("b")
     assert running and running.status is Status.RUNNING and running.cancel_requested
     assert queued and queued.status is Status.CANCELLED and queued.finished_at == 99.0
-    assert store.cancel_requested(["a", "b", "c"]) == {"a"}
+    assert store.unwanted(["a", "b", "c", "deleted"]) == {"a", "b", "c", "deleted"}
     assert store.ended(["a", "b", "c"]) == {"b", "c"}
     assert store.requeue("a", 1, ["it died"]) is Status.CANCELLED
     assert store.cancel("a") == store.get("a") and store.cancel("x") is None

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from server.datadir import DataDir
-from server.errors import UploadTooLarge
+from server.errors import DiskFull, UploadTooLarge
+from server.jobs.job import Artifact
 from server.media.artifacts import Artifacts
+from server.media.storage import LocalStorage, Storage
 from server.media.uploads import UploadBroken, Uploads
 from server.signing import Signing
 
@@ -36,8 +38,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def artifacts(data: DataDir, clock: Clock) -> Artifacts:
-    return Artifacts(data, clock=clock)
+def artifacts(data: DataDir, clock: Clock, storage: Storage) -> Artifacts:
+    return Artifacts(data, clock=clock, storage=storage)
 
 
 @pytest.fixture
@@ -65,7 +67,11 @@ def test_whole(uploads: Uploads, artifacts: Artifacts, name: str, given: str, st
     made = asyncio.run(uploads.store(chunks(b"ab", b"c"), name, given))
     assert (made.file_name, made.media_type, made.size) == (stored, media_type, 3)
     assert artifacts.find(made.key) == made and artifacts.read(made) == b"abc"
-    assert artifacts.of_url(artifacts.url(made, "http://h")) == artifacts.path(made.key)
+    assert artifacts.of_url(artifacts.url(made, "http://h")) == made
+    assert artifacts.of_url(artifacts.url(made, "http://h") + "x") is None
+    with artifacts.on_disk(made) as path:
+        assert path.read_bytes() == b"abc"
+    assert not path.exists()
 
 
 def test_in_parts(uploads: Uploads, artifacts: Artifacts, data: DataDir) -> None:
@@ -93,7 +99,13 @@ def test_keys_are_not_the_clients(uploads: Uploads, key: str) -> None:
             asyncio.run(uploads.store(chunks(b"x"), "x", key=key))
 
 
-def test_too_large(uploads: Uploads, data: DataDir, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large(
+    uploads: Uploads,
+    data: DataDir,
+    artifacts: Artifacts,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("server.media.uploads.UPLOAD_BYTES", 4)
     with pytest.raises(UploadTooLarge):
         asyncio.run(uploads.store(chunks(b"abc", b"de"), "x"))
@@ -101,7 +113,7 @@ def test_too_large(uploads: Uploads, data: DataDir, artifacts: Artifacts, monkey
     asyncio.run(uploads.store_part(key, 1, chunks(b"abc")))
     with pytest.raises(UploadTooLarge):
         asyncio.run(uploads.store_part(key, 2, chunks(b"de")))
-    assert list(data.artifacts.iterdir()) == [] and [p.name for p in data.uploads.iterdir()] == [key]
+    assert list(storage.all()) == [] and [p.name for p in data.uploads.iterdir()] == [key]
 
 
 def test_files_whose_time_is_over(uploads: Uploads, artifacts: Artifacts, clock: Clock) -> None:
@@ -110,9 +122,74 @@ def test_files_whose_time_is_over(uploads: Uploads, artifacts: Artifacts, clock:
     assert artifacts.expires_at(brief.key) == 1010 and artifacts.expires_at(lasting.key) is None
     assert artifacts.sweep() == 0
     clock.now = 1010
-    assert artifacts.path(brief.key) is None and artifacts.of_url(artifacts.url(brief, "http://h")) is None
+    assert artifacts.find(brief.key) is None and artifacts.of_url(artifacts.url(brief, "http://h")) is None
     assert artifacts.sweep() == 1 and artifacts.sweep() == 0
     assert artifacts.read(lasting) == b"b"
+    artifacts.remove(lasting)
+    artifacts.remove(lasting)
+    with pytest.raises(FileNotFoundError):
+        artifacts.read(lasting)
+
+
+def test_large_ones(uploads: Uploads, artifacts: Artifacts) -> None:
+    """More than S3 is given in one piece."""
+    block = bytes(range(256)) * 4096
+    made = asyncio.run(uploads.store(chunks(*[block] * 12), "v.mp4"))
+    assert made.size == 12 * 2**20 and artifacts.read(made) == block * 12
+
+
+@pytest.mark.parametrize(
+    "where", ["tempfile.NamedTemporaryFile", "server.datadir.os.fsync", "server.datadir.os.fdopen"]
+)
+def test_full_disk(
+    uploads: Uploads,
+    data: DataDir,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """Parts that were there stay; of the new one, nothing does."""
+    key = "k" * 32
+    asyncio.run(uploads.store_part(key, 1, chunks(b"whole")))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    there = sorted(data.uploads.rglob("*"))
+    with monkeypatch.context() as patched:
+        patched.setattr(where, full)
+        for number in (1, 2):
+            with pytest.raises(DiskFull, match="disk is full"):
+                asyncio.run(uploads.store_part(key, number, chunks(b"new")))
+        if isinstance(storage, LocalStorage) or where.startswith("tempfile"):
+            with pytest.raises(DiskFull, match="disk is full"):
+                asyncio.run(uploads.store(chunks(b"new"), "x.png"))
+            assert list(storage.all()) == []
+    assert sorted(data.uploads.rglob("*")) == there and (data.uploads / key / "1").read_bytes() == b"whole"
+    assert asyncio.run(uploads.complete(key, [1], "v.mp4")).size == 5
+
+
+def test_a_disk_that_fills_while_a_client_sends(uploads: Uploads, data: DataDir, storage: Storage) -> None:
+    async def sent() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise OSError(28, "No space left on device")  # as the write of what was sent does
+
+    for attempt in (uploads.store(sent(), "x.png"), uploads.store_part("k" * 32, 1, sent())):
+        with pytest.raises(DiskFull):
+            asyncio.run(attempt)
+    assert [p for p in data.uploads.rglob("*") if p.is_file()] == [] and list(storage.all()) == []
+
+
+def test_two_at_the_same_address(uploads: Uploads, storage: Storage) -> None:
+    """Whichever comes first, the file is one of the two; on a disk the other is told."""
+
+    async def both() -> list[object]:
+        sent = (uploads.store(chunks(word), "x.png", key="k" * 32) for word in (b"one", b"two"))
+        return list(await asyncio.gather(*sent, return_exceptions=True))
+
+    ends = asyncio.run(both())
+    assert storage.read("k" * 32, "x.png") in (b"one", b"two")
+    assert all(isinstance(end, Artifact | UploadBroken) for end in ends), ends
 
 
 def test_secrets_are_kept(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def letter(job: Job, event: str) -> Letter | None:
     if event == "output":
         return None
     body = json.dumps({"id": job.id, "event": event, "status": job.status}).encode()
-    return Letter(body, lambda body, now: {"content-type": "application/json", "x-signed": f"{len(body)}"})
+    return Letter(body, lambda body, now, number: {"content-type": "application/json", "x-signed": f"{len(body)}"})
 
 
 def job(name: str, url: str, *events: str) -> Job:

@@ -65,8 +65,7 @@ def create(context: Context) -> FastAPI:
         if code == 404:
             text, free = _missing_page(request.scope["path"]), {"x-fal-billable-units": "0"}
             return errors.respond(errors.infrastructure(404, text, **free))
-        text = str(getattr(error, "detail", ""))
-        return errors.respond(errors.infrastructure(code, text, "runner_disconnected" if code == 503 else None))
+        return errors.respond(errors.of_exception(error))
 
     for kind in (*errors.REFUSALS, *errors.TURNED_AWAY):
         app.add_exception_handler(kind, on_error)

@@ -20,7 +20,7 @@ from server.errors import QueueFull
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
 from server.facades.fal.terms import Terms
-from server.facades.wire import Json, finished_or_dropped, kept, parse_json, read_body
+from server.facades.wire import Json, finished_or_dropped, idempotency, kept, parse_json, read_body
 from server.jobs.job import Job, JobError, Status
 
 FACADE = "fal"
@@ -56,6 +56,8 @@ class Fal:
             given = parse_json(body)
             job = await self._submit(request, endpoint, given, agreed)
         except errors.REFUSALS as error:
+            if errors.is_about_a_header(error):
+                raise
             failure = errors.of_exception(error)
             reason = JobError("invalid_request", failure.sentence, detail=failure.body)
             job = await run_in_threadpool(
@@ -95,6 +97,7 @@ class Fal:
             priority=agreed.priority,
             keep_seconds=agreed.keep_seconds,
             webhook=agreed.webhook,
+            idempotency=idempotency(request),
         )
 
     async def _expire(self, job: Job) -> None:
@@ -111,7 +114,7 @@ class Fal:
             return None
         deadline = errors.start_deadline(job)
         if job.status is Status.QUEUED and job.attempt == 0 and deadline is not None and time.time() >= deadline:
-            return self.jobs.cancel(job.id)
+            return self.jobs.cancel(job.id, only_queued=True)
         return job
 
     def status(self, request: Request, request_id: str) -> Response:

@@ -12,7 +12,7 @@ fal_client.client.QUEUE_URL_FORMAT = "http://127.0.0.1:8000/queue/"
 fal_client.client.REST_URL = fal_client.client.CDN_URL = "http://127.0.0.1:8000"
 os.environ["FAL_KEY"] = "YOUR_API_KEY"
 
-result = fal_client.subscribe("fal-ai/cogvideox-5b", {"prompt": "a red circle moves left"})
+result = fal_client.subscribe("fal-ai/cogvideox-5b", {"prompt": "a red circle moves left on a blue background"})
 print(result["video"]["url"])
 """
 
@@ -24,7 +24,8 @@ fal.config({
   proxyUrl: { url: "http://127.0.0.1:8000/fal/proxy", when: "always" },
 });
 
-const { data } = await fal.subscribe("fal-ai/cogvideox-5b", { input: { prompt: "a red circle moves left" } });
+const input = { prompt: "a red circle moves left on a blue background" };
+const { data } = await fal.subscribe("fal-ai/cogvideox-5b", { input });
 console.log(data.video.url);
 """
 

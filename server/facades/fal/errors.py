@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipelines.request import RequestError
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.wire import BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 from server.media.uploads import UploadBroken
@@ -118,6 +119,8 @@ def of_exception(error: Exception) -> Failure:
             return listed(entry("json_invalid", "JSON decode error", error.position, ctx={"error": error.message}))
         case MediaError():
             return listed(entry(error.code, error.message, *_where(error.field), ctx=error.extra or None))
+        case RequestError() if is_about_a_header(error):
+            return infrastructure(400, f"The header {error}", "bad_request")
         case RequestError():
             return listed(entry("value_error", error.message, *_where(error.field)))
         case NoModel():
@@ -135,12 +138,19 @@ def of_exception(error: Exception) -> Failure:
             return infrastructure(499, "The caller hung up", "client_disconnected")
         case DiskFull():
             return infrastructure(500, error.message, "internal_error")
+        case HTTPException():
+            busy = "runner_disconnected" if error.status_code == 503 else None
+            return infrastructure(error.status_code, str(error.detail), busy)
         case _:
             return infrastructure(500, "Internal Server Error", "internal_error")
 
 
 REFUSALS = (ValidationError, Refused, BadBody, MediaError, RequestError, NoModel)  # fal's runner would find these
 TURNED_AWAY = (Rejected, BodyTooLarge, QueueFull, DiskFull, UploadTooLarge, UploadBroken)  # and its gateway these
+
+
+def is_about_a_header(error: Exception) -> bool:
+    return isinstance(error, RequestError) and error.field == IDEMPOTENCY_KEY
 
 
 def _of_pydantic(error: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import mimetypes
 import re
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,10 +34,10 @@ class Storage:
         self.signing = context.signing
         context.artifacts.resolvers.append(self.of_path)
 
-    def of_path(self, path: str) -> Path | None:
+    def of_path(self, path: str) -> Artifact | None:
         """The file behind the path of one of our addresses, wherever a proxy has put them."""
         found = re.search(OURS.pattern + "$", path)
-        return self.context.artifacts.path(found[1]) if found else None
+        return self.context.artifacts.find(found[1]) if found else None
 
     def token(self, request: Request) -> Response:
         """What the Python client uploads with until it has expired. Its clock needs the offset spelled out."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from server.facades.fal.errors import Rejected
-from server.facades.wire import flaw
+from server.facades.wire import is_callable
 from server.jobs.job import Webhook
 
 LIFECYCLE = "x-fal-object-lifecycle"
@@ -75,9 +74,6 @@ def _start_within(headers: Headers) -> float | None:
 
 
 def _checked(url: str) -> str:
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        whole = parts.scheme.lower() in ("http", "https") and parts.hostname and (parts.port or 1)
-        if whole and len(url) <= MAX_URL and url.isprintable() and " " not in url and not flaw(url):
-            return url
-    raise Rejected(400, "fal_webhook must be an http or https address")
+    if not is_callable(url):
+        raise Rejected(400, "fal_webhook must be an http or https address")
+    return url

@@ -32,7 +32,7 @@ def letter(context: Context, job: Job, event: str) -> Letter | None:
         "payload": outcome.body if isinstance(outcome, Failure) else outcome,
     }
 
-    def sign(body: bytes, now: float) -> Mapping[str, str]:
+    def sign(body: bytes, now: float, _: int) -> Mapping[str, str]:
         named = (job.id, job.owner or NOBODY, str(int(now)))
         signature = context.signing.ed25519("\n".join((*named, hashlib.sha256(body).hexdigest())).encode())
         return {

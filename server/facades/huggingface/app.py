@@ -18,7 +18,16 @@ from server.auth import Unauthorized
 from server.context import Context
 from server.facades.huggingface import errors
 from server.facades.huggingface.models import MODELS, OWNERS, Inference, Parameters, TextInference, generation, task_of
-from server.facades.wire import Doorman, body_schema, document, finished_or_dropped, kept, parse_json, read_body
+from server.facades.wire import (
+    Doorman,
+    body_schema,
+    document,
+    finished_or_dropped,
+    idempotency,
+    kept,
+    parse_json,
+    read_body,
+)
 from server.jobs.job import Job, Status
 
 PREFIXES = ("/hf-inference", "/models", "/huggingface")
@@ -75,6 +84,7 @@ class HuggingFace:
             endpoint=model,
             payload=kept(payload, Inference.model_fields),
             owner=request.state.owner,
+            idempotency=idempotency(request),
         )
 
 

@@ -19,14 +19,14 @@ PROVIDERS["hf-inference"]["text-to-video"] = HFInferenceTask("text-to-video")  #
 
 model = "http://127.0.0.1:8000/hf-inference/models/zai-org/CogVideoX-5b"
 client = InferenceClient(base_url=model, api_key="YOUR_API_KEY")
-Path("video.mp4").write_bytes(client.text_to_video("a red circle moves left"))
+Path("video.mp4").write_bytes(client.text_to_video("a red circle moves left on a blue background"))
 """
 
 REQUESTS = """\
 import requests
 
 url = "http://127.0.0.1:8000/hf-inference/models/zai-org/CogVideoX-5b"
-data = {"inputs": "a red circle moves left", "parameters": {"num_inference_steps": 45, "seed": 42}}
+data = {"inputs": "a red circle moves left on a blue background", "parameters": {"num_inference_steps": 45, "seed": 42}}
 
 response = requests.post(url, json=data, headers={"Authorization": "Bearer YOUR_API_KEY"})
 response.raise_for_status()

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from pipelines.request import RequestError
 from server.errors import DiskFull, MediaError, NoModel, QueueFull
-from server.facades.wire import BadBody, BodyTooLarge, Json, shown
+from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 
 FIELDS = {  # GenerationRequest's names -> Hugging Face's
@@ -49,20 +49,7 @@ def respond(failure: Failure) -> Json:
     return Json({"error": failure.text}, status_code=failure.status, headers=failure.headers)
 
 
-KINDS = (
-    ValidationError,
-    Refused,
-    BadBody,
-    BodyTooLarge,
-    MediaError,
-    RequestError,
-    NoModel,
-    QueueFull,
-    DiskFull,
-    ClientDisconnect,
-    HTTPException,
-    Exception,
-)
+KINDS = (Refused, *RAISED)
 
 
 def of_exception(error: Exception) -> Failure:

@@ -126,4 +126,4 @@ def letter(context: Context, job: Job, event: str) -> Letter | None:
         }
     else:
         body = {"status": "failed", "id": job.number, "message": errors.of_job(job), "track_id": track_id}
-    return Letter(json.dumps(body).encode("ascii"), lambda body, now: {"content-type": "application/json"})
+    return Letter(json.dumps(body).encode("ascii"), lambda body, now, number: {"content-type": "application/json"})

@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,8 +29,8 @@ from server.facades.modelslab.models import (
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.facades.wire import Json, kept, parse_json, read_body, shown
-from server.jobs.job import Job, Webhook
+from server.facades.wire import Json, idempotency, kept, parse_json, read_body, shown
+from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
 
 FACADE = "modelslab"
@@ -83,6 +82,7 @@ class ModelsLab:
             owner=owner,
             keep_seconds=TEMP_SECONDS if given.temp else None,
             webhook=None if given.webhook is None else Webhook(given.webhook, base),
+            idempotency=idempotency(request),
         )
         if not given.instant_response:
             with contextlib.suppress(Stopped):  # it stays queued, and is fetched when the server is back
@@ -126,17 +126,17 @@ class ModelsLab:
     def film(self, request: Request) -> Response:
         """The file of a job at the address promised for it. Whoever knows that may have it."""
         job = self._of_film(request.scope["path"])
-        if job is None or job.video is None or self.context.artifacts.path(job.video.key) is None:
+        if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
                 later = {"tip": "Look again later"}
                 raise errors.Refused(errors.Failure(404, "The video is not finished yet", later, plain=True))
             raise errors.Refused(errors.Failure(404, "There is no such video", plain=True))
         return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
 
-    def file_of(self, path: str) -> Path | None:
+    def file_of(self, path: str) -> Artifact | None:
         """The file behind the path of a film's address (`Artifacts.resolvers`)."""
         job = self._of_film(path)
-        return None if job is None or job.video is None else self.context.artifacts.path(job.video.key)
+        return None if job is None or job.video is None else self.context.artifacts.find(job.video.key)
 
     def _of_film(self, path: str) -> Job | None:
         found = FILM.search(path)

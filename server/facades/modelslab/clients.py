@@ -13,7 +13,11 @@ client = Client(api_key="YOUR_API_KEY", fetch_retry=100, fetch_timeout=10)
 client.base_url = "http://127.0.0.1:8000/api/"  # before Video is made
 video = Video(client=client)
 wanted = Text2Video(
-    model_id="cogvideox", prompt="a red circle moves left", num_frames=25, num_inference_steps=20, output_type="mp4"
+    model_id="cogvideox",
+    prompt="a red circle moves left on a blue background",
+    num_frames=25,
+    num_inference_steps=20,
+    output_type="mp4",
 )
 answer = video.text_to_video(wanted)
 if answer["status"] == "processing":
@@ -30,7 +34,8 @@ from modelslab import ModelsLab
 video = ModelsLab().ai_video
 video.base_url = "http://127.0.0.1:8000/api/v6/video"
 wanted = dict(
-    model_id="cogvideox", prompt="a red circle moves left", negative_prompt="low quality", height=512, width=512,
+    model_id="cogvideox", prompt="a red circle moves left on a blue background",
+    negative_prompt="low quality", height=512, width=512,
     num_frames=25, num_inference_steps=20, guidance_scale=7, output_type="mp4",
 )
 unused = dict.fromkeys(f"upscale_{n}" for n in ("height", "width", "strength", "guidance_scale", "num_inference_steps"))
@@ -51,7 +56,7 @@ answer = requests.post(
     json={
         "key": "YOUR_API_KEY",
         "model_id": "cogvideox",
-        "prompt": "a red circle moves left",
+        "prompt": "a red circle moves left on a blue background",
         "num_frames": 25,
         "num_inference_steps": 20,
         "output_type": "mp4",

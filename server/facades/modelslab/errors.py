@@ -18,7 +18,7 @@ from pipelines.request import MAX_SEED, RequestError
 from server.auth import Unauthorized
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.modelslab.models import RANDOM_SEED
-from server.facades.wire import BadBody, BodyTooLarge, Json, shown
+from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 
 FIELDS = {"image": "init_image", "size": "width and height", "output_format": "output_type"}  # engine's -> ModelsLab's
@@ -60,21 +60,7 @@ def respond(failure: Failure, setting: Literal["ok", "real"]) -> Json:
     return Json(failure.body, status_code=code, headers=dict(failure.headers))
 
 
-KINDS = (
-    Unauthorized,
-    Refused,
-    BadBody,
-    BodyTooLarge,
-    MediaError,
-    UploadTooLarge,
-    RequestError,
-    NoModel,
-    QueueFull,
-    DiskFull,
-    ClientDisconnect,
-    HTTPException,
-    Exception,
-)
+KINDS = (Refused, *RAISED)
 
 
 def of_exception(error: Exception) -> Failure:

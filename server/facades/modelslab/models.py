@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import MAX_SEED
-from server.facades.wire import MAX_PROMPT, flaw, shown
+from server.facades.wire import MAX_PROMPT, flaw, is_callable, shown
 
 RANDOM_SEED = -1
 MAX_URL = 8192
@@ -49,12 +48,7 @@ def _number_as_text(value: Any) -> Any:
 
 
 def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url.strip())
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        good = False
-    if not good:
+    if not is_callable(url.strip()):
         raise PydanticCustomError("address", "must be an http or https URL")
     return url.strip()
 

@@ -21,7 +21,7 @@ from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateVideo, RemixVideo
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
-from server.facades.wire import Json, finished_or_dropped, kept
+from server.facades.wire import Json, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
 
 FACADE = "openai"
@@ -69,6 +69,8 @@ class Videos:
         old = await run_in_threadpool(self._find, request, video_id)
         if old.status is not Status.SUCCEEDED:
             raise Refused(400, "Only a completed video can be remixed.", "video_id", "video_not_completed")
+        if old.request.image is not None:
+            await run_in_threadpool(self.context.intake.again, old.request.image, "video_id")
         payload = {**old.payload, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
         return await self._answer(
             request, await self._queue(request, replace(old.request, prompt=given.prompt), payload)
@@ -82,6 +84,7 @@ class Videos:
             endpoint="videos",
             payload=payload,
             owner=request.state.owner,
+            idempotency=idempotency(request),
         )
 
     def retrieve(self, request: Request, video_id: str) -> Response:
@@ -112,11 +115,9 @@ class Videos:
             raise Refused(400, f"The video {why}", "video_id", "video_not_completed")
         try:
             if variant == "spritesheet":
-                film = self.context.artifacts.path(job.video.key)
-                if film is None:
-                    raise FileNotFoundError
                 frames = (job.plan or {}).get("num_frames", job.request.num_frames) or 1
-                return Response(spritesheet(film, frames), media_type="image/jpeg")
+                with self.context.artifacts.on_disk(job.video) as film:
+                    return Response(spritesheet(film, frames), media_type="image/jpeg")
             asset = job.video if variant == "video" else job.poster
             return Response(self.context.artifacts.read(asset), media_type=asset.media_type)
         except FileNotFoundError:

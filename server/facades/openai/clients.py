@@ -6,13 +6,13 @@ PYTHON = f"""\
 from openai import OpenAI
 
 client = OpenAI(base_url="{ADDRESS}/v1", api_key="{KEY}")
-video = client.videos.create_and_poll(prompt="a red circle moves to the left", seconds="4")
+video = client.videos.create_and_poll(prompt="a red circle moves left on a blue background", seconds="4")
 client.videos.download_content(video.id).write_to_file("video.mp4")
 """
 
 CURL = f"""\
 curl {ADDRESS}/v1/videos/sync -H "Authorization: Bearer {KEY}" \\
-  -F prompt="a red circle moves to the left" -F seconds=4 -o video.mp4
+  -F prompt="a red circle moves left on a blue background" -F seconds=4 -o video.mp4
 """
 
 CLIENTS = (Snippet("OpenAI, Python", "python", PYTHON), Snippet("OpenAI, curl", "sh", CURL))

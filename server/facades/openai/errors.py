@@ -19,7 +19,7 @@ from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.openai.models import CreateVideo, ExpiresAfter
-from server.facades.wire import BadBody, BodyTooLarge, Json, shown
+from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 
 INVALID = "invalid_request_error"
@@ -50,22 +50,7 @@ def respond(failure: Failure) -> Json:
     return Json({"error": error}, status_code=failure.status, headers=failure.headers)
 
 
-KINDS = (
-    ValidationError,
-    Refused,
-    Unauthorized,
-    BadBody,
-    BodyTooLarge,
-    UploadTooLarge,
-    MediaError,
-    RequestError,
-    NoModel,
-    QueueFull,
-    DiskFull,
-    ClientDisconnect,
-    HTTPException,
-    Exception,
-)
+KINDS = (Refused, *RAISED)
 
 
 def of_exception(error: Exception) -> Failure:

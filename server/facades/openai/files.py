@@ -72,7 +72,7 @@ class Files:
             raise Refused(400, "Invalid 'file': must be a file of a multipart form", "file", "invalid_type")
         keep = given.expires_after.seconds if given.expires_after else None
         artifact = await self.context.uploads.store(_once(file), file.name, file.media_type, keep_seconds=keep)
-        expires = self.context.artifacts.expires_at(artifact.key)
+        expires = await run_in_threadpool(self.context.artifacts.expires_at, artifact.key)
         record = {
             "id": f"{PREFIX}{artifact.key}",
             "object": "file",

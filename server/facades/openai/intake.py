@@ -93,6 +93,6 @@ def _check_model(context: Context, name: str | None, task: Task) -> None:
 
 async def _picture(context: Context, reference: Any, field: str, owner: str) -> Media:
     if isinstance(reference, FileId):
-        _, artifact = find(context, reference.id, owner, field)
+        _, artifact = await run_in_threadpool(find, context, reference.id, owner, field)
         reference = await run_in_threadpool(context.artifacts.read, artifact)
     return await context.intake.picture(reference, field)

@@ -12,6 +12,8 @@ from pipelines.video.process import ffmpeg, guarded_input
 
 COLUMNS, TILES = 4, 16
 TILE_WIDTH = 320  # pixels at most
+# a film is BT.709 in limited range, a JPEG BT.601 in full range
+JPEG = "out_color_matrix=bt601:out_range=pc,format=yuvj420p"
 SECONDS = 60.0  # ffmpeg may take
 
 
@@ -25,7 +27,7 @@ def spritesheet(film: Path, frames: int) -> bytes:
     picked = sorted({round(n * (frames - 1) / max(1, count - 1)) for n in range(count)})
     choice = "+".join(f"eq(n\\,{n})" for n in picked)
     rows = -(-len(picked) // COLUMNS)
-    filters = f"select='{choice}',scale=w='min(iw,{TILE_WIDTH})':h=-2,tile={min(COLUMNS, len(picked))}x{rows}"
+    filters = f"select='{choice}',scale=w='min(iw,{TILE_WIDTH})':h=-2:{JPEG},tile={min(COLUMNS, len(picked))}x{rows}"
     command = [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *guarded_input(film), "-map", "0:v:0"]
     command += ["-vf", filters, "-frames:v", "1", "-c:v", "mjpeg", "-q:v", "3", "-f", "image2pipe", "pipe:1"]
     try:

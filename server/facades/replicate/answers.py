@@ -80,9 +80,15 @@ def prediction(
     }
     optional = ("deployment", "webhook", "webhook_events_filter")
     body |= {name: job.payload[name] for name in optional if name in job.payload}
-    if (deadline := job.payload.get("deadline")) is not None:
-        body["deadline"] = timestamp(deadline)
+    if (until := deadline(job)) is not None:
+        body["deadline"] = timestamp(until)
     return body
+
+
+def deadline(job: Job) -> float | None:
+    """Unix seconds by which its caller wanted it to have ended."""
+    seconds = job.payload.get("cancel_after")
+    return None if seconds is None else job.created_at + float(seconds)
 
 
 def output(context: Context, video: Artifact, base: str, as_data: bool) -> str:

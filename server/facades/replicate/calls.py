@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -33,7 +32,7 @@ from server.facades.replicate.models import (
     model_of,
     of_version,
 )
-from server.facades.wire import Json, kept, parse_json, read_body
+from server.facades.wire import Json, idempotency, is_callable, kept, parse_json, read_body
 from server.jobs.job import EVENTS, Job, Webhook
 
 LONGEST_WAIT = 60.0  # seconds a call may block
@@ -88,9 +87,9 @@ class Predictions:
 
     async def _create(self, request: Request, fields: dict[str, Any], asked: Asked) -> Response:
         webhook = self._webhook(request, asked.wanted)
-        deadline = _deadline(request.headers.get("cancel-after", ""))
-        job = await self._submit(request, fields, asked, webhook, deadline)
-        if deadline is not None:
+        cancel_after = _duration(request.headers.get("cancel-after", ""))
+        job = await self._submit(request, fields, asked, webhook, cancel_after)
+        if (deadline := answers.deadline(job)) is not None:
             timer = asyncio.create_task(self._expire(job, deadline))
             self.timers.add(timer)
             timer.add_done_callback(self.timers.discard)
@@ -102,13 +101,18 @@ class Predictions:
         return await run_in_threadpool(self._answer, request, job, 201)
 
     async def _submit(
-        self, request: Request, fields: dict[str, Any], asked: Asked, webhook: Webhook | None, deadline: float | None
+        self,
+        request: Request,
+        fields: dict[str, Any],
+        asked: Asked,
+        webhook: Webhook | None,
+        cancel_after: float | None,
     ) -> Job:
         given = asked.wanted.input
         image = None
         if isinstance(given, CogVideoXImageInput):
             image = await self.context.intake.picture(given.image, "image")
-        named = {"deployment": asked.deployment, "deadline": deadline, "webhook": webhook and webhook.url}
+        named = {"deployment": asked.deployment, "cancel_after": cancel_after, "webhook": webhook and webhook.url}
         payload: dict[str, Any] = {
             "version": asked.version,
             "input": kept(fields["input"], list(fields["input"])[:INPUTS]),
@@ -125,6 +129,7 @@ class Predictions:
                 payload=payload,
                 owner=request.state.owner,
                 webhook=webhook,
+                idempotency=idempotency(request),
             )
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None
@@ -134,7 +139,7 @@ class Predictions:
         url = wanted.webhook if wanted.webhook is not None else wanted.webhook_completed
         if url is None:
             return None
-        if not _callable(url):
+        if not is_callable(url):
             raise errors.Refused(
                 errors.Invalid("format", name, "Does not match format 'uri': an http(s) URL is needed")
             )
@@ -194,7 +199,7 @@ class Predictions:
         job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
         if job is None:
             raise errors.not_found(f"prediction {prediction_id}")
-        deadline = job.payload.get("deadline")
+        deadline = answers.deadline(job)
         if deadline is not None and time.time() >= deadline and not job.status.is_terminal:
             return self.jobs.cancel(job.id) or job
         return job
@@ -226,8 +231,8 @@ def wait_seconds(prefer: str) -> float:
     return 0.0
 
 
-def _deadline(after: str) -> float | None:
-    """Unix seconds, of the header Cancel-After: `30`, `30s`, `5m`, `1h30m45s`."""
+def _duration(after: str) -> float | None:
+    """Seconds, of the header Cancel-After: `30`, `30s`, `5m`, `1h30m45s`."""
     if not (text := after.strip().lower()):
         return None
     parts = DURATION.fullmatch(text)
@@ -236,7 +241,7 @@ def _deadline(after: str) -> float | None:
     if duration < LEAST_DEADLINE:
         what = f"Must be a duration of {LEAST_DEADLINE:g} seconds or more, like 30s, 5m or 1h30m45s"
         raise errors.Refused(errors.Invalid("format", "Cancel-After", what))
-    return time.time() + duration
+    return duration
 
 
 async def _fields(request: Request) -> dict[str, Any]:
@@ -249,11 +254,3 @@ async def _fields(request: Request) -> dict[str, Any]:
     if isinstance(fields.get("input"), dict):
         fields["input"] = {name: value for name, value in fields["input"].items() if value is not None}
     return fields
-
-
-def _callable(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 import replicate
 
 client = replicate.Client(api_token="YOUR_API_KEY", base_url="http://127.0.0.1:8000")
-output = client.run("cuuupid/cogvideox-5b", input={"prompt": "a red circle moves left"})
+output = client.run("cuuupid/cogvideox-5b", input={"prompt": "a red circle moves left on a blue background"})
 Path("video.mp4").write_bytes(output.read())
 """
 
@@ -20,7 +20,8 @@ import { writeFile } from "node:fs/promises";
 import Replicate from "replicate";
 
 const replicate = new Replicate({ auth: "YOUR_API_KEY", baseUrl: "http://127.0.0.1:8000/v1" });
-const output = await replicate.run("cuuupid/cogvideox-5b", { input: { prompt: "a red circle moves left" } });
+const input = { prompt: "a red circle moves left on a blue background" };
+const output = await replicate.run("cuuupid/cogvideox-5b", { input });
 await writeFile("video.mp4", output);
 """
 
@@ -37,7 +38,7 @@ _common.HARDCODED_MODEL_INFERENCE_MAPPING["replicate"][model] = InferenceProvide
     provider="replicate", hf_model_id=model, providerId="thudm/cogvideox-t2v", task="text-to-video", status="live"
 )
 client = InferenceClient(provider="replicate", api_key="YOUR_API_KEY")
-video = client.text_to_video("a red circle moves left", model=model)
+video = client.text_to_video("a red circle moves left on a blue background", model=model)
 Path("video.mp4").write_bytes(video)
 """
 

@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.replicate.models import CogVideoX5bInput, CogVideoXTextInput
-from server.facades.wire import BadBody, BodyTooLarge, Json
+from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json
 from server.jobs.job import Job, JobError, Status
 
 INVALID = "Input validation failed"
@@ -89,22 +89,7 @@ def not_found(what: str) -> Problem:
     return Problem(404, f"The requested resource could not be found: {what[:200]}")
 
 
-KINDS = (
-    Problem,
-    Unauthorized,
-    ValidationError,
-    BadBody,
-    BodyTooLarge,
-    UploadTooLarge,
-    MediaError,
-    RequestError,
-    NoModel,
-    QueueFull,
-    DiskFull,
-    ClientDisconnect,
-    HTTPException,
-    Exception,
-)
+KINDS = (Problem, *RAISED)
 
 
 def of_exception(error: Exception) -> Problem:
@@ -123,7 +108,8 @@ def of_exception(error: Exception) -> Problem:
         case MediaError():
             return Refused(Invalid(error.code, f"input.{error.field}", error.message))
         case RequestError():
-            return Refused(Invalid("invalid", f"input.{error.field}", error.message))
+            where = error.field if error.field == IDEMPOTENCY_KEY else f"input.{error.field}"
+            return Refused(Invalid("invalid", where, error.message))
         case NoModel():
             return Problem(404, error.message)
         case QueueFull():

@@ -50,7 +50,7 @@ class Files:
             name = _text(form.get("filename")) or content.filename or "file"
             kind = _text(form.get("type")) or content.content_type or "application/octet-stream"
             record = await self._store(request, content, name[:NAME], kind[:NAME], metadata)
-        return Json(self._answer(request, record), status_code=201)
+        return Json(await run_in_threadpool(self._answer, request, record), status_code=201)
 
     async def _store(
         self, request: Request, content: UploadFile, name: str, kind: str, metadata: dict[str, Any]
@@ -72,7 +72,7 @@ class Files:
             "checksums": {"sha256": digest.hexdigest()},
             "metadata": metadata,
             "created_at": timestamp(time.time()),
-            "expires_at": timestamp(self.context.artifacts.expires_at(artifact.key)),
+            "expires_at": timestamp(await run_in_threadpool(self.context.artifacts.expires_at, artifact.key)),
         }
         await run_in_threadpool(self._keep, request.state.owner, record)
         return record

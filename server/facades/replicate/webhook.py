@@ -35,12 +35,10 @@ def letter(context: Context, job: Job, event: str) -> Letter | None:
     lines = [] if event == "start" else context.jobs.logs(job.id)
     base = job.webhook.base
     body = json.dumps(answers.prediction(context, then, base, base, lines)).encode()
-    # of one event there is one message, however often it is sent; log lines are told of more than once
-    told = f"{job.id} {event} {job.step if event == 'logs' else ''}"
-    message = f"msg_{hashlib.sha256(told.encode()).hexdigest()[:32]}"
     key = secret(context, job.owner)
 
-    def sign(body: bytes, now: float) -> Mapping[str, str]:
+    def sign(body: bytes, now: float, number: int) -> Mapping[str, str]:
+        message = f"msg_{hashlib.sha256(f'{job.id} {number}'.encode()).hexdigest()[:32]}"
         stamp = str(int(now))
         signed = hmac.new(key, f"{message}.{stamp}.".encode() + body, hashlib.sha256).digest()
         return {

@@ -21,7 +21,7 @@ from server.facades.segmind.assets import Asset
 from server.facades.segmind.body import read_fields
 from server.facades.segmind.form import choose
 from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
-from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, kept
+from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
 
 # NOTE: "/v1" is shared: a façade with a longer prefix there (/v1/videos, /v1/predictions) comes before this one
@@ -96,6 +96,7 @@ class Segmind:
             endpoint=slug.name,
             payload={**kept(fields, slug.input.model_fields), "base64": given.base64},
             owner=request.state.owner,
+            idempotency=idempotency(request),
         )
 
     def status(self, request: Request, request_id: str) -> Response:

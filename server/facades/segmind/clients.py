@@ -11,7 +11,7 @@ SDK = """\
 from segmind import SegmindClient
 
 client = SegmindClient(api_key="YOUR_API_KEY", base_url="http://127.0.0.1:8000/v1")
-result = client.run("cog-video-5b-t2v", prompt="a red circle moves left")
+result = client.run("cog-video-5b-t2v", prompt="a red circle moves left on a blue background")
 print(result["video"]["url"])
 """
 
@@ -19,7 +19,7 @@ REQUESTS = """\
 import requests
 
 url = "http://127.0.0.1:8000/v1/cog-video-5b-t2v"
-data = {"prompt": "a red circle moves left", "steps": 45, "guidance_scale": 6, "seed": 42}
+data = {"prompt": "a red circle moves left on a blue background", "steps": 45, "guidance_scale": 6, "seed": 42}
 
 response = requests.post(url, json=data, headers={"x-api-key": "YOUR_API_KEY"})
 response.raise_for_status()

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from pipelines.request import RequestError
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, QuotaExceeded, UploadTooLarge
 from server.facades.segmind.models import ImageToVideo
-from server.facades.wire import BadBody, BodyTooLarge, Json, shown
+from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 
 FIELDS = {  # GenerationRequest's names -> Segmind's
@@ -47,21 +47,7 @@ def respond(failure: Failure) -> Json:
     return Json({"error": failure.text}, status_code=failure.status, headers=failure.headers)
 
 
-KINDS = (
-    ValidationError,
-    Refused,
-    BadBody,
-    BodyTooLarge,
-    MediaError,
-    RequestError,
-    NoModel,
-    QueueFull,
-    DiskFull,
-    UploadTooLarge,
-    ClientDisconnect,
-    HTTPException,
-    Exception,
-)
+KINDS = (Refused, *RAISED)
 
 
 def of_exception(error: Exception) -> Failure:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.wire import MAX_BODY, Json, kept, parse_json, read_body, replay
+from server.facades.wire import MAX_BODY, Json, idempotency, kept, parse_json, read_body, replay
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.pictures import picture
@@ -62,12 +62,12 @@ class Zhipu:
         return answers.result(self.context, job, self.context.artifacts.base_url(request))
 
     async def _submit(self, request: Request, fields: dict[str, Any], given: VideoGeneration) -> Job:
-        owner, rife = request.state.owner, self.jobs.rife_available
+        owner, rife, name = request.state.owner, self.jobs.rife_available, idempotency(request)
         notes = mapping.notes(given, rife)
         if request.query_params.get("webhook"):
             notes.append("webhook: ignored (nobody is called; ask for the task)")
         try:
-            with self.request_ids.taken(owner, given.request_id):
+            with self.request_ids.taken(owner, given.request_id if name is None else None):
                 media = None
                 for value in given.pictures:
                     media = await picture(self.context, value, "image" if "image" in fields else "image_url")
@@ -78,11 +78,13 @@ class Zhipu:
                     endpoint=request.scope["path"],
                     payload={
                         **kept(fields, type(given).model_fields),
-                        "request_id": given.request_id or str(uuid.uuid4()),
+                        "request_id": given.request_id
+                        or str(uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()),
                         "quality": given.quality,
                         "notes": notes,
                     },
                     owner=owner,
+                    idempotency=name,
                 )
         except Repeated:
             text = f"request_id: {given.request_id} was used before; each request needs one of its own"

@@ -10,7 +10,7 @@ import time
 from zai import ZhipuAiClient  # or ZaiClient
 
 client = ZhipuAiClient(api_key="YOUR_API_KEY", base_url="http://127.0.0.1:8000/api/paas/v4")
-task = client.videos.generations(model="cogvideox-3", prompt="a red circle moves left")
+task = client.videos.generations(model="cogvideox-3", prompt="a red circle moves left on a blue background")
 while task.task_status == "PROCESSING":
     time.sleep(2)
     task = client.videos.retrieve_videos_result(id=task.id)
@@ -23,7 +23,7 @@ import time
 from zhipuai import ZhipuAI
 
 client = ZhipuAI(api_key="YOUR_API_KEY", base_url="http://127.0.0.1:8000/api/paas/v4")
-task = client.videos.generations(model="cogvideox-2", prompt="a red circle moves left")
+task = client.videos.generations(model="cogvideox-2", prompt="a red circle moves left on a blue background")
 while task.task_status == "PROCESSING":
     time.sleep(2)
     task = client.videos.retrieve_videos_result(id=task.id)
@@ -37,7 +37,7 @@ import requests
 
 address = "http://127.0.0.1:8000/zhipu/api/paas/v4"
 headers = {"Authorization": "Bearer YOUR_API_KEY"}
-body = {"model": "cogvideox-2", "prompt": "a red circle moves left"}
+body = {"model": "cogvideox-2", "prompt": "a red circle moves left on a blue background"}
 task = requests.post(f"{address}/videos/generations", headers=headers, json=body).json()
 while task["task_status"] == "PROCESSING":
     time.sleep(2)

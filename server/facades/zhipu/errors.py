@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, QuotaExceeded, RateLimited
-from server.facades.wire import BadBody, BodyTooLarge, Json, shown
+from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 
 FIELDS = {  # GenerationRequest's names -> Zhipu's
@@ -78,20 +78,7 @@ def unified(error: dict[str, Any], status: int) -> dict[str, Any]:
     return {**error, "err_code": own, "type": "unauthorized" if status == 401 else "api_error"}
 
 
-KINDS = (
-    ValidationError,
-    Refused,
-    BadBody,
-    BodyTooLarge,
-    MediaError,
-    RequestError,
-    NoModel,
-    QueueFull,
-    DiskFull,
-    ClientDisconnect,
-    HTTPException,
-    Exception,
-)
+KINDS = (Refused, *RAISED)
 
 
 def of_exception(error: Exception, method: str, path: str) -> Failure:

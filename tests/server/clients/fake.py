@@ -103,9 +103,9 @@ class FakeJobs:
     def delete(self, job: Job) -> None:
         del self.jobs[job.id]
 
-    def cancel(self, job_id: str) -> Job | None:
+    def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
         job = self.jobs.get(job_id)
-        if job is None or job.status.is_terminal:
+        if job is None or job.status.is_terminal or (only_queued and job.status is Status.RUNNING):
             return job
         if job.status is Status.QUEUED:
             return self._move(job_id, Status.CANCELLED, finished_at=time.time())
@@ -181,6 +181,9 @@ class FakeIntake:
     async def video(self, value: str | bytes, field: str) -> Media:
         return self._media(value, field)
 
+    def again(self, media: Media, field: str) -> Media:
+        return media
+
     def _media(self, value: str | bytes, field: str) -> Media:
         self.seen.append((field, value))
         if isinstance(value, str) and value.startswith("http"):
@@ -193,9 +196,6 @@ class FakeIntake:
 class FakeArtifacts:
     def __init__(self) -> None:
         self.resolvers: list[Any] = []
-
-    def path(self, key: str) -> Path | None:
-        return None
 
     def find(self, key: str) -> Artifact | None:
         return None

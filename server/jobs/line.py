@@ -1,0 +1,96 @@
+"""The line to a worker process: whole messages both ways, and nobody waits for the rest of half a one.
+
+Knows: a pipe, a thread that reads it and a thread that writes it. Does not know: what is said, processes.
+A worker that stops in the middle of a word (SIGSTOP, a machine that swaps) holds up these two threads and nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+UNHEARD = 64  # messages; with as many waiting to be taken, the other side waits too
+REST_SECONDS = 1.0
+
+
+class Line:
+    """`nudge` is called, by another thread, when there is something to take or the line has ended."""
+
+    def __init__(self, pipe: Connection, nudge: Callable[[], None]) -> None:
+        self._pipe = pipe
+        self._nudge = nudge
+        self._heard: queue.Queue[Any] = queue.Queue(UNHEARD)
+        self._to_say: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closing = False
+        self.ended = False  # nothing comes any more but what can be taken now
+        self.nonsense = ""  # the kind of error that ended it, if it was more than the other side's end
+        self._reader = threading.Thread(target=self._read, name="line, reading", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="line, writing", daemon=True)
+        self._reader.start()
+        self._writer.start()
+
+    def say(self, message: Any) -> None:
+        """Returns at once; what the other side does not live to hear is dropped."""
+        self._to_say.put(ForkingPickler.dumps(message))
+
+    def take(self) -> list[Any]:
+        """Every message that has come as a whole, in order."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._heard.get_nowait())
+        return found
+
+    def rest(self) -> list[Any]:
+        """The last words of the other side, which is dead."""
+        found, until = self.take(), time.monotonic() + REST_SECONDS
+        while not self.ended and time.monotonic() < until:
+            self._reader.join(0.01)
+            found += self.take()
+        return found + self.take()
+
+    def close(self) -> None:
+        """The other side reads an end, whoever is in the middle of a message."""
+        self._closing = True
+        # a mere close would wake none of the threads that wait for this pipe, here and there
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pipe.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+        self._to_say.put(None)
+        for thread in (self._reader, self._writer):
+            thread.join(REST_SECONDS)
+        if not (self._reader.is_alive() or self._writer.is_alive()):  # else the last of them to end closes it
+            self._pipe.close()
+
+    def _read(self) -> None:
+        try:
+            while not self._closing:
+                self._keep(self._pipe.recv())
+                self._nudge()
+        except (EOFError, OSError):
+            pass
+        except Exception as e:  # anything at all when it died in the middle of a word
+            self.nonsense = type(e).__name__
+        finally:
+            self.ended = True
+            self._nudge()
+
+    def _keep(self, message: Any) -> None:
+        while not self._closing:
+            try:
+                self._heard.put(message, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):
+            while (message := self._to_say.get()) is not None:
+                self._pipe.send_bytes(message)

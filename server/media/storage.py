@@ -1,0 +1,164 @@
+"""Where files lie: each under a key of its own, for a time or for ever, in a folder of this machine or elsewhere.
+
+Knows: how a file is put there wholly or not at all, and how it is sent to who asks. Does not know: who may have it,
+whose it is, how long results are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from server.datadir import copy_atomically, full_disk_named, write_atomically
+from server.errors import BadSetting, DiskFull
+from server.settings import Settings
+
+KEY = re.compile(r"[A-Za-z0-9_-]{32}")
+FOR_EVER = math.inf
+EXPIRES = ".expires"
+TORN_SECONDS = 86_400.0  # what is left of a file that was never put down wholly counts as one that is kept so long
+GONE = {"detail": "no such file"}
+CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-expose-headers": "Content-Length, Content-Range, Accept-Ranges, ETag, Content-Type",
+}
+
+
+class StorageDown(DiskFull):
+    """Files cannot be stored or had now."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file: times in unix seconds, `until` as it was put (None: nothing was said), `tag` a quoted ETag."""
+
+    key: str
+    name: str
+    size: int
+    made_at: float
+    until: float | None = None
+    tag: str = ""
+
+
+class Storage(Protocol):
+    """Every method may be called from any thread, takes its time, and raises StorageDown."""
+
+    def put(self, key: str, name: str, content: bytes | Path, until: float | None, headers: Mapping[str, str]) -> None:
+        """`headers` are those it is to be sent with. Raises DiskFull, FileExistsError (the key is taken), OSError."""
+
+    def find(self, key: str) -> Stored | None:
+        """The file of that key, whether its time is over or not."""
+
+    def all(self) -> Iterator[Stored]:
+        """All files; what is left of those that were never put down wholly comes without a name."""
+
+    def read(self, key: str, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+
+    def remove(self, key: str) -> None:
+        """Nothing happens when it is not there. Who is being sent the file still gets it to its end."""
+
+    def respond(self, request: Request, stored: Stored, headers: Mapping[str, str]) -> Response:
+        """The answer to GET or HEAD, with ranges."""
+
+    def check(self) -> None:
+        """Raises StorageDown when a file could not be put there now, as far as is known."""
+
+
+def storage_of(settings: Settings, folder: Path) -> Storage:
+    """Raises StartError."""
+    if settings.storage_url is None:
+        return LocalStorage(folder)
+    try:
+        from server.media.storage_s3 import ObjectStorage
+    except ModuleNotFoundError:
+        raise BadSetting("COGVIDEOX_STORAGE_URL needs a package more: pip install 'cogvideox-server[s3]'") from None
+    return ObjectStorage(settings.storage_url, redirect=settings.storage_redirect)
+
+
+class LocalStorage:
+    """`<folder>/<key>/<file name>`, one file in each; beside it lies `.expires` when its time was said."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, key: str, name: str, content: bytes | Path, until: float | None, headers: Mapping[str, str]) -> None:
+        folder = self._folder / key
+        with full_disk_named():
+            folder.mkdir(mode=0o755)
+        try:
+            if until is not None:
+                write_atomically(folder / EXPIRES, repr(until).encode())
+            if isinstance(content, Path):
+                copy_atomically(content, folder / name)
+            else:
+                write_atomically(folder / name, content)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def find(self, key: str) -> Stored | None:
+        try:
+            with os.scandir(self._folder / key) as entries:
+                for entry in entries:
+                    if not entry.name.startswith("."):
+                        there = entry.stat()
+                        return Stored(key, entry.name, there.st_size, there.st_mtime, self._until(key))
+        except OSError:
+            pass
+        return None
+
+    def _until(self, key: str) -> float | None:
+        try:
+            return float((self._folder / key / EXPIRES).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def all(self) -> Iterator[Stored]:
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if not KEY.fullmatch(entry.name):
+                    continue
+                try:
+                    made_at = entry.stat().st_mtime
+                except FileNotFoundError:
+                    continue
+                yield self.find(entry.name) or Stored(entry.name, "", 0, made_at, made_at + TORN_SECONDS)
+
+    def read(self, key: str, name: str) -> bytes:
+        return (self._folder / key / name).read_bytes()
+
+    def remove(self, key: str) -> None:
+        shutil.rmtree(self._folder / key, ignore_errors=True)
+
+    def respond(self, request: Request, stored: Stored, headers: Mapping[str, str]) -> Response:
+        return OpenFile(self._folder / stored.key / stored.name, headers=headers)
+
+    def check(self) -> None:
+        """A full disk is the data folder's to tell."""
+
+
+class OpenFile(FileResponse):
+    """Keeps the file open from before the first header until the last byte: it may be removed on the way."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(Path(self.path).open("rb"))
+            except FileNotFoundError:
+                await JSONResponse(GONE, 404, headers=CORS)(scope, receive, send)
+                return
+            if (held := Path(f"/dev/fd/{file.fileno()}")).exists():
+                self.path = held
+            await super().__call__(scope, receive, send)

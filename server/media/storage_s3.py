@@ -1,0 +1,235 @@
+"""Files on S3-compatible storage.
+
+Knows: how they lie there, retries, passing them on in pieces, addresses that are signed for a while. The endpoint, the
+region and the credentials are AWS_* variables, as everywhere. Does not know: how long files are kept.
+
+An object is `<prefix>/<key>/<file name>`, or `<prefix>/<key>/until-<unix time>/<file name>` when its time was said: so
+one listing tells all there is to know.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from datetime import timedelta
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import obstore
+import structlog
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.types import Send
+
+from server.errors import BadSetting
+from server.media.storage import CORS, KEY, Storage, StorageDown, Stored
+
+if TYPE_CHECKING:
+    from obstore import GetResult, ObjectMeta
+    from obstore.store import BackoffConfig, ClientConfig
+
+RETRIES = 6
+FIRST_WAIT = timedelta(seconds=0.5)  # before the second try; later ones wait longer
+LONGEST_WAIT = timedelta(seconds=5)
+PATIENCE = timedelta(seconds=30)  # for all tries of one request together
+SILENCE = timedelta(seconds=30)
+WHOLE = timedelta(days=1)  # a film may be read as slowly as its reader likes
+PART = 5 * 2**20  # bytes, the least S3 takes
+PIECE = 2**20  # bytes handed on at a time
+SIGNED_SECONDS = 3600.0
+AGAIN_SECONDS = 10.0  # after a failure, until somebody looks whether it has passed
+OBJECT = re.compile(rf"({KEY.pattern})/(?:until-(\d+\.\d+|inf)/)?([^/]+)")
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+KEPT_HEADERS = ("content-type", "content-disposition", "cache-control")
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class ObjectStorage(Storage):
+    """`url`: s3://bucket/prefix. Opened on construction: raises BadSetting when nothing can be written there."""
+
+    def __init__(self, url: str, redirect: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redirect = redirect
+        self._clock = clock
+        self._failed: tuple[float, StorageDown] | None = None
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        backoff: BackoffConfig = {"init_backoff": FIRST_WAIT, "max_backoff": LONGEST_WAIT, "base": 2}
+        try:
+            self._store = S3Store(
+                bucket,
+                prefix=prefix or None,
+                client_options=_client_options(),
+                retry_config={"max_retries": RETRIES, "retry_timeout": PATIENCE, "backoff": backoff},
+            )
+            obstore.put(self._store, ".probe", b"")
+            obstore.delete(self._store, ".probe")
+        except (BaseError, OSError, ValueError) as e:
+            raise BadSetting(f"COGVIDEOX_STORAGE_URL={url}: cannot be written to: {_first_line(e)}") from None
+
+    def put(self, key: str, name: str, content: bytes | Path, until: float | None, headers: Mapping[str, str]) -> None:
+        path = f"{key}/{name}" if until is None else f"{key}/until-{until:.3f}/{name}"
+        kept = {header: headers[header] for header in KEPT_HEADERS}
+        try:
+            self._asked(lambda: obstore.put(self._store, path, content, attributes=kept, chunk_size=PART))
+        except FileNotFoundError as e:  # the bucket
+            raise self._down(e) from None
+
+    def find(self, key: str) -> Stored | None:
+        return next(self._listed(key), None)
+
+    def all(self) -> Iterator[Stored]:
+        return self._listed(None)
+
+    def _listed(self, prefix: str | None) -> Iterator[Stored]:
+        pages = iter(obstore.list(self._store, prefix=prefix))
+        while page := self._asked(lambda: next(pages, None)):
+            yield from filter(None, map(_stored, page))
+
+    def read(self, key: str, name: str) -> bytes:
+        return self._asked(lambda: bytes(obstore.get(self._store, self._path(key, name)).bytes()))
+
+    def _path(self, key: str, name: str) -> str:
+        """Raises FileNotFoundError."""
+        stored = self.find(key)
+        if stored is None or stored.name != name:
+            raise FileNotFoundError(name)
+        return _path(stored)
+
+    def remove(self, key: str) -> None:
+        paths = [_path(stored) for stored in self._listed(key)]
+        if paths:
+            self._asked(lambda: obstore.delete(self._store, paths))
+
+    def respond(self, request: Request, stored: Stored, headers: Mapping[str, str]) -> Response:
+        path = _path(stored)
+        if self._redirect:
+            return self._sent_on(request, path, stored)
+        shown = {**headers, "accept-ranges": "bytes", "last-modified": formatdate(stored.made_at, usegmt=True)}
+        if stored.tag:
+            shown["etag"] = stored.tag
+        condition = request.headers.get("if-range")
+        part = None
+        if condition is None or condition in (shown.get("etag"), shown["last-modified"]):
+            part = part_of(request.headers.get("range", ""), stored.size)
+        begin, end = part or (0, stored.size)
+        if part is not None and begin >= end:
+            return Response(None, 416, {**CORS, "content-range": f"bytes */{stored.size}"})
+        status = 200 if part is None else 206
+        if part is not None:
+            shown["content-range"] = f"bytes {begin}-{end - 1}/{stored.size}"
+        shown["content-length"] = str(end - begin)
+        if request.method == "HEAD" or begin == end:
+            return Response(None, status, shown)
+        found = self._asked(lambda: obstore.get(self._store, path, options={"range": (begin, end)}))
+        return Passed(self._pieces(found), status, shown)
+
+    async def _pieces(self, found: GetResult) -> AsyncIterator[bytes]:
+        try:
+            async for piece in found.stream(min_chunk_size=PIECE):
+                yield bytes(piece)
+        except (BaseError, OSError) as e:
+            raise self._down(e) from None
+
+    def _sent_on(self, request: Request, path: str, stored: Stored) -> Response:
+        seconds = SIGNED_SECONDS if stored.until is None else min(SIGNED_SECONDS, stored.until - time.time())
+        method: Literal["GET", "HEAD"] = "HEAD" if request.method == "HEAD" else "GET"
+        address = obstore.sign(self._store, method, path, timedelta(seconds=max(1, int(seconds))))
+        return RedirectResponse(address, 307, {**CORS, "cache-control": "no-store"})
+
+    def check(self) -> None:
+        """Who asks in the first seconds after a failure is told of it; later ones look again."""
+        if self._failed is None:
+            return
+        since, why = self._failed
+        if self._clock() - since < AGAIN_SECONDS:
+            raise StorageDown(why.message)
+        self.find("-" * 32)
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """What `ask` returns. Raises StorageDown; FileNotFoundError."""
+        try:
+            answer = ask()
+        except BaseError as e:
+            raise self._down(e) from None
+        self._failed = None
+        return answer
+
+    def _down(self, error: Exception) -> StorageDown:
+        log.warning("storage failed", why=_first_line(error))
+        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        down = StorageDown(f"the storage for files {'refuses this server' if refused else 'cannot be reached'}")
+        self._failed = self._clock(), down
+        return down
+
+
+class Passed(StreamingResponse):
+    """One that ends in the middle when the storage fails: the caller sees that bytes are missing."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(pieces, status, headers)
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except StorageDown:
+            return  # without the last message the connection is cut
+
+
+def part_of(asked: str, size: int) -> tuple[int, int] | None:
+    """Which bytes a Range header means, from the first to behind the last: none, when the file ends before.
+
+    None for all of them: there is no header, or it names no single range of bytes, which the standard lets us ignore.
+    """
+    found = RANGE.fullmatch(asked.strip())
+    if found is None or not any(found.groups()):
+        return None
+    first, last = found.groups()
+    if not first:
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _client_options() -> ClientConfig:
+    """Raises ValueError, OSError."""
+    options: ClientConfig = {
+        "connect_timeout": timedelta(seconds=5),
+        "read_timeout": SILENCE,
+        "timeout": WHOLE,
+    }
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):  # the second one counts when both are set
+        if endpoint := os.environ.get(name):
+            if not re.match(r"https?://[^/\s]", endpoint):
+                raise ValueError(f"{name} must look like https://s3.example.org")
+            options["allow_http"] = endpoint.startswith("http://")
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        options["root_certificate"] = Path(bundle).read_bytes()
+    return options
+
+
+def _stored(meta: ObjectMeta) -> Stored | None:
+    """Of an object that is one of ours."""
+    found = OBJECT.fullmatch(meta["path"])
+    if found is None:
+        return None
+    key, until, name = found.groups()
+    made_at = meta["last_modified"].timestamp()
+    return Stored(key, name, meta["size"], made_at, None if until is None else float(until), meta["e_tag"] or "")
+
+
+def _path(stored: Stored) -> str:
+    until = "" if stored.until is None else f"until-{stored.until:.3f}/"
+    return f"{stored.key}/{until}{stored.name}"
+
+
+def _first_line(error: Exception) -> str:
+    """Without the tree of causes that follows, and without the key of a file."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return re.sub(KEY.pattern, "…", lines[0])[:300]

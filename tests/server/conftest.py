@@ -1,0 +1,34 @@
+"""Where files are kept, for tests that are to hold wherever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from server.media.storage import LocalStorage, Storage
+
+if TYPE_CHECKING:
+    from tests.server.s3 import Cloud
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Cloud]:
+    from tests.server.s3 import cloud  # its imports take a second
+
+    with cloud() as made:
+        yield made
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "s3":
+        from server.media.storage_s3 import ObjectStorage
+
+        s3: Cloud = request.getfixturevalue("s3")
+        return ObjectStorage(s3.url())
+    folder = tmp_path / "data" / "artifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return LocalStorage(folder)
