@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test check fix test-gpu bench demo-model image clean
+.PHONY: help setup serve test fuzz soak check fix test-gpu bench demo-model image clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,6 +24,12 @@ serve: $(STAMP)  ## start the server on http://127.0.0.1:8000
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+fuzz: $(STAMP)  ## 2,000 requests nobody would send, to each API
+	FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/server/test_api_fuzz.py
+
+soak: $(STAMP)  ## kill the server's processes at random over a hundred jobs
+	$(BIN)/python -m tests.server.soak --jobs 100
 
 check: $(STAMP)  ## format, lint and strict types
 	$(BIN)/ruff format --check .

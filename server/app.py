@@ -97,6 +97,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         raise
     try:
         issued = KeyStore(store.database)
+        issued.known()  # the first time, which may take as long as it takes
         keys = Keys(settings, issued.known)
         check_bind(settings, keys)
         signing = Signing(data.keys)

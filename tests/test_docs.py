@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from pipelines.video import read_video
 from server.cli import app as commands_of
 from server.settings import Settings
-from tests.server.clients.running import fetch, installed_packages, node, running_server
+from tests.server.clients.running import fetch, inherited, installed_packages, node, running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [
@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run(arguments: list[str], folder: Path) -> str:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("COGVIDEOX_")}
+    env = inherited()
     env |= {"COGVIDEOX_MODELS_DIR": str(folder / "none"), "COGVIDEOX_DEVICE": "cpu", "NO_PROXY": "*", "no_proxy": "*"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=600)

@@ -8,8 +8,10 @@ SHA-256 is as good as a slow hash.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from server.jobs.store import Quota
 from server.jobs.tables import api_keys
 
 FRESH = 1.0  # seconds until a key that was issued or revoked by another process is noticed
+PATIENCE = 0.25  # seconds; a table that is locked, or on a server that does not answer, keeps nobody longer
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class KeyStore:
         self._clock = clock
         self._known: dict[str, IssuedKey] = {}
         self._read_at = float("-inf")
+        self._reader: threading.Thread | None = None
 
     def create(self, name: str, quota: Quota) -> tuple[str, IssuedKey]:
         """The key in words, which nobody can tell again, and what is kept of it."""
@@ -69,16 +73,26 @@ class KeyStore:
             return [_issued(row) for row in db.execute(select(api_keys).order_by(api_keys.c.created_at))]
 
     def known(self) -> dict[str, IssuedKey]:
-        """Every key ever issued, by its id, at most FRESH seconds old; older while the table cannot be read."""
-        now = time.monotonic()
-        if now - self._read_at > FRESH:
-            try:
-                self._known = {key.id: key for key in self.all()}
-                self._read_at = now
-            except SQLAlchemyError:
-                if self._read_at == float("-inf"):
-                    raise
+        """Every key ever issued, by its id, at most FRESH seconds old; older while the table cannot be read.
+
+        For an event loop: it waits for PATIENCE seconds at most, but for the first time.
+        """
+        if self._read_at == float("-inf"):
+            self._read()
+        elif time.monotonic() - self._read_at > FRESH and not (self._reader and self._reader.is_alive()):
+            self._reader = threading.Thread(target=self._read_if_possible, name="keys", daemon=True)
+            self._reader.start()
+            self._reader.join(PATIENCE)
         return self._known
+
+    def _read(self) -> None:
+        begun = time.monotonic()
+        self._known = {key.id: key for key in self.all()}
+        self._read_at = begun
+
+    def _read_if_possible(self) -> None:
+        with contextlib.suppress(SQLAlchemyError):
+            self._read()
 
 
 def _issued(row: Row[tuple[object, ...]]) -> IssuedKey:

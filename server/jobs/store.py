@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from server.errors import IdempotencyConflict, QueueFull, QuotaExceeded, StaleWrite
@@ -31,6 +31,20 @@ DAY = 86400.0  # seconds
 TURN_SECONDS = 5.0  # that a write waits for the others of this process
 RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
+
+
+# who waits at a priority of at least `priority`: how many jobs, the first of them, how many came before job `n`
+WAITING = (
+    select(
+        jobs.c.priority,
+        jobs.c.owner,
+        func.count().label("waiting"),
+        func.min(jobs.c.n).label("first"),
+        func.sum(case((jobs.c.n < bindparam("n"), 1), else_=0)).label("before"),
+    )
+    .where(jobs.c.status == Status.QUEUED, jobs.c.priority >= bindparam("priority"))
+    .group_by(jobs.c.priority, jobs.c.owner)
+)
 
 
 @dataclass(frozen=True)
@@ -161,17 +175,16 @@ class JobStore:
             ).one_or_none()
             if own is None:
                 return 0
-            queued, level = jobs.c.status == Status.QUEUED, jobs.c.priority == own.priority
-            ahead = _count(db, queued, jobs.c.priority > own.priority)
-            rank = _count(db, queued, level, jobs.c.owner == own.owner, jobs.c.n < own.n)
-            others = select(jobs.c.owner, func.count().label("waiting"), func.min(jobs.c.n).label("first"))
-            others = others.where(queued, level, jobs.c.owner != own.owner).group_by(jobs.c.owner)
-            turn = {row.owner: (row.running, row.served) for row in db.execute(_turns())}
-            mine = (*turn.get(own.owner, (0, 0)), own.n)
-            for row in db.execute(others):  # keys take turns: each has had as many as this one, or one more
-                comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
-                ahead += min(row.waiting, rank + comes_first)
-        return ahead + rank
+            waiting = db.execute(WAITING, {"priority": own.priority, "n": own.n}).all()
+            others = [row for row in waiting if row.priority == own.priority and row.owner != own.owner]
+            turn = {row.owner: (row.running, row.served) for row in db.execute(_turns())} if others else {}
+        rank = sum(row.before for row in waiting if (row.priority, row.owner) == (own.priority, own.owner))
+        ahead = sum(row.waiting for row in waiting if row.priority > own.priority)
+        mine = (*turn.get(own.owner, (0, 0)), own.n)
+        for row in others:  # keys take turns: each has had as many as this one, or one more
+            comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
+            ahead += min(row.waiting, rank + comes_first)
+        return int(ahead + rank)
 
     def counts(self) -> dict[Status, int]:
         with self._engine.connect() as db:

@@ -66,6 +66,7 @@ jobs = Table(
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_status", "status", "n"),
+    Index("jobs_in_turn", "status", "priority", "owner", "n"),  # with all that a place in the queue depends on
 )
 
 job_events = Table(

@@ -29,7 +29,8 @@ from sqlalchemy.exc import OperationalError
 
 from server.app import House, create_app
 from server.jobs.job import Job, Status
-from server.jobs.store import JobStore
+from server.jobs.keys import KeyStore
+from server.jobs.store import JobStore, Quota
 from tests import checkpoints
 from tests.server import postgres, test_serve
 from tests.server.house import app, ended, house_of, journal, plain, submit, until
@@ -220,9 +221,32 @@ def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
         assert sum(counts.values()) == counts[Status.SUCCEEDED] == len(films(house))
 
 
+def test_a_table_that_does_not_answer_keeps_no_key_from_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are looked up in the event loop, which must not wait for a lock."""
+    monkeypatch.setattr("server.jobs.keys.FRESH", -1.0)
+    store, answers = JobStore(tmp_path / "jobs.db"), threading.Event()
+    keys = KeyStore(store.database)
+    key, _ = keys.create("mine", Quota())
+    assert set(keys.known()) == {key.partition(".")[0]}
+    read = keys.all
+
+    def locked_for_long() -> Any:
+        answers.wait(30)
+        return read()
+
+    monkeypatch.setattr(keys, "all", locked_for_long)
+    for _ in range(3):
+        assert set(keys.known()) == {key.partition(".")[0]}, "as they were"
+    assert threading.active_count() < 20 and not answers.is_set()
+    answers.set()
+    store.close()
+
+
 def test_nobody_is_taken_to_hang_while_nobody_listens(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     house, _ = two_workers
-    asked, broken = house.health.store.cancel_requested, threading.Event()
+    asked, broken = house.health.store.unwanted, threading.Event()
 
     def unusable(*given: Any) -> set[str]:
         if broken.is_set():
@@ -231,7 +255,7 @@ def test_nobody_is_taken_to_hang_while_nobody_listens(two_workers: Two, monkeypa
 
     monkeypatch.setattr("server.jobs.dispatcher.RETRY", 0.1)
     monkeypatch.setattr(house.health.dispatcher, "_patience", replace(house.health.dispatcher._patience, silence=0.5))
-    monkeypatch.setattr(house.health.store, "cancel_requested", unusable)
+    monkeypatch.setattr(house.health.store, "unwanted", unusable)
     job = submit(house, "steps=60 sleep=0.03")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.step > 0)
     broken.set()

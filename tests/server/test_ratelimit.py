@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.server.house import app
+from tests.server.house import app, house_of
 
 CALLS: dict[str, tuple[str, str]] = {
     "fal": ("/queue/fal-ai/cogvideox-5b/requests/x/status", "detail"),
@@ -24,7 +24,8 @@ CALLS: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("vendor", CALLS)
 def test_in_the_vendors_words(vendor: str, tmp_path: Path) -> None:
     path, member = CALLS[vendor]
-    client = TestClient(app(tmp_path, rate_limit="3/minute", modelslab_status="real"))
+    served = app(tmp_path, rate_limit="3/minute", modelslab_status="real")
+    client = TestClient(served)
     for _ in range(3):
         assert client.get(path).status_code not in (200, 429, 500)
     refused = client.get(path)
@@ -33,6 +34,7 @@ def test_in_the_vendors_words(vendor: str, tmp_path: Path) -> None:
     )
     assert 1 <= int(refused.headers["retry-after"]) <= 61
     assert client.get("/health/live").status_code == 200
+    house_of(served).close()
 
 
 def test_each_key_and_each_address(tmp_path: Path) -> None:
@@ -47,3 +49,4 @@ def test_each_key_and_each_address(tmp_path: Path) -> None:
     )
     assert [ask("4.4.4.4", "b"), ask("4.4.4.4", "c"), ask("4.4.4.4", "d")] == [404, 404, 429], "one address, three keys"
     assert ask("5.5.5.5", "b") == 404
+    house_of(served).close()

@@ -204,7 +204,8 @@ def token(name: str, secret: str, exp: float | None = None, **header: str) -> st
         return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
 
     now = int(time.time() * 1000)
-    payload = {"api_key": name, "exp": now + 210_000 if exp is None else exp, "timestamp": now}
+    # an hour, where the clients take 210 s: tests are collected long before some of them run
+    payload = {"api_key": name, "exp": now + 3_600_000 if exp is None else exp, "timestamp": now}
     signed = f"{part({'alg': 'HS256', 'sign_type': 'SIGN', **header})}.{part(payload)}"
     digest = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
     return f"{signed}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"

@@ -26,6 +26,8 @@ import imageio_ffmpeg
 import requests
 from filelock import FileLock
 
+from pipelines import environment as environment_of_the_engine
+
 HERE = Path(__file__).parent
 KEY = "id:secret"
 START_SECONDS = 120
@@ -59,10 +61,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def inherited() -> dict[str, str]:
+    """This process's variables, without the server's settings and what the engine sets where it is imported."""
+    ours = ("COGVIDEOX_", *environment_of_the_engine.VARIABLES)
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's, with these settings and no others of the server's."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COGVIDEOX_")}
-    return env | {f"COGVIDEOX_{name.upper()}": value for name, value in settings.items()}
+    return inherited() | {f"COGVIDEOX_{name.upper()}": value for name, value in settings.items()}
 
 
 def command() -> list[str]:
@@ -155,7 +162,7 @@ def run_script(name: str, folder: Path, replace: dict[str, str]) -> str:
 
 
 def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
-    env = {**os.environ, **extra}
+    env = {**inherited(), **extra}
     done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=SCRIPT_SECONDS)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")

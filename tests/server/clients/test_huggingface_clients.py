@@ -20,7 +20,7 @@ from pipelines.request import Task
 from pipelines.video import read_video
 from server.facades.facade import Snippet
 from server.facades.huggingface import FACADE
-from tests.server.clients.running import KEY, Film
+from tests.server.clients.running import KEY, Film, inherited
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -48,7 +48,9 @@ def client_of(
 @pytest.mark.parametrize("snippet", FACADE.clients, ids=lambda snippet: snippet.title)
 def test_documented_programs(server: str, model: ModelInfo, tmp_path: Path, snippet: Snippet) -> None:
     (tmp_path / "program.py").write_text(snippet.filled(f"http://{server}", KEY))
-    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=inherited(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     rules = model.family
     wanted = Film(rules.frames.default, rules.fps, *rules.sizes.default)

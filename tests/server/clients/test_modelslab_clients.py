@@ -147,7 +147,7 @@ def test_a_film_begins_with_its_picture(server: str, side: str) -> None:
     assert first.size == (360, 240)
     red = redness(first)
     assert red.max() > 60, "there is something red in it"
-    assert abs((red.sum(axis=0) * np.arange(360)).sum() / red.sum() - middle / 2) < 40
+    assert abs((red.sum(axis=0) * np.arange(360)).sum() / red.sum() - middle / 2) < 70
 
 
 def test_modelslab_image_without_a_prompt(server: str, picture: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipelines.request import Task
 from server.facades.facade import Snippet
 from server.facades.segmind import FACADE
 from server.facades.segmind.models import BLUE
-from tests.server.clients.running import KEY, Film, fetch, run_script
+from tests.server.clients.running import KEY, Film, fetch, inherited, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -83,7 +83,9 @@ def test_published_programs(
 @pytest.mark.parametrize("snippet", FACADE.clients, ids=lambda snippet: snippet.title)
 def test_documented_programs(server: str, tmp_path: Path, snippet: Snippet) -> None:
     (tmp_path / "program.py").write_text(snippet.filled(f"http://{server}", KEY))
-    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=inherited(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     film = tmp_path / "video.mp4"
     made = Film.read(film.read_bytes(), tmp_path) if film.exists() else fetched(done.stdout.strip(), tmp_path)
