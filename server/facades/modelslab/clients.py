@@ -34,9 +34,15 @@ from modelslab import ModelsLab
 video = ModelsLab().ai_video
 video.base_url = "http://127.0.0.1:8000/api/v6/video"
 wanted = dict(
-    model_id="cogvideox", prompt="a red circle moves left on a blue background",
-    negative_prompt="low quality", height=512, width=512,
-    num_frames=25, num_inference_steps=20, guidance_scale=7, output_type="mp4",
+    model_id="cogvideox",
+    prompt="a red circle moves left on a blue background",
+    negative_prompt="low quality",
+    height=512,
+    width=512,
+    num_frames=25,
+    num_inference_steps=20,
+    guidance_scale=7,
+    output_type="mp4",
 )
 unused = dict.fromkeys(f"upscale_{n}" for n in ("height", "width", "strength", "guidance_scale", "num_inference_steps"))
 answer = json.loads(video.text2video("YOUR_API_KEY", **wanted, **unused))
