@@ -50,12 +50,12 @@ def test_an_app_may_name_its_own_model() -> None:
     assert client().get("/v1/own").headers[MODEL_HEADER] == "its own"
 
 
-def test_what_an_app_fails_to_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_app_fails_to_answer(capfd: pytest.CaptureFixture[str]) -> None:
     answer = client().get("/v1/boom")
     assert answer.status_code == 500 and answer.headers[MODEL_HEADER] == "m"
     assert "prompt" not in answer.text and "Traceback" not in answer.text
-    logged = capsys.readouterr()
-    assert "ValueError" in logged.out and "prompt" not in logged.out + logged.err
+    logged = capfd.readouterr()
+    assert "ValueError" in logged.err and "prompt" not in logged.out + logged.err
 
 
 def test_a_call_that_is_given_up_at_the_end() -> None:
