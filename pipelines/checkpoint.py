@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,7 +71,7 @@ def key_of(request: GenerationRequest, plan: Plan, model: dict[str, Any]) -> str
         "plan": {name: value for name, value in plan.to_dict().items() if name in SAMPLED},
         "fit": plan.fit if source is not None else None,
         "source": source.sha256 if source is not None else None,
-        "loras": [(hashlib.sha256(Path(one.path).read_bytes()).hexdigest(), one.scale) for one in plan.loras],
+        "loras": [(one.sha256, one.scale, one.alpha) for one in plan.loras],
         "model": model,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

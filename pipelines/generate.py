@@ -25,6 +25,7 @@ from pipelines.errors import GenerationCancelled, GenerationError, GenerationPau
 from pipelines.events import Event, Finished, Log, Stage, Started
 from pipelines.finish import finish, source_frames
 from pipelines.loader import Loader, Model
+from pipelines.lora_cache import Adapters, attach_all
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
 from pipelines.models import ModelError
 from pipelines.plan import Plan, check_ranges, resolve
@@ -58,6 +59,7 @@ class Engine:
         self._placement: Placement | None = None
         self._placed: Model | None = None
         self._net: Any = None
+        self.adapters = Adapters()
         self._rungs: dict[tuple[str, int, int, int], Rung] = {}
 
     def run(
@@ -84,17 +86,21 @@ class Engine:
         picture, clip, source = read_source(request, loaded.info)
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
         net = self._interpolator(plan)
+        adapters = self.adapters.all(plan.loras, loaded.info.name, loaded.transformer)
+        plan = replace(plan, loras=tuple(replace(one, sha256=a.sha256) for one, a in adapters))
         yield Started(plan.to_dict())
-        placement, rung, why = self._place(loaded, plan)
+        placement, rung, why = self._place(loaded, plan, sum(a.bytes for _, a in adapters))
         ladder = Ladder(placement)
         for note in plan.notes:
             yield Log(str(note))
         yield Log(f"memory: {why}")
         try:
-            yield from self._attach_loras(loaded, plan, placement)
+            if adapters:
+                placement.release()  # adapters join plain modules, not hooked ones
+            strengths = yield from attach_all(loaded.transformer, adapters)
             placement.rung = rung
             yield from ladder.climb(lambda: placement.apply(placement.rung), "placing the model")
-            key = key_of(request, plan, self._identity(loaded))
+            key = key_of(request, plan, {**self._identity(loaded), **strengths})
             saved = yield from _taken_up(resume, key)
             if saved is None or not saved.complete:
                 clock.next("encode")
@@ -146,13 +152,14 @@ class Engine:
         except ModelError as e:
             raise GenerationError("model_error", str(e)) from e
 
-    def _place(self, model: Model, plan: Plan) -> tuple[Placement, Rung, str]:
-        """Where this model's modules are moved, the rung to begin with, and why that one."""
+    def _place(self, model: Model, plan: Plan, adapters: int = 0) -> tuple[Placement, Rung, str]:
+        """Where this model's modules are moved, the rung to begin with, and why that one; `adapters`: their bytes."""
         if self._placement is None or self._placed is not model:
             if self._placement is not None:
                 self._placement.release()
             self._placement, self._placed = Placement(model.modules, self.device), model
-        rung, why = choose(self.memory, plan, model.info, model.weights, Budget.of(self.device, model.modules.values()))
+        weights = replace(model.weights, transformer=model.weights.transformer + adapters)
+        rung, why = choose(self.memory, plan, model.info, weights, Budget.of(self.device, model.modules.values()))
         remembered = self._rungs.get(_shape(plan))
         if remembered is not None and LADDER.index(remembered) > LADDER.index(rung):
             rung, why = remembered, f"{remembered}: what this size needed before"
@@ -169,22 +176,6 @@ class Engine:
             except (OSError, ValueError, RuntimeError) as e:
                 raise GenerationError("model_error", f"RIFE weights {self.rife_weights.name}: {e}") from e
         return self._net
-
-    def _attach_loras(self, model: Model, plan: Plan, placement: Placement) -> Iterator[Event]:
-        if not plan.loras:
-            return
-        placement.release()  # adapters join plain modules, not hooked ones
-        for i, one in enumerate(plan.loras):
-            try:
-                loaded = lora.load_lora(model.transformer, Path(one.path), one.scale, f"lora{i}")
-            except (OSError, ValueError, RuntimeError) as e:
-                raise RequestError("loras", f"{Path(one.path).name}: {e}") from e
-            yield Log(
-                f"lora {Path(one.path).name}: scale {loaded.scale:g}, rank {loaded.rank}, alpha {loaded.alpha}"
-                f" (from {loaded.alpha_source}), {loaded.modules} modules"
-            )
-            if loaded.ignored:
-                yield Log(f"lora {Path(one.path).name}: {len(loaded.ignored)} keys are not the transformer's", "WARN")
 
     def _detach_loras(self, model: Model, plan: Plan, placement: Placement) -> None:
         if plan.loras:
@@ -256,9 +247,9 @@ class Engine:
         for name in ("image", "video"):
             if asked[name] is not None:
                 asked[name] = {"sha256": asked[name]["sha256"]}
-        asked["loras"] = [{"file": Path(one.path).name, "scale": one.scale} for one in request.loras]
+        asked["loras"] = [one.told() for one in request.loras]
         carried_out = plan.to_dict()
-        carried_out["loras"] = asked["loras"]
+        carried_out["loras"] = [{**one.told(), "sha256": one.sha256} for one in plan.loras]
         return {
             "request": asked,
             "plan": carried_out,

@@ -1,59 +1,37 @@
 """LoRA files of any trainer -> adapters on the transformer, with the strength their trainer meant.
 
-Knows: the key layouts and the places where alpha is kept; PEFT adapters through diffusers.
-Does not know: where files come from, requests, other model families. A LoRA is never fused: in bfloat16 adding and
-taking away again does not give the weights back.
-
-    effect of one module:  W + scale x alpha / rank x B A      (arXiv 2106.09685, section 4.1)
+Knows: PEFT adapters through diffusers, where they compute. Does not know: key layouts (`lora_layout`), where alpha is
+kept (`lora_file`), where files come from, requests. A LoRA is never fused: in bfloat16 adding and taking away again
+does not give the weights back.
 
 diffusers' own loader takes one layout; with others it does nothing and says so only in the log.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-AlphaSource = Literal["metadata", "adapter_config.json", "alpha tensors", "rank"]
+from pipelines import lora_file
+from pipelines.lora_file import Alpha, AlphaSource, LoraFile
+from pipelines.lora_layout import LoraError, Match, Shape
 
-_PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "model.", "module.")
-_KOHYA = re.compile(r"lora_(?:unet|transformer)_+(?=\w)")
-# `lora_A.weight`, with an adapter's name in between as raw PEFT dumps have it, or the down / up words of others
-_HALF = re.compile(r"(?P<module>.+)\.lora[_.](?P<half>A|B|down|up)(?:\.[^.]+)?\.weight")
-_ALPHA = re.compile(r"(?P<module>.+?)(?:\.lora)?\.alpha")
-_UNSUPPORTED = {
-    "lora_magnitude_vector": "DoRA",
-    "dora_scale": "DoRA",
-    ".hada_": "LoHa",
-    ".lokr_": "LoKr",
-    ".lora_mid.": "LoCon with a middle layer",
-    ".lora_embedding_": "an embedding LoRA",
-}
-_KNOWN_WIDTHS = {1920: "CogVideoX-2B", 3072: "CogVideoX-5B or 1.5-5B"}
-
-
-class LoraError(ValueError):
-    """The file cannot be used with this transformer; nothing was attached."""
+__all__ = ["Adapter", "LoadedLora", "LoraError", "attach", "load_lora", "read_adapter", "unload"]
 
 
 @dataclass(frozen=True)
 class LoadedLora:
-    """What was attached. `rank` and `alpha` are None where modules differ; `ignored` are keys for other models' parts.
-
-    `alpha_source`: where alpha was found; "rank" means nowhere, and alpha = rank (a factor of 1) was taken.
-    """
+    """What was attached. `rank` and `alpha` are None where modules differ."""
 
     name: str
     scale: float
@@ -61,29 +39,64 @@ class LoadedLora:
     rank: int | None
     alpha: float | None
     alpha_source: AlphaSource
-    ignored: tuple[str, ...] = ()
+    layout: str
 
 
 @dataclass(frozen=True)
-class _Pair:
-    down: Tensor  # A, [rank, in] (convolution: [rank, in, h, w])
-    up: Tensor  # B, [out, rank] (convolution: [out, rank, 1, 1])
+class Adapter:
+    """A LoRA that fits a transformer: (A, B) by module, in main memory and in the dtype it computes in."""
+
+    file: LoraFile
+    match: Match
+    sha256: str
+    pairs: dict[str, tuple[Tensor, Tensor]]
 
     @property
-    def rank(self) -> int:
-        return self.down.shape[0]
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for pair in self.pairs.values() for t in pair)
+
+    def alpha(self, asked: float | None = None) -> Alpha:
+        """As it stands now: the owner may change a sidecar while the tensors are kept."""
+        return lora_file.alpha_of(self.file, self.match, asked)
 
 
-def load_lora(pipeline_or_transformer: Any, path: str | Path, scale: float, name: str) -> LoadedLora:
-    """Attach the LoRA at `path` (.safetensors) as adapter `name`, beside those already there.
+def load_lora(
+    pipeline_or_transformer: Any, path: str | Path, scale: float, name: str, alpha: float | None = None
+) -> LoadedLora:
+    """`read_adapter`, then `attach`."""
+    _, transformer = _parts(pipeline_or_transformer)
+    return attach(pipeline_or_transformer, read_adapter(transformer, Path(path)), scale, name, alpha)
 
-    Layouts: diffusers, PEFT, bare, `diffusion_model.`, kohya / VideoX-Fun. Alpha is taken from the first place that
-    has it: the file's metadata, `adapter_config.json` beside it, alpha tensors, else alpha = rank. Give the pipeline
-    rather than the transformer when its offloading is on. LoraError (a ValueError) for another file type, a torn file,
-    a name in use, shapes of another base model, fused query-key-value projections, or nothing that fits.
+
+def read_adapter(transformer: nn.Module, path: Path) -> Adapter:
+    """LoraError (a ValueError) for another file type, a torn file, shapes of another base model, or a file of which
+    not all fits."""
+    layers = dict(_base_layers(transformer))
+    file = lora_file.read(path)
+    found = lora_file.matched(file, {name: _shape(name, layer) for name, layer in layers.items()})
+    pairs = {}
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            for module, pair in found.pairs.items():
+                dtype = _computes_in(layers[module])
+                halves = (tensors.get_tensor(pair.down), tensors.get_tensor(pair.up))
+                # copies: what safetensors gives is the file itself, which its owner may overwrite
+                down, up = (half.to(dtype or half.dtype, copy=True) for half in halves)
+                pairs[module] = (down, up)
+    except (SafetensorError, OSError) as e:
+        raise LoraError(f"cannot be read: {e}") from e
+    return Adapter(file, found, lora_file.digest(path), pairs)
+
+
+def attach(
+    pipeline_or_transformer: Any, adapter: Adapter, scale: float, name: str, alpha: float | None = None
+) -> LoadedLora:
+    """Let `adapter` act under `name` with `scale`, beside those already there; `alpha` counts where the file has none.
+
+    Give the pipeline rather than the transformer when its offloading is on. LoraError for a name in use, a scale or an
+    alpha that is no number, or fused query-key-value projections; nothing is attached then.
     """
     pipeline, transformer = _parts(pipeline_or_transformer)
-    path = Path(path)
     if not name or "." in name:
         raise LoraError(f"an adapter's name must be without dots, not {name!r}")
     if name in getattr(transformer, "peft_config", {}):
@@ -92,33 +105,28 @@ def load_lora(pipeline_or_transformer: Any, path: str | Path, scale: float, name
         raise LoraError(f"the scale must be a number, not {scale}")
     if any(getattr(m, "fused_projections", False) for m in transformer.modules()):
         raise LoraError("query, key and value are fused; a LoRA would act on nothing. Call unfuse_qkv_projections()")
-
-    tensors, metadata = _read(path)
-    layers = dict(_base_layers(transformer))
-    pairs, alphas, ignored = _pairs(tensors, layers, path.name)
-    for module, pair in pairs.items():
-        _check_shapes(module, pair, layers[module])
-    source, alpha = _resolve_alpha(path, metadata, alphas, pairs)
-
+    strength = adapter.alpha(alpha)
     first = not getattr(transformer, "peft_config", {})
     try:
-        _attach(pipeline, transformer, name, pairs, alpha)
-        _activate(transformer, name, scale, set(pairs))
+        _attach(pipeline, transformer, name, adapter.pairs, strength.values)
+        _activate(transformer, name, scale, set(adapter.pairs))
     except Exception as e:
         if first:
             unload(transformer)
         elif name in transformer.peft_config:
             _drop(transformer, name)
-        raise LoraError(f"{path.name} could not be attached: {e}") from e
-    ranks, values = {p.rank for p in pairs.values()}, set(alpha.values())
+        if isinstance(e, torch.OutOfMemoryError):
+            raise
+        raise LoraError(f"could not be attached: {e}") from e
+    ranks = {pair.rank for pair in adapter.match.pairs.values()}
     return LoadedLora(
         name=name,
         scale=scale,
-        modules=len(pairs),
+        modules=len(adapter.pairs),
         rank=ranks.pop() if len(ranks) == 1 else None,
-        alpha=values.pop() if len(values) == 1 else None,
-        alpha_source=source,
-        ignored=tuple(ignored),
+        alpha=strength.common,
+        alpha_source=strength.source,
+        layout=adapter.match.layout,
     )
 
 
@@ -135,16 +143,6 @@ def _parts(pipeline_or_transformer: Any) -> tuple[Any, Any]:
     return pipeline_or_transformer, pipeline_or_transformer.transformer
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.suffix.lower() != ".safetensors":
-        raise LoraError(f"{path.name}: a LoRA must be a .safetensors file; other kinds can run code when they are read")
-    try:
-        with safe_open(path, framework="pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as e:
-        raise LoraError(f"{path.name} cannot be read: {e}") from e
-
-
 def _base_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Layers a LoRA can act on, under the names they have without adapters."""
     wrapped: list[str] = []
@@ -158,127 +156,38 @@ def _base_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _pairs(
-    tensors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], file: str
-) -> tuple[dict[str, _Pair], dict[str, float], list[str]]:
-    """The file's tensors under the transformer's names: pairs, alpha tensors' values, keys that fit no layer."""
-    underscored = {name.replace(".", "_"): name for name in layers}
-    halves: dict[str, dict[str, Tensor]] = {}
-    alphas: dict[str, float] = {}
-    ignored: list[str] = []
-    for key, tensor in tensors.items():
-        for mark, kind in _UNSUPPORTED.items():
-            if mark in key:
-                raise LoraError(f"{file} is {kind}, which is not supported")
-        half, alpha = _HALF.fullmatch(key), _ALPHA.fullmatch(key)
-        match = half or alpha
-        module = _module_name(match["module"], underscored) if match else ""
-        if module not in layers:
-            ignored.append(key)
-        elif half:
-            which = "down" if half["half"] in ("A", "down") else "up"
-            if which in halves.setdefault(module, {}):
-                raise LoraError(f"{file} holds {module} twice")
-            halves[module][which] = tensor
-        else:
-            alphas[module] = float(tensor)
-    if lonely := [m for m, h in halves.items() if len(h) != 2]:
-        raise LoraError(f"{file} holds only half of {lonely[0]} ({len(lonely)} such)")
-    if not halves:
-        seen = ", ".join(list(tensors)[:3]) or "nothing"
-        raise LoraError(f"{file} holds nothing for this transformer; it holds {seen} ...")
-    return {m: _Pair(h["down"], h["up"]) for m, h in halves.items()}, alphas, ignored
-
-
-def _module_name(name: str, underscored: Mapping[str, str]) -> str:
-    if kohya := _KOHYA.match(name):
-        return underscored.get(name[kohya.end() :], "")
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in _PREFIXES:
-            if name.startswith(prefix):
-                name, stripped = name.removeprefix(prefix), True
-    return name
-
-
-def _check_shapes(module: str, pair: _Pair, layer: nn.Module) -> None:
+def _shape(name: str, layer: nn.Module) -> Shape:
     weight = layer.weight
     if not isinstance(weight, Tensor):
-        raise LoraError(f"{module} has no weight to act on")
-    down, up = pair.down, pair.up
-    if min(down.ndim, up.ndim) < 2 or not (down.is_floating_point() and up.is_floating_point()):
-        raise LoraError(f"{module}: the LoRA's tensors are no matrices of floating numbers")
-    if pair.rank < 1 or up.shape[1] != pair.rank:
-        raise LoraError(f"{module}: the LoRA's halves differ in rank, {pair.rank} and {up.shape[1]}")
-    if down.shape[1:] == weight.shape[1:] and up.shape[0] == weight.shape[0] and up.ndim == weight.ndim:
-        return
-    raise LoraError(
-        f"{module}: the LoRA is for {_describe(down.shape[1], up.shape[0])}, "
-        f"the transformer has {_describe(weight.shape[1], weight.shape[0])}"
-    )
+        raise LoraError(f"{name} has no weight to act on")
+    return tuple(weight.shape)
 
 
-def _describe(inputs: int, outputs: int) -> str:
-    model = _KNOWN_WIDTHS.get(inputs) or _KNOWN_WIDTHS.get(outputs)
-    return f"{inputs} -> {outputs} channels" + (f" ({model})" if model else "")
+def _computes_in(layer: nn.Module) -> torch.dtype | None:
+    """None where the layer stores 8 bits: then the adapter's own will do."""
+    dtype = next(layer.parameters()).dtype
+    return dtype if dtype in (torch.float32, torch.bfloat16, torch.float16) else None
 
 
-def _resolve_alpha(
-    path: Path, metadata: Mapping[str, str], tensors: Mapping[str, float], pairs: Mapping[str, _Pair]
-) -> tuple[AlphaSource, dict[str, float]]:
-    if adapter := metadata.get("lora_adapter_metadata"):
-        found = _from_config(adapter, f"{path.name}'s metadata", pairs)
-        if found:
-            return "metadata", found
-    if network := metadata.get("ss_network_alpha"):
-        try:
-            return "metadata", dict.fromkeys(pairs, float(network))
-        except ValueError as e:
-            raise LoraError(f"{path.name}: ss_network_alpha is {network!r}, not a number") from e
-    beside = path.with_name("adapter_config.json")
-    if beside.is_file():
-        found = _from_config(beside.read_text("utf-8", "replace"), beside.name, pairs)
-        if found:
-            return "adapter_config.json", found
-    if tensors:  # a module without one has the factor 1, as in kohya's own loader
-        return "alpha tensors", {m: tensors.get(m, float(p.rank)) for m, p in pairs.items()}
-    return "rank", {m: float(p.rank) for m, p in pairs.items()}
-
-
-def _from_config(text: str, where: str, pairs: Mapping[str, _Pair]) -> dict[str, float]:
-    """Alpha per module from a PEFT configuration (JSON); empty if it has none. Keys may carry `transformer.`."""
-    try:
-        raw = json.loads(text)
-        config = {k.removeprefix("transformer."): v for k, v in raw.items()}
-        if config.get("lora_alpha") is None:
-            return {}
-        alpha = float(config["lora_alpha"])
-        # Suffixes are compared as text: a file's regular expressions are not for running.
-        patterns = {k.lstrip("^"): float(v) for k, v in (config.get("alpha_pattern") or {}).items()}
-    except (ValueError, TypeError, AttributeError) as e:
-        raise LoraError(f"{where} is no PEFT configuration: {e}") from e
-    out = {}
-    for module, pair in pairs.items():
-        own = next((v for k, v in patterns.items() if module == k or module.endswith(f".{k}")), alpha)
-        # rank-stabilised LoRA divides by the root of the rank, arXiv 2312.03732
-        out[module] = own * math.sqrt(pair.rank) if config.get("use_rslora") else own
-    return out
-
-
-def _attach(pipeline: Any, transformer: Any, name: str, pairs: Mapping[str, _Pair], alpha: Mapping[str, float]) -> None:
+def _attach(
+    pipeline: Any,
+    transformer: Any,
+    name: str,
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    alpha: Mapping[str, float],
+) -> None:
     layers = dict(_base_layers(transformer))
     state_dict = {}
-    for module, pair in pairs.items():
-        like = _like(layers[module])
-        state_dict[f"{module}.lora_A.weight"] = pair.down.to(**like)
-        state_dict[f"{module}.lora_B.weight"] = pair.up.to(**like)
-    rank, usual = (Counter(v).most_common(1)[0][0] for v in ((p.rank for p in pairs.values()), alpha.values()))
+    for module, halves in pairs.items():
+        for key, half in zip(("lora_A", "lora_B"), halves, strict=True):
+            state_dict[f"{module}.{key}.weight"] = half.to(**_like(layers[module]), copy=True)
+    ranks = {module: down.shape[0] for module, (down, _) in pairs.items()}
+    rank, usual = (Counter(v).most_common(1)[0][0] for v in (ranks.values(), alpha.values()))
     # Given as metadata, the configuration is taken as it is; left out, diffusers would guess it from the tensors.
     config = {
         "r": rank,
         "lora_alpha": usual,
-        "rank_pattern": {f"^{m}": p.rank for m, p in pairs.items() if p.rank != rank},
+        "rank_pattern": {f"^{m}": r for m, r in ranks.items() if r != rank},
         "alpha_pattern": {f"^{m}": a for m, a in alpha.items() if a != usual},
         "target_modules": list(pairs),
     }
@@ -292,10 +201,9 @@ def _attach(pipeline: Any, transformer: Any, name: str, pairs: Mapping[str, _Pai
 
 def _like(layer: nn.Module) -> dict[str, Any]:
     """Where and as what the adapter computes: as its layer, unless that stores 8 bits or its weights are elsewhere."""
-    weight = next(layer.parameters())
+    weight, dtype = next(layer.parameters()), _computes_in(layer)
     device = torch.device("cpu") if weight.device.type == "meta" else weight.device
-    computes = weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return {"device": device, "dtype": weight.dtype} if computes else {"device": device}
+    return {"device": device, "dtype": dtype} if dtype else {"device": device}
 
 
 def _activate(transformer: nn.Module, name: str, scale: float, wanted: set[str]) -> None:

@@ -20,6 +20,8 @@ MAX_SIDE = 4096
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100
 MAX_FPS = 120
+MAX_LORAS = 8
+MAX_LORA_SCALE = 10
 MIN_SECONDS, MAX_SECONDS = 0.1, 120
 GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
 CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
@@ -120,6 +122,13 @@ def check_ranges(request: GenerationRequest) -> None:
         value = getattr(request, name)
         if value is not None:
             _within(name, value, low, high)
+    if len(request.loras) > MAX_LORAS:
+        raise RequestError("loras", f"at most {MAX_LORAS} LoRAs are possible, got {len(request.loras)}")
+    for lora in request.loras:
+        if not abs(lora.scale) <= MAX_LORA_SCALE:  # NaN too
+            raise RequestError(
+                "loras", f"a scale must be between -{MAX_LORA_SCALE} and {MAX_LORA_SCALE}, got {_plain(lora.scale)}"
+            )
     if not request.prompt.strip():
         raise RequestError("prompt", "must not be empty")
     if request.image is not None and request.video is not None:

@@ -50,10 +50,20 @@ class Media:
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file on this machine (safetensors) and the strength it is applied with."""
+    """A LoRA file on this machine (safetensors) and the strength it is applied with.
+
+    `sha256` (hex): what the file must be. `alpha` counts where nothing in or beside the file says what it is.
+    """
 
     path: str
     scale: float = 1.0
+    sha256: str | None = None
+    alpha: float | None = None
+
+    def told(self) -> dict[str, Any]:
+        """For a manifest: without the folder it lies in."""
+        named = {"file": Path(self.path).name, "scale": self.scale}
+        return named if self.alpha is None else {**named, "alpha": self.alpha}
 
 
 @dataclass(frozen=True)

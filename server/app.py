@@ -45,6 +45,7 @@ from server.media.addresses import is_public
 from server.media.artifacts import Artifacts, Limits
 from server.media.door import Door
 from server.media.fetch import Intake
+from server.media.loras import Loras
 from server.media.retention import Retention
 from server.media.storage import CORS, storage_of
 from server.media.uploads import Uploads
@@ -135,7 +136,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         quota=lambda owner: _quota(settings, issued, owner),
     )
     uploads = Uploads(data, artifacts)
-    limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes)
+    limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, settings.max_storage_per_key_bytes)
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
     context = Context(
         settings,
@@ -145,6 +146,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         uploads,
         keys,
         signing,
+        Loras(settings, served.by_task, data, artifacts, door),
     )
     writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
     health = Health(served, store, pool, dispatcher, data, artifacts, settings.max_queue)

@@ -8,6 +8,7 @@ from server.auth import Keys
 from server.jobs.jobs import Jobs
 from server.media.artifacts import Artifacts
 from server.media.fetch import Intake
+from server.media.loras import Loras
 from server.media.uploads import Uploads
 from server.settings import Settings
 from server.signing import Signing
@@ -22,3 +23,4 @@ class Context:
     uploads: Uploads
     keys: Keys
     signing: Signing
+    loras: Loras

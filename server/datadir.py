@@ -4,7 +4,8 @@ Knows: the layout of the folder, the lock on it, how much room is left. Does not
 `storage_url` artifacts lie elsewhere.
 
     lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
-    checkpoints/<job id>  checkpoints/finished/<hash>  openai/ and replicate/<owner>/<id>.json: records of uploads
+    fetched-loras/<sha256>.safetensors  checkpoints/<job id>  checkpoints/finished/<hash>
+    openai/ and replicate/<owner>/<id>.json: records of uploads
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ class DataDir:
         self.root = root.absolute()
         self.min_free_bytes = min_free_bytes
         self.inputs = self.root / "inputs"
+        self.loras = self.root / "fetched-loras"
         self.artifacts = self.root / "artifacts"
         self.uploads = self.root / "uploads"
         self.checkpoints = self.root / "checkpoints"
         self.keys = self.root / "keys"
         self._turn = Lock()
         try:
-            for folder in (self.inputs, self.artifacts, self.uploads, self.checkpoints):
+            if not self.root.exists():
+                self.root.parent.mkdir(parents=True, exist_ok=True)
+                self.root.mkdir(mode=0o700, exist_ok=True)  # prompts, films and keys are nobody else's on this machine
+            for folder in (self.inputs, self.loras, self.artifacts, self.uploads, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.root / "lock").open("a")
             with tempfile.TemporaryFile(dir=self.root):

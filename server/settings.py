@@ -98,7 +98,22 @@ class Settings(BaseSettings):
         description="room for results and uploads, in 2**20 bytes: beyond it the oldest go, results first, none within"
         " an hour (default: no limit)",
     )
+    max_storage_per_key_mb: int | None = Field(
+        None, ge=1, description="the same for the files of each API key (default: no limit)"
+    )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder with pulled checkpoints")
+    loras_dir: Path | None = Field(None, description="folder with LoRA files (default: loras in models_dir)")
+    max_lora_mb: int = Field(
+        1024,
+        ge=0,
+        description="largest LoRA that is fetched for a request which names its address, in 2**20 bytes; 0: none is",
+    )
+    lora_pull: bool = Field(
+        False, description="fetch a LoRA that a request names from the Hugging Face Hub when it is not installed"
+    )
+    lora_pickle: bool = Field(
+        False, description="take pickled LoRAs (.pt, .bin) too: plain tensors in them are turned into safetensors"
+    )
     model: str | None = Field(
         None,
         description="checkpoint name or folder to serve, or a comma list with one per task"
@@ -189,6 +204,14 @@ class Settings(BaseSettings):
         return _listed(self.apis)
 
     @property
+    def lora_folder(self) -> Path:
+        return self.models_dir / "loras" if self.loras_dir is None else self.loras_dir
+
+    @property
+    def max_lora_bytes(self) -> int:
+        return self.max_lora_mb * 2**20
+
+    @property
     def min_free_bytes(self) -> int:
         return self.min_free_mb * 2**20
 
@@ -199,6 +222,10 @@ class Settings(BaseSettings):
     @property
     def max_storage_bytes(self) -> int | None:
         return None if self.max_storage_mb is None else self.max_storage_mb * 2**20
+
+    @property
+    def max_storage_per_key_bytes(self) -> int | None:
+        return None if self.max_storage_per_key_mb is None else self.max_storage_per_key_mb * 2**20
 
     @classmethod
     def load(cls, **given: Any) -> Settings:

@@ -64,7 +64,7 @@ def pull(
     except WeightsError:
         raise
     except Exception as error:  # one boundary to a library with a dozen error classes
-        raise PullError(_plain_words(error, checkpoint)) from error
+        raise PullError(plain_words(error, checkpoint)) from error
 
 
 def _take_back(report: Report, partial: Path) -> None:
@@ -112,7 +112,7 @@ def _note(folder: Path, name: str) -> tuple[str, str]:
     return (lines[0], lines[1]) if len(lines) >= 2 else ("", "")
 
 
-def _plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
+def plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
     endpoint, where = huggingface_hub.constants.ENDPOINT, checkpoint.repository
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:

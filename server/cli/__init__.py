@@ -1,4 +1,4 @@
-"""The command line: `cogvideox serve | clients | keys | generate | replay | weights`.
+"""The command line: `cogvideox serve | clients | keys | generate | replay | weights | lora`.
 
 Knows: how commands are put together and which exit code a person's mistake gets (2; a failed run 1; Ctrl-C 130).
 Does not know: what the commands do. Nothing heavy is imported here, so `--help` is quick.
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli import clients, generate, keys, serve, weights
+from server.cli import clients, generate, keys, lora, serve, weights
 
 app = typer.Typer(
     help="CogVideoX on your own GPU: a server that answers the clouds' requests, and the same engine offline.",
@@ -23,6 +23,7 @@ app.add_typer(keys.app, name="keys")
 app.command("generate")(generate.generate)
 app.command("replay")(generate.replay)
 app.add_typer(weights.app, name="weights")
+app.add_typer(lora.app, name="lora")
 
 
 def _version(wanted: bool) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, draw_seed
+from server.settings import Settings
+from weights import loras
+from weights.catalog import WeightsError
 
 Job = tuple[GenerationRequest, Path]
 # names in a batch file and on the command line -> GenerationRequest's
@@ -66,16 +69,30 @@ def to_request(prompt: str, given: dict[str, Any], output: Path | None) -> Gener
 
 
 def to_lora(text: str) -> Lora:
-    path, scale = text, 1.0
+    """`FILE.safetensors[:SCALE]`, or the name of an installed one, `NAME[:SCALE]`."""
+    if "://" in text:
+        raise Usage(f"lora: nothing is fetched here; cogvideox lora add {text}, then give its name")
+    path, scale = _lora_file(text), 1.0
     head, _, tail = text.rpartition(":")
-    if head and not Path(text).exists():
+    if path is None and head:
         try:
-            path, scale = head, float(tail)
+            path, scale = _lora_file(head), float(tail)
         except ValueError:
-            raise Usage(f"lora: must be FILE.safetensors[:SCALE], got {text!r}") from None
-    if not Path(path).expanduser().is_file():
-        raise Usage(f"lora: {path} is not a file")
-    return Lora(str(Path(path).expanduser()), scale)
+            raise Usage(f"lora: must be FILE.safetensors[:SCALE] or NAME[:SCALE], got {text!r}") from None
+        text = head
+    if path is None:
+        raise Usage(f"lora: {text} is not a file, and no LoRA of that name is installed (cogvideox lora list)")
+    return Lora(str(path), scale)
+
+
+def _lora_file(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    try:
+        return loras.find(name, Settings.load().lora_folder) if loras.NAME.fullmatch(name) else None
+    except WeightsError as e:
+        raise Usage(f"lora: {e}") from None
 
 
 def _format_of(path: Path) -> Any:
@@ -170,7 +187,7 @@ def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
     for name in ("image", "video"):
         if asked[name] is not None:
             asked[name] = {"sha256": asked[name]["sha256"]}
-    asked["loras"] = [{"file": Path(one.path).name, "scale": one.scale} for one in request.loras]
+    asked["loras"] = [one.told() for one in request.loras]
     if asked["seed"] is None:
         asked["seed"] = made.get("seed")
     return by == model and bool(json.loads(json.dumps(asked)) == made)

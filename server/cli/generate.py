@@ -53,7 +53,10 @@ def generate(
     negative_prompt: Annotated[str, typer.Option(help="What not to show.")] = "",
     strength: Annotated[float | None, typer.Option(help="Video-to-video: 0 keeps the clip, 1 remakes it.")] = None,
     scheduler: Annotated[Literal["ddim", "dpm"] | None, typer.Option(help="The model's own by default.")] = None,
-    lora: Annotated[list[str] | None, typer.Option(help="FILE.safetensors[:SCALE]; may be given again.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE.safetensors[:SCALE] or an installed NAME[:SCALE]; may be given again."),
+    ] = None,
     interpolate: Annotated[int | None, typer.Option(help="RIFE up to this frame rate, duration kept.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File (.mp4 .gif .webm), or a folder.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Videos to make, with seed, seed+1, ...")] = 1,
@@ -121,7 +124,7 @@ def replay(
         if len(paths) < len(wanted["loras"]):
             raise Usage("this video was made with a LoRA; give its file with --lora")
         wanted["loras"] = [
-            {"path": asked.to_lora(str(p)).path, "scale": one["scale"]}
+            {"path": asked.to_lora(str(p)).path, "scale": one["scale"], "alpha": one.get("alpha")}
             for one, p in zip(wanted["loras"], paths, strict=False)
         ]
         request = GenerationRequest.from_dict(wanted)

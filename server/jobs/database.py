@@ -9,6 +9,7 @@ Connections with the execution option `immediate` are such transactions: what th
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,21 +26,62 @@ from server.errors import BadSetting, DataDirBusy, DataDirUnwritable
 # versions before this can corrupt a write-ahead log that two connections check-point at the same time
 SAFE_WAL = (3, 51, 3)
 WRITERS, SERVERS = 7_116_001, 7_116_002  # numbers of PostgreSQL's advisory locks: who writes, who serves
+TAKE = text(f"SELECT pg_try_advisory_lock({SERVERS})")
+# a session of ours whose line was cut stays there for hours, and its lock with it
+END_OUR_OWN = text(f"""
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND objid = {SERVERS} AND granted AND datname = current_database()
+    AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()
+""")
 # no prompt of a client in an error that is logged
 HABITS: dict[str, Any] = {"pool_size": 20, "max_overflow": 40, "hide_parameters": True}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Database:
-    """`journal`: how SQLite writes, or "postgresql"; `held` keeps other servers from the same tables."""
+    """`journal`: how SQLite writes, or "postgresql". `alone`: a lock keeps other servers from the same tables."""
 
     engine: Engine
     journal: str
-    held: Connection | None = None
+    alone: bool = False
+    lost: str = ""  # who has the tables instead
+    _held: Connection | None = None  # whose session has the lock
+
+    def hold(self) -> None:
+        """Takes the lock again when the session that had it has ended. Raises OperationalError; DataDirBusy, then and
+        ever after, when another server was quicker."""
+        if self.lost:
+            raise DataDirBusy(self.lost)
+        if not self.alone or self._still_holds():
+            return
+        with ExitStack() as undo:
+            held = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            undo.callback(held.close)
+            if not held.execute(TAKE).scalar_one():
+                held.execute(END_OUR_OWN)
+                if not held.execute(TAKE).scalar_one():
+                    self.lost = f"another server is using the database {_name(self.engine)}"
+                    raise DataDirBusy(self.lost)
+            undo.pop_all()
+        self._held = held
+
+    def _still_holds(self) -> bool:
+        if self._held is None:
+            return False
+        try:
+            self._held.execute(text("SELECT 1"))
+        except DBAPIError:
+            self._held.invalidate()  # whatever it still is, the pool must not hand it out
+            self._let_go()
+        return self._held is not None
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def close(self) -> None:
-        if self.held is not None:
-            self.held.close()
+        self._let_go()
         self.engine.dispose()
 
 
@@ -70,13 +112,14 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
         immediate = connection.get_execution_options().get("immediate", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
-    with _disposed_of_on_failure(engine), engine.execution_options(immediate=True).begin() as connection:
+    database = Database(engine, journal)
+    with _disposed_of_on_failure(database), engine.execution_options(immediate=True).begin() as connection:
         found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         _check_schema(str(path), found, schema)
         metadata.create_all(connection)
         _add_what_is_missing(connection, metadata)
         connection.exec_driver_sql(f"PRAGMA user_version={schema}")
-    return Database(engine, journal)
+    return database
 
 
 def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool) -> Database:
@@ -84,7 +127,10 @@ def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool)
         url = make_url(address)
         if url.get_backend_name() != "postgresql":
             raise BadSetting("COGVIDEOX_DATABASE_URL: must begin with postgresql://")
-        engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **HABITS)
+        name = {"application_name": f"cogvideox {uuid.uuid4().hex}"}
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args=name, **HABITS
+        )
     except ArgumentError:
         raise BadSetting("COGVIDEOX_DATABASE_URL: must look like postgresql://user:password@host/database") from None
     except ModuleNotFoundError:
@@ -95,37 +141,35 @@ def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool)
         if connection.get_execution_options().get("immediate", False):
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
 
-    name = f"{url.host or 'localhost'}/{url.database}"
-    with _disposed_of_on_failure(engine) as undo:
-        held = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        undo.callback(held.close)
-        if alone and not held.execute(text(f"SELECT pg_try_advisory_lock({SERVERS})")).scalar_one():
-            raise DataDirBusy(f"another server is using the database {name}")
+    database = Database(engine, "postgresql", alone)
+    with _disposed_of_on_failure(database):
+        database.hold()
         with engine.execution_options(immediate=True).begin() as connection:
             connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
             found = connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar() or 0
-            _check_schema(name, found, schema)
+            _check_schema(_name(engine), found, schema)
             metadata.create_all(connection)
             _add_what_is_missing(connection, metadata)
             if found < schema:
                 connection.exec_driver_sql(f"INSERT INTO schema_version VALUES ({schema})")
-    return Database(engine, "postgresql", held)
+    return database
 
 
 @contextmanager
-def _disposed_of_on_failure(engine: Engine) -> Iterator[ExitStack]:
+def _disposed_of_on_failure(database: Database) -> Iterator[None]:
     """`DataDirUnwritable` for what the database does not like; nothing of it stays open then."""
-    undo = ExitStack()
     try:
-        yield undo
+        yield
     except BaseException as e:
-        undo.close()
-        engine.dispose()
+        database.close()
         if isinstance(e, DBAPIError):
-            name = f"{engine.url.host or engine.url.query.get('host', 'localhost')}/{engine.url.database}"
             reason = str(e.orig).strip().splitlines()[0] if e.orig else type(e).__name__
-            raise DataDirUnwritable(f"the database {name} cannot be used: {reason}") from None
+            raise DataDirUnwritable(f"the database {_name(database.engine)} cannot be used: {reason}") from None
         raise
+
+
+def _name(engine: Engine) -> str:
+    return f"{engine.url.host or engine.url.query.get('host', 'localhost')}/{engine.url.database}"
 
 
 def _check_schema(name: str, found: int, schema: int) -> None:

@@ -7,21 +7,22 @@ but the table and the nudge `wake`, without which it looks every POLL seconds, s
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import structlog
 from sqlalchemy.exc import OperationalError
 
 from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Paused, Stage, Started, Step
-from server.errors import DiskFull, StaleWrite
+from server.errors import DataDirBusy, DiskFull, StaleWrite
 from server.jobs.checkpoints import Checkpoints, sampling_of
-from server.jobs.job import Artifact, Job, JobError, Status
+from server.jobs.job import Job, JobError, Status
 from server.jobs.pool import LocalPool
 from server.jobs.protocol import Died, Report, Run
+from server.jobs.results import discard, put
 from server.jobs.running import Patience, Running
 from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
@@ -29,11 +30,11 @@ from server.media.artifacts import Artifacts
 POLL = 0.25  # seconds
 WRITE_EVERY = 0.5  # seconds between two progress writes of one job
 RETRY = 1.0  # seconds until a table that could not be written is tried again
+HELD = 2.0  # seconds between two looks whether the table is still ours alone
 STRIKES = 3  # confirmed deaths of workers after which a job is taken to be what kills them
 UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote what a client sent: not logged
 TOLD = 10  # times in a sampling that the log tells how far it is
 TOO_LONG = "it ran too long"
-EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
 
 PATH = re.compile(r"(?<![\w:/.<])~?/(?:[^\s'\":,;()]+/)*([^\s'\":,;()/]+)/?")
 
@@ -61,6 +62,7 @@ class Dispatcher:
         self._patience = patience
         self._clock = clock
         self._running: dict[tuple[str, int], Running] = {}
+        self._held_at = clock()
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._main, name="dispatcher")
@@ -101,13 +103,18 @@ class Dispatcher:
             self._until_done(self._take_over)
             self._pool.start()
             while not self._stopping.is_set():
+                self._until_done(self._hold)
                 self._until_done(self._claim)
                 self._turn()
             self._pause_all()
+        except DataDirBusy as e:  # the jobs are that server's by now, also those that ran here
+            log.error("no more work on jobs", reason=e.message)
+            self._pool.close(f"{e.message}; start this one again when that one has stopped")
+            return
         except BaseException:
             log.exception("dispatcher died")
-        finally:
-            self._pool.close()
+        self._pool.close()
+        with suppress(DataDirBusy):
             self._until_done(self._take_over)
 
     def _turn(self) -> None:
@@ -126,12 +133,19 @@ class Dispatcher:
     def _until_done(self, act: Callable[[], None]) -> None:
         """A database that is locked or has no room is asked again after a while: nothing else here makes sense then.
 
+        A database that was away may have let another server in meanwhile: raises DataDirBusy.
         Whatever else goes wrong is logged, and the loop goes on: one odd job or row must not stop the others.
         """
+        was_away = False
         while True:
             try:
+                if was_away:
+                    self._store.database.hold()
                 return act()
+            except DataDirBusy:
+                raise
             except OperationalError as e:
+                was_away = True
                 log.error("job table not writable", error=str(e.orig))
                 if self._stopping.wait(RETRY):
                     return None  # the next start finds the job running and requeues it
@@ -150,8 +164,14 @@ class Dispatcher:
             self._stopping.wait(RETRY)
             return []
 
+    def _hold(self) -> None:
+        if self._clock() - self._held_at >= HELD:
+            self._store.database.hold()
+            self._held_at = self._clock()
+
     def _take_over(self) -> None:
         """Jobs that ran when the server last stopped go back into the queue; what ended ones left is removed."""
+        self._store.database.hold()
         for job_id in self._checkpoints.job_ids():
             left = self._store.get(job_id)
             if left is None or left.status.is_terminal:
@@ -161,6 +181,7 @@ class Dispatcher:
             self._store.log(job.id, f"attempt {job.attempt} ended with the server; queued again")
 
     def _claim(self) -> None:
+        self._store.expire()
         while self._pool.free() and (job := self._store.claim()) is not None:
             if job.model not in self._models:
                 message = f"{job.model} was accepted for this job and is no longer served here"
@@ -300,17 +321,13 @@ class Dispatcher:
     def _finish(self, running: Running, event: Finished) -> None:
         job = running.job
         self._write(running)  # also asks whether the attempt still counts, before anything is stored
-        video_name = f"video.{EXTENSIONS.get(event.media_type, 'bin')}"
-        manifest = json.dumps(event.manifest, indent=2, sort_keys=True).encode()
-        stored = []
         try:
-            for name, media_type, data in (
-                (video_name, event.media_type, event.video),
-                ("poster.jpg", "image/jpeg", event.poster),
-                ("manifest.json", "application/json", manifest),
-            ):
-                stored.append(self._artifacts.put(name, media_type, data, job.keep_seconds))
-            video, poster, recipe = stored
+            video, poster, recipe = put(self._artifacts, event, job.keep_seconds, job.owner)
+        except (DiskFull, OSError) as e:
+            message = f"the result could not be stored: {without_paths(str(e))}"
+            self._fail(job, JobError("internal", message), detail=str(e))
+            return
+        try:
             self._store.finish(
                 job.id,
                 job.attempt,
@@ -320,19 +337,10 @@ class Dispatcher:
                 timings=event.timings,
                 memory=event.memory,
             )
-        except (DiskFull, OSError) as e:
-            self._discard(stored)
-            why = without_paths(str(e))
-            self._fail(job, JobError("internal", f"the result could not be stored: {why}"), detail=str(e))
         except BaseException:
-            self._discard(stored)
+            discard(self._artifacts, (video, poster, recipe))
             raise
-        else:
-            log.info("job succeeded", job_id=job.id, attempt=job.attempt, bytes=len(event.video))
-
-    def _discard(self, stored: list[Artifact]) -> None:
-        for artifact in stored:
-            self._artifacts.remove(artifact)
+        log.info("job succeeded", job_id=job.id, attempt=job.attempt, bytes=len(event.video))
 
     def _shown(self, job: Job, code: str, message: str) -> str:
         """What a client is told: nothing of the server's folders."""

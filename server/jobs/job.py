@@ -85,7 +85,8 @@ class Job:
 
     `deaths` says of each worker that died over this job how it died; `attempt` counts every start, whatever ended it.
     `owner` stands for the key it came with ("" for none), `number` counts jobs from 1 and is 0 before it is stored,
-    jobs of a higher `priority` go first, and the files of a result are kept for `keep_seconds` (None: for ever).
+    jobs of a higher `priority` go first, and the files of a result are kept for `keep_seconds` (None: for ever). A job
+    that has not begun by `start_by`, or not ended by `end_by`, is cancelled.
     """
 
     id: str
@@ -118,6 +119,8 @@ class Job:
     keep_seconds: float | None = None
     webhook: Webhook | None = None
     idempotency: str | None = None
+    start_by: float | None = None
+    end_by: float | None = None
 
     @property
     def seed(self) -> int:

@@ -74,6 +74,8 @@ class Jobs:
         keep_seconds: float | None = None,
         webhook: Webhook | None = None,
         idempotency: str | None = None,
+        start_by: float | None = None,
+        end_by: float | None = None,
     ) -> Job:
         """The job, on disk; or the one an earlier call of the same `idempotency` name from the same key has made.
 
@@ -100,6 +102,8 @@ class Jobs:
             keep_seconds=keep_seconds,
             webhook=webhook,
             idempotency=idempotency,
+            start_by=start_by,
+            end_by=end_by,
         )
         job = self._store.submit(job, self._max_queue, self._quota(owner))
         self._wake()

@@ -47,7 +47,7 @@ class KeyStore:
         self._clock = clock
         self._known: dict[str, IssuedKey] = {}
         self._read_at = float("-inf")
-        self._reader: threading.Thread | None = None
+        self._reading = threading.Lock()
 
     def create(self, name: str, quota: Quota) -> tuple[str, IssuedKey]:
         """The key in words, which nobody can tell again, and what is kept of it."""
@@ -79,10 +79,14 @@ class KeyStore:
         """
         if self._read_at == float("-inf"):
             self._read()
-        elif time.monotonic() - self._read_at > FRESH and not (self._reader and self._reader.is_alive()):
-            self._reader = threading.Thread(target=self._read_if_possible, name="keys", daemon=True)
-            self._reader.start()
-            self._reader.join(PATIENCE)
+        elif time.monotonic() - self._read_at > FRESH and self._reading.acquire(blocking=False):
+            reader = threading.Thread(target=self._read_if_possible, name="keys", daemon=True)
+            try:
+                reader.start()
+            except RuntimeError:  # no room for another thread
+                self._reading.release()
+            else:
+                reader.join(PATIENCE)
         return self._known
 
     def _read(self) -> None:
@@ -91,8 +95,11 @@ class KeyStore:
         self._read_at = begun
 
     def _read_if_possible(self) -> None:
-        with contextlib.suppress(SQLAlchemyError):
-            self._read()
+        try:
+            with contextlib.suppress(SQLAlchemyError):
+                self._read()
+        finally:
+            self._reading.release()
 
 
 def _issued(row: Row[tuple[object, ...]]) -> IssuedKey:

@@ -141,13 +141,14 @@ class LocalPool:
             found += self._listen(slot)
         return found
 
-    def close(self) -> None:
-        """Ends every worker within a few seconds."""
+    def close(self, why: str | None = None) -> None:
+        """Ends every worker within a few seconds. `why`: what `workers` says is the matter with them."""
         processes = [slot.process for slot in self._slots if slot.process is not None]
         for slot in self._slots:
             if slot.line is not None:
                 slot.line.close()
             slot.process, slot.line, slot.run, slot.state = None, None, None, WorkerState.BROKEN
+            slot.error = why or slot.error
         until = time.monotonic() + CLOSE_SECONDS
         for process in processes:
             process.join(max(0.0, until - time.monotonic()))

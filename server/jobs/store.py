@@ -1,7 +1,7 @@
 """The job table: the only truth about jobs.
 
-Knows: which write may follow which, that a write belongs to one attempt, the order of the queue.
-Does not know: who calls, workers, files. Every method is one transaction and may be called from any thread.
+Knows: which write may follow which, that a write belongs to one attempt. Does not know: the order of the queue
+(`turns.py`), who calls, workers, files. Every method is one transaction and may be called from any thread.
 
 A write about a running job carries its attempt. When another attempt owns the job by now, or the job has ended, the
 write changes nothing and raises StaleWrite: whoever made it (a worker thought dead, say) drops its work.
@@ -17,34 +17,20 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import OperationalError
 
 from server.errors import IdempotencyConflict, QueueFull, QuotaExceeded, StaleWrite
-from server.jobs import outbox
+from server.jobs import outbox, turns
 from server.jobs.database import open_database
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
-from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row, turns
+from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row
 
 MAX_LOG_LINES = 1000  # per job; later ones are dropped
 DAY = 86400.0  # seconds
 TURN_SECONDS = 5.0  # that a write waits for the others of this process
 RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
-
-
-# who waits at a priority of at least `priority`: how many jobs, the first of them, how many came before job `n`
-WAITING = (
-    select(
-        jobs.c.priority,
-        jobs.c.owner,
-        func.count().label("waiting"),
-        func.min(jobs.c.n).label("first"),
-        func.sum(case((jobs.c.n < bindparam("n"), 1), else_=0)).label("before"),
-    )
-    .where(jobs.c.status == Status.QUEUED, jobs.c.priority >= bindparam("priority"))
-    .group_by(jobs.c.priority, jobs.c.owner)
-)
 
 
 @dataclass(frozen=True)
@@ -59,9 +45,7 @@ NO_QUOTA = Quota()
 
 
 class JobStore:
-    """`clock` gives unix seconds."""
-
-    """`where`: a SQLite file, or the URL of a PostgreSQL database."""
+    """`where`: a SQLite file, or the URL of a PostgreSQL database. `clock` gives unix seconds."""
 
     def __init__(self, where: Path | str, clock: Callable[[], float] = time.time) -> None:
         self.database = open_database(where, metadata, SCHEMA)
@@ -168,23 +152,7 @@ class JobStore:
     def position(self, job_id: str) -> int:
         """How many queued jobs are ahead of it as things stand, 0 for one that is not queued."""
         with self._engine.connect() as db:
-            own = db.execute(
-                select(jobs.c.n, jobs.c.priority, jobs.c.owner).where(
-                    jobs.c.id == job_id, jobs.c.status == Status.QUEUED
-                )
-            ).one_or_none()
-            if own is None:
-                return 0
-            waiting = db.execute(WAITING, {"priority": own.priority, "n": own.n}).all()
-            others = [row for row in waiting if row.priority == own.priority and row.owner != own.owner]
-            turn = {row.owner: (row.running, row.served) for row in db.execute(_turns())} if others else {}
-        rank = sum(row.before for row in waiting if (row.priority, row.owner) == (own.priority, own.owner))
-        ahead = sum(row.waiting for row in waiting if row.priority > own.priority)
-        mine = (*turn.get(own.owner, (0, 0)), own.n)
-        for row in others:  # keys take turns: each has had as many as this one, or one more
-            comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
-            ahead += min(row.waiting, rank + comes_first)
-        return int(ahead + rank)
+            return turns.ahead(db, job_id)
 
     def counts(self) -> dict[Status, int]:
         with self._engine.connect() as db:
@@ -207,47 +175,45 @@ class JobStore:
             return set(job_ids) - set(db.execute(going).scalars())
 
     def inputs_in_use(self) -> set[str]:
-        """The SHA-256 of each picture and clip that a job needs which has not ended."""
+        """The SHA-256 of each picture, clip and LoRA that a job needs which has not ended."""
         unfinished = jobs.c.status.in_([s for s in Status if not s.is_terminal])
         with self._engine.connect() as db:
             requests = db.execute(select(jobs.c.request).where(unfinished)).scalars().all()
-        return {media["sha256"] for asked in requests for media in (asked["image"], asked["video"]) if media}
+        needed = (one for asked in requests for one in (asked["image"], asked["video"], *asked["loras"]))
+        return {one["sha256"] for one in needed if one and one.get("sha256")}
 
     # -- from the dispatcher --------------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Cancels jobs that should have begun by now and have not, and those that should have ended."""
+        now, c = self._clock(), jobs.c
+        unbegun = and_(c.status == Status.QUEUED, c.attempt == 0, c.start_by <= now)
+        going = and_(c.status.in_([s for s in Status if not s.is_terminal]), c.end_by <= now)
+        late = select(c.id, going.label("going")).where(or_(unbegun, and_(going, c.cancel_requested.is_(False))))
+        with self._engine.connect() as db:
+            found = db.execute(late).all()
+        for row in found:
+            self.cancel(row.id, only_queued=not row.going)
 
     def claim(self) -> Job | None:
         """The next job, now running and with its attempt raised by one.
 
         Of the highest priority; of the key that has the fewest running jobs and was served longest ago; its oldest.
         """
-        queued = jobs.c.status == Status.QUEUED
-        turn = _turns().subquery()
-        in_turn = (
-            jobs.c.priority.desc(),
-            func.coalesce(turn.c.running, 0),
-            func.coalesce(turn.c.served, 0),
-            jobs.c.n,
-        )
         with self._engine.connect() as db:  # most looks find nothing, and looking takes no write lock
-            if db.execute(select(jobs.c.n).where(queued).limit(1)).scalar_one_or_none() is None:
+            if db.execute(select(jobs.c.n).where(jobs.c.status == Status.QUEUED).limit(1)).first() is None:
                 return None
         with self._writing() as db:
-            rows = select(jobs.c.n, jobs.c.owner).select_from(jobs.outerjoin(turn, turn.c.owner == jobs.c.owner))
-            chosen = db.execute(rows.where(queued).order_by(*in_turn).limit(1)).one_or_none()
-            if chosen is None:
+            if (chosen := turns.first(db)) is None:
                 return None
+            number, owner = chosen
             started = {**FRESH, "status": Status.RUNNING, "attempt": jobs.c.attempt + 1, "started_at": self._clock()}
-            db.execute(update(jobs).where(jobs.c.n == chosen.n).values(started))
-            self._serve(db, chosen.owner)
-            job = to_job(db.execute(select(jobs).where(jobs.c.n == chosen.n)).one())
+            db.execute(update(jobs).where(jobs.c.n == number).values(started))
+            turns.taken(db, owner)
+            job = to_job(db.execute(select(jobs).where(jobs.c.n == number)).one())
             if job.attempt == 1:
                 outbox.announce(db, job.id, self._clock(), "start")
         return job
-
-    def _serve(self, db: Connection, owner: str) -> None:
-        latest = int(db.execute(select(func.coalesce(func.max(turns.c.served), 0))).scalar_one())
-        if not db.execute(update(turns).where(turns.c.owner == owner).values(served=latest + 1)).rowcount:
-            db.execute(insert(turns).values(owner=owner, served=latest + 1))
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
         """Sets any of plan, stage, step, steps, eta, memory."""
@@ -361,15 +327,3 @@ def _asked(job: Job) -> tuple[Any, ...]:
 
 def _count(db: Connection, *which: ColumnElement[bool]) -> int:
     return int(db.execute(select(func.count()).select_from(jobs).where(*which)).scalar_one())
-
-
-def _turns() -> Select[Any]:
-    """Of each key that was ever served: how many of its jobs run, and when its last turn was."""
-    running = (
-        select(jobs.c.owner, func.count().label("running"))
-        .where(jobs.c.status == Status.RUNNING)
-        .group_by(jobs.c.owner)
-        .subquery()
-    )
-    both = turns.outerjoin(running, running.c.owner == turns.c.owner)
-    return select(turns.c.owner, func.coalesce(running.c.running, 0).label("running"), turns.c.served).select_from(both)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from pipelines.request import GenerationRequest
 from server.jobs.job import Artifact, Job, JobError, Status, Webhook
 
-SCHEMA = 2
+SCHEMA = 3
 
 metadata = MetaData()
 
@@ -63,9 +63,14 @@ jobs = Table(
     Column("keep_seconds", Float),
     Column("webhook", JSON(none_as_null=True)),
     Column("idempotency", String),  # a name its caller gave the call, so that calling again makes no second job
+    # since schema 3, unix seconds
+    Column("start_by", Float),
+    Column("end_by", Float),
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_status", "status", "n"),
+    Index("jobs_to_start", "status", "start_by"),
+    Index("jobs_to_end", "status", "end_by"),
     Index("jobs_in_turn", "status", "priority", "owner", "n"),  # with all that a place in the queue depends on
 )
 

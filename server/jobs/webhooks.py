@@ -73,7 +73,7 @@ class Courier:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _main(self) -> None:
-        while True:
+        while not self._store.database.lost:  # else another server tells
             with contextlib.suppress(SQLAlchemyError):  # a table that cannot be read now is read at the next look
                 if len(self._under_way) < AT_ONCE:
                     for notice in await asyncio.to_thread(self._store.notices_due, LOOKED_AT):

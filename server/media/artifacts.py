@@ -6,10 +6,13 @@ Does not know: where they lie (`storage.py`), who may have them (who knows the k
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import secrets
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -39,15 +42,18 @@ MEDIA_TYPES = {
 }
 EXTENSIONS = {media_type: extension for extension, media_type in reversed(MEDIA_TYPES.items())}
 OTHER = "application/octet-stream"
+BEGINNING = 8  # characters of a key that say whose it is
 NEW_SECONDS = 3600.0  # a file is safe from want of room for so long
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`keep_seconds` for files of which nothing else was said, `size` in bytes for all together; None: no limit."""
+    """`keep_seconds` for files of which nothing else was said, `size` in bytes for all together, `size_per_owner` for
+    those of one API key; None: no limit."""
 
     keep_seconds: float | None = None
     size: int | None = None
+    size_per_owner: int | None = None
 
 
 NO_LIMITS = Limits()
@@ -69,16 +75,18 @@ class Artifacts:
         self._storage = storage or LocalStorage(data.artifacts)
         self._public_url = public_url
 
-    def new_key(self) -> str:
-        """A key for a file that is yet to come."""
-        return secrets.token_urlsafe(24)
+    def new_key(self, owner: str = "") -> str:
+        """A key for a file that is yet to come. Those of one owner begin alike; 144 bits of each are random."""
+        return _beginning(owner) + secrets.token_urlsafe(18)
 
-    def put(self, name: str, media_type: str, data: bytes, keep_seconds: float | None = None) -> Artifact:
+    def put(
+        self, name: str, media_type: str, data: bytes, keep_seconds: float | None = None, owner: str = ""
+    ) -> Artifact:
         """Stores a result, wholly or not at all, for so long, or as `sweep` is told. Every call makes a new file.
 
         Raises DiskFull, OSError.
         """
-        key, file_name = self.new_key(), safe_name(name)
+        key, file_name = self.new_key(owner), safe_name(name)
         until = None if keep_seconds is None else self._clock() + keep_seconds
         self._storage.put(key, file_name, data, until, headers_of(file_name))
         return Artifact(key, media_type, file_name, len(data))
@@ -124,16 +132,17 @@ class Artifacts:
             lasting = limits.keep_seconds if stored.until is None else None
             if self._is_over(stored) or (lasting is not None and stored.made_at + lasting <= now):
                 over.append(stored.key)
-            elif limits.size is not None:
+            else:
                 others.append(stored)
+        if limits.size_per_owner is not None:
+            files: dict[str, list[Stored]] = defaultdict(list)
+            for stored in others:
+                files[stored.key[:BEGINNING]].append(stored)
+            for of_one in files.values():
+                over += _surplus(of_one, limits.size_per_owner, now)
         if limits.size is not None:
-            surplus = sum(stored.size for stored in others) - limits.size
-            for stored in sorted(others, key=lambda one: (one.until is not None, one.made_at)):
-                if surplus <= 0:
-                    break
-                if stored.made_at <= now - NEW_SECONDS:
-                    over.append(stored.key)
-                    surplus -= stored.size
+            gone = set(over)
+            over += _surplus([stored for stored in others if stored.key not in gone], limits.size, now)
         for key in over:
             self._storage.remove(key)
         return len(over)
@@ -199,6 +208,27 @@ class Artifacts:
         except FileNotFoundError:
             pass
         return JSONResponse(GONE, 404, headers=CORS)
+
+
+def _beginning(owner: str) -> str:
+    """Of that owner's keys; of nobody's, a new one each time."""
+    if not owner:
+        return secrets.token_urlsafe(6)
+    return base64.urlsafe_b64encode(
+        hashlib.blake2b(owner.encode(), digest_size=6, person=b"artifacts").digest()
+    ).decode()
+
+
+def _surplus(files: list[Stored], limit: int, now: float) -> list[str]:
+    """The keys of those that go so that the others fit."""
+    surplus, keys = sum(stored.size for stored in files) - limit, []
+    for stored in sorted(files, key=lambda one: (one.until is not None, one.made_at)):
+        if surplus <= 0:
+            break
+        if stored.made_at <= now - NEW_SECONDS:
+            keys.append(stored.key)
+            surplus -= stored.size
+    return keys
 
 
 def headers_of(name: str) -> dict[str, str]:

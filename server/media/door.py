@@ -11,11 +11,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from aiohttp import AddrInfoType
 
+from server.datadir import full_disk_named
 from server.media.addresses import is_public
 
 SECONDS = 30.0  # for the whole download, redirects included
@@ -49,9 +51,18 @@ class Door:
 
     async def download(self, url: str, limit: int) -> bytes:
         """At most `limit` bytes; raises TooLarge, DownloadFailed."""
+        data = bytearray()
         async with self._named(self._seconds):
-            return await self._follow(url, limit)
-        raise AssertionError  # pragma: no cover
+            async for chunk in self._follow(url, limit):
+                data += chunk
+        return bytes(data)
+
+    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float) -> None:
+        """At most `limit` bytes into `file`; raises TooLarge, DownloadFailed, DiskFull."""
+        async with self._named(seconds):
+            async for chunk in self._follow(url, limit):
+                with full_disk_named():
+                    file.write(chunk)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> int:
         """Sends `body` there and gives the status of the answer, a redirect's too; raises DownloadFailed."""
@@ -85,7 +96,7 @@ class Door:
         if self._session is not None:
             await self._session.close()
 
-    async def _follow(self, url: str, limit: int) -> bytes:
+    async def _follow(self, url: str, limit: int) -> AsyncIterator[bytes]:
         for _ in range(REDIRECTS + 1):
             _check_scheme(url)
             async with self._open().get(url, allow_redirects=False) as answer:
@@ -96,12 +107,13 @@ class Door:
                     raise DownloadFailed(f"the host answered {answer.status}")
                 if (answer.content_length or 0) > limit:
                     raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-                data = bytearray()
+                size = 0
                 async for chunk in answer.content.iter_chunked(CHUNK):
-                    data += chunk
-                    if len(data) > limit:
+                    size += len(chunk)
+                    if size > limit:
                         raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-                return bytes(data)
+                    yield chunk
+                return
         raise DownloadFailed(f"the URL redirects more than {REDIRECTS} times")
 
     def _open(self) -> aiohttp.ClientSession:

@@ -77,7 +77,7 @@ class Intake:
         if isinstance(value, bytes):
             data = value
         elif value.lstrip()[:5].lower() == "data:":
-            data = await asyncio.to_thread(_from_data_uri, value.strip(), limit)
+            data = await asyncio.to_thread(from_data_uri, value.strip(), limit)
         elif SCHEME.match(url := value[:URL_LENGTH].strip()):
             if len(value) > URL_LENGTH:
                 raise DownloadFailed(f"the URL has more than {URL_LENGTH} characters")
@@ -116,7 +116,7 @@ def _check_picture(path: Path) -> None:
     read_picture(path.read_bytes())
 
 
-def _from_data_uri(uri: str, limit: int) -> bytes:
+def from_data_uri(uri: str, limit: int) -> bytes:
     head, comma, body = uri.partition(",")
     if not comma:
         raise DownloadFailed("the data: URI has no comma")

@@ -17,6 +17,7 @@ from server.media.storage import StorageDown
 from server.media.uploads import Uploads
 
 LEFT_SECONDS = 86_400.0  # inputs of ended jobs, parts of unfinished uploads, and torn files stay so long
+LORA_SECONDS = 30 * 86_400.0  # LoRAs that came from an address stay so long after they were last asked for
 TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # as `write_atomically` names a file that it has not finished
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ class Retention:
             lambda: self._artifacts.sweep(self._limits),
             lambda: self._uploads.sweep(before),
             lambda: self._drop_inputs(before),
+            lambda: self._drop_loras(self._clock() - LORA_SECONDS),
             lambda: self._drop_temporary(before),
         )
         for part in parts:
@@ -63,6 +65,13 @@ class Retention:
         needed = self._inputs_in_use()
         for path in self._data.inputs.iterdir():
             if path.name not in needed:
+                self._data.drop(path, before)
+
+    def _drop_loras(self, before: float) -> None:
+        """Those fetched for requests; each request that names one touches it."""
+        needed = self._inputs_in_use()
+        for path in self._data.loras.iterdir():
+            if path.stem not in needed:
                 self._data.drop(path, before)
 
     def _drop_temporary(self, before: float) -> None:

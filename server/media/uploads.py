@@ -46,12 +46,13 @@ class Uploads:
         *,
         keep_seconds: float | None = None,
         key: str | None = None,
+        owner: str = "",
     ) -> Artifact:
-        """The file, kept under `key` (`Artifacts.new_key`; a fresh one by default).
+        """The file, kept under `key` (`Artifacts.new_key`; a fresh one of that owner by default).
 
         Raises UploadTooLarge, UploadBroken (that key is taken), DiskFull.
         """
-        key = key or self._artifacts.new_key()
+        key = key or self._artifacts.new_key(owner)
         await asyncio.to_thread(self._begin, key)
         with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
             await _write(chunks, file, UPLOAD_BYTES)

@@ -14,6 +14,7 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from torch import nn
 
 from pipelines.lora import LoadedLora, load_lora, unload
+from pipelines.lora_file import NOWHERE
 from tests.pipelines.loras import LAYOUTS, MODULES, RANK, by_hand, close, draw, run, tiny, write
 
 
@@ -32,7 +33,7 @@ def test_every_layout_acts_as_the_formula_says(tmp_path: Path, layout: str) -> N
     plain, pairs = run(net), draw(net)
     wanted = by_hand(net, pairs, 0.7)
     loaded = load_lora(net, write(tmp_path / "a.safetensors", pairs, layout), 0.7, "a")
-    assert loaded == LoadedLora("a", 0.7, len(MODULES), RANK, RANK, "rank")
+    assert loaded == LoadedLora("a", 0.7, len(MODULES), RANK, RANK, NOWHERE, loaded.layout)
     assert (wanted - plain).abs().max() > 0.01
     assert close(run(net), wanted)
 
@@ -45,11 +46,11 @@ def test_alpha_tensors(tmp_path: Path, layout: str) -> None:
     extra = {LAYOUTS[layout](m)[0].split(".lora_")[0] + ".alpha": torch.tensor(a) for m, a in alphas.items()}
     wanted = by_hand(net, pairs, lambda m: 0.5 * alphas[m] / RANK)
     loaded = load_lora(net, write(tmp_path / "a.safetensors", pairs, layout, extra), 0.5, "a")
-    assert (loaded.alpha_source, loaded.alpha, loaded.ignored) == ("alpha tensors", None, ())
+    assert (loaded.alpha_source, loaded.alpha) == ("alpha tensors", None)
     assert close(run(net), wanted)
 
 
-def test_trust_goes_metadata_then_config_then_tensors(tmp_path: Path) -> None:
+def test_trust_goes_sidecar_metadata_config_tensors_request(tmp_path: Path) -> None:
     net = tiny()
     pairs = draw(net)
     tensors = {f"transformer.{m}.alpha": torch.tensor(1.0) for m in MODULES}
@@ -59,7 +60,7 @@ def test_trust_goes_metadata_then_config_then_tensors(tmp_path: Path) -> None:
 
     def loaded(alpha: float, source: str) -> None:
         wanted = by_hand(net, pairs, alpha / RANK)
-        result = load_lora(net, path, 1.0, "a")
+        result = load_lora(net, path, 1.0, "a", alpha=3)
         assert (result.alpha, result.alpha_source) == (alpha, source)
         assert close(run(net), wanted)
         unload(net)
@@ -72,9 +73,14 @@ def test_trust_goes_metadata_then_config_then_tensors(tmp_path: Path) -> None:
     loaded(16, "metadata")
     write(path, pairs, extra=tensors, lora_adapter_metadata=own, ss_network_alpha="16")
     loaded(8, "metadata")
+    beside = tmp_path / "a.safetensors.json"
+    beside.write_text(json.dumps({"alpha": 6, "origin": "somewhere"}))
+    loaded(6, "sidecar")
+    beside.write_text(json.dumps({"origin": "somewhere"}))
+    loaded(8, "metadata")
     write(path, pairs)
     config.write_text("{}")
-    loaded(RANK, "rank")
+    loaded(3, "request")
     config.write_text("nonsense")
     with pytest.raises(ValueError, match=r"adapter_config\.json"):
         load_lora(net, path, 1.0, "a")
@@ -187,11 +193,3 @@ def test_a_pipeline_will_do(tmp_path: Path) -> None:
     assert close(run(net), wanted)
     unload(pipeline)
     assert not any("lora" in n for n, _ in net.named_parameters())
-
-
-def test_parts_for_other_models_are_named(tmp_path: Path) -> None:
-    net = tiny()
-    extra = {"text_encoder.layers.0.q.lora_A.weight": torch.zeros(2, 2), "lora_te_x.lora_up.weight": torch.zeros(2, 2)}
-    loaded = load_lora(net, write(tmp_path / "a.safetensors", draw(net), extra=extra), 1.0, "a")
-    assert set(loaded.ignored) == set(extra)
-    assert loaded.modules == len(MODULES)

@@ -38,7 +38,7 @@ def test_pickles_and_torn_files(tmp_path: Path) -> None:
         torch.save({}, path)
         refused(net, path, "must be a .safetensors")
     (tmp_path / "torn.safetensors").write_bytes(write(tmp_path / "a.safetensors", draw(net)).read_bytes()[:-9])
-    refused(net, tmp_path / "torn.safetensors", "torn.safetensors cannot be read")
+    refused(net, tmp_path / "torn.safetensors", "cannot be read: torn")
     torch.save({}, tmp_path / "pickle.safetensors")
     refused(net, tmp_path / "pickle.safetensors", "cannot be read")
     refused(net, tmp_path / "absent.safetensors", "cannot be read")
@@ -79,6 +79,25 @@ def test_files_that_are_no_lora_for_this(tmp_path: Path) -> None:
     refused(net, tmp_path / "a.safetensors", "it holds nothing")
 
 
+def test_a_file_of_which_only_some_fits_is_refused_with_what_was_expected(tmp_path: Path) -> None:
+    net = tiny()
+    down, up = draw(net)[MODULES[0]]
+    strange: dict[str, Tensor] = {
+        "text_encoder.layers.0.q.lora_A.weight": down,
+        "text_encoder.layers.0.q.lora_B.weight": up,
+    }
+    for extra, match in (
+        (strange, "only 8 of 9 modules fit; not of this transformer: text_encoder.layers.0.q"),
+        ({"transformer.proj_out.diff": up}, "not of this transformer: transformer.proj_out.diff"),
+        ({"transformer.transformer_blocks.0.attn1.to_x.alpha": up[0, 0].clone()}, "transformer_blocks.0.attn1.to_x"),
+    ):
+        path = write(tmp_path / "a.safetensors", draw(net), extra=extra)
+        refused(net, path, match)
+        refused(net, path, r"Expected: lora_A and lora_B, .* transformer_blocks.0.attn1.to_q, .* up to block 1, ")
+    deeper = {name.replace("blocks.1", "blocks.2"): pair for name, pair in draw(net).items()}
+    refused(net, write(tmp_path / "b.safetensors", deeper), "only 4 of 8 modules fit; .*transformer_blocks.2")
+
+
 def test_calls_that_make_no_sense(tmp_path: Path) -> None:
     net = tiny()
     path = write(tmp_path / "a.safetensors", draw(net))
@@ -86,6 +105,9 @@ def test_calls_that_make_no_sense(tmp_path: Path) -> None:
     refused(net, path, "without dots", name="")
     refused(net, path, "must be a number", scale=float("nan"))
     refused(net, write(tmp_path / "b.safetensors", draw(net), ss_network_alpha="many"), "not a number")
+    refused(net, write(tmp_path / "b.safetensors", draw(net), ss_network_alpha="nan"), "not a number")
+    alphas = {f"transformer.{m}.alpha": torch.ones(2) for m in MODULES}
+    refused(net, write(tmp_path / "b.safetensors", draw(net), extra=alphas), "not one floating number")
     refused(net, write(tmp_path / "b.safetensors", draw(net), lora_adapter_metadata="[1]"), "no PEFT configuration")
     load_lora(net, path, 1.0, "a")
     refused(net, path, "loaded already")

@@ -14,6 +14,7 @@ import httpx
 from starlette.testclient import TestClient
 
 from tests.server.facade_rig import Rig
+from tests.server.house import tensors
 
 PROMPT = {"prompt": "a red circle moves left"}
 PICTURE = (
@@ -138,6 +139,13 @@ def _fal_token_used(sender: Sender, answer: Any) -> None:
         sender.send("POST", "/run/fal-ai/cogvideox-5b", params=token, json=PROMPT, with_key=False)
 
 
+def _fal_loras(sender: Sender) -> Scene:
+    folder = sender.rig.context.settings.lora_folder
+    folder.mkdir(exist_ok=True)
+    tensors(folder / "style.safetensors", {"transformer_blocks.0.attn1.to_q.lora_A.weight": [1, 1]})
+    return Scene(examples={"loras": [[], [{"path": "style", "scale": 0.5}]]})
+
+
 def _zhipu_prompt(sender: Sender) -> Scene:
     return Scene(values={"prompt": "a red circle moves left"})
 
@@ -163,6 +171,7 @@ SCENES: dict[tuple[str, str], Callable[[Sender], Scene]] = {
     ("fal", "PUT /fal/files/{key}/{name}/multipart/{ticket}/{number}"): _fal_ticket,
     ("fal", "POST /fal/files/{key}/{name}/multipart/{ticket}/complete"): _fal_parts,
     ("fal", "fal_max_queue_length"): _fal_waiting,
+    ("fal", "loras"): _fal_loras,
     ("fal", "allowed_apps"): lambda _: Scene(examples={"allowed_apps": [["cogvideox-5b"], ["flux"]]}),
     ("replicate", "POST /v1/deployments/{owner}/{name}/predictions"): lambda _: Scene({"owner": "me", "name": "mine"}),
     ("replicate", "webhook_events_filter"): lambda _: Scene(values={"webhook": "https://example.com/hook"}),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from fastapi import FastAPI
@@ -32,6 +32,7 @@ from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
 from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
+from server.media.loras import Loras
 from server.media.uploads import Uploads
 from server.settings import Settings
 from server.signing import Signing
@@ -105,6 +106,9 @@ class NoNetwork:
     async def download(self, url: str, limit: int) -> bytes:
         raise DownloadFailed("the host name is not known")
 
+    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float) -> None:
+        await self.download(url, limit)
+
     async def close(self) -> None:
         pass
 
@@ -120,7 +124,8 @@ def facade(name: str, *, keys: str = "", clock: Clock | None = None, **settings:
 
 
 def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str, Any]) -> Rig:
-    given = Settings(_env_file=None, api_keys=SecretStr(keys), data_dir=folder, min_free_mb=0, **settings)
+    kept = {"data_dir": folder, "loras_dir": folder / "styles"}
+    given = Settings(_env_file=None, api_keys=SecretStr(keys), min_free_mb=0, **kept, **settings)
     data = DataDir(folder)
     artifacts = Artifacts(data, clock=clock)
     store = JobStore(given.database, clock=clock)
@@ -133,9 +138,11 @@ def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str,
         rife_available=True,
         remove=artifacts.remove,
     )
-    intake = Intake(data, artifacts, cast(Door, NoNetwork()))
+    door = cast(Door, NoNetwork())
+    intake = Intake(data, artifacts, door)
+    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, door)
     uploads = Uploads(data, artifacts)
-    context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys))
+    context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys), loras)
     rig = Rig(FACADES[name].create(context), context, store, data, clock)
     return rig
 

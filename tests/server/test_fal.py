@@ -317,14 +317,14 @@ def test_schemas_are_documented(served: Served) -> None:
 
 @pytest.mark.parametrize("path", [RUN, f"{RUN}/image-to-video", f"{RUN}/video-to-video"])
 def test_examples_can_be_sent(tmp_path: Path, path: str) -> None:
-    """Pictures and clips too; only what the documentation calls refused is refused, by name."""
+    """Pictures and clips too; only what is not to be had here is refused, by name."""
     with built_with_files(tmp_path) as store:
         document = fal.create(store.context).openapi()
         name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         fields = document["components"]["schemas"][name.rpartition("/")[2]]["properties"]
         usual, other = ({field: schema["examples"][n] for field, schema in fields.items()} for n in (0, 1))
         assert store.client.post(path, json=usual).status_code == 200
-        for refused in ("loras", "use_rife"):
+        for refused in ("use_rife", "loras"):
             answer = store.client.post(path, json=other)
             assert (answer.status_code, answer.json()["detail"][0]["loc"][1]) == (422, refused)
             other[refused] = usual[refused]

@@ -52,8 +52,11 @@ INVALID = [
     (invalid(video_size={"width": 9000}), "value_error", ["body", "video_size"]),
     (invalid(loras={}), "list_type", ["body", "loras"]),
     (invalid(loras=[{}]), "missing", ["body", "loras", 0, "path"]),
-    (invalid(loras=[{"path": "https://x/y"}]), "feature_not_supported", ["body", "loras", 0, "path"]),
-    (invalid(loras=[{"path": "mine", "scale": 0.5}]), "feature_not_supported", ["body", "loras", 0, "path"]),
+    (invalid(loras=[{"path": "https://x/y"}]), "file_download_error", ["body", "loras", 0, "path"]),
+    (invalid(loras=[{"path": "style"}, {"path": "mine"}]), "value_error", ["body", "loras", 1, "path"]),
+    (invalid(loras=[{"path": "style", "scale": 11}]), "less_than_equal", ["body", "loras", 0, "scale"]),
+    (invalid(loras=[{"path": "style", "scale": True}]), "float_type", ["body", "loras", 0, "scale"]),
+    (invalid(loras=[{"path": "style"}] * 40), "sequence_too_long", ["body", "loras"]),
     ([], "dict_type", ["body"]),
     ("text", "dict_type", ["body"]),
 ]

@@ -12,6 +12,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -241,6 +242,21 @@ def test_a_table_that_does_not_answer_keeps_no_key_from_its_work(
         assert set(keys.known()) == {key.partition(".")[0]}, "as they were"
     assert threading.active_count() < 20 and not answers.is_set()
     answers.set()
+    store.close()
+
+
+def test_keys_are_looked_up_by_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.jobs.keys.FRESH", -1.0)
+    store, usual = JobStore(tmp_path / "jobs.db"), sys.getswitchinterval()
+    keys = KeyStore(store.database)
+    key, _ = keys.create("mine", Quota())
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(16) as callers:
+            found = list(callers.map(lambda _: set(keys.known()), range(1000)))
+    finally:
+        sys.setswitchinterval(usual)
+    assert found == [{key.partition(".")[0]}] * 1000
     store.close()
 
 

@@ -437,3 +437,17 @@ def test_want_of_room(artifacts: Artifacts, storage: Storage, tmp_path: Path, mo
     assert artifacts.sweep(Limits(size=400)) == 1 and left() == [2, 0.99, 8, 9], "3 next, then it fits"
     assert artifacts.sweep(Limits(size=250)) == 2 and left() == [0.99, 8], "then the oldest of the others"
     assert artifacts.sweep(Limits(size=0)) == 1 and left() == [0.99], "never one that is younger than an hour"
+
+
+def test_each_key_has_its_own_room(artifacts: Artifacts, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {}
+    for owner, count in (("one", 3), ("two", 2), ("", 3)):
+        files[owner] = [artifacts.put("a.mp4", "video/mp4", bytes(100), owner=owner) for _ in range(count)]
+    aged(storage, monkeypatch, {one.key: 7200 for made in files.values() for one in made})
+    beginnings = {owner: {one.key[:8] for one in made} for owner, made in files.items()}
+    assert len(beginnings["one"]) == len(beginnings["two"]) == 1 and beginnings["one"] != beginnings["two"]
+    assert len(beginnings[""]) == 3 and len({one.key for made in files.values() for one in made}) == 8
+    assert artifacts.sweep(Limits(size_per_owner=200)) == 1
+    left = {owner: sum(artifacts.find(one.key) is not None for one in made) for owner, made in files.items()}
+    assert left == {"one": 2, "two": 2, "": 3}
+    assert artifacts.sweep(Limits(size_per_owner=100, size=300)) == 4, "one of each key, then two more for want of room"

@@ -248,6 +248,29 @@ def test_a_newer_schema_is_left_alone(where: Path | str) -> None:
         JobStore(where)
 
 
+def test_deadlines(store: JobStore) -> None:
+    """It is 99 seconds past: what is due has its time over."""
+    hook = Webhook("http://w", "http://here")
+    given: dict[str, dict[str, Any]] = {
+        "begun": {"start_by": 98.0, "end_by": 100.0},
+        "ends": {"end_by": 99.0},
+        "unbegun": {"start_by": 99.0, "webhook": hook},
+        "unended": {"end_by": 99.0, "webhook": hook},
+        "in time": {"start_by": 99.5, "end_by": 99.5},
+        "any time": {},
+    }
+    for name, more in given.items():
+        store.submit(job(name, **more))
+    assert [found.id for found in (store.claim(), store.claim()) if found] == ["begun", "ends"]
+    store.requeue("begun", 1)
+    for _ in range(2):
+        store.expire()
+    found = {name: store.get(name) for name in given}
+    assert [name for name, one in found.items() if one and one.status is Status.CANCELLED] == ["unbegun", "unended"]
+    assert [name for name, one in found.items() if one and one.cancel_requested] == ["ends", "unbegun", "unended"]
+    assert sorted(notice.job_id for notice in store.notices_due(9)) == ["unbegun", "unended"]
+
+
 def test_the_urgent_go_first(store: JobStore) -> None:
     for name, priority in (("low", -1), ("first", 0), ("second", 0), ("high", 1)):
         store.submit(job(name, priority=priority))

@@ -86,7 +86,7 @@ class Fal:
             raise QueueFull(int(longest[:9]))
 
     async def _submit(self, request: Request, endpoint: Endpoint, given: Any, agreed: Terms) -> Job:
-        generation = await intake.generation(self.context, intake.validated(endpoint, given))
+        generation = await intake.generation(self.context, endpoint, intake.validated(endpoint, given))
         return await run_in_threadpool(
             self.jobs.submit,
             generation,
@@ -98,6 +98,7 @@ class Fal:
             keep_seconds=agreed.keep_seconds,
             webhook=agreed.webhook,
             idempotency=idempotency(request),
+            start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
         )
 
     async def _expire(self, job: Job) -> None:

@@ -155,7 +155,8 @@ def is_about_a_header(error: Exception) -> bool:
 
 def _of_pydantic(error: dict[str, Any]) -> dict[str, Any]:
     given = None if error["type"] == "missing" else shown(error["input"])
-    return entry(error["type"], error["msg"], *error["loc"], ctx=error.get("ctx"), input=given)
+    kind = "sequence_too_long" if (error["type"], error["loc"]) == ("too_long", ("loras",)) else error["type"]
+    return entry(kind, error["msg"], *error["loc"], ctx=error.get("ctx"), input=given)
 
 
 def _where(name: str | None) -> tuple[str, ...]:
@@ -189,6 +190,8 @@ def of_job(job: Job) -> Failure:
 
 def start_deadline(job: Job) -> float | None:
     """Unix seconds by which the caller wanted the work to have begun."""
+    if job.start_by is not None:
+        return job.start_by
     seconds = job.payload.get("x-fal-request-timeout")
     return job.created_at + seconds if isinstance(seconds, int | float) else None
 

@@ -5,10 +5,12 @@ Knows: fal's fields and what they mean here. Does not know: HTTP answers, jobs, 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from pipelines.request import GenerationRequest
+from pipelines.request import GenerationRequest, Lora, RequestError
 from server.context import Context
+from server.errors import MediaError
 from server.facades.fal.errors import Refused
 from server.facades.fal.models import (
     DEFAULT_SIZE,
@@ -29,9 +31,8 @@ def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
     return endpoint.input.model_validate({name: value for name, value in payload.items() if value is not None})
 
 
-async def generation(context: Context, given: TextToVideoInput) -> GenerationRequest:
-    """The request, with its picture or clip fetched; raises Refused and MediaError."""
-    _refuse_loras(given.loras)
+async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInput) -> GenerationRequest:
+    """The request, with its picture or clip and its LoRAs fetched; raises Refused and MediaError."""
     smooth = given.use_rife and context.jobs.rife_available
     if given.use_rife and not smooth and "use_rife" in given.model_fields_set:
         raise Refused(
@@ -46,6 +47,7 @@ async def generation(context: Context, given: TextToVideoInput) -> GenerationReq
     if isinstance(given, VideoToVideoInput):
         video = await context.intake.video(given.video_url, "video_url")
         strength = given.strength
+    loras = await _loras(context, endpoint, given.loras)
     size = given.video_size
     return GenerationRequest(
         prompt=given.prompt,
@@ -60,11 +62,22 @@ async def generation(context: Context, given: TextToVideoInput) -> GenerationReq
         guidance_scale=given.guidance_scale,
         strength=strength,
         seed=given.seed,
+        loras=loras,
     )
 
 
-def _refuse_loras(loras: list[LoraWeight]) -> None:
-    for n, lora in enumerate(loras):
-        kind = "Fetching LoRA weights from an address" if "://" in lora.path else "A LoRA of that name"
-        message = f"{kind} is not supported by this server"
-        raise Refused("feature_not_supported", message, "loras", n, "path")
+async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight]) -> tuple[Lora, ...]:
+    """All at once, and before the job is promised: after a restart everything it needs is on disk."""
+    takes = (context.loras.take(one.path, one.scale, endpoint.task, fresh=one.force) for one in given)
+    found = []
+    for number, one in enumerate(await asyncio.gather(*takes, return_exceptions=True)):
+        match one:
+            case Lora():
+                found.append(one)
+            case MediaError():
+                raise Refused(one.code, one.message, "loras", number, "path", ctx=one.extra or None)
+            case RequestError():
+                raise Refused("value_error", one.message, "loras", number, "path")
+            case _:
+                raise one
+    return tuple(found)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from pipelines.plan import MAX_LORA_SCALE, MAX_LORAS
 from pipelines.request import MAX_SEED, Task
 from server.facades.fal.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
 from server.facades.wire import MAX_PROMPT, flaw
@@ -80,9 +81,11 @@ VideoSize = Annotated[
 
 
 class LoraWeight(BaseModel):
+    """`path`: an address, or the name of one installed here; `#sha256=…` after it pins the file."""
+
     path: Link = Field(examples=["https://example.org/lora.safetensors", "someone/lora"])
-    scale: Number = Field(1.0, allow_inf_nan=False, examples=[1, 0.5])
-    force: bool = Field(False, examples=[False, True])
+    scale: Number = Field(1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, allow_inf_nan=False, examples=[1, 0.5])
+    force: bool = Field(False, description="fetch it again", examples=[False, True])
 
 
 class TextToVideoInput(BaseModel):
@@ -95,7 +98,9 @@ class TextToVideoInput(BaseModel):
         None, examples=[{"width": 720, "height": 480}, "square"]
     )
     negative_prompt: Text = Field("", examples=["", "blurry"])
-    loras: list[LoraWeight] = Field([], examples=[[], [{"path": "https://example.org/lora.safetensors", "scale": 1}]])
+    loras: list[LoraWeight] = Field(
+        [], max_length=MAX_LORAS, examples=[[], [{"path": "https://example.org/lora.safetensors", "scale": 1}]]
+    )
     num_inference_steps: Whole = Field(50, ge=1, le=50, examples=[50, 20])
     seed: Whole | None = Field(None, ge=0, le=MAX_SEED, examples=[42, 7])
     guidance_scale: Number = Field(7, ge=0, le=20, examples=[7, 6.5])

@@ -115,7 +115,7 @@ class Storage:
     def _ticket(self, request: Request, name: str, media_type: str) -> Ticket:
         media_type = media_type.partition(";")[0].strip().lower()[:100]
         keep = keep_seconds(request.headers, LIFECYCLE, PREFERENCE)
-        return Ticket(self.context.artifacts.new_key(), _plain(name, media_type), media_type, keep)
+        return Ticket(self.context.artifacts.new_key(request.state.owner), _plain(name, media_type), media_type, keep)
 
     def _given(self, key: str, token: str) -> Ticket:
         ticket = Ticket.of(self.signing, token)

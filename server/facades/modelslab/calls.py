@@ -109,7 +109,7 @@ class ModelsLab:
         return Json(answers.of_job(job, base, position, fetch_url))
 
     async def upload(self, request: Request) -> Response:
-        fields, _ = await self._fields(request)
+        fields, owner = await self._fields(request)
         given = present(fields)
         name = next((name for name in UPLOAD_FIELDS if name in given), UPLOAD_FIELDS[0])
         if not isinstance(given.get(name), str):
@@ -119,7 +119,7 @@ class ModelsLab:
             data, media_type = await run_in_threadpool(decoded, given[name])
         except ValueError as e:
             raise errors.Refused(errors.Failure(400, f"{name}: {e}")) from None
-        artifact = await self.context.uploads.store(_whole(data), "upload", media_type)
+        artifact = await self.context.uploads.store(_whole(data), "upload", media_type, owner=owner)
         url = self.context.artifacts.url(artifact, self.context.artifacts.base_url(request))
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 

@@ -71,7 +71,9 @@ class Files:
         if not isinstance(file, FormFile):
             raise Refused(400, "Invalid 'file': must be a file of a multipart form", "file", "invalid_type")
         keep = given.expires_after.seconds if given.expires_after else None
-        artifact = await self.context.uploads.store(_once(file), file.name, file.media_type, keep_seconds=keep)
+        artifact = await self.context.uploads.store(
+            _once(file), file.name, file.media_type, keep_seconds=keep, owner=request.state.owner
+        )
         expires = await run_in_threadpool(self.context.artifacts.expires_at, artifact.key)
         record = {
             "id": f"{PREFIX}{artifact.key}",

@@ -130,6 +130,7 @@ class Predictions:
                 owner=request.state.owner,
                 webhook=webhook,
                 idempotency=idempotency(request),
+                end_by=None if cancel_after is None else time.time() + cancel_after,
             )
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None

@@ -62,7 +62,7 @@ class Files:
                 digest.update(chunk)
                 yield chunk
 
-        artifact = await self.context.uploads.store(chunks(), name, kind, keep_seconds=KEPT)
+        artifact = await self.context.uploads.store(chunks(), name, kind, keep_seconds=KEPT, owner=request.state.owner)
         record = {
             "id": artifact.key,
             "name": name,

@@ -118,7 +118,7 @@ class Segmind:
         given = UploadAsset.model_validate(await read_fields(request, forms=False))
         uris = enumerate(given.data_urls)
         assets = [await run_in_threadpool(Asset.of, uri, f"data_urls[{n}]") for n, uri in uris]
-        stored = [await asset.keep(self.context) for asset in assets]
+        stored = [await asset.keep(self.context, request.state.owner) for asset in assets]
         base = self.context.artifacts.base_url(request)
         urls = [self.context.artifacts.url(artifact, base) for artifact in stored]
         return Json({"file_urls": urls, "message": "Files uploaded successfully"})

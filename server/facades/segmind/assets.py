@@ -41,10 +41,10 @@ class Asset:
             raise Refused(400, f"{name} holds no data")
         return cls(kind.strip() if MEDIA_TYPE.fullmatch(kind.strip()) else "application/octet-stream", data)
 
-    async def keep(self, context: Context) -> Artifact:
+    async def keep(self, context: Context, owner: str) -> Artifact:
         """Raises DiskFull, UploadTooLarge."""
         file_name = f"asset{mimetypes.guess_extension(self.media_type) or ''}"
-        return await context.uploads.store(self._chunks(), file_name, self.media_type)
+        return await context.uploads.store(self._chunks(), file_name, self.media_type, owner=owner)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         for begin in range(0, len(self.data), CHUNK):

@@ -22,7 +22,7 @@ from starlette.requests import Request
 
 from pipelines.models import FAMILIES, ModelInfo
 from pipelines.plan import resolve
-from pipelines.request import GenerationRequest, Media, Task, draw_seed
+from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task, draw_seed
 from server.auth import Keys
 from server.context import Context
 from server.errors import MediaError
@@ -193,6 +193,17 @@ class FakeIntake:
         return Media("somewhere", "0" * 64)
 
 
+class FakeLoras:
+    """Has one by the name of style; addresses cannot be had."""
+
+    async def take(self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False) -> Lora:
+        if value.startswith("http"):
+            raise MediaError(field, "file_download_error", "Nothing came from that address")
+        if value != "style":
+            raise RequestError(field, f"no LoRA {value!r} is installed here; there are: style")
+        return Lora("style.safetensors", scale)
+
+
 class FakeArtifacts:
     def __init__(self) -> None:
         self.resolvers: list[Any] = []
@@ -220,7 +231,14 @@ def fake_context(*, keys: str = "", **settings: Any) -> tuple[Context, FakeJobs,
     given = Settings(_env_file=None, api_keys=SecretStr(keys), **settings)
     artifacts = cast(Any, FakeArtifacts())
     context = Context(
-        given, cast(Any, jobs), cast(Any, intake), artifacts, cast(Any, None), Keys(given), Signing(_secrets())
+        given,
+        cast(Any, jobs),
+        cast(Any, intake),
+        artifacts,
+        cast(Any, None),
+        Keys(given),
+        Signing(_secrets()),
+        cast(Any, FakeLoras()),
     )
     return context, jobs, intake
 

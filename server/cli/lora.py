@@ -1,0 +1,246 @@
+"""`cogvideox lora`: the LoRA files a request may name: list, add, inspect, remove.
+
+Knows: words and exit codes, where a file may come from. Does not know: the folder's layout (`weights.loras`), what is
+inside a file (`pipelines.lora_file`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines import lora_file, lora_layout, lora_pickle
+from pipelines.lora_layout import LoraError
+from server.errors import ServerError
+from server.settings import Settings
+from weights import catalog, loras
+from weights.catalog import WeightsError
+
+app = typer.Typer(help="LoRA files: list, add, inspect, remove.", no_args_is_help=True)
+SECONDS = 3600.0  # for a download by hand
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+
+LorasDir = Annotated[Path | None, typer.Option("--loras-dir", help="Where LoRAs lie.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="A name from `cogvideox lora list`.")]
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    try:
+        yield
+    except (WeightsError, ServerError, LoraError) as e:
+        typer.echo(f"cogvideox: {getattr(e, 'message', e)}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as e:
+        typer.echo(f"cogvideox: {e.filename or ''} {e.strerror}".replace("  ", " "), err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command("list")
+def list_(loras_dir: LorasDir = None) -> None:
+    """The LoRAs there are, by the names that requests use."""
+    with _plainly():
+        settings = Settings.load(loras_dir=loras_dir)
+        folder = settings.lora_folder
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("name", "made for", "rank", "alpha", "size"):
+            table.add_column(column, no_wrap=column == "name", justify="right" if column == "size" else "left")
+        for name in loras.installed(folder) if folder.is_dir() else []:
+            table.add_row(escape(name), *_row(_installed(name, folder), settings.models_dir))
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=160)
+        console.print(table)
+        console.print(f"LoRA folder: {escape(str(folder))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def add(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, an http(s) address, or OWNER/NAME[/FILE].")],
+    name: Annotated[str | None, typer.Option(help="Name to give a file; default: its own.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Its alpha, where the file does not say or says wrong.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="What the file must be.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    loras_dir: LorasDir = None,
+) -> None:
+    """Copy a LoRA into the folder, or fetch it. Pickled ones only with COGVIDEOX_LORA_PICKLE."""
+    with _plainly():
+        settings = Settings.load(loras_dir=loras_dir)
+        folder = settings.lora_folder
+        if re.match(r"https?://", source, re.IGNORECASE):
+            with tempfile.TemporaryDirectory() as scratch:
+                file = Path(scratch) / (Path(unquote(urlsplit(source).path)).name or "lora")
+                asyncio.run(_download(source, file, settings))
+                added = _add(file, settings, name, alpha, sha256, source)
+        elif Path(source).expanduser().is_file():
+            added = _add(Path(source).expanduser(), settings, name, alpha, sha256, "")
+        else:
+            with Console(stderr=True).status("fetching"):
+                there = loras.pull(source, folder, max(settings.max_lora_bytes, 2**34), revision)
+            files = [there] if there.is_file() else sorted(there.rglob(f"*{loras.SUFFIX}"))
+            for one in files:
+                _check_hash(one, sha256)
+                lora_file.read(one)
+                loras.note(one, alpha=alpha, origin=source)
+            for name in loras.installed(folder):
+                if _installed(name, folder) in files:
+                    typer.echo(name)
+            return
+        typer.echo(str(added.relative_to(folder).parent))
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A safetensors file, or a name from the list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    loras_dir: LorasDir = None,
+) -> None:
+    """Say what a LoRA is: layout, rank, alpha and its origin, base model, modules. Exit code 1 if it fits no model."""
+    with _plainly():
+        settings = Settings.load(loras_dir=loras_dir)
+        found = describe(_path(file, settings.lora_folder), settings.models_dir)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for key, value in found.items():
+            for line in value if isinstance(value, list) else [value]:
+                typer.echo(f"{key + ':':<9} {line}")
+    if "problem" in found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(name: Name, loras_dir: LorasDir = None) -> None:
+    """Delete a LoRA from the folder."""
+    with _plainly():
+        typer.echo(f"removed {loras.remove(name, Settings.load(loras_dir=loras_dir).lora_folder)}")
+
+
+def describe(path: Path, models_dir: Path) -> dict[str, Any]:
+    """What `inspect` prints. Raises LoraError for what is no LoRA file at all."""
+    file = lora_file.read(path)
+    about: dict[str, Any] = {
+        "file": str(path),
+        "size": f"{file.size / 2**20:.1f} MiB",
+        "sha256": lora_file.digest(path),
+    }
+    fits, reasons = {}, {}
+    for name, layers in _models(models_dir).items():
+        try:
+            fits[name] = lora_file.matched(file, layers)
+        except LoraError as e:
+            reasons[name] = str(e)
+    if not fits:
+        return {**about, "problem": [f"{name}: {reason}" for name, reason in reasons.items()]}
+    found = next(iter(fits.values()))
+    alpha = lora_file.alpha_of(file, found)
+    ranks = sorted({pair.rank for pair in found.pairs.values()})
+    factors = sorted({alpha.values[module] / pair.rank for module, pair in found.pairs.items()})
+    kinds = {re.sub(r"^transformer_blocks\.\d+\.", "", module) for module in found.pairs}
+    blocks = {module.split(".")[1] for module in found.pairs if module.startswith("transformer_blocks.")}
+    doubt = lora_file.doubt(found, alpha)
+    return {
+        **about,
+        "layout": found.layout,
+        "rank": ", ".join(map(str, ranks)),
+        "alpha": f"{_span(sorted(set(alpha.values.values())))} (from {alpha.source})",
+        "factor": f"{_span(factors)} (alpha / rank, times a request's scale)",
+        "base": ", ".join(fits),
+        "modules": f"{len(found.pairs)}: {', '.join(sorted(kinds))} of {len(blocks)} blocks",
+        **({"note": doubt} if doubt else {}),
+    }
+
+
+def _models(models_dir: Path) -> Mapping[str, lora_layout.Layers]:
+    """The layers of every published checkpoint, and of the others in the models folder."""
+    configs: dict[str, Mapping[str, Any]] = {}
+    for name, checkpoint in catalog.CATALOG.items():
+        if (config := checkpoint.configs.get("transformer")) is not None:
+            configs[name] = {**config, "attention_head_dim": 64}
+    for one in catalog.installed(models_dir):
+        if one.name not in configs:
+            with suppress(OSError, ValueError):
+                configs[one.name] = json.loads((one.folder / "transformer" / "config.json").read_text("utf-8"))
+    return {name: lora_layout.layers_of(config) for name, config in configs.items()}
+
+
+def _row(path: Path, models_dir: Path) -> tuple[str, str, str, str]:
+    try:
+        found = describe(path, models_dir)
+    except (LoraError, OSError) as e:
+        found = {"problem": [str(e)]}
+    size = f"{path.stat().st_size / 2**20:.1f} MiB"
+    if "problem" in found:
+        return "none known: cogvideox lora inspect", "", "", size
+    return escape(found["base"]), found["rank"], escape(found["alpha"]), size
+
+
+def _span(values: list[float]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+
+
+def _path(named: str, folder: Path) -> Path:
+    if Path(named).expanduser().is_file():
+        return Path(named).expanduser()
+    return _installed(named, folder)
+
+
+def _installed(name: str, folder: Path) -> Path:
+    if (found := loras.find(name, folder)) is None:
+        raise WeightsError(loras.unknown(name, folder))
+    return found
+
+
+def _add(
+    file: Path, settings: Settings, name: str | None, alpha: float | None, sha256: str | None, origin: str
+) -> Path:
+    _check_hash(file, sha256)
+    wanted = name or re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-.") or "lora"
+    with tempfile.TemporaryDirectory() as scratch:
+        if file.suffix.lower() in PICKLED:
+            if not settings.lora_pickle:
+                raise WeightsError(f"{file.name} is a pickle, which can run code; COGVIDEOX_LORA_PICKLE=true takes it")
+            made = Path(scratch) / "made.safetensors"
+            lora_pickle.convert(file, made)
+            file = made
+        if _looks_like_a_page(file):
+            raise WeightsError(f"{file.name} is a web page, no LoRA; give the address of the file itself")
+        lora_file.content(file)
+        return loras.add(file, settings.lora_folder, wanted, alpha, origin)
+
+
+def _looks_like_a_page(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(64).lstrip()[:1] == b"<"
+
+
+def _check_hash(file: Path, sha256: str | None) -> None:
+    if sha256 is not None and (found := lora_file.digest(file)) != sha256.lower():
+        raise WeightsError(f"{file.name}: its SHA-256 is {found}, asked for was {sha256}")
+
+
+async def _download(url: str, file: Path, settings: Settings) -> None:
+    from server.media.door import Door, DownloadFailed
+
+    door = Door()
+    if settings.allow_private_urls:
+        door = Door(lambda _: True)
+    try:
+        with file.open("wb") as opened:
+            await door.save(url, max(settings.max_lora_bytes, 2**34), opened, SECONDS)
+    except DownloadFailed as e:
+        raise WeightsError(f"{url[:200]}: {e.message}") from None
+    finally:
+        await door.close()

@@ -1,0 +1,39 @@
+"""The files of a result: the film, its poster, and the manifest that says how it was made.
+
+Knows: their names. Does not know: jobs, when a result counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from pipelines.events import Finished
+from server.jobs.job import Artifact
+from server.media.artifacts import Artifacts
+
+EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
+
+
+def put(
+    artifacts: Artifacts, result: Finished, keep_seconds: float | None, owner: str
+) -> tuple[Artifact, Artifact, Artifact]:
+    """Film, poster, manifest: all three are stored, or none. Raises DiskFull, OSError."""
+    stored: list[Artifact] = []
+    try:
+        for name, media_type, data in (
+            (f"video.{EXTENSIONS.get(result.media_type, 'bin')}", result.media_type, result.video),
+            ("poster.jpg", "image/jpeg", result.poster),
+            ("manifest.json", "application/json", json.dumps(result.manifest, indent=2, sort_keys=True).encode()),
+        ):
+            stored.append(artifacts.put(name, media_type, data, keep_seconds, owner))
+    except BaseException:
+        discard(artifacts, stored)
+        raise
+    video, poster, manifest = stored
+    return video, poster, manifest
+
+
+def discard(artifacts: Artifacts, stored: Iterable[Artifact]) -> None:
+    for artifact in stored:
+        artifacts.remove(artifact)

@@ -1,0 +1,245 @@
+"""LoRAs that a request names: by their name in the LoRA folder, on the Hugging Face Hub, or by an address.
+
+Knows: how a LoRA is named, what may be fetched, where it is kept (by its SHA-256), whether it fits the model that will
+answer. Does not know: vendors' error shapes, adapters.
+
+    style   owner/name   owner/name/file.safetensors   https://…/style.safetensors   data:…
+    and after any but the last  #sha256=<hex>  what the file must be  &alpha=<number>  where the file does not say
+
+What comes from an address is fetched once: again only when `fresh` or when the pin differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import parse_qs
+
+import structlog
+
+from pipelines import lora_file, lora_pickle
+from pipelines.lora_layout import Layers, LoraError, layers_of
+from pipelines.models import ModelInfo
+from pipelines.request import Lora, RequestError, Task
+from server.datadir import DataDir, full_disk_named, write_atomically
+from server.errors import MediaError
+from server.media.artifacts import Artifacts
+from server.media.door import Door, DownloadFailed, TooLarge
+from server.media.fetch import from_data_uri
+from server.settings import Settings
+from weights import loras
+from weights.catalog import WeightsError
+
+SECONDS = 100.0  # for one download: fal's Python client waits 120 for an answer
+AT_ONCE = 4
+LENGTH = 8192  # characters
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+HEX = re.compile(r"[0-9a-f]{64}")
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+log = structlog.get_logger()
+
+
+class Loras:
+    """Belongs to one event loop, which is `door`'s. `models`: what answers each task."""
+
+    def __init__(
+        self, settings: Settings, models: Mapping[Task, ModelInfo], data: DataDir, artifacts: Artifacts, door: Door
+    ) -> None:
+        self._folder = settings.lora_folder
+        self._most = settings.max_lora_bytes
+        self._may_pull = settings.lora_pull
+        self._may_pickle = settings.lora_pickle
+        self._models = models
+        self._data = data
+        self._artifacts = artifacts
+        self._door = door
+        self._layers: dict[Path, Layers] = {}
+        self._turns: dict[str, asyncio.Lock] = {}  # two requests for one file fetch it once
+        self._downloads = asyncio.Semaphore(AT_ONCE)
+
+    async def take(self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False) -> Lora:
+        """The file, on this machine, read as far as its header and found to fit. Raises RequestError and MediaError
+        that name `field`; DiskFull."""
+        is_data = value.lstrip()[:5].lower() == "data:"
+        name, pin, alpha = (value.strip(), None, None) if is_data else _parsed(value, field)
+        try:
+            if is_data:
+                path = await self._fetched(name, None, None, field)
+            elif SCHEME.match(name):
+                path = await self._of_address(name, pin, field, fresh)
+            else:
+                path = await self._of_name(name, field)
+            sha256 = await asyncio.to_thread(self._checked, path, pin if not self._is_ours(path) else None, alpha, task)
+        except (LoraError, WeightsError) as e:
+            raise RequestError(field, str(e)) from None
+        return Lora(str(path), scale, sha256 if pin or self._is_ours(path) else None, alpha)
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.parent == self._data.loras
+
+    async def _of_name(self, name: str, field: str) -> Path:
+        found = await asyncio.to_thread(loras.find, name, self._folder)
+        if found is None and self._may_pull and loras.REPOSITORY.fullmatch(name):
+            async with self._turn(name), self._downloads:
+                self._data.check_room()
+                try:
+                    await asyncio.to_thread(loras.pull, name, self._folder, self._most)
+                except WeightsError as e:
+                    log.warning("a LoRA could not be fetched from the hub", name=name, error=str(e))
+                    raise MediaError(
+                        field, "file_download_error", f"{name} could not be fetched from the hub"
+                    ) from None
+            found = await asyncio.to_thread(loras.find, name, self._folder)
+        if found is None:
+            raise RequestError(field, await asyncio.to_thread(loras.unknown, name, self._folder))
+        return found
+
+    async def _of_address(self, url: str, pin: str | None, field: str, fresh: bool) -> Path:
+        if not self._most:
+            raise RequestError(field, "LoRAs are not fetched from addresses here; name one that is installed")
+        note = self._data.loras / f"{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()}.url"
+        async with self._turn(url):
+            if not fresh and (kept := await asyncio.to_thread(self._kept, note, pin)) is not None:
+                return kept
+            async with self._downloads:
+                return await self._fetched(url, note, pin, field)
+
+    async def _fetched(self, url: str, note: Path | None, pin: str | None, field: str) -> Path:
+        self._data.check_room()
+        handle, name = tempfile.mkstemp(dir=self._data.loras, prefix=".")
+        try:
+            with full_disk_named(), os.fdopen(handle, "wb") as file:
+                await self._write(url, file)
+                file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
+            return await asyncio.to_thread(self._keep, Path(name), note, pin)
+        except TooLarge as e:
+            raise MediaError(field, "file_too_large", e.message, max_size=self._most) from None
+        except DownloadFailed as e:
+            raise MediaError(field, "file_download_error", e.message) from None
+        except FileNotFoundError:
+            raise MediaError(field, "file_download_error", "the file is gone") from None
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    async def _write(self, url: str, file: BinaryIO) -> None:
+        """Raises TooLarge, DownloadFailed, FileNotFoundError."""
+        if url[:5].lower() == "data:":
+            data = await asyncio.to_thread(from_data_uri, url, self._most)
+            size = len(data)
+        elif (own := await asyncio.to_thread(self._artifacts.of_url, url)) is not None:
+            data, size = b"", own.size
+            if size <= self._most:
+                data = await asyncio.to_thread(self._artifacts.read, own)
+        else:
+            return await self._door.save(url, self._most, file, SECONDS)
+        if size > self._most:
+            raise TooLarge(f"the file is larger than {self._most // 2**20} MiB")
+        file.write(data)
+        return None
+
+    def _kept(self, note: Path, pin: str | None) -> Path | None:
+        """What that address gave before, or whatever is known to be what the pin asks for."""
+        try:
+            came, is_now = note.read_text("ascii").split()
+        except (OSError, ValueError):
+            came = is_now = pin or ""
+        path = self._file(is_now if pin in (None, came) else str(pin))
+        if not is_now or not self._data.touch(path):
+            return None
+        self._data.touch(note)
+        return path
+
+    def _keep(self, came: Path, note: Path | None, pin: str | None) -> Path:
+        """Raises LoraError for what is no LoRA file, or not the one that was asked for."""
+        sha256 = lora_file.digest(came)
+        if pin not in (None, sha256):
+            raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")
+        with came.open("rb") as file:
+            head = file.read(64)
+        if head.startswith(PICKLES):
+            path = self._converted(came)
+            return self._noted(path, note, sha256)
+        if head.lstrip()[:1] == b"<":
+            raise LoraError("a web page came, no LoRA; give the address of the file itself")
+        lora_file.content(came)
+        path = self._file(sha256)
+        came.replace(path)
+        return self._noted(path, note, sha256)
+
+    def _noted(self, path: Path, note: Path | None, came: str) -> Path:
+        """For the next request: what came from there, and as what it is kept."""
+        if note is not None:
+            write_atomically(note, f"{came} {path.stem}".encode())
+        return path
+
+    def _converted(self, came: Path) -> Path:
+        if not self._may_pickle:
+            raise LoraError("it is a pickle, which can run code when it is read; a LoRA must be a safetensors file")
+        with tempfile.TemporaryDirectory(dir=self._data.loras, prefix=".") as folder:
+            made = Path(folder) / "made.safetensors"
+            lora_pickle.convert(came, made)
+            path = self._file(lora_file.digest(made))
+            made.replace(path)
+        return path
+
+    def _checked(self, path: Path, pin: str | None, alpha: float | None, task: Task) -> str:
+        """Its SHA-256. Raises LoraError unless it is what the pin says and fits the model."""
+        file = lora_file.read(path)
+        sha256 = lora_file.digest(path)
+        if pin not in (None, sha256):
+            raise LoraError(f"its SHA-256 is {sha256}, asked for was {pin}")
+        layers = self._layers_for(task)
+        if layers:
+            lora_file.alpha_of(file, lora_file.matched(file, layers), alpha)
+        return sha256
+
+    def _layers_for(self, task: Task) -> Layers | None:
+        """None where no model answers the task: that is said when the job is submitted."""
+        model = self._models.get(task)
+        if model is None:
+            return None
+        if model.folder not in self._layers:
+            try:
+                config = json.loads((model.folder / "transformer" / "config.json").read_text("utf-8"))
+                self._layers[model.folder] = layers_of(config)
+            except (OSError, ValueError):
+                return None
+        return self._layers[model.folder]
+
+    def _file(self, sha256: str) -> Path:
+        return self._data.loras / f"{sha256}.safetensors"
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        if len(self._turns) > 1000:
+            self._turns = {known: lock for known, lock in self._turns.items() if lock.locked()}
+        return self._turns.setdefault(name, asyncio.Lock())
+
+
+def _parsed(value: str, field: str) -> tuple[str, str | None, float | None]:
+    """Name or address, pin, alpha. Raises RequestError."""
+    if len(value) > LENGTH:
+        raise RequestError(field, f"must have at most {LENGTH} characters")
+    name, _, said = value.strip().partition("#")
+    more = {key: values[-1] for key, values in parse_qs(said).items()}
+    pin, alpha = more.get("sha256"), more.get("alpha")
+    if pin is not None and not HEX.fullmatch(pin := pin.lower()):
+        raise RequestError(field, "sha256 must be 64 hexadecimal digits")
+    if alpha is None:
+        return name, pin, None
+    try:
+        number = float(alpha)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 1e6:
+        raise RequestError(field, "alpha must be a number above 0, at most 1000000")
+    return name, pin, number

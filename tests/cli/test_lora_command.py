@@ -1,0 +1,154 @@
+"""`cogvideox lora`: what it says and does, through the command line itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+from pipelines.video import read_manifest
+from server.cli import app
+from tests import checkpoints
+from tests.server.lora_host import Host, hosted, lora_file, tensors
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env
+    monkeypatch.setenv("COGVIDEOX_LORAS_DIR", str(tmp_path / "loras"))
+    monkeypatch.setenv("COGVIDEOX_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("COGVIDEOX_ALLOW_PRIVATE_URLS", "true")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny").symlink_to(checkpoints.cached("5b"))
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with hosted() as running:
+        yield running
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, ["lora", *words])
+
+
+def done(*words: str) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    return re.sub(r":  +", ": ", result.stdout)
+
+
+def refused(words: list[str], match: str, code: int = 2) -> None:
+    result = call(*words)
+    assert (result.exit_code, match in result.output) == (code, True), result.output
+    assert "Traceback" not in result.output
+
+
+def test_add_list_inspect_remove(tmp_path: Path) -> None:
+    file = lora_file(tmp_path / "run" / "My style (v1).safetensors")
+    assert done("add", str(file)) == "My-style-v1\n"
+    assert done("add", str(file), "--name", "second", "--alpha", "1") == "second\n"
+    shown = done("list")
+    assert "second" in shown and "tiny" in shown and "1 (from sidecar)" in shown
+    assert str(tmp_path / "loras") in shown
+    said = done("inspect", "second")
+    for words in ("transformer., lora_A/lora_B", "rank: 4", "alpha: 1 (from sidecar)", "factor: 0.25", "base: tiny"):
+        assert words in said, said
+    assert "4: attn1.to_q, attn1.to_v of 2 blocks" in said
+    found = json.loads(done("inspect", str(file), "--json"))
+    assert found["alpha"] == "4 (from nothing, so alpha = rank)"
+    assert len(found["sha256"]) == 64
+    assert "removed" in done("remove", "second")
+    refused(["inspect", "second"], "no LoRA 'second' is installed here; there are: My-style-v1")
+    refused(["remove", "../run"], "is no name of a LoRA")
+    refused(["add", str(file)], "is there already")
+
+
+def test_published_bases_are_told_apart_and_sat_exports_are_doubted(tmp_path: Path) -> None:
+    for width, blocks, base in (
+        (1920, 30, "cogvideox-2b"),
+        (3072, 42, "cogvideox-5b, cogvideox-5b-i2v, cogvideox-1.5"),
+    ):
+        bare = {k.removeprefix("transformer."): v for k, v in tensors(width=width, blocks=blocks, rank=1).items()}
+        save_file(bare, tmp_path / "a.safetensors")
+        said = done("inspect", "a.safetensors")
+        assert f"base: {base}" in said
+        assert f"of {blocks} blocks" in said and "note: alpha is not in the file" in said
+
+
+def test_what_fits_nothing_says_what_was_expected(tmp_path: Path) -> None:
+    lora_file(tmp_path / "wide.safetensors", width=64)
+    result = call("inspect", "wide.safetensors")
+    assert result.exit_code == 1
+    assert "problem:  tiny: transformer_blocks.0.attn1.to_q: it is for 64 -> 64 channels" in result.stdout
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "wide.safetensors").read_bytes()[:-1])
+    refused(["inspect", "torn.safetensors"], "cannot be read: torn")
+    refused(["add", "torn.safetensors"], "cannot be read: torn")
+    assert done("list").count("torn") == 0
+
+
+def test_add_from_an_address(host: Host, tmp_path: Path) -> None:
+    assert done("add", host.url(), "--alpha", "2") == "style\n"
+    assert json.loads((tmp_path / "loras" / "style" / "style.safetensors.json").read_text()) == {
+        "alpha": 2.0,
+        "origin": host.url(),
+    }
+    refused(["add", host.url("/html"), "--name", "page"], "a web page, no LoRA")
+    refused(["add", host.url("/absent"), "--name", "none"], "the host answered 404")
+    refused(["add", host.url(), "--name", "other", "--sha256", "0" * 64], "asked for was 000")
+
+
+def test_private_addresses_and_pickles_need_a_word_of_the_owners(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(tensors(), tmp_path / "old.pt")
+    refused(["add", "old.pt"], "COGVIDEOX_LORA_PICKLE")
+    monkeypatch.setenv("COGVIDEOX_LORA_PICKLE", "true")
+    assert done("add", "old.pt") == "old\n"
+    assert "base: tiny" in done("inspect", "old")
+    monkeypatch.delenv("COGVIDEOX_ALLOW_PRIVATE_URLS")
+    refused(["add", host.url()], "not public")
+
+
+def test_generate_and_replay_take_installed_names(tmp_path: Path) -> None:
+    done("add", str(lora_file(tmp_path / "style.safetensors")), "--name", "mine", "--alpha", "1")
+    model = [
+        "--model",
+        str(checkpoints.cached("5b")),
+        "--device",
+        "cpu",
+        "--steps",
+        "2",
+        "--frames",
+        "5",
+        "--seed",
+        "3",
+    ]
+
+    def generate(name: str, *more: str) -> Result:
+        return CliRunner().invoke(app, ["generate", "a red circle", "-o", name, *model, *more])
+
+    for name, more in (("plain.mp4", []), ("styled.mp4", ["--lora", "mine:0.5", "--lora", "style.safetensors"])):
+        result = generate(name, *more)
+        assert result.exit_code == 0, result.output
+    manifest = read_manifest(Path("styled.mp4"))
+    assert [(one["file"], one["scale"]) for one in manifest["plan"]["loras"]] == [
+        ("mine.safetensors", 0.5),
+        ("style.safetensors", 1.0),
+    ]
+    assert Path("styled.mp4").read_bytes() != Path("plain.mp4").read_bytes()
+    again = CliRunner().invoke(app, ["replay", "styled.mp4", *model[:4]])
+    assert "byte for byte the same file" in again.output, again.output
+    for lora, words in (
+        ("nobody", "no LoRA of that name is installed"),
+        ("mine:x", "must be FILE.safetensors[:SCALE]"),
+        ("https://example.org/a.safetensors:2", "nothing is fetched here; cogvideox lora add https://example.org"),
+    ):
+        result = generate("x.mp4", "--lora", lora)
+        assert result.exit_code == 2 and words in result.output, result.output

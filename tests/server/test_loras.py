@@ -1,0 +1,259 @@
+"""LoRAs that a request names: found, fetched once, pinned, checked against the model, or refused in a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.models import describe
+from pipelines.request import Lora, RequestError, Task
+from server.datadir import DataDir
+from server.errors import DiskFull, MediaError
+from server.media.addresses import is_public
+from server.media.artifacts import Artifacts
+from server.media.door import Door
+from server.media.loras import Loras
+from server.media.retention import LORA_SECONDS, Retention
+from server.media.uploads import Uploads
+from tests import checkpoints
+from tests.server.house import plain
+from tests.server.lora_host import Host, hosted, lora, lora_file, tensors
+from weights import loras as folder_of_loras
+from weights.catalog import WeightsError
+
+
+@dataclass
+class Place:
+    tmp: Path
+    data: DataDir
+    artifacts: Artifacts
+
+    def take(
+        self, *values: str, private: bool = True, fresh: bool = False, task: Task = Task.T2V, **given: Any
+    ) -> list[Lora]:
+        """All at once, in a loop of their own."""
+
+        async def run() -> list[Lora]:
+            settings = plain(data_dir=self.tmp / "data", loras_dir=self.tmp / "styles", **given)
+            door = Door((lambda _: True) if private else is_public, seconds=2.0)
+            models = {Task.T2V: describe(checkpoints.cached("5b"), "5b")}
+            there = Loras(settings, models, self.data, self.artifacts, door)
+            try:
+                found = await asyncio.gather(*(there.take(v, 0.5, task, fresh=fresh) for v in values))
+            finally:
+                await door.close()
+            return list(found)
+
+        return asyncio.run(run())
+
+    def refused(self, value: str, match: str, code: str | None = None, **given: Any) -> None:
+        kind: Any = RequestError if code is None else MediaError
+        with pytest.raises(kind) as e:
+            self.take(value, **given)
+        assert e.value.field == "loras"
+        assert match in e.value.message, e.value.message
+        assert str(self.tmp) not in e.value.message
+        assert code is None or e.value.code == code
+        left = [p.name for p in self.data.loras.iterdir() if p.name.startswith(".")]
+        assert left == []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    data = DataDir(tmp_path / "data")
+    yield Place(tmp_path, data, Artifacts(data))
+    data.close()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with hosted() as running:
+        yield running
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_an_address_is_fetched_once_and_again_when_asked(place: Place, host: Host) -> None:
+    digest = sha256(lora())
+    first, again = place.take(host.url()), place.take(host.url())
+    assert first == again == [Lora(str(place.data.loras / f"{digest}.safetensors"), 0.5, digest)]
+    assert Path(first[0].path).read_bytes() == lora()
+    assert host.asked == ["/style.safetensors"]
+    host.files["/style.safetensors"] = lora(seed=1)
+    assert place.take(host.url()) == first
+    (other,) = place.take(host.url(), fresh=True)
+    assert other.sha256 == sha256(lora(seed=1))
+    assert place.take(host.url()) == [other]
+    assert len(host.asked) == 2
+    place.take(*[host.url("/style.safetensors?token=1")] * 5)
+    assert len(host.asked) == 3, "five at once are one download"
+    assert len(list(place.data.loras.glob("*.safetensors"))) == 2
+
+
+def test_a_pin_is_believed_and_held(place: Place, host: Host) -> None:
+    digest, other = sha256(lora()), sha256(lora(seed=1))
+    (pinned,) = place.take(f"{host.url()}#sha256={digest.upper()}")
+    assert pinned.sha256 == digest
+    asked = len(host.asked)
+    place.take(f"{host.url('/another')}#sha256={digest}")
+    assert len(host.asked) == asked, "the file is here, whatever it is called elsewhere"
+    place.refused(f"{host.url()}#sha256={other}", f"the SHA-256 of what came is {digest}, asked for was {other}")
+    host.files["/style.safetensors"] = lora(seed=1)
+    assert place.take(f"{host.url()}#sha256={other}")[0].sha256 == other
+    place.refused(f"{host.url()}#sha256=12", "64 hexadecimal digits")
+    lora_file(place.tmp / "styles" / "style.safetensors")
+    assert place.take(f"style#sha256={digest}")[0].sha256 == digest
+    place.refused(f"style#sha256={other}", f"its SHA-256 is {digest}")
+
+
+@pytest.mark.parametrize(
+    ("path", "match", "code"),
+    [
+        ("/html", "a web page came, no LoRA", None),
+        ("/torn.safetensors", "cannot be read: torn", None),
+        ("/empty", "cannot be read", None),
+        ("/wide.safetensors", "64 -> 64 channels, the transformer has 32 -> 32", None),
+        ("/absent", "the host answered 404", "file_download_error"),
+        ("/large", "larger than 2 MiB", "file_too_large"),
+    ],
+)
+def test_what_comes_must_be_a_lora_for_this_model(
+    place: Place, host: Host, path: str, match: str, code: str | None
+) -> None:
+    place.refused(host.url(path), match, code, max_lora_mb=2)
+    place.refused(host.url(path), match, code, max_lora_mb=2)
+
+
+def test_addresses_that_are_not_gone_to(place: Place, host: Host) -> None:
+    place.refused(host.url(), "not public", "file_download_error", private=False)
+    for url in ("http://169.254.169.254/latest", "http://[::1]/a", "http://10.0.0.1/a", "http://0.0.0.0/a"):
+        place.refused(url, "not public", "file_download_error", private=False)
+    for url in ("file:///etc/passwd", "ftp://example.org/a"):
+        place.refused(url, "only http and https", "file_download_error")
+    place.refused("http://[", "", "file_download_error")
+    place.refused(host.url(), "not fetched from addresses here", max_lora_mb=0)
+    assert host.asked == []
+
+
+def test_pickles_are_taken_only_where_the_owner_insists_and_never_their_code(place: Place, host: Host) -> None:
+    ran = place.tmp / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> object:
+            return (Path.touch, (ran,))
+
+    for name, content in (("/plain.pt", tensors()), ("/code.pt", {"a": Hostile()})):
+        data = io.BytesIO()
+        torch.save(content, data)
+        host.files[name] = data.getvalue()
+        place.refused(host.url(name), "it is a pickle")
+    (taken,) = place.take(host.url("/plain.pt"), lora_pickle=True)
+    assert taken.path.endswith(f"{taken.sha256}.safetensors")
+    assert place.take(host.url("/plain.pt"), lora_pickle=True) == [taken]
+    place.refused(host.url("/code.pt"), "no pickle of plain tensors", lora_pickle=True)
+    assert not ran.exists()
+
+
+def test_a_data_uri(place: Place) -> None:
+    def uri(data: bytes) -> str:
+        return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
+
+    (taken,) = place.take(uri(lora()))
+    assert taken.sha256 == sha256(lora())
+    place.refused(uri(lora(width=64)), "64 -> 64 channels")
+    place.refused(uri(b"nothing"), "cannot be read")
+    place.refused("data:;base64,???", "base64", "file_download_error")
+    place.refused("data:nothing", "no comma", "file_download_error")
+    place.refused(uri(bytes(2 * 2**20)), "larger than 1 MiB", "file_too_large", max_lora_mb=1)
+
+
+def test_an_uploaded_file_is_read_from_disk(place: Place) -> None:
+    kept = place.artifacts.put("style.safetensors", "application/octet-stream", lora())
+    url = place.artifacts.url(kept, "https://elsewhere.example")
+    assert place.take(url, private=False)[0].sha256 == sha256(lora())
+    gone = place.artifacts.put("other.safetensors", "application/octet-stream", lora(seed=1))
+    place.artifacts.remove(gone)
+    place.refused(place.artifacts.url(gone, "http://127.0.0.1:9"), "", "file_download_error")
+
+
+def test_names_of_the_folder(place: Place) -> None:
+    styles = place.tmp / "styles"
+    flat = lora_file(styles / "flat.safetensors")
+    own = lora_file(styles / "mine" / "anything.safetensors", seed=1)
+    hub = lora_file(styles / "owner" / "name" / "pytorch_lora_weights.safetensors", seed=2)
+    several = [lora_file(styles / "owner" / "two" / f"{n}.safetensors", seed=n) for n in (3, 4)]
+    for name, path in (
+        ("flat", flat),
+        ("flat.safetensors", flat),
+        (" mine ", own),
+        ("owner/name", hub),
+        ("owner/name/pytorch_lora_weights.safetensors", hub),
+        ("owner/two/3", several[0]),
+    ):
+        assert place.take(name) == [Lora(str(path), 0.5)]
+    assert place.take("flat#alpha=2") == [Lora(str(flat), 0.5, None, 2.0)]
+    place.refused("owner/two", "holds several LoRAs, name one of them: owner/two/3.safetensors")
+    place.refused("another", "no LoRA 'another' is installed here; there are: flat, mine, owner/name, owner/two/3")
+    place.refused("some/one", "`cogvideox lora add some/one` fetches it from the hub")
+    for name in ("../flat", "/etc/passwd", "a/../../b", "..", ".hidden", "a//b", "", "a\x00b", "x" * 9000, "ü", "a b"):
+        place.refused(name, "")
+    for alpha in ("nan", "-1", "0", "x", "1e9"):
+        place.refused(f"flat#alpha={alpha}", "alpha must be a number")
+    assert place.take("flat", task=Task.I2V), "no model here answers that: said when the job is submitted"
+
+
+def test_the_hub_is_asked_only_where_the_owner_allows(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def pull(name: str, folder: Path, limit: int) -> Path:
+        asked.append(name)
+        if name == "gone/away":
+            raise WeightsError(f"{folder} cannot be written to")
+        return lora_file(folder / name / "style.safetensors")
+
+    monkeypatch.setattr(folder_of_loras, "pull", pull)
+    place.refused("some/style", "no LoRA 'some/style' is installed")
+    assert asked == []
+    assert place.take("some/style", "some/style", lora_pull=True)[0].path.endswith("some/style/style.safetensors")
+    assert place.take("some/style", lora_pull=True)
+    place.refused("gone/away", "gone/away could not be fetched from the hub", "file_download_error", lora_pull=True)
+    assert set(asked) == {"some/style", "gone/away"}
+
+
+def test_a_full_disk_is_said(place: Place, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.data.min_free_bytes = 2**60
+    with pytest.raises(DiskFull):
+        place.take(host.url())
+    assert host.asked == []
+
+
+def test_fetched_files_go_when_nobody_asked_for_them_for_a_month(place: Place, host: Host) -> None:
+    (kept,) = place.take(host.url())
+    now = time.time()
+
+    def sweep(later: float, in_use: Callable[[], set[str]] = set) -> bool:
+        uploads = Uploads(place.data, place.artifacts)
+        from server.media.artifacts import NO_LIMITS
+
+        Retention(place.data, place.artifacts, uploads, in_use, NO_LIMITS, lambda: now + later).sweep()
+        return Path(kept.path).exists()
+
+    assert sweep(LORA_SECONDS - 60)
+    assert sweep(LORA_SECONDS + 60, lambda: {str(kept.sha256)})
+    os.utime(kept.path, (now + 600, now + 600))  # as a request does that names it
+    assert sweep(LORA_SECONDS + 60)
+    assert not sweep(LORA_SECONDS + 700)
+    assert place.take(host.url()) == [kept]

@@ -1,0 +1,157 @@
+"""The folder of LoRA files: how they are named, added, taken away, and fetched from the Hugging Face Hub.
+
+Knows: the folder's layout, the hub through `weights.pull`'s words. Does not know: torch, what is inside a file.
+
+    NAME.safetensors   put there by hand, or NAME/FILE.safetensors with what lies beside it
+    OWNER/NAME/…       a repository of the hub
+    FILE.json          beside FILE.safetensors: the owner's own word on it, such as {"alpha": 1}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import huggingface_hub
+
+from weights.catalog import Checkpoint, WeightsError
+from weights.pull import plain_words
+
+SUFFIX = ".safetensors"
+PART = r"\w[\w .()+,@=-]{0,95}"
+NAME = re.compile(rf"{PART}(/{PART}){{0,5}}")
+REPOSITORY = re.compile(rf"([A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:/(.+{re.escape(SUFFIX)}))?", re.ASCII)
+CONFIG = "adapter_config.json"
+LISTED = 10  # names in a message
+
+
+def installed(folder: Path) -> list[str]:
+    """The names of all LoRA files there, as `find` takes them: the folder's where it holds one."""
+    names = []
+    for path in folder.rglob(f"*{SUFFIX}"):
+        inside = path.relative_to(folder)
+        if path.is_file() and NAME.fullmatch(inside.as_posix()):
+            alone = path.parent != folder and len(list(path.parent.glob(f"*{SUFFIX}"))) == 1
+            names.append(inside.parent.as_posix() if alone else inside.as_posix().removesuffix(SUFFIX))
+    return sorted(names)
+
+
+def find(name: str, folder: Path) -> Path | None:
+    """The file of that name: its path in the folder with or without .safetensors, or a folder with one file in it.
+
+    None if there is none. Raises WeightsError for what is no name, and for a folder with several files.
+    """
+    if not NAME.fullmatch(name):
+        raise WeightsError(f"{name[:100]!r} is no name of a LoRA: letters, digits, . _ - and / between folders")
+    for path in (folder / name, folder / f"{name}{SUFFIX}"):
+        if path.suffix == SUFFIX and path.is_file():
+            return path
+    inside = sorted((folder / name).glob(f"*{SUFFIX}")) or sorted((folder / name).glob(f"**/*{SUFFIX}"))
+    if len(inside) > 1:
+        raise WeightsError(f"{name} holds several LoRAs, name one of them: {_some(folder, inside)}")
+    return inside[0] if inside else None
+
+
+def unknown(name: str, folder: Path) -> str:
+    """What is said of a name that `find` does not know."""
+    there = installed(folder)[:LISTED] if folder.is_dir() else []
+    how = f"; `cogvideox lora add {name}` fetches it from the hub" if REPOSITORY.fullmatch(name) else ""
+    return f"no LoRA {name!r} is installed here; there are: {', '.join(there) or 'none'}{how}"
+
+
+def add(source: Path, folder: Path, name: str, alpha: float | None = None, origin: str = "") -> Path:
+    """Copies a file, and the PEFT configuration beside it, to `folder/name/`; returns its new path.
+
+    Raises WeightsError for a name that is none or taken.
+    """
+    target = folder / name / f"{PurePosixPath(name).name}{SUFFIX}"
+    if not NAME.fullmatch(name):
+        raise WeightsError(f"{name[:100]!r} is no name: letters, digits, . _ - and / between folders")
+    if find(name, folder) is not None:
+        raise WeightsError(f"{name} is there already; `cogvideox lora remove {name}` first, or give another --name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, part)
+        if source.with_name(CONFIG).is_file():
+            shutil.copyfile(source.with_name(CONFIG), target.with_name(CONFIG))
+        note(target, alpha=alpha, origin=origin)
+        part.replace(target)
+    except OSError as e:
+        raise WeightsError(f"{target.parent} cannot be written: {e.strerror}") from e
+    return target
+
+
+def note(file: Path, **said: Any) -> None:
+    """Adds to the word beside `file`; None and empty text are not written."""
+    beside = file.with_name(f"{file.name}.json")
+    try:
+        before = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+    except (OSError, ValueError):
+        before = {}
+    found = {**(before if isinstance(before, dict) else {}), **{k: v for k, v in said.items() if v not in (None, "")}}
+    if found:
+        beside.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+
+
+def remove(name: str, folder: Path) -> Path:
+    """Takes a file away, with what lies beside it if it is the only one there. Raises WeightsError."""
+    path = find(name, folder)
+    if path is None:
+        raise WeightsError(unknown(name, folder))
+    path.unlink()
+    path.with_name(f"{path.name}.json").unlink(missing_ok=True)
+    home = path.parent
+    while home != folder and not any(home.rglob(f"*{SUFFIX}")):
+        shutil.rmtree(home)
+        home = home.parent
+    return path
+
+
+def pull(
+    name: str,
+    folder: Path,
+    limit: int,
+    revision: str | None = None,
+    *,
+    snapshot_download: Callable[..., Any] = huggingface_hub.snapshot_download,
+) -> Path:
+    """Fetches OWNER/NAME, or OWNER/NAME/FILE.safetensors, from the hub into `folder`; returns the file or the folder.
+
+    Only safetensors and the PEFT configuration. Raises WeightsError, also when more than `limit` bytes would come.
+    """
+    asked = REPOSITORY.fullmatch(name)
+    if not asked or not NAME.fullmatch(name):
+        raise WeightsError(f"{name[:100]!r} is no repository: OWNER/NAME, or OWNER/NAME/FILE{SUFFIX}")
+    repository, file = asked.group(1), asked.group(2)
+    home = folder / repository
+    patterns = [file, str(PurePosixPath(file).with_name(CONFIG))] if file else [f"*{SUFFIX}", f"*{CONFIG}"]
+    what = {"repo_id": repository, "revision": revision, "local_dir": home, "allow_patterns": patterns}
+    there = home.is_dir()
+    try:
+        plan = snapshot_download(**what, dry_run=True)
+        if not any(str(one.filename).endswith(SUFFIX) for one in plan):
+            raise WeightsError(f"{repository} has no {file or f'{SUFFIX} file'}")
+        size = sum(one.file_size or 0 for one in plan)
+        if size > limit:
+            raise WeightsError(
+                f"{repository} holds {size / 2**20:.0f} MiB of files, at most {limit // 2**20} are fetched;"
+                f" name one: {repository}/FILE{SUFFIX}, or raise COGVIDEOX_MAX_LORA_MB"
+            )
+        snapshot_download(**what)
+    except Exception as error:  # one boundary to a library with a dozen error classes
+        if not there and home.is_dir() and not any(home.rglob(f"*{SUFFIX}")):
+            shutil.rmtree(home)
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(plain_words(error, Checkpoint(name, repository, "", 0, (), revision or "main"))) from error
+    return home / file if file else home
+
+
+def _some(folder: Path, paths: list[Path]) -> str:
+    names = [str(path.relative_to(folder)) for path in paths[:LISTED]]
+    return ", ".join(names) + (" …" if len(paths) > LISTED else "")
