@@ -33,6 +33,7 @@ from tests.server.clients.running import KEY, environment, free_port
 
 VICTIMS = ("worker", "worker", "api", "both")
 READY_SECONDS = 90
+REFERENCE_SECONDS = 900
 SPARED = 2  # deaths of its worker after which a job's worker is left alone: the third would be held against the job
 KINDS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red circle moves left", "seed": 1, "num_frames": 9, "num_inference_steps": 60, "size": "96x64"},
@@ -167,7 +168,9 @@ def references(folder: Path) -> dict[int, str]:
     server.start()
     try:
         asked = submitted(server, len(KINDS))
-        finish(server, 120)
+        found = finish(server, REFERENCE_SECONDS)
+        if set(found.values()) != {"completed"}:
+            raise RuntimeError(f"the undisturbed server has made no films to compare with: {found}")
         return {kind["seed"]: film(server, video_id) for video_id, kind in asked.items()}
     finally:
         server.stop()
