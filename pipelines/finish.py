@@ -90,6 +90,6 @@ def finish(chunks: Iterable[torch.Tensor], plan: Plan, net: Any | None) -> Itera
     done = np.empty(0, np.uint8)
     for frame in frames:
         if frame is not last:  # a repeated frame is resized once
-            fitted = fit(frame[None], plan.width, plan.height, "pad" if plan.fit == "pad" else "crop")
+            fitted = fit(frame[None], plan.width, plan.height, "crop" if plan.fit == "auto" else plan.fit)
             last, done = frame, fitted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         yield done

@@ -24,6 +24,7 @@ MAX_LORAS = 8
 MAX_LORA_SCALE = 10
 MIN_SECONDS, MAX_SECONDS = 0.1, 120
 GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
+FITTED = {"crop": "centre-cropped to fit", "pad": "padded with black to fit", "stretch": "stretched to fit"}
 CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
 
 
@@ -166,14 +167,14 @@ def _size(
         )
         asked_w, asked_h = even
     if rule.accepts(asked_w, asked_h):
-        return asked_w, asked_h, asked_w, asked_h, "crop"
+        return asked_w, asked_h, asked_w, asked_h, request.fit
     model_w, model_h = rule.nearest(asked_w, asked_h)
     fit = request.fit
     ratio = (asked_w / asked_h) / (model_w / model_h)
     lost = 1 - min(ratio, 1 / ratio)
     if fit == "auto":
         fit = "crop" if lost <= CROP_LIMIT else "pad"
-    how = "resized" if lost < 0.01 else f"{'centre-cropped' if fit == 'crop' else 'padded with black'} to fit"
+    how = "resized" if lost < 0.01 else FITTED[fit]
     note(
         "size",
         f"{asked_w}x{asked_h}",

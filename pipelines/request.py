@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-Fit = Literal["auto", "crop", "pad"]
+Fit = Literal["auto", "crop", "pad", "stretch"]
 SchedulerName = Literal["ddim", "dpm"]
 OutputFormat = Literal["mp4", "gif", "webm"]
 

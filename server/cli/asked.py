@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pipelines.request import GenerationRequest, Lora, Media, RequestError, draw_seed
+from pipelines.request import Fit, GenerationRequest, Lora, Media, RequestError, draw_seed
 from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
@@ -165,7 +165,7 @@ def _check_types(request: GenerationRequest) -> None:
         value = getattr(request, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RequestError(name, f"must be a number, got {value!r}")
-    for name, allowed in (("fit", ("auto", "crop", "pad")), ("scheduler", (None, "ddim", "dpm"))):
+    for name, allowed in (("fit", get_args(Fit)), ("scheduler", (None, "ddim", "dpm"))):
         if getattr(request, name) not in allowed:
             raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
     if not isinstance(request.negative_prompt, str):

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from pipelines import environment
 from pipelines.events import Finished, Log, Stage, Started, Step
 from pipelines.models import ModelError
-from pipelines.request import GenerationRequest, RequestError, draw_seed
+from pipelines.request import Fit, GenerationRequest, RequestError, draw_seed
 from server.cli import asked
 from server.cli.asked import Job, Usage
 from server.errors import ServerError
@@ -48,7 +48,7 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt (default 6).")] = None,
     fps: Annotated[int | None, typer.Option(help="Frame rate stamped on the file.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, e.g. 720x480.")] = None,
-    fit: Annotated[Literal["auto", "crop", "pad"], typer.Option(help="How another shape is filled.")] = "auto",
+    fit: Annotated[Fit, typer.Option(help="How another shape is filled.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same video. Drawn when left out.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What not to show.")] = "",
     strength: Annotated[float | None, typer.Option(help="Video-to-video: 0 keeps the clip, 1 remakes it.")] = None,
