@@ -6,32 +6,33 @@ Does not know: jobs, HTTP, vendors, where the file goes.
 
 from __future__ import annotations
 
-import platform
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipelines import lora, rife
+from pipelines import lora
 from pipelines.checkpoint import Saved, Saver, Unusable, key_of, load
+from pipelines.clock import Clock
 from pipelines.decode import decode
 from pipelines.denoise import denoise
-from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
+from pipelines.errors import GenerationError
 from pipelines.events import Event, Finished, Log, Stage, Started
 from pipelines.finish import finish, source_frames
+from pipelines.finishers import Finishers
 from pipelines.loader import Loader, Model
 from pipelines.lora_cache import Adapters, attach_all
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
 from pipelines.models import ModelError
 from pipelines.plan import Plan, check_ranges, resolve
-from pipelines.request import GenerationRequest, RequestError
+from pipelines.provenance import identity, manifest, short
+from pipelines.request import GenerationRequest
 from pipelines.sample import Sampler, Sampling
 from pipelines.source import read_source
+from pipelines.super_resolution import Upscaler
 from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
@@ -41,7 +42,8 @@ class Engine:
     """Owns a device and the models on it; makes one video at a time.
 
     `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file, needed
-    only for requests with `interpolate_fps`.
+    only for requests with `interpolate_fps`. `upscaler`: a file that spandrel reads, used when more pixels are wanted
+    than the model makes.
     """
 
     def __init__(
@@ -50,15 +52,15 @@ class Engine:
         device: str = "auto",
         memory: MemorySetting = "auto",
         rife_weights: Path | None = None,
+        upscaler: Path | None = None,
     ) -> None:
         self.models = models
         self.device = pick_device(device)
         self.memory = memory
-        self.rife_weights = rife_weights
+        self.finishers = Finishers(self.device, rife_weights, upscaler)
         self.loader = Loader(self.device)
         self._placement: Placement | None = None
         self._placed: Model | None = None
-        self._net: Any = None
         self.adapters = Adapters()
         self._rungs: dict[tuple[str, int, int, int], Rung] = {}
 
@@ -79,13 +81,13 @@ class Engine:
         Raises RequestError for what this model cannot do, GenerationCancelled within one transformer block of
         `cancelled()`, GenerationPaused within one step of `paused()` after a Checkpoint, and GenerationError otherwise.
         """
-        clock = _Clock(cancelled, paused)
+        clock = Clock(cancelled, paused)
         yield Stage("load")
         loaded = self._load(model)
         check_ranges(request)
         picture, clip, source = read_source(request, loaded.info)
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
-        net = self._interpolator(plan)
+        net, upscaler = self.finishers.interpolator(plan), self.finishers.upscaler(plan)
         adapters = self.adapters.all(plan.loras, loaded.info.name, loaded.transformer)
         plan = replace(plan, loras=tuple(replace(one, sha256=a.sha256) for one, a in adapters))
         yield Started(plan.to_dict())
@@ -93,6 +95,10 @@ class Engine:
         ladder = Ladder(placement)
         for note in plan.notes:
             yield Log(str(note))
+        if upscaler is not None:
+            yield Log(
+                f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the size asked for"
+            )
         yield Log(f"memory: {why}")
         try:
             if adapters:
@@ -100,7 +106,7 @@ class Engine:
             strengths = yield from attach_all(loaded.transformer, adapters)
             placement.rung = rung
             yield from ladder.climb(lambda: placement.apply(placement.rung), "placing the model")
-            key = key_of(request, plan, {**self._identity(loaded), **strengths})
+            key = key_of(request, plan, {**identity(loaded, self.device), **strengths})
             saved = yield from _taken_up(resume, key)
             if saved is None or not saved.complete:
                 clock.next("encode")
@@ -122,12 +128,12 @@ class Engine:
             if not torch.isfinite(latents).all():
                 raise GenerationError(
                     "bad_output",
-                    f"sampling ended in NaN: {loaded.info.family.title} ran in {_short(loaded.dtype)},"
+                    f"sampling ended in NaN: {loaded.info.family.title} ran in {short(loaded.dtype)},"
                     f" it was trained in {loaded.info.family.dtype}",
                 )
             clock.next("decode")
             yield Stage("decode")
-            finished = yield from self._deliver(request, plan, loaded, ladder, latents, net, clock)
+            finished = yield from self._deliver(request, plan, loaded, ladder, latents, net, upscaler, clock)
         except (OutOfMemory, torch.OutOfMemoryError) as e:
             what = str(e).splitlines()[0]
             raise GenerationError(
@@ -165,18 +171,6 @@ class Engine:
             rung, why = remembered, f"{remembered}: what this size needed before"
         return self._placement, rung, why
 
-    def _interpolator(self, plan: Plan) -> Any:
-        if plan.interpolate_fps is None:
-            return None
-        if self.rife_weights is None:
-            raise RequestError("interpolate_fps", "frame interpolation needs RIFE weights, and none are installed")
-        if self._net is None:
-            try:
-                self._net = rife.load(self.rife_weights, self.device)
-            except (OSError, ValueError, RuntimeError) as e:
-                raise GenerationError("model_error", f"RIFE weights {self.rife_weights.name}: {e}") from e
-        return self._net
-
     def _detach_loras(self, model: Model, plan: Plan, placement: Placement) -> None:
         if plan.loras:
             placement.release()
@@ -190,7 +184,8 @@ class Engine:
         ladder: Ladder,
         latents: torch.Tensor,
         net: Any,
-        clock: _Clock,
+        upscaler: Upscaler | None,
+        clock: Clock,
     ) -> Generator[Event, None, dict[str, Any]]:
         """Decode and encode, chunk by chunk; returns Finished's fields."""
         fps = plan.interpolate_fps or plan.fps
@@ -198,23 +193,23 @@ class Engine:
             path = Path(folder) / f"video.{plan.output_format}"
 
             def write() -> tuple[bytes, int, dict[str, Any]]:
-                manifest = self.manifest(request, plan, model, ladder.placement.rung)
+                told = manifest(request, plan, model, self.device, ladder.placement.rung, upscaler)
                 check, first, count = FrameCheck(), b"", 0
                 with (
                     ladder.placement.on_device("vae") as vae,
-                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, manifest) as writer,
+                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told) as writer,
                 ):
-                    for frames in finish(decode(vae, latents), plan, net):
+                    for frames in finish(decode(vae, latents), plan, net, upscaler):
                         clock.check()
                         first = first or poster(frames[0])
                         check.update(frames)
                         writer.write(frames)
                         count += len(frames)
                     check.finish()
-                return first, count, manifest
+                return first, count, told
 
             try:
-                first, count, manifest = yield from ladder.climb(write, "decoding")
+                first, count, told = yield from ladder.climb(write, "decoding")
             except BadOutput as e:
                 raise GenerationError("bad_output", str(e)) from e
             except OSError as e:
@@ -228,65 +223,8 @@ class Engine:
             "fps": fps,
             "width": plan.width,
             "height": plan.height,
-            "manifest": manifest,
+            "manifest": told,
         }
-
-    def _identity(self, model: Model) -> dict[str, Any]:
-        """What, beside the plan, decides the latents to the bit."""
-        return {
-            "name": model.info.name,
-            "revision": model.revision,
-            "dtype": _short(model.dtype),
-            "device": self.device.type,
-            "versions": {name: found for name, found in versions().items() if name in ("torch", "diffusers")},
-        }
-
-    def manifest(self, request: GenerationRequest, plan: Plan, model: Model, rung: Rung) -> dict[str, Any]:
-        """What makes this video again, and nothing that changes from run to run."""
-        asked = request.to_dict()
-        for name in ("image", "video"):
-            if asked[name] is not None:
-                asked[name] = {"sha256": asked[name]["sha256"]}
-        asked["loras"] = [one.told() for one in request.loras]
-        carried_out = plan.to_dict()
-        carried_out["loras"] = [{**one.told(), "sha256": one.sha256} for one in plan.loras]
-        return {
-            "request": asked,
-            "plan": carried_out,
-            "notes": [str(n) for n in plan.notes],
-            "seed": plan.seed,
-            "model": {"name": model.info.name, "family": model.info.family.name, "revision": model.revision},
-            "device": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
-            "dtype": _short(model.dtype),
-            "vae_tiling": rung.tiling,
-            "versions": versions(),
-        }
-
-
-class _Clock:
-    """Seconds per stage, and the questions whether to stop."""
-
-    def __init__(self, cancelled: Callable[[], bool], paused: Callable[[], bool]) -> None:
-        self._cancelled = cancelled
-        self.paused = paused
-        self._marks: list[tuple[str, float]] = [("load", time.monotonic())]
-
-    def check_cancelled(self) -> None:
-        if self._cancelled():
-            raise GenerationCancelled
-
-    def check(self) -> None:
-        self.check_cancelled()
-        if self.paused():
-            raise GenerationPaused
-
-    def next(self, stage: str) -> None:
-        self.check()
-        self._marks.append((stage, time.monotonic()))
-
-    def timings(self) -> dict[str, float]:
-        ends = [at for _, at in self._marks[1:]] + [time.monotonic()]
-        return {name: round(end - at, 3) for (name, at), end in zip(self._marks, ends, strict=True)}
 
 
 def pick_device(device: str) -> torch.device:
@@ -300,17 +238,6 @@ def pick_device(device: str) -> torch.device:
     if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
         raise GenerationError("model_error", f"device {device!r} is not there")
     return chosen
-
-
-def versions() -> dict[str, str]:
-    """Of everything whose change may change a pixel."""
-    found = {"python": platform.python_version()}
-    for name in ("cogvideox-server", "torch", "diffusers", "transformers", "imageio-ffmpeg"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
 
 
 def _taken_up(resume: bytes | None, key: str) -> Generator[Event, None, Saved | None]:
@@ -337,7 +264,3 @@ def _moved(sampling: Sampling, device: torch.device) -> Sampling:
 
 def _shape(plan: Plan) -> tuple[str, int, int, int]:
     return plan.model, plan.model_frames, plan.model_width, plan.model_height
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -61,6 +61,7 @@ def generate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File (.mp4 .gif .webm), or a folder.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Videos to make, with seed, seed+1, ...")] = 1,
     batch: Annotated[Path | None, typer.Option(help="JSONL: one request a line; goes on where it stopped.")] = None,
+    upscaler: Annotated[Path | None, typer.Option(help="Real-ESRGAN file for sizes above the model's.")] = None,
     strict: Annotated[bool, typer.Option(help="Refuse what would have to be changed, instead of changing it.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
     memory: Annotated[str | None, typer.Option(help="auto, none, model, group, sequential.")] = None,
@@ -84,7 +85,7 @@ def generate(
         "strict": strict,
     }
     try:
-        settings = Settings.load(model=model, device=device, memory=memory)
+        settings = Settings.load(model=model, device=device, memory=memory, upscaler=upscaler)
         if batch is not None:
             jobs = list(asked.batch(batch, given, output))
         elif prompt is None:
@@ -106,6 +107,7 @@ def replay(
     image: Annotated[Path | None, typer.Option(help="The picture it was made from, if it has moved.")] = None,
     video: Annotated[Path | None, typer.Option(help="The clip it was made from, if it has moved.")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="LoRA files, in the order they were given.")] = None,
+    upscaler: Annotated[Path | None, typer.Option(help="The upscaler's file, if one was used.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model than the one in the manifest.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
     memory: Annotated[str | None, typer.Option(help="auto, none, model, group, sequential.")] = None,
@@ -128,7 +130,9 @@ def replay(
             for one, p in zip(wanted["loras"], paths, strict=False)
         ]
         request = GenerationRequest.from_dict(wanted)
-        settings = Settings.load(model=model or manifest["model"]["name"], device=device, memory=memory)
+        settings = Settings.load(
+            model=model or manifest["model"]["name"], device=device, memory=memory, upscaler=upscaler
+        )
         target = output or file.with_name(f"{file.stem}.replay{file.suffix}")
         _run_all([(request, target)], settings, resume=False)
     except (ManifestError, KeyError, TypeError) as e:
@@ -147,7 +151,7 @@ def _difference(manifest: dict[str, Any], target: Path) -> str:
     now = read_manifest(target)
     changed = [
         f"{name} was {json.dumps(manifest.get(name))}, is {json.dumps(now.get(name))}"
-        for name in ("model", "device", "dtype", "vae_tiling", "versions")
+        for name in ("model", "upscaler", "device", "dtype", "vae_tiling", "versions")
         if manifest.get(name) != now.get(name)
     ]
     return "; ".join(changed) or "the machine differs, or the file was edited"
@@ -171,7 +175,7 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
     from pipelines.generate import Engine  # torch comes with it: only now
 
     try:
-        engine = Engine(served.folders, served.devices[0], settings.memory, settings.rife_weights)
+        engine = Engine(served.folders, served.devices[0], settings.memory, settings.rife_weights, settings.upscaler)
     except GenerationError as e:
         raise Usage(str(e)) from None
     for problem in served.problems:
