@@ -57,7 +57,7 @@ def _positions(picks: list[int]) -> list[int]:
 
 def shown(plan: Plan) -> list[int]:
     """Which of the frames that are made follow each other in the file, before any interpolation."""
-    made, wanted = plan.source_frames or plan.model_frames, plan.num_frames
+    made, wanted = plan.made, plan.num_frames
     if plan.pace is not None:
         return resample_indices(made, plan.pace, plan.fps, wanted)
     if wanted <= made:

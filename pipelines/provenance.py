@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from pipelines.loader import Model
-from pipelines.memory import Rung
 from pipelines.plan import Plan
 from pipelines.request import GenerationRequest
 from pipelines.super_resolution import Upscaler
@@ -34,8 +33,9 @@ def manifest(
     plan: Plan,
     model: Model,
     device: torch.device,
-    rung: Rung,
+    tiled: bool,
     upscaler: Upscaler | None = None,
+    extender: Model | None = None,
 ) -> dict[str, Any]:
     """What makes this video again, and nothing that changes from run to run."""
     asked = request.to_dict()
@@ -51,10 +51,11 @@ def manifest(
         "notes": [str(n) for n in plan.notes],
         "seed": plan.seed,
         "model": _named(model),
+        **({} if extender is None else {"extender": _named(extender)}),
         **({} if upscaler is None else {"upscaler": upscaler.told()}),
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "dtype": short(model.dtype),
-        "vae_tiling": rung.tiling,
+        "vae_tiling": tiled,
         "versions": versions(),
     }
 

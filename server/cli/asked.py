@@ -168,6 +168,9 @@ def _check_types(request: GenerationRequest) -> None:
     for name, allowed in (("fit", get_args(Fit)), ("scheduler", (None, "ddim", "dpm"))):
         if getattr(request, name) not in allowed:
             raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
+    for name in ("extend", "strict"):
+        if not isinstance(getattr(request, name), bool):
+            raise RequestError(name, "must be true or false")
     if not isinstance(request.negative_prompt, str):
         raise RequestError("negative_prompt", "must be text")
 
@@ -180,7 +183,7 @@ def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
         return False
     try:
         manifest = read_manifest(path)
-        made, by = dict(manifest["request"]), manifest["model"]["name"]
+        made, by = {"extend": False, **manifest["request"]}, manifest["model"]["name"]
     except (ManifestError, KeyError, TypeError):
         return False
     asked = request.to_dict()

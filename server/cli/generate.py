@@ -57,6 +57,7 @@ def generate(
         list[str] | None,
         typer.Option(help="FILE.safetensors[:SCALE] or an installed NAME[:SCALE]; may be given again."),
     ] = None,
+    extend: Annotated[bool, typer.Option(help="Longer than the model makes: go on from the last frame.")] = False,
     interpolate: Annotated[int | None, typer.Option(help="RIFE up to this frame rate, duration kept.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File (.mp4 .gif .webm), or a folder.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Videos to make, with seed, seed+1, ...")] = 1,
@@ -82,6 +83,7 @@ def generate(
         "scheduler": scheduler,
         "loras": lora or [],
         "interpolate_fps": interpolate,
+        "extend": extend,
         "strict": strict,
     }
     try:
@@ -130,9 +132,7 @@ def replay(
             for one, p in zip(wanted["loras"], paths, strict=False)
         ]
         request = GenerationRequest.from_dict(wanted)
-        settings = Settings.load(
-            model=model or manifest["model"]["name"], device=device, memory=memory, upscaler=upscaler
-        )
+        settings = Settings.load(model=model or _models(manifest), device=device, memory=memory, upscaler=upscaler)
         target = output or file.with_name(f"{file.stem}.replay{file.suffix}")
         _run_all([(request, target)], settings, resume=False)
     except (ManifestError, KeyError, TypeError) as e:
@@ -145,13 +145,18 @@ def replay(
     typer.echo("byte for byte the same file" if same else "not the same bytes: " + _difference(manifest, target))
 
 
+def _models(manifest: dict[str, Any]) -> str:
+    """What made it, as COGVIDEOX_MODEL names it."""
+    return ",".join(dict.fromkeys(manifest[k]["name"] for k in ("model", "extender") if k in manifest))
+
+
 def _difference(manifest: dict[str, Any], target: Path) -> str:
     from pipelines.video import read_manifest
 
     now = read_manifest(target)
     changed = [
         f"{name} was {json.dumps(manifest.get(name))}, is {json.dumps(now.get(name))}"
-        for name in ("model", "upscaler", "device", "dtype", "vae_tiling", "versions")
+        for name in ("model", "extender", "upscaler", "device", "dtype", "vae_tiling", "versions")
         if manifest.get(name) != now.get(name)
     ]
     return "; ".join(changed) or "the machine differs, or the file was edited"
