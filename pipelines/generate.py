@@ -20,7 +20,7 @@ from pipelines import lora
 from pipelines.checkpoint import Saver, key_of
 from pipelines.clock import Clock
 from pipelines.denoise import denoise
-from pipelines.errors import GenerationError
+from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
 from pipelines.events import Event, Finished, Log, Stage, Started
 from pipelines.extend import clip_plan
 from pipelines.film import Clip, Film
@@ -37,6 +37,8 @@ from pipelines.sample import Sampler, Sampling
 from pipelines.source import read_source
 from pipelines.stitch import clip_frames
 from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
+
+__all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused", "pick_device"]  # the worker's
 
 T = TypeVar("T")
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
