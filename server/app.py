@@ -108,7 +108,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         data.close()
         raise
     artifacts = Artifacts(data, settings.public_url, storage=storage)
-    spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, engine)
+    spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, settings.upscaler, engine)
     pool = LocalPool(specs_for(served.devices, spec))
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
     dispatcher = Dispatcher(

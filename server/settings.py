@@ -130,6 +130,11 @@ class Settings(BaseSettings):
     rife_weights: Path | None = Field(
         None, description="IFNet weights file (RIFE) for frame interpolation; without it requests for it are refused"
     )
+    upscaler: Path | None = Field(
+        None,
+        description="Real-ESRGAN file (.safetensors, .pth) for sizes above the model's own, needs the extra `upscale`;"
+        " without it they are resized plainly",
+    )
     api_keys: SecretStr = Field(
         SecretStr(""), description="comma list of accepted keys; empty: no key needed, and only loopback may be bound"
     )

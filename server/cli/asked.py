@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pipelines.request import GenerationRequest, Lora, Media, RequestError, draw_seed
+from pipelines.request import Fit, GenerationRequest, Lora, Media, RequestError, draw_seed
 from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
@@ -165,9 +165,12 @@ def _check_types(request: GenerationRequest) -> None:
         value = getattr(request, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RequestError(name, f"must be a number, got {value!r}")
-    for name, allowed in (("fit", ("auto", "crop", "pad")), ("scheduler", (None, "ddim", "dpm"))):
+    for name, allowed in (("fit", get_args(Fit)), ("scheduler", (None, "ddim", "dpm"))):
         if getattr(request, name) not in allowed:
             raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
+    for name in ("extend", "strict"):
+        if not isinstance(getattr(request, name), bool):
+            raise RequestError(name, "must be true or false")
     if not isinstance(request.negative_prompt, str):
         raise RequestError("negative_prompt", "must be text")
 
@@ -180,7 +183,7 @@ def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
         return False
     try:
         manifest = read_manifest(path)
-        made, by = dict(manifest["request"]), manifest["model"]["name"]
+        made, by = {"extend": False, **manifest["request"]}, manifest["model"]["name"]
     except (ManifestError, KeyError, TypeError):
         return False
     asked = request.to_dict()

@@ -19,7 +19,7 @@ from server.jobs.job import Job
 # of the request: what the file is made with, after sampling
 AFTERWARDS = ("fps", "interpolate_fps", "output_format", "strict", "num_frames", "width", "height", "fit")
 # and of the plan: what the first three of those mean to the model
-MODELLED = ("model_frames", "model_width", "model_height")
+MODELLED = ("model_frames", "model_width", "model_height", "extender", "extension")
 
 
 class Checkpoints:

@@ -22,6 +22,7 @@ class WorkerSpec:
     memory: str
     models: dict[str, Path]
     rife_weights: Path | None = None
+    upscaler: Path | None = None
     engine: str = REAL_ENGINE
 
 

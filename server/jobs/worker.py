@@ -44,7 +44,11 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
         module_name, _, name = spec.engine.partition(":")
         module = importlib.import_module(module_name)
         engine = getattr(module, name)(
-            models=spec.models, device=device, memory=spec.memory, rife_weights=spec.rife_weights
+            models=spec.models,
+            device=device,
+            memory=spec.memory,
+            rife_weights=spec.rife_weights,
+            upscaler=spec.upscaler,
         )
     except BaseException as e:
         if type(e).__name__ not in EXPECTED:
