@@ -28,11 +28,13 @@ from pipelines.loader import Loader, Model
 from pipelines.lora_cache import Adapters, attach_all
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
 from pipelines.models import ModelError
-from pipelines.plan import Plan, check_ranges, resolve
+from pipelines.plan import Note, Plan, check_ranges, resolve
 from pipelines.request import GenerationRequest, RequestError
 from pipelines.sample import Sampler, Sampling
 from pipelines.source import read_source
 from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
+from weights.interpolation import SHIPPED
+from weights.interpolation import rife_weights as installed_rife
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
@@ -40,8 +42,8 @@ MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 class Engine:
     """Owns a device and the models on it; makes one video at a time.
 
-    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file, needed
-    only for requests with `interpolate_fps`.
+    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file for
+    requests with `interpolate_fps`; without one the small network that ships with this project draws their frames.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Engine:
         self.models = models
         self.device = pick_device(device)
         self.memory = memory
-        self.rife_weights = rife_weights
+        self.rife_weights = rife_weights or installed_rife()
         self.loader = Loader(self.device)
         self._placement: Placement | None = None
         self._placed: Model | None = None
@@ -87,6 +89,8 @@ class Engine:
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
         net = self._interpolator(plan)
         adapters = self.adapters.all(plan.loras, loaded.info.name, loaded.transformer)
+        if net is not None and self.rife_weights == SHIPPED:
+            plan = replace(plan, notes=(*plan.notes, _small_network(plan)))
         plan = replace(plan, loras=tuple(replace(one, sha256=a.sha256) for one, a in adapters))
         yield Started(plan.to_dict())
         placement, rung, why = self._place(loaded, plan, sum(a.bytes for _, a in adapters))
@@ -169,7 +173,7 @@ class Engine:
         if plan.interpolate_fps is None:
             return None
         if self.rife_weights is None:
-            raise RequestError("interpolate_fps", "frame interpolation needs RIFE weights, and none are installed")
+            raise RequestError("interpolate_fps", "frame interpolation needs RIFE weights, and none are here")
         if self._net is None:
             try:
                 self._net = rife.load(self.rife_weights, self.device)
@@ -332,6 +336,15 @@ def _moved(sampling: Sampling, device: torch.device) -> Sampling:
         sampling,
         latents=sampling.latents.to(device),
         old_pred_original_sample=None if old is None else old.to(device),
+    )
+
+
+def _small_network(plan: Plan) -> Note:
+    return Note(
+        "interpolate_fps",
+        plan.interpolate_fps,
+        "frames drawn by the small network that ships with this project",
+        "RIFE's own draws better: set COGVIDEOX_RIFE_WEIGHTS to its flownet file",
     )
 
 

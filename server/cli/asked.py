@@ -121,6 +121,7 @@ def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[tu
     folder = output or file.with_suffix("")
     taken: dict[Path, int] = {}
     known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
+    known -= {"asked_prompt", "prompt_note"}
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -168,6 +169,8 @@ def _check_types(request: GenerationRequest) -> None:
     for name, allowed in (("fit", ("auto", "crop", "pad")), ("scheduler", (None, "ddim", "dpm"))):
         if getattr(request, name) not in allowed:
             raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
+    if not isinstance(request.prompt_help, bool):
+        raise RequestError("prompt_help", f"must be true or false, got {request.prompt_help!r}")
     if not isinstance(request.negative_prompt, str):
         raise RequestError("negative_prompt", "must be text")
 
@@ -183,7 +186,12 @@ def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
         made, by = dict(manifest["request"]), manifest["model"]["name"]
     except (ManifestError, KeyError, TypeError):
         return False
+    if made.get("asked_prompt") is not None:
+        made["prompt"] = made["asked_prompt"]
     asked = request.to_dict()
+    for name in ("prompt_help", "asked_prompt", "prompt_note"):
+        asked.pop(name)
+        made.pop(name, None)
     for name in ("image", "video"):
         if asked[name] is not None:
             asked[name] = {"sha256": asked[name]["sha256"]}
