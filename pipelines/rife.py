@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from weights.interpolation import SUFFIXES
 
 _GET = "get flownet 4.25 of Practical-RIFE (any of 4.6 to 4.26 will do, except 4.14.lite)"
+NEAR_ENOUGH = 1 / 32  # of the way between two frames, for a network that draws middles only
 _PLANES = {24: 5, 52: 13}  # lastconv channels -> planes used after the shuffle: flow 4, mask 1, carried features 8
 
 
@@ -45,6 +46,11 @@ class Shape:
     def multiple(self) -> int:
         """Height and width must be multiples of this: every block halves its scaled picture twice."""
         return 4 * max(self.scales)
+
+    @property
+    def middle_only(self) -> bool:
+        """Blocks all alike: this project's small network, which draws the middle of two frames whatever the time."""
+        return len(set(self.widths)) == 1 and not self.features
 
 
 class _Residual(nn.Module):
@@ -289,8 +295,21 @@ class _Frame:
             self._encoded = self._net.encoded(padded)
         return self._encoded
 
-    @torch.inference_mode()
     def towards(self, other: _Frame, t: float) -> Tensor:
+        if not self._net.shape.middle_only:
+            return self._drawn(other, t)
+        low, high, begin, end = self, other, 0.0, 1.0
+        while True:
+            middle, frame = (begin + end) / 2, _Frame(self._net, low._drawn(high, 0.5))
+            if abs(middle - t) <= NEAR_ENOUGH:
+                return frame._tensor
+            if t < middle:
+                high, end = frame, middle
+            else:
+                low, begin = frame, middle
+
+    @torch.inference_mode()
+    def _drawn(self, other: _Frame, t: float) -> Tensor:
         if other._tensor.shape != self._tensor.shape:
             raise ValueError(f"frames differ in size: {list(self._tensor.shape)} and {list(other._tensor.shape)}")
         h, w = self._tensor.shape[1:]
