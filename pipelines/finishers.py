@@ -26,7 +26,7 @@ class Finishers:
 
     def __init__(self, device: torch.device, rife_weights: Path | None = None, upscaler: Path | None = None) -> None:
         self._device = device
-        self._rife_weights = rife_weights
+        self.rife_weights = rife_weights
         self._upscaler_file = upscaler
         self._net: Any = None
         self._upscaler: Upscaler | None = None
@@ -35,13 +35,13 @@ class Finishers:
         """Raises RequestError when there is none, GenerationError when the file is none."""
         if plan.interpolate_fps is None:
             return None
-        if self._rife_weights is None:
+        if self.rife_weights is None:
             raise RequestError("interpolate_fps", "frame interpolation needs RIFE weights, and none are installed")
         if self._net is None:
             try:
-                self._net = rife.load(self._rife_weights, self._device)
+                self._net = rife.load(self.rife_weights, self._device)
             except (OSError, ValueError, RuntimeError) as e:
-                raise GenerationError("model_error", f"RIFE weights {self._rife_weights.name}: {e}") from e
+                raise GenerationError("model_error", f"RIFE weights {self.rife_weights.name}: {e}") from e
         return self._net
 
     def upscaler(self, plan: Plan) -> Upscaler | None:

@@ -30,13 +30,15 @@ from pipelines.loader import Loader, Model
 from pipelines.lora_cache import Adapters, attach_all
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
 from pipelines.models import ModelError, ModelInfo, describe
-from pipelines.plan import Plan, check_ranges, resolve
+from pipelines.plan import Note, Plan, check_ranges, resolve
 from pipelines.provenance import identity, short
 from pipelines.request import GenerationRequest
 from pipelines.sample import Sampler, Sampling
 from pipelines.source import read_source
 from pipelines.stitch import clip_frames
 from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
+from weights.interpolation import SHIPPED
+from weights.interpolation import rife_weights as installed_rife
 
 __all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused", "pick_device"]  # the worker's
 
@@ -47,9 +49,9 @@ MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 class Engine:
     """Owns a device and the models on it; makes one video at a time.
 
-    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file, needed
-    only for requests with `interpolate_fps`. `upscaler`: a file that spandrel reads, used when more pixels are wanted
-    than the model makes.
+    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file for
+    requests with `interpolate_fps`; without one the small network that ships with this project draws their frames.
+    `upscaler`: a file that spandrel reads, used when more pixels are wanted than the model makes.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Engine:
         self.models = models
         self.device = pick_device(device)
         self.memory = memory
-        self.finishers = Finishers(self.device, rife_weights, upscaler)
+        self.finishers = Finishers(self.device, rife_weights or installed_rife(), upscaler)
         self.loader = Loader(self.device)
         self._placement: Placement | None = None
         self._placed: Model | None = None
@@ -95,6 +97,8 @@ class Engine:
         others = self._others(request)
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens, others=others)
         net, upscaler = self.finishers.interpolator(plan), self.finishers.upscaler(plan)
+        if net is not None and self.finishers.rife_weights == SHIPPED:
+            plan = replace(plan, notes=(*plan.notes, _small_network(plan)))
         clips = self._clips(request, plan, loaded)
         plan = replace(plan, loras=clips[0].plan.loras)
         yield Started(plan.to_dict())
@@ -319,6 +323,15 @@ def _moved(sampling: Sampling, device: torch.device) -> Sampling:
         sampling,
         latents=sampling.latents.to(device),
         old_pred_original_sample=None if old is None else old.to(device),
+    )
+
+
+def _small_network(plan: Plan) -> Note:
+    return Note(
+        "interpolate_fps",
+        plan.interpolate_fps,
+        "frames drawn by the small network that ships with this project",
+        "RIFE's own draws better: set COGVIDEOX_RIFE_WEIGHTS to its flownet file",
     )
 
 

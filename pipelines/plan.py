@@ -290,6 +290,11 @@ def resolve(
             raise RequestError(name, f"{asked} is not possible as asked: {reason}")
         notes.append(Note(name, asked, used, reason))
 
+    if request.prompt_note is not None:
+        if request.asked_prompt is not None:
+            notes.append(Note("prompt", request.asked_prompt, request.prompt, request.prompt_note))
+        else:
+            notes.append(Note("prompt_help", "asked for", "the prompt as it was", request.prompt_note))
     width, height, model_width, model_height, fit = _size(request, model, source, note)
     interpolate = request.interpolate_fps if request.interpolate_fps != family.fps else None
     fps = family.fps if request.interpolate_fps else request.fps or family.fps

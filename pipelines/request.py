@@ -91,6 +91,9 @@ class GenerationRequest:
     loras: tuple[Lora, ...] = ()
     output_format: OutputFormat = "mp4"
     strict: bool = False  # refuse instead of adapting
+    prompt_help: bool = False  # have the prompt reworded first, by whoever runs the engine and knows a helper
+    asked_prompt: str | None = None  # what `prompt` was before it was reworded
+    prompt_note: str | None = None  # what came of the help
 
     @property
     def task(self) -> Task:

@@ -121,6 +121,7 @@ def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[tu
     folder = output or file.with_suffix("")
     taken: dict[Path, int] = {}
     known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
+    known -= {"asked_prompt", "prompt_note"}
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -168,9 +169,9 @@ def _check_types(request: GenerationRequest) -> None:
     for name, allowed in (("fit", get_args(Fit)), ("scheduler", (None, "ddim", "dpm"))):
         if getattr(request, name) not in allowed:
             raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
-    for name in ("extend", "strict"):
+    for name in ("extend", "prompt_help", "strict"):
         if not isinstance(getattr(request, name), bool):
-            raise RequestError(name, "must be true or false")
+            raise RequestError(name, f"must be true or false, got {getattr(request, name)!r}")
     if not isinstance(request.negative_prompt, str):
         raise RequestError("negative_prompt", "must be text")
 
@@ -186,7 +187,12 @@ def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
         made, by = {"extend": False, **manifest["request"]}, manifest["model"]["name"]
     except (ManifestError, KeyError, TypeError):
         return False
+    if made.get("asked_prompt") is not None:
+        made["prompt"] = made["asked_prompt"]
     asked = request.to_dict()
+    for name in ("prompt_help", "asked_prompt", "prompt_note"):
+        asked.pop(name)
+        made.pop(name, None)
     for name in ("image", "video"):
         if asked[name] is not None:
             asked[name] = {"sha256": asked[name]["sha256"]}

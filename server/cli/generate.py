@@ -22,6 +22,7 @@ from pipelines.request import Fit, GenerationRequest, RequestError, draw_seed
 from server.cli import asked
 from server.cli.asked import Job, Usage
 from server.errors import ServerError
+from server.jobs.prompts import helper_of
 from server.jobs.served import REAL_WEIGHTS, Served, choose
 from server.settings import Settings
 from weights.catalog import WeightsError
@@ -59,6 +60,9 @@ def generate(
     ] = None,
     extend: Annotated[bool, typer.Option(help="Longer than the model makes: go on from the last frame.")] = False,
     interpolate: Annotated[int | None, typer.Option(help="RIFE up to this frame rate, duration kept.")] = None,
+    prompt_help: Annotated[
+        bool, typer.Option("--prompt-help", help="Have the model at COGVIDEOX_PROMPT_HELP_URL reword the prompt first.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File (.mp4 .gif .webm), or a folder.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Videos to make, with seed, seed+1, ...")] = 1,
     batch: Annotated[Path | None, typer.Option(help="JSONL: one request a line; goes on where it stopped.")] = None,
@@ -67,7 +71,7 @@ def generate(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
     memory: Annotated[str | None, typer.Option(help="auto, none, model, group, sequential.")] = None,
 ) -> None:
-    """Make videos offline; nothing is contacted."""
+    """Make videos offline; nothing is contacted but, with --prompt-help, the endpoint that you have set."""
     given: dict[str, Any] = {
         "image": image,
         "video": video,
@@ -84,6 +88,7 @@ def generate(
         "loras": lora or [],
         "interpolate_fps": interpolate,
         "extend": extend,
+        "prompt_help": prompt_help,
         "strict": strict,
     }
     try:
@@ -175,12 +180,15 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} are done already")
     if not waiting:
         return
+    helper = helper_of(settings)
+    if helper is None and any(request.prompt_help for request, _ in waiting):
+        raise Usage("prompt_help: set COGVIDEOX_PROMPT_HELP_URL and COGVIDEOX_PROMPT_HELP_MODEL")
     environment.prepare()
     from pipelines.errors import GenerationError
     from pipelines.generate import Engine  # torch comes with it: only now
 
     try:
-        engine = Engine(served.folders, served.devices[0], settings.memory, settings.rife_weights, settings.upscaler)
+        engine = Engine(served.folders, served.devices[0], settings.memory, served.rife_weights, settings.upscaler)
     except GenerationError as e:
         raise Usage(str(e)) from None
     for problem in served.problems:
@@ -188,7 +196,19 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
     if served.is_demo and settings.model is None:
         console.print(REAL_WEIGHTS, style="yellow", highlight=False)
     failed = 0
+    better: dict[tuple[str, str], GenerationRequest] = {}  # several videos of one prompt ask once
     for request, path in waiting:
+        if helper is not None and request.prompt_help:
+            which = request.task, request.prompt
+            if which not in better and (found := helper.better(request)) is not None:
+                better[which] = found
+            request = replace(
+                request,
+                prompt=better[which].prompt,
+                asked_prompt=better[which].asked_prompt,
+                prompt_note=better[which].prompt_note,
+                prompt_help=False,
+            )
         try:
             _run(engine, replace(request, seed=draw_seed() if request.seed is None else request.seed), served, path)
         except RequestError as e:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.events import Event
+from server.jobs.prompts import Helper
 
 REAL_ENGINE = "pipelines.generate:Engine"
 
@@ -24,6 +25,7 @@ class WorkerSpec:
     rife_weights: Path | None = None
     upscaler: Path | None = None
     engine: str = REAL_ENGINE
+    helper: Helper | None = None
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None
         (["x", "--seed", "-5"], "seed: must be between 0 and 9223372036854775807, got -5"),
         (["  "], "prompt: must not be empty"),
         (["x", "--frames", "16", "--strict"], "num_frames: 16 is not possible as asked"),
-        (["x", "--interpolate", "16"], "interpolate_fps: frame interpolation needs RIFE weights"),
+        (["x", "--interpolate", "0"], "interpolate_fps: must be between 1 and 120, got 0"),
         (["x", "--memory", "little"], "COGVIDEOX_MEMORY=little: must be 'auto'"),
         (["x", "--device", "cuda:7"], "device 'cuda:7' is not there"),
         (["x", "-o", "/proc/nowhere/a.mp4"], "output: /proc/nowhere cannot be made"),
