@@ -4,7 +4,9 @@ Knows: what a sampling consists of, what it must belong to, how often saving is 
 Does not know: where the bytes are kept.
 
 Form: the SHA-256 (32 bytes) of what follows, which is a safetensors file of `latents` [1, F, C, H, W], the generator's
-state (uint8) and, with the DPM scheduler, its `old_pred_original_sample`; step, steps, padding and key are metadata.
+state (uint8) and, with the DPM scheduler, its `old_pred_original_sample`; step, steps, padding and key are metadata. Of
+a video of several clips the latents are those of the clip under way; `finished0`, `finished1` ... are the latents of
+the clips before it, and key holds a line for each.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,11 +55,19 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Saved:
-    """`sampling` lies on the CPU. `padding` as in `sample.Conditions`."""
+    """`sampling` lies on the CPU. `padding` as in `sample.Conditions`. `keys`: of the clips in `finished`, latents
+    without padding, and of the one that `sampling` belongs to."""
 
     sampling: Sampling
     steps: int
     padding: int
+    keys: tuple[str, ...]
+    finished: tuple[torch.Tensor, ...] = ()
+
+    def check(self, number: int, key: str) -> None:
+        """Raises Unusable unless the clip of that number, if it is in here, is the one with that key."""
+        if number < len(self.keys) and self.keys[number] != key:
+            raise Unusable("it was made by another request, model or version")
 
     @property
     def complete(self) -> bool:
@@ -77,17 +87,20 @@ def key_of(request: GenerationRequest, plan: Plan, model: dict[str, Any]) -> str
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def save(sampling: Sampling, steps: int, padding: int, key: str) -> bytes:
+def save(
+    sampling: Sampling, steps: int, padding: int, keys: Sequence[str], finished: Sequence[torch.Tensor] = ()
+) -> bytes:
     tensors = {"latents": sampling.latents, "generator": sampling.generator.get_state()}
+    tensors |= {f"finished{n}": latents for n, latents in enumerate(finished)}
     if sampling.old_pred_original_sample is not None:
         tensors["old_pred_original_sample"] = sampling.old_pred_original_sample
     facts = {"step": sampling.step, "steps": steps, "padding": padding}
-    metadata = {"key": key, **{name: str(value) for name, value in facts.items()}}
+    metadata = {"key": "\n".join(keys), **{name: str(value) for name, value in facts.items()}}
     body = save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     return hashlib.sha256(body).digest() + body
 
 
-def load(data: bytes, key: str) -> Saved:
+def load(data: bytes) -> Saved:
     """Raises Unusable."""
     digest, body = data[:DIGEST], data[DIGEST:]
     if hashlib.sha256(body).digest() != digest:
@@ -96,16 +109,14 @@ def load(data: bytes, key: str) -> Saved:
         size = int.from_bytes(body[:8], "little")
         metadata = json.loads(body[8 : 8 + size])["__metadata__"]
         tensors = load_tensors(body)
-        if metadata["key"] != key:
-            raise Unusable("it was made by another request, model or version")
+        keys = tuple(metadata["key"].split("\n"))
         generator = torch.Generator()
         generator.set_state(tensors["generator"])
         sampling = Sampling(
             int(metadata["step"]), tensors["latents"], tensors.get("old_pred_original_sample"), generator
         )
-        return Saved(sampling, int(metadata["steps"]), int(metadata["padding"]))
-    except Unusable:
-        raise
+        finished = tuple(tensors[f"finished{n}"] for n in range(len(keys) - 1))
+        return Saved(sampling, int(metadata["steps"]), int(metadata["padding"]), keys, finished)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as e:
         raise Unusable(f"it cannot be read ({type(e).__name__})") from e
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -35,20 +35,24 @@ def denoise(
     conditions: Conditions,
     state: Sampling,
     ladder: Ladder,
-    key: str,
+    keys: Sequence[str],
     stop: Stop,
     saver: Saver,
+    finished: Sequence[torch.Tensor] = (),
+    clips: int = 1,
 ) -> Iterator[Event]:
-    """Steps until the latents are clean; the last event is a Checkpoint of them.
+    """Steps until the latents are clean; the last event is a Checkpoint of them. `finished`: the latents of the clips
+    before this one, of `clips`; steps are counted over all.
 
     Raises what `stop.check_cancelled` does, within a transformer block, and GenerationPaused after a Checkpoint. When
     memory runs out, the step is taken again one rung lower.
     """
     steps = len(conditions.timesteps)
+    before, total = steps * len(finished), steps * clips
 
     def checkpoint() -> Iterator[Event]:
         begin = time.monotonic()
-        yield Checkpoint(save(state, steps, conditions.padding, key), state.step)
+        yield Checkpoint(save(state, steps, conditions.padding, keys, finished), before + state.step)
         saver.saved(begin)
 
     durations: list[float] = []
@@ -67,7 +71,7 @@ def denoise(
                     sampler.step(transformer, conditions, state)
                     durations.append(time.monotonic() - begin)
                     usual = statistics.median(durations[1:] or durations)  # the first one warms up
-                    yield Step(state.step, steps, usual * (steps - state.step))
+                    yield Step(before + state.step, total, usual * (total - before - state.step))
                     if state.step < steps and saver.due():
                         yield from checkpoint()
         except torch.OutOfMemoryError as e:

@@ -1,7 +1,8 @@
 """What the engine says while it works, in order: Started, then Stage / Step / Checkpoint / Log, then Finished.
 
 Knows: plain data that pickles and crosses a process or a network. Does not know: who listens.
-`Failed`, `Cancelled` and `Paused` are made by whoever ran the engine, from the exception that ended it.
+`Failed`, `Cancelled` and `Paused` are made by whoever ran the engine, from the exception that ended it; `Reworded` by
+whoever had the prompt reworded before.
 """
 
 from __future__ import annotations
@@ -82,4 +83,11 @@ class Paused:
     """Stopped to go on later, from the latest Checkpoint."""
 
 
-Event = Started | Stage | Step | Checkpoint | Log | Finished | Failed | Cancelled | Paused
+@dataclass(frozen=True)
+class Reworded:
+    """Before all others: the request carried out (`GenerationRequest.to_dict()`), its prompt reworded or not."""
+
+    request: dict[str, Any]
+
+
+Event = Reworded | Started | Stage | Step | Checkpoint | Log | Finished | Failed | Cancelled | Paused

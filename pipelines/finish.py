@@ -1,5 +1,5 @@
 """Between the model's frames and the file's: what goes in is fitted, what comes out is trimmed or repeated,
-interpolated, fitted.
+enlarged, interpolated, fitted.
 
 Knows: a plan's two sizes and two lengths. Does not know: models, sampling, files.
 """
@@ -7,9 +7,9 @@ Knows: a plan's two sizes and two lengths. Does not know: models, sampling, file
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from PIL import Image
 from pipelines import rife
 from pipelines.plan import Plan
 from pipelines.request import Task
-from pipelines.upscale import fit, fit_box, fit_picture
+from pipelines.upscale import Mode, fit, fit_box, fit_picture
 from pipelines.video import Clip, resample_indices
+
+T = TypeVar("T")
 
 
 def fit_mode(plan: Plan, width: int, height: int, to_width: int, to_height: int) -> Any:
@@ -55,7 +57,7 @@ def _positions(picks: list[int]) -> list[int]:
 
 def shown(plan: Plan) -> list[int]:
     """Which of the frames that are made follow each other in the file, before any interpolation."""
-    made, wanted = plan.source_frames or plan.model_frames, plan.num_frames
+    made, wanted = plan.made, plan.num_frames
     if plan.pace is not None:
         return resample_indices(made, plan.pace, plan.fps, wanted)
     if wanted <= made:
@@ -72,24 +74,56 @@ def pick(frames: Iterable[torch.Tensor], places: list[int]) -> Iterator[torch.Te
             return
 
 
-def finish(chunks: Iterable[torch.Tensor], plan: Plan, net: Any | None) -> Iterator[np.ndarray]:
+def enlarges(plan: Plan) -> bool:
+    """Whether the file wants more pixels than the model makes."""
+    box = fit_box(plan.model_width, plan.model_height, plan.width, plan.height, _mode(plan))
+    return box.scaled_width > plan.model_width or box.scaled_height > plan.model_height
+
+
+def finish(
+    chunks: Iterable[torch.Tensor],
+    plan: Plan,
+    net: Any | None,
+    upscaler: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Iterator[np.ndarray]:
     """uint8 [T, 3, H, W] of the model's size -> uint8 [1, H, W, 3] of the file's, at the file's length and rate.
 
-    Interpolation comes before resizing: it costs the less, and large files need no more memory.
+    Interpolation comes before plain resizing: it costs the less, and large files need no more memory. An upscaler comes
+    before both, for it costs a hundred times what interpolation does and sees only the model's own frames; two of the
+    file's size are then held to interpolate between.
     """
     frames: Iterator[torch.Tensor] = (frame for chunk in chunks for frame in chunk)
-    if plan.interpolate_fps is None or net is None:
+    interpolated = plan.interpolate_fps is not None and net is not None
+    if not interpolated or plan.pace is None:
         frames = pick(frames, shown(plan))
-    else:
-        source = frames if plan.pace is not None else pick(frames, shown(plan))
-        singles = (frame.float() / 255 for frame in source)
-        drawn = rife.interpolate(net, singles, plan.pace or plan.model_fps, plan.interpolate_fps)
-        wanted = None if plan.pace is None else plan.num_frames
-        frames = ((new.clamp(0, 1) * 255).round().to(torch.uint8) for new in islice(drawn, wanted))
-    last: torch.Tensor | None = None
-    done = np.empty(0, np.uint8)
+    if upscaler is not None:
+        frames = _each_once(frames, lambda frame: _sized(upscaler(frame), plan))
+    if interpolated:
+        frames = _interpolated(frames, plan, net)
+    if upscaler is None:
+        frames = _each_once(frames, lambda frame: _sized(frame, plan))
+    yield from _each_once(frames, lambda frame: frame[None].permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def _interpolated(frames: Iterator[torch.Tensor], plan: Plan, net: Any) -> Iterator[torch.Tensor]:
+    singles = (frame.float() / 255 for frame in frames)
+    drawn = rife.interpolate(net, singles, plan.pace or plan.model_fps, plan.interpolate_fps or plan.fps)
+    wanted = None if plan.pace is None else plan.num_frames
+    return ((new.clamp(0, 1) * 255).round().to(torch.uint8) for new in islice(drawn, wanted))
+
+
+def _sized(frame: torch.Tensor, plan: Plan) -> torch.Tensor:
+    return fit(frame[None], plan.width, plan.height, _mode(plan))[0]
+
+
+def _mode(plan: Plan) -> Mode:
+    return "crop" if plan.fit == "auto" else plan.fit
+
+
+def _each_once(frames: Iterable[torch.Tensor], work: Callable[[torch.Tensor], T]) -> Iterator[T]:
+    """`work` of each; a frame that is repeated is worked on once."""
+    last: tuple[torch.Tensor, T] | None = None
     for frame in frames:
-        if frame is not last:  # a repeated frame is resized once
-            fitted = fit(frame[None], plan.width, plan.height, "pad" if plan.fit == "pad" else "crop")
-            last, done = frame, fitted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        yield done
+        if last is None or last[0] is not frame:
+            last = frame, work(frame)
+        yield last[1]

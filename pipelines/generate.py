@@ -1,47 +1,57 @@
 """Run one request: load, encode the prompt, denoise, decode, finish; say what happens on the way.
 
-Knows: the order of the stages, when to stop, what to do when memory runs out, and what belongs into a manifest.
+Knows: the order of the stages and of the clips, when to stop, what to do when memory runs out.
 Does not know: jobs, HTTP, vendors, where the file goes.
 """
 
 from __future__ import annotations
 
-import platform
+import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from pipelines import lora, rife
-from pipelines.checkpoint import Saved, Saver, Unusable, key_of, load
-from pipelines.decode import decode
+from pipelines import lora
+from pipelines.checkpoint import Saver, key_of
+from pipelines.clock import Clock
 from pipelines.denoise import denoise
 from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
 from pipelines.events import Event, Finished, Log, Stage, Started
+from pipelines.extend import clip_plan
+from pipelines.film import Clip, Film
 from pipelines.finish import finish, source_frames
+from pipelines.finishers import Finishers
 from pipelines.loader import Loader, Model
 from pipelines.lora_cache import Adapters, attach_all
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
-from pipelines.models import ModelError
-from pipelines.plan import Plan, check_ranges, resolve
-from pipelines.request import GenerationRequest, RequestError
+from pipelines.models import ModelError, ModelInfo, describe
+from pipelines.plan import Note, Plan, check_ranges, resolve
+from pipelines.provenance import identity, short
+from pipelines.request import GenerationRequest
 from pipelines.sample import Sampler, Sampling
 from pipelines.source import read_source
+from pipelines.stitch import clip_frames
 from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
+from weights.interpolation import SHIPPED
+from weights.interpolation import rife_weights as installed_rife
 
+__all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused", "pick_device"]  # the worker's
+
+T = TypeVar("T")
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
 
 class Engine:
     """Owns a device and the models on it; makes one video at a time.
 
-    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file, needed
-    only for requests with `interpolate_fps`.
+    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file for
+    requests with `interpolate_fps`; without one the small network that ships with this project draws their frames.
+    `upscaler`: a file that spandrel reads, used when more pixels are wanted than the model makes.
     """
 
     def __init__(
@@ -50,15 +60,15 @@ class Engine:
         device: str = "auto",
         memory: MemorySetting = "auto",
         rife_weights: Path | None = None,
+        upscaler: Path | None = None,
     ) -> None:
         self.models = models
         self.device = pick_device(device)
         self.memory = memory
-        self.rife_weights = rife_weights
+        self.finishers = Finishers(self.device, rife_weights or installed_rife(), upscaler)
         self.loader = Loader(self.device)
         self._placement: Placement | None = None
         self._placed: Model | None = None
-        self._net: Any = None
         self.adapters = Adapters()
         self._rungs: dict[tuple[str, int, int, int], Rung] = {}
 
@@ -79,55 +89,79 @@ class Engine:
         Raises RequestError for what this model cannot do, GenerationCancelled within one transformer block of
         `cancelled()`, GenerationPaused within one step of `paused()` after a Checkpoint, and GenerationError otherwise.
         """
-        clock = _Clock(cancelled, paused)
+        clock = Clock(cancelled, paused)
         yield Stage("load")
         loaded = self._load(model)
         check_ranges(request)
-        picture, clip, source = read_source(request, loaded.info)
-        plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens)
-        net = self._interpolator(plan)
-        adapters = self.adapters.all(plan.loras, loaded.info.name, loaded.transformer)
-        plan = replace(plan, loras=tuple(replace(one, sha256=a.sha256) for one, a in adapters))
+        picture, source_clip, source = read_source(request, loaded.info)
+        others = self._others(request)
+        plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens, others=others)
+        net, upscaler = self.finishers.interpolator(plan), self.finishers.upscaler(plan)
+        if net is not None and self.finishers.rife_weights == SHIPPED:
+            plan = replace(plan, notes=(*plan.notes, _small_network(plan)))
+        clips = self._clips(request, plan, loaded)
+        plan = replace(plan, loras=clips[0].plan.loras)
         yield Started(plan.to_dict())
-        placement, rung, why = self._place(loaded, plan, sum(a.bytes for _, a in adapters))
-        ladder = Ladder(placement)
         for note in plan.notes:
             yield Log(str(note))
+        if upscaler is not None:
+            yield Log(
+                f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the size asked for"
+            )
+        film = Film(request, plan, clips, clock, net, upscaler, saver or Saver())
+        yield from film.read(resume)
+        pixels = source_frames(plan, picture, source_clip)
+        for clip in clips[:-1]:
+            pixels, _ = yield from self._make(film, clip, pixels, self._joint)
+        finished, memory = yield from self._make(film, clips[-1], pixels, self._deliver)
+        yield Stage("finish")
+        yield Finished(**finished, timings=clock.timings(), memory=memory)
+
+    def _others(self, request: GenerationRequest) -> list[ModelInfo]:
+        """What is here beside the model, where the request may need it."""
+        found = []
+        for name, folder in self.models.items() if request.extend else ():
+            with contextlib.suppress(ModelError):
+                found.append(describe(folder, name))
+        return found
+
+    def _clips(self, request: GenerationRequest, plan: Plan, first: Model) -> list[Clip]:
+        clips = []
+        for number in range(1 + len(plan.extension)):
+            model = first if number == 0 or plan.extender is None else self._load(plan.extender)
+            adapters = self.adapters.all(plan.loras, model.info.name, model.transformer)
+            one = clip_plan(plan, number, request, model.info)
+            loras = tuple(replace(lora, sha256=adapter.sha256) for lora, adapter in adapters)
+            clips.append(Clip(number, model, replace(one, loras=loras), adapters))
+        return clips
+
+    def _make(
+        self, film: Film, clip: Clip, pixels: np.ndarray | None, then: Callable[..., Generator[Event, None, T]]
+    ) -> Generator[Event, None, tuple[T, str]]:
+        """From noise, or what is saved, to latents, and `then` with them; and what is to be said of memory."""
+        loaded, plan = clip.model, clip.plan
+        placement, rung, why = self._place(loaded, plan, sum(a.bytes for _, a in clip.adapters))
+        ladder = Ladder(placement)
         yield Log(f"memory: {why}")
         try:
-            if adapters:
+            if clip.adapters:
                 placement.release()  # adapters join plain modules, not hooked ones
-            strengths = yield from attach_all(loaded.transformer, adapters)
+            strengths = yield from attach_all(loaded.transformer, clip.adapters)
             placement.rung = rung
             yield from ladder.climb(lambda: placement.apply(placement.rung), "placing the model")
-            key = key_of(request, plan, {**self._identity(loaded), **strengths})
-            saved = yield from _taken_up(resume, key)
-            if saved is None or not saved.complete:
-                clock.next("encode")
-                yield Stage("encode")
-                sampler = Sampler(loaded, plan, placement)
-                pixels = source_frames(plan, picture, clip)
-                embeds = yield from ladder.climb(sampler.encode, "encoding the prompt")
-                conditions, state = yield from ladder.climb(
-                    lambda: sampler.prepare(embeds, pixels), "preparing latents"
-                )
-                if saved is not None:
-                    state = _moved(saved.sampling, self.device)
-                clock.next("denoise")
-                yield Stage("denoise")
-                yield from denoise(sampler, conditions, state, ladder, key, clock, saver or Saver())
-                latents = state.latents[:, conditions.padding :]
-            else:
-                latents = saved.sampling.latents.to(self.device)[:, saved.padding :]
+            after = {"after": film.keys[-1]} if film.keys else {}
+            film.keys.append(key_of(film.request, plan, {**identity(loaded, self.device), **strengths, **after}))
+            latents = yield from self._latents(film, clip, pixels, ladder)
             if not torch.isfinite(latents).all():
                 raise GenerationError(
                     "bad_output",
-                    f"sampling ended in NaN: {loaded.info.family.title} ran in {_short(loaded.dtype)},"
+                    f"sampling ended in NaN: {loaded.info.family.title} ran in {short(loaded.dtype)},"
                     f" it was trained in {loaded.info.family.dtype}",
                 )
-            clock.next("decode")
+            film.latents.append(latents.cpu())
+            film.clock.next("decode")
             yield Stage("decode")
-            finished = yield from self._deliver(request, plan, loaded, ladder, latents, net, clock)
+            result = yield from then(film, ladder)
         except (OutOfMemory, torch.OutOfMemoryError) as e:
             what = str(e).splitlines()[0]
             raise GenerationError(
@@ -138,8 +172,29 @@ class Engine:
                 self._rungs[_shape(plan)] = placement.rung
             self._detach_loras(loaded, plan, placement)
         memory = why if not ladder.climbed else f"{placement.rung}: climbed after running out of memory; {why}"
-        yield Stage("finish")
-        yield Finished(**finished, timings=clock.timings(), memory=memory)
+        return result, memory
+
+    def _latents(
+        self, film: Film, clip: Clip, pixels: np.ndarray | None, ladder: Ladder
+    ) -> Generator[Event, None, torch.Tensor]:
+        saved = yield from film.taken_up(clip.number)
+        if saved is not None and clip.number < len(saved.finished):
+            return saved.finished[clip.number]
+        if saved is not None and saved.complete:
+            return saved.sampling.latents[:, saved.padding :]
+        film.clock.next("encode")
+        yield Stage("encode")
+        sampler = Sampler(clip.model, clip.plan, ladder.placement)
+        embeds = yield from ladder.climb(sampler.encode, "encoding the prompt")
+        conditions, state = yield from ladder.climb(lambda: sampler.prepare(embeds, pixels), "preparing latents")
+        if saved is not None:
+            state = _moved(saved.sampling, self.device)
+        film.clock.next("denoise")
+        yield Stage("denoise")
+        yield from denoise(
+            sampler, conditions, state, ladder, film.keys, film.clock, film.saver, film.latents, len(film.clips)
+        )
+        return state.latents[:, conditions.padding :]
 
     def _load(self, name: str) -> Model:
         folder = self.models.get(name)
@@ -165,56 +220,73 @@ class Engine:
             rung, why = remembered, f"{remembered}: what this size needed before"
         return self._placement, rung, why
 
-    def _interpolator(self, plan: Plan) -> Any:
-        if plan.interpolate_fps is None:
-            return None
-        if self.rife_weights is None:
-            raise RequestError("interpolate_fps", "frame interpolation needs RIFE weights, and none are installed")
-        if self._net is None:
-            try:
-                self._net = rife.load(self.rife_weights, self.device)
-            except (OSError, ValueError, RuntimeError) as e:
-                raise GenerationError("model_error", f"RIFE weights {self.rife_weights.name}: {e}") from e
-        return self._net
-
     def _detach_loras(self, model: Model, plan: Plan, placement: Placement) -> None:
         if plan.loras:
             placement.release()
             lora.unload(model.transformer)
 
-    def _deliver(
-        self,
-        request: GenerationRequest,
-        plan: Plan,
-        model: Model,
-        ladder: Ladder,
-        latents: torch.Tensor,
-        net: Any,
-        clock: _Clock,
-    ) -> Generator[Event, None, dict[str, Any]]:
+    def _joint(self, film: Film, ladder: Ladder) -> Generator[Event, None, np.ndarray]:
+        """The last frame there is so far, uint8 [1, H, W, 3]. All clips are decoded again for the file: their frames
+        would need memory for the whole video, or room on a disk."""
+
+        def last() -> torch.Tensor:
+            frame = film.joint
+            with self._vae(film.clips[len(film.latents) - 1].model, ladder) as vae:
+                for frames in clip_frames(vae, film.latents[-1].to(self.device), film.joint):
+                    film.clock.check()
+                    frame = frames[-1]
+            if frame is None:
+                raise GenerationError("internal", "a clip without frames")
+            return frame.cpu()
+
+        film.joint = yield from ladder.climb(last, "decoding")
+        film.tiled |= ladder.placement.rung.tiling
+        return film.joint.permute(1, 2, 0).contiguous().numpy()[None]
+
+    @contextlib.contextmanager
+    def _vae(self, model: Model, ladder: Ladder) -> Iterator[Any]:
+        """The VAE of a model that may not be the one that is placed."""
+        placement = ladder.placement
+        if placement.modules["vae"] is not model.vae:
+            placement = Placement({"vae": model.vae}, self.device)
+            placement.apply(Rung("model", ladder.placement.rung.tiling))
+        with placement.on_device("vae") as vae:
+            yield vae
+
+    def _frames(self, film: Film, ladder: Ladder) -> Generator[torch.Tensor, None, None]:
+        """uint8 [T, 3, H, W] of all clips."""
+        joint = None
+        for clip, latents in zip(film.clips, film.latents, strict=True):
+            with self._vae(clip.model, ladder) as vae:
+                for frames in clip_frames(vae, latents.to(self.device), joint):
+                    yield frames
+                    joint = frames[-1]
+
+    def _deliver(self, film: Film, ladder: Ladder) -> Generator[Event, None, dict[str, Any]]:
         """Decode and encode, chunk by chunk; returns Finished's fields."""
+        plan = film.plan
         fps = plan.interpolate_fps or plan.fps
         with tempfile.TemporaryDirectory(prefix="cogvideox-") as folder:
             path = Path(folder) / f"video.{plan.output_format}"
 
             def write() -> tuple[bytes, int, dict[str, Any]]:
-                manifest = self.manifest(request, plan, model, ladder.placement.rung)
+                told = film.manifest(self.device, ladder.placement.rung)
                 check, first, count = FrameCheck(), b"", 0
                 with (
-                    ladder.placement.on_device("vae") as vae,
-                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, manifest) as writer,
+                    contextlib.closing(self._frames(film, ladder)) as made,
+                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told) as writer,
                 ):
-                    for frames in finish(decode(vae, latents), plan, net):
-                        clock.check()
+                    for frames in finish(made, plan, film.net, film.upscaler):
+                        film.clock.check()
                         first = first or poster(frames[0])
                         check.update(frames)
                         writer.write(frames)
                         count += len(frames)
                     check.finish()
-                return first, count, manifest
+                return first, count, told
 
             try:
-                first, count, manifest = yield from ladder.climb(write, "decoding")
+                first, count, told = yield from ladder.climb(write, "decoding")
             except BadOutput as e:
                 raise GenerationError("bad_output", str(e)) from e
             except OSError as e:
@@ -228,65 +300,8 @@ class Engine:
             "fps": fps,
             "width": plan.width,
             "height": plan.height,
-            "manifest": manifest,
+            "manifest": told,
         }
-
-    def _identity(self, model: Model) -> dict[str, Any]:
-        """What, beside the plan, decides the latents to the bit."""
-        return {
-            "name": model.info.name,
-            "revision": model.revision,
-            "dtype": _short(model.dtype),
-            "device": self.device.type,
-            "versions": {name: found for name, found in versions().items() if name in ("torch", "diffusers")},
-        }
-
-    def manifest(self, request: GenerationRequest, plan: Plan, model: Model, rung: Rung) -> dict[str, Any]:
-        """What makes this video again, and nothing that changes from run to run."""
-        asked = request.to_dict()
-        for name in ("image", "video"):
-            if asked[name] is not None:
-                asked[name] = {"sha256": asked[name]["sha256"]}
-        asked["loras"] = [one.told() for one in request.loras]
-        carried_out = plan.to_dict()
-        carried_out["loras"] = [{**one.told(), "sha256": one.sha256} for one in plan.loras]
-        return {
-            "request": asked,
-            "plan": carried_out,
-            "notes": [str(n) for n in plan.notes],
-            "seed": plan.seed,
-            "model": {"name": model.info.name, "family": model.info.family.name, "revision": model.revision},
-            "device": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
-            "dtype": _short(model.dtype),
-            "vae_tiling": rung.tiling,
-            "versions": versions(),
-        }
-
-
-class _Clock:
-    """Seconds per stage, and the questions whether to stop."""
-
-    def __init__(self, cancelled: Callable[[], bool], paused: Callable[[], bool]) -> None:
-        self._cancelled = cancelled
-        self.paused = paused
-        self._marks: list[tuple[str, float]] = [("load", time.monotonic())]
-
-    def check_cancelled(self) -> None:
-        if self._cancelled():
-            raise GenerationCancelled
-
-    def check(self) -> None:
-        self.check_cancelled()
-        if self.paused():
-            raise GenerationPaused
-
-    def next(self, stage: str) -> None:
-        self.check()
-        self._marks.append((stage, time.monotonic()))
-
-    def timings(self) -> dict[str, float]:
-        ends = [at for _, at in self._marks[1:]] + [time.monotonic()]
-        return {name: round(end - at, 3) for (name, at), end in zip(self._marks, ends, strict=True)}
 
 
 def pick_device(device: str) -> torch.device:
@@ -302,30 +317,6 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def versions() -> dict[str, str]:
-    """Of everything whose change may change a pixel."""
-    found = {"python": platform.python_version()}
-    for name in ("cogvideox-server", "torch", "diffusers", "transformers", "imageio-ffmpeg"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
-
-
-def _taken_up(resume: bytes | None, key: str) -> Generator[Event, None, Saved | None]:
-    """The interrupted sampling to go on with, if there is one that fits."""
-    if resume is None:
-        return None
-    try:
-        saved = load(resume, key)
-    except Unusable as e:
-        yield Log(f"what was saved of this video is not used: {e}", "WARN")
-        return None
-    yield Log(f"going on after step {saved.sampling.step} of {saved.steps}")
-    return saved
-
-
 def _moved(sampling: Sampling, device: torch.device) -> Sampling:
     old = sampling.old_pred_original_sample
     return replace(
@@ -335,9 +326,14 @@ def _moved(sampling: Sampling, device: torch.device) -> Sampling:
     )
 
 
+def _small_network(plan: Plan) -> Note:
+    return Note(
+        "interpolate_fps",
+        plan.interpolate_fps,
+        "frames drawn by the small network that ships with this project",
+        "RIFE's own draws better: set COGVIDEOX_RIFE_WEIGHTS to its flownet file",
+    )
+
+
 def _shape(plan: Plan) -> tuple[str, int, int, int]:
     return plan.model, plan.model_frames, plan.model_width, plan.model_height
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipelines.extend import extension_of
 from pipelines.models import ModelInfo
 from pipelines.request import MAX_SEED, Fit, GenerationRequest, Lora, OutputFormat, RequestError, SchedulerName, Task
 
@@ -24,6 +25,7 @@ MAX_LORAS = 8
 MAX_LORA_SCALE = 10
 MIN_SECONDS, MAX_SECONDS = 0.1, 120
 GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
+FITTED = {"crop": "centre-cropped to fit", "pad": "padded with black to fit", "stretch": "stretched to fit"}
 CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
 
 
@@ -56,7 +58,10 @@ class Plan:
     `num_frames` of `width` x `height` at `fps` (before any interpolation, which ends at `interpolate_fps`).
 
     `pace` is set when a duration was asked: so many of the model's frames pass in a second of the file, which then has
-    `num_frames` in the end, interpolated or not."""
+    `num_frames` in the end, interpolated or not.
+
+    `extension`: frames of the further clips that the checkpoint `extender` makes, each from the last frame of the one
+    before, which its own first frame repeats."""
 
     model: str
     task: Task
@@ -84,7 +89,14 @@ class Plan:
     output_format: OutputFormat
     tokens: int | None = None
     pace: float | None = None
+    extender: str | None = None
+    extension: tuple[int, ...] = ()
     notes: tuple[Note, ...] = field(default=())
+
+    @property
+    def made(self) -> int:
+        """Frames there are of the model's before any are trimmed or repeated."""
+        return (self.source_frames or self.model_frames) + sum(frames - 1 for frames in self.extension)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -166,14 +178,14 @@ def _size(
         )
         asked_w, asked_h = even
     if rule.accepts(asked_w, asked_h):
-        return asked_w, asked_h, asked_w, asked_h, "crop"
+        return asked_w, asked_h, asked_w, asked_h, request.fit
     model_w, model_h = rule.nearest(asked_w, asked_h)
     fit = request.fit
     ratio = (asked_w / asked_h) / (model_w / model_h)
     lost = 1 - min(ratio, 1 / ratio)
     if fit == "auto":
         fit = "crop" if lost <= CROP_LIMIT else "pad"
-    how = "resized" if lost < 0.01 else f"{'centre-cropped' if fit == 'crop' else 'padded with black'} to fit"
+    how = "resized" if lost < 0.01 else FITTED[fit]
     note(
         "size",
         f"{asked_w}x{asked_h}",
@@ -185,7 +197,7 @@ def _size(
 
 
 def _timing(
-    seconds: float, rate: int, interpolated: bool, model: ModelInfo, note: Callable[..., None]
+    seconds: float, rate: int, interpolated: bool, extend: bool, model: ModelInfo, note: Callable[..., None]
 ) -> tuple[int, int, float]:
     """Frames in a file of so many seconds, frames of the model's it shows, how many of those pass in a second."""
     family = model.family
@@ -198,7 +210,7 @@ def _timing(
     shown = -(-(length - 1) * family.fps // rate) + 1
     pace = float(family.fps)
     most = family.frames.maximum
-    if shown > most:
+    if shown > most and not extend:
         note(
             "duration",
             f"{seconds:g} s",
@@ -232,7 +244,7 @@ def _frames(
             note("num_frames", in_model_time, asked, f"{model.family.title} makes at most {rule.maximum} frames")
     wanted = rule.default if asked is None else asked
     makes = rule.next_valid(wanted)
-    if shown is None and makes != wanted:
+    if shown is None and makes != wanted and not (request.extend and wanted > makes):
         note(
             "num_frames",
             wanted,
@@ -255,10 +267,12 @@ def resolve(
     *,
     source: Source | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    others: Sequence[ModelInfo] = (),
 ) -> Plan:
     """The plan for `request` on `model`. The seed must have been drawn before (`draw_seed`).
 
     `source` describes the picture or clip that came with it; without it a video's own length is not yet known.
+    `others`: what else is served, and might continue what this model makes.
     Raises RequestError for values no model can take, a task this model does not do, and, when `request.strict`, for
     the first change that would be needed.
     """
@@ -276,14 +290,23 @@ def resolve(
             raise RequestError(name, f"{asked} is not possible as asked: {reason}")
         notes.append(Note(name, asked, used, reason))
 
+    if request.prompt_note is not None:
+        if request.asked_prompt is not None:
+            notes.append(Note("prompt", request.asked_prompt, request.prompt, request.prompt_note))
+        else:
+            notes.append(Note("prompt_help", "asked for", "the prompt as it was", request.prompt_note))
     width, height, model_width, model_height, fit = _size(request, model, source, note)
     interpolate = request.interpolate_fps if request.interpolate_fps != family.fps else None
     fps = family.fps if request.interpolate_fps else request.fps or family.fps
     rate = interpolate or fps
     length = shown = pace = None
     if request.duration is not None:
-        length, shown, pace = _timing(request.duration, rate, interpolate is not None, model, note)
+        length, shown, pace = _timing(request.duration, rate, interpolate is not None, request.extend, model, note)
     num_frames, model_frames, source_frames = _frames(request, model, source, shown, note)
+    further = None
+    if request.extend and num_frames > model_frames:
+        further = extension_of(model, request.task, (model_width, model_height), (num_frames, model_frames), others)
+        notes.append(Note("extend", *further.told))
     steps = request.num_inference_steps or family.steps
     strength = None
     if request.task is Task.V2V:
@@ -329,5 +352,7 @@ def resolve(
         output_format=request.output_format,
         tokens=tokens,
         pace=pace,
+        extender=None if further is None else further.by.name,
+        extension=() if further is None else further.lengths,
         notes=tuple(notes),
     )

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-Fit = Literal["auto", "crop", "pad"]
+Fit = Literal["auto", "crop", "pad", "stretch"]
 SchedulerName = Literal["ddim", "dpm"]
 OutputFormat = Literal["mp4", "gif", "webm"]
 
@@ -81,6 +81,7 @@ class GenerationRequest:
     fps: int | None = None  # frame rate stamped on the file; with `interpolate_fps`, that one wins
     interpolate_fps: int | None = None  # RIFE up to this rate, duration kept
     duration: float | None = None  # seconds, instead of `num_frames`: the file's length, at the motion's own speed
+    extend: bool = False  # beyond the model's longest clip: further clips, each from the last frame of the one before
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     use_dynamic_cfg: bool | None = None
@@ -90,6 +91,9 @@ class GenerationRequest:
     loras: tuple[Lora, ...] = ()
     output_format: OutputFormat = "mp4"
     strict: bool = False  # refuse instead of adapting
+    prompt_help: bool = False  # have the prompt reworded first, by whoever runs the engine and knows a helper
+    asked_prompt: str | None = None  # what `prompt` was before it was reworded
+    prompt_note: str | None = None  # what came of the help
 
     @property
     def task(self) -> Task:

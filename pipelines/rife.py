@@ -24,7 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from weights.interpolation import SUFFIXES
+
 _GET = "get flownet 4.25 of Practical-RIFE (any of 4.6 to 4.26 will do, except 4.14.lite)"
+NEAR_ENOUGH = 1 / 32  # of the way between two frames, for a network that draws middles only
 _PLANES = {24: 5, 52: 13}  # lastconv channels -> planes used after the shuffle: flow 4, mask 1, carried features 8
 
 
@@ -43,6 +46,11 @@ class Shape:
     def multiple(self) -> int:
         """Height and width must be multiples of this: every block halves its scaled picture twice."""
         return 4 * max(self.scales)
+
+    @property
+    def middle_only(self) -> bool:
+        """Blocks all alike: this project's small network, which draws the middle of two frames whatever the time."""
+        return len(set(self.widths)) == 1 and not self.features
 
 
 class _Residual(nn.Module):
@@ -70,7 +78,7 @@ class _Block(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor, flow: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Change of flow [1, 4, H, W] in pixels, mask logit [1, 1, H, W], carried features [1, 0 or 8, H, W]."""
+        """Change of flow [N, 4, H, W] in pixels, mask logit [N, 1, H, W], carried features [N, 0 or 8, H, W]."""
         s = self.scale
         x = _resize(x, 1 / s)
         if flow is not None:
@@ -83,13 +91,27 @@ def _resize(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def _warp(x: Tensor, flow: Tensor) -> Tensor:
-    """`x` [1, C, H, W] looked up where `flow` [1, 2, H, W] (x, y in pixels) points; the border repeats outside."""
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """`x` [N, C, H, W] looked up where `flow` [N, 2, H, W] (x, y in pixels) points; the border repeats outside."""
     h, w = x.shape[2:]
-    grid_x = torch.linspace(-1, 1, w, device=x.device).expand(h, w) + flow[0, 0] / ((w - 1) / 2)
-    grid_y = torch.linspace(-1, 1, h, device=x.device)[:, None].expand(h, w) + flow[0, 1] / ((h - 1) / 2)
-    grid = torch.stack((grid_x, grid_y), -1)[None]
+    grid_x = torch.linspace(-1, 1, w, device=x.device).expand(h, w) + flow[:, 0] / ((w - 1) / 2)
+    grid_y = torch.linspace(-1, 1, h, device=x.device)[:, None].expand(h, w) + flow[:, 1] / ((h - 1) / 2)
+    grid = torch.stack((grid_x, grid_y), -1)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Where in the two frames each pixel comes from ([N, 4, H, W] in pixels), the logit of the first one's share, and
+    both frames moved."""
+
+    flow: Tensor
+    mask: Tensor
+    warped: tuple[Tensor, Tensor]
+
+    def merged(self) -> Tensor:
+        share = torch.sigmoid(self.mask)
+        return self.warped[0][:, :3] * share + self.warped[1][:, :3] * (1 - share)
 
 
 class IFNet(nn.Module):
@@ -112,13 +134,18 @@ class IFNet(nn.Module):
         self.encode = nn.Sequential(*layers, last)
 
     def encoded(self, frame: Tensor) -> Tensor:
-        """Frame [1, 3, H, W] in 0..1 -> frame and features [1, 3 + e, H, W]. H, W: multiples of `shape.multiple`."""
+        """Frame [N, 3, H, W] in 0..1 -> frame and features [N, 3 + e, H, W]. H, W: multiples of `shape.multiple`."""
         frame = frame.clamp(0, 1)
         return torch.cat((frame, self.encode(frame)), 1) if self.shape.features else frame
 
     def forward(self, a: Tensor, b: Tensor, t: float) -> Tensor:
-        """The frame at time `t` (0..1) between two that `encoded` made -> [1, 3, H, W]."""
-        time = a.new_full((1, 1, *a.shape[2:]), t)
+        """The frame at time `t` (0..1) between two that `encoded` made -> [N, 3, H, W]."""
+        *_, guess = self.guesses(a, b, t)
+        return guess.merged()
+
+    def guesses(self, a: Tensor, b: Tensor, t: float) -> Iterator[Guess]:
+        """What there is after each block; training looks at all of them."""
+        time = a.new_full((a.shape[0], 1, *a.shape[2:]), t)
         flow, mask, carried = None, a.new_zeros(()), a.new_zeros(())
         warped = (a, b)
         for block in self.children():
@@ -131,9 +158,8 @@ class IFNet(nn.Module):
             accumulate = flow is not None and not self.shape.features
             mask = mask + logit if accumulate else logit
             flow = change if flow is None else flow + change
-            warped = (_warp(a, flow[:, :2]), _warp(b, flow[:, 2:]))
-        share = torch.sigmoid(mask)
-        return warped[0][:, :3] * share + warped[1][:, :3] * (1 - share)
+            warped = (warp(a, flow[:, :2]), warp(b, flow[:, 2:]))
+            yield Guess(flow, mask, warped)
 
 
 def build(state_dict: Mapping[str, Tensor]) -> IFNet:
@@ -160,7 +186,7 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in (".safetensors", ".pkl", ".pth", ".pt"):
+    if suffix not in SUFFIXES:
         raise ValueError(f"{path.name}: RIFE weights are .safetensors, .pkl or .pth files")
     try:
         if suffix == ".safetensors":
@@ -269,8 +295,21 @@ class _Frame:
             self._encoded = self._net.encoded(padded)
         return self._encoded
 
-    @torch.inference_mode()
     def towards(self, other: _Frame, t: float) -> Tensor:
+        if not self._net.shape.middle_only:
+            return self._drawn(other, t)
+        low, high, begin, end = self, other, 0.0, 1.0
+        while True:
+            middle, frame = (begin + end) / 2, _Frame(self._net, low._drawn(high, 0.5))
+            if abs(middle - t) <= NEAR_ENOUGH:
+                return frame._tensor
+            if t < middle:
+                high, end = frame, middle
+            else:
+                low, begin = frame, middle
+
+    @torch.inference_mode()
+    def _drawn(self, other: _Frame, t: float) -> Tensor:
         if other._tensor.shape != self._tensor.shape:
             raise ValueError(f"frames differ in size: {list(self._tensor.shape)} and {list(other._tensor.shape)}")
         h, w = self._tensor.shape[1:]

@@ -1,4 +1,5 @@
-"""Any size -> the exact size that was asked for, by plain antialiased resampling and a centred crop or black edges.
+"""Any size -> the exact size that was asked for, by plain antialiased resampling and a centred crop, black edges or
+another shape.
 
 Knows: geometry, bicubic resampling. Does not know: models, video files, why a size was asked for.
 torch is imported only where frames are resampled, so that the planner can use the geometry without it.
@@ -7,14 +8,14 @@ torch is imported only where frames are resampled, so that the planner can use t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from PIL import Image
 
 if TYPE_CHECKING:
     import torch
 
-Mode = Literal["crop", "pad"]
+Mode = Literal["crop", "pad", "stretch"]
 
 _FRAMES_AT_ONCE = 8  # bounds the float32 copies: 8 frames of 3840x2160 are 0.8 GB
 
@@ -25,7 +26,8 @@ class FitBox:
 
     It is resampled to `scaled_width` x `scaled_height`. "crop": the result is the window of the wanted size whose
     corner is at (`left`, `top`) of the scaled picture. "pad": the scaled picture lies at (`left`, `top`) of the result.
-    `lost` is the share of the picture (0..1) that the crop removes; 0 for "pad".
+    `lost` is the share of the picture (0..1) that the crop removes; 0 for "pad". "stretch": it is resampled to the
+    wanted size, whatever its shape, and nothing is lost.
     """
 
     scaled_width: int
@@ -36,14 +38,17 @@ class FitBox:
 
 
 def fit_box(src_w: int, src_h: int, dst_w: int, dst_h: int, mode: Mode) -> FitBox:
-    """The smallest cover ("crop") or the largest that fits ("pad"), centred; an odd pixel goes to the right or bottom.
+    """The smallest cover ("crop"), the largest that fits ("pad"), both centred, an odd pixel going to the right or
+    bottom; or the wanted size itself ("stretch").
 
     ValueError for a size below 1 or an unknown mode.
     """
     if min(src_w, src_h, dst_w, dst_h) < 1:
         raise ValueError(f"sizes must be positive: {src_w}x{src_h} to {dst_w}x{dst_h}")
-    if mode not in ("crop", "pad"):
-        raise ValueError(f"fit {mode!r} is neither 'crop' nor 'pad'")
+    if mode not in get_args(Mode):
+        raise ValueError(f"fit {mode!r} is none of {', '.join(get_args(Mode))}")
+    if mode == "stretch":
+        return FitBox(dst_w, dst_h, 0, 0, 0.0)
     source_is_wider = src_w * dst_h > dst_w * src_h
     if source_is_wider == (mode == "crop"):  # the height is what decides
         w, h = round(src_w * dst_h / src_h), dst_h
@@ -76,7 +81,7 @@ def fit(frames: torch.Tensor, width: int, height: int, mode: Mode) -> torch.Tens
     for k in range(0, len(frames), _FRAMES_AT_ONCE):
         piece = _resample(frames[k : k + _FRAMES_AT_ONCE], box.scaled_width, box.scaled_height)
         target = out[k : k + _FRAMES_AT_ONCE]
-        if mode == "crop":
+        if mode != "pad":
             target.copy_(piece[:, :, box.top : box.top + height, box.left : box.left + width])
         else:
             target[:, :, box.top : box.top + box.scaled_height, box.left : box.left + box.scaled_width] = piece
@@ -102,7 +107,7 @@ def fit_picture(picture: Image.Image, width: int, height: int, mode: Mode) -> Im
     box = fit_box(picture.width, picture.height, width, height, mode)
     if picture.size != (box.scaled_width, box.scaled_height):
         picture = picture.resize((box.scaled_width, box.scaled_height), Image.Resampling.BICUBIC)
-    if mode == "crop":
+    if mode != "pad":
         return picture.crop((box.left, box.top, box.left + width, box.top + height))
     canvas = Image.new("RGB", (width, height))
     canvas.paste(picture, (box.left, box.top))

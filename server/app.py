@@ -36,6 +36,7 @@ from server.jobs.dispatcher import Dispatcher
 from server.jobs.jobs import Jobs
 from server.jobs.keys import KeyStore
 from server.jobs.pool import LocalPool, specs_for
+from server.jobs.prompts import helper_of
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
 from server.jobs.running import Patience
 from server.jobs.served import REAL_WEIGHTS, choose
@@ -87,7 +88,7 @@ class House:
 
 def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     """Raises StartError: a bad setting, an open address, a data folder that is taken or not writable."""
-    served = choose(settings)
+    served, helper = choose(settings), helper_of(settings)
     for problem in served.problems:
         log.warning(problem)
     data = DataDir(settings.data_dir, settings.min_free_bytes)
@@ -108,7 +109,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         data.close()
         raise
     artifacts = Artifacts(data, settings.public_url, storage=storage)
-    spec = WorkerSpec("", settings.memory, served.folders, settings.rife_weights, engine)
+    spec = WorkerSpec("", settings.memory, served.folders, served.rife_weights, settings.upscaler, engine, helper)
     pool = LocalPool(specs_for(served.devices, spec))
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
     dispatcher = Dispatcher(
@@ -131,7 +132,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         max_queue=settings.max_queue,
         check_room=check_room,
         wake=dispatcher.wake,
-        rife_available=settings.rife_weights is not None,
+        rife_available=served.rife_weights is not None,
         remove=artifacts.remove,
         quota=lambda owner: _quota(settings, issued, owner),
     )

@@ -128,8 +128,26 @@ class Settings(BaseSettings):
         "auto", description="what is offloaded from the GPU between uses; auto chooses by free memory"
     )
     rife_weights: Path | None = Field(
-        None, description="IFNet weights file (RIFE) for frame interpolation; without it requests for it are refused"
+        None,
+        description="IFNet weights file (RIFE 4.6 to 4.26) for frame interpolation"
+        " (default: the small network that ships with the project)",
     )
+    upscaler: Path | None = Field(
+        None,
+        description="Real-ESRGAN file (.safetensors, .pth) for sizes above the model's own, needs the extra `upscale`;"
+        " without it they are resized plainly",
+    )
+    prompt_help: Literal["asked", "always"] = Field(
+        "asked",
+        description="which prompts the model at prompt_help_url rewords: those of requests that ask for it, or all but"
+        " video-to-video's",
+    )
+    prompt_help_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
+        None, description="base URL of an OpenAI-compatible chat API that may reword prompts (default: none is)"
+    )
+    prompt_help_model: str | None = Field(None, description="the model to ask there")
+    prompt_help_key: SecretStr | None = Field(None, description="API key for it, if it wants one")
+    prompt_help_seconds: float = Field(20, gt=0, le=120, description="seconds after which the prompt stays as it is")
     api_keys: SecretStr = Field(
         SecretStr(""), description="comma list of accepted keys; empty: no key needed, and only loopback may be bound"
     )
@@ -242,5 +260,9 @@ def _complaint(settings: type[Settings], error: Any) -> str:
     reason = str(error["msg"]).removeprefix("Value error, ").replace("Input should be ", "must be ")
     if error["type"] == "string_pattern_mismatch" and field is not None:
         reason = f"must be {field.description}"
-    shown = "" if name in ("api_keys", "database_url", "storage_url") else f"={error['input']!s:.80}"
+    shown = (
+        ""
+        if name in ("api_keys", "database_url", "storage_url", "prompt_help_url", "prompt_help_key")
+        else f"={error['input']!s:.80}"
+    )
     return f"{PREFIX}{name.upper()}{shown}: {reason}"

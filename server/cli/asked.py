@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pipelines.request import GenerationRequest, Lora, Media, RequestError, draw_seed
+from pipelines.request import Fit, GenerationRequest, Lora, Media, RequestError, draw_seed
 from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
@@ -121,6 +121,7 @@ def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[tu
     folder = output or file.with_suffix("")
     taken: dict[Path, int] = {}
     known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
+    known -= {"asked_prompt", "prompt_note"}
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -165,9 +166,12 @@ def _check_types(request: GenerationRequest) -> None:
         value = getattr(request, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RequestError(name, f"must be a number, got {value!r}")
-    for name, allowed in (("fit", ("auto", "crop", "pad")), ("scheduler", (None, "ddim", "dpm"))):
+    for name, allowed in (("fit", get_args(Fit)), ("scheduler", (None, "ddim", "dpm"))):
         if getattr(request, name) not in allowed:
             raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
+    for name in ("extend", "prompt_help", "strict"):
+        if not isinstance(getattr(request, name), bool):
+            raise RequestError(name, f"must be true or false, got {getattr(request, name)!r}")
     if not isinstance(request.negative_prompt, str):
         raise RequestError("negative_prompt", "must be text")
 
@@ -180,10 +184,15 @@ def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
         return False
     try:
         manifest = read_manifest(path)
-        made, by = dict(manifest["request"]), manifest["model"]["name"]
+        made, by = {"extend": False, **manifest["request"]}, manifest["model"]["name"]
     except (ManifestError, KeyError, TypeError):
         return False
+    if made.get("asked_prompt") is not None:
+        made["prompt"] = made["asked_prompt"]
     asked = request.to_dict()
+    for name in ("prompt_help", "asked_prompt", "prompt_note"):
+        asked.pop(name)
+        made.pop(name, None)
     for name in ("image", "video"):
         if asked[name] is not None:
             asked[name] = {"sha256": asked[name]["sha256"]}

@@ -18,10 +18,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from pipelines import environment
 from pipelines.events import Finished, Log, Stage, Started, Step
 from pipelines.models import ModelError
-from pipelines.request import GenerationRequest, RequestError, draw_seed
+from pipelines.request import Fit, GenerationRequest, RequestError, draw_seed
 from server.cli import asked
 from server.cli.asked import Job, Usage
 from server.errors import ServerError
+from server.jobs.prompts import helper_of
 from server.jobs.served import REAL_WEIGHTS, Served, choose
 from server.settings import Settings
 from weights.catalog import WeightsError
@@ -48,7 +49,7 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt (default 6).")] = None,
     fps: Annotated[int | None, typer.Option(help="Frame rate stamped on the file.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, e.g. 720x480.")] = None,
-    fit: Annotated[Literal["auto", "crop", "pad"], typer.Option(help="How another shape is filled.")] = "auto",
+    fit: Annotated[Fit, typer.Option(help="How another shape is filled.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same video. Drawn when left out.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What not to show.")] = "",
     strength: Annotated[float | None, typer.Option(help="Video-to-video: 0 keeps the clip, 1 remakes it.")] = None,
@@ -57,15 +58,20 @@ def generate(
         list[str] | None,
         typer.Option(help="FILE.safetensors[:SCALE] or an installed NAME[:SCALE]; may be given again."),
     ] = None,
+    extend: Annotated[bool, typer.Option(help="Longer than the model makes: go on from the last frame.")] = False,
     interpolate: Annotated[int | None, typer.Option(help="RIFE up to this frame rate, duration kept.")] = None,
+    prompt_help: Annotated[
+        bool, typer.Option("--prompt-help", help="Have the model at COGVIDEOX_PROMPT_HELP_URL reword the prompt first.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File (.mp4 .gif .webm), or a folder.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Videos to make, with seed, seed+1, ...")] = 1,
     batch: Annotated[Path | None, typer.Option(help="JSONL: one request a line; goes on where it stopped.")] = None,
+    upscaler: Annotated[Path | None, typer.Option(help="Real-ESRGAN file for sizes above the model's.")] = None,
     strict: Annotated[bool, typer.Option(help="Refuse what would have to be changed, instead of changing it.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
     memory: Annotated[str | None, typer.Option(help="auto, none, model, group, sequential.")] = None,
 ) -> None:
-    """Make videos offline; nothing is contacted."""
+    """Make videos offline; nothing is contacted but, with --prompt-help, the endpoint that you have set."""
     given: dict[str, Any] = {
         "image": image,
         "video": video,
@@ -81,10 +87,12 @@ def generate(
         "scheduler": scheduler,
         "loras": lora or [],
         "interpolate_fps": interpolate,
+        "extend": extend,
+        "prompt_help": prompt_help,
         "strict": strict,
     }
     try:
-        settings = Settings.load(model=model, device=device, memory=memory)
+        settings = Settings.load(model=model, device=device, memory=memory, upscaler=upscaler)
         if batch is not None:
             jobs = list(asked.batch(batch, given, output))
         elif prompt is None:
@@ -106,6 +114,7 @@ def replay(
     image: Annotated[Path | None, typer.Option(help="The picture it was made from, if it has moved.")] = None,
     video: Annotated[Path | None, typer.Option(help="The clip it was made from, if it has moved.")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="LoRA files, in the order they were given.")] = None,
+    upscaler: Annotated[Path | None, typer.Option(help="The upscaler's file, if one was used.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model than the one in the manifest.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N.")] = None,
     memory: Annotated[str | None, typer.Option(help="auto, none, model, group, sequential.")] = None,
@@ -128,7 +137,7 @@ def replay(
             for one, p in zip(wanted["loras"], paths, strict=False)
         ]
         request = GenerationRequest.from_dict(wanted)
-        settings = Settings.load(model=model or manifest["model"]["name"], device=device, memory=memory)
+        settings = Settings.load(model=model or _models(manifest), device=device, memory=memory, upscaler=upscaler)
         target = output or file.with_name(f"{file.stem}.replay{file.suffix}")
         _run_all([(request, target)], settings, resume=False)
     except (ManifestError, KeyError, TypeError) as e:
@@ -141,13 +150,18 @@ def replay(
     typer.echo("byte for byte the same file" if same else "not the same bytes: " + _difference(manifest, target))
 
 
+def _models(manifest: dict[str, Any]) -> str:
+    """What made it, as COGVIDEOX_MODEL names it."""
+    return ",".join(dict.fromkeys(manifest[k]["name"] for k in ("model", "extender") if k in manifest))
+
+
 def _difference(manifest: dict[str, Any], target: Path) -> str:
     from pipelines.video import read_manifest
 
     now = read_manifest(target)
     changed = [
         f"{name} was {json.dumps(manifest.get(name))}, is {json.dumps(now.get(name))}"
-        for name in ("model", "device", "dtype", "vae_tiling", "versions")
+        for name in ("model", "extender", "upscaler", "device", "dtype", "vae_tiling", "versions")
         if manifest.get(name) != now.get(name)
     ]
     return "; ".join(changed) or "the machine differs, or the file was edited"
@@ -166,12 +180,15 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} are done already")
     if not waiting:
         return
+    helper = helper_of(settings)
+    if helper is None and any(request.prompt_help for request, _ in waiting):
+        raise Usage("prompt_help: set COGVIDEOX_PROMPT_HELP_URL and COGVIDEOX_PROMPT_HELP_MODEL")
     environment.prepare()
     from pipelines.errors import GenerationError
     from pipelines.generate import Engine  # torch comes with it: only now
 
     try:
-        engine = Engine(served.folders, served.devices[0], settings.memory, settings.rife_weights)
+        engine = Engine(served.folders, served.devices[0], settings.memory, served.rife_weights, settings.upscaler)
     except GenerationError as e:
         raise Usage(str(e)) from None
     for problem in served.problems:
@@ -179,7 +196,19 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
     if served.is_demo and settings.model is None:
         console.print(REAL_WEIGHTS, style="yellow", highlight=False)
     failed = 0
+    better: dict[tuple[str, str], GenerationRequest] = {}  # several videos of one prompt ask once
     for request, path in waiting:
+        if helper is not None and request.prompt_help:
+            which = request.task, request.prompt
+            if which not in better and (found := helper.better(request)) is not None:
+                better[which] = found
+            request = replace(
+                request,
+                prompt=better[which].prompt,
+                asked_prompt=better[which].asked_prompt,
+                prompt_note=better[which].prompt_note,
+                prompt_help=False,
+            )
         try:
             _run(engine, replace(request, seed=draw_seed() if request.seed is None else request.seed), served, path)
         except RequestError as e:

@@ -17,9 +17,12 @@ from server.datadir import write_atomically
 from server.jobs.job import Job
 
 # of the request: what the file is made with, after sampling
-AFTERWARDS = ("fps", "interpolate_fps", "output_format", "strict", "num_frames", "width", "height", "fit")
+AFTERWARDS = (
+    *("fps", "interpolate_fps", "output_format", "strict", "num_frames", "width", "height", "fit"),
+    *("prompt_help", "asked_prompt", "prompt_note"),
+)
 # and of the plan: what the first three of those mean to the model
-MODELLED = ("model_frames", "model_width", "model_height")
+MODELLED = ("model_frames", "model_width", "model_height", "extender", "extension")
 
 
 class Checkpoints:

@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Paused, Stage, Started, Step
+from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Paused, Reworded, Stage, Started, Step
+from pipelines.request import GenerationRequest
 from server.errors import DataDirBusy, DiskFull, StaleWrite
 from server.jobs.checkpoints import Checkpoints, sampling_of
 from server.jobs.job import Job, JobError, Status
@@ -268,6 +270,10 @@ class Dispatcher:
         """Whether the attempt has ended with this event."""
         job = running.job
         match event:
+            case Reworded(request):
+                self._store.progress(job.id, job.attempt, request=request)
+                running.job = replace(job, request=GenerationRequest.from_dict(request))
+                running.sampling = sampling_of(running.job)
             case Started(plan):
                 self._store.progress(job.id, job.attempt, plan=plan)
             case Stage(name):

@@ -86,7 +86,7 @@ class Jobs:
         if request.seed is None:
             request = replace(request, seed=draw_seed())
         model = self._served.model_for(request.task)
-        plan = resolve(request, model)
+        plan = resolve(request, model, others=tuple(self._served.by_task.values()))
         self._check_room()
         job = Job(
             id=str(uuid.uuid4()),

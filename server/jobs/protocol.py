@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.events import Event
+from server.jobs.prompts import Helper
 
 REAL_ENGINE = "pipelines.generate:Engine"
 
@@ -22,7 +23,9 @@ class WorkerSpec:
     memory: str
     models: dict[str, Path]
     rife_weights: Path | None = None
+    upscaler: Path | None = None
     engine: str = REAL_ENGINE
+    helper: Helper | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from server.errors import BadSetting, NoModel
 from server.settings import Settings
 from weights import catalog
 from weights.catalog import WeightsError
+from weights.interpolation import rife_weights
 from weights.verify import verify
 
 DEMOS = ("demo", "demo-i2v")
@@ -35,12 +36,14 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 class Served:
     """`by_task`: what answers each task. `devices`: one worker each, in the worker's words.
 
-    `problems`: what would have been served if it were whole, a sentence each.
+    `problems`: what would have been served if it were whole, a sentence each. `rife_weights`: what draws frames
+    between frames, if anything does.
     """
 
     by_task: Mapping[Task, ModelInfo]
     devices: tuple[str, ...]
     problems: tuple[str, ...] = ()
+    rife_weights: Path | None = None
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -66,7 +69,7 @@ class Served:
 
 
 def choose(settings: Settings) -> Served:
-    """Raises BadSetting when MODEL names what is not here or not whole, or DEVICE what this machine lacks."""
+    """Raises BadSetting when MODEL or RIFE_WEIGHTS names what is not here or whole, DEVICE what this machine lacks."""
     devices = find_devices(settings.device)
     problems: list[str] = []
     if settings.model is not None:
@@ -79,7 +82,11 @@ def choose(settings: Settings) -> Served:
     for info in infos:
         for task in info.tasks:
             by_task.setdefault(task, info)
-    return Served(by_task, devices, tuple(problems))
+    try:
+        rife = rife_weights(settings.rife_weights)
+    except WeightsError as e:
+        raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS: {e}") from None
+    return Served(by_task, devices, tuple(problems), rife)
 
 
 def _asked(name: str, models_dir: Path) -> ModelInfo:

@@ -216,7 +216,7 @@ class JobStore:
         return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
-        """Sets any of plan, stage, step, steps, eta, memory."""
+        """Sets any of request, plan, stage, step, steps, eta, memory."""
         with self._writing() as db:
             self._change(db, job_id, attempt, None, values)
             outbox.announce(db, job_id, self._clock(), "logs")

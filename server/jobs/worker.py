@@ -17,12 +17,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pipelines import environment
-from pipelines.events import Cancelled, Event, Failed, Paused
+from pipelines.events import Cancelled, Event, Failed, Paused, Reworded
 from pipelines.request import GenerationRequest, RequestError
+from server.jobs.prompts import Helper
 from server.jobs.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, WorkerSpec
 
 NICE = 10  # below the API process, which must answer while this one computes
@@ -44,7 +46,11 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
         module_name, _, name = spec.engine.partition(":")
         module = importlib.import_module(module_name)
         engine = getattr(module, name)(
-            models=spec.models, device=device, memory=spec.memory, rife_weights=spec.rife_weights
+            models=spec.models,
+            device=device,
+            memory=spec.memory,
+            rife_weights=spec.rife_weights,
+            upscaler=spec.upscaler,
         )
     except BaseException as e:
         if type(e).__name__ not in EXPECTED:
@@ -54,7 +60,7 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     _tell(pipe, Ready())
     while True:
         run = inbox.next()
-        for event in events(module, engine, run, inbox):
+        for event in events(module, engine, run, inbox, spec.helper):
             _tell(pipe, Said(run.job_id, run.attempt, event))
 
 
@@ -98,10 +104,17 @@ class Inbox:
             os._exit(0)  # the parent is gone, and nobody is left to want what the main thread is making
 
 
-def events(module: Any, engine: Any, run: Run, inbox: Inbox) -> Iterator[Event]:
-    """The engine's events, then Failed, Cancelled or Paused if it ended without Finished."""
+def events(module: Any, engine: Any, run: Run, inbox: Inbox, helper: Helper | None = None) -> Iterator[Event]:
+    """Reworded if asked for, the engine's events, then Failed, Cancelled or Paused if it ended without Finished."""
     try:
         request = GenerationRequest.from_dict(run.request)
+        if helper is not None and helper.wanted(request):
+            better = helper.better(request, lambda: inbox.cancelled(run) or inbox.paused(run))
+            if better is None:
+                yield Cancelled() if inbox.cancelled(run) else Paused()
+                return
+            request, run = better, replace(run, resume=None)  # what was saved is of the other prompt
+            yield Reworded(request.to_dict())
         yield from engine.run(request, run.model, lambda: inbox.cancelled(run), run.resume, lambda: inbox.paused(run))
     except RequestError as e:
         yield Failed("invalid_request", e.message, e.field)

@@ -69,6 +69,23 @@ def test_replay_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (other.exit_code, "SHA-256 differs" in other.stderr) == (2, True)
 
 
+def test_a_video_of_several_clips_and_its_replay() -> None:
+    both = f"{checkpoints.cached('5b')},{checkpoints.cached('5b-i2v')}"
+    longer = ["--frames", "20", "--steps", "1", "--device", "cpu", "--extend"]
+    done = call("generate", "a red circle", *longer, "--model", both, "-o", "long.mp4", kind=None)
+    assert done.exit_code == 0, done.output
+    assert "20 frames 64x48" in done.stdout
+    inside = read_manifest("long.mp4")
+    assert both.split(",") == [str(checkpoints.cached("5b").parent / inside[k]["name"]) for k in ("model", "extender")]
+    assert inside["notes"] == [
+        note for note in inside["notes"] if note.startswith("extend: 20 frames -> 2 clips of 17, 9")
+    ]
+    again = call("replay", "long.mp4", "--device", "cpu", "--model", both, kind=None)
+    assert "byte for byte the same file" in again.stdout, again.output
+    alone = call("generate", "a red circle", *longer)
+    assert alone.exit_code == 2 and "extend: a video of" in alone.stderr and "none is served" in alone.stderr
+
+
 def test_a_batch_goes_on_where_it_stopped() -> None:
     lines = [
         {"prompt": "one", "seed": 1},
@@ -129,7 +146,7 @@ def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None
         (["x", "--seed", "-5"], "seed: must be between 0 and 9223372036854775807, got -5"),
         (["  "], "prompt: must not be empty"),
         (["x", "--frames", "16", "--strict"], "num_frames: 16 is not possible as asked"),
-        (["x", "--interpolate", "16"], "interpolate_fps: frame interpolation needs RIFE weights"),
+        (["x", "--interpolate", "0"], "interpolate_fps: must be between 1 and 120, got 0"),
         (["x", "--memory", "little"], "COGVIDEOX_MEMORY=little: must be 'auto'"),
         (["x", "--device", "cuda:7"], "device 'cuda:7' is not there"),
         (["x", "-o", "/proc/nowhere/a.mp4"], "output: /proc/nowhere cannot be made"),
@@ -139,6 +156,13 @@ def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], says: str) 
     done = call("generate", *arguments, *([] if "--device" in arguments else ["--device", "cpu"]))
     assert (done.exit_code, done.stdout) == (2, ""), done.output
     assert done.stderr.strip().splitlines()[-1].startswith(f"cogvideox: {says}"), done.stderr
+
+
+def test_an_upscaler_that_is_not_there() -> None:
+    done = call("generate", "x", *QUICK, "--size", "640x480", "--upscaler", "none.pth", "-o", "a.mp4")
+    assert done.exit_code == 2 and not Path("a.mp4").exists()
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("cogvideox: a.mp4: upscaler: none.pth cannot be read"), done.stderr
 
 
 def test_models_that_are_not_there() -> None:

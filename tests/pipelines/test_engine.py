@@ -21,6 +21,7 @@ from pipelines.request import GenerationRequest, Lora, Media, RequestError
 from pipelines.video import read_manifest
 from tests.pipelines.engines import Bomb, ask, clip_file, finished, frames_of, new_engine, picture_file
 from tests.pipelines.test_rife import state_dict
+from weights import interpolation
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +213,28 @@ def test_nothing_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finished(new_engine().run(ask(), "1.5-5b")).frames == 9
 
 
-def test_interpolation_without_weights_is_refused_and_with_them_keeps_the_duration(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="RIFE weights"):
-        finished(new_engine().run(ask(interpolate_fps=16), "5b"))
+@pytest.mark.parametrize("own", [False, True])
+def test_interpolation_keeps_the_duration_and_says_which_network_draws(own: bool, tmp_path: Path) -> None:
     weights = tmp_path / "rife.pth"
     torch.save(state_dict("4.25"), weights)
-    result = finished(new_engine(rife_weights=weights).run(ask(interpolate_fps=16), "5b"))
+    events = list(new_engine(rife_weights=weights if own else None).run(ask(interpolate_fps=16), "5b"))
+    result = finished(events)
     assert (result.frames, result.fps) == (17, 16)
     assert len(frames_of(result, tmp_path)) == 17
+    logs = " ".join(e.message for e in events if isinstance(e, Log))
+    small = "small network that ships with this project"
+    assert (small in logs) == (small in str(result.manifest["notes"])) == (not own)
+
+
+def test_no_network_to_interpolate_with_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(interpolation, "SHIPPED", tmp_path / "gone.safetensors")
+    with pytest.raises(RequestError, match="RIFE weights"):
+        finished(new_engine().run(ask(interpolate_fps=16), "5b"))
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    engine = new_engine(rife_weights=tmp_path / "broken.safetensors")
+    with pytest.raises(GenerationError, match=r"broken\.safetensors is not a file of tensors"):
+        finished(engine.run(ask(interpolate_fps=16), "5b"))
+    assert finished(engine.run(ask(), "5b")).frames == 9
 
 
 def test_a_lora_changes_the_video_and_leaves_no_trace(tmp_path: Path) -> None:

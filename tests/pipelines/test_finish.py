@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.finish import finish
+from pipelines.finish import enlarges, finish
 from pipelines.plan import Plan
 from pipelines.rife import build
 from tests.pipelines.engines import ask, finished, frames_of, new_engine
@@ -85,3 +85,55 @@ def test_a_duration_is_in_the_file(rife: bool, tmp_path: Path) -> None:
     request = ask(num_frames=None, duration=1.5, num_inference_steps=1, **{"interpolate_fps" if rife else "fps": 30})
     result = finished(new_engine(rife_weights=weights).run(request, "5b"))
     assert (result.frames, result.fps, len(frames_of(result, tmp_path))) == (45, 30, 45)
+
+
+class Doubling:
+    """An upscaler that says what it was given, and marks what it gives."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def __call__(self, frame: torch.Tensor) -> torch.Tensor:
+        self.given.append(int(frame[0, 0, 0]) // 5)
+        return torch.nn.functional.interpolate(frame[None].float(), scale_factor=2)[0].to(torch.uint8) + 2
+
+
+LARGE = {"width": 1200, "height": 800}
+
+
+def enlarged(p: Plan, net: Any = None) -> tuple[list[int], list[float]]:
+    upscaler = Doubling()
+    frames = [frame for chunk in finish(chunks(p.model_frames), p, net, upscaler) for frame in chunk]
+    assert all(frame.shape == (800, 1200, 3) for frame in frames)
+    return upscaler.given, [(float(frame.mean()) - 2) / 5 for frame in frames]
+
+
+def test_an_upscaler_sees_each_frame_that_is_shown_once() -> None:
+    given, film = enlarged(plan(duration=5, fps=24, **LARGE))
+    assert given == list(range(41)) and len(film) == 120
+    given, film = enlarged(plan(duration=2, fps=4, **LARGE))
+    assert given == film == list(range(0, 16, 2)), "those that are left out need not be made larger"
+
+
+def test_interpolation_comes_after_the_upscaler() -> None:
+    given, film = enlarged(plan(num_frames=9, interpolate_fps=16, **LARGE), build(state_dict(TINY)))
+    assert given == list(range(9)), "not what is drawn between them"
+    assert film == pytest.approx([k / 2 for k in range(17)], abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("values", "larger"),
+    [
+        ({}, False),
+        ({"width": 720, "height": 480}, False),
+        ({"width": 360, "height": 240}, False),
+        ({"width": 480, "height": 480}, False),
+        ({"width": 1440, "height": 960}, True),
+        ({"width": 722, "height": 482}, True),
+        ({"width": 480, "height": 720, "fit": "pad"}, False),
+        ({"width": 480, "height": 720, "fit": "crop"}, True),
+        ({"width": 480, "height": 720, "fit": "stretch"}, True),
+    ],
+)
+def test_when_more_pixels_are_wanted_than_the_model_makes(values: dict[str, Any], larger: bool) -> None:
+    assert enlarges(plan(**values)) is larger

@@ -66,7 +66,7 @@ def made(engine: Engine, request: GenerationRequest, kind: str = "5b") -> tuple[
             yield chunk
 
     with pytest.MonkeyPatch.context() as m:
-        m.setattr("pipelines.generate.decode", watched)
+        m.setattr("pipelines.stitch.decode", watched)
         finished(engine.run(request, kind))
     return latents[0], torch.cat(frames)
 

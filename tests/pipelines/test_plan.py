@@ -104,13 +104,19 @@ def test_whatever_is_asked_the_model_is_asked_for_something_it_can_do(
 @pytest.mark.parametrize(
     ("width", "height", "fit", "used"),
     [(1440, 960, "auto", "crop"), (1280, 720, "auto", "crop"), (480, 720, "auto", "pad"), (480, 720, "crop", "crop"),
-     (512, 512, "auto", "crop"), (512, 512, "pad", "pad")],
+     (512, 512, "auto", "crop"), (512, 512, "pad", "pad"), (480, 720, "stretch", "stretch")],
 )  # fmt: skip
 def test_other_sizes_are_fitted_and_said(width: int, height: int, fit: str, used: str) -> None:
     p = plan(width=width, height=height, fit=fit)
     assert (p.width, p.height, p.model_width, p.model_height, p.fit) == (width, height, 720, 480, used)
     assert [n.field for n in p.notes] == ["size"]
     assert "720x480" in p.notes[0].reason
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_how_a_picture_is_fitted_counts_at_the_native_size_too(fit: str) -> None:
+    p = plan("cogvideox-5b-i2v", source=Source(500, 900), image=PICTURE, fit=fit)
+    assert (p.width, p.height, p.fit, p.notes) == (720, 480, fit, ())
 
 
 def test_one_side_gives_the_other_and_odd_sides_become_even_in_mp4() -> None:

@@ -110,7 +110,7 @@ def test_torn_ones_are_noticed(harm: str) -> None:
         "junk": b"\0" * 1000,
     }[harm]
     with pytest.raises(Unusable):
-        load(torn, "whatever")
+        load(torn)
     again = list(new_engine().run(request, "5b", resume=torn))
     assert finished(again).video == finished(events).video and steps_of(again) == [1, 2]
 

@@ -36,6 +36,7 @@ def test_geometry() -> None:
     assert fit_box(720, 480, 1080, 1920, "pad") == FitBox(1080, 720, 0, 600, 0.0)
     assert fit_box(720, 480, 720, 480, "crop") == fit_box(720, 480, 720, 480, "pad") == FitBox(720, 480, 0, 0, 0.0)
     assert fit_box(1, 4000, 720, 480, "pad") == FitBox(1, 480, 359, 0, 0.0)
+    assert fit_box(720, 480, 1080, 1920, "stretch") == FitBox(1080, 1920, 0, 0, 0.0)
 
 
 @pytest.mark.parametrize("mode", ["crop", "pad"])
@@ -52,20 +53,20 @@ def test_geometry_always_covers_or_fits(mode: Mode) -> None:
         assert 0 <= box.lost < 1
 
 
-@pytest.mark.parametrize("bad", [(0, 1, 1, 1, "crop"), (1, 1, 1, -1, "pad"), (1, 1, 1, 1, "stretch")])
+@pytest.mark.parametrize("bad", [(0, 1, 1, 1, "crop"), (1, 1, 1, -1, "pad"), (1, 1, 1, 1, "squeeze")])
 def test_geometry_refuses(bad: tuple[int, int, int, int, Mode]) -> None:
     with pytest.raises(ValueError):
         fit_box(*bad)
 
 
-@pytest.mark.parametrize("mode", ["crop", "pad"])
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
 def test_the_same_size_changes_no_bit(mode: Mode, dtype: torch.dtype) -> None:
     frames = torch.rand(3, 3, 24, 40).mul(255 if dtype == torch.uint8 else 1).to(dtype)
     assert torch.equal(fit(frames, 40, 24, mode), frames)
 
 
-@pytest.mark.parametrize("mode", ["crop", "pad"])
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("size", [(96, 54), (54, 96), (17, 31), (200, 200)])
 def test_agrees_with_pillow(mode: Mode, size: tuple[int, int]) -> None:
     frames = gradient(48, 72, 2)
@@ -92,6 +93,14 @@ def test_edges_are_black_and_the_middle_stays_in_the_middle() -> None:
     mark = torch.zeros(1, 3, 20, 60)
     mark[..., 28:32] = 1
     assert fit(mark, 20, 20, "crop")[0, 0, 10].argmax() in (8, 9, 10, 11)
+
+
+def test_stretching_loses_no_edge_and_adds_none() -> None:
+    frames = torch.full((1, 3, 20, 60), 200, dtype=torch.uint8)
+    frames[..., :6] = frames[..., :2, :] = 40
+    out = fit(frames, 20, 40, "stretch")[0, 0]
+    assert (out[:3] < 60).all() and (out[:, 0] < 60).all(), "the top row and the left edge are still there"
+    assert (out[8:, 4:] == 200).all(), "and nothing black is put around"
 
 
 def test_hard_edges_stay_in_range() -> None:

@@ -37,7 +37,9 @@ class GenerationPaused(Exception):
 
 
 class Engine:
-    def __init__(self, models: dict[str, Path], device: str, memory: str, rife_weights: Path | None) -> None:
+    def __init__(
+        self, models: dict[str, Path], device: str, memory: str, rife_weights: Path | None, upscaler: Path | None
+    ) -> None:
         self.models = models
         for folder in models.values():
             if (folder / "broken").exists():

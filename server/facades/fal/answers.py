@@ -60,7 +60,9 @@ def notes(job: Job) -> list[LogLine]:
     """What this server does otherwise than fal with this job, told as its first log lines."""
     said = []
     if job.request.interpolate_fps is None and job.payload.get("use_rife") is None and job.status is not Status.FAILED:
-        said.append(f"The RIFE weights are not installed: frames stamped at {job.request.fps} fps, not interpolated")
+        said.append(
+            f"Nothing that draws frames is installed: frames stamped at {job.request.fps} fps, not interpolated"
+        )
     return [LogLine(0, job.created_at, "WARN", text) for text in said]
 
 

@@ -71,10 +71,9 @@ class Videos:
             raise Refused(400, "Only a completed video can be remixed.", "video_id", "video_not_completed")
         if old.request.image is not None:
             await run_in_threadpool(self.context.intake.again, old.request.image, "video_id")
+        fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None)
         payload = {**old.payload, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
-        return await self._answer(
-            request, await self._queue(request, replace(old.request, prompt=given.prompt), payload)
-        )
+        return await self._answer(request, await self._queue(request, fresh, payload))
 
     async def _queue(self, request: Request, generation: GenerationRequest, payload: dict[str, Any]) -> Job:
         return await run_in_threadpool(

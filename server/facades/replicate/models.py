@@ -66,7 +66,9 @@ class CogVideoX5bInput(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     prompt: Text = Field(description="Prompt", examples=["a red circle moves left", "a blue square moves right"])
-    extend_prompt: Flag = Field(True, description="No effect here: the prompt stays as it is", examples=[True, False])
+    extend_prompt: Flag = Field(
+        True, description="Have a chat model reword the prompt, where one is set", examples=[True, False]
+    )
     steps: Whole = Field(50, ge=1, le=120, description="Denoising steps", examples=[50, 20])
     guidance: Number = Field(6, ge=0, le=12, description="Classifier-free guidance scale", examples=[6, 7.5])
     num_outputs: Whole = Field(1, ge=1, le=1, description="Output videos; one is made", examples=[1, 2])
@@ -269,4 +271,5 @@ def generation(given: Input, image: Media | None) -> GenerationRequest:
         num_inference_steps=steps,
         guidance_scale=guidance,
         seed=seed,
+        prompt_help=isinstance(given, CogVideoX5bInput) and given.extend_prompt,
     )

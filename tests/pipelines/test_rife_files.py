@@ -1,0 +1,43 @@
+"""What interpolation leaves in real files: how many frames, and how long they last, told by ffmpeg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from imageio_ffmpeg import count_frames_and_secs
+
+from tests.pipelines.engines import ask, finished, frames_of, new_engine
+from tests.pipelines.films import describe
+
+
+@pytest.mark.parametrize(
+    ("model", "own_rate", "frames", "rate", "wanted"),
+    [
+        *(("5b", 8, 9, 16, 17), ("5b", 8, 9, 24, 25), ("5b", 8, 9, 30, 31), ("5b", 8, 9, 32, 33), ("5b", 8, 9, 60, 61)),
+        *(("5b", 8, 9, 4, 5), ("5b", 8, 8, 30, 27), ("5b", 8, 9, 8, 9)),
+        *(("1.5-5b", 16, 17, 30, 31), ("1.5-5b", 16, 17, 60, 61), ("1.5-5b", 16, 10, 60, 34)),
+    ],
+)
+def test_frames_and_seconds(model: str, own_rate: int, frames: int, rate: int, wanted: int, tmp_path: Path) -> None:
+    request = ask(num_frames=frames, num_inference_steps=1, interpolate_fps=rate, width=64, height=48)
+    result = finished(new_engine().run(request, model))
+    path = tmp_path / "film.mp4"
+    path.write_bytes(result.video)
+    found, seconds = count_frames_and_secs(path)
+    assert (result.frames, found, result.fps) == (wanted, wanted, rate)
+    assert seconds == pytest.approx(wanted / rate, abs=0.02)
+    # from the first frame to the last it takes as long as in the model's own film, up to a frame
+    assert (frames - 1) / own_rate - (wanted - 1) / rate == pytest.approx(0, abs=1 / rate - 1e-9)
+    assert f"{rate} fps" in describe(path)
+    assert len(frames_of(result, tmp_path)) == wanted
+
+
+@pytest.mark.parametrize("rate", [16, 24, 30, 60])
+def test_a_duration_is_kept_exactly(rate: int, tmp_path: Path) -> None:
+    request = ask(num_frames=None, duration=1, num_inference_steps=1, interpolate_fps=rate, width=64, height=48)
+    path = tmp_path / "film.mp4"
+    path.write_bytes(finished(new_engine().run(request, "5b")).video)
+    found, seconds = count_frames_and_secs(path)
+    assert found == rate
+    assert seconds == pytest.approx(1, abs=0.02)
