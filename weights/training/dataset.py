@@ -13,10 +13,11 @@ from diffusers import AutoencoderKLCogVideoX
 from weights.training.pictures import drift
 from weights.training.shapes import COLORS, MOTIONS, SHAPES, Frames, Scene, render, sample_scene
 from weights.training.train_vae import to_tensor
-from weights.training.words import caption, loose_caption
+from weights.training.words import caption, loose_caption, reserved
 
 SEED = 2
 NAMES = tuple(COLORS)
+TWO, ANYWHERE, PICTURE = 7, 8, 9  # which of ten clips
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,16 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(49, 64, 96, 1000, 6, 0.26),
-    Bucket(33, 64, 96, 200, 8, 0.06),
-    Bucket(25, 64, 96, 200, 10, 0.07),
-    Bucket(17, 64, 96, 1000, 14, 0.26),
-    Bucket(9, 64, 96, 600, 20, 0.140),
-    Bucket(49, 96, 64, 200, 6, 0.03),
-    Bucket(17, 96, 64, 300, 14, 0.06),
-    Bucket(49, 64, 64, 200, 8, 0.03),
-    Bucket(17, 64, 64, 300, 16, 0.06),
-    Bucket(17, 80, 80, 150, 14, 0.03),
+    Bucket(49, 64, 96, 1200, 6, 0.36),
+    Bucket(33, 64, 96, 160, 8, 0.05),
+    Bucket(25, 64, 96, 200, 10, 0.05),
+    Bucket(17, 64, 96, 1600, 14, 0.28),
+    Bucket(9, 64, 96, 400, 22, 0.08),
+    Bucket(49, 96, 64, 160, 6, 0.04),
+    Bucket(17, 96, 64, 200, 14, 0.04),
+    Bucket(49, 64, 64, 160, 8, 0.04),
+    Bucket(17, 64, 64, 200, 18, 0.04),
+    Bucket(17, 80, 80, 150, 14, 0.02),
 )
 
 
@@ -56,6 +57,11 @@ class Clips:
     first: torch.Tensor
     scenes: list[Scene | None]
 
+    def with_more(self, more: "Clips") -> "Clips":
+        return Clips(
+            torch.cat([self.latents, more.latents]), torch.cat([self.first, more.first]), self.scenes + more.scenes
+        )
+
 
 def held_out(scene: Scene) -> bool:
     """One combination in eleven is never drawn in training, so that the model can be measured on it."""
@@ -64,41 +70,46 @@ def held_out(scene: Scene) -> bool:
 
 
 def draw(bucket: Bucket, index: int) -> tuple[Frames, Scene | None]:
-    """Of eight clips five are scenes around the middle, two are scenes anywhere, one is a picture."""
+    """Of ten clips seven are scenes on the grid, one has two objects, one lies anywhere, one is a picture."""
     rng = np.random.default_rng((SEED, bucket.frames, bucket.height, bucket.width, index))
-    if index % 8 == 7:
+    kind = index % 10
+    if kind == PICTURE:
         still = bool(rng.random() < 0.6)
         return drift(rng, bucket.frames, bucket.height, bucket.width, still=still), None
-    scene = sample_scene(rng, bucket.frames, anywhere=index % 8 in (5, 6))
-    while held_out(scene):
-        scene = sample_scene(rng, bucket.frames, anywhere=index % 8 in (5, 6))
-    return render(scene, bucket.frames, bucket.height, bucket.width), scene
+    while True:
+        scene = sample_scene(rng, bucket.frames, anywhere=kind == ANYWHERE, two=float(kind == TWO))
+        if not held_out(scene):
+            return render(scene, bucket.height, bucket.width), scene
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKLCogVideoX, bucket: Bucket) -> Clips:
-    latents, first, scenes = [], [], []
-    for start in range(0, bucket.count, 4):
+def encode(vae: AutoencoderKLCogVideoX, bucket: Bucket, first: int) -> Clips:
+    """The clips from number `first` on."""
+    latents, firsts, scenes = [], [], []
+    for start in range(first, bucket.count, 4):
         drawn = [draw(bucket, index) for index in range(start, min(start + 4, bucket.count))]
         videos = torch.stack([to_tensor(clip) for clip, _ in drawn])
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(videos).latent_dist.mean.permute(0, 2, 1, 3, 4).half())
-            first.append(vae.encode(videos[:, :, :1]).latent_dist.mean[:, :, 0].half())
+            firsts.append(vae.encode(videos[:, :, :1]).latent_dist.mean[:, :, 0].half())
         scenes += [scene for _, scene in drawn]
-    return Clips(torch.cat(latents), torch.cat(first), scenes)
+    return Clips(torch.cat(latents), torch.cat(firsts), scenes)
 
 
 def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
-    """All buckets, encoded now or read from an earlier run."""
+    """All buckets, encoded now or read from an earlier run; what an earlier run lacks is added."""
     loaded = {}
     for bucket in BUCKETS:
         file = folder / f"latents-{bucket.frames}x{bucket.height}x{bucket.width}.pt"
-        if not file.exists():
-            clips = encode(vae, bucket)
+        clips: Clips | None = torch.load(file, weights_only=False) if file.exists() else None
+        there = len(clips.scenes) if clips else 0
+        if clips is None or there < bucket.count:
+            more = encode(vae, bucket, there)
+            clips = more if clips is None else clips.with_more(more)
             torch.save(clips, file.with_suffix(".tmp"))
             file.with_suffix(".tmp").rename(file)
             print(f"encoded {bucket}", flush=True)
-        loaded[bucket] = torch.load(file, weights_only=False)
+        loaded[bucket] = clips
     return loaded
 
 
@@ -107,6 +118,12 @@ def say(scene: Scene | None, rng: np.random.Generator) -> str:
     kind = rng.random()
     if kind < 0.1:
         return ""
-    if scene is None:
-        return loose_caption(sample_scene(rng, 49), rng)
-    return loose_caption(scene, rng) if kind < 0.24 else caption(scene, rng)
+    while True:
+        if scene is None:
+            text = loose_caption(sample_scene(rng, 49), rng)
+        elif kind < 0.2 and scene.other is None:
+            text = loose_caption(scene, rng)
+        else:
+            text = caption(scene, rng)
+        if not reserved(text):
+            return text

@@ -1,29 +1,41 @@
-"""Look at a clip and say what it shows: colour, background, motion.
+"""Look at a clip and say what it shows: colour, background, shape, motion.
 
-Knows: the palette and plain geometry. Does not know: models, or what was asked for. Exact on rendered clips; on
-generated ones it takes the nearest colour of the palette, and the shape it does not judge.
+Knows: the palette, plain geometry, how each motion of `shapes` goes. Does not know: models, or what was asked for. It
+looks at one object, the one that stands out from the background most.
 """
 
+import cmath
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from weights.training.shapes import COLORS, Field, Frames
+from weights.training.shapes import COLORS, DIRECTIONS, SHAPES, TURN, Field, Frames, Scene, mask
 
 NAMES = tuple(COLORS)
 PALETTE = np.array([COLORS[name] for name in NAMES], np.float32)
+Times = npt.NDArray[np.integer]  # [N] numbers of frames
+Masks = npt.NDArray[np.bool_]  # [T, H, W] or [H, W]
+FOLDS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}  # turned by one over this, it looks the same
+WAYS = (*DIRECTIONS, "bouncing", "circling", "still")
+LEAST_CONTRAST = 40.0  # of 255 * sqrt(3); below it there is no object
+GREW = 1.5  # last area / first area
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one clip shows. `dx` and `dy` are the object's way from first to last frame, in fractions of the frame."""
+    """What one clip shows; "none" where there is no object. `dx` and `dy` are the way from first to last frame, in
+    fractions of the frame; `growth` is last area / first area, `turn` in radians a frame."""
 
     color: str
     background: str
-    motion: str  # one of MOTIONS, or "none" where there is no object to follow
-    dx: float
-    dy: float
-    growth: float  # last area / first area
+    shape: str = "none"
+    motion: str = "none"
+    dx: float = 0.0
+    dy: float = 0.0
+    growth: float = 1.0
+    turn: float = 0.0
 
 
 def nearest(pixels: Field) -> str:
@@ -36,31 +48,92 @@ def look(clip: Frames) -> Seen:
     """Judge a clip of [T, H, W, 3]."""
     _, height, width, _ = clip.shape
     video = clip.astype(np.float32)
-    # The background is what most of the rim of all frames is.
     rim = np.concatenate([video[:, :2].reshape(-1, 3), video[:, -2:].reshape(-1, 3), video[:, :, :2].reshape(-1, 3)])
     background = np.median(rim, axis=0)
     far = np.linalg.norm(video - background, axis=-1)
-    peak = float(np.quantile(far, 0.995))
-    if peak < 40:
-        return Seen("none", nearest(background[None]), "none", 0, 0, 1)
-    mask = far > 0.5 * peak
+    peak = float(np.quantile(far, 0.99))
+    if peak < LEAST_CONTRAST:
+        return Seen("none", nearest(background[None]))
+    masks = far > 0.5 * peak
     color = nearest(video[far > 0.7 * peak])
-    ys, xs = np.mgrid[0:height, 0:width]
-    areas = mask.sum((1, 2))
-    seen = np.flatnonzero(areas >= 4)
-    if len(seen) < 2:
-        return Seen(color, nearest(background[None]), "none", 0, 0, 1)
-    # A line through all centres forgives a few odd frames.
-    times = seen / max(len(clip) - 1, 1)
-    cx = np.array([xs[mask[t]].mean() for t in seen]) / width
-    cy = np.array([ys[mask[t]].mean() for t in seen]) / height
-    dx, dy = float(np.polyfit(times, cx, 1)[0]), float(np.polyfit(times, cy, 1)[0])
-    edge = max(1, len(seen) // 6)
-    growth = float(areas[seen[-edge:]].mean() / areas[seen[:edge]].mean())
-    if max(abs(dx), abs(dy)) < 0.06:
-        motion = "growing" if growth > 1.35 else "still"
-    elif abs(dx) > abs(dy):
-        motion = "right" if dx > 0 else "left"
-    else:
-        motion = "down" if dy > 0 else "up"
-    return Seen(color, nearest(background[None]), motion, dx, dy, growth)
+    areas = masks.sum((1, 2))
+    times = np.flatnonzero(areas >= 12)
+    if len(times) < 2:
+        return Seen(color, nearest(background[None]))
+    ys, xs = np.mgrid[0:height, 0:width] + 0.5
+    track = np.array([(xs[masks[t]].mean(), ys[masks[t]].mean()) for t in times])
+    shape = _shape(masks[times])
+    slope = np.polyfit(times, track, 1)[0] * (len(clip) - 1)
+    edge = max(1, len(times) // 6)
+    growth = float(areas[times[-edge:]].mean() / areas[times[:edge]].mean())
+    turn = _turn(masks[times], times, FOLDS[shape])
+    motion = _way(track / min(height, width) * 64, times, len(clip))
+    if motion == "still":
+        if growth > GREW or growth < 1 / GREW:
+            motion = "growing" if growth > 1 else "shrinking"
+        elif turn > TURN / 2:
+            motion = "turning"
+    dx, dy = slope / (width, height)
+    return Seen(color, nearest(background[None]), shape, motion, float(dx), float(dy), growth, turn)
+
+
+def _way(track: Field, times: Times, frames: int) -> str:
+    """Which of WAYS lies nearest to where the object was at `times`, [N, 2] in units; between half and one and a half
+    times as far is the same way."""
+    best, found = math.inf, ""
+    for way in WAYS:
+        scene = Scene("circle", "red", "blue", way, "medium", frames, 0, 0)
+        ideal = np.array([scene.centre(t) for t in times])
+        ideal, real = ideal - ideal.mean(0), track - track.mean(0)
+        size = float((ideal * ideal).sum())
+        factor = min(1.5, max(0.5, float((ideal * real).sum()) / size)) if size else 0.0
+        error = float(np.square(real - factor * ideal).sum())
+        if error < best:
+            best, found = error, way
+    return found
+
+
+def _moment(seen: Masks, fold: int) -> complex:
+    """Of a mask about its centre; its angle is `fold` times that of the shape."""
+    ys, xs = np.nonzero(seen)
+    z = xs - xs.mean() + 1j * (ys - ys.mean())
+    return complex((z**fold).mean())
+
+
+def _turn(masks: Masks, times: Times, fold: int) -> float:
+    """Radians a frame."""
+    if not fold or len(times) < 4:
+        return 0.0
+    angles = np.unwrap([cmath.phase(_moment(seen, fold)) for seen in masks]) / fold
+    return float(np.polyfit(times, angles, 1)[0])
+
+
+def _shape(masks: Masks) -> str:
+    """Whose drawing, as large and turned as far, covers the masks best."""
+    scores = dict.fromkeys(SHAPES, 0.0)
+    whole = [m for m in masks if not (m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any())]
+    for seen in (whole or list(masks))[:: max(1, len(whole) // 8)]:
+        ys, xs = np.nonzero(seen)
+        x, y = xs.mean() + 0.5, ys.mean() + 0.5
+        for shape in SHAPES:
+            scores[shape] += max(_overlap(seen, shape, x, y, angle) for angle in _angles(seen, shape))
+    return max(scores, key=lambda shape: scores[shape])
+
+
+def _angles(seen: Masks, shape: str) -> tuple[float, ...]:
+    fold = FOLDS[shape]
+    if not fold:
+        return (0.0,)
+    drawn = mask(shape, 32, 32, 20, 0.0, 64, 64) > 0.5
+    return (0.0, (cmath.phase(_moment(seen, fold)) - cmath.phase(_moment(drawn, fold))) / fold)
+
+
+def _overlap(seen: Masks, shape: str, x: float, y: float, angle: float) -> float:
+    """Intersection over union with the shape of the same area and centre."""
+    height, width = seen.shape
+    drawn = mask(shape, 64, 64, 20, angle, 128, 128)
+    radius = 20 * math.sqrt(seen.sum() / drawn.sum())
+    ys, xs = np.mgrid[0:128, 0:128] + 0.5
+    off = (float((drawn * xs).sum() / drawn.sum()) - 64, float((drawn * ys).sum() / drawn.sum()) - 64)
+    there = mask(shape, x - off[0] * radius / 20, y - off[1] * radius / 20, radius, angle, height, width) > 0.5
+    return float((seen & there).sum() / (seen | there).sum())

@@ -1,7 +1,11 @@
-"""The world the demo model lives in: one plain shape that moves on a plain background, and words for it.
+"""The world the demo model lives in: one or two plain shapes that move on a plain background.
 
-Knows: the scenes, how to draw one exactly, how to say one in English. Does not know: models, torch, files. It is the
-ground truth, both for training and for whoever judges what the demo model answers.
+Knows: the scenes and how to draw one exactly. Does not know: words, models, torch, files. It is the ground truth, both
+for training and for whoever judges what the demo model answers.
+
+Lengths are in units of 1/64 of the frame's shorter side: pixels at the native 96 x 64. Places and speeds lie on a grid
+of the autoencoder's cells (8 pixels), so that what moves looks the same to the transformer again and again; scenes that
+may lie `anywhere` do not.
 """
 
 import math
@@ -15,6 +19,7 @@ Frames = npt.NDArray[np.uint8]  # [T, H, W, 3]
 Field = npt.NDArray[np.floating[Any]]  # [T, H, W] or [H, W]
 
 FPS = 8
+CELL = 8  # pixels
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (215, 35, 40),
@@ -27,51 +32,90 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "black": (15, 15, 15),
 }
 SHAPES = ("circle", "square", "triangle", "star")
-MOTIONS = ("left", "right", "up", "down", "still", "growing")
-SIZES: dict[str, float] = {"small": 0.17, "medium": 0.22, "big": 0.28}  # radius / shorter side of the frame
-DIRECTIONS: dict[str, tuple[float, float]] = {
-    "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0), "growing": (0, 0)
-}  # fmt: skip
+MOTIONS = ("left", "right", "up", "down", "still", "growing", "shrinking", "turning", "bouncing", "circling")
+SIZES: dict[str, float] = {"small": 10.0, "medium": 13.0, "big": 17.0}  # radius
+DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 GROWTH = 1.8  # final radius / first radius
+TURN = math.pi / 32  # radians a frame: a square looks the same again after two seconds
+BOUNCE_FRAMES, BOUNCE_HEIGHT = 16, 20.0
+LONG = 25  # frames; longer clips move at half the pace, so that the object stays in the picture
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A second object, which stays where it is. (x, y) is its centre, (0, 0) the frame's top left corner."""
+
+    shape: str
+    color: str
+    size: str
+    x: float
+    y: float
+    in_front: bool
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip. Positions are fractions of the frame, (0, 0) is the top left corner."""
+    """One clip of `frames` frames. (x, y) is the middle of the object's way, from the middle of the frame."""
 
     shape: str
     color: str
     background: str
     motion: str
     size: str
-    x: float  # centre in the first frame
+    frames: int
+    x: float
     y: float
-    travel: float  # length of the path as a fraction of the side it runs along
+    scale: float = 1.0  # of the radius
+    other: Thing | None = None
 
-    def centre(self, progress: float) -> tuple[float, float]:
-        """Where the centre is; progress runs from 0 (first frame) to 1 (last frame)."""
-        dx, dy = DIRECTIONS[self.motion]
-        return self.x + dx * self.travel * progress, self.y + dy * self.travel * progress
+    def centre(self, t: float) -> tuple[float, float]:
+        """Where the centre is in frame `t`, from (x, y)."""
+        slow = self.frames > LONG
+        if self.motion in DIRECTIONS:
+            way = (1.0 if slow else 2.0) * (t - (self.frames - 1) / 2)
+            return DIRECTIONS[self.motion][0] * way, DIRECTIONS[self.motion][1] * way
+        if self.motion == "circling":
+            angle, radius = (math.pi / 16 * t, 12.0) if slow else (math.pi / 8 * t, 8.0)
+            return radius * math.sin(angle), -radius * math.cos(angle)
+        if self.motion == "bouncing":
+            part = t % BOUNCE_FRAMES / BOUNCE_FRAMES
+            return 0.0, BOUNCE_HEIGHT * (0.5 - 4 * part * (1 - part))
+        return 0.0, 0.0
+
+    def radius(self, t: float) -> float:
+        progress = t / max(self.frames - 1, 1)
+        if self.motion == "growing":
+            part = 1 + (GROWTH - 1) * progress
+        elif self.motion == "shrinking":
+            part = GROWTH - (GROWTH - 1) * progress
+        else:
+            return self.scale * SIZES[self.size]
+        return self.scale * SIZES[self.size] * part * 0.75
+
+    def angle(self, t: float) -> float:
+        return TURN * t if self.motion == "turning" else 0.0
 
 
-def sample_scene(rng: np.random.Generator, frames: int, *, anywhere: bool = False) -> Scene:
-    """A random scene. A short clip goes a shorter way, so that the speed stays below three pixels a frame or so.
-
-    The path lies around the middle of the frame, unless it may lie `anywhere`.
-    """
-    color, background = rng.choice(list(COLORS), size=2, replace=False)
-    motion = str(rng.choice(MOTIONS))
-    size = str(rng.choice(list(SIZES), p=[0.2, 0.6, 0.2]))
-    travel = min(0.58, 0.032 * (frames - 1)) * float(rng.uniform(0.9, 1.05))
-    dx, dy = DIRECTIONS[motion]
-    if dx == dy == 0:
-        travel = 0.0
-    if motion == "growing":
-        size = "medium" if size == "big" else size
-    spread = 0.22 if anywhere else 0.08
-    x = 0.5 - dx * travel / 2 + float(rng.uniform(-spread, spread))
-    y = 0.5 - dy * travel / 2 + float(rng.uniform(-spread, spread))
-    return Scene(str(rng.choice(SHAPES)), str(color), str(background), motion, size, x, y, travel)
+def sample_scene(rng: np.random.Generator, frames: int, *, anywhere: bool = False, two: float = 0.0) -> Scene:
+    """A random scene; with probability `two` there is a second object, behind or in front of the first."""
+    color, background, third = (str(name) for name in rng.choice(list(COLORS), size=3, replace=False))
+    motion, shape = str(rng.choice(MOTIONS)), str(rng.choice(SHAPES))
+    while shape == "circle" and motion == "turning":
+        motion, shape = str(rng.choice(MOTIONS)), str(rng.choice(SHAPES))
+    size = str(rng.choice(list(SIZES), p=[0.25, 0.5, 0.25]))
+    if motion in ("growing", "shrinking") and size == "big":
+        size = "medium"
+    if anywhere:
+        x, y, scale = float(rng.uniform(-20, 20)), float(rng.uniform(-14, 14)), float(rng.uniform(0.8, 1.25))
+    else:
+        x, y, scale = CELL * float(rng.integers(-1, 2)), CELL * float(rng.integers(-1, 2)), 1.0
+        if motion in ("up", "down") and frames > LONG:
+            y = 0.0
+    other = None
+    if rng.random() < two:
+        place = CELL * float(rng.integers(-4, 5)), CELL * float(rng.integers(-1, 2))
+        other = Thing(str(rng.choice(SHAPES)), third, str(rng.choice(list(SIZES))), *place, bool(rng.random() < 0.5))
+    return Scene(shape, color, background, motion, size, frames, x, y, scale, other)
 
 
 def distance(shape: str, x: Field, y: Field, radius: float) -> Field:
@@ -88,30 +132,42 @@ def distance(shape: str, x: Field, y: Field, radius: float) -> Field:
         angle = np.abs((np.arctan2(x, -y) + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
         length = np.hypot(x, y)
         px, py = length * np.cos(angle), length * np.sin(angle)
-        tip, notch = 1.2 * radius, 0.54 * radius
+        tip, notch = 1.3 * radius, 0.55 * radius
         nx, ny = notch * math.cos(math.pi / 5), notch * math.sin(math.pi / 5)
         ex, ey = nx - tip, ny
         return np.asarray(((px - tip) * ey - py * ex) / math.hypot(ex, ey))
     raise ValueError(f"unknown shape {shape!r}")
 
 
-def coverage(scene: Scene, frames: int, height: int, width: int) -> Field:
-    """[T, H, W] how much of each pixel the object covers, 0..1."""
+def mask(shape: str, x: float, y: float, radius: float, angle: float, height: int, width: int) -> Field:
+    """[H, W] how much of each pixel a shape covers, 0..1; all in pixels and radians (clockwise)."""
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
-    out = np.empty((frames, height, width), np.float32)
-    for t in range(frames):
-        progress = t / max(frames - 1, 1)
-        cx, cy = scene.centre(progress)
-        radius = SIZES[scene.size] * min(height, width)
-        if scene.motion == "growing":
-            radius *= 0.8 + (0.8 * GROWTH - 0.8) * progress
-        out[t] = np.clip(0.5 - distance(scene.shape, xs - cx * width, ys - cy * height, radius), 0, 1)
+    dx, dy = xs - x, ys - y
+    if angle:
+        dx, dy = dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle)
+    return np.asarray(np.clip(0.5 - distance(shape, dx, dy, radius), 0, 1), np.float32)
+
+
+def coverage(scene: Scene, height: int, width: int) -> Field:
+    """[T, H, W] how much of each pixel the object covers, 0..1."""
+    unit = min(height, width) / 64
+    out = np.empty((scene.frames, height, width), np.float32)
+    for t in range(scene.frames):
+        dx, dy = scene.centre(t)
+        x, y = width / 2 + (scene.x + dx) * unit, height / 2 + (scene.y + dy) * unit
+        out[t] = mask(scene.shape, x, y, scene.radius(t) * unit, scene.angle(t), height, width)
     return out
 
 
-def render(scene: Scene, frames: int, height: int, width: int) -> Frames:
+def render(scene: Scene, height: int, width: int) -> Frames:
     """[T, H, W, 3] the clip."""
-    alpha = coverage(scene, frames, height, width)[..., None]
-    fore = np.array(COLORS[scene.color], np.float32)
-    back = np.array(COLORS[scene.background], np.float32)
-    return np.asarray(np.round(alpha * fore + (1 - alpha) * back), np.uint8)
+    video = np.broadcast_to(np.array(COLORS[scene.background], np.float32), (scene.frames, height, width, 3))
+    layers = [(scene.color, coverage(scene, height, width))]
+    if scene.other is not None:
+        thing, unit = scene.other, min(height, width) / 64
+        x, y = width / 2 + thing.x * unit, height / 2 + thing.y * unit
+        layer = thing.color, mask(thing.shape, x, y, SIZES[thing.size] * unit, 0.0, height, width)[None]
+        layers.insert(1 if thing.in_front else 0, layer)
+    for color, alpha in layers:
+        video = alpha[..., None] * np.array(COLORS[color], np.float32) + (1 - alpha[..., None]) * video
+    return np.asarray(np.round(video), np.uint8)

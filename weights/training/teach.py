@@ -10,21 +10,30 @@ import torch.nn.functional as F
 from transformers import T5EncoderModel, T5TokenizerFast
 
 from weights.training.dataset import held_out
-from weights.training.shapes import COLORS, MOTIONS, SHAPES, SIZES, sample_scene
+from weights.training.shapes import COLORS, MOTIONS, SHAPES, SIZES, Thing, sample_scene
 from weights.training.text import WIDTH, token_ids
-from weights.training.words import caption
+from weights.training.words import caption, reserved
 
 SEED = 5
-CHOICES = (tuple(COLORS), tuple(COLORS), MOTIONS, SHAPES, tuple(SIZES))
+SECOND = (tuple(COLORS), SHAPES, ("behind", "in front"))
+NOTHING = ("none",)
+CHOICES = (tuple(COLORS), tuple(COLORS), MOTIONS, SHAPES, tuple(SIZES), *(NOTHING + each for each in SECOND))
 
 
 def batch(tokenizer: T5TokenizerFast, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, L] token ids and [B, 5] attributes as places in `CHOICES`."""
+    """[B, L] token ids and [B, 8] attributes as places in `CHOICES`."""
     rng = np.random.default_rng((SEED, step))
-    drawn = [s for s in (sample_scene(rng, 49) for _ in range(size)) if not held_out(s)]
-    said = [(s.color, s.background, s.motion, s.shape, s.size) for s in drawn]
+    scenes = [s for s in (sample_scene(rng, 49, two=0.25) for _ in range(size)) if not held_out(s)]
+    drawn = [(s, text) for s in scenes if not reserved(text := caption(s, rng))]
+    said = [(s.color, s.background, s.motion, s.shape, s.size, *_second(s.other)) for s, _ in drawn]
     labels = [[names.index(value) for names, value in zip(CHOICES, row, strict=True)] for row in said]
-    return token_ids(tokenizer, [caption(s, rng) for s in drawn]), torch.tensor(labels)
+    return token_ids(tokenizer, [text for _, text in drawn]), torch.tensor(labels)
+
+
+def _second(thing: Thing | None) -> tuple[str, str, str]:
+    if thing is None:
+        return "none", "none", "none"
+    return thing.color, thing.shape, "in front" if thing.in_front else "behind"
 
 
 def teach(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, steps: int, peak: float = 2e-3, size: int = 64) -> None:
