@@ -30,9 +30,10 @@ from pipelines.loader import Loader, Model
 from pipelines.lora_cache import Adapters, attach_all
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
 from pipelines.models import ModelError, ModelInfo, describe
-from pipelines.plan import Note, Plan, check_ranges, resolve
+from pipelines.plan import Note, Plan, resolve
 from pipelines.provenance import identity, short
-from pipelines.request import GenerationRequest
+from pipelines.ranges import check_ranges
+from pipelines.request import GenerationRequest, RequestError
 from pipelines.sample import Sampler, Sampling
 from pipelines.source import read_source
 from pipelines.stitch import clip_frames
@@ -129,7 +130,12 @@ class Engine:
         clips = []
         for number in range(1 + len(plan.extension)):
             model = first if number == 0 or plan.extender is None else self._load(plan.extender)
-            adapters = self.adapters.all(plan.loras, model.info.name, model.transformer)
+            try:
+                adapters = self.adapters.all(plan.loras, model.info.name, model.transformer)
+            except RequestError as e:
+                if number == 0:
+                    raise
+                raise RequestError(e.field, f"{e.message}; {model.info.name} makes the further clips") from e
             one = clip_plan(plan, number, request, model.info)
             loras = tuple(replace(lora, sha256=adapter.sha256) for lora, adapter in adapters)
             clips.append(Clip(number, model, replace(one, loras=loras), adapters))

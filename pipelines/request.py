@@ -81,7 +81,8 @@ class GenerationRequest:
     fps: int | None = None  # frame rate stamped on the file; with `interpolate_fps`, that one wins
     interpolate_fps: int | None = None  # RIFE up to this rate, duration kept
     duration: float | None = None  # seconds, instead of `num_frames`: the file's length, at the motion's own speed
-    extend: bool = False  # beyond the model's longest clip: further clips, each from the last frame of the one before
+    # beyond the model's longest clip: further clips, each from the last frame of the one before; None: nothing is said
+    extend: bool | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     use_dynamic_cfg: bool | None = None

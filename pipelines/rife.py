@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -193,8 +192,12 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
             state_dict = load_file(path)
         else:
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as e:
-        raise ValueError(f"{path.name} is not a file of tensors: {e}") from e
+    except OSError:
+        raise
+    except pickle.UnpicklingError as e:  # torch's own words advise to read it all the same
+        raise ValueError(f"{path.name} is no pickle of plain tensors, and nothing else is read: it may be code") from e
+    except Exception as e:  # a file that is none may fail in any way
+        raise ValueError(f"{path.name} is not a file of tensors: {str(e) or type(e).__name__}") from e
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
         raise ValueError(f"{path.name} is not a dict of tensors; {_GET}")
     return build(state_dict).to(device)

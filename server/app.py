@@ -22,6 +22,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
+from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
 from server.context import Context
 from server.datadir import DataDir
@@ -39,7 +40,7 @@ from server.jobs.pool import LocalPool, specs_for
 from server.jobs.prompts import helper_of
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
 from server.jobs.running import Patience
-from server.jobs.served import REAL_WEIGHTS, choose
+from server.jobs.served import REAL_WEIGHTS, check_rife, choose
 from server.jobs.store import NO_QUOTA, JobStore, Quota
 from server.jobs.webhooks import Courier
 from server.media.addresses import is_public
@@ -89,6 +90,9 @@ class House:
 def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     """Raises StartError: a bad setting, an open address, a data folder that is taken or not writable."""
     served, helper = choose(settings), helper_of(settings)
+    check_rife(settings)
+    if settings.extend and Task.I2V not in served.by_task:
+        log.warning("COGVIDEOX_EXTEND: no image-to-video checkpoint is served, so nothing can be extended")
     for problem in served.problems:
         log.warning(problem)
     data = DataDir(settings.data_dir, settings.min_free_bytes)
@@ -133,6 +137,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         check_room=check_room,
         wake=dispatcher.wake,
         rife_available=served.rife_weights is not None,
+        extend=settings.extend,
         remove=artifacts.remove,
         quota=lambda owner: _quota(settings, issued, owner),
     )

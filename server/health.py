@@ -12,8 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.datadir import DataDir
 from server.errors import DiskFull
-from server.jobs.dispatcher import Dispatcher, without_paths
+from server.jobs.dispatcher import Dispatcher
 from server.jobs.job import Status
+from server.jobs.outcomes import without_paths
 from server.jobs.pool import LocalPool, WorkerState
 from server.jobs.served import REAL_WEIGHTS, Served
 from server.jobs.store import JobStore

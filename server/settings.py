@@ -137,6 +137,11 @@ class Settings(BaseSettings):
         description="Real-ESRGAN file (.safetensors, .pth) for sizes above the model's own, needs the extra `upscale`;"
         " without it they are resized plainly",
     )
+    extend: bool = Field(
+        False,
+        description="what is longer than the model's longest clip is made of further clips by the image-to-video"
+        " checkpoint, instead of being slowed down, unless a request says otherwise",
+    )
     prompt_help: Literal["asked", "always"] = Field(
         "asked",
         description="which prompts the model at prompt_help_url rewords: those of requests that ask for it, or all but"

@@ -21,6 +21,7 @@ LAYERS = (
         "pipelines.models",
         "pipelines.extend",
         "pipelines.plan",
+        "pipelines.ranges",
         "pipelines.upscale",
     ),
     ("pipelines",),
@@ -36,6 +37,7 @@ PURE = (
     "pipelines/models.py",
     "pipelines/extend.py",
     "pipelines/plan.py",
+    "pipelines/ranges.py",
     "weights/",
     "server/",
 )

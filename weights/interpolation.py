@@ -18,7 +18,7 @@ def rife_weights(given: Path | None = None) -> Path | None:
     if given is None:
         return SHIPPED if SHIPPED.is_file() else None
     if given.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"{given} is no RIFE weights file: those end in {', '.join(SUFFIXES)}")
+        raise WeightsError(f"no RIFE weights file: those end in {', '.join(SUFFIXES)}")
     if not given.is_file():
-        raise WeightsError(f"{given} is not a file; without the setting the small network of this project is used")
+        raise WeightsError("there is no such file; without the setting the small network of this project is used")
     return given

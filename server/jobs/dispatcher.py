@@ -1,13 +1,12 @@
 """The loop that brings queued jobs to workers and their words to the job table.
 
-Knows: the store, the pool, where results are kept. Does not know: clients, HTTP.
+Knows: the store, the pool. Does not know: clients, HTTP, what follows from how an attempt ends (`outcomes`).
 It alone claims jobs and talks to the pool. It runs as a thread of the API process for now and shares nothing with it
 but the table and the nudge `wake`, without which it looks every POLL seconds, so it can move to a process of its own.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -22,9 +21,9 @@ from pipelines.request import GenerationRequest
 from server.errors import DataDirBusy, DiskFull, StaleWrite
 from server.jobs.checkpoints import Checkpoints, sampling_of
 from server.jobs.job import Job, JobError, Status
+from server.jobs.outcomes import TOO_LONG, Outcomes, shown, without_paths
 from server.jobs.pool import LocalPool
 from server.jobs.protocol import Died, Report, Run
-from server.jobs.results import discard, put
 from server.jobs.running import Patience, Running
 from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
@@ -33,12 +32,7 @@ POLL = 0.25  # seconds
 WRITE_EVERY = 0.5  # seconds between two progress writes of one job
 RETRY = 1.0  # seconds until a table that could not be written is tried again
 HELD = 2.0  # seconds between two looks whether the table is still ours alone
-STRIKES = 3  # confirmed deaths of workers after which a job is taken to be what kills them
-UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote what a client sent: not logged
 TOLD = 10  # times in a sampling that the log tells how far it is
-TOO_LONG = "it ran too long"
-
-PATH = re.compile(r"(?<![\w:/.<])~?/(?:[^\s'\":,;()]+/)*([^\s'\":,;()/]+)/?")
 
 log = structlog.get_logger()
 
@@ -58,7 +52,7 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._pool = pool
-        self._artifacts = artifacts
+        self._outcomes = Outcomes(store, artifacts, patience.run)
         self._checkpoints = checkpoints
         self._models = models
         self._patience = patience
@@ -200,7 +194,9 @@ class Dispatcher:
             except Exception as e:
                 log.exception("job not handed over", job_id=job.id, attempt=job.attempt)
                 del self._running[job.id, job.attempt]
-                self._fail(job, JobError("internal", f"{type(e).__name__} while handing the job to a worker"))
+                self._outcomes.failed(
+                    job, JobError("internal", f"{type(e).__name__} while handing the job to a worker")
+                )
 
     def _pass_on_cancels(self) -> None:
         if not self._running:
@@ -240,7 +236,7 @@ class Dispatcher:
         running.heard_at = self._clock()
         try:
             if isinstance(report, Died):
-                self._died(running, report.evidence)
+                self._outcomes.lost(running, report.evidence)
                 ended = True
             else:
                 ended = self._heard(running, report.event)
@@ -254,7 +250,9 @@ class Dispatcher:
             log.exception("event not handled", job_id=report.job_id, attempt=report.attempt)
             self._pool.cancel(*key)
             try:
-                self._fail(running.job, JobError("internal", f"{type(e).__name__} while handling the worker's report"))
+                self._outcomes.failed(
+                    running.job, JobError("internal", f"{type(e).__name__} while handling the worker's report")
+                )
             except StaleWrite as stale:  # it has ended otherwise
                 log.warning("refused", reason=stale.message)
             ended = True
@@ -294,9 +292,10 @@ class Dispatcher:
             case Log(message, level):
                 self._store.log(job.id, without_paths(message), level)
             case Finished():
-                self._finish(running, event)
+                self._write(running)  # also asks whether the attempt still counts, before anything is stored
+                self._outcomes.finished(job, event)
             case Failed(code, message, name):
-                self._fail(job, JobError(code, self._shown(job, code, message), name), detail=message)
+                self._outcomes.failed(job, JobError(code, shown(job, code, message), name), detail=message)
             case Cancelled():
                 self._store.cancelled(job.id, job.attempt)
                 log.info("job cancelled", job_id=job.id, attempt=job.attempt)
@@ -323,61 +322,3 @@ class Dispatcher:
             steps=running.steps,
             eta=running.eta,
         )
-
-    def _finish(self, running: Running, event: Finished) -> None:
-        job = running.job
-        self._write(running)  # also asks whether the attempt still counts, before anything is stored
-        try:
-            video, poster, recipe = put(self._artifacts, event, job.keep_seconds, job.owner)
-        except (DiskFull, OSError) as e:
-            message = f"the result could not be stored: {without_paths(str(e))}"
-            self._fail(job, JobError("internal", message), detail=str(e))
-            return
-        try:
-            self._store.finish(
-                job.id,
-                job.attempt,
-                video=video,
-                poster=poster,
-                manifest=recipe,
-                timings=event.timings,
-                memory=event.memory,
-            )
-        except BaseException:
-            discard(self._artifacts, (video, poster, recipe))
-            raise
-        log.info("job succeeded", job_id=job.id, attempt=job.attempt, bytes=len(event.video))
-
-    def _shown(self, job: Job, code: str, message: str) -> str:
-        """What a client is told: nothing of the server's folders."""
-        if code == "model_error":
-            return f"the model {job.model} does not work on this server; its log says why"
-        return without_paths(message)
-
-    def _fail(self, job: Job, error: JobError, detail: str = "") -> None:
-        self._store.fail(job.id, job.attempt, error)
-        more = {"detail": detail} if error.code in UNEXPECTED else {}
-        log.warning("job failed", job_id=job.id, attempt=job.attempt, code=error.code, **more)
-
-    def _died(self, running: Running, evidence: str) -> None:
-        job = running.job
-        if running.why_killed == TOO_LONG:
-            message = f"it was not done after {self._patience.run:g} seconds, the longest a job may run here"
-            self._store.fail(job.id, job.attempt, JobError("timeout", message))
-            log.warning("job failed", job_id=job.id, attempt=job.attempt, code="timeout")
-            return
-        evidence = f"{evidence}; {running.why_killed}" if running.why_killed else evidence
-        deaths = [*job.deaths, f"attempt {job.attempt}: {evidence}"]
-        self._store.log(job.id, deaths[-1], "ERROR")
-        if len(deaths) < STRIKES or running.cancelled_at is not None:
-            to = self._store.requeue(job.id, job.attempt, deaths)
-            log.info("attempt lost", job_id=job.id, attempt=job.attempt, why=evidence, job_is=to.value)
-            return
-        message = f"its worker died {len(deaths)} times: {'; '.join(deaths)}"
-        self._store.fail(job.id, job.attempt, JobError("worker_lost", message), deaths)
-        log.warning("job failed", job_id=job.id, attempt=job.attempt, code="worker_lost")
-
-
-def without_paths(text: str) -> str:
-    """`text` with each absolute path in it cut to its last part."""
-    return PATH.sub(r"\1", text)

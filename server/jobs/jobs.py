@@ -10,12 +10,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from pipelines.models import ModelInfo
-from pipelines.plan import resolve
-from pipelines.request import GenerationRequest, Task, draw_seed
+from pipelines.plan import Plan, resolve
+from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.served import Served
 from server.jobs.store import NO_QUOTA, JobStore, Quota
@@ -30,7 +31,8 @@ class Stopped(KeyError):
 
 class Jobs:
     """`wake` tells the dispatcher that there is something to do. `check_room` raises when no job can be promised:
-    DiskFull, or what its owner raises. `remove` takes the files of a job that is deleted.
+    DiskFull, or what its owner raises. `remove` takes the files of a job that is deleted. `extend`: requests that say
+    nothing of it are extended where they are too long for their model and it can be done.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Jobs:
         check_room: Callable[[], None],
         wake: Callable[[], None],
         rife_available: bool = False,
+        extend: bool = False,
         remove: Callable[[Artifact], None] = lambda _: None,
         quota: Callable[[str], Quota] = lambda _: NO_QUOTA,
     ) -> None:
@@ -51,6 +54,7 @@ class Jobs:
         self._check_room = check_room
         self._wake = wake
         self.rife_available = rife_available
+        self._extend = extend
         self._remove = remove
         self._quota = quota
         self._stopping = False
@@ -86,7 +90,7 @@ class Jobs:
         if request.seed is None:
             request = replace(request, seed=draw_seed())
         model = self._served.model_for(request.task)
-        plan = resolve(request, model, others=tuple(self._served.by_task.values()))
+        request, plan = self._planned(request, model)
         self._check_room()
         job = Job(
             id=str(uuid.uuid4()),
@@ -108,6 +112,16 @@ class Jobs:
         job = self._store.submit(job, self._max_queue, self._quota(owner))
         self._wake()
         return job
+
+    def _planned(self, request: GenerationRequest, model: ModelInfo) -> tuple[GenerationRequest, Plan]:
+        others = tuple(self._served.by_task.values())
+        if self._extend and request.extend is None:
+            longer = replace(request, extend=True)
+            with suppress(RequestError):  # what is wrong with the request without it is told below
+                plan = resolve(longer, model, others=others)
+                if plan.extension:
+                    return longer, plan
+        return request, resolve(request, model, others=others)
 
     def refuse(
         self,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipelines import rife_check
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.request import Task
 from server.errors import BadSetting, NoModel
@@ -85,8 +86,15 @@ def choose(settings: Settings) -> Served:
     try:
         rife = rife_weights(settings.rife_weights)
     except WeightsError as e:
-        raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS: {e}") from None
+        raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS={settings.rife_weights}: {e}") from None
     return Served(by_task, devices, tuple(problems), rife)
+
+
+def check_rife(settings: Settings) -> None:
+    """Raises BadSetting when the file that RIFE_WEIGHTS names is no such network. It is read for that, which takes a
+    second or two."""
+    if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
+        raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS={settings.rife_weights}: {why}")
 
 
 def _asked(name: str, models_dir: Path) -> ModelInfo:

@@ -138,6 +138,8 @@ def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None
     [
         ([], "a prompt is needed, or --batch FILE"),
         (["x", "--size", "10"], "size: must be WIDTHxHEIGHT in pixels, e.g. 720x480, got '10'"),
+        (["x", "--size", "1x1"], "width: must be between 16 and 4096, got 1"),
+        (["x", "--size", "20000x48"], "width: must be between 16 and 4096, got 20000"),
         (["x", "--image", "gone.png"], "image: gone.png is not a file"),
         (["x", "--lora", "gone.safetensors:0.5"], "lora: gone.safetensors is not a file"),
         (["x", "-o", "a.avi"], "output: a.avi must end in .mp4, .gif or .webm"),

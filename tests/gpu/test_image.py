@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,12 @@ def test_it_does_not_run_as_root() -> None:
 def test_the_dependencies_line_prints_requirements() -> None:
     import tomllib
 
+    (line,) = [one for one in instructions("RUN") if "tomllib" in one]
+    (program,) = re.findall(r'python -c "(.*?)"', line)
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert [one.startswith(("torch>=", "spandrel>=")) for one in printed.splitlines()].count(True) == 2, printed
     with (ROOT / "pyproject.toml").open("rb") as f:
         names = tomllib.load(f)["project"]["dependencies"]
     pinned = {line.split("==")[0].lower() for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()}

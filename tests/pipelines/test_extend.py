@@ -17,10 +17,12 @@ from pipelines.checkpoint import Saver, load
 from pipelines.errors import GenerationCancelled, GenerationPaused
 from pipelines.events import Checkpoint, Event, Log, Step
 from pipelines.models import FAMILIES
-from pipelines.plan import MAX_FRAMES, Plan, resolve
-from pipelines.request import GenerationRequest, Media, RequestError, Task
+from pipelines.plan import Plan, resolve
+from pipelines.ranges import MAX_FRAMES
+from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task
 from pipelines.stitch import MOST, clip_frames, matching
 from tests.pipelines.engines import Bomb, ask, finished, frames_of, new_engine, picture_file
+from tests.pipelines.loras import draw, write
 from tests.pipelines.test_plan import CLIP, PICTURE, model
 from tests.pipelines.test_plan import ask as asked
 
@@ -160,6 +162,32 @@ def test_a_further_clip_is_made_from_the_last_frame(tmp_path: Path) -> None:
     assert torch.equal(first.sampling.latents, last.finished[0])
 
 
+def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path) -> None:
+    """A further clip is another checkpoint's: a style that was trained for the first one has to fit both."""
+    engine, request = new_engine(), ask(**LONG)
+    first = engine.loader.load(engine.models["5b"], "5b")
+    style = Lora(str(write(tmp_path / "style.safetensors", draw(first.transformer))), 2.0)
+    events = list(engine.run(replace(request, loras=(style,)), "5b", saver=Always()))
+    assert sum(isinstance(e, Log) and e.message.startswith("lora style") for e in events) == 3
+    last = load(points(events)[-1].data)
+    joint = torch.cat(list(clip_frames(first.vae, last.finished[0], None)))[-1]
+    second = ask(num_frames=17, num_inference_steps=STEPS, image=image_of(joint, tmp_path / "j.png"), seed=6)
+    alone, without = (
+        load(points(list(engine.run(replace(second, loras=loras), "5b-i2v")))[-1].data).sampling.latents
+        for loras in ((style,), ())
+    )
+    assert torch.equal(alone, last.finished[1]) and not torch.equal(without, last.finished[1])
+    first_only = draw(
+        first.transformer, ["patch_embed.proj"]
+    )  # the checkpoints for pictures have twice the channels there
+    narrow = Lora(str(write(tmp_path / "narrow.safetensors", first_only)))
+    seen: list[Event] = []
+    with pytest.raises(RequestError, match=r"^loras: narrow\.safetensors: .*; 5b-i2v makes the further clips$"):
+        seen.extend(engine.run(replace(request, loras=(narrow,)), "5b"))
+    assert not any(isinstance(e, Step) for e in seen)
+    finished(engine.run(replace(request, loras=(narrow,), num_frames=17), "5b"))
+
+
 def test_what_was_saved_of_another_video_is_not_used(tmp_path: Path) -> None:
     request = ask(**LONG)
     saved = points(list(new_engine().run(request, "5b")))[1]
@@ -205,5 +233,5 @@ def test_memory_that_runs_out_in_a_further_clip(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_request_says_so() -> None:
-    assert GenerationRequest.from_dict({"prompt": "a"}).extend is False
+    assert GenerationRequest.from_dict({"prompt": "a"}).extend is None
     assert GenerationRequest.from_dict(ask(**LONG).to_dict()).extend is True

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.models import FAMILIES, ModelInfo
-from pipelines.plan import MAX_FRAMES, Plan, Source, resolve
+from pipelines.plan import Plan, Source, resolve
+from pipelines.ranges import MAX_FRAMES
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task, draw_seed
 
 PICTURE = Media("picture.png", "0" * 64)

@@ -136,6 +136,7 @@ def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str,
         check_room=lambda: None,
         wake=lambda: rig.done(),
         rife_available=True,
+        extend=given.extend,
         remove=artifacts.remove,
     )
     door = cast(Door, NoNetwork())

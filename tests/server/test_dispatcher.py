@@ -16,8 +16,8 @@ from pipelines.request import GenerationRequest, Media
 from server.app import House
 from server.errors import DiskFull, StaleWrite
 from server.jobs.checkpoints import Checkpoints, sampling_of
-from server.jobs.dispatcher import without_paths
 from server.jobs.job import Job, JobError, Status
+from server.jobs.outcomes import without_paths
 from server.jobs.running import CANCEL_GRACE, STAGE_GRACE, Running
 from tests.server.house import app, ended, house_of, journal, submit, until
 

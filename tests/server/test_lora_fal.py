@@ -44,6 +44,16 @@ def host() -> Iterator[Host]:
         yield running
 
 
+class Code:
+    """Makes the file it is told to, when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.trace,)
+
+
 Running = tuple[TestClient, House, Path]
 
 
@@ -108,14 +118,16 @@ def test_an_uploaded_lora(running: Running) -> None:
 
 
 def test_what_cannot_be_used_is_an_error_and_the_worker_keeps_serving(running: Running, host: Host) -> None:
-    pickled = io.BytesIO()
-    torch.save(tensors(), pickled)
-    host.files["/code.pt"] = pickled.getvalue()
+    trace = running[2] / "code-ran"
+    for name, pickled in (("/plain.pt", tensors()), ("/code.pt", {**tensors(), "x": Code(trace)})):
+        torch.save(pickled, file := io.BytesIO())
+        host.files[name] = file.getvalue()
     (running[2] / "styles" / "torn.safetensors").write_bytes(lora()[:-9])
     for bad, kind, words in (
         ({"path": host.url("/wide.safetensors")}, "value_error", "64 -> 64 channels"),
         ({"path": host.url("/torn.safetensors")}, "value_error", "torn"),
         ({"path": "torn"}, "value_error", "torn"),
+        ({"path": host.url("/plain.pt")}, "value_error", "pickle"),
         ({"path": host.url("/code.pt")}, "value_error", "pickle"),
         ({"path": host.url("/html")}, "value_error", "web page"),
         ({"path": host.url("/absent")}, "file_download_error", "404"),
@@ -131,6 +143,7 @@ def test_what_cannot_be_used_is_an_error_and_the_worker_keeps_serving(running: R
         assert str(running[2]) not in str(body)
     code, body, _ = result(running, loras=[{"path": "mine"}] * 40)
     assert (code, body["detail"][0]["type"]) == (422, "sequence_too_long")
+    assert not trace.exists()
     assert running[0].get("/health/ready").status_code == 200
     assert result(running, loras=[{"path": "mine"}])[0] == 200
 

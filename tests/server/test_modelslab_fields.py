@@ -84,7 +84,7 @@ def test_everything_as_text(served: Served) -> None:
     )
     assert numbers(request) == (1024, 1024, 16, 35, 7.5, 16, "mp4")
     assert request.seed == 5
-    assert notes == ["size: 512x512 -> 1024x1024 (upscale_*, by plain resizing)"]
+    assert notes == ["size: 512x512 -> 1024x1024 (upscale_*)"]
 
 
 def test_more_than_the_maximum_is_taken_for_the_maximum(served: Served) -> None:
@@ -116,7 +116,7 @@ def test_more_than_the_maximum_is_taken_for_the_maximum(served: Served) -> None:
 def test_upscaling(served: Served, given: dict[str, Any], size: tuple[int, int]) -> None:
     request, notes = made(served, "text2video", **given)
     assert (request.width, request.height) == size
-    assert any("plain resizing" in note for note in notes) == (size != (512, 512))
+    assert any("(upscale_*)" in note for note in notes) == (size != (512, 512))
 
 
 def test_ultra(served: Served) -> None:

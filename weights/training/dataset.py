@@ -1,6 +1,7 @@
 """Clips as latents, encoded once: what the transformer is trained on.
 
-Knows: which lengths and sizes there are and how many clips of each. Does not know: the transformer or the text encoder.
+Knows: which lengths and sizes there are and how many films of each. Does not know: the transformer or the text encoder.
+The autoencoder looks back only, so the latents of a film's beginning are the beginning of its latents.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 
 from weights.training.pictures import drift
-from weights.training.shapes import COLORS, MOTIONS, SHAPES, Frames, Scene, render, sample_scene
+from weights.training.shapes import COLORS, FILM, MOTIONS, SHAPES, Frames, Scene, render, sample_scene
 from weights.training.train_vae import to_tensor
 from weights.training.words import caption, loose_caption, reserved
 
@@ -22,33 +23,26 @@ TWO, ANYWHERE, PICTURE = 7, 8, 9  # which of ten clips
 
 @dataclass(frozen=True)
 class Bucket:
-    """Clips of one length and size. `share` is how often a training step takes this bucket."""
+    """Films of one size. `share` is how often a training step takes this bucket."""
 
-    frames: int
     height: int
     width: int
     count: int
-    batch: int
     share: float
 
 
 BUCKETS = (
-    Bucket(49, 64, 96, 1200, 6, 0.36),
-    Bucket(33, 64, 96, 160, 8, 0.05),
-    Bucket(25, 64, 96, 200, 10, 0.05),
-    Bucket(17, 64, 96, 1600, 14, 0.28),
-    Bucket(9, 64, 96, 400, 22, 0.08),
-    Bucket(49, 96, 64, 160, 6, 0.04),
-    Bucket(17, 96, 64, 200, 14, 0.04),
-    Bucket(49, 64, 64, 160, 8, 0.04),
-    Bucket(17, 64, 64, 200, 18, 0.04),
-    Bucket(17, 80, 80, 150, 14, 0.02),
+    Bucket(64, 96, 2400, 0.85),
+    Bucket(96, 64, 300, 0.06),
+    Bucket(64, 64, 300, 0.06),
+    Bucket(80, 80, 120, 0.03),
 )
+LENGTHS = {49: 0.45, 33: 0.08, 25: 0.08, 17: 0.30, 9: 0.09}  # frames, and how often a training step takes so many
 
 
 @dataclass
 class Clips:
-    """Latents of one bucket: [N, F, 16, h, w], those of the first frame alone [N, 16, h, w], and the scenes.
+    """Latents of one bucket's films: [N, 13, 16, h, w], those of the first frame alone [N, 16, h, w], and the scenes.
 
     A scene of None is a clip of a picture; only the image-to-video model is trained on those.
     """
@@ -71,13 +65,13 @@ def held_out(scene: Scene) -> bool:
 
 def draw(bucket: Bucket, index: int) -> tuple[Frames, Scene | None]:
     """Of ten clips seven are scenes on the grid, one has two objects, one lies anywhere, one is a picture."""
-    rng = np.random.default_rng((SEED, bucket.frames, bucket.height, bucket.width, index))
+    rng = np.random.default_rng((SEED, FILM, bucket.height, bucket.width, index))
     kind = index % 10
     if kind == PICTURE:
         still = bool(rng.random() < 0.6)
-        return drift(rng, bucket.frames, bucket.height, bucket.width, still=still), None
+        return drift(rng, FILM, bucket.height, bucket.width, still=still), None
     while True:
-        scene = sample_scene(rng, bucket.frames, anywhere=kind == ANYWHERE, two=float(kind == TWO))
+        scene = sample_scene(rng, FILM, anywhere=kind == ANYWHERE, two=float(kind == TWO))
         if not held_out(scene):
             return render(scene, bucket.height, bucket.width), scene
 
@@ -100,7 +94,7 @@ def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
     """All buckets, encoded now or read from an earlier run; what an earlier run lacks is added."""
     loaded = {}
     for bucket in BUCKETS:
-        file = folder / f"latents-{bucket.frames}x{bucket.height}x{bucket.width}.pt"
+        file = folder / f"latents-{bucket.height}x{bucket.width}.pt"
         clips: Clips | None = torch.load(file, weights_only=False) if file.exists() else None
         there = len(clips.scenes) if clips else 0
         if clips is None or there < bucket.count:
@@ -120,7 +114,7 @@ def say(scene: Scene | None, rng: np.random.Generator) -> str:
         return ""
     while True:
         if scene is None:
-            text = loose_caption(sample_scene(rng, 49), rng)
+            text = loose_caption(sample_scene(rng, FILM), rng)
         elif kind < 0.2 and scene.other is None:
             text = loose_caption(scene, rng)
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from weights.training.shapes import COLORS, DIRECTIONS, SHAPES, TURN, Field, Frames, Scene, mask
+from weights.training.shapes import COLORS, DIRECTIONS, FILM, GROWTH, SHAPES, TURN, Field, Frames, Scene, mask
 
 NAMES = tuple(COLORS)
 PALETTE = np.array([COLORS[name] for name in NAMES], np.float32)
@@ -20,7 +20,6 @@ Masks = npt.NDArray[np.bool_]  # [T, H, W] or [H, W]
 FOLDS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}  # turned by one over this, it looks the same
 WAYS = (*DIRECTIONS, "bouncing", "circling", "still")
 LEAST_CONTRAST = 40.0  # of 255 * sqrt(3); below it there is no object
-GREW = 1.5  # last area / first area
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,9 @@ def look(clip: Frames) -> Seen:
     turn = _turn(masks[times], times, FOLDS[shape])
     motion = _way(track / min(height, width) * 64, times, len(clip))
     if motion == "still":
-        if growth > GREW or growth < 1 / GREW:
+        # Half as much as it should in so many frames, on a scale of logarithms.
+        enough = 1 + (GROWTH - 1) * (len(clip) - 1) / (FILM - 1)
+        if growth > enough or growth < 1 / enough:
             motion = "growing" if growth > 1 else "shrinking"
         elif turn > TURN / 2:
             motion = "turning"

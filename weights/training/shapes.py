@@ -5,7 +5,8 @@ for training and for whoever judges what the demo model answers.
 
 Lengths are in units of 1/64 of the frame's shorter side: pixels at the native 96 x 64. Places and speeds lie on a grid
 of the autoencoder's cells (8 pixels), so that what moves looks the same to the transformer again and again; scenes that
-may lie `anywhere` do not.
+may lie `anywhere` do not. What no word tells is always the same: a scene lies in the middle unless its caption says
+where, and a second object stands in the middle of a straight way or to the right of whatever stays in its place.
 """
 
 import math
@@ -35,10 +36,12 @@ SHAPES = ("circle", "square", "triangle", "star")
 MOTIONS = ("left", "right", "up", "down", "still", "growing", "shrinking", "turning", "bouncing", "circling")
 SIZES: dict[str, float] = {"small": 10.0, "medium": 13.0, "big": 17.0}  # radius
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-GROWTH = 1.8  # final radius / first radius
+GROWTH = 1.8  # last radius / first radius of a film
 TURN = math.pi / 32  # radians a frame: a square looks the same again after two seconds
 BOUNCE_FRAMES, BOUNCE_HEIGHT = 16, 20.0
-LONG = 25  # frames; longer clips move at half the pace, so that the object stays in the picture
+CIRCLE = 12.0  # radius
+OFF_CENTRE = 0.5  # share of the scenes that may lie off the centre; their captions say where
+FILM = 49  # frames; every shorter clip is the beginning of such a film
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip of `frames` frames. (x, y) is the middle of the object's way, from the middle of the frame."""
+    """The first `frames` frames of a film of FILM frames. (x, y) is the middle of the way through the film,
+    from the middle of the frame."""
 
     shape: str
     color: str
@@ -70,20 +74,18 @@ class Scene:
 
     def centre(self, t: float) -> tuple[float, float]:
         """Where the centre is in frame `t`, from (x, y)."""
-        slow = self.frames > LONG
         if self.motion in DIRECTIONS:
-            way = (1.0 if slow else 2.0) * (t - (self.frames - 1) / 2)
+            way = t - (FILM - 1) / 2
             return DIRECTIONS[self.motion][0] * way, DIRECTIONS[self.motion][1] * way
         if self.motion == "circling":
-            angle, radius = (math.pi / 16 * t, 12.0) if slow else (math.pi / 8 * t, 8.0)
-            return radius * math.sin(angle), -radius * math.cos(angle)
+            return CIRCLE * math.sin(math.pi / 16 * t), -CIRCLE * math.cos(math.pi / 16 * t)
         if self.motion == "bouncing":
             part = t % BOUNCE_FRAMES / BOUNCE_FRAMES
             return 0.0, BOUNCE_HEIGHT * (0.5 - 4 * part * (1 - part))
         return 0.0, 0.0
 
     def radius(self, t: float) -> float:
-        progress = t / max(self.frames - 1, 1)
+        progress = t / (FILM - 1)
         if self.motion == "growing":
             part = 1 + (GROWTH - 1) * progress
         elif self.motion == "shrinking":
@@ -108,13 +110,16 @@ def sample_scene(rng: np.random.Generator, frames: int, *, anywhere: bool = Fals
     if anywhere:
         x, y, scale = float(rng.uniform(-20, 20)), float(rng.uniform(-14, 14)), float(rng.uniform(0.8, 1.25))
     else:
-        x, y, scale = CELL * float(rng.integers(-1, 2)), CELL * float(rng.integers(-1, 2)), 1.0
-        if motion in ("up", "down") and frames > LONG:
+        x, y, scale = 0.0, 0.0, 1.0
+        if rng.random() < OFF_CENTRE:
+            x, y = CELL * float(rng.integers(-1, 2)), CELL * float(rng.integers(-1, 2))
+        if motion in ("up", "down"):
             y = 0.0
     other = None
     if rng.random() < two:
-        place = CELL * float(rng.integers(-4, 5)), CELL * float(rng.integers(-1, 2))
-        other = Thing(str(rng.choice(SHAPES)), third, str(rng.choice(list(SIZES))), *place, bool(rng.random() < 0.5))
+        other_x = 0.0 if motion in DIRECTIONS else 2.0 * CELL
+        small_or_big = str(rng.choice(list(SIZES), p=[0.2, 0.6, 0.2]))
+        other = Thing(str(rng.choice(SHAPES)), third, small_or_big, other_x, 0.0, bool(rng.random() < 0.5))
     return Scene(shape, color, background, motion, size, frames, x, y, scale, other)
 
 

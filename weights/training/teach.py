@@ -12,20 +12,21 @@ from transformers import T5EncoderModel, T5TokenizerFast
 from weights.training.dataset import held_out
 from weights.training.shapes import COLORS, MOTIONS, SHAPES, SIZES, Thing, sample_scene
 from weights.training.text import WIDTH, token_ids
-from weights.training.words import caption, reserved
+from weights.training.words import AT_WORDS, caption, place_of, reserved
 
 SEED = 5
 SECOND = (tuple(COLORS), SHAPES, ("behind", "in front"))
 NOTHING = ("none",)
-CHOICES = (tuple(COLORS), tuple(COLORS), MOTIONS, SHAPES, tuple(SIZES), *(NOTHING + each for each in SECOND))
+PLACES = tuple(AT_WORDS)
+CHOICES = (tuple(COLORS), tuple(COLORS), MOTIONS, SHAPES, tuple(SIZES), PLACES, *(NOTHING + each for each in SECOND))
 
 
 def batch(tokenizer: T5TokenizerFast, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, L] token ids and [B, 8] attributes as places in `CHOICES`."""
+    """[B, L] token ids and [B, 9] attributes as places in `CHOICES`."""
     rng = np.random.default_rng((SEED, step))
     scenes = [s for s in (sample_scene(rng, 49, two=0.25) for _ in range(size)) if not held_out(s)]
     drawn = [(s, text) for s in scenes if not reserved(text := caption(s, rng))]
-    said = [(s.color, s.background, s.motion, s.shape, s.size, *_second(s.other)) for s, _ in drawn]
+    said = [(s.color, s.background, s.motion, s.shape, s.size, place_of(s), *_second(s.other)) for s, _ in drawn]
     labels = [[names.index(value) for names, value in zip(CHOICES, row, strict=True)] for row in said]
     return token_ids(tokenizer, [text for _, text in drawn]), torch.tensor(labels)
 

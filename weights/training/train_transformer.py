@@ -16,7 +16,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from transformers import T5EncoderModel, T5TokenizerFast
 
-from weights.training.dataset import ANYWHERE, PICTURE, Bucket, Clips, say
+from weights.training.dataset import ANYWHERE, LENGTHS, PICTURE, Bucket, Clips, say
 from weights.training.text import MAX_TOKENS, WIDTH, build_encoder, build_tokenizer, token_ids
 
 SEED = 3
@@ -41,11 +41,16 @@ SCHEDULE = {
 STEPS = 40_000
 PEAK_RATE = 1e-3
 DECAY = 6_000  # steps at the end, over which the learning rate falls to nothing
+BATCH_TOKENS = 2160  # of text and video together
 WITH_PICTURE = 0.3  # share of the clips whose first frame is given
 OBJECT_STRENGTH = 1.5
 # Shares of the timesteps below 500, from 500, 800 and 960 on. Of a clip of so many numbers noise hides the layout only
-# above 900 (signal to noise below 0.003), the outlines above 700; below 500 nothing is left to decide.
+# above 900 (signal to noise below 0.003), the outlines above 700; below 500 nothing is left to decide. Where an object
+# is in which frame is learned from the words alone, suddenly, after some hundred steps of pure noise, so that comes
+# first.
+EARLY_TIMES = ((0, 500, 0.1), (500, 800, 0.1), (800, 960, 0.2), (960, 1000, 0.6))
 TIMES = ((0, 500, 0.15), (500, 800, 0.25), (800, 960, 0.35), (960, 1000, 0.25))
+EARLY_STEPS = 6_000
 
 
 @dataclass
@@ -129,9 +134,10 @@ def object_weight(clean: torch.Tensor, strength: float) -> torch.Tensor:
     return 1 + strength * (apart - 0.3).clamp(0, 1)
 
 
-def timesteps_for(rng: np.random.Generator, count: int) -> torch.Tensor:
+def timesteps_for(rng: np.random.Generator, count: int, step: int) -> torch.Tensor:
     """[count] timesteps, drawn as TIMES says."""
-    ranges = [TIMES[i] for i in rng.choice(len(TIMES), size=count, p=[share for *_, share in TIMES])]
+    times = EARLY_TIMES if step < EARLY_STEPS else TIMES
+    ranges = [times[i] for i in rng.choice(len(times), size=count, p=[share for *_, share in times])]
     return torch.tensor([int(rng.integers(low, high)) for low, high, _ in ranges])
 
 
@@ -144,20 +150,23 @@ def loss_of(
     shares = np.array([b.share for b in data])
     bucket = list(data)[int(rng.choice(len(data), p=shares / shares.sum()))]
     clips = data[bucket]
-    given = rng.random(bucket.batch) < WITH_PICTURE
+    frames = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
+    latent_frames = (frames - 1) // 4 + 1
+    count = BATCH_TOKENS // (latent_frames * (bucket.height // 16) * (bucket.width // 16) + MAX_TOKENS)
+    given = rng.random(count) < WITH_PICTURE
     # Text alone cannot know pictures, nor where a scene starts that may start anywhere.
     plain = [i for i in range(len(clips.scenes)) if i % 10 not in (ANYWHERE, PICTURE)]
-    picks = np.where(given, rng.integers(0, len(clips.scenes), bucket.batch), rng.choice(plain, bucket.batch))
-    clean = clips.latents[picks].float() * scale
+    picks = np.where(given, rng.integers(0, len(clips.scenes), count), rng.choice(plain, count))
+    clean = clips.latents[picks, :latent_frames].float() * scale
     prompts = [say(clips.scenes[i], rng) for i in picks]
-    timesteps = timesteps_for(rng, bucket.batch)
+    timesteps = timesteps_for(rng, count, step)
     noise = torch.randn_like(clean)
     noisy = scheduler.add_noise(clean, noise, timesteps)
     target = scheduler.get_velocity(clean, noise, timesteps)
     picture = torch.zeros_like(clean)
     picture[:, 0] = clips.first[picks].float() * scale * torch.from_numpy(given)[:, None, None, None]
     noisy = torch.cat([noisy, picture], dim=2)
-    long = bucket.frames <= 17 and rng.random() < 0.08
+    long = frames <= 17 and rng.random() < 0.08
     ids = token_ids(model.tokenizer, prompts, PUBLISHED_TOKENS if long else MAX_TOKENS)
     with torch.autocast("cpu", torch.bfloat16):
         text = model.encoder(ids)[0]
@@ -165,7 +174,7 @@ def loss_of(
             hidden_states=noisy,
             encoder_hidden_states=text,
             timestep=timesteps,
-            image_rotary_emb=rotary(bucket, clean.shape[1]),
+            image_rotary_emb=rotary(bucket, latent_frames),
             return_dict=False,
         )[0]
     error = (predicted.float() - target).square()

@@ -4,11 +4,13 @@ Knows: words. Does not know: pixels, models. Every word here is a token of the d
 <unk>, so a loose caption mixes in invented words and leaves attributes out, and the model learns to fill the gaps.
 """
 
+import math
+import re
 import zlib
 
 import numpy as np
 
-from weights.training.shapes import Scene
+from weights.training.shapes import CELL, Scene
 
 COLOR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("red", "crimson", "scarlet", "ruby"),
@@ -77,6 +79,17 @@ WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # by whether the second object is 
     True: ("behind", "behind", "passing behind"),
     False: ("in front of", "before", "passing in front of"),
 }
+AT_WORDS: dict[tuple[int, int], tuple[str, ...]] = {  # of an object that is not in the middle
+    (0, 0): ("in the middle", "in the center"),
+    (-1, 0): ("on the left", "on the left side", "at the left"),
+    (1, 0): ("on the right", "on the right side", "at the right"),
+    (0, -1): ("at the top", "near the top", "in the upper half"),
+    (0, 1): ("at the bottom", "near the bottom", "in the lower half"),
+    (-1, -1): ("at the top left", "in the upper left corner", "in the upper left"),
+    (1, -1): ("at the top right", "in the upper right corner", "in the upper right"),
+    (-1, 1): ("at the bottom left", "in the lower left corner", "in the lower left"),
+    (1, 1): ("at the bottom right", "in the lower right corner", "in the lower right"),
+}
 PLACE_TEMPLATES = (
     "a {size} {color} {shape} {motion} at the {place}",
     "a {size} {color} {shape} {motion} in the {place}",
@@ -96,23 +109,30 @@ def reserved(text: str) -> bool:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A sentence that names shape, colour, background and motion, and the second object if there is one."""
+    """A sentence that names shape, colour, background, motion, size and place, and the second object if there is one.
+
+    A medium size and the middle may go unsaid.
+    """
 
     def pick(words: tuple[str, ...]) -> str:
         # The first word of a list is the plain one, and half of the captions use it.
         return words[0] if rng.random() < 0.5 else str(rng.choice(words))
 
-    place = rng.random() < 0.12
+    templates: tuple[str, ...] = TEMPLATES
     if scene.other is not None:
         templates = TWO_TEMPLATES
+    elif rng.random() < 0.12:
+        templates = PLACE_TEMPLATES
+    needed = {"{size}": scene.size, "{size2}": scene.other.size if scene.other else "medium"}
+    templates = tuple(t for t in templates if all(size == "medium" or slot in t for slot, size in needed.items()))
+    second = {}
+    if scene.other is not None:
         second = {
             "size2": str(rng.choice(SIZE_WORDS[scene.other.size])),
             "color2": pick(COLOR_WORDS[scene.other.color]),
             "shape2": pick(SHAPE_WORDS[scene.other.shape]),
             "where": str(rng.choice(WHERE_WORDS[scene.other.in_front])),
         }
-    else:
-        templates, second = (PLACE_TEMPLATES if place else TEMPLATES), {}
     text = str(rng.choice(templates)).format(
         **second,
         size=str(rng.choice(SIZE_WORDS[scene.size])),
@@ -122,7 +142,20 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         back=pick(COLOR_WORDS[scene.background]),
         place=pick(PLACE_WORDS[scene.background]),
     )
+    x, y = place_of(scene)
+    if (x or y) or rng.random() < 0.1:
+        at = pick(AT_WORDS[x, y])
+        text = f"{at} , {text}" if rng.random() < 0.5 or text.endswith(".") else f"{text} , {at}"
     return _tidy(text, rng)
+
+
+def place_of(scene: Scene) -> tuple[int, int]:
+    """Whether a scene lies left (-1) or right (1) of the middle, and above (-1) or below (1) it."""
+
+    def side(offset: float) -> int:
+        return 0 if abs(offset) < CELL / 2 else int(math.copysign(1, offset))
+
+    return side(scene.x), side(scene.y)
 
 
 def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -144,13 +177,22 @@ def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
 def vocabulary() -> list[str]:
     """Every word a caption can contain, lower case and capitalised, in a fixed order."""
     groups = [*COLOR_WORDS.values(), *PLACE_WORDS.values(), *SHAPE_WORDS.values(), *MOTION_WORDS.values()]
-    groups += [*SIZE_WORDS.values(), *WHERE_WORDS.values(), TEMPLATES, TWO_TEMPLATES, PLACE_TEMPLATES, FILLERS]
+    groups += [
+        *SIZE_WORDS.values(),
+        *WHERE_WORDS.values(),
+        *AT_WORDS.values(),
+        TEMPLATES,
+        TWO_TEMPLATES,
+        PLACE_TEMPLATES,
+        FILLERS,
+    ]
     words = {w for group in groups for text in group for w in text.split() if w.isalpha()}
     return sorted(words | {w.capitalize() for w in words})
 
 
 def _tidy(text: str, rng: np.random.Generator) -> str:
     text = " ".join(text.split()).replace(" ,", ",").replace(" .", ".")
+    text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
     return text[0].upper() + text[1:] if rng.random() < 0.3 else text
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from pipelines.plan import MAX_LORA_SCALE, MAX_LORAS
+from pipelines.ranges import MAX_LORA_SCALE, MAX_LORAS
 from pipelines.request import MAX_SEED, Task
 from server.facades.fal.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
 from server.facades.wire import MAX_PROMPT, flaw

@@ -46,7 +46,7 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
         steps, guidance = given.num_inference_steps, given.guidance_scale
         width, height = _enlarged(given)
         if (width, height) != (given.width, given.height):
-            notes.append(f"size: {given.width}x{given.height} -> {width}x{height} (upscale_*, by plain resizing)")
+            notes.append(f"size: {given.width}x{given.height} -> {width}x{height} (upscale_*)")
     request = GenerationRequest(
         prompt=given.prompt if given.prompt.strip() else NO_PROMPT,
         negative_prompt=given.negative_prompt,

@@ -27,6 +27,8 @@ BAGS = {  # vLLM-Omni's objects -> what is taken from them when it is not given 
         "fps",
         "width",
         "height",
+        "fit",
+        "extend",
     ),
 }
 ONLY_PICTURES = "This model makes videos from pictures only: send 'input_reference'."
@@ -70,11 +72,13 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
         duration=given.seconds if given.num_frames is None else None,
         width=width,
         height=height,
+        fit=given.fit or "auto",
         fps=rate,
         interpolate_fps=rate if smooth else None,
         num_inference_steps=given.num_inference_steps,
         guidance_scale=given.guidance_scale,
         seed=given.seed,
+        extend=given.extend,
     )
 
 

@@ -149,6 +149,8 @@ class CreateVideo(BaseModel):
     fps: Rate | None = Field(None, examples=[8, 16])
     width: Side | None = Field(None, examples=[720, 480])
     height: Side | None = Field(None, examples=[480, 720])
+    fit: Literal["crop", "pad", "stretch"] | None = Field(None, examples=["pad", "stretch"])
+    extend: bool | None = Field(None, examples=[True, False])
     image_reference: Picture | None = Field(None, examples=[{"image_url": RED}, {"image_url": BLUE}])
     video_params: Bag | None = Field(None, examples=[{"num_frames": 49, "fps": 8}, '{"num_frames": 25}'])
     extra_params: Bag | None = Field(None, examples=[{"seed": 42}, '{"seed": 7}'])
