@@ -4,6 +4,8 @@ Knows: which lengths and sizes there are and how many films of each. Does not kn
 The autoencoder looks back only, so the latents of a film's beginning are the beginning of its latents.
 """
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,16 +79,16 @@ def draw(bucket: Bucket, index: int) -> tuple[Frames, Scene | None]:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKLCogVideoX, bucket: Bucket, first: int) -> Clips:
-    """The clips from number `first` on."""
+def encode(vae: AutoencoderKLCogVideoX, drawn: Iterable[tuple[Frames, Scene | None]]) -> Clips:
+    """Films of one size as latents."""
     latents, firsts, scenes = [], [], []
-    for start in range(first, bucket.count, 4):
-        drawn = [draw(bucket, index) for index in range(start, min(start + 4, bucket.count))]
-        videos = torch.stack([to_tensor(clip) for clip, _ in drawn])
+    films = iter(drawn)
+    while part := list(itertools.islice(films, 4)):
+        videos = torch.stack([to_tensor(clip) for clip, _ in part])
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(videos).latent_dist.mean.permute(0, 2, 1, 3, 4).half())
             firsts.append(vae.encode(videos[:, :, :1]).latent_dist.mean[:, :, 0].half())
-        scenes += [scene for _, scene in drawn]
+        scenes += [scene for _, scene in part]
     return Clips(torch.cat(latents), torch.cat(firsts), scenes)
 
 
@@ -98,7 +100,7 @@ def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
         clips: Clips | None = torch.load(file, weights_only=False) if file.exists() else None
         there = len(clips.scenes) if clips else 0
         if clips is None or there < bucket.count:
-            more = encode(vae, bucket, there)
+            more = encode(vae, (draw(bucket, index) for index in range(there, bucket.count)))
             clips = more if clips is None else clips.with_more(more)
             torch.save(clips, file.with_suffix(".tmp"))
             file.with_suffix(".tmp").rename(file)

@@ -144,28 +144,34 @@ def distance(shape: str, x: Field, y: Field, radius: float) -> Field:
     raise ValueError(f"unknown shape {shape!r}")
 
 
-def mask(shape: str, x: float, y: float, radius: float, angle: float, height: int, width: int) -> Field:
-    """[H, W] how much of each pixel a shape covers, 0..1; all in pixels and radians (clockwise)."""
+def mask(
+    shape: str, x: float, y: float, radius: float, angle: float, height: int, width: int, outline: float = 0.0
+) -> Field:
+    """[H, W] how much of each pixel a shape covers, 0..1, or its outline of such a width; in pixels and radians
+    (clockwise)."""
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
     dx, dy = xs - x, ys - y
     if angle:
         dx, dy = dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle)
-    return np.asarray(np.clip(0.5 - distance(shape, dx, dy, radius), 0, 1), np.float32)
+    far = distance(shape, dx, dy, radius)
+    if outline:
+        far = np.abs(far) - outline / 2
+    return np.asarray(np.clip(0.5 - far, 0, 1), np.float32)
 
 
-def coverage(scene: Scene, height: int, width: int) -> Field:
-    """[T, H, W] how much of each pixel the object covers, 0..1."""
+def coverage(scene: Scene, height: int, width: int, outline: float = 0.0) -> Field:
+    """[T, H, W] how much of each pixel the object covers, 0..1, or its outline of so many units."""
     unit = min(height, width) / 64
     out = np.empty((scene.frames, height, width), np.float32)
     for t in range(scene.frames):
         dx, dy = scene.centre(t)
         x, y = width / 2 + (scene.x + dx) * unit, height / 2 + (scene.y + dy) * unit
-        out[t] = mask(scene.shape, x, y, scene.radius(t) * unit, scene.angle(t), height, width)
+        out[t] = mask(scene.shape, x, y, scene.radius(t) * unit, scene.angle(t), height, width, outline * unit)
     return out
 
 
-def render(scene: Scene, height: int, width: int) -> Frames:
-    """[T, H, W, 3] the clip."""
+def render(scene: Scene, height: int, width: int, outline: float = 0.0) -> Frames:
+    """[T, H, W, 3] the clip; `outline` units wide is a white line around the moving object."""
     video = np.broadcast_to(np.array(COLORS[scene.background], np.float32), (scene.frames, height, width, 3))
     layers = [(scene.color, coverage(scene, height, width))]
     if scene.other is not None:
@@ -173,6 +179,8 @@ def render(scene: Scene, height: int, width: int) -> Frames:
         x, y = width / 2 + thing.x * unit, height / 2 + thing.y * unit
         layer = thing.color, mask(thing.shape, x, y, SIZES[thing.size] * unit, 0.0, height, width)[None]
         layers.insert(1 if thing.in_front else 0, layer)
+    if outline:
+        layers.append(("white", coverage(scene, height, width, outline)))
     for color, alpha in layers:
         video = alpha[..., None] * np.array(COLORS[color], np.float32) + (1 - alpha[..., None]) * video
     return np.asarray(np.round(video), np.uint8)

@@ -1,0 +1,73 @@
+"""Train a LoRA on the demo model: every shape gets a white outline. `python -m weights.training.train_lora`, minutes.
+
+Knows: which layers are adapted and what is drawn. Does not know: how LoRAs are loaded. One file serves both
+transformers of the demo, because only layers are adapted that they have in common.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+
+from weights.training import train_vae
+from weights.training.__main__ import CACHE, WEIGHTS, scaling_factor
+from weights.training.dataset import BUCKETS, Bucket, Clips, encode, held_out
+from weights.training.shapes import FILM, Frames, Scene, render, sample_scene
+from weights.training.train_transformer import SCHEDULE, build, loss_of
+
+SEED = 6
+OUTLINE = 3.0  # units
+RANK, STEPS, PEAK_RATE = 8, 600, 3e-3
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+BUCKET = Bucket(64, 96, 400, 1.0)
+TARGET = WEIGHTS / "demo-lora"
+
+
+def draw(index: int) -> tuple[Frames, Scene]:
+    rng = np.random.default_rng((SEED, index))
+    while True:
+        scene = sample_scene(rng, FILM)
+        if not held_out(scene) and "white" not in (scene.color, scene.background):
+            return render(scene, BUCKET.height, BUCKET.width, OUTLINE), scene
+
+
+def outlined(folder: Path) -> Clips:
+    """The films as latents, encoded now or read from an earlier run."""
+    file = folder / "latents-outlined.pt"
+    if not file.exists():
+        torch.save(encode(train_vae.trained(folder), map(draw, range(BUCKET.count))), file)
+    clips: Clips = torch.load(file, weights_only=False)
+    return clips
+
+
+def main() -> None:
+    clips = outlined(CACHE)
+    plain: Clips = torch.load(CACHE / f"latents-{BUCKETS[0].height}x{BUCKETS[0].width}.pt", weights_only=False)
+    model = build(32, start_from=torch.load(CACHE / "transformer.pt")["average"])
+    model.encoder.requires_grad_(False)
+    model.transformer.requires_grad_(False)
+    torch.manual_seed(SEED)
+    model.transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS))
+    trained = [p for p in model.transformer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=PEAK_RATE, betas=(0.9, 0.99))
+    scheduler, losses = CogVideoXDDIMScheduler(**SCHEDULE), []
+    scale = scaling_factor({BUCKETS[0]: plain})
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK_RATE * min(1, (step + 1) / 20, (STEPS - step) / (0.5 * STEPS))
+        loss = loss_of(model, scheduler, {BUCKET: clips}, scale, step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0:
+            print(f"lora {step + 1} loss {np.mean(losses[-50:]):.4f}", flush=True)
+    layers = {name: value.half() for name, value in get_peft_model_state_dict(model.transformer).items()}
+    CogVideoXPipeline.save_lora_weights(TARGET, transformer_lora_layers=layers, weight_name="outline.safetensors")
+
+
+if __name__ == "__main__":
+    main()
