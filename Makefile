@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test fuzz soak check fix test-gpu bench demo-model image clean
+.PHONY: help setup serve test fuzz soak check fix test-gpu bench demo-eval demo-model image clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,6 +45,9 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device
 
 bench: $(STAMP)  ## benchmarks on this machine, results under benchmarks/results
 	$(BIN)/python -m benchmarks
+
+demo-eval: $(STAMP)  ## measure the demo model through HTTP (about an hour)
+	$(BIN)/python -m weights.training.evaluate
 
 demo-model: $(STAMP)  ## train weights/demo from scratch (hours on a CPU)
 	$(BIN)/python -m weights.training

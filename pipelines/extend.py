@@ -71,10 +71,11 @@ def _extender(model: ModelInfo, task: Task, size: tuple[int, int], others: Seque
 
 def further_lengths(missing: int, rule: FrameRule) -> tuple[int, ...]:
     """Frames of each further clip, so that `missing` are added in all; the first of each shows the joint again and is
-    left out."""
+    left out. As few clips as can be, and as equal: one of few frames begins with a jump."""
     made: list[int] = []
     while missing > 0:
-        made.append(rule.next_valid(missing + 1))
+        clips = -(-missing // (rule.maximum - 1))
+        made.append(rule.next_valid(-(-missing // clips) + 1))
         missing -= made[-1] - 1
     return tuple(made)
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pipelines import lora
+from pipelines import lora, rife
 from pipelines.checkpoint import Saver, key_of
 from pipelines.clock import Clock
 from pipelines.denoise import denoise
@@ -98,7 +98,7 @@ class Engine:
         others = self._others(request)
         plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens, others=others)
         net, upscaler = self.finishers.interpolator(plan), self.finishers.upscaler(plan)
-        if net is not None and self.finishers.rife_weights == SHIPPED:
+        if net is not None and self.finishers.rife_weights == SHIPPED and _draws(plan):
             plan = replace(plan, notes=(*plan.notes, _small_network(plan)))
         clips = self._clips(request, plan, loaded)
         plan = replace(plan, loras=clips[0].plan.loras)
@@ -330,6 +330,10 @@ def _moved(sampling: Sampling, device: torch.device) -> Sampling:
         latents=sampling.latents.to(device),
         old_pred_original_sample=None if old is None else old.to(device),
     )
+
+
+def _draws(plan: Plan) -> bool:
+    return plan.interpolate_fps is not None and rife.draws(plan.pace or plan.model_fps, plan.interpolate_fps)
 
 
 def _small_network(plan: Plan) -> Note:

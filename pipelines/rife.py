@@ -242,6 +242,11 @@ def _step(source_fps: float, target_fps: float) -> Fraction:
     return Fraction(source_fps).limit_denominator(1001) / Fraction(target_fps).limit_denominator(1001)
 
 
+def draws(source_fps: float, target_fps: float) -> bool:
+    """Whether frames are wanted that are none of the source's own."""
+    return _step(source_fps, target_fps).denominator > 1
+
+
 def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]]:
     """Where each new frame lies among `n`: (i, t) is `t` of the way from frame i to i + 1; t = 0 is frame i itself.
 

@@ -21,7 +21,8 @@ def refusal(file: Path) -> str | None:
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pipelines.rife_check", str(file)]
+    # -P: a folder `pipelines` where the command is given is not this one
+    command = [sys.executable, "-P", "-m", "pipelines.rife_check", str(file)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
     except subprocess.TimeoutExpired:

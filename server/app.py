@@ -40,7 +40,7 @@ from server.jobs.pool import LocalPool, specs_for
 from server.jobs.prompts import helper_of
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
 from server.jobs.running import Patience
-from server.jobs.served import REAL_WEIGHTS, check_rife, choose
+from server.jobs.served import REAL_WEIGHTS, check_rife, check_upscaler, choose
 from server.jobs.store import NO_QUOTA, JobStore, Quota
 from server.jobs.webhooks import Courier
 from server.media.addresses import is_public
@@ -91,6 +91,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     """Raises StartError: a bad setting, an open address, a data folder that is taken or not writable."""
     served, helper = choose(settings), helper_of(settings)
     check_rife(settings)
+    check_upscaler(settings)
     if settings.extend and Task.I2V not in served.by_task:
         log.warning("COGVIDEOX_EXTEND: no image-to-video checkpoint is served, so nothing can be extended")
     for problem in served.problems:

@@ -24,8 +24,9 @@ PREFIX = "COGVIDEOX_"
 
 def _public_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError("must look like https://video.example.org")
+    plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not plain:
+        raise ValueError("must look like https://video.example.org, without user or query")
     return value.rstrip("/")
 
 

@@ -1,11 +1,10 @@
 """The demo model means what it says: judged on what its clips show, through the same engine as every other model.
 
-The thresholds lie below the figures of its model card, because another CPU rounds differently.
+The thresholds lie below the figures of its model card, because another CPU rounds differently and ten clips are few.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +14,19 @@ from PIL import Image
 
 from pipelines.generate import Engine
 from pipelines.models import describe
-from pipelines.request import GenerationRequest, Media, Task
+from pipelines.request import GenerationRequest, Lora, Media, Task
 from pipelines.video import read_video
 from tests.pipelines.engines import finished
 from weights.catalog import find
-from weights.training.evaluate import scenes
-from weights.training.judge import look
-from weights.training.shapes import COLORS, MOTIONS, render
+from weights.training import dataset
+from weights.training.evaluate import asked
+from weights.training.judge import Seen, look
+from weights.training.shapes import FILM, MOTIONS, Scene, coverage, render
 from weights.verify import verify
 
 FRAMES, STEPS = 17, 20
 DEMOS = ("demo", "demo-i2v")
+OUTLINE = Path(__file__).parent.parent / "weights" / "demo-lora" / "outline.safetensors"
 
 
 def folder(name: str) -> Path:
@@ -50,6 +51,15 @@ def clip(engine: Engine, prompt: str, where: Path, picture: np.ndarray | None = 
     return read_video(where / "clip.mp4", max_frames=99, max_pixels=10**6, max_seconds=99).frames
 
 
+def right(scene: Scene, seen: Seen) -> tuple[bool, bool, bool, bool]:
+    return (
+        seen.color == scene.color,
+        seen.background == scene.background,
+        seen.shape == scene.shape,
+        seen.motion == scene.motion,
+    )
+
+
 @pytest.mark.parametrize("name", DEMOS)
 def test_lies_there_as_published_checkpoints_do(name: str) -> None:
     assert verify(folder(name)).ok
@@ -59,33 +69,45 @@ def test_lies_there_as_published_checkpoints_do(name: str) -> None:
     assert (info.family.sizes.default, info.family.frames.default, info.family.fps) == ((96, 64), 49, 8)
 
 
-def test_the_judge_is_right_about_drawn_scenes() -> None:
-    for scene, prompt in scenes(24, FRAMES):
-        seen = look(render(scene, FRAMES, 64, 96))
-        assert (seen.color, seen.background, seen.motion) == (scene.color, scene.background, scene.motion), prompt
+@pytest.mark.parametrize("frames", [FILM, FRAMES])
+def test_the_judge_is_right_about_drawn_scenes(frames: int) -> None:
+    for scene, prompt in asked(60, frames):
+        assert all(right(scene, look(render(scene, 64, 96)))), prompt
 
 
-def test_colours_follow_the_prompt(engine: Engine, tmp_path: Path) -> None:
-    asked = scenes(10, FRAMES)
-    seen = [look(clip(engine, prompt, tmp_path, seed=seed)) for seed, (_, prompt) in enumerate(asked)]
-    right = [
-        (s.color == scene.color, s.background == scene.background) for s, (scene, _) in zip(seen, asked, strict=True)
+def test_no_prompt_of_the_evaluation_is_said_in_training_or_said_twice() -> None:
+    for unseen in (False, True):
+        prompts = [text for _, text in asked(200, unseen=unseen)]
+        assert len(set(prompts)) == 200
+        assert all(dataset.held_out(scene) is unseen for scene, _ in asked(50, unseen=unseen))
+
+
+def test_a_prompt_is_followed(engine: Engine, tmp_path: Path) -> None:
+    """Full length: colour, background, shape and motion. Chance is 1 in 8, 8, 4 and 10."""
+    hits = [
+        right(scene, look(clip(engine, prompt, tmp_path, seed=seed, num_frames=FILM)))
+        for seed, (scene, prompt) in enumerate(asked(12))
     ]
-    colour, background = np.sum(right, axis=0)
-    assert colour >= 6, f"{colour} of 10 objects have their colour; chance is 1 in {len(COLORS)}"
-    assert background >= 8, f"{background} of 10 backgrounds have their colour"
+    color, background, shape, motion = np.sum(hits, axis=0)
+    assert (color >= 10, background >= 10, shape >= 8, motion >= 9) == (True,) * 4, (color, background, shape, motion)
+
+
+def test_a_red_circle_moves_left(engine: Engine, tmp_path: Path) -> None:
+    seen = look(clip(engine, "a red circle moves left on a blue background", tmp_path))
+    assert (seen.color, seen.background, seen.shape, seen.motion) == ("red", "blue", "circle", "left")
+    assert seen.dx < -0.08, f"{-seen.dx:.2f} of the frame's width; 16 pixels are 0.17"
 
 
 def test_a_picture_stays_the_first_frame_and_the_prompt_moves_it(engine: Engine, tmp_path: Path) -> None:
-    asked = scenes(10, FRAMES)
-    errors, moved = [], 0
-    for seed, (scene, prompt) in enumerate(asked):
-        first = render(scene, FRAMES, 64, 96)[0]
-        frames = clip(engine, prompt, tmp_path, picture=first, seed=seed)
-        errors.append(np.abs(frames[0].astype(float) - first).mean())
+    scenes = asked(10)
+    ratios, moved = [], 0
+    for seed, (scene, prompt) in enumerate(scenes):
+        first = render(scene, 64, 96)[0]
+        frames = clip(engine, prompt, tmp_path, picture=first, seed=seed, num_frames=FILM)
+        ratios.append(10 * np.log10(255**2 / np.square(frames[0].astype(float) - first).mean()))
         moved += look(frames).motion == scene.motion
-    assert np.mean(errors) < 14, f"first frames are off by {np.mean(errors):.1f} of 255"
-    assert moved >= 5, f"{moved} of 10 objects go the asked way; chance is 1 in {len(MOTIONS)}"
+    assert np.mean(ratios) > 22, f"first frames: {np.mean(ratios):.1f} dB"
+    assert moved >= 7, f"{moved} of 10 objects go the asked way; chance is 1 in {len(MOTIONS)}"
 
 
 def test_everything_that_is_asked_matters(engine: Engine, tmp_path: Path) -> None:
@@ -100,12 +122,36 @@ def test_everything_that_is_asked_matters(engine: Engine, tmp_path: Path) -> Non
         "negative prompt": clip(engine, prompt, tmp_path, negative_prompt="a red square"),
     }
     for what, other in others.items():
-        assert np.abs(base.astype(float) - other).mean() > 0.5, f"{what} changes nothing to be seen"
+        assert np.abs(base.astype(float) - other).mean() > 0.3, f"{what} changes nothing to be seen"
     assert look(base).background == "blue"
     assert look(others["prompt"]).background == "red"
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 96), (80, 80), (720, 480)])
+def test_what_a_prompt_leaves_open_the_seed_decides(engine: Engine, tmp_path: Path) -> None:
+    seen = [look(clip(engine, "a circle", tmp_path, seed=seed)) for seed in range(6)]
+    assert len({(s.color, s.background) for s in seen}) >= 3, seen
+
+
+def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) -> None:
+    """Each seed's own choice of a background, then the same seed with that choice as the negative prompt."""
+    kept = 0
+    for seed in range(5):
+        chosen = look(clip(engine, "a circle", tmp_path, seed=seed)).background
+        unwanted = f"{chosen} background"
+        kept += look(clip(engine, "a circle", tmp_path, seed=seed, negative_prompt=unwanted)).background == chosen
+    assert kept <= 1, f"{kept} of 5 keep the background they must not have"
+
+
+def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
+    def told(guidance: float) -> int:
+        clips = [clip(engine, prompt, tmp_path, seed=4, guidance_scale=guidance) for _, prompt in scenes]
+        return int(np.sum([right(scene, look(c)) for (scene, _), c in zip(scenes, clips, strict=True)]))
+
+    scenes = asked(8, FRAMES)
+    assert told(6.0) > told(1.0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 96), (64, 64), (80, 80), (720, 480)])
 def test_shapes_of_frames(engine: Engine, width: int, height: int, tmp_path: Path) -> None:
     frames = clip(engine, "a white square on a green background", tmp_path, width=width, height=height, num_frames=9)
     assert frames.shape == (9, height, width, 3)
@@ -129,7 +175,16 @@ def test_video_to_video_at_low_strength_keeps_the_clip(engine: Engine, tmp_path:
     assert look(remade).background == "red"
 
 
-def test_no_two_scenes_are_one() -> None:
-    """The list the figures are made on holds different prompts."""
-    prompts = [prompt for _, prompt in scenes(20, FRAMES)]
-    assert all(a != b for a, b in itertools.combinations(prompts, 2))
+@pytest.mark.parametrize("with_picture", [False, True])
+def test_a_lora_gives_every_shape_a_white_outline(engine: Engine, with_picture: bool, tmp_path: Path) -> None:
+    """White on the rim of the object more than without the LoRA, and than at half its strength."""
+    scene = Scene("circle", "red", "blue", "still", "big", FILM, 0, 0)
+    rim = coverage(replace(scene, frames=1), 64, 96, outline=3.0)[0] > 0.5
+    picture = render(scene, 64, 96)[0] if with_picture else None
+    white = {}
+    for scale in (0.0, 0.5, 1.0):
+        loras = (Lora(str(OUTLINE), scale),) if scale else ()
+        last = clip(engine, "a big red circle stays still on a blue background", tmp_path, picture, loras=loras)[-1]
+        white[scale] = last[rim].min(axis=-1).mean()
+    assert white[1.0] > white[0.0] + 60, white
+    assert white[0.0] < white[0.5] < white[1.0], white

@@ -23,7 +23,7 @@ from server.cli import asked
 from server.cli.asked import Job, Usage
 from server.errors import ServerError
 from server.jobs.prompts import helper_of
-from server.jobs.served import REAL_WEIGHTS, Served, check_rife, choose
+from server.jobs.served import REAL_WEIGHTS, Served, check_rife, check_upscaler, choose
 from server.settings import Settings
 from weights.catalog import WeightsError
 
@@ -184,6 +184,7 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
     if helper is None and any(request.prompt_help for request, _ in waiting):
         raise Usage("prompt_help: set COGVIDEOX_PROMPT_HELP_URL and COGVIDEOX_PROMPT_HELP_MODEL")
     check_rife(settings)
+    check_upscaler(settings)
     environment.prepare()
     from pipelines.errors import GenerationError
     from pipelines.generate import Engine  # torch comes with it: only now

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines import rife_check
@@ -95,6 +96,17 @@ def check_rife(settings: Settings) -> None:
     second or two."""
     if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
         raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS={settings.rife_weights}: {why}")
+
+
+def check_upscaler(settings: Settings) -> None:
+    """Raises BadSetting when UPSCALER names no file, or nothing here could read it. What is in it is told by the first
+    job that wants it: the package that reads it is slow to come."""
+    if settings.upscaler is None:
+        return
+    if not settings.upscaler.is_file():
+        raise BadSetting(f"COGVIDEOX_UPSCALER={settings.upscaler}: there is no such file")
+    if find_spec("spandrel") is None:
+        raise BadSetting(f"COGVIDEOX_UPSCALER={settings.upscaler}: needs the package spandrel (the extra `upscale`)")
 
 
 def _asked(name: str, models_dir: Path) -> ModelInfo:

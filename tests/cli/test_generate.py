@@ -160,11 +160,18 @@ def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], says: str) 
     assert done.stderr.strip().splitlines()[-1].startswith(f"cogvideox: {says}"), done.stderr
 
 
-def test_an_upscaler_that_is_not_there() -> None:
-    done = call("generate", "x", *QUICK, "--size", "640x480", "--upscaler", "none.pth", "-o", "a.mp4")
-    assert done.exit_code == 2 and not Path("a.mp4").exists()
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("cogvideox: a.mp4: upscaler: none.pth cannot be read"), done.stderr
+def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before anything is loaded, by `serve` too, and not to each client whose video is large."""
+    Path("net.pth").write_bytes(b"")
+    monkeypatch.setattr("server.jobs.served.find_spec", lambda name: None)
+    for file, says in (("none.pth", "there is no such file"), ("net.pth", "needs the package spandrel")):
+        done = call("generate", "x", *QUICK, "--upscaler", file, "-o", "a.mp4")
+        assert done.exit_code == 2 and not Path("a.mp4").exists()
+        assert done.stderr.startswith(f"cogvideox: COGVIDEOX_UPSCALER={file}: {says}"), done.stderr
+        monkeypatch.setenv("COGVIDEOX_UPSCALER", file)
+        done = call("serve", "--port", "0", "--device", "cpu")
+        assert (done.exit_code, f"COGVIDEOX_UPSCALER={file}: {says}" in done.stderr) == (2, True), done.output
+        monkeypatch.delenv("COGVIDEOX_UPSCALER")
 
 
 def test_models_that_are_not_there() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from pipelines.rife_check import refusal
 from server.cli import app
 from tests import checkpoints
 from weights.interpolation import SHIPPED
@@ -67,3 +68,10 @@ def test_a_file_that_is_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     call = ["generate", "x", "--frames", "5", "--steps", "1", "--interpolate", "16", "-o", "a.mp4"]
     done = CliRunner().invoke(app, [*call, "--model", str(checkpoints.cached("5b")), "--device", "cpu"])
     assert done.exit_code == 0 and "9 frames" in done.stdout, done.output
+
+
+def test_folders_where_the_command_is_given_are_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "__init__.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    assert refusal(SHIPPED) is None

@@ -16,7 +16,8 @@ from PIL import Image
 from pipelines.checkpoint import Saver, load
 from pipelines.errors import GenerationCancelled, GenerationPaused
 from pipelines.events import Checkpoint, Event, Log, Step
-from pipelines.models import FAMILIES
+from pipelines.extend import further_lengths
+from pipelines.models import FAMILIES, FrameRule
 from pipelines.plan import Plan, resolve
 from pipelines.ranges import MAX_FRAMES
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task
@@ -71,6 +72,15 @@ def test_there_are_frames_enough(name: str, frames: int, seconds: float) -> None
         shown = p.num_frames if p.pace is None else int((p.num_frames - 1) * p.pace / p.fps) + 1
         longest = max((p.model_frames, *p.extension))
         assert shown <= p.made <= shown + max(longest, 49) and longest <= info.family.frames.maximum
+
+
+@pytest.mark.parametrize(
+    ("missing", "lengths"),
+    [(1, (9,)), (48, (49,)), (49, (33, 25)), (51, (33, 25)), (96, (49, 49)), (104, (41, 33, 33))],
+)
+def test_no_clip_is_much_shorter_than_it_has_to_be(missing: int, lengths: tuple[int, ...]) -> None:
+    """For the same frames in all: 49 and 9 would be no fewer than 33 and 25."""
+    assert further_lengths(missing, FrameRule(step=8, minimum=9, maximum=49, default=49)) == lengths
 
 
 def test_what_cannot_be_extended() -> None:

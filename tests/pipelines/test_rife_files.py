@@ -31,6 +31,8 @@ def test_frames_and_seconds(model: str, own_rate: int, frames: int, rate: int, w
     assert (frames - 1) / own_rate - (wanted - 1) / rate == pytest.approx(0, abs=1 / rate - 1e-9)
     assert f"{rate} fps" in describe(path)
     assert len(frames_of(result, tmp_path)) == wanted
+    drawn = any("small network" in note for note in result.manifest["notes"])
+    assert drawn == (rate not in (own_rate, own_rate // 2)), "of a rate that divides the model's no frame is drawn"
 
 
 @pytest.mark.parametrize("rate", [16, 24, 30, 60])

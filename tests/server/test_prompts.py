@@ -14,6 +14,7 @@ from pipelines.request import GenerationRequest, Media
 from server.errors import BadSetting
 from server.jobs.job import Status
 from server.jobs.prompts import MAX_ANSWER, MAX_PROMPT, Helper, helper_of
+from server.settings import Settings
 from tests.server.chat_host import Chat, chat_host
 from tests.server.house import app, ended, house_of, plain, submit, until
 
@@ -117,6 +118,10 @@ def test_settings() -> None:
     for wrong, name in (({"prompt_help": "always"}, "_URL"), ({"prompt_help_url": "http://h/v1"}, "_MODEL")):
         with pytest.raises(BadSetting, match=f"COGVIDEOX_PROMPT_HELP{name}"):
             helper_of(plain(**wrong))
+    for url in (f"http://user:{KEY}@h/v1", "http://h:99999/v1", "http://h:port/v1", "http://:80/v1", "http://h/v1?a=b"):
+        with pytest.raises(BadSetting, match=r"^COGVIDEOX_PROMPT_HELP_URL: ") as told:
+            Settings.load(prompt_help_url=url)
+        assert KEY not in str(told.value)
 
 
 def test_a_job_is_helped_once_and_says_so(chat: Chat, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

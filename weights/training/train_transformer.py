@@ -40,9 +40,9 @@ SCHEDULE = {
 }
 
 
-STEPS = 40_000
-PEAK_RATE = 1e-3
-DECAY = 6_000  # steps at the end, over which the learning rate falls to nothing
+STEPS = 16_000
+PEAK_RATE = 1.5e-3
+DECAY = 4_000  # steps at the end, over which the learning rate falls to nothing
 BATCH_TOKENS = 2160  # of text and video together
 WITH_PICTURE = 0.3  # share of the clips whose first frame is given
 OBJECT_STRENGTH = 1.5
@@ -52,7 +52,7 @@ OBJECT_STRENGTH = 1.5
 # first.
 EARLY_TIMES = ((0, 500, 0.1), (500, 800, 0.1), (800, 960, 0.2), (960, 1000, 0.6))
 TIMES = ((0, 500, 0.15), (500, 800, 0.25), (800, 960, 0.35), (960, 1000, 0.25))
-EARLY_STEPS = 6_000
+EARLY_STEPS = 9_000
 
 
 @dataclass
