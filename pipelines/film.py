@@ -79,7 +79,8 @@ class Film:
     def manifest(self, device: torch.device, rung: Rung) -> dict[str, Any]:
         first, last = self.clips[0].model, self.clips[-1].model
         extender = None if last is first else last
-        return manifest(self.request, self.plan, first, device, self.tiled or rung.tiling, self.upscaler, extender)
+        tiled = self.tiled or rung.tiling
+        return manifest(self.request, self.plan, first, device, tiled, self.upscaler, extender, self.net)
 
 
 def _unused(error: Unusable) -> Log:

@@ -14,6 +14,7 @@ import torch
 from pipelines.loader import Model
 from pipelines.plan import Plan
 from pipelines.request import GenerationRequest
+from pipelines.rife import IFNet
 from pipelines.super_resolution import Upscaler
 
 
@@ -36,6 +37,7 @@ def manifest(
     tiled: bool,
     upscaler: Upscaler | None = None,
     extender: Model | None = None,
+    interpolator: IFNet | None = None,
 ) -> dict[str, Any]:
     """What makes this video again, and nothing that changes from run to run."""
     asked = request.to_dict()
@@ -52,6 +54,7 @@ def manifest(
         "seed": plan.seed,
         "model": _named(model),
         **({} if extender is None else {"extender": _named(extender)}),
+        **({} if interpolator is None else {"interpolator": interpolator.told}),
         **({} if upscaler is None else {"upscaler": upscaler.told()}),
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "dtype": short(model.dtype),

@@ -10,6 +10,7 @@ Frame Interpolation", arXiv 2011.06294.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pickle
 import re
@@ -119,6 +120,7 @@ class IFNet(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.told: dict[str, str] = {}  # name and hash of its file, once it is read from one
         m, e = shape.encoder_width, shape.features
         first = 2 * (3 + e) + 1
         later = first + 1 + _PLANES[shape.out] - 5 + 4
@@ -200,7 +202,10 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
         raise ValueError(f"{path.name} is not a file of tensors: {str(e) or type(e).__name__}") from e
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
         raise ValueError(f"{path.name} is not a dict of tensors; {_GET}")
-    return build(state_dict).to(device)
+    net = build(state_dict).to(device)
+    with path.open("rb") as file:
+        net.told = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return net
 
 
 def _canonical(state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

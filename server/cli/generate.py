@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from pipelines import environment
 from pipelines.events import Finished, Log, Stage, Started, Step
 from pipelines.models import ModelError
-from pipelines.request import Fit, GenerationRequest, RequestError, draw_seed
+from pipelines.request import Fit, GenerationRequest, RequestError, Task, draw_seed
 from server.cli import asked
 from server.cli.asked import Job, Usage
 from server.errors import ServerError
@@ -161,7 +161,7 @@ def _difference(manifest: dict[str, Any], target: Path) -> str:
     now = read_manifest(target)
     changed = [
         f"{name} was {json.dumps(manifest.get(name))}, is {json.dumps(now.get(name))}"
-        for name in ("model", "extender", "upscaler", "device", "dtype", "vae_tiling", "versions")
+        for name in ("model", "extender", "interpolator", "upscaler", "device", "dtype", "vae_tiling", "versions")
         if manifest.get(name) != now.get(name)
     ]
     return "; ".join(changed) or "the machine differs, or the file was edited"
@@ -200,7 +200,7 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
     failed = 0
     better: dict[tuple[str, str], GenerationRequest] = {}  # several videos of one prompt ask once
     for request, path in waiting:
-        if helper is not None and request.prompt_help:
+        if helper is not None and request.prompt_help and request.task is not Task.V2V:
             which = request.task, request.prompt
             if which not in better and (found := helper.better(request)) is not None:
                 better[which] = found

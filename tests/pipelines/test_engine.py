@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import socket
@@ -222,6 +223,9 @@ def test_interpolation_keeps_the_duration_and_says_which_network_draws(own: bool
     assert (result.frames, result.fps) == (17, 16)
     assert len(frames_of(result, tmp_path)) == 17
     logs = " ".join(e.message for e in events if isinstance(e, Log))
+    file = weights if own else interpolation.SHIPPED
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert result.manifest["interpolator"] == {"file": file.name, "sha256": sha256}
     small = "small network that ships with this project"
     assert (small in logs) == (small in str(result.manifest["notes"])) == (not own)
 

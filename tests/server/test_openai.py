@@ -262,6 +262,17 @@ def test_remix(served: Served) -> None:
     assert client.get(f"/v1/videos/{first}").json()["prompt"] == "a"
 
 
+@pytest.mark.parametrize("asked", [{}, {"extend": False}, {"extra_params": {"extend": False}}])
+def test_a_remix_is_extended_where_its_client_said_so(served: Served, asked: dict[str, Any]) -> None:
+    """What the server's setting made of the old one is left to the setting."""
+    client, jobs, _ = served
+    client.post("/v1/videos", json={"prompt": "a", **asked})
+    if not asked:
+        jobs.jobs[jobs.last.id] = replace(jobs.last, request=replace(jobs.last.request, extend=True))
+    assert client.post(f"/v1/videos/{video_id(jobs)}/remix", json={"prompt": "b"}).status_code == 200
+    assert jobs.last.request.extend is (False if asked else None)
+
+
 def test_list_is_paged(served: Served) -> None:
     client, jobs, _ = served
     check("list_empty", jobs, client.get("/v1/videos"))

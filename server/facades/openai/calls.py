@@ -71,7 +71,10 @@ class Videos:
             raise Refused(400, "Only a completed video can be remixed.", "video_id", "video_not_completed")
         if old.request.image is not None:
             await run_in_threadpool(self.context.intake.again, old.request.image, "video_id")
-        fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None)
+        # Whether the server extended the old one, or was asked to: what it may do now need not be the same.
+        asked = "extend" in old.payload or "extend" in str(old.payload.get("extra_params"))
+        extend = old.request.extend if asked else None
+        fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None, extend=extend)
         payload = {**old.payload, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
         return await self._answer(request, await self._queue(request, fresh, payload))
 
