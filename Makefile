@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test fuzz soak check fix test-gpu bench demo-eval demo-model image clean
+.PHONY: help setup serve test fuzz soak check fix test-gpu bench demo-eval demo-sheet demo-model image clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,8 +49,12 @@ bench: $(STAMP)  ## benchmarks on this machine, results under benchmarks/results
 demo-eval: $(STAMP)  ## measure the demo model through HTTP (about an hour)
 	$(BIN)/python -m weights.training.evaluate
 
+demo-sheet: $(STAMP)  ## the demo model's pictures in the README
+	$(BIN)/python -m weights.training.sheet docs/demo.png
+
 demo-model: $(STAMP)  ## train weights/demo from scratch (hours on a CPU)
 	$(BIN)/python -m weights.training
+	$(BIN)/python -m weights.training.train_lora
 
 image:  ## the CUDA image
 	docker build -f Dockerfile.cuda -t cogvideox-server .

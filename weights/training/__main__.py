@@ -41,7 +41,8 @@ def main(train_more: bool) -> None:
     data = dataset.load(vae, CACHE)
     scale = scaling_factor(data)
     steps = train_transformer.STEPS if train_more else 0
-    model = train_transformer.train(untrained(), data, scale, CACHE, steps)
+    start = untrained() if train_more else train_transformer.build(32)
+    model = train_transformer.train(start, data, scale, CACHE, steps)
     text_only = train_transformer.build(16, start_from=model.average)
     export_text_to_video(vae, text_only, scale, WEIGHTS / "demo")
     export_image_to_video(model, WEIGHTS / "demo", WEIGHTS / "demo-i2v")
