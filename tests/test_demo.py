@@ -179,7 +179,7 @@ def test_video_to_video_at_low_strength_keeps_the_clip(engine: Engine, tmp_path:
 def test_a_lora_gives_every_shape_a_white_outline(
     engine: Engine, with_picture: bool, whiter: int, tmp_path: Path
 ) -> None:
-    """White on the rim of the object (of 255) more than without the LoRA, and than at half its strength; less so where a
+    """White on the rim of the object (of 255): more than without the LoRA, and than at half its strength; less where a
     picture without an outline is to be kept."""
     scene = Scene("circle", "red", "blue", "still", "big", FILM, 0, 0)
     rim = coverage(replace(scene, frames=1), 64, 96, outline=3.0)[0] > 0.5
