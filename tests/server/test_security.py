@@ -584,6 +584,7 @@ def test_a_terminal_is_shown_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    before = structlog.get_config()
     try:
         set_up_logging("info")
         prompt = WORD
@@ -592,7 +593,7 @@ def test_a_terminal_is_shown_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
         except ValueError:
             structlog.get_logger().exception("it broke")
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**before)
     assert "it broke" in terminal.getvalue() and "ValueError" in terminal.getvalue()
     assert WORD not in terminal.getvalue()
 
