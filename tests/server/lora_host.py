@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save, save_file
+
+from tests.loopback import serving
 
 HTML = b"<!DOCTYPE html><html><body>Log in to download style.safetensors</body></html>"
 
@@ -74,11 +75,5 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def hosted() -> Iterator[Host]:
     host = Host()
-    thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(host):
         yield host
-    finally:
-        host.shutdown()
-        host.server_close()
-        thread.join()

@@ -22,6 +22,7 @@ from server.media.addresses import is_public
 from server.media.artifacts import Artifacts
 from server.media.door import Door
 from server.media.fetch import Intake
+from tests.loopback import serving
 
 Call = Callable[..., Media]
 
@@ -106,12 +107,8 @@ class Handler(BaseHTTPRequestHandler):
 def host() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_address[1]}"
 
 
 @pytest.fixture

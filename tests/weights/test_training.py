@@ -11,9 +11,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipelines import lora_file
+from pipelines import lora_file, rife
 from weights.training import __main__ as making
-from weights.training import dataset, evaluate, sheet, train_lora, train_transformer, train_vae
+from weights.training import (
+    dataset,
+    evaluate,
+    sheet,
+    train_decoder,
+    train_lora,
+    train_rife,
+    train_transformer,
+    train_vae,
+)
 from weights.training.dataset import held_out
 from weights.training.shapes import FILM, MOTIONS, Scene, render, sample_scene
 from weights.training.words import caption, loose_caption, place_of, reserved, vocabulary
@@ -29,6 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(making, "LESSONS", 1)
     monkeypatch.setattr(train_vae, "STEPS", 1)
     monkeypatch.setattr(train_vae.train, "__defaults__", (1,))
+    monkeypatch.setattr(train_decoder, "STEPS", 2)
     monkeypatch.setattr(train_transformer, "STEPS", 2)
     monkeypatch.setattr(train_transformer, "BATCH_TOKENS", 400)
     monkeypatch.setattr(dataset, "BUCKETS", tuple(replace(b, count=2) for b in dataset.BUCKETS[:2]))
@@ -58,6 +68,15 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         torch.testing.assert_close(both["average"][name], value, msg=name)
     assert set(made) == {n.removeprefix("transformer.") for n in again["model"] if n.startswith("transformer.")}
 
+    # the decoder that ships was trained twice, the encoder once
+    first, second = torch.load(cache / "vae.pt")["model"], torch.load(cache / "decoder.pt")["model"]
+    made = load_file(tmp_path / "demo" / "vae" / "diffusion_pytorch_model.safetensors")
+    for name, value in second.items():
+        torch.testing.assert_close(made[f"decoder.{name}"], value.half(), msg=name)
+    assert any(not torch.equal(value, first[f"decoder.{name}"]) for name, value in second.items())
+    kept = "encoder.conv_in.conv.weight"
+    torch.testing.assert_close(made[kept], first[kept].half())
+
 
 def test_a_lora(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     making.main(train_more=True)
@@ -70,6 +89,18 @@ def test_a_lora(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(tensors) == 2 * 6 * len(train_lora.LAYERS)
     assert {v.dtype for v in tensors.values()} == {torch.float16}
     assert lora_file.read(tmp_path / "lora" / "outline.safetensors")
+
+
+def test_an_interpolation_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_rife, "CACHE", tmp_path)
+    monkeypatch.setattr(train_rife, "TARGET", tmp_path / "made" / "flownet.safetensors")
+    monkeypatch.setattr(train_rife, "MATCHING", 1)
+    monkeypatch.setattr(train_rife, "STEPS", 1)
+    train_rife.main()
+    net = rife.load(tmp_path / "made" / "flownet.safetensors", "cpu")
+    frames = list(rife.interpolate(net, [torch.zeros(3, 64, 96), torch.ones(3, 64, 96)], 8, 16))
+    assert [frame.shape for frame in frames] == [(3, 64, 96)] * 3
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 2
 
 
 def test_every_shorter_clip_is_the_beginning_of_the_film() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from weights.training import dataset, train_transformer, train_vae
+from weights.training import dataset, train_decoder, train_transformer, train_vae
 from weights.training.export import export_image_to_video, export_text_to_video
 from weights.training.teach import teach
 
@@ -43,7 +43,9 @@ def main(train_more: bool) -> None:
     steps = train_transformer.STEPS if train_more else 0
     start = untrained() if train_more else train_transformer.build(32)
     model = train_transformer.train(start, data, scale, CACHE, steps)
-    text_only = train_transformer.build(16, start_from=model.average)
+    model = train_transformer.build(32, start_from=model.average)
+    vae = train_decoder.train(vae, model, scale, CACHE, train_decoder.STEPS if train_more else 0)
+    text_only = train_transformer.build(16, start_from=model.weights())
     export_text_to_video(vae, text_only, scale, WEIGHTS / "demo")
     export_image_to_video(model, WEIGHTS / "demo", WEIGHTS / "demo-i2v")
 

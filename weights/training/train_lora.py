@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
-from weights.training import train_vae
+from weights.training import loop, train_vae
 from weights.training.__main__ import CACHE, WEIGHTS, scaling_factor
 from weights.training.dataset import BUCKETS, Bucket, Clips, encode, held_out
 from weights.training.shapes import FILM, Frames, Scene, render, sample_scene
@@ -51,22 +51,26 @@ def main() -> None:
     torch.manual_seed(SEED)
     model.transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS))
     trained = [p for p in model.transformer.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=PEAK_RATE, betas=(0.9, 0.99))
-    scheduler, losses = CogVideoXDDIMScheduler(**SCHEDULE), []
-    scale = scaling_factor({BUCKETS[0]: plain})
-    for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * min(1, (step + 1) / 20, (STEPS - step) / (0.5 * STEPS))
-        loss = loss_of(model, scheduler, {BUCKET: clips}, scale, step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            print(f"lora {step + 1} loss {np.mean(losses[-50:]):.4f}", flush=True)
+    scheduler, scale = CogVideoXDDIMScheduler(**SCHEDULE), scaling_factor({BUCKETS[0]: plain})
+
+    def loss(step: int) -> tuple[torch.Tensor, float]:
+        value = loss_of(model, scheduler, {BUCKET: clips}, scale, step)
+        return value, value.item()
+
+    loop.run(
+        "lora",
+        CACHE / "lora.pt",
+        STEPS,
+        [torch.optim.AdamW(trained, lr=PEAK_RATE, betas=(0.9, 0.99))],
+        lambda step: PEAK_RATE * min(1, (step + 1) / 20, (STEPS - step) / (0.5 * STEPS)),
+        loss,
+        lambda: {"model": get_peft_model_state_dict(model.transformer)},
+        lambda saved: set_peft_model_state_dict(model.transformer, saved["model"]),
+        trained,
+    )
     layers = {name: value.half() for name, value in get_peft_model_state_dict(model.transformer).items()}
     CogVideoXPipeline.save_lora_weights(TARGET, transformer_lora_layers=layers, weight_name="outline.safetensors")
+    (CACHE / "lora.pt").unlink()  # the next one is for another transformer
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ between two of them. Does not know: the demo model, the frame rates a clip is wa
 The layout is RIFE 4.6's with narrow blocks, so that the reader of the published weights reads these too. One block is
 trained and serves at all four scales: what it learns at one it knows at the others. First it only learns to see where
 each pixel went; pictures alone do not teach that, for at first every flow makes them worse than none.
-Every hundred steps leave a checkpoint in `.cache/demo-rife`, and training goes on from there.
+Its checkpoint lies in `.cache/demo-rife`, and training goes on from there.
 """
 
 import math
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipelines.rife import IFNet, Shape, warp
+from weights.training import loop
 from weights.training.muon import Muon
 from weights.training.pictures import picture
 from weights.training.shapes import COLORS, SIZES, Field, Scene, mask, sample_scene
@@ -242,48 +243,40 @@ def optimizers(block: Any) -> list[torch.optim.Optimizer]:
 
 def train(cache: Path) -> Any:
     """The block. Goes on from the checkpoint in `cache`, if there is one."""
-    cache.mkdir(parents=True, exist_ok=True)
-    file = cache / "checkpoint.pt"
     torch.manual_seed(0)
     net = IFNet(SHAPE)
     block = tied(net)
     for parameter in block.lastconv.parameters():
         parameter.data *= 0.1  # begins with next to no flow
-    both, done = optimizers(block), 0
-    if file.exists():
-        saved = torch.load(file)
-        block.load_state_dict(saved["block"])
-        for optimizer, state in zip(both, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        done = saved["step"]
-    errors: list[float] = []
-    for step in range(done, MATCHING + STEPS):
-        alone = step < MATCHING
-        place = step / MATCHING if alone else (step - MATCHING) / STEPS
-        rate = (MATCHING_RATE if alone else RATE) * (
-            min(1, place * 20) * (0.5 + 0.5 * math.cos(math.pi * place)) + 0.02
-        )
-        for optimizer in both:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad()
+
+    def part(step: int) -> tuple[bool, float]:
+        """Whether flows are still learned alone, and how much of that, or of the rest, is over."""
+        return (True, step / MATCHING) if step < MATCHING else (False, (step - MATCHING) / STEPS)
+
+    def rate(step: int) -> float:
+        alone, place = part(step)
+        falling = min(1, place * 20) * (0.5 + 0.5 * math.cos(math.pi * place)) + 0.02
+        return (MATCHING_RATE if alone else RATE) * falling
+
+    def loss_of(step: int) -> tuple[Tensor, float]:
         rng = np.random.default_rng([7, step])
-        if alone:
-            value = matching(block, rng, easy=place < 0.4)
-            error = float(value.detach())
-        else:
-            value, error = loss(net, batch(rng), GUIDED * (1 - 0.9 * place))
-        value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(block.parameters(), 1.0)
-        for optimizer in both:
-            optimizer.step()
-        errors.append(error)
-        if (step + 1) % 100 == 0 or step + 1 == MATCHING + STEPS:
-            state = [optimizer.state_dict() for optimizer in both]
-            torch.save({"block": block.state_dict(), "optimizers": state, "step": step + 1}, file)
-            what = "flow, squared pixels" if alone else "picture"
-            print(f"interpolation {step + 1}/{MATCHING + STEPS}: {what} {sum(errors) / len(errors):.5f}", flush=True)
-            errors.clear()
+        alone, place = part(step)
+        if not alone:
+            return loss(net, batch(rng), GUIDED * (1 - 0.9 * place))
+        value = matching(block, rng, easy=place < 0.4)
+        return value, float(value.detach())
+
+    loop.run(
+        "interpolation",
+        cache / "checkpoint.pt",
+        MATCHING + STEPS,
+        optimizers(block),
+        rate,
+        loss_of,
+        lambda: {"block": block.state_dict()},
+        lambda saved: block.load_state_dict(saved["block"]),
+        [*block.parameters()],
+    )
     return block
 
 

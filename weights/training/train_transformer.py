@@ -5,9 +5,9 @@ is given latents. One model is trained for both uses: without a picture its extr
 cutting them off gives the text-to-video model.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -18,6 +18,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from transformers import T5EncoderModel, T5TokenizerFast
 
+from weights.training import loop
 from weights.training.dataset import ANYWHERE, LENGTHS, PICTURE, Bucket, Clips, say
 from weights.training.text import MAX_TOKENS, WIDTH, build_encoder, build_tokenizer, token_ids
 
@@ -40,7 +41,7 @@ SCHEDULE = {
 }
 
 
-STEPS = 16_000
+STEPS = 35_000
 PEAK_RATE = 1.5e-3
 DECAY = 4_000  # steps at the end, over which the learning rate falls to nothing
 BATCH_TOKENS = 2160  # of text and video together
@@ -71,6 +72,11 @@ class Model:
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         for part, module in (("transformer.", self.transformer), ("encoder.", self.encoder)):
             module.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
+
+    def take_up(self, saved: dict[str, Any]) -> None:
+        """What a checkpoint kept."""
+        self.load(saved["model"])
+        self.average = saved["average"]
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
@@ -213,38 +219,21 @@ def learning_rate(step: int, steps: int) -> float:
 def train(model: Model, data: dict[Bucket, Clips], scale: float, folder: Path, steps: int = STEPS) -> Model:
     """Train, or go on where an earlier run stopped. `folder` keeps the checkpoint."""
     scheduler = CogVideoXDDIMScheduler(**SCHEDULE)
-    parts = optimizers(model)
-    checkpoint = folder / "transformer.pt"
-    start = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        model.load(state["model"])
-        model.average = state["average"]
-        for part, saved in zip(parts, state["optimizers"], strict=True):
-            part.load_state_dict(saved)
-        start = state["step"]
-    began, losses = time.time(), []
-    for step in range(start, steps):
-        for part in parts:
-            for group in part.param_groups:
-                group["lr"] = learning_rate(step, steps)
-        loss = loss_of(model, scheduler, data, scale, step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
-        for part in parts:
-            part.step()
-            part.zero_grad()
-        model.update_average(step)
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            print(f"transformer {step + 1} loss {np.mean(losses[-50:]):.4f} {time.time() - began:.0f}s", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == steps:
-            saved = {
-                "model": model.weights(),
-                "average": model.average,
-                "optimizers": [part.state_dict() for part in parts],
-                "step": step + 1,
-            }
-            torch.save(saved, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").rename(checkpoint)
+
+    def loss(step: int) -> tuple[torch.Tensor, float]:
+        value = loss_of(model, scheduler, data, scale, step)
+        return value, value.item()
+
+    loop.run(
+        "transformer",
+        folder / "transformer.pt",
+        steps,
+        optimizers(model),
+        lambda step: learning_rate(step, steps),
+        loss,
+        lambda: {"model": model.weights(), "average": model.average},
+        model.take_up,
+        [*model.transformer.parameters()],
+        after=model.update_average,
+    )
     return model

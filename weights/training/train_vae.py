@@ -4,13 +4,13 @@ Knows: its architecture, its data mix and its loss. Does not know: text, diffusi
 """
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
+from weights.training import loop
 from weights.training.muon import Muon
 from weights.training.pictures import drift, picture
 from weights.training.shapes import COLORS, render, sample_scene
@@ -98,35 +98,22 @@ def train(folder: Path, steps: int = STEPS) -> AutoencoderKLCogVideoX:
     """Train, or go on where an earlier run stopped. `folder` keeps the checkpoint."""
     torch.manual_seed(SEED)
     vae = build()
-    parts = optimizers(vae)
-    checkpoint = folder / "vae.pt"
-    start = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        vae.load_state_dict(state["model"])
-        for part, saved in zip(parts, state["optimizers"], strict=True):
-            part.load_state_dict(saved)
-        start = state["step"]
-    began, errors = time.time(), []
-    for step in range(start, steps):
+
+    def loss(step: int) -> tuple[torch.Tensor, float]:
         torch.manual_seed(step)
-        for part in parts:
-            for group in part.param_groups:
-                group["lr"] = learning_rate(step, steps)
-        loss, error = loss_of(vae, *batch(step))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for part in parts:
-            part.step()
-            part.zero_grad()
-        errors.append(error)
-        if (step + 1) % 50 == 0:
-            print(f"vae {step + 1} error {np.mean(errors[-50:]):.4f} {time.time() - began:.0f}s", flush=True)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            folder.mkdir(parents=True, exist_ok=True)
-            saved = {"model": vae.state_dict(), "optimizers": [part.state_dict() for part in parts], "step": step + 1}
-            torch.save(saved, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").rename(checkpoint)
+        return loss_of(vae, *batch(step))
+
+    loop.run(
+        "autoencoder",
+        folder / "vae.pt",
+        steps,
+        optimizers(vae),
+        lambda step: learning_rate(step, steps),
+        loss,
+        lambda: {"model": vae.state_dict()},
+        lambda saved: vae.load_state_dict(saved["model"]),
+        [*vae.parameters()],
+    )
     return vae.eval()
 
 
