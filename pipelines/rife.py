@@ -139,7 +139,21 @@ class IFNet(nn.Module):
         frame = frame.clamp(0, 1)
         return torch.cat((frame, self.encode(frame)), 1) if self.shape.features else frame
 
-    def forward(self, a: Tensor, b: Tensor, t: float) -> Tensor:
+    def forward(self, frame0: Tensor, frame1: Tensor, timestep: float) -> Tensor:
+        """The frame [N, 3, H, W] at time `timestep` (0..1) between two of any size, in 0..1.
+
+        `interpolate` encodes each frame of a clip once; this encodes both.
+        """
+        height, width = frame0.shape[-2:]
+        drawn = self.between(self.encoded(self.padded(frame0)), self.encoded(self.padded(frame1)), timestep)
+        return drawn[..., :height, :width].clamp(0, 1)
+
+    def padded(self, frame: Tensor) -> Tensor:
+        """[N, 3, H, W] with zeros to the right and below, so that both sides are multiples of `shape.multiple`."""
+        height, width = frame.shape[-2:]
+        return F.pad(frame, (0, -width % self.shape.multiple, 0, -height % self.shape.multiple))
+
+    def between(self, a: Tensor, b: Tensor, t: float) -> Tensor:
         """The frame at time `t` (0..1) between two that `encoded` made -> [N, 3, H, W]."""
         *_, guess = self.guesses(a, b, t)
         return guess.merged()
@@ -301,11 +315,8 @@ class _Frame:
     @torch.inference_mode()
     def _ready(self) -> Tensor:
         if self._encoded is None:
-            h, w = self._tensor.shape[1:]
-            m = self._net.shape.multiple
             parameter = next(self._net.parameters())
-            padded = F.pad(self._tensor[None].to(parameter), (0, -w % m, 0, -h % m))
-            self._encoded = self._net.encoded(padded)
+            self._encoded = self._net.encoded(self._net.padded(self._tensor[None].to(parameter)))
         return self._encoded
 
     def towards(self, other: _Frame, t: float) -> Tensor:
@@ -326,5 +337,5 @@ class _Frame:
         if other._tensor.shape != self._tensor.shape:
             raise ValueError(f"frames differ in size: {list(self._tensor.shape)} and {list(other._tensor.shape)}")
         h, w = self._tensor.shape[1:]
-        drawn: Tensor = self._net(self._ready(), other._ready(), t)
+        drawn = self._net.between(self._ready(), other._ready(), t)
         return drawn[0, :, :h, :w].clamp(0, 1).to(self._tensor)
