@@ -139,13 +139,31 @@ class IFNet(nn.Module):
         frame = frame.clamp(0, 1)
         return torch.cat((frame, self.encode(frame)), 1) if self.shape.features else frame
 
-    def forward(self, frame0: Tensor, frame1: Tensor, timestep: float) -> Tensor:
-        """The frame [N, 3, H, W] at time `timestep` (0..1) between two of any size, in 0..1.
+    def forward(self, frame0: Tensor, frame1: Tensor, timestep: float | Tensor) -> Tensor:
+        """The frame [N, 3, H, W] at time `timestep` (0..1; a number, or one for each of N) between two of any size, in
+        0..1. A network that draws the middle only halves the way until it is near enough.
 
         `interpolate` encodes each frame of a clip once; this encodes both.
         """
+        times = torch.as_tensor(timestep, dtype=torch.float64).flatten().tolist()
+        if len(times) != 1:
+            return torch.cat([self(a[None], b[None], t) for a, b, t in zip(frame0, frame1, times, strict=True)])
+        (t,) = times
+        if not self.shape.middle_only:
+            return self._drawn(frame0, frame1, t)
+        low, high, begin, end = frame0, frame1, 0.0, 1.0
+        while True:
+            middle, frame = (begin + end) / 2, self._drawn(low, high, 0.5)
+            if abs(middle - t) <= NEAR_ENOUGH:
+                return frame
+            if t < middle:
+                high, end = frame, middle
+            else:
+                low, begin = frame, middle
+
+    def _drawn(self, frame0: Tensor, frame1: Tensor, t: float) -> Tensor:
         height, width = frame0.shape[-2:]
-        drawn = self.between(self.encoded(self.padded(frame0)), self.encoded(self.padded(frame1)), timestep)
+        drawn = self.between(self.encoded(self.padded(frame0)), self.encoded(self.padded(frame1)), t)
         return drawn[..., :height, :width].clamp(0, 1)
 
     def padded(self, frame: Tensor) -> Tensor:
@@ -319,23 +337,13 @@ class _Frame:
             self._encoded = self._net.encoded(self._net.padded(self._tensor[None].to(parameter)))
         return self._encoded
 
-    def towards(self, other: _Frame, t: float) -> Tensor:
-        if not self._net.shape.middle_only:
-            return self._drawn(other, t)
-        low, high, begin, end = self, other, 0.0, 1.0
-        while True:
-            middle, frame = (begin + end) / 2, _Frame(self._net, low._drawn(high, 0.5))
-            if abs(middle - t) <= NEAR_ENOUGH:
-                return frame._tensor
-            if t < middle:
-                high, end = frame, middle
-            else:
-                low, begin = frame, middle
-
     @torch.inference_mode()
-    def _drawn(self, other: _Frame, t: float) -> Tensor:
+    def towards(self, other: _Frame, t: float) -> Tensor:
         if other._tensor.shape != self._tensor.shape:
             raise ValueError(f"frames differ in size: {list(self._tensor.shape)} and {list(other._tensor.shape)}")
+        if self._net.shape.middle_only:  # which encodes nothing
+            pair = (frame._tensor[None].to(next(self._net.parameters())) for frame in (self, other))
+            return self._net(*pair, t)[0].to(self._tensor)  # type: ignore[no-any-return]
         h, w = self._tensor.shape[1:]
         drawn = self._net.between(self._ready(), other._ready(), t)
         return drawn[0, :, :h, :w].clamp(0, 1).to(self._tensor)

@@ -20,6 +20,7 @@ from pipelines.generate import Engine, pick_device
 from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Lora, Media, RequestError
 from pipelines.video import read_manifest
+from tests import checkpoints
 from tests.pipelines.engines import Bomb, ask, clip_file, finished, frames_of, new_engine, picture_file
 from tests.pipelines.test_rife import state_dict
 from weights import interpolation
@@ -212,6 +213,16 @@ def test_nothing_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert finished(new_engine().run(ask(), "1.5-5b")).frames == 9
+
+
+def test_portrait_on_a_landscape_base() -> None:
+    """Of 1.5, whose published base lies: the same weights on a base that stands give the same video."""
+    made = []
+    for tall, wide in ((4, 8), (8, 4)):
+        folder = checkpoints.cached("1.5-5b", transformer={"sample_height": tall, "sample_width": wide})
+        made.append(finished(Engine({"m": folder}, device="cpu").run(ask(width=32, height=64), "m")))
+    assert (made[0].width, made[0].height) == (32, 64)
+    assert made[0].video == made[1].video
 
 
 @pytest.mark.parametrize("own", [False, True])

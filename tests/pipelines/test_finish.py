@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pipelines.finish import enlarges, finish
+from pipelines.finish import enlarges, finish, source_frames
 from pipelines.plan import Plan
+from pipelines.request import Task
 from pipelines.rife import build
+from pipelines.video import Clip
 from tests.pipelines.engines import ask, finished, frames_of, new_engine
 from tests.pipelines.test_plan import plan
 from tests.pipelines.test_rife import TINY, state_dict
@@ -137,3 +141,31 @@ def test_interpolation_comes_after_the_upscaler() -> None:
 )
 def test_when_more_pixels_are_wanted_than_the_model_makes(values: dict[str, Any], larger: bool) -> None:
     assert enlarges(plan(**values)) is larger
+
+
+BARRED = np.zeros((60, 120, 3), np.uint8)  # blue, with a red bar at the left edge and a green one at the right
+BARRED[..., 2] = 255
+BARRED[:, :20], BARRED[:, -20:] = (255, 0, 0), (0, 255, 0)
+
+
+@pytest.mark.parametrize(
+    ("way", "row"),
+    [("crop", "bbbb"), ("pad", "rbbg"), ("stretch", "rbbg"), ("auto", "bbbb")],
+)
+@pytest.mark.parametrize("task", [Task.I2V, Task.V2V])
+def test_a_source_is_fitted_as_asked(task: Task, way: Any, row: str) -> None:
+    """Into a square: cropped it loses both bars, padded it has black above and below, stretched it has neither."""
+    p = replace(plan(), task=task, fit=way, model_width=64, model_height=64, model_frames=9)
+    clip = Clip(np.stack([BARRED] * 9), 8.0)
+    (frame, *rest) = source_frames(p, Image.fromarray(BARRED), clip)  # type: ignore[misc]
+    assert len(rest) == (8 if task is Task.V2V else 0)
+    assert frame.shape == (64, 64, 3)
+    assert "".join("rgb"[int(frame[32, x].argmax())] for x in (2, 24, 40, 61)) == row
+    assert (frame[2].max() < 30) == (way == "pad")
+
+
+def test_a_source_that_would_lose_more_than_half_is_padded() -> None:
+    p = replace(plan(), task=Task.I2V, model_width=64, model_height=64)
+    wide = np.full((20, 120, 3), 255, np.uint8)
+    (frame,) = source_frames(p, Image.fromarray(wide), None)  # type: ignore[misc]
+    assert frame[2].max() < 30 < 200 < frame[32].min()

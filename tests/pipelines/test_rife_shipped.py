@@ -84,6 +84,15 @@ def test_it_beats_blending(net: IFNet, kind: Callable[[int, int, int], Film], si
     assert np.mean(np.array(found) > 0) > 0.9, f"worse than blending: {np.mean(np.array(found) <= 0):.2f}"
 
 
+def test_called_by_itself_it_draws_the_same(net: IFNet) -> None:
+    a, b = (shape_film(3, 50, 70)(t) for t in (0, 1))
+    drawn = torch.stack(list(interpolate(net, [a, b], 1, 4))[1:4])
+    alone = net(a.expand(3, -1, -1, -1), b.expand(3, -1, -1, -1), torch.tensor([0.25, 0.5, 0.75]))
+    torch.testing.assert_close(alone, drawn)
+    torch.testing.assert_close(net(a[None], b[None], 0.25)[0], drawn[0])
+    assert (drawn[0] - drawn[1]).abs().max() > 0.1
+
+
 def test_what_rests_stays_as_it_is(net: IFNet) -> None:
     still = shape_film(3, 64, 96)(0)
     (drawn,) = list(interpolate(net, [still, still], 1, 2))[1:2]
