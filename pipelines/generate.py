@@ -341,7 +341,7 @@ def _small_network(plan: Plan) -> Note:
         "interpolate_fps",
         plan.interpolate_fps,
         "frames drawn by the small network that ships with this project",
-        "RIFE's own draws better: set COGVIDEOX_RIFE_WEIGHTS to its flownet file",
+        "RIFE's own draws better: `cogvideox weights import` takes its flownet file",
     )
 
 

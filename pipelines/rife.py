@@ -201,15 +201,14 @@ def build(state_dict: Mapping[str, Tensor]) -> IFNet:
     Prefixes `module.` and `flownet.`, `blocks.N.` for `blockN.` and training-only parts are understood.
     ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite, and for anything that is no RIFE; it names what to get instead.
     """
-    tensors = dict(_canonical(state_dict))
-    net_shape = _read_shape(tensors)
-    with torch.device("meta"):
-        net = IFNet(net_shape)
+    tensors = dict(_canonical({str(k): v for k, v in state_dict.items()}))
     try:
-        net.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
+        with torch.device("meta"):
+            net = IFNet(_read_shape(tensors))
+        net.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as e:
         raise ValueError(f"the weights fit no RIFE network that is known here; {_GET}: {e}") from e
-    return net.eval().requires_grad_(False)
+    return net.float().eval().requires_grad_(False)
 
 
 def load(path: str | Path, device: str | torch.device) -> IFNet:
@@ -252,25 +251,26 @@ def _canonical(state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
 def _read_shape(tensors: Mapping[str, Tensor]) -> Shape:
     if any(k.startswith(("block_tea.", "block0.convblock0.")) for k in tensors):
         raise ValueError(f"these are RIFE v3 weights, which are not supported; {_GET}")
-    if not any(k.startswith("block0.") for k in tensors):
+    numbers = all(v.is_floating_point() and v.numel() and v.layout == torch.strided for v in tensors.values())
+    if not numbers or not any(k.startswith("block0.") for k in tensors):
         raise ValueError(f"these are no RIFE weights; {_GET}")
-    count = sum(f"block{k}.conv0.0.0.weight" in tensors for k in range(8))
-    out = tensors["block0.lastconv.0.weight"].shape[1] if "block0.lastconv.0.weight" in tensors else 0
+    kernels = {k: v.shape for k, v in tensors.items() if v.ndim == 4}
+    count = sum(f"block{k}.conv0.0.0.weight" in kernels for k in range(8))
+    out = kernels["block0.lastconv.0.weight"][1] if "block0.lastconv.0.weight" in kernels else 0
     if "block0.convblock.0.beta" not in tensors or out not in _PLANES or count not in (4, 5):
         raise ValueError(f"these look like RIFE 4.0 to 4.5 weights, which are not supported; {_GET}")
     try:
-        widths = tuple(tensors[f"block{k}.conv0.1.0.weight"].shape[0] for k in range(count))
-        residual = tensors["block0.convblock.0.conv.weight"]
+        widths = tuple(kernels[f"block{k}.conv0.1.0.weight"][0] for k in range(count))
+        residual = kernels["block0.convblock.0.conv.weight"]
     except KeyError as e:
         raise ValueError(f"the weights lack {e}; {_GET}") from e
-    if residual.shape[1] != widths[0]:
+    if residual[1] != widths[0]:
         raise ValueError(f"these are RIFE 4.14.lite weights (grouped convolutions), which are not supported; {_GET}")
-    encoder = sorted((int(k.split(".")[1]), v) for k, v in tensors.items() if re.match(r"encode\.\d+\.weight$", k))
-    width, features = (encoder[0][1].shape[0], encoder[-1][1].shape[1]) if encoder else (0, 0)
-    scales = (8, 4, 2, 1) if count == 4 else (16, 8, 4, 2, 1)
-    if count == 5 and widths[4] == 24:  # 4.25.lite: nothing else in the file tells its scales
-        scales = (32, 16, 8, 4, 1)
-    return Shape(widths, out, len(encoder), width, features, scales)
+    encoder = [kernels[name] for name in (f"encode.{k}.weight" for k in range(10)) if name in kernels]
+    width, features = (encoder[0][0], encoder[-1][1]) if encoder else (0, 0)
+    # 4.25.lite: nothing else in the file tells its scales
+    five = (32, 16, 8, 4, 1) if widths[-1] == 24 else (16, 8, 4, 2, 1)
+    return Shape(widths, out, len(encoder), width, features, (8, 4, 2, 1) if count == 4 else five)
 
 
 def _step(source_fps: float, target_fps: float) -> Fraction:

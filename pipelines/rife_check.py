@@ -1,8 +1,8 @@
-"""`python -m pipelines.rife_check FILE`: whether RIFE weights are what they should be, told before anybody waits for
-them.
+"""`python -m pipelines.rife_check FILE [TARGET]`: whether RIFE weights are what they should be, told before anybody
+waits for them; with TARGET they are written there as safetensors, and what they are is said.
 
 Knows: that reading them needs torch, which the process that answers requests does not load: another one reads them.
-Does not know: the setting that names the file.
+Which published versions have which shape. Does not know: the setting that names the file, the models folder.
 """
 
 from __future__ import annotations
@@ -11,39 +11,93 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from weights.catalog import WeightsError
+
+if TYPE_CHECKING:
+    from pipelines.rife import Shape
 
 SECONDS = 300.0
 REFUSED = 3
+# channels of the blocks, then of the encoder within and of what it gives -> versions; others may share their shape
+_VERSIONS = {
+    (192, 128, 96, 64, 0, 0): "4.6",
+    (192, 128, 96, 64, 16, 4): "4.7",
+    (192, 128, 96, 64, 32, 8): "4.10 and 4.13",
+    (128, 96, 64, 48, 32, 4): "4.12.lite",
+    (128, 96, 64, 48, 16, 4): "4.15.lite",
+    (384, 192, 96, 48, 32, 8): "4.20",
+    (256, 192, 96, 48, 32, 8): "4.22",
+    (192, 128, 64, 32, 16, 4): "4.22.lite",
+    (192, 128, 96, 64, 32, 16, 4): "4.25",
+    (192, 128, 96, 64, 24, 16, 4): "4.25.lite",
+    (384, 256, 192, 128, 64, 16, 4): "4.25.heavy",
+    (192, 128, 96, 64, 32, 16, 16): "4.26.heavy",
+}
 
 
 def refusal(file: Path) -> str | None:
     """Why `file` is of no use, in a line; None when it loads. Takes as long as torch takes to begin."""
+    return _read(file)[0]
+
+
+def convert(file: Path, target: Path) -> str:
+    """Writes `file` to `target` as safetensors; returns which versions are shaped so. Raises WeightsError."""
+    why, said = _read(file, target)
+    if why is not None:
+        raise WeightsError(f"{file}: {why}")
+    return said
+
+
+def _read(*files: Path) -> tuple[str | None, str]:
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     # -P: a folder `pipelines` where the command is given is not this one
-    command = [sys.executable, "-P", "-m", "pipelines.rife_check", str(file)]
+    command = [sys.executable, "-P", "-m", "pipelines.rife_check", *map(str, files)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
     except subprocess.TimeoutExpired:
-        return f"could not be read within {SECONDS:g} seconds"
+        return f"could not be read within {SECONDS:g} seconds", ""
     if done.returncode == 0:
-        return None
-    return done.stdout.strip() if done.returncode == REFUSED else "cannot be read: the process that tried has died"
+        return None, done.stdout.strip()
+    return done.stdout.strip() if done.returncode == REFUSED else "cannot be read: the process that tried has died", ""
 
 
-def main(file: str) -> int:
+def described(shape: Shape) -> str:
+    """What the shape tells of the version."""
+    if shape.middle_only:
+        return "no RIFE's, but shaped like the small network that ships"
+    encoder = (shape.encoder_width, shape.features)
+    if (version := _VERSIONS.get((*shape.widths, *encoder))) is not None:
+        return f"shaped like RIFE {version}"
+    return f"shaped like no published RIFE: {len(shape.widths)} blocks of {', '.join(map(str, shape.widths))} channels"
+
+
+def main(file: str, target: str | None = None) -> int:
+    from safetensors.torch import save_file
+
     from pipelines import rife
 
     try:
-        rife.load(file, "cpu")
+        net = rife.load(file, "cpu")
     except OSError as e:
         sys.stdout.write(f"cannot be read: {e.strerror or type(e).__name__}")
+        return REFUSED
     except ValueError as e:
         sys.stdout.write(" ".join(str(e).split())[:400])
-    else:
+        return REFUSED
+    if target is None:
         return 0
-    return REFUSED
+    try:
+        # copies: tensors that share their memory are not written
+        save_file({name: value.clone().contiguous() for name, value in net.state_dict().items()}, target)
+    except Exception as e:  # safetensors has its own words for a full disk
+        sys.stdout.write(f"{target} cannot be written: {e}")
+        return REFUSED
+    sys.stdout.write(described(net.shape))
+    return 0
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     rife_weights: Path | None = Field(
         None,
         description="IFNet weights file (RIFE 4.6 to 4.26) for frame interpolation"
-        " (default: the small network that ships with the project)",
+        " (default: what `cogvideox weights import` stored, else the small network that ships with the project)",
     )
     upscaler: Path | None = Field(
         None,

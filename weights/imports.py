@@ -1,4 +1,4 @@
-"""A checkpoint that already lies on this machine, brought into the models folder.
+"""A checkpoint, or RIFE's network, that already lies on this machine, brought into the models folder.
 
 Knows: diffusers folders, Hugging Face caches (`models--org--name/snapshots/<commit>/` with links to blobs), and how a
 folder appears whole or not at all. Does not know: the network. Files are hard-linked where the file system allows it,
@@ -12,9 +12,11 @@ import fnmatch
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from weights import record
+from weights import interpolation, record
 from weights.catalog import ALLOW_PATTERNS, CATALOG, MODEL_INDEX, WeightsError
 from weights.verify import recognise, verify
 
@@ -41,15 +43,10 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
     if name is None and checkpoint is None:
         raise ImportRefused(f"{folder} is none of the published checkpoints by its configs: choose a --name for it")
     name = name or (checkpoint.name if checkpoint else "")
+    if name in interpolation.NETWORKS:
+        raise ImportRefused(f"{name} is a network's that draws frames between frames: choose another --name")
     target = models_dir / _free_name(name, models_dir)
-    partial = models_dir / PARTIAL
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=partial))
-    except OSError as error:
-        raise ImportRefused(f"{models_dir} cannot be written to: {error.strerror}") from error
-    try:
-        scratch.chmod(0o755)
+    with _arriving(folder, target) as scratch:
         names = wanted(folder)
         for file in names:
             _bring((folder / file).resolve(), scratch / file)
@@ -57,14 +54,48 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
         _hold_against_blobs(folder, files)
         repository = checkpoint.repository if checkpoint else None
         record.write(scratch, record.Record(files, checkpoint.name if checkpoint else None, repository, commit))
+    return target
+
+
+def import_network(file: Path, models_dir: Path, convert: Callable[[Path, Path], str]) -> tuple[Path, str]:
+    """Store a file of RIFE's in the models folder; returns its place there and what `convert` says it is.
+
+    `convert(file, target)` writes `target` as safetensors. Raises WeightsError, as it may.
+    """
+    file = file.expanduser()
+    try:
+        interpolation.named(file)
+    except WeightsError as error:
+        raise ImportRefused(f"{file}: {error}") from None
+    target = interpolation.place(interpolation.RIFE, models_dir)
+    if target.parent.exists():
+        raise ImportRefused(f"{target.parent} is already there: remove it first")
+    with _arriving(file, target.parent) as scratch:
+        what = convert(file, scratch / target.name)
+        (scratch / target.name).chmod(0o644)  # the library that wrote it lets nobody else read
+        record.write(scratch, record.Record(record.measure(scratch, [target.name]), interpolation.RIFE))
+    return target, what
+
+
+@contextmanager
+def _arriving(source: Path, target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` at once when nothing was raised, and leaves nothing otherwise."""
+    models_dir = target.parent
+    try:
+        (models_dir / PARTIAL).mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=models_dir / PARTIAL))
+    except OSError as error:
+        raise ImportRefused(f"{models_dir} cannot be written to: {error.strerror}") from error
+    try:
+        scratch.chmod(0o755)
+        yield scratch
         scratch.rename(target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ImportRefused(f"the disk of {models_dir} is full") from error
-        raise ImportRefused(f"{folder} could not be imported: {error}") from error
+        raise ImportRefused(f"{source} could not be imported: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return target
 
 
 def locate(source: Path) -> tuple[Path, str | None]:

@@ -1,6 +1,7 @@
 """Is a checkpoint folder whole? Structure always, every byte with `deep`; no torch, nothing is loaded.
 
-Knows: the diffusers layout, shard indexes, the record beside the weights, the config values of the catalog.
+Knows: the diffusers layout, shard indexes, the record beside the weights, the config values of the catalog; the folders
+of the networks that draw frames between frames.
 Does not know: whether the numbers in the weights are any good.
 
 Cheap enough for every start: it reads the json files and the safetensors headers. `deep` reads every byte, about a
@@ -18,6 +19,7 @@ from typing import Any
 
 from weights import record
 from weights.catalog import CATALOG, COMPONENTS, MODEL_INDEX, Checkpoint
+from weights.interpolation import NETWORKS, SHIPPED
 from weights.safetensors_header import BrokenFile, read_header
 
 _STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -73,8 +75,12 @@ def verify(folder: Path, *, deep: bool = False) -> Report:
     if not folder.is_dir():
         return Report(folder, (Problem(".", "no such folder"),))
     checkpoint = recognise(folder)
-    problems = list(_structure(folder)) or list(_mixture(folder))
-    warnings = list(_oddities(folder, checkpoint))
+    name = checkpoint.name if checkpoint else None
+    if folder.name in NETWORKS and not (folder / MODEL_INDEX).exists():  # one file that draws frames between frames
+        name, problems, warnings = folder.name, list(_only_problem(_tensors(folder, SHIPPED.name))), []
+    else:
+        problems = list(_structure(folder)) or list(_mixture(folder))
+        warnings = list(_oddities(folder, checkpoint))
     compared = False
     try:
         known = record.read(folder)
@@ -89,7 +95,6 @@ def verify(folder: Path, *, deep: bool = False) -> Report:
         warnings.append(f"there is no {record.RECORD}, so there are no checksums to compare with")
     files = [p for p in folder.rglob("*") if p.is_file() and not p.relative_to(folder).parts[0].startswith(".")]
     size = sum(p.stat().st_size for p in files)
-    name = checkpoint.name if checkpoint else None
     return Report(folder, tuple(problems), tuple(warnings), name, size, compared)
 
 

@@ -1,4 +1,4 @@
-"""`cogvideox weights`: list, pull, import, verify and find checkpoints.
+"""`cogvideox weights`: list, pull, import, verify and find checkpoints, and RIFE's network.
 
 Knows: words and exit codes for people and scripts (0 done, 1 a checkpoint is broken, 2 the request makes no sense or
 cannot be carried out: one line on stderr; 130 stopped by hand). Does not know: how any of it is done (`weights.*`).
@@ -16,13 +16,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from weights import catalog
+from pipelines.rife_check import convert
+from weights import catalog, record
 from weights.catalog import CATALOG, WeightsError
-from weights.imports import import_folder
+from weights.imports import import_folder, import_network
+from weights.interpolation import NETWORKS, RIFE, SMALL, SUFFIXES, place
 from weights.pull import pull as fetch
 from weights.verify import verify as inspect
 
-app = typer.Typer(help="Checkpoints: list, pull, import, verify.", no_args_is_help=True)
+app = typer.Typer(help="Checkpoints, and RIFE's network: list, pull, import, verify.", no_args_is_help=True)
+HOW_TO_GET_RIFE = "get flownet 4.25 of Practical-RIFE, then: cogvideox weights import FILE"
 
 ModelsDir = Annotated[
     Path,
@@ -48,9 +51,15 @@ def _plainly() -> Iterator[None]:
 
 
 def _present(name: str, models_dir: Path) -> Path:
-    folder = catalog.find(name, models_dir)
+    if name in NETWORKS:
+        file = place(name, models_dir)
+        folder = file.parent if file.is_file() else None
+    else:
+        folder = catalog.find(name, models_dir)
     if folder is None:
-        how = "is not in this installation" if CATALOG[name].packaged else f"try: cogvideox weights pull {name}"
+        packaged = name == SMALL or (name in CATALOG and CATALOG[name].packaged)
+        how = "is not in this installation" if packaged else f"try: cogvideox weights pull {name}"
+        how = HOW_TO_GET_RIFE if name == RIFE else how
         raise WeightsError(f"{name} is not installed; {how}")
     return folder
 
@@ -77,6 +86,14 @@ def list_(models_dir: ModelsDir = catalog.default_models_dir()) -> None:
             ", ".join(known.tasks) if known else "?",
             (known.repository or "ships with this project") if known else "yours",
         )
+    for name, licence, source in (
+        (RIFE, "MIT", "hzwer/Practical-RIFE (GitHub)"),
+        (SMALL, "Apache-2.0", "ships with this project"),
+    ):
+        file = place(name, models_dir)
+        size_or_none = _size(file.stat().st_size / 1e9) if file.is_file() else None
+        here_or_not = "yes" if size_or_none else "-"
+        table.add_row(name, here_or_not, size_or_none or "?", licence, "frames between frames", source)
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a pipe has no width: one line a checkpoint, for grep
@@ -88,19 +105,35 @@ def list_(models_dir: ModelsDir = catalog.default_models_dir()) -> None:
 def pull(name: Name, models_dir: ModelsDir = catalog.default_models_dir()) -> None:
     """Download a checkpoint, or go on with or mend an earlier download. Needs the internet, no account."""
     with _plainly():
+        if name in NETWORKS:
+            how = "ships with this project" if name == SMALL else HOW_TO_GET_RIFE
+            raise WeightsError(f"{name} cannot be pulled; {how}")
         typer.echo(str(fetch(name, models_dir)))
 
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A diffusers folder, or a Hugging Face cache's.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|FILE", help="A diffusers folder, a Hugging Face cache's, or RIFE's flownet.")
+    ],
     name: Annotated[str | None, typer.Option("--name", help="Name to give it; default: recognised.")] = None,
     models_dir: ModelsDir = catalog.default_models_dir(),
 ) -> None:
-    """Bring in a checkpoint that is on this machine already, without the internet; linked where possible."""
+    """Bring in what is on this machine already, without the internet: a checkpoint, linked where possible, or a file of
+    RIFE's (.pkl, .pth, .pt, .safetensors), which then draws frames between frames."""
+    said = ""
+    asked = source.expanduser()
     with _plainly(), Console(stderr=True).status("reading every byte once"):
-        target = import_folder(folder, models_dir, name)
+        if not asked.is_file() and (asked.is_dir() or asked.suffix.lower() not in SUFFIXES):
+            target = import_folder(source, models_dir, name)
+        elif name is not None:
+            raise WeightsError(f"{source}: a file of RIFE's takes no --name")
+        else:
+            target, said = import_network(source, models_dir, convert)
+            said = f"{said}; sha256 {record.sha256(target)}"
     typer.echo(str(target))
+    if said:
+        typer.echo(said, err=True)
 
 
 @app.command()
@@ -113,7 +146,7 @@ def verify(
     with _plainly(), Console(stderr=True).status("checking"):
         # a folder that lost its model_index.json is no checkpoint to `find`, yet there is much to say about it
         asked = Path(checkpoint).expanduser()
-        by_path = checkpoint not in CATALOG and asked.is_dir()
+        by_path = checkpoint not in (*CATALOG, *NETWORKS) and asked.is_dir()
         broken_name = models_dir / checkpoint if (models_dir / checkpoint).is_dir() else None
         report = inspect(asked if by_path else broken_name or _present(checkpoint, models_dir), deep=deep)
     for problem in report.problems:

@@ -22,7 +22,7 @@ from server.errors import BadSetting, NoModel
 from server.settings import Settings
 from weights import catalog
 from weights.catalog import WeightsError
-from weights.interpolation import rife_weights
+from weights.interpolation import RIFE, place, rife_weights
 from weights.verify import verify
 
 DEMOS = ("demo", "demo-i2v")
@@ -85,9 +85,13 @@ def choose(settings: Settings) -> Served:
         for task in info.tasks:
             by_task.setdefault(task, info)
     try:
-        rife = rife_weights(settings.rife_weights)
+        rife = rife_weights(settings.rife_weights, settings.models_dir)
     except WeightsError as e:
         raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS={settings.rife_weights}: {e}") from None
+    imported = place(RIFE, settings.models_dir)
+    if settings.rife_weights is None and rife == imported and (broken := verify(imported.parent).problems):
+        problems.append(f"{RIFE} is installed and not used: {broken[0]}")
+        rife = rife_weights()
     return Served(by_task, devices, tuple(problems), rife)
 
 

@@ -148,13 +148,13 @@ class Loras:
         return None
 
     def _kept(self, note: Path, pin: str | None) -> Path | None:
-        """What that address gave before, or whatever is known to be what the pin asks for."""
+        """What that address gave before, or whatever is known to be what the pin asks for, if it is still that."""
         try:
             came, is_now = note.read_text("ascii").split()
         except (OSError, ValueError):
             came = is_now = pin or ""
         path = self._file(is_now if pin in (None, came) else str(pin))
-        if not is_now or not self._data.touch(path):
+        if not is_now or not self._data.touch(path) or lora_file.digest(path) != path.stem:
             return None
         self._data.touch(note)
         return path

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,6 +19,8 @@ from pipelines.video import read_manifest
 from server.cli import app
 from tests import checkpoints
 from tests.server.lora_host import Host, hosted, lora_file, tensors
+from tests.weights import hub
+from weights import loras
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +37,25 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def host() -> Iterator[Host]:
     with hosted() as running:
         yield running
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What every repository of the hub holds."""
+    lora_file(tmp_path / "published" / "style.safetensors")
+    (tmp_path / "published" / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4}))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with hub.serving(tmp_path / "published") as server:
+        asked = {"endpoint": server.url, "cache_dir": tmp_path / "cache", "token": False, "max_workers": 2}
+        fetch = partial(huggingface_hub.snapshot_download, **asked)
+        monkeypatch.setattr(loras, "pull", partial(loras.pull, snapshot_download=fetch))
+        yield tmp_path / "published"
+
+
+def everything(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def call(*words: str) -> Result:
@@ -102,6 +126,32 @@ def test_add_from_an_address(host: Host, tmp_path: Path) -> None:
     refused(["add", host.url("/html"), "--name", "page"], "a web page, no LoRA")
     refused(["add", host.url("/absent"), "--name", "none"], "the host answered 404")
     refused(["add", host.url(), "--name", "other", "--sha256", "0" * 64], "asked for was 000")
+
+
+def test_add_from_the_hub(repository: Path, tmp_path: Path) -> None:
+    file, digest = repository / "style.safetensors", hashlib.sha256((repository / "style.safetensors").read_bytes())
+    refused(["add", "some/style", "--sha256", "0" * 64], f"its SHA-256 is {digest.hexdigest()}, asked for was 000")
+    assert everything(tmp_path / "loras") == []
+    assert done("add", "some/style", "--sha256", digest.hexdigest(), "--alpha", "2") == "some/style\n"
+    home = tmp_path / "loras" / "some" / "style"
+    assert everything(tmp_path / "loras") == [
+        home / name for name in ("adapter_config.json", file.name, f"{file.name}.json")
+    ]
+    assert (home / file.name).read_bytes() == file.read_bytes()
+    assert json.loads((home / f"{file.name}.json").read_text()) == {"alpha": 2.0, "origin": "some/style"}
+    assert "base: tiny" in done("inspect", "some/style")
+
+
+def test_what_cannot_be_read_on_the_hub_leaves_what_is_installed(repository: Path, tmp_path: Path) -> None:
+    lora_file(repository / "a.safetensors", seed=1)
+    assert done("add", "some/style/a.safetensors") == "some/style\n"
+    before = {path: path.read_bytes() for path in everything(tmp_path / "loras")}
+    (repository / "style.safetensors").write_bytes((repository / "style.safetensors").read_bytes()[:-9])
+    for source in ("some/style", "some/style/style.safetensors"):
+        refused(["add", source], "cannot be read: torn")
+    assert {path: path.read_bytes() for path in everything(tmp_path / "loras")} == before
+    lora_file(repository / "style.safetensors")
+    assert done("add", "some/style") == "some/style/a\nsome/style/style\n"
 
 
 def test_private_addresses_and_pickles_need_a_word_of_the_owners(

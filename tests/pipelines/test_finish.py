@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,19 @@ def test_interpolation_comes_after_the_upscaler() -> None:
 )
 def test_when_more_pixels_are_wanted_than_the_model_makes(values: dict[str, Any], larger: bool) -> None:
     assert enlarges(plan(**values)) is larger
+
+
+@pytest.mark.parametrize("rate", [None, 16])
+def test_frames_are_let_go_as_they_leave(rate: int | None) -> None:
+    """However long a film and however large its frames, only a few are held."""
+    net = build(state_dict(TINY)) if rate else None
+    held: list[weakref.ref[np.ndarray]] = []
+    most = 0
+    for chunk in finish(chunks(49), plan(interpolate_fps=rate, width=64, height=32), net):
+        held.append(weakref.ref(chunk))
+        most = max(most, sum(one() is not None for one in held))
+    assert len(held) >= 6
+    assert most <= 2
 
 
 BARRED = np.zeros((60, 120, 3), np.uint8)  # blue, with a red bar at the left edge and a green one at the right

@@ -314,3 +314,36 @@ def test_other_generations_are_refused_with_advice() -> None:
         assert "get flownet 4.25" in str(e.value)
     with pytest.raises(ValueError):
         build({})
+
+
+KEYS = (
+    "block0.lastconv.0.weight", "block0.lastconv.0.bias", "block0.conv0.0.0.weight", "block3.conv0.1.0.weight",
+    "block0.convblock.0.conv.weight", "block0.convblock.0.beta", "encode.0.weight", "encode.6.weight", "encode.2.bias",
+)  # fmt: skip
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (), (1,), (23,), (0,), (4, 24), (2, 3, 4), (1, 24, 1, 1), (0, 24, 4, 4), (5, 24, 0, 4), (1, 1, 1, 1, 1),
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # torch, of half a channel
+@pytest.mark.parametrize("key", KEYS)
+def test_tensors_of_any_shape_are_refused_in_words(key: str) -> None:
+    plain = build(state_dict(TINY)).state_dict()
+    build(plain)
+    hostile = [torch.zeros(shape) for shape in SHAPES]
+    hostile += [torch.zeros(1).expand(shape) for shape in ((2**40, 8, 3, 3), (8, 2**40, 3, 3), (3, 24, 2**40, 2))]
+    hostile += [plain[key].to(kind) for kind in (torch.int64, torch.uint8, torch.bool, torch.complex64)]
+    hostile.append(plain[key].to_sparse())
+    for tensor in hostile:
+        for weights in (plain | {key: tensor}, {key: tensor}):
+            with pytest.raises(ValueError, match=r"get flownet 4\.25"):
+                build(weights)
+
+
+def test_names_of_any_kind_are_refused_in_words() -> None:
+    plain = build(state_dict(TINY)).state_dict()
+    odd: list[dict[Any, Tensor]] = [{7: torch.zeros(1)}, plain | {None: torch.zeros(1)}]
+    odd += [plain | {f"encode.{n}.weight": plain["encode.0.weight"]} for n in ("00", "8", "9" * 5000)]
+    for weights in odd:
+        with pytest.raises(ValueError, match=r"get flownet 4\.25"):
+            build(weights)

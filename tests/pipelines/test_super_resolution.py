@@ -93,6 +93,15 @@ def test_frames_are_bytes_in_and_out() -> None:
     assert large.dtype == torch.uint8 and torch.equal(large[:, ::4, ::4], waves(20, 30))
 
 
+def test_in_half_precision_frames_are_the_same_but_for_rounding() -> None:
+    frame = waves(24, 40)
+    full, half = (
+        Upscaler(FakeX4().to(dtype), 4, CPU, dtype)(frame).to(torch.int16) for dtype in (torch.float32, torch.float16)
+    )
+    assert full.shape == half.shape == (3, 96, 160)
+    assert 0 < (full - half).abs().max() <= 1
+
+
 def test_memory_that_runs_out_ends_in_tiles() -> None:
     net = FakeX4()
 

@@ -100,6 +100,19 @@ def test_by_address_and_by_name_each_with_its_scale(running: Running, host: Host
     assert host.asked.count("/style.safetensors") == 2
 
 
+def test_the_log_says_what_drew_the_frames_between(running: Running) -> None:
+    """`use_rife` left out is true."""
+    client, house, _ = running
+    small = "frames drawn by the small network that ships with this project"
+    for more, told in (({}, True), ({"use_rife": False}, False)):
+        body = {name: value for name, value in INPUT.items() if name != "use_rife"} | more
+        receipt = client.post(APP, json=body).json()
+        job = house.context.jobs.get(receipt["request_id"])
+        assert job is not None and ended(house, job, 120).status is Status.SUCCEEDED
+        status = client.get(f"{receipt['status_url']}?logs=1").json()
+        assert any(small in line["message"] for line in status["logs"]) == told, status["logs"]
+
+
 def test_pictures_and_clips_take_them_too(running: Running, host: Host) -> None:
     for tail, source in (("/image-to-video", {"image_url": RED}), ("/video-to-video", {"video_url": RED_CLIP})):
         code, body, log = result(running, tail, **source, loras=[{"path": host.url(), "scale": 2}])

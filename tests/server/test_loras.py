@@ -119,6 +119,19 @@ def test_a_pin_is_believed_and_held(place: Place, host: Host) -> None:
     place.refused(f"style#sha256={other}", f"its SHA-256 is {digest}")
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_kept_file_that_is_another_by_now_is_fetched_again(place: Place, host: Host, pinned: bool) -> None:
+    url = f"{host.url()}#sha256={sha256(lora())}" if pinned else host.url()
+    (taken,) = place.take(url)
+    Path(taken.path).write_bytes(lora(seed=1))
+    assert place.take(url) == [taken]
+    assert Path(taken.path).read_bytes() == lora()
+    assert len(host.asked) == 2
+    Path(taken.path).write_bytes(lora(seed=1))
+    del host.files["/style.safetensors"]
+    place.refused(url, "the host answered 404", "file_download_error")
+
+
 @pytest.mark.parametrize(
     ("path", "match", "code"),
     [

@@ -18,6 +18,7 @@ from tests.server.clients.fake import PICTURE, FakeIntake, FakeJobs, fake_contex
 
 ROOM = "/api/v6/video/"
 Served = tuple[TestClient, FakeJobs, FakeIntake]
+SECOND_PASS = ("upscale_strength", "upscale_guidance_scale", "upscale_num_inference_steps")
 
 
 @pytest.fixture
@@ -37,6 +38,10 @@ def made(served: Served, call: str, **fields: Any) -> tuple[GenerationRequest, l
     answer = client.post(ROOM + call, content=json.dumps(usual | fields)).json()
     assert answer["status"] == "success", answer
     return jobs.last.request, jobs.last.payload["notes"]
+
+
+def no_second_pass(name: str) -> str:
+    return f"{name}: ignored (there is no second pass of a model)"
 
 
 def numbers(request: GenerationRequest) -> tuple[Any, ...]:
@@ -84,14 +89,16 @@ def test_everything_as_text(served: Served) -> None:
     )
     assert numbers(request) == (1024, 1024, 16, 35, 7.5, 16, "mp4")
     assert request.seed == 5
-    assert notes == ["size: 512x512 -> 1024x1024 (upscale_*)"]
+    assert notes == ["size: 512x512 -> 1024x1024 (upscale_*)", *map(no_second_pass, SECOND_PASS)]
 
 
 def test_more_than_the_maximum_is_taken_for_the_maximum(served: Served) -> None:
     over = {"width": 720, "height": 9999, "num_frames": 30, "num_inference_steps": 60, "guidance_scale": 7.5, "fps": 24}
     request, notes = made(served, "text2video", **over, upscale_guidance_scale=12, upscale_num_inference_steps=99)
     assert numbers(request)[:6] == (512, 512, 25, 50, 7.5, 16)
-    assert sorted(note.partition(":")[0] for note in notes) == sorted(set(over) - {"guidance_scale"})
+    assert {no_second_pass(name) for name in SECOND_PASS[1:]} < set(notes)
+    told = sorted(note.partition(":")[0] for note in notes)
+    assert told == sorted({*over, *SECOND_PASS[1:]} - {"guidance_scale"})
     assert "num_frames: 30 -> 25 (the maximum)" in notes
     request, notes = made(served, "img2video", guidance_scale=9, num_frames=10**400)
     assert (request.guidance_scale, request.num_frames) == (8, 25)
@@ -117,6 +124,19 @@ def test_upscaling(served: Served, given: dict[str, Any], size: tuple[int, int])
     request, notes = made(served, "text2video", **given)
     assert (request.width, request.height) == size
     assert any("(upscale_*)" in note for note in notes) == (size != (512, 512))
+    sent = [name for name in ("upscale_height", "upscale_width") if given.get(name)]
+    ignored = [f"{name}: ignored (nothing is made smaller)" for name in sent]
+    assert [note for note in notes if "ignored" in note] == (ignored if size == (512, 512) else [])
+
+
+@pytest.mark.parametrize("name", SECOND_PASS)
+def test_what_is_ignored_of_upscaling_is_told_to_the_client(served: Served, name: str) -> None:
+    body = {"model_id": "cogvideox", "prompt": "a", name: 1}
+    answer = served[0].post(f"{ROOM}text2video", json=body).json()
+    again = served[0].post(f"{ROOM}fetch/{answer['id']}").json()
+    assert [note for note in answer["notes"] if name in note] == [no_second_pass(name)]
+    assert again["notes"] == answer["notes"]
+    assert answer["meta"][name] == 1
 
 
 def test_ultra(served: Served) -> None:

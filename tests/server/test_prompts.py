@@ -11,10 +11,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipelines.request import GenerationRequest, Media
+from pipelines.video import read_manifest
+from server.app import create_app
 from server.errors import BadSetting
 from server.jobs.job import Status
 from server.jobs.prompts import MAX_ANSWER, MAX_PROMPT, Helper, helper_of
 from server.settings import Settings
+from tests import checkpoints
 from tests.server.chat_host import Chat, chat_host
 from tests.server.house import app, ended, house_of, plain, submit, until
 
@@ -178,3 +181,28 @@ def test_replicates_field_asks_for_it(chat: Chat, tmp_path: Path) -> None:
             done = ended(house, house.health.store.page("replicate", "", 1)[0])
             assert (done.status, len(chat.asked)) == (Status.SUCCEEDED, asked)
             assert done.payload["input"]["prompt"] == "steps=1"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_client_is_told_the_new_prompt(chat: Chat, tmp_path: Path) -> None:
+    """By fal's result and log and the manifest in the video, by the real worker."""
+    chat.says = "A red circle glides over a blue wall in soft light."
+    given = {"data_dir": tmp_path / "data", "model": str(checkpoints.cached("5b")), "device": "cpu", "min_free_mb": 0}
+    given |= {"prompt_help": "always", "prompt_help_url": chat.url, "prompt_help_model": "tiny-chat"}
+    application = create_app(plain(**given))
+    body = {"prompt": "a cat", "num_inference_steps": 1, "video_size": {"width": 64, "height": 48}, "use_rife": False}
+    with TestClient(application, base_url="http://here:8000") as client:
+        receipt = client.post("/queue/fal-ai/cogvideox-5b", json=body).json()
+        house = house_of(application)
+        job = house.context.jobs.get(receipt["request_id"])
+        assert job is not None and ended(house, job, 120).status is Status.SUCCEEDED
+        note = f"prompt: a cat -> {chat.says} (reworded by tiny-chat)"
+        logs = client.get(f"{receipt['status_url']}?logs=1").json()["logs"]
+        assert note in [line["message"] for line in logs]
+        result = client.get(receipt["response_url"]).json()
+        assert result["prompt"] == chat.says
+        (tmp_path / "film.mp4").write_bytes(client.get(result["video"]["url"]).content)
+    manifest = read_manifest(tmp_path / "film.mp4")
+    asked = manifest["request"]
+    assert (asked["prompt"], asked["asked_prompt"], note in manifest["notes"]) == (chat.says, "a cat", True)

@@ -27,7 +27,7 @@ def film_url(job: Job, base: str) -> str:
 
 
 def meta(job: Job) -> dict[str, Any]:
-    """The parameters, as they were used."""
+    """The parameters within their maxima, also those without effect: `notes` names these."""
     sent = {name: value for name, value in job.payload.items() if name not in ("notes", "track_id")}
     told = {name: ("no", "yes")[value] if isinstance(value, bool) else value for name, value in sent.items()}
     return {"model_id": told.pop("model_id", ""), **told, "seed": job.seed, "file_prefix": job.id}

@@ -19,6 +19,7 @@ from server.facades.modelslab.models import (
 from server.facades.wire import shown
 
 NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
+SECOND_PASS = ("upscale_strength", "upscale_guidance_scale", "upscale_num_inference_steps")
 
 
 def limited(given: Given) -> tuple[Given, list[str]]:
@@ -45,8 +46,12 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
     else:
         steps, guidance = given.num_inference_steps, given.guidance_scale
         width, height = _enlarged(given)
-        if (width, height) != (given.width, given.height):
+        if width < given.width or height < given.height:
+            width, height = given.width, given.height
+            notes += _ignored(given, ("upscale_height", "upscale_width"), "nothing is made smaller")
+        elif (width, height) != (given.width, given.height):
             notes.append(f"size: {given.width}x{given.height} -> {width}x{height} (upscale_*)")
+        notes += _ignored(given, SECOND_PASS, "there is no second pass of a model")
     request = GenerationRequest(
         prompt=given.prompt if given.prompt.strip() else NO_PROMPT,
         negative_prompt=given.negative_prompt,
@@ -69,14 +74,19 @@ def _lying(short: int) -> tuple[int, int]:
 
 
 def _enlarged(given: Sized) -> tuple[int, int]:
-    """The size the caller wants in the end. A side left out follows the other one; nothing is made smaller."""
+    """The size the caller wants in the end. A side left out follows the other one."""
     width, height = given.width, given.height
     if not isinstance(given, TextToVideo) or (given.upscale_width, given.upscale_height) == (None, None):
         return width, height
     wide, tall, most = given.upscale_width, given.upscale_height, int(given.MOST["upscale_width"])
     wide = wide or min(most, round((tall or 0) * width / height / 2) * 2)
     tall = tall or min(most, round(wide * height / width / 2) * 2)
-    return (wide, tall) if wide >= width and tall >= height else (width, height)
+    return wide, tall
+
+
+def _ignored(given: Given, names: tuple[str, ...], why: str) -> list[str]:
+    """A note of each of these fields that was sent."""
+    return [f"{name}: ignored ({why})" for name in names if getattr(given, name, None) is not None]
 
 
 def picture_of(given: Given) -> str | None:

@@ -35,7 +35,7 @@ def notes(given: VideoGeneration, rife: bool) -> list[str]:
     if not given.prompt:
         said.append(f"prompt: none -> {NO_PROMPT!r} (CogVideoX needs words)")
     if rife:
-        said.append(f"fps: {given.fps}, frames between the model's own are drawn by RIFE")
+        said.append(f"fps: {given.fps}, with frames drawn between the model's own")
     if given.with_audio:
         said.append("with_audio: true -> no sound (CogVideoX makes silent films)")
     if given.watermark_enabled:
