@@ -89,7 +89,7 @@ def test_a_prompt_is_followed(engine: Engine, tmp_path: Path) -> None:
         for seed, (scene, prompt) in enumerate(asked(12))
     ]
     color, background, shape, motion = np.sum(hits, axis=0)
-    assert color >= 9 and background >= 10 and shape >= 4 and motion >= 7, (color, background, shape, motion)
+    assert color >= 11 and background >= 11 and shape >= 9 and motion >= 9, (color, background, shape, motion)
 
 
 def test_a_red_circle_moves_left(engine: Engine, tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_picture_stays_the_first_frame_and_the_prompt_moves_it(engine: Engine,
         frames = clip(engine, prompt, tmp_path, picture=first, seed=seed, num_frames=FILM)
         ratios.append(10 * np.log10(255**2 / np.square(frames[0].astype(float) - first).mean()))
         moved += look(frames).motion == scene.motion
-    assert np.mean(ratios) > 22, f"first frames: {np.mean(ratios):.1f} dB"
-    assert moved >= 7, f"{moved} of 10 objects go the asked way; chance is 1 in {len(MOTIONS)}"
+    assert np.mean(ratios) > 24, f"first frames: {np.mean(ratios):.1f} dB"
+    assert moved >= 8, f"{moved} of 10 objects go the asked way; chance is 1 in {len(MOTIONS)}"
 
 
 def test_everything_that_is_asked_matters(engine: Engine, tmp_path: Path) -> None:
@@ -143,12 +143,16 @@ def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) 
 
 
 def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
-    def told(guidance: float) -> int:
-        clips = [clip(engine, prompt, tmp_path, seed=4, guidance_scale=guidance) for _, prompt in scenes]
-        return int(np.sum([right(scene, look(c)) for (scene, _), c in zip(scenes, clips, strict=True)]))
+    """It brings out what a vague prompt only hints at, and of a plain one the seeds agree more."""
 
-    scenes = asked(8, FRAMES)
-    assert told(6.0) > told(1.0)
+    def films(prompt: str, guidance: float) -> np.ndarray:
+        given = {"guidance_scale": guidance, "num_inference_steps": 12, "num_frames": 9}
+        return np.stack([clip(engine, prompt, tmp_path, seed=seed, **given) for seed in range(5)])
+
+    vague = {guidance: [look(film).shape for film in films("a star in autumn", guidance)] for guidance in (1.0, 6.0)}
+    assert vague[6.0].count("none") < vague[1.0].count("none"), vague
+    plain = "a red circle moves left on a blue background"
+    assert films(plain, 6.0).std(axis=0).mean() < films(plain, 1.0).std(axis=0).mean()
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 96), (64, 64), (80, 80), (720, 480)])

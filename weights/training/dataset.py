@@ -34,7 +34,7 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(64, 96, 2400, 0.85),
+    Bucket(64, 96, 4000, 0.85),
     Bucket(96, 64, 300, 0.06),
     Bucket(64, 64, 300, 0.06),
     Bucket(80, 80, 120, 0.03),

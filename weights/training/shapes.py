@@ -34,7 +34,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star")
 MOTIONS = ("left", "right", "up", "down", "still", "growing", "shrinking", "turning", "bouncing", "circling")
-SIZES: dict[str, float] = {"small": 10.0, "medium": 13.0, "big": 17.0}  # radius
+SIZES: dict[str, float] = {"small": 13.0, "medium": 17.0, "big": 21.0}  # radius
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 GROWTH = 1.8  # last radius / first radius of a film
 TURN = math.pi / 32  # radians a frame: a square looks the same again after two seconds
