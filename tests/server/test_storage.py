@@ -18,6 +18,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 from obstore.exceptions import GenericError
+from structlog.testing import capture_logs
 
 from server.datadir import DataDir
 from server.errors import BadSetting, DiskFull
@@ -316,7 +317,7 @@ def test_s3_is_down_and_back(lasting_cloud: Cloud, data: DataDir) -> None:
     artifacts.check_room()
 
 
-def test_refused_by_s3(s3: Cloud, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_refused_by_s3(s3: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     from obstore.exceptions import PermissionDeniedError
 
     storage = ObjectStorage(s3.url())
@@ -325,9 +326,9 @@ def test_refused_by_s3(s3: Cloud, monkeypatch: pytest.MonkeyPatch, capfd: pytest
         raise PermissionDeniedError(f"403 for {KEY}/film.mp4\n\nDebug source: …")
 
     monkeypatch.setattr("server.media.storage_s3.obstore.put", refuse)
-    with pytest.raises(StorageDown, match="refuses this server"):
+    with capture_logs() as logged, pytest.raises(StorageDown, match="refuses this server"):
         storage.put(KEY, "film.mp4", FILM, None, HEADERS)
-    said = "".join(capfd.readouterr())
+    said = str(logged)
     assert "403 for …/film.mp4" in said and KEY not in said and "Debug" not in said
 
 

@@ -24,7 +24,7 @@ PROMPTS = (
     "a purple square grows on a yellow background",
     "an orange circle moves in a circle on a black background",
     "a green star moves right behind a white square on a blue background",
-    "A golden retriever runs along the beach at sunset",
+    "A golden retriever runs through a meadow",
 )
 PICTURE = Scene("triangle", "yellow", "red", "right", "medium", 49, 0, 0)
 PICTURE_PROMPT = "a yellow triangle moves right on a red background"
