@@ -10,7 +10,8 @@ import gc
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipelines.loader import Model
+from pipelines.loader import Loader, Model
 from pipelines.plan import Plan, Source, resolve
 from pipelines.request import GenerationRequest, Media, SchedulerName, Task
+from tests import checkpoints
 
 HAS_FFMPEG = importlib.util.find_spec("imageio_ffmpeg") is not None
 
@@ -70,6 +72,59 @@ def engine(module: Any, model: Model, device: torch.device, memory: str = "auto"
 
 def run(engine: Any, request: GenerationRequest, cancelled: Callable[[], bool] = lambda: False) -> list[Any]:
     return list(engine.run(request, "it", cancelled))
+
+
+def in_own_dtypes(loader: Loader) -> Loader:
+    """On a GPU the tiny checkpoints in the dtypes they are published in: only those of full size are known by them."""
+
+    def dtype_for(info: Any) -> torch.dtype:
+        return torch.float16 if info.name.startswith("2b") else torch.bfloat16
+
+    if loader.device.type != "cpu":
+        loader.dtype_for = dtype_for  # type: ignore[method-assign]
+    return loader
+
+
+def served(
+    module: Any, device: torch.device, kinds: Sequence[checkpoints.Kind], memory: str = "auto", **options: Any
+) -> Any:
+    """An engine over the tiny checkpoints, as it would be over published ones."""
+    made = module.Engine({kind: checkpoints.cached(kind) for kind in kinds}, str(device), memory, **options)
+    in_own_dtypes(made.loader)
+    return made
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an engine made: uint8 [T, H, W, 3] before any file's compression, the latents of the last clip, what it
+    said, and its Finished."""
+
+    frames: NDArray[np.uint8]
+    latents: torch.Tensor
+    said: list[str]
+    finished: Any
+
+
+def made(module: Any, engine: Any, request: GenerationRequest, name: str) -> Made:
+    from pipelines.checkpoint import load
+
+    kept: list[NDArray[np.uint8]] = []
+
+    class Keeper(Counter):
+        def __init__(self, path: Path, *_: Any) -> None:
+            super().__init__(path)
+            kept.clear()  # an attempt that ran out of memory is begun anew
+
+        def write(self, frames: NDArray[np.uint8]) -> None:
+            super().write(frames)
+            kept.append(frames.copy())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "VideoWriter", Keeper)
+        events = list(engine.run(request, name))
+    saved = [event.data for event in events if type(event).__name__ == "Checkpoint"]
+    said = [event.message for event in events if type(event).__name__ == "Log"]
+    return Made(np.concatenate(kept), load(saved[-1]).sampling.latents, said, events[-1])
 
 
 def plan_for(

@@ -57,8 +57,7 @@ def free_memory():
 
 @pytest.mark.parametrize(("kind", "task", "scheduler"), CASES)
 def test_frames_equal_the_stock_pipelines(kind: checkpoints.Kind, task: Task, scheduler: SchedulerName) -> None:
-    loader = Loader(CUDA)
-    model = loader.load(checkpoints.cached(kind))
+    model = rig.in_own_dtypes(Loader(CUDA)).load(checkpoints.cached(kind))
     assert model.transformer.dtype is (torch.float16 if kind == "2b" else torch.bfloat16)
     plan, source = rig.plan_for(model, task, scheduler, num_frames=9)
     placement = Placement(model.modules, CUDA)
@@ -114,7 +113,7 @@ def test_a_module_is_back_to_itself_after_every_profile(middle: Model) -> None:
 @pytest.mark.parametrize("kind", ["2b", "5b", "1.5-5b"])
 def test_a_seed_draws_the_same_noise_on_both_devices(kind: checkpoints.Kind) -> None:
     """In one dtype: torch draws other numbers for bfloat16 than for float32."""
-    model = Loader(CUDA).load(checkpoints.cached(kind))
+    model = rig.in_own_dtypes(Loader(CUDA)).load(checkpoints.cached(kind))
     plan, _ = rig.plan_for(model, Task.T2V)
     embeds = torch.zeros(2, 1, 1)
     drawn = []

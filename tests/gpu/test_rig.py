@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from benchmarks.shapes import build
 from pipelines.loader import Loader
 from pipelines.memory import LADDER, Placement
 from pipelines.request import GenerationRequest, Task
+from pipelines.super_resolution import load
 from tests import checkpoints
-from tests.gpu import rig
+from tests.gpu import options, rig
 
 CPU = torch.device("cpu")
 REQUEST = GenerationRequest("a red circle moves left", num_inference_steps=4, seed=7)
@@ -53,6 +55,49 @@ def test_shortage_makes_the_engine_climb(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_cancelling_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     module = rig.generate_module(monkeypatch, encoding=False)
     assert rig.until_cancelled(module, rig.engine(module, build("5b", CPU, "tiny"), CPU), REQUEST, 2) == [1, 2]
+
+
+def test_the_options_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upscaler = options.enlarging(CPU)
+    monkeypatch.setattr("pipelines.super_resolution.load", lambda *_: upscaler)
+    module = rig.generate_module(monkeypatch, encoding=False)
+    engine = rig.served(module, CPU, ["5b", "5b-i2v"], "sequential", upscaler=Path("net.pth"))
+    short: dict[str, Any] = {"num_frames": 18, "extend": True, "num_inference_steps": 1, "seed": 7}
+    styles = (options.style(engine, "5b", tmp_path),)
+    plain = rig.made(module, engine, GenerationRequest("a red circle", **short), "5b")
+    large = GenerationRequest("a red circle", **short, loras=styles, interpolate_fps=16, width=80, height=60)
+    made = rig.made(module, engine, large, "5b")
+    assert plain.frames.shape == (18, 48, 64, 3)
+    assert made.frames.shape == (35, 60, 80, 3)
+    assert sum("style.safetensors" in line for line in made.said) == 2
+    assert plain.latents.shape == made.latents.shape
+    assert not torch.equal(made.latents, plain.latents)
+    again = rig.made(module, engine, GenerationRequest("a red circle", **short), "5b")
+    assert (again.frames == plain.frames).all()
+
+
+@pytest.mark.parametrize("name", get_args(options.Net))
+def test_the_interpolating_networks_draw_something_between(name: options.Net) -> None:
+    first, *between, last = options.drawn(options.interpolating(name, CPU), CPU)
+    assert all(not torch.equal(one, first) and not torch.equal(one, last) for one in between)
+    assert not torch.equal(*between)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_enlarging_network_shows_its_tiles_hardly(dtype: torch.dtype) -> None:
+    upscaler, given = options.enlarging(CPU, dtype), options.frame(40, 70)
+    whole = options.by_tiles(upscaler, given, None)
+    assert whole.shape == (3, 160, 280)
+    assert 0 < (options.by_tiles(upscaler, given, 48) - whole).abs().max() <= 3
+
+
+@pytest.mark.parametrize("architecture", get_args(options.Architecture))
+def test_the_files_of_upscalers_are_read(
+    architecture: options.Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options.spandrel(monkeypatch)
+    upscaler = load(options.upscaler_file(architecture, tmp_path), CPU)
+    assert options.by_tiles(upscaler, options.frame(20, 30), None).shape == (3, 80, 120)
 
 
 def test_the_counter_leaves_a_file(tmp_path: Path) -> None:
