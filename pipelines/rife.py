@@ -333,8 +333,7 @@ class _Frame:
     @torch.inference_mode()
     def _ready(self) -> Tensor:
         if self._encoded is None:
-            parameter = next(self._net.parameters())
-            self._encoded = self._net.encoded(self._net.padded(self._tensor[None].to(parameter)))
+            self._encoded = self._net.encoded(self._net.padded(self._tensor[None].to(next(self._net.parameters()))))
         return self._encoded
 
     @torch.inference_mode()
@@ -343,7 +342,8 @@ class _Frame:
             raise ValueError(f"frames differ in size: {list(self._tensor.shape)} and {list(other._tensor.shape)}")
         if self._net.shape.middle_only:  # which encodes nothing
             pair = (frame._tensor[None].to(next(self._net.parameters())) for frame in (self, other))
-            return self._net(*pair, t)[0].to(self._tensor)  # type: ignore[no-any-return]
+            drawn: Tensor = self._net(*pair, t)
+        else:
+            drawn = self._net.between(self._ready(), other._ready(), t)
         h, w = self._tensor.shape[1:]
-        drawn = self._net.between(self._ready(), other._ready(), t)
         return drawn[0, :, :h, :w].clamp(0, 1).to(self._tensor)

@@ -1,6 +1,7 @@
 """The folder of LoRA files: how they are named, added, taken away, and fetched from the Hugging Face Hub.
 
 Knows: the folder's layout, the hub through `weights.pull`'s words. Does not know: torch, what is inside a file.
+Run as a program it fetches one LoRA, and is ended by the kernel when its time is up.
 
     NAME.safetensors   put there by hand, or NAME/FILE.safetensors with what lies beside it
     OWNER/NAME/…       a repository of the hub
@@ -12,7 +13,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -131,7 +136,6 @@ def pull(
     home = folder / repository
     patterns = [file, str(PurePosixPath(file).with_name(CONFIG))] if file else [f"*{SUFFIX}", f"*{CONFIG}"]
     what = {"repo_id": repository, "revision": revision, "local_dir": home, "allow_patterns": patterns}
-    there = home.is_dir()
     try:
         plan = snapshot_download(**what, dry_run=True)
         if not any(str(one.filename).endswith(SUFFIX) for one in plan):
@@ -143,15 +147,39 @@ def pull(
                 f" name one: {repository}/FILE{SUFFIX}, or raise COGVIDEOX_MAX_LORA_MB"
             )
         snapshot_download(**what)
+    except WeightsError:
+        raise
     except Exception as error:  # one boundary to a library with a dozen error classes
-        if not there and home.is_dir() and not any(home.rglob(f"*{SUFFIX}")):
-            shutil.rmtree(home)
-        if isinstance(error, WeightsError):
-            raise
         raise WeightsError(plain_words(error, Checkpoint(name, repository, "", 0, (), revision or "main"))) from error
     return home / file if file else home
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """A place on the folder's disk for what is still to be checked; gone afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        yield Path(scratch)
+
+
+def settle(file: Path, scratch: Path, folder: Path, alpha: float | None = None, origin: str = "") -> Path:
+    """Moves what `pull` put into `scratch` to the same place in `folder`; returns its new path."""
+    target = folder / file.relative_to(scratch)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if (config := file.with_name(CONFIG)).is_file():  # what tells the alpha is there before the file is
+        config.replace(target.with_name(CONFIG))
+    note(target, alpha=alpha, origin=origin)
+    return file.replace(target)
 
 
 def _some(folder: Path, paths: list[Path]) -> str:
     names = [str(path.relative_to(folder)) for path in paths[:LISTED]]
     return ", ".join(names) + (" …" if len(paths) > LISTED else "")
+
+
+if __name__ == "__main__":  # NAME FOLDER LIMIT SECONDS
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[4]))  # nobody handles the signal
+    try:
+        pull(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    except WeightsError as e:
+        sys.exit(str(e))

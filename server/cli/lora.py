@@ -218,24 +218,14 @@ def _add(
 def _pull(source: str, settings: Settings, alpha: float | None, sha256: str | None, revision: str | None) -> list[Path]:
     """Fetches from the hub beside what is installed, and moves it into place when all of it is sure."""
     folder = settings.lora_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+    with loras.beside(folder) as scratch:
         with Console(stderr=True).status("fetching"):
-            there = loras.pull(source, Path(scratch), max(settings.max_lora_bytes, 2**34), revision)
+            there = loras.pull(source, scratch, max(settings.max_lora_bytes, 2**34), revision)
         found = [there] if there.is_file() else sorted(there.rglob(f"*{loras.SUFFIX}"))
         for one in found:
             _check_hash(one, sha256)
             lora_file.read(one)
-        return [_moved(one, folder / one.relative_to(scratch), alpha, source) for one in found]
-
-
-def _moved(file: Path, target: Path, alpha: float | None, origin: str) -> Path:
-    """What tells its alpha is there before it is."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if (config := file.with_name(loras.CONFIG)).is_file():
-        config.replace(target.with_name(loras.CONFIG))
-    loras.note(target, alpha=alpha, origin=origin)
-    return file.replace(target)
+        return [loras.settle(one, scratch, folder, alpha, source) for one in found]
 
 
 def _looks_like_a_page(file: Path) -> bool:

@@ -8,17 +8,16 @@ begun, so that whoever takes the job up again does not ask again. Whatever goes 
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
 import queue
 import re
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pipelines.request import GenerationRequest, Task
 from server.errors import BadSetting
@@ -77,12 +76,12 @@ class Helper:
         )
 
     def _ask(self, prompt: str, picture: bool, stop: Callable[[], bool]) -> str | None:
-        """In a thread of its own: a socket's limits are for each read, and the whole must end in time."""
+        """In a thread of its own: `stop` is looked at meanwhile, and a name look-up cannot be broken off."""
         answers: queue.SimpleQueue[str | HelpFailed] = queue.SimpleQueue()
 
         def ask() -> None:
             try:
-                answers.put(self._call(prompt, picture))
+                answers.put(asyncio.run(self._call(prompt, picture)))
             except HelpFailed as e:
                 answers.put(e)
             except Exception as e:
@@ -102,7 +101,10 @@ class Helper:
             return answer
         raise HelpFailed(f"no answer within {self.seconds:g} seconds")
 
-    def _call(self, prompt: str, picture: bool) -> str:
+    async def _call(self, prompt: str, picture: bool) -> str:
+        """Ends in time, however slowly bytes come."""
+        import aiohttp  # the command line starts faster without
+
         body = {
             "model": self.model,
             "messages": [
@@ -111,36 +113,37 @@ class Helper:
             ],
             "stream": False,
         }
-        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
         if self.key:
             headers["authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers, method="POST")
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.seconds), headers=headers)
+        data = bytearray()
         try:
-            with _OPENER.open(request, timeout=self.seconds) as response:
-                data = response.read(MAX_ANSWER + 1)
-        except urllib.error.HTTPError as e:
-            e.close()
-            raise HelpFailed(f"the endpoint answered {e.code}") from None
+            # no redirects: the key is for the address that was set, and for no other
+            async with (
+                session,
+                session.post(self.url, json=body, proxy=_proxy(self.url), allow_redirects=False) as answer,
+            ):
+                if not 200 <= answer.status < 300:
+                    raise HelpFailed(f"the endpoint answered {answer.status}")
+                async for chunk in answer.content.iter_any():
+                    data += chunk
+                    if len(data) > MAX_ANSWER:
+                        raise HelpFailed("the endpoint's answer is too large")
         except TimeoutError:
             raise HelpFailed(f"no answer within {self.seconds:g} seconds") from None
-        except (OSError, http.client.HTTPException):
+        except (OSError, aiohttp.ClientError):
             raise HelpFailed("the endpoint could not be reached") from None
-        if len(data) > MAX_ANSWER:
-            raise HelpFailed("the endpoint's answer is too large")
         return _said(data)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The key is for the address that was set, and for no other."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
+def _proxy(url: str) -> str | None:
+    """That of the environment. aiohttp's own `trust_env` would read ~/.netrc too, and refuse the key for it."""
+    to = urlsplit(url)
+    return None if proxy_bypass(to.hostname or "") else getproxies().get(to.scheme)
 
 
-def _said(data: bytes) -> str:
+def _said(data: bytes | bytearray) -> str:
     try:
         text = json.loads(data)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):

@@ -17,6 +17,9 @@ import json
 import math
 import os
 import re
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,7 +80,7 @@ class Loras:
             elif SCHEME.match(name):
                 path = await self._of_address(name, pin, field, fresh)
             else:
-                path = await self._of_name(name, field)
+                path = await self._of_name(name, pin, alpha, task, field)
             sha256 = await asyncio.to_thread(self._checked, path, pin if not self._is_ours(path) else None, alpha, task)
         except (LoraError, WeightsError) as e:
             raise RequestError(field, str(e)) from None
@@ -86,22 +89,33 @@ class Loras:
     def _is_ours(self, path: Path) -> bool:
         return path.parent == self._data.loras
 
-    async def _of_name(self, name: str, field: str) -> Path:
+    async def _of_name(self, name: str, pin: str | None, alpha: float | None, task: Task, field: str) -> Path:
         found = await asyncio.to_thread(loras.find, name, self._folder)
         if found is None and self._may_pull and loras.REPOSITORY.fullmatch(name):
             async with self._turn(name), self._downloads:
-                self._data.check_room()
-                try:
-                    await asyncio.to_thread(loras.pull, name, self._folder, self._most)
-                except WeightsError as e:
-                    log.warning("a LoRA could not be fetched from the hub", name=name, error=str(e))
-                    raise MediaError(
-                        field, "file_download_error", f"{name} could not be fetched from the hub"
-                    ) from None
-            found = await asyncio.to_thread(loras.find, name, self._folder)
+                found = await asyncio.to_thread(loras.find, name, self._folder)  # another request may have fetched it
+                if found is None:
+                    found = await self._pulled(name, pin, alpha, task, field)
         if found is None:
             raise RequestError(field, await asyncio.to_thread(loras.unknown, name, self._folder))
         return found
+
+    async def _pulled(self, name: str, pin: str | None, alpha: float | None, task: Task, field: str) -> Path | None:
+        """Installed from the hub, once it is known to be what is wanted."""
+        self._data.check_room()
+        try:
+            with loras.beside(self._folder) as scratch:
+                await _pull(name, scratch, self._most)
+                came = await asyncio.to_thread(loras.find, name, scratch)
+                if came is None:
+                    return None
+                await asyncio.to_thread(self._checked, came, pin, alpha, task)
+                return await asyncio.to_thread(loras.settle, came, scratch, self._folder, origin=name)
+        except OSError as e:
+            log.warning("a LoRA could not be fetched from the hub", name=name, error=str(e))
+            within = f" within {SECONDS:g} seconds" if isinstance(e, TimeoutError) else ""
+            message = f"{name} could not be fetched from the hub{within}"
+            raise MediaError(field, "file_download_error", message) from None
 
     async def _of_address(self, url: str, pin: str | None, field: str, fresh: bool) -> Path:
         if not self._most:
@@ -223,6 +237,29 @@ class Loras:
         if len(self._turns) > 1000:
             self._turns = {known: lock for known, lock in self._turns.items() if lock.locked()}
         return self._turns.setdefault(name, asyncio.Lock())
+
+
+async def _pull(name: str, folder: Path, limit: int) -> None:
+    """In a process of its own, which the kernel ends in time: the hub's library goes on as long as single bytes come.
+
+    Raises TimeoutError, ChildProcessError with what is for the log.
+    """
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", loras.__name__, name, str(folder), str(limit), str(SECONDS)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        _, said = await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if child.returncode == -signal.SIGALRM:
+        raise TimeoutError(f"it took longer than {SECONDS:g} seconds")
+    if child.returncode:
+        raise ChildProcessError(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
 
 
 def _parsed(value: str, field: str) -> tuple[str, str | None, float | None]:

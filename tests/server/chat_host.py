@@ -20,6 +20,7 @@ class Chat:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.waits = 0.0
+        self.drips = 0.0  # seconds between two bytes of the answer
         self.url = ""
 
 
@@ -28,6 +29,16 @@ def chat_host() -> Iterator[Chat]:
     chat = Chat()
 
     class Handler(BaseHTTPRequestHandler):
+        def flush_headers(self) -> None:
+            self.sent(b"".join(self._headers_buffer))
+            self._headers_buffer: list[bytes] = []
+
+        def sent(self, data: bytes) -> None:
+            for at in range(len(data)) if chat.drips else ():
+                time.sleep(chat.drips)
+                self.wfile.write(data[at : at + 1])
+            self.wfile.write(b"" if chat.drips else data)
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             chat.asked.append(body | {"path": self.path})
@@ -42,7 +53,7 @@ def chat_host() -> Iterator[Chat]:
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(says)))
                 self.end_headers()
-                self.wfile.write(says)
+                self.sent(says)
             except OSError:  # who asked has given up
                 pass
 

@@ -29,8 +29,7 @@ from server.media.uploads import Uploads
 from tests import checkpoints
 from tests.server.house import plain
 from tests.server.lora_host import Host, hosted, lora, lora_file, tensors
-from weights import loras as folder_of_loras
-from weights.catalog import WeightsError
+from tests.weights import hub
 
 
 @dataclass
@@ -228,22 +227,59 @@ def test_names_of_the_folder(place: Place) -> None:
     assert place.take("flat", task=Task.I2V), "no model here answers that: said when the job is submitted"
 
 
-def test_the_hub_is_asked_only_where_the_owner_allows(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
+    """What every repository of the hub holds."""
+    lora_file(tmp_path / "published" / "style.safetensors")
+    (tmp_path / "published" / "adapter_config.json").write_text('{"lora_alpha": 4}')
+    with hub.serving(tmp_path / "published") as server:
+        given = {"ENDPOINT": server.url, "HUB_DISABLE_XET": "1", "HUB_OFFLINE": "0", "HOME": str(tmp_path / "cache")}
+        for name, value in given.items():
+            monkeypatch.setenv(f"HF_{name}", value)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
 
-    def pull(name: str, folder: Path, limit: int) -> Path:
-        asked.append(name)
-        if name == "gone/away":
-            raise WeightsError(f"{folder} cannot be written to")
-        return lora_file(folder / name / "style.safetensors")
 
-    monkeypatch.setattr(folder_of_loras, "pull", pull)
+def test_the_hub_is_asked_only_where_the_owner_allows(place: Place, repository: hub.Hub) -> None:
     place.refused("some/style", "no LoRA 'some/style' is installed")
-    assert asked == []
-    assert place.take("some/style", "some/style", lora_pull=True)[0].path.endswith("some/style/style.safetensors")
-    assert place.take("some/style", lora_pull=True)
+    (place.tmp / "styles").write_text("where a folder should be")
+    place.refused("some/style", "could not be fetched from the hub", "file_download_error", lora_pull=True)
+    (place.tmp / "styles").unlink()
+    assert repository.served == []
+    home = place.tmp / "styles" / "some" / "style"
+    taken = Lora(str(home / "style.safetensors"), 0.5)
+    assert place.take("some/style", "some/style", lora_pull=True) == [taken, taken]
+    assert place.take("some/style", lora_pull=True) == [taken]
+    assert sorted(repository.served) == ["adapter_config.json", "style.safetensors"]
+    assert {path.name for path in home.iterdir()} == {*repository.served, "style.safetensors.json"}
+    repository.status, repository.error_code = 404, "RepoNotFound"
     place.refused("gone/away", "gone/away could not be fetched from the hub", "file_download_error", lora_pull=True)
-    assert set(asked) == {"some/style", "gone/away"}
+
+
+def test_what_the_hub_gives_is_installed_only_when_it_is_known_to_fit(place: Place, repository: hub.Hub) -> None:
+    file = lora_file(repository.folder / "style.safetensors", width=64)
+    place.refused("some/style", "64 -> 64 channels, the transformer has 32", lora_pull=True)
+    file.write_bytes(lora()[:-50])
+    place.refused("some/style", "cannot be read: torn", lora_pull=True)
+    file.write_bytes(lora())
+    place.refused(f"some/style#sha256={'0' * 64}", "asked for was 000", lora_pull=True)
+    lora_file(repository.folder / "other.safetensors", seed=1)
+    place.refused("some/style", "name one of them: some/style/other.safetensors", lora_pull=True)
+    assert list((place.tmp / "styles").rglob("*")) == []
+
+
+def test_a_slow_hub_is_left_in_time(place: Place, repository: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what came stays, and the next request is served."""
+    repository.drips = 0.05
+    with monkeypatch.context() as patched:
+        patched.setattr("server.media.loras.SECONDS", 4.0)
+        within = "some/style could not be fetched from the hub within 4 seconds"
+        began = time.monotonic()
+        place.refused("some/style", within, "file_download_error", lora_pull=True)
+        assert time.monotonic() - began < 0.05 * len(lora()) / 2
+    assert list((place.tmp / "styles").rglob("*")) == []
+    repository.drips = 0
+    assert place.take("some/style", lora_pull=True)
 
 
 def test_a_full_disk_is_said(place: Place, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,16 @@ from starlette.testclient import TestClient
 from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades.modelslab import FACADE
+from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_ULTRA, Kind
 from server.facades.wire import Unavailable
 from tests.server import golden
+from tests.server.api_tables import tables
 from tests.server.clients.fake import PICTURE, FakeIntake, FakeJobs, fake_context
 
 ROOM = "/api/v6/video/"
 Served = tuple[TestClient, FakeJobs, FakeIntake]
 SECOND_PASS = ("upscale_strength", "upscale_guidance_scale", "upscale_num_inference_steps")
+KINDS = (T2V, I2V, T2V_ULTRA, I2V_ULTRA)
 
 
 @pytest.fixture
@@ -40,8 +43,8 @@ def made(served: Served, call: str, **fields: Any) -> tuple[GenerationRequest, l
     return jobs.last.request, jobs.last.payload["notes"]
 
 
-def no_second_pass(name: str) -> str:
-    return f"{name}: ignored (there is no second pass of a model)"
+def ignored(name: str, kind: Kind = T2V) -> str:
+    return f"{name}: ignored ({kind.input.IGNORED[name][1]})"
 
 
 def numbers(request: GenerationRequest) -> tuple[Any, ...]:
@@ -89,14 +92,14 @@ def test_everything_as_text(served: Served) -> None:
     )
     assert numbers(request) == (1024, 1024, 16, 35, 7.5, 16, "mp4")
     assert request.seed == 5
-    assert notes == ["size: 512x512 -> 1024x1024 (upscale_*)", *map(no_second_pass, SECOND_PASS)]
+    assert notes == ["size: 512x512 -> 1024x1024 (upscale_*)", *map(ignored, T2V.input.IGNORED)]
 
 
 def test_more_than_the_maximum_is_taken_for_the_maximum(served: Served) -> None:
     over = {"width": 720, "height": 9999, "num_frames": 30, "num_inference_steps": 60, "guidance_scale": 7.5, "fps": 24}
     request, notes = made(served, "text2video", **over, upscale_guidance_scale=12, upscale_num_inference_steps=99)
     assert numbers(request)[:6] == (512, 512, 25, 50, 7.5, 16)
-    assert {no_second_pass(name) for name in SECOND_PASS[1:]} < set(notes)
+    assert set(map(ignored, SECOND_PASS[1:])) < set(notes)
     told = sorted(note.partition(":")[0] for note in notes)
     assert told == sorted({*over, *SECOND_PASS[1:]} - {"guidance_scale"})
     assert "num_frames: 30 -> 25 (the maximum)" in notes
@@ -125,22 +128,32 @@ def test_upscaling(served: Served, given: dict[str, Any], size: tuple[int, int])
     assert (request.width, request.height) == size
     assert any("(upscale_*)" in note for note in notes) == (size != (512, 512))
     sent = [name for name in ("upscale_height", "upscale_width") if given.get(name)]
-    ignored = [f"{name}: ignored (nothing is made smaller)" for name in sent]
-    assert [note for note in notes if "ignored" in note] == (ignored if size == (512, 512) else [])
+    told = [f"{name}: ignored (nothing is made smaller)" for name in sent]
+    assert [note for note in notes if "ignored" in note] == (told if size == (512, 512) else [])
 
 
-@pytest.mark.parametrize("name", SECOND_PASS)
-def test_what_is_ignored_of_upscaling_is_told_to_the_client(served: Served, name: str) -> None:
-    body = {"model_id": "cogvideox", "prompt": "a", name: 1}
-    answer = served[0].post(f"{ROOM}text2video", json=body).json()
-    again = served[0].post(f"{ROOM}fetch/{answer['id']}").json()
-    assert [note for note in answer["notes"] if name in note] == [no_second_pass(name)]
-    assert again["notes"] == answer["notes"]
-    assert answer["meta"][name] == 1
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_what_is_ignored_is_told_to_the_client(served: Served, kind: Kind) -> None:
+    for name, (usual, _) in kind.input.IGNORED.items():
+        sent = "yes" if usual is False else "42"
+        body = {"model_id": "cogvideox", "prompt": "a", "init_image": PICTURE, name: sent}
+        answer = served[0].post(ROOM + kind.name, json=body).json()
+        again = served[0].post(f"{ROOM}fetch/{answer['id']}").json()
+        assert [note for note in answer["notes"] if note.startswith(name)] == [ignored(name, kind)]
+        assert again["notes"] == answer["notes"]
+        assert str(answer["meta"][name]).removesuffix(".0") == sent
+        for absent in (usual, None, "", str(usual or "")):
+            assert ignored(name, kind) not in made(served, kind.name, **{name: absent})[1]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_field_said_to_be_ignored_is_told(kind: Kind) -> None:
+    rows = tables("modelslab")[f"POST {ROOM}{kind.name}"]
+    assert {row.field for row in rows if row.word == "ignored"} == set(kind.input.IGNORED)
 
 
 def test_ultra(served: Served) -> None:
-    fields = {"resolution": "240", "portrait": "yes", "num_inference_steps": 8, "guidance_scale": 1.0}
+    fields = {"resolution": "240", "portrait": "yes", "num_inference_steps": 6, "guidance_scale": 1.5}
     request, notes = made(served, "img2video_ultra", **fields, sample_shift=3, model_id="wan2.1", num_frames=82)
     assert (request.width, request.height, request.num_frames) == (240, 426, 82)
     assert (request.num_inference_steps, request.guidance_scale) == (None, None)

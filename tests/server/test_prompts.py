@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,18 @@ def test_nobody_there_and_nobody_in_time(chat: Chat) -> None:
     chat.waits = 3
     assert "no answer within 0.3 seconds" in (better(chat, seconds=0.3).prompt_note or "")
     assert helper(chat, seconds=60).better(GenerationRequest("a"), lambda: True) is None
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-long": "x" * 60_000}], ids=["body", "headers"])
+def test_an_endpoint_that_drips_is_left_in_time(chat: Chat, headers: dict[str, str]) -> None:
+    """And no thread goes on listening to it."""
+    chat.headers, chat.drips = headers, 0.002
+    chat.says = b" " * MAX_ANSWER
+    assert "no answer within 2 seconds" in (better(chat, seconds=2).prompt_note or "")
+    left = [thread for thread in threading.enumerate() if thread.name == "prompt help"]
+    for thread in left:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in left)
 
 
 def test_who_is_helped(chat: Chat) -> None:

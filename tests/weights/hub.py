@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +29,7 @@ class Hub(ThreadingHTTPServer):
         self.status = 200
         self.error_code = ""
         self.cut = ""  # a path whose bytes stop half-way, once
+        self.drips = 0.0  # seconds between two bytes of a file
         self.served: list[str] = []
 
     @property
@@ -77,7 +80,18 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "X-Linked-Size": str(len(data))}
         if send:
             self.server.served.append(name)
-        self.say(200, data, send, headers, cut=send and self.server.cut == name)
+        if send and self.server.drips:
+            self.say(200, data, False, headers)
+            self.drip(data)
+        else:
+            self.say(200, data, send, headers, cut=send and self.server.cut == name)
+
+    def drip(self, data: bytes) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # who asked has given up
+            for at in range(len(data)):
+                time.sleep(self.server.drips)
+                self.wfile.write(data[at : at + 1])
 
     def say(
         self, status: int, body: bytes, send: bool, headers: dict[str, str] | None = None, cut: bool = False

@@ -19,7 +19,6 @@ from server.facades.modelslab.models import (
 from server.facades.wire import shown
 
 NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
-SECOND_PASS = ("upscale_strength", "upscale_guidance_scale", "upscale_num_inference_steps")
 
 
 def limited(given: Given) -> tuple[Given, list[str]]:
@@ -39,19 +38,18 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
         width, height = _lying(given.resolution)
         if given.portrait:
             width, height = height, width
-        if given.num_inference_steps is not None or given.guidance_scale is not None:
-            notes.append(
-                "num_inference_steps, guidance_scale: ignored (they are a distilled model's; CogVideoX's own are used)"
-            )
     else:
         steps, guidance = given.num_inference_steps, given.guidance_scale
         width, height = _enlarged(given)
         if width < given.width or height < given.height:
             width, height = given.width, given.height
-            notes += _ignored(given, ("upscale_height", "upscale_width"), "nothing is made smaller")
+            sent = [name for name in ("upscale_height", "upscale_width") if getattr(given, name) is not None]
+            notes += [f"{name}: ignored (nothing is made smaller)" for name in sent]
         elif (width, height) != (given.width, given.height):
             notes.append(f"size: {given.width}x{given.height} -> {width}x{height} (upscale_*)")
-        notes += _ignored(given, SECOND_PASS, "there is no second pass of a model")
+    for name, (usual, why) in given.IGNORED.items():
+        if getattr(given, name) not in (None, usual):
+            notes.append(f"{name}: ignored ({why})")
     request = GenerationRequest(
         prompt=given.prompt if given.prompt.strip() else NO_PROMPT,
         negative_prompt=given.negative_prompt,
@@ -82,11 +80,6 @@ def _enlarged(given: Sized) -> tuple[int, int]:
     wide = wide or min(most, round((tall or 0) * width / height / 2) * 2)
     tall = tall or min(most, round(wide * height / width / 2) * 2)
     return wide, tall
-
-
-def _ignored(given: Given, names: tuple[str, ...], why: str) -> list[str]:
-    """A note of each of these fields that was sent."""
-    return [f"{name}: ignored ({why})" for name in names if getattr(given, name, None) is not None]
 
 
 def picture_of(given: Given) -> str | None:

@@ -83,10 +83,11 @@ BLUE = PNG + "GklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjABHxw3M2AAAAAASUVORK5CYII="
 
 class Body(BaseModel):
     """What all generations have. Unknown fields are ignored; null and empty text mean absent. `MOST`: the values more
-    is taken for."""
+    is taken for. `IGNORED`: the fields without effect, with the vendor's default and why."""
 
     model_config = ConfigDict(allow_inf_nan=False)
     MOST: ClassVar[Mapping[str, float]] = {}
+    IGNORED: ClassVar[Mapping[str, tuple[Any, str]]] = {}
 
     key: str | None = Field(None, description="or a header: Authorization, x-api-key", examples=["YOUR_API_KEY", "K"])
     prompt: Prompt = Field(examples=["A red circle moves to the left", "Space station in space"])
@@ -115,12 +116,23 @@ class Sized(Body):
 
 
 SIZED = {"height": 512, "width": 512, "num_frames": 25, "num_inference_steps": 50, "guidance_scale": 8, "fps": 16}
+SECOND_PASS = (None, "there is no second pass of a model")  # without these fields none is asked for
+SVD = "a knob of svd"
+DISTILLED = "it is a distilled model's; CogVideoX's own is used"
 
 
 class TextToVideo(Sized):
     """`text2video`."""
 
     MOST = {**SIZED, "upscale_height": 1024, "upscale_width": 1024}
+    IGNORED = {
+        "upscale_strength": SECOND_PASS,
+        "upscale_guidance_scale": SECOND_PASS,
+        "upscale_num_inference_steps": SECOND_PASS,
+        "clip_skip": (None, "CogVideoX reads prompts with T5; there is no CLIP"),
+        "use_improved_sampling": (False, "CogVideoX samples all frames together already"),
+        "improved_sampling_seed": (None, "it belongs to use_improved_sampling; seed is the seed"),
+    }
 
     model_id: TextModel = Field(
         description=f"{', '.join(TEXT_MODELS)}: all of them are the model served here", examples=["cogvideox", "wanx"]
@@ -132,7 +144,7 @@ class TextToVideo(Sized):
     upscale_guidance_scale: Share | None = Field(None, examples=[12, 7.5])
     upscale_num_inference_steps: Positive | None = Field(None, examples=[20, 40])
     clip_skip: Annotated[Int, Field(ge=0)] | None = Field(None, examples=[2, 1])
-    use_improved_sampling: bool = Field(False, examples=[True, False])
+    use_improved_sampling: bool = Field(False, examples=[True, "yes"])
     improved_sampling_seed: Int | None = Field(None, examples=[42, 43])
 
 
@@ -140,6 +152,13 @@ class ImageToVideo(Sized):
     """`img2video`. Without a prompt the picture is all there is."""
 
     MOST = SIZED
+    IGNORED = {
+        "min_guidance_scale": (1, SVD),
+        "max_guidance_scale": (3, SVD),
+        "motion_bucket_id": (127, SVD),
+        "noise_aug_strength": (None, SVD),
+        "base64": (False, "base64 is recognised as such; the answer is always an address"),
+    }
 
     model_id: ImageModel = Field(
         description=f"{', '.join(IMAGE_MODELS)}: all of them are the model served here", examples=["cogvideox", "svd"]
@@ -147,26 +166,32 @@ class ImageToVideo(Sized):
     init_image: Picture = Field(description="http(s) URL, data: URI or base64", examples=[RED, BLUE])
     prompt: Text = Field("", examples=["A red circle moves to the left", "Space station in space"])
     num_frames: Positive = Field(16, description="25 at most", examples=[25, 17])
-    min_guidance_scale: Share | None = Field(None, examples=[1, 2])
-    max_guidance_scale: Share | None = Field(None, examples=[3, 4])
-    motion_bucket_id: Annotated[Int, Field(ge=0)] | None = Field(None, examples=[127, 20])
+    min_guidance_scale: Share | None = Field(None, examples=[2, 1.5])
+    max_guidance_scale: Share | None = Field(None, examples=[4, 5])
+    motion_bucket_id: Annotated[Int, Field(ge=0)] | None = Field(None, examples=[20, 180])
     noise_aug_strength: Share | None = Field(None, examples=[0.02, 0.1])
-    base64: bool = Field(False, examples=[True, False])
+    base64: bool = Field(False, examples=[True, "yes"])
 
 
 class TextToVideoUltra(Body):
     """`text2video_ultra`: the parameters of a distilled model."""
 
     MOST = {"resolution": 480, "num_frames": 161, "fps": 18}
+    IGNORED = {  # the defaults are what the vendor's own client sends
+        "model_id": ("", "it is the model served here, whatever is named"),
+        "num_inference_steps": (8, DISTILLED),
+        "guidance_scale": (1, DISTILLED),
+        "sample_shift": (3, "CogVideoX's schedulers have no shift"),
+    }
 
     model_id: Text = Field("", description="any: it is the model served here", examples=["wan2.1", "wan2.2"])
     resolution: Side = Field(480, description="short side in pixels, 480 at most", examples=[480, 320])
     num_frames: Positive = Field(92, description="161 at most", examples=[92, 82])
     fps: Positive = Field(16, description="18 at most", examples=[16, 18])
     portrait: bool = Field(False, description="upright instead of lying", examples=[True, False])
-    num_inference_steps: Positive | None = Field(None, examples=[8, 6])
-    guidance_scale: Share | None = Field(None, examples=[1, 1.5])
-    sample_shift: Number | None = Field(None, examples=[3, 5])
+    num_inference_steps: Positive | None = Field(None, examples=[6, 4])
+    guidance_scale: Share | None = Field(None, examples=[1.5, 2])
+    sample_shift: Number | None = Field(None, examples=[5, 8])
 
 
 class ImageToVideoUltra(TextToVideoUltra):
