@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test fuzz soak check fix test-gpu bench demo-eval demo-sheet demo-model image clean
+.PHONY: help setup serve test test-slow fuzz soak check fix test-gpu bench demo-eval demo-sheet demo-model image clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,8 +22,11 @@ setup: $(STAMP)  ## virtual environment with the pinned dependencies
 serve: $(STAMP)  ## start the server on http://127.0.0.1:8000
 	@$(BIN)/cogvideox serve
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+test: $(STAMP)  ## the tests, all but the slow ones
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+
+test-slow: $(STAMP)  ## the slow tests: every vendor's own client, the docs' commands, killed processes
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
 
 fuzz: $(STAMP)  ## 2,000 requests nobody would send, to each API
 	FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/server/test_api_fuzz.py
