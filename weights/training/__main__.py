@@ -1,6 +1,9 @@
 """Make the demo model: `python -m weights.training`, some hours on a CPU core.
 
-Knows: the order of the steps. Every step leaves a checkpoint in `.cache/demo-training` and is resumed from there.
+Knows: the order of the steps. What they make is kept in `.cache/demo-training`, and a later run goes on from there: the
+three trainings (autoencoder, transformer, decoder) from the last checkpoint, the latents with the first size that is
+not there in full; the text encoder's lessons, some minutes, begin again unless they were finished. Latents and a
+decoder made from other weights, or from films that look different, are made anew.
 On a machine that does other work as well, OMP_NUM_THREADS=1 is several times faster than two threads.
 `python -m weights.training export` only exports what is there, however far it got.
 """
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from weights.training import dataset, train_decoder, train_transformer, train_vae
+from weights.training import dataset, loop, train_decoder, train_transformer, train_vae
 from weights.training.export import export_image_to_video, export_text_to_video
 from weights.training.teach import teach
 
@@ -30,14 +33,14 @@ def untrained() -> train_transformer.Model:
     file = CACHE / "encoder.pt"
     if not file.exists():
         teach(model.encoder, model.tokenizer, LESSONS)
-        torch.save(model.encoder.state_dict(), file)
+        loop.keep(model.encoder.state_dict(), file)
     model.encoder.load_state_dict(torch.load(file))
     return train_transformer.build(32, start_from=model.weights())
 
 
 def main(train_more: bool) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
-    vae = train_vae.train(CACHE) if train_more else train_vae.trained(CACHE)
+    vae = train_vae.train(CACHE, train_vae.STEPS) if train_more else train_vae.trained(CACHE)
     data = dataset.load(vae, CACHE)
     scale = scaling_factor(data)
     steps = train_transformer.STEPS if train_more else 0

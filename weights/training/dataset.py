@@ -6,13 +6,14 @@ The autoencoder looks back only, so the latents of a film's beginning are the be
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
+from weights.training import loop
 from weights.training.pictures import drift
 from weights.training.shapes import COLORS, FILM, MOTIONS, SHAPES, Frames, Scene, render, sample_scene
 from weights.training.train_vae import to_tensor
@@ -66,21 +67,25 @@ def held_out(scene: Scene) -> bool:
 
 
 def draw(bucket: Bucket, index: int) -> tuple[Frames, Scene | None]:
-    """Of ten clips seven are scenes on the grid, one has two objects, one lies anywhere, one is a picture."""
+    """Of ten clips seven are scenes on the grid, one has two objects, one lies anywhere or begins in the middle of the
+    motion, as the second part of a longer film does, and one is a picture."""
     rng = np.random.default_rng((SEED, FILM, bucket.height, bucket.width, index))
     kind = index % 10
     if kind == PICTURE:
         still = bool(rng.random() < 0.6)
         return drift(rng, FILM, bucket.height, bucket.width, still=still), None
+    begin = int(rng.integers(FILM)) if kind == ANYWHERE and rng.random() < 0.6 else 0
+    anywhere = kind == ANYWHERE and bool(rng.random() < 0.6)
     while True:
-        scene = sample_scene(rng, FILM, anywhere=kind == ANYWHERE, two=float(kind == TWO))
+        scene = replace(sample_scene(rng, FILM, anywhere=anywhere, two=float(kind == TWO)), begin=begin)
         if not held_out(scene):
             return render(scene, bucket.height, bucket.width), scene
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKLCogVideoX, drawn: Iterable[tuple[Frames, Scene | None]]) -> Clips:
-    """Films of one size as latents."""
+    """Films of one size [T, H, W, 3], T a multiple of 4 and one, as latents: the mean of what the encoder gives, not
+    scaled, in float16."""
     latents, firsts, scenes = [], [], []
     films = iter(drawn)
     while part := list(itertools.islice(films, 4)):
@@ -92,32 +97,46 @@ def encode(vae: AutoencoderKLCogVideoX, drawn: Iterable[tuple[Frames, Scene | No
     return Clips(torch.cat(latents), torch.cat(firsts), scenes)
 
 
+def basis_of(vae: AutoencoderKLCogVideoX, films: Iterable[Frames]) -> str:
+    """What latents stand on: the autoencoder, and what the first films look like, one of every kind of `draw`."""
+    return loop.digest(*vae.state_dict().values(), *(torch.from_numpy(film) for film in films))
+
+
+def read(file: Path, basis: str) -> Clips | None:
+    """The clips of an earlier run, if they fit; older files hold nothing but them."""
+    if not file.exists() or not loop.fits(saved := torch.load(file, weights_only=False), basis, file):
+        return None
+    clips: Clips = saved["clips"] if isinstance(saved, dict) else saved
+    return clips
+
+
 def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
-    """All buckets, encoded now or read from an earlier run; what an earlier run lacks is added."""
+    """All buckets, encoded now or read from an earlier run of this autoencoder on films that look the same; what an
+    earlier run lacks is added."""
     loaded = {}
     for bucket in BUCKETS:
         file = folder / f"latents-{bucket.height}x{bucket.width}.pt"
-        clips: Clips | None = torch.load(file, weights_only=False) if file.exists() else None
+        basis = basis_of(vae, (draw(bucket, index)[0] for index in range(10)))
+        clips = read(file, basis)
         there = len(clips.scenes) if clips else 0
         if clips is None or there < bucket.count:
             more = encode(vae, (draw(bucket, index) for index in range(there, bucket.count)))
             clips = more if clips is None else clips.with_more(more)
-            torch.save(clips, file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").rename(file)
+            loop.keep({"basis": basis, "clips": clips}, file)
             print(f"encoded {bucket}", flush=True)
         loaded[bucket] = clips
     return loaded
 
 
 def say(scene: Scene | None, rng: np.random.Generator) -> str:
-    """What a training step calls the clip: mostly its caption, sometimes a loose one, one time in ten nothing."""
+    """What a training step calls the clip: mostly its caption, one time in five a loose one, one in ten nothing."""
     kind = rng.random()
     if kind < 0.1:
         return ""
     while True:
         if scene is None:
             text = loose_caption(sample_scene(rng, FILM), rng)
-        elif kind < 0.2 and scene.other is None:
+        elif kind < 0.3:
             text = loose_caption(scene, rng)
         else:
             text = caption(scene, rng)

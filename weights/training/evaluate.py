@@ -1,7 +1,8 @@
 """Measure the shipped demo model as a client sees it: held-out prompts to a server, the judge on what comes back.
 
-    python -m weights.training.evaluate                 200 prompts of each kind, about an hour on two cores
-    python -m weights.training.evaluate --count 20
+    python -m weights.training.evaluate                 200 prompts and 50 unseen ones, with and without a picture:
+                                                        about an hour on two cores
+    python -m weights.training.evaluate --count 20      20 and 5
 
 Knows: how to ask (Segmind's two calls, with their own defaults: 49 frames, 45 steps, guidance 6, 720x480) and the
 judge. Does not know: how the model was trained. Prompts are sentences that training never says; "unseen" ones also name
@@ -11,6 +12,7 @@ a combination of shape, colours and motion it never draws.
 import argparse
 import base64
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -33,6 +35,7 @@ from weights.training.words import caption, reserved
 
 SEED = 4
 FRAMES, HEIGHT, WIDTH = 49, 64, 96
+ROOT = Path(__file__).parent.parent.parent
 START_SECONDS, ANSWER_SECONDS = 120, 600
 
 
@@ -50,9 +53,11 @@ def asked(count: int, frames: int = FRAMES, *, unseen: bool = False) -> list[tup
 
 @dataclass
 class Score:
-    """How often each attribute was right; `psnr` of first frames against the pictures given, in dB."""
+    """How often each attribute was right; `overlap` of objects with the ideal shape, 0..1 (see `Seen`); `psnr` of first
+    frames against the pictures given, in dB."""
 
     right: list[tuple[bool, ...]] = field(default_factory=list)
+    overlap: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -61,16 +66,17 @@ class Score:
         wanted = (scene.color, scene.background, scene.shape, scene.motion)
         found = (seen.color, seen.background, seen.shape, seen.motion)
         self.right.append(tuple(a == b for a, b in zip(wanted, found, strict=True)))
+        self.overlap.append(seen.overlap)
 
     def __str__(self) -> str:
         parts = [100 * part for part in (*np.mean(self.right, axis=0), np.mean([all(r) for r in self.right]))]
         line = "colour {:.1f} %, background {:.1f} %, shape {:.1f} %, motion {:.1f} %, all four {:.1f} %".format(*parts)
-        line += f" of {len(self.right)}, {np.median(self.seconds):.1f} s a video"
+        line += f" of {len(self.right)}, overlap {np.mean(self.overlap):.2f}, {np.median(self.seconds):.1f} s a video"
         return line + (f", first frame {np.mean(self.psnr):.1f} dB" if self.psnr else "")
 
 
 def native(video: bytes, folder: Path) -> Frames:
-    """[T, 64, 96, 3] what an MP4 shows, at the model's own size."""
+    """uint8 [T, 64, 96, 3] what an MP4 of any size [T, H, W, 3] shows, at the model's own size: means over pixels."""
     (folder / "clip.mp4").write_bytes(video)
     frames = read_video(folder / "clip.mp4", max_frames=200, max_pixels=10**7, max_seconds=60).frames
     return np.stack([np.asarray(Image.fromarray(f).resize((WIDTH, HEIGHT), Image.Resampling.BOX)) for f in frames])
@@ -97,24 +103,32 @@ def measure(client: httpx.Client, prompts: list[tuple[Scene, str]], with_picture
     return score
 
 
+def _ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health/ready", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """The address of a server of our own on the demo model."""
+    """The address of a server of our own on the demo model, with no settings but ours: neither the environment's nor
+    those of a `.env` file here. Raises RuntimeError with the end of its log if it does not become ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), "--model", "demo,demo-i2v"]
+    clean = {name: value for name, value in os.environ.items() if not name.upper().startswith("COGVIDEOX_")}
+    clean["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), clean.get("PYTHONPATH"))))
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--data-dir", str(folder / "data")], stdout=log, stderr=log)
+        process = subprocess.Popen([*command, "--data-dir", "data"], stdout=log, stderr=log, cwd=folder, env=clean)
     address = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            try:
-                if httpx.get(f"{address}/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
+        while not _ready(address):
+            if process.poll() is not None or time.monotonic() > end:
+                tail = (folder / "server.log").read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"the server did not start: {tail}")
             time.sleep(0.2)
         yield address
     finally:
@@ -124,11 +138,15 @@ def server(folder: Path) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m weights.training.evaluate")
-    parser.add_argument("--count", type=int, default=200, help="prompts of each kind")
+    count_help = "prompts, beside a quarter as many of unseen combinations; each with and without a picture"
+    parser.add_argument("--count", type=int, default=200, help=count_help)
     count = parser.parse_args(arguments).count
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with server(folder) as address, httpx.Client(base_url=address, timeout=ANSWER_SECONDS) as client:
+        with (
+            server(folder) as address,
+            httpx.Client(base_url=address, timeout=ANSWER_SECONDS, trust_env=False) as client,
+        ):
             for with_picture in (False, True):
                 for unseen in (False, True):
                     prompts = asked(max(1, count // 4) if unseen else count, unseen=unseen)

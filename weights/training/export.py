@@ -20,6 +20,7 @@ LOG_VARIANCE = -10.0  # the encoder was trained without one; this makes its draw
 
 
 def finished_vae(vae: AutoencoderKLCogVideoX, scale: float) -> AutoencoderKLCogVideoX:
+    """A copy in float16 whose draws are nearly exact and whose config has `scale`, one over the latents' deviation."""
     vae = copy.deepcopy(vae)
     vae.register_to_config(scaling_factor=round(scale, 6))
     layer = vae.encoder.conv_out.conv
@@ -30,6 +31,7 @@ def finished_vae(vae: AutoencoderKLCogVideoX, scale: float) -> AutoencoderKLCogV
 
 
 def averaged(model: Model) -> Model:
+    """A copy in float16 with the running mean of every weight, each of the shape it has in `model`."""
     result = Model(copy.deepcopy(model.transformer), copy.deepcopy(model.encoder), model.tokenizer, {})
     result.load(model.average)
     result.transformer.half().eval()
@@ -38,6 +40,7 @@ def averaged(model: Model) -> Model:
 
 
 def replace(fresh: Path, target: Path) -> None:
+    """Put the folder `fresh` in the place of `target`, whose model card it takes over. Both lie in one folder."""
     for file in fresh.rglob("*.safetensors"):
         file.chmod(0o644)
     old = target.with_name(f".{target.name}.old")

@@ -20,12 +20,15 @@ Masks = npt.NDArray[np.bool_]  # [T, H, W] or [H, W]
 FOLDS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}  # turned by one over this, it looks the same
 WAYS = (*DIRECTIONS, "bouncing", "circling", "still")
 LEAST_CONTRAST = 40.0  # of 255 * sqrt(3); below it there is no object
+LEAST_OVERLAP = 0.7  # mean intersection over union with the ideal shape; below it there is none of our shapes
+LEAST_SEEN = 0.8  # share of the frames that must show the object; else it has no motion
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one clip shows; "none" where there is no object. `dx` and `dy` are the way from first to last frame, in
-    fractions of the frame; `growth` is last area / first area, `turn` in radians a frame."""
+    """What one clip shows; "none" where there is no object, none of our shapes or none of our motions. `dx` and `dy`
+    are the way from first to last frame, in fractions of the frame; `growth` is last area / first area, `turn` in
+    radians a frame; `overlap` is how much of the object and the ideal shape in its place is common to both, 0..1."""
 
     color: str
     background: str
@@ -35,6 +38,7 @@ class Seen:
     dy: float = 0.0
     growth: float = 1.0
     turn: float = 0.0
+    overlap: float = 0.0
 
 
 def nearest(pixels: Field) -> str:
@@ -47,7 +51,8 @@ def look(clip: Frames) -> Seen:
     """Judge a clip of [T, H, W, 3]."""
     _, height, width, _ = clip.shape
     video = clip.astype(np.float32)
-    rim = np.concatenate([video[:, :2].reshape(-1, 3), video[:, -2:].reshape(-1, 3), video[:, :, :2].reshape(-1, 3)])
+    edges = video[:, :2], video[:, -2:], video[:, :, :2], video[:, :, -2:]
+    rim = np.concatenate([edge.reshape(-1, 3) for edge in edges])
     background = np.median(rim, axis=0)
     far = np.linalg.norm(video - background, axis=-1)
     peak = float(np.quantile(far, 0.99))
@@ -61,12 +66,12 @@ def look(clip: Frames) -> Seen:
         return Seen(color, nearest(background[None]))
     ys, xs = np.mgrid[0:height, 0:width] + 0.5
     track = np.array([(xs[masks[t]].mean(), ys[masks[t]].mean()) for t in times])
-    shape = _shape(masks[times])
+    shape, overlap = _shape(masks[times])
     slope = np.polyfit(times, track, 1)[0] * (len(clip) - 1)
     edge = max(1, len(times) // 6)
     growth = float(areas[times[-edge:]].mean() / areas[times[:edge]].mean())
     turn = _turn(masks[times], times, FOLDS[shape])
-    motion = _way(track / min(height, width) * 64, times, len(clip))
+    motion = _way(track / min(height, width) * 64, times, len(clip)) if len(times) >= LEAST_SEEN * len(clip) else "none"
     if motion == "still":
         # Half as much as it should in so many frames, on a scale of logarithms.
         enough = 1 + (GROWTH - 1) * (len(clip) - 1) / (FILM - 1)
@@ -75,22 +80,23 @@ def look(clip: Frames) -> Seen:
         elif turn > TURN / 2:
             motion = "turning"
     dx, dy = slope / (width, height)
-    return Seen(color, nearest(background[None]), shape, motion, float(dx), float(dy), growth, turn)
+    shape = shape if overlap >= LEAST_OVERLAP else "none"
+    return Seen(color, nearest(background[None]), shape, motion, float(dx), float(dy), growth, turn, overlap)
 
 
 def _way(track: Field, times: Times, frames: int) -> str:
-    """Which of WAYS lies nearest to where the object was at `times`, [N, 2] in units; between half and one and a half
-    times as far is the same way."""
+    """Which of WAYS lies nearest to where the object was at `times`, [N, 2] in units; "none" if it went less than half
+    or more than one and a half times as far."""
     best, found = math.inf, ""
     for way in WAYS:
         scene = Scene("circle", "red", "blue", way, "medium", frames, 0, 0)
         ideal = np.array([scene.centre(t) for t in times])
         ideal, real = ideal - ideal.mean(0), track - track.mean(0)
         size = float((ideal * ideal).sum())
-        factor = min(1.5, max(0.5, float((ideal * real).sum()) / size)) if size else 0.0
-        error = float(np.square(real - factor * ideal).sum())
+        far = float((ideal * real).sum()) / size if size else 1.0
+        error = float(np.square(real - min(1.5, max(0.5, far)) * ideal).sum())
         if error < best:
-            best, found = error, way
+            best, found = error, way if 0.5 <= far <= 1.5 else "none"
     return found
 
 
@@ -109,16 +115,18 @@ def _turn(masks: Masks, times: Times, fold: int) -> float:
     return float(np.polyfit(times, angles, 1)[0])
 
 
-def _shape(masks: Masks) -> str:
-    """Whose drawing, as large and turned as far, covers the masks best."""
+def _shape(masks: Masks) -> tuple[str, float]:
+    """Whose drawing, as large and turned as far, covers the masks best, and how well: mean intersection over union."""
     scores = dict.fromkeys(SHAPES, 0.0)
     whole = [m for m in masks if not (m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any())]
-    for seen in (whole or list(masks))[:: max(1, len(whole) // 8)]:
+    looked_at = (whole or list(masks))[:: max(1, len(whole) // 8)]
+    for seen in looked_at:
         ys, xs = np.nonzero(seen)
         x, y = xs.mean() + 0.5, ys.mean() + 0.5
         for shape in SHAPES:
             scores[shape] += max(_overlap(seen, shape, x, y, angle) for angle in _angles(seen, shape))
-    return max(scores, key=lambda shape: scores[shape])
+    best = max(scores, key=lambda shape: scores[shape])
+    return best, scores[best] / len(looked_at)
 
 
 def _angles(seen: Masks, shape: str) -> tuple[float, ...]:

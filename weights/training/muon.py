@@ -1,5 +1,7 @@
 """Muon for convolutions: the momentum of every kernel, seen as a matrix, is made orthogonal before it is applied.
 
+After Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024), kellerjordan.github.io/posts/muon
+
 Knows: one optimizer. PyTorch's own Muon takes matrices only; the autoencoder here is nearly all 3D kernels.
 """
 
@@ -9,7 +11,8 @@ import torch
 
 
 def orthogonal(matrix: torch.Tensor, rounds: int = 5) -> torch.Tensor:
-    """The nearest matrix with singular values of about one, by a quintic Newton-Schulz iteration."""
+    """The nearest matrix [M, N] with singular values of about one, by a quintic Newton-Schulz iteration with Jordan's
+    coefficients."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -1,7 +1,7 @@
 """Pictures that are not of the demo's world: gradients, bars and several shapes at once, still or slowly drifting.
 
-Knows: how to draw them. The autoencoder and the image-to-video model see some, so that a user's own picture comes back
-recognisable instead of being forced into one shape on one colour.
+Knows: how to draw them. Does not know: scenes, words, models. The autoencoder and the image-to-video model see some, so
+that a user's own picture comes back recognisable instead of being forced into one shape on one colour.
 """
 
 import numpy as np

@@ -58,8 +58,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """The first `frames` frames of a film of FILM frames. (x, y) is the middle of the way through the film,
-    from the middle of the frame."""
+    """`frames` frames of a film of FILM frames, from the one numbered `begin` on, by default its first; a film goes on
+    as it went. (x, y) is the middle of the way through the film, from the middle of the frame."""
 
     shape: str
     color: str
@@ -71,9 +71,10 @@ class Scene:
     y: float
     scale: float = 1.0  # of the radius
     other: Thing | None = None
+    begin: int = 0
 
     def centre(self, t: float) -> tuple[float, float]:
-        """Where the centre is in frame `t`, from (x, y)."""
+        """Where the centre is in frame `t` of the film, from (x, y)."""
         if self.motion in DIRECTIONS:
             way = t - (FILM - 1) / 2
             return DIRECTIONS[self.motion][0] * way, DIRECTIONS[self.motion][1] * way
@@ -89,7 +90,7 @@ class Scene:
         if self.motion == "growing":
             part = 1 + (GROWTH - 1) * progress
         elif self.motion == "shrinking":
-            part = GROWTH - (GROWTH - 1) * progress
+            part = max(0.1, GROWTH - (GROWTH - 1) * progress)
         else:
             return self.scale * SIZES[self.size]
         return self.scale * SIZES[self.size] * part * 0.75
@@ -163,10 +164,11 @@ def coverage(scene: Scene, height: int, width: int, outline: float = 0.0) -> Fie
     """[T, H, W] how much of each pixel the object covers, 0..1, or its outline of so many units."""
     unit = min(height, width) / 64
     out = np.empty((scene.frames, height, width), np.float32)
-    for t in range(scene.frames):
+    for number in range(scene.frames):
+        t = scene.begin + number
         dx, dy = scene.centre(t)
         x, y = width / 2 + (scene.x + dx) * unit, height / 2 + (scene.y + dy) * unit
-        out[t] = mask(scene.shape, x, y, scene.radius(t) * unit, scene.angle(t), height, width, outline * unit)
+        out[number] = mask(scene.shape, x, y, scene.radius(t) * unit, scene.angle(t), height, width, outline * unit)
     return out
 
 

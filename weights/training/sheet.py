@@ -32,16 +32,17 @@ SHOWN, MARGIN, LINE = 8, 2, 12  # frames of each clip; pixels
 
 
 def film(engine: Engine, folder: Path, prompt: str, picture: Path | None = None) -> np.ndarray:
-    """[T, H, W, 3] of the demo's own size, seed 0, all else as it is by default."""
+    """uint8 [T, H, W, 3] of the demo's own size, seed 0, all else as it is by default."""
     request = GenerationRequest(prompt, image=Media.of(picture) if picture else None, seed=0)
     *_, last = engine.run(request, "demo-i2v" if picture else "demo")
-    assert isinstance(last, Finished)
+    if not isinstance(last, Finished):
+        raise RuntimeError(f"{prompt!r} did not become a film: {last}")
     (folder / "clip.mp4").write_bytes(last.video)
     return read_video(folder / "clip.mp4", max_frames=200, max_pixels=10**6, max_seconds=60).frames
 
 
 def row(clip: np.ndarray, text: str) -> Image.Image:
-    """The prompt above some of the clip's frames."""
+    """The prompt above some of the clip's frames [T, H, W, 3], the first and the last among them."""
     picks = np.linspace(0, len(clip) - 1, SHOWN).round().astype(int)
     height, width = clip.shape[1], clip.shape[2]
     canvas = Image.new("RGB", (SHOWN * (width + MARGIN) - MARGIN, height + LINE + 2 * MARGIN), "white")

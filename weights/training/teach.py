@@ -38,6 +38,8 @@ def _second(thing: Thing | None) -> tuple[str, str, str]:
 
 
 def teach(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, steps: int, peak: float = 2e-3, size: int = 64) -> None:
+    """Change the encoder in place by `steps` batches of up to `size` captions: the loss is the cross entropy of every
+    attribute at every token, told from the encoder's outputs [B, L, WIDTH]."""
     torch.manual_seed(SEED)
     heads = torch.nn.Linear(WIDTH, sum(len(names) for names in CHOICES))
     optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], lr=peak, betas=(0.9, 0.99))

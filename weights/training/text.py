@@ -1,6 +1,7 @@
 """The demo's tokenizer and text encoder: a word-level T5 tokenizer and a very small T5 encoder.
 
-Knows: both, untrained. Does not know: what the words mean; the encoder learns that together with the transformer.
+Knows: both, untrained. Does not know: what the words mean; the encoder learns that from captions alone first, then
+together with the transformer.
 """
 
 import torch
@@ -13,7 +14,8 @@ WIDTH = 64
 
 
 def build_tokenizer() -> T5TokenizerFast:
-    """Every known word is one token; a word that is not known is one <unk>, whatever its length."""
+    """Every known word is one token. Any other word is <unk>, whatever its length, after the longest known word that it
+    begins with ("circles" is "circle" and <unk>) or after a token of its own."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -3.0) for word in vocabulary()]
     pieces += [(mark, -3.0) for mark in PUNCTUATION]

@@ -96,7 +96,7 @@ def loss_of(
 def train(
     vae: AutoencoderKLCogVideoX, model: train_transformer.Model, scale: float, folder: Path, steps: int = STEPS
 ) -> AutoencoderKLCogVideoX:
-    """Train, or go on where an earlier run stopped. `folder` keeps the checkpoint."""
+    """Train, or go on where an earlier run stopped on these two models. `folder` keeps the checkpoint."""
     vae = copy.deepcopy(vae)
     vae.encoder.requires_grad_(False)
     scheduler = CogVideoXDDIMScheduler(**train_transformer.SCHEDULE)
@@ -111,5 +111,6 @@ def train(
         lambda: {"model": vae.decoder.state_dict()},
         lambda saved: vae.decoder.load_state_dict(saved["model"]),
         [*vae.decoder.parameters()],
+        basis=loop.digest(*vae.state_dict().values(), *model.weights().values()),
     )
     return vae.eval()

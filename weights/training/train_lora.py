@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
-from weights.training import loop, train_vae
+from weights.training import dataset, loop, train_vae
 from weights.training.__main__ import CACHE, WEIGHTS, scaling_factor
-from weights.training.dataset import BUCKETS, Bucket, Clips, encode, held_out
+from weights.training.dataset import Bucket, Clips, encode, held_out
 from weights.training.shapes import FILM, Frames, Scene, render, sample_scene
-from weights.training.train_transformer import SCHEDULE, build, loss_of
+from weights.training.train_transformer import EARLY_STEPS, SCHEDULE, build, loss_of
 
 SEED = 6
 OUTLINE = 3.0  # units
@@ -33,28 +33,32 @@ def draw(index: int) -> tuple[Frames, Scene]:
             return render(scene, BUCKET.height, BUCKET.width, OUTLINE), scene
 
 
-def outlined(folder: Path) -> Clips:
-    """The films as latents, encoded now or read from an earlier run."""
+def outlined(vae: AutoencoderKLCogVideoX, folder: Path) -> Clips:
+    """The films as latents, encoded now or read from an earlier run, as `dataset.load` does."""
     file = folder / "latents-outlined.pt"
-    if not file.exists():
-        torch.save(encode(train_vae.trained(folder), map(draw, range(BUCKET.count))), file)
-    clips: Clips = torch.load(file, weights_only=False)
+    basis = dataset.basis_of(vae, (draw(index)[0] for index in range(10)))
+    clips = dataset.read(file, basis)
+    if clips is None:
+        clips = encode(vae, map(draw, range(BUCKET.count)))
+        loop.keep({"basis": basis, "clips": clips}, file)
     return clips
 
 
 def main() -> None:
-    clips = outlined(CACHE)
-    plain: Clips = torch.load(CACHE / f"latents-{BUCKETS[0].height}x{BUCKETS[0].width}.pt", weights_only=False)
+    vae = train_vae.trained(CACHE)
+    scheduler, scale = CogVideoXDDIMScheduler(**SCHEDULE), scaling_factor(dataset.load(vae, CACHE))
+    clips = outlined(vae, CACHE)
     model = build(32, start_from=torch.load(CACHE / "transformer.pt")["average"])
+    basis = loop.digest(*model.weights().values(), clips.latents)
     model.encoder.requires_grad_(False)
     model.transformer.requires_grad_(False)
     torch.manual_seed(SEED)
     model.transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS))
     trained = [p for p in model.transformer.parameters() if p.requires_grad]
-    scheduler, scale = CogVideoXDDIMScheduler(**SCHEDULE), scaling_factor({BUCKETS[0]: plain})
 
     def loss(step: int) -> tuple[torch.Tensor, float]:
-        value = loss_of(model, scheduler, {BUCKET: clips}, scale, step)
+        # the layout is there: timesteps as in the transformer's later steps
+        value = loss_of(model, scheduler, {BUCKET: clips}, scale, EARLY_STEPS + step)
         return value, value.item()
 
     loop.run(
@@ -67,10 +71,11 @@ def main() -> None:
         lambda: {"model": get_peft_model_state_dict(model.transformer)},
         lambda saved: set_peft_model_state_dict(model.transformer, saved["model"]),
         trained,
+        basis=basis,
     )
     layers = {name: value.half() for name, value in get_peft_model_state_dict(model.transformer).items()}
     CogVideoXPipeline.save_lora_weights(TARGET, transformer_lora_layers=layers, weight_name="outline.safetensors")
-    (CACHE / "lora.pt").unlink()  # the next one is for another transformer
+    (TARGET / "outline.safetensors").chmod(0o644)
 
 
 if __name__ == "__main__":

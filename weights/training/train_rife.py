@@ -1,4 +1,4 @@
-"""Train the small interpolation network: `python -m weights.training.train_rife`, a quarter of an hour on a CPU core.
+"""Train the small interpolation network: `python -m weights.training.train_rife`, about seven minutes of a CPU core.
 
 Knows: moving shapes and drifting pictures at any moment and any size, and how the network learns to draw the frame
 between two of them. Does not know: the demo model, the frame rates a clip is wanted at (`pipelines.rife`).
@@ -101,6 +101,7 @@ def _window(zoom: float) -> tuple[int, int]:
 
 def moving_shapes(rng: np.random.Generator, share: float, zoom: float) -> Sample:
     """One or two frames of a scene apart. Half of the large ones are enlarged small ones, as the demo model's clips."""
+    # half of the time within the first 17 frames of the film
     frames, gap = int(rng.choice([17, 49])), int(rng.integers(1, 3))
     scene = sample_scene(rng, frames, anywhere=bool(rng.random() < 0.6), two=0.4)
     start = float(rng.uniform(0, frames - 1 - gap))

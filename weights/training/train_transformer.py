@@ -3,6 +3,9 @@
 Knows: the architecture and the training step (v-prediction on the published noise schedule). Does not know: pixels; it
 is given latents. One model is trained for both uses: without a picture its extra input channels are zero, so that
 cutting them off gives the text-to-video model.
+
+Sources: v-prediction, Salimans & Ho, arXiv 2202.00512; a schedule that ends in pure noise (`rescale_betas_zero_snr`),
+Lin et al., arXiv 2305.08891; Muon as in `muon`, but PyTorch's own.
 """
 
 from dataclasses import dataclass
@@ -41,11 +44,12 @@ SCHEDULE = {
 }
 
 
-STEPS = 35_000
+STEPS = 50_000
 PEAK_RATE = 1.5e-3
 DECAY = 4_000  # steps at the end, over which the learning rate falls to nothing
 BATCH_TOKENS = 2160  # of text and video together
-WITH_PICTURE = 0.3  # share of the clips whose first frame is given
+WITH_PICTURE = 0.4  # share of the clips whose first frame is given
+BEGUN = 0.25  # share of those, that lie anywhere or begin in the middle of the motion
 OBJECT_STRENGTH = 1.5
 # Shares of the timesteps below 500, from 500, 800 and 960 on. Of a clip of so many numbers noise hides the layout only
 # above 900 (signal to noise below 0.003), the outlines above 700; below 500 nothing is left to decide. Where an object
@@ -58,7 +62,8 @@ EARLY_STEPS = 9_000
 
 @dataclass
 class Model:
-    """What is trained together. `average` holds the running mean of every weight, which is what gets exported."""
+    """What is trained together. `average` holds the exponential moving average of every weight, named and shaped as in
+    `weights`; it is what gets exported."""
 
     transformer: CogVideoXTransformer3DModel
     encoder: T5EncoderModel
@@ -80,6 +85,7 @@ class Model:
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
+        """0.997 of the old and 0.003 of the new; in the first steps more of the new, so that the start is forgotten."""
         keep = min(0.997, (1 + step) / (10 + step))
         for name, value in self.weights().items():
             self.average[name].lerp_(value, 1 - keep)
@@ -172,7 +178,9 @@ def loss_of(
     given = rng.random(count) < WITH_PICTURE
     # Text alone cannot know pictures, nor where a scene starts that may start anywhere.
     plain = [i for i in range(len(clips.scenes)) if i % 10 not in (ANYWHERE, PICTURE)]
-    picks = np.where(given, rng.integers(0, len(clips.scenes), count), rng.choice(plain, count))
+    begun = list(range(ANYWHERE, len(clips.scenes), 10)) or plain
+    shown = np.where(rng.random(count) < BEGUN, rng.choice(begun, count), rng.integers(0, len(clips.scenes), count))
+    picks = np.where(given, shown, rng.choice(plain, count))
     clean = clips.latents[picks, :latent_frames].float() * scale
     prompts = [say(clips.scenes[i], rng) for i in picks]
     timesteps = timesteps_for(rng, count, step)

@@ -4,6 +4,7 @@ Knows: its architecture, its data mix and its loss. Does not know: text, diffusi
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,11 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if rng.random() < 0.3:
             clip = picture(rng, height, width) if frames == 1 else drift(rng, frames, height, width)
         else:
-            # A piece of a clip of another length, so that all speeds from one to three pixels a frame appear.
-            whole = max(frames, int(rng.choice([9, 17, 25, 49])))
-            first = int(rng.integers(0, whole - frames + 1))
-            scene = sample_scene(rng, whole, anywhere=bool(rng.random() < 0.4), two=0.3)
-            clip = render(scene, height, width)[first : first + frames]
+            # From anywhere in the film, more often from near its beginning.
+            last = max(frames, int(rng.choice([9, 17, 25, 49]))) - frames
+            begin = int(rng.integers(0, last + 1))
+            scene = sample_scene(rng, frames, anywhere=bool(rng.random() < 0.4), two=0.3)
+            clip = render(replace(scene, begin=begin), height, width)
             mask = np.abs(clip.astype(np.float32) - COLORS[scene.background]).max(-1) > 8
             # Object and background count the same: a plain mean would rather lose a small object.
             share = float(np.clip(mask.mean(), 0.02, 0.98))

@@ -1,7 +1,7 @@
 """What a scene may be called: captions that name everything, and loose ones that stand for a stranger's prompt.
 
-Knows: words. Does not know: pixels, models. Every word here is a token of the demo's tokenizer; any other word is
-<unk>, so a loose caption mixes in invented words and leaves attributes out, and the model learns to fill the gaps.
+Knows: words. Does not know: pixels, models. Every word here is a token of the demo's tokenizer; any other word
+is unknown, so a loose caption mixes in invented words and leaves attributes out, and the model learns to fill the gaps.
 """
 
 import math
@@ -159,19 +159,32 @@ def place_of(scene: Scene) -> tuple[int, int]:
 
 
 def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A sentence as a stranger would write it: unknown words, and only some of the scene's attributes."""
-    known = [
-        str(rng.choice(COLOR_WORDS[scene.color])),
-        str(rng.choice(SHAPE_WORDS[scene.shape])),
-        str(rng.choice(MOTION_WORDS[scene.motion])),
-    ]
-    words = [w for w in known if rng.random() < 0.45]
-    if rng.random() < 0.6:
-        words.append(str(rng.choice(PLACE_WORDS[scene.background])))
-    for _ in range(int(rng.integers(2, 10))):
+    """A sentence as a stranger would write it: unknown words, and only some of the scene's attributes.
+
+    "A golden retriever" is a thing of that colour, whatever it is, and stands out from what is behind it even "on a
+    beach", whose colour it has.
+    """
+
+    def perhaps(words: tuple[str, ...], share: float) -> str:
+        return str(rng.choice(words)) if rng.random() < share else ""
+
+    def thing(color: str, shape: str) -> str:
+        noun = perhaps(SHAPE_WORDS[shape], 0.35) or _invented(rng)
+        return f"{perhaps(('', _invented(rng)), 0.5)} {perhaps(COLOR_WORDS[color], 0.6)} {noun}"
+
+    first = thing(scene.color, scene.shape)
+    parts = [perhaps(("a", "the", ""), 0.9) + f" {first}", perhaps(MOTION_WORDS[scene.motion], 0.45)]
+    if scene.other is not None:
+        between = perhaps(WHERE_WORDS[scene.other.in_front], 0.4) or str(rng.choice(FILLERS))
+        parts.append(f"{between} a {thing(scene.other.color, scene.other.shape)}")
+    contrary = any(word in first.split() for word in COLOR_WORDS[scene.color]) and rng.random() < 0.15
+    place = perhaps(PLACE_WORDS[scene.color if contrary else scene.background], 0.6)
+    if place:
+        parts.append(f"{rng.choice(('in', 'on', 'over', 'along', 'through', 'at', 'with'))} the {place}")
+    for _ in range(int(rng.integers(0, 8))):
         word = str(rng.choice(FILLERS)) if rng.random() < 0.5 else _invented(rng)
-        words.insert(int(rng.integers(0, len(words) + 1)), word)
-    return _tidy(" ".join(words), rng)
+        parts.insert(int(rng.integers(0, len(parts) + 1)), word)
+    return _tidy(" ".join(parts), rng)
 
 
 def vocabulary() -> list[str]:
