@@ -20,7 +20,7 @@ Masks = npt.NDArray[np.bool_]  # [T, H, W] or [H, W]
 FOLDS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}  # turned by one over this, it looks the same
 WAYS = (*DIRECTIONS, "bouncing", "circling", "still")
 LEAST_CONTRAST = 40.0  # of 255 * sqrt(3); below it there is no object
-LEAST_OVERLAP = 0.7  # mean intersection over union with the ideal shape; below it there is none of our shapes
+LEAST_OVERLAP = 0.6  # mean intersection over union with the ideal shape; below it there is none of our shapes
 LEAST_SEEN = 0.8  # share of the frames that must show the object; else it has no motion
 
 

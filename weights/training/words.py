@@ -181,7 +181,7 @@ def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
     place = perhaps(PLACE_WORDS[scene.color if contrary else scene.background], 0.6)
     if place:
         parts.append(f"{rng.choice(('in', 'on', 'over', 'along', 'through', 'at', 'with'))} the {place}")
-    for _ in range(int(rng.integers(0, 8))):
+    for _ in range(int(rng.integers(0, 8 if rng.random() < 0.75 else 36))):
         word = str(rng.choice(FILLERS)) if rng.random() < 0.5 else _invented(rng)
         parts.insert(int(rng.integers(0, len(parts) + 1)), word)
     return _tidy(" ".join(parts), rng)
