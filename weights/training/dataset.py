@@ -17,7 +17,7 @@ from weights.training import loop
 from weights.training.pictures import drift
 from weights.training.shapes import COLORS, FILM, MOTIONS, SHAPES, Frames, Scene, render, sample_scene
 from weights.training.train_vae import to_tensor
-from weights.training.words import caption, loose_caption, reserved
+from weights.training.words import caption, empty_caption, loose_caption, reserved
 
 SEED = 2
 NAMES = tuple(COLORS)
@@ -129,14 +129,14 @@ def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
 
 
 def say(scene: Scene | None, rng: np.random.Generator) -> str:
-    """What a training step calls the clip: mostly its caption, one time in five a loose one, one in ten nothing."""
+    """What a training step calls the clip: mostly its caption, one time in five a loose one, one in eight nothing."""
     kind = rng.random()
-    if kind < 0.1:
-        return ""
+    if kind < 0.12:
+        return empty_caption(rng)
     while True:
         if scene is None:
             text = loose_caption(sample_scene(rng, FILM), rng)
-        elif kind < 0.3:
+        elif kind < 0.32:
             text = loose_caption(scene, rng)
         else:
             text = caption(scene, rng)

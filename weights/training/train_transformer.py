@@ -44,7 +44,7 @@ SCHEDULE = {
 }
 
 
-STEPS = 50_000
+STEPS = 54_500
 PEAK_RATE = 1.5e-3
 DECAY = 4_000  # steps at the end, over which the learning rate falls to nothing
 BATCH_TOKENS = 2160  # of text and video together

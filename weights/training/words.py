@@ -100,6 +100,11 @@ FILLERS = (
     "a", "an", "the", "in", "on", "at", "of", "with", "and", "to", "along", "through", "under", "into", "is", "from",
     "camera", "video", "cinematic", "shot", "scene", "light", "runs", "walks", "moves", "flies", "swims", "dances",
 )  # fmt: skip
+NEGATIVE_PROMPTS = (  # the defaults of Segmind's two calls
+    "low quality, blurry",
+    "The video is not of a high quality, it has a low resolution. Watermark present in each frame. "
+    "Strange motion trajectory.",
+)
 PUNCTUATION = (",", ".", "!", "?", ":", ";", '"', "'", "-")
 
 
@@ -185,6 +190,18 @@ def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
         word = str(rng.choice(FILLERS)) if rng.random() < 0.5 else _invented(rng)
         parts.insert(int(rng.integers(0, len(parts) + 1)), word)
     return _tidy(" ".join(parts), rng)
+
+
+def empty_caption(rng: np.random.Generator) -> str:
+    """A text that says nothing of a scene: none at all, or one like clients' negative prompts, most of it unknown."""
+    kind = rng.random()
+    if kind < 0.5:
+        return ""
+    if kind < 0.75:
+        return str(rng.choice(NEGATIVE_PROMPTS))
+    common = ("a", "the", "in", "of", "is")
+    words = [str(rng.choice(common)) if rng.random() < 0.3 else _invented(rng) for _ in range(int(rng.integers(1, 31)))]
+    return _tidy(" ".join(words), rng)
 
 
 def vocabulary() -> list[str]:
