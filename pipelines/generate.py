@@ -162,7 +162,8 @@ class Engine:
                 raise GenerationError(
                     "bad_output",
                     f"sampling ended in NaN: {loaded.info.family.title} ran in {short(loaded.dtype)},"
-                    f" it was trained in {loaded.info.family.dtype}",
+                    f" it was trained in {loaded.info.family.dtype}"
+                    + (f"; it may be the LoRA{'s' * (len(clip.adapters) > 1)}" if clip.adapters else ""),
                 )
             film.latents.append(latents.cpu())
             film.clock.next("decode")

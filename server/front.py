@@ -15,6 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.jobs.served import LABELS
+
 MODEL_HEADER = "x-cogvideox-model"
 
 log = structlog.get_logger()
@@ -81,7 +83,8 @@ def _last(value: str) -> str:
 
 
 class Labelled:
-    """Puts the model's name on every answer, and answers where an app has failed to.
+    """Puts the model's name on every answer, all models' where it is about no job, and answers where an app has failed
+    to.
 
     What failed is logged by place and kind. The message is left out: it may quote what a client sent.
     """
@@ -94,13 +97,14 @@ class Labelled:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
+        begun, labels = False, set[str]()
+        LABELS.set(labels)
 
         async def labelled(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                MutableHeaders(scope=message).setdefault(MODEL_HEADER, self.model)
+                MutableHeaders(scope=message).setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
             await send(message)
 
         try:

@@ -68,7 +68,9 @@ def list_(loras_dir: LorasDir = None) -> None:
 
 @app.command()
 def add(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, an http(s) address, or OWNER/NAME[/FILE].")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A file, an http(s) address, OWNER/NAME or a FILE of it.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name to give a file; default: its own.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Its alpha, where the file does not say or says wrong.")] = None,
     sha256: Annotated[str | None, typer.Option(help="What the file must be.")] = None,

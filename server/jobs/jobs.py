@@ -110,6 +110,7 @@ class Jobs:
             end_by=end_by,
         )
         job = self._store.submit(job, self._max_queue, self._quota(owner))
+        self._served.told(job.model)
         self._wake()
         return job
 
@@ -157,7 +158,10 @@ class Jobs:
     def find(self, job_id: str | int, facade: str, owner: str) -> Job | None:
         """The job of that id or number if it came through that façade and with that key, else None."""
         job = self._store.get(job_id) if isinstance(job_id, str) else self._store.get_number(job_id)
-        return job if job is not None and (job.facade, job.owner) == (facade, owner) else None
+        if job is None or (job.facade, job.owner) != (facade, owner):
+            return None
+        self._served.told(job.model)
+        return job
 
     def page(
         self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ REAL_WEIGHTS = (
     "cogvideox weights pull cogvideox-5b, then start the server again (or set COGVIDEOX_MODEL)."
 )
 DRIVER = Path("/proc/driver/nvidia/gpus")
+LABELS: ContextVar[set[str] | None] = ContextVar("labels", default=None)  # of the models an answer is about
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,18 @@ class Served:
 
     @property
     def header(self) -> str:
-        """For x-cogvideox-model: the models' names, the demo's with a word of warning. ASCII."""
-        names = {f"{info.name} (demo, not CogVideoX)" if info.is_demo else info.name for info in self.by_task.values()}
-        return ", ".join(sorted(names)).encode("ascii", "replace").decode() or "none"
+        """For x-cogvideox-model where no single job is answered: the labels of all."""
+        return ", ".join(sorted({self.label(info.name) for info in self.by_task.values()})) or "none"
+
+    def label(self, name: str) -> str:
+        """A model's name, the demo's with a word of warning. ASCII."""
+        is_demo = any(info.is_demo for info in self.by_task.values() if info.name == name)
+        return (f"{name} (demo, not CogVideoX)" if is_demo else name).encode("ascii", "replace").decode()
+
+    def told(self, name: str) -> None:
+        """The answer that is being given is about a job of this model."""
+        if name and (labels := LABELS.get()) is not None:
+            labels.add(self.label(name))
 
     def model_for(self, task: Task) -> ModelInfo:
         """Raises NoModel."""

@@ -97,6 +97,15 @@ def test_health_and_overview(running: Running) -> None:
     assert client.get("/nothing").headers["x-cogvideox-model"] == "tiny, tiny-i2v"
 
 
+def test_an_answer_about_a_job_names_its_model(running: Running) -> None:
+    client, _, _ = running
+    made = client.post("/queue/fal-ai/cogvideox-5b", json={"prompt": "steps=2", "use_rife": False})
+    assert made.headers["x-cogvideox-model"] == "tiny"
+    asked = client.get(f"/fal-ai/cogvideox-5b/requests/{made.json()['request_id']}/status")
+    assert asked.status_code in (200, 202) and asked.headers["x-cogvideox-model"] == "tiny"
+    assert client.get("/health").headers["x-cogvideox-model"] == "tiny, tiny-i2v"
+
+
 def test_health_while_the_worker_starts(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client, house, _ = running
     worker = WorkerInfo("cpu", WorkerState.STARTING, None, 0, None)
