@@ -98,6 +98,7 @@ def test_no_prompt_of_the_evaluation_is_said_in_training_or_said_twice() -> None
         assert all(dataset.held_out(scene) is unseen for scene, _ in asked(50, unseen=unseen))
 
 
+@pytest.mark.slow
 def test_a_prompt_is_followed(engine: Engine, tmp_path: Path) -> None:
     """Full length: colour, background, shape and motion. Chance is 1 in 8, 8, 4 and 10."""
     hits = [
@@ -114,6 +115,7 @@ def test_a_red_circle_moves_left(engine: Engine, tmp_path: Path) -> None:
     assert seen.dx < -0.08, f"{-seen.dx:.2f} of the frame's width; 16 pixels are 0.17"
 
 
+@pytest.mark.slow
 def test_a_picture_stays_the_first_frame_and_the_prompt_moves_it(engine: Engine, tmp_path: Path) -> None:
     scenes = asked(10)
     ratios, moved = [], 0
@@ -154,9 +156,10 @@ def test_what_a_prompt_leaves_open_the_seed_decides(engine: Engine, tmp_path: Pa
     assert len({(s.color, s.background) for s in seen}) >= 3, seen
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) -> None:
-    """Each seed's own choice of a background, then the same seed with that choice as the negative prompt, and with
-    another colour, which must not chase it away."""
+    """Each seed's own choice of a background, then the same seed with that choice as the negative prompt. Another
+    colour there must not chase away a background that was asked for."""
     kept, others, seen = 0, 0, 0
     for seed in range(5):
         chosen = look(clip(engine, "a circle", tmp_path, seed=seed)).background
@@ -164,13 +167,15 @@ def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) 
         without = look(clip(engine, "a circle", tmp_path, seed=seed, negative_prompt=f"{chosen} background"))
         kept += without.background == chosen
         seen += without.color != "none"
-        control = clip(engine, "a circle", tmp_path, seed=seed, negative_prompt=f"{other} background")
+        asked_for = f"a circle on a {chosen} background"
+        control = clip(engine, asked_for, tmp_path, seed=seed, negative_prompt=f"{other} background")
         others += look(control).background == chosen
     assert kept <= 1, f"{kept} of 5 keep the background they must not have"
-    assert others >= 3, f"{others} of 5 keep the background that nobody minds"
+    assert others >= 4, f"{others} of 5 keep the background that was asked for"
     assert seen >= 4, f"{seen} of 5 still show an object"
 
 
+@pytest.mark.slow
 def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
     """Seeds that choose red for the object by themselves choose something else."""
     prompt, chosen = "a big star on a white background", []
