@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -24,13 +22,13 @@ from pipelines.request import Lora, Media
 from pipelines.super_resolution import Upscaler
 from tests import checkpoints
 from tests.gpu import rig
+from tests.pipelines import upscalers
 from tests.pipelines.loras import draw, write
 from tests.pipelines.test_rife import golden_pair, golden_spec, golden_weights
+from tests.pipelines.upscalers import SCALE, Architecture
 from weights.interpolation import SHIPPED
 
 Net = Literal["shipped", "4.6", "4.25"]
-Architecture = Literal["Compact", "ESRGAN"]
-SCALE = 4
 
 
 def style(engine: Any, kind: checkpoints.Kind, folder: Path) -> Lora:
@@ -100,29 +98,17 @@ def by_tiles(upscaler: Upscaler, given: Tensor, tile: int | None) -> Tensor:
 
 
 def spandrel(patch: pytest.MonkeyPatch) -> Any:
-    """The package, or the test is skipped. Two of its architectures import three names of torchvision, which nothing
-    here calls: where there is none, empty ones stand in."""
+    """The package, or the test is skipped."""
     if importlib.util.find_spec("spandrel") is None:
         pytest.skip("needs spandrel")
-    if "spandrel" not in sys.modules and importlib.util.find_spec("torchvision") is None:
-        parts = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
-        for name in parts:
-            patch.setitem(sys.modules, name, ModuleType(name))
-        for name in ("InterpolationMode", "rotate", "normalize"):
-            setattr(sys.modules[parts[-1]], name, None)
-    return importlib.import_module("spandrel")
+    return upscalers.spandrel(patch)
 
 
 def upscaler_file(architecture: Architecture, folder: Path) -> Path:
     """Weights that spandrel reads, of a small network that enlarges four times."""
-    module = "SRVGG" if architecture == "Compact" else "RRDB"
-    made = importlib.import_module(f"spandrel.architectures.{architecture}.__arch.{module}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if architecture == "Compact":
-            net = made.SRVGGNetCompact(num_feat=8, num_conv=2, upscale=SCALE)
-        else:
-            net = made.RRDBNet(num_filters=8, num_blocks=1, scale=SCALE)
+        net = upscalers.small(architecture)
     path = folder / f"{architecture}.safetensors"
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, path)
     return path

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,7 +18,9 @@ from torch import Tensor, nn
 from pipelines.errors import GenerationError
 from pipelines.events import Log
 from pipelines.super_resolution import Upscaler, load, tiled
+from tests.pipelines import upscalers
 from tests.pipelines.engines import ask, finished, new_engine
+from tests.pipelines.upscalers import Architecture, small
 
 CPU = torch.device("cpu")
 
@@ -171,34 +171,15 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def spandrel(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The real one. Two of its architectures import three names of torchvision, of which PyPI has no build for the CPU
-    build of torch; nothing here calls them."""
-    if importlib.util.find_spec("torchvision") is None and "spandrel" not in sys.modules:
-        parts = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
-        for name in parts:
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        for name in ("InterpolationMode", "rotate", "normalize"):
-            setattr(sys.modules[parts[-1]], name, None)
-    return importlib.import_module("spandrel")
+    return upscalers.spandrel(monkeypatch)
 
 
-def srvgg(spandrel: ModuleType) -> nn.Module:
-    arch = importlib.import_module("spandrel.architectures.Compact.__arch.SRVGG")
-    return arch.SRVGGNetCompact(num_feat=8, num_conv=2, upscale=4)  # type: ignore[no-any-return]
-
-
-def rrdb(spandrel: ModuleType) -> nn.Module:
-    arch = importlib.import_module("spandrel.architectures.ESRGAN.__arch.RRDB")
-    return arch.RRDBNet(num_filters=8, num_blocks=1, scale=4)  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("make", [srvgg, rrdb])
+@pytest.mark.parametrize("architecture", get_args(Architecture))
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_that_spandrel_reads(
-    make: Callable[[ModuleType], nn.Module], suffix: str, spandrel: ModuleType, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("spandrel")
+def test_files_that_spandrel_reads(architecture: Architecture, suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network, path = make(spandrel).eval(), tmp_path / f"net{suffix}"
+    network, path = small(architecture).eval(), tmp_path / f"net{suffix}"
     state = {k: v.contiguous() for k, v in network.state_dict().items()}
     if suffix == ".pth":
         torch.save({"params_ema": state}, path)

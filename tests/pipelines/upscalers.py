@@ -1,0 +1,39 @@
+"""Small upscalers of architectures that spandrel reads.
+
+Knows: spandrel, and how it is imported without torchvision. Does not know: what is tested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Literal
+
+import pytest
+from torch import nn
+
+Architecture = Literal["Compact", "ESRGAN"]
+SCALE = 4
+
+
+def spandrel(patch: pytest.MonkeyPatch) -> ModuleType:
+    """The real one. Two of its architectures import three names of torchvision, of which PyPI has no build for the CPU
+    build of torch; nothing here calls them, so that empty ones stand in."""
+    if importlib.util.find_spec("torchvision") is None and "spandrel" not in sys.modules:
+        parts = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
+        for name in parts:
+            patch.setitem(sys.modules, name, ModuleType(name))
+        for name in ("InterpolationMode", "rotate", "normalize"):
+            setattr(sys.modules[parts[-1]], name, None)
+    return importlib.import_module("spandrel")
+
+
+def small(architecture: Architecture) -> nn.Module:
+    """A network of random weights that enlarges four times. `spandrel` must have been imported."""
+    if architecture == "Compact":
+        arch = importlib.import_module("spandrel.architectures.Compact.__arch.SRVGG")
+        return arch.SRVGGNetCompact(num_feat=8, num_conv=2, upscale=SCALE)  # type: ignore[no-any-return]
+    arch = importlib.import_module("spandrel.architectures.ESRGAN.__arch.RRDB")
+    return arch.RRDBNet(num_filters=8, num_blocks=1, scale=SCALE)  # type: ignore[no-any-return]
