@@ -1,0 +1,27 @@
+"""The measurement itself: a server that stands still is noticed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.rig import attacked
+
+
+def test_a_server_that_stands_still_is_noticed_and_one_in_peace_is_not(tmp_path: Path) -> None:
+    with attacked(tmp_path) as target:
+        with target.bystander() as seen:
+            time.sleep(1)
+        target.assert_unnoticed(seen)
+        target.assert_memory_returns()
+        with target.bystander() as seen:
+            os.kill(target.process.pid, signal.SIGSTOP)
+            time.sleep(3)
+            os.kill(target.process.pid, signal.SIGCONT)
+        with pytest.raises(AssertionError, match="in peace"):
+            target.assert_unnoticed(seen)
+        target.assert_stops()
