@@ -13,7 +13,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 HEADER_BYTES = 8 * 2**20
 TENSORS = 20_000
@@ -133,5 +133,5 @@ def _tensor(name: str, said: Any, data: int) -> Tensor:
     return Tensor(dtype, tuple(shape), data + offsets[0], data + offsets[1])
 
 
-def _are_sizes(values: Any) -> bool:
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
