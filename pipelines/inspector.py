@@ -1,7 +1,7 @@
 """`python -m pipelines.inspector`: looks at strangers' files, one after the other, in a process that can be ended.
 
 A task is one line of JSON on standard input, its answer one line on standard output: {} for a good file, {"error": …},
-or {"slow": true} for one that is to be sent again with `slow`. Memory is limited for the process, CPU time for each task.
+or {"slow": true} for one that is to be sent again with `slow`. Memory is limited for the process, CPU time per task.
 Knows: which checks there are. Does not know: where files come from, whose they are. Imports neither torch nor numpy.
 """
 
@@ -19,7 +19,7 @@ from pipelines.lora_layout import LoraError, layers_of
 from pipelines.video import picture, probe
 from pipelines.video.process import MediaUnreadable
 
-MEMORY_BYTES = 2 * 2**30
+MEMORY_BYTES = 1536 * 2**20  # the largest image that is accepted takes about 950 MiB
 QUICK_CPU_SECONDS = 3.0
 SLOW_CPU_SECONDS = 15.0
 NICE = 5  # below the API process, above the workers

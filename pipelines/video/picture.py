@@ -6,6 +6,7 @@ Knows: PNG, JPEG, WebP and the first frame of a GIF. Does not know: the size a m
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,6 +15,7 @@ from pipelines.video import structure
 from pipelines.video.process import MediaUnreadable
 
 MAX_PIXELS = 40_000_000
+MAX_SIDE = 65_535  # pixels; a PNG of one column would take a pointer for each of its millions of rows
 SCANNED_PIXELS = 20 * MAX_PIXELS  # pixels x scans of a JPEG: each scan goes over the whole image
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _QUICK_BYTES = 2 * 2**20
@@ -41,7 +43,8 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """RGB image, turned by its EXIF orientation, transparency laid on white.
 
     MediaUnreadable with code `unsupported_image_format` (not PNG, JPEG, WebP, GIF), `image_too_large` (width x height
-    above `max_pixels`, seen before a pixel is decoded) or `image_load_error` (torn, or made of too many parts).
+    above `max_pixels` or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or made of
+    too many parts).
     """
     return decode(look(data, max_pixels=max_pixels))
 
@@ -56,6 +59,10 @@ def look(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Opened:
             "image_too_large",
             f"the image is {image.width}x{image.height}; at most {max_pixels / 1e6:g} million pixels are read",
         )
+    if max(image.size) > MAX_SIDE:
+        raise MediaUnreadable(
+            "image_too_large", f"the image is {image.width}x{image.height}; a side has at most {MAX_SIDE} pixels"
+        )
     if pixels * scans > SCANNED_PIXELS:
         most = SCANNED_PIXELS // pixels
         raise MediaUnreadable("image_load_error", f"the image has {scans} scans; at most {most} are read at its size")
@@ -65,10 +72,13 @@ def look(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Opened:
 def decode(opened: Opened) -> Image.Image:
     """As `read_picture`."""
     try:
-        _open(opened.data).verify()
-        image = _open(opened.data)  # verify() leaves the image unusable
-        image.load()
-        return _flatten(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # Pillow warns of each broken tag, of which there may be thousands
+            _open(opened.data).verify()
+            image = _open(opened.data)  # verify() leaves the image unusable
+            image.load()
+            return _flatten(ImageOps.exif_transpose(image))
     except MemoryError:
         raise
     except Exception as e:  # Pillow's decoders raise whatever they like at torn data: OSError, SyntaxError, ValueError
@@ -77,7 +87,8 @@ def decode(opened: Opened) -> Image.Image:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        with warnings.catch_warnings(action="ignore"):
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise MediaUnreadable("image_too_large", "the image has more pixels than are read") from e
     except UnidentifiedImageError as e:
