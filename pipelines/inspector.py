@@ -23,6 +23,7 @@ MEMORY_BYTES = 1536 * 2**20  # the largest image that is accepted takes about 95
 QUICK_CPU_SECONDS = 3.0
 SLOW_CPU_SECONDS = 15.0
 NICE = 5  # below the API process, above the workers
+SLOW_NICE = 10  # more, for what is slow: below the workers
 QUICK_HEADER = 2**20  # bytes
 
 Answer = dict[str, Any]
@@ -37,6 +38,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for line in sys.stdin:
         task = json.loads(line)
+        if task["slow"]:  # this process's last one
+            os.nice(SLOW_NICE)
         signal.setitimer(signal.ITIMER_PROF, SLOW_CPU_SECONDS if task["slow"] else QUICK_CPU_SECONDS)
         answer = answered(task)
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -18,6 +18,7 @@ import structlog
 import uvicorn
 
 from server import tls
+from server.allocator import return_large_blocks
 from server.app import create_app
 from server.errors import AddressInUse, StartError
 from server.jobs.protocol import REAL_ENGINE
@@ -31,6 +32,7 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
 
     `on_ready` is told the base URL once requests are answered. Raises StartError before anything has started.
     """
+    return_large_blocks()
     certificate = tls.given(settings)
     set_up_logging(settings.log_level)
     with bind(settings.host, settings.port) as listener:

@@ -1,11 +1,13 @@
 """Another key's client, in a process of its own: asks for /health/live and sends small jobs until its input ends.
 
-`python -m tests.attacks.bystander HOST:PORT KEY`; prints one JSON object: the longest health check and the longest job
-in seconds, how many there were of each, and what went wrong.
+`python -m tests.attacks.bystander HOST:PORT KEY [images]`; with `images` it also sends small images. Prints one JSON
+object: the longest health check, job and image in seconds, how many there were of each, and what went wrong.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 import threading
@@ -13,18 +15,18 @@ import time
 from typing import Any
 
 import requests
+from PIL import Image
 
 HEALTH_EVERY = 0.05  # seconds
 LOOK_EVERY = 0.05  # seconds between two looks at a job
 GIVE_UP = 120.0  # seconds after which a call or a job counts as failed
 
 
-def main(address: str, key: str) -> None:
+def main(address: str, key: str, *more: str) -> None:
     stop = threading.Event()
     results: dict[str, Any] = {"errors": []}
-    threads = [
-        threading.Thread(target=_guarded, args=(work, address, key, stop, results)) for work in (_watch_health, _work)
-    ]
+    works = [_watch_health, _work, *([_send_images] if "images" in more else [])]
+    threads = [threading.Thread(target=_guarded, args=(work, address, key, stop, results)) for work in works]
     for thread in threads:
         thread.start()
     print("started", flush=True)
@@ -70,6 +72,19 @@ def _work(address: str, key: str, stop: threading.Event, results: dict[str, Any]
             raise RuntimeError(f"the job ended as {status}")
         _note(results, "job", time.monotonic() - begun)
         time.sleep(LOOK_EVERY)
+
+
+def _send_images(address: str, key: str, stop: threading.Event, results: dict[str, Any]) -> None:
+    made = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(made, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(made.getvalue()).decode()}"
+    while not stop.is_set():
+        begun = time.monotonic()
+        with _session(key) as session:
+            body = {"prompt": "steps=1 sleep=0", "input_reference": image}
+            session.post(f"http://{address}/v1/videos", json=body, timeout=GIVE_UP).raise_for_status()
+        _note(results, "image", time.monotonic() - begun)
+        time.sleep(0.1)
 
 
 def _session(key: str) -> requests.Session:

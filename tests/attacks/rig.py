@@ -35,12 +35,14 @@ STOP_MARGIN = 10.0  # seconds beyond the drain time until the process has ended
 
 @dataclass
 class Seen:
-    """What a bystander noticed: the longest health check and the longest small job, in seconds."""
+    """What a bystander noticed: the longest health check, small job and small image, in seconds."""
 
     health: float = 0.0
     job: float = 0.0
+    image: float = 0.0
     healths: int = 0
     jobs: int = 0
+    images: int = 0
     errors: list[str] = field(default_factory=list)
 
 
@@ -68,10 +70,10 @@ class Target:
         return self.log.read_text(errors="replace")
 
     @contextmanager
-    def bystander(self) -> Iterator[Seen]:
-        """Measures what another key notices meanwhile; the result is complete after the block."""
+    def bystander(self, *more: str) -> Iterator[Seen]:
+        """Measures what another key notices meanwhile; the result is complete after the block. `more`: "images"."""
         seen = Seen()
-        program = [sys.executable, "-m", "tests.attacks.bystander", self.address, BYSTANDER]
+        program = [sys.executable, "-m", "tests.attacks.bystander", self.address, BYSTANDER, *more]
         with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdin is not None and other.stdout is not None
             other.stdout.readline()  # it has started
@@ -85,7 +87,7 @@ class Target:
 
     def measure_quiet(self) -> Seen:
         """What a bystander notices without an attack; also the memory before it. `attacked` has done it once."""
-        with self.bystander() as seen:
+        with self.bystander("images") as seen:
             time.sleep(QUIET_SECONDS)
         self._quiet, self._quiet_mib = seen, self.api_mib
         assert seen.jobs and not seen.errors, seen
@@ -99,6 +101,7 @@ class Target:
         assert seen.jobs and seen.healths, f"the bystander got nothing done: {seen}"
         assert seen.health <= self._quiet.health + margin, f"{seen} beside {self._quiet} in peace"
         assert seen.job <= self._quiet.job + margin, f"{seen} beside {self._quiet} in peace"
+        assert seen.image <= self._quiet.image + margin, f"{seen} beside {self._quiet} in peace"
 
     def assert_memory_returns(self, within: float = 20.0) -> None:
         """The API process is back within LEFT_BEHIND of what it took before the attack, after `within` seconds."""
