@@ -111,7 +111,7 @@ class Inspectors:
             return await self._asked({**task, "slow": True})
 
     async def _asked(self, task: dict[str, Any]) -> dict[str, Any]:
-        one = await self._take()
+        one = await (self._fresh() if task["slow"] else self._take())
         answer: dict[str, Any] | None = None
         try:
             assert one.process.stdin is not None and one.process.stdout is not None
@@ -137,6 +137,9 @@ class Inspectors:
             if one.process.returncode is None:
                 return one
             self._running.discard(one.process)
+        return await self._fresh()
+
+    async def _fresh(self) -> _Inspector:
         return _Inspector(await self._start(child.command(inspector.__name__), PIPE, DEVNULL))
 
     async def _start(self, command: Sequence[str], stdin: int, stderr: int) -> Process:

@@ -55,10 +55,10 @@ class Lane:
 
     def _admit(self) -> None:
         while self._running.total() < self._at_once:
-            free = (owner for owner, line in self._waiting.items() if line and self._running[owner] < self._per_owner)
-            owner = next(free, None)
-            if owner is None:
+            free = [owner for owner, line in self._waiting.items() if line and self._running[owner] < self._per_owner]
+            if not free:
                 break
+            owner = min(free, key=self._running.__getitem__)  # the first of those who have least
             line = self._waiting.pop(owner)
             ready = line.popleft()
             if line:

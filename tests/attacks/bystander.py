@@ -63,13 +63,7 @@ def _work(address: str, key: str, stop: threading.Event, results: dict[str, Any]
         with _session(key) as session:
             made = session.post(f"http://{address}/v1/videos", json={"prompt": "steps=1 sleep=0"}, timeout=GIVE_UP)
             made.raise_for_status()
-            url = f"http://{address}/v1/videos/{made.json()['id']}"
-            while (status := session.get(url, timeout=GIVE_UP).json()["status"]) in ("queued", "in_progress"):
-                if time.monotonic() - begun > GIVE_UP:
-                    raise TimeoutError("the job did not end")
-                time.sleep(LOOK_EVERY)
-        if status != "completed":
-            raise RuntimeError(f"the job ended as {status}")
+            _await_end(session, f"http://{address}/v1/videos/{made.json()['id']}", begun)
         _note(results, "job", time.monotonic() - begun)
         time.sleep(LOOK_EVERY)
 
@@ -82,9 +76,19 @@ def _send_images(address: str, key: str, stop: threading.Event, results: dict[st
         begun = time.monotonic()
         with _session(key) as session:
             body = {"prompt": "steps=1 sleep=0", "input_reference": image}
-            session.post(f"http://{address}/v1/videos", json=body, timeout=GIVE_UP).raise_for_status()
-        _note(results, "image", time.monotonic() - begun)
-        time.sleep(0.1)
+            made_job = session.post(f"http://{address}/v1/videos", json=body, timeout=GIVE_UP)
+            made_job.raise_for_status()
+            _note(results, "image", time.monotonic() - begun)
+            _await_end(session, f"http://{address}/v1/videos/{made_job.json()['id']}", begun)  # or they would pile up
+
+
+def _await_end(session: requests.Session, url: str, begun: float) -> None:
+    while (status := session.get(url, timeout=GIVE_UP).json()["status"]) in ("queued", "in_progress"):
+        if time.monotonic() - begun > GIVE_UP:
+            raise TimeoutError("the job did not end")
+        time.sleep(LOOK_EVERY)
+    if status != "completed":
+        raise RuntimeError(f"the job ended as {status}")
 
 
 def _session(key: str) -> requests.Session:
