@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # cpu or cuda; auto looks for an NVIDIA driver
 TORCH ?= auto
-# an index of torch builds, such as https://download.pytorch.org/whl/cu126 for an older driver
+# an index of torch builds, such as one of https://download.pytorch.org/whl for an older NVIDIA driver
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
