@@ -45,7 +45,8 @@ def main(locks: list[str]) -> int:
         unknown |= set(skipped)
     print(*sorted(found), sep="\n", end="\n" if found else "")
     if unknown:
-        print(f"audit: the database of vulnerabilities gave no answer for {', '.join(sorted(unknown))}")
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        print(f"audit: the database of vulnerabilities gave no answer for {', '.join(sorted(unknown)[:5])}{more}")
     elif not found:
         print(f"No known vulnerability in {', '.join(locks)}.")
     return 1 if found else UNREACHABLE if unknown else 0
