@@ -280,6 +280,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("setup: stopped; `make setup` continues from here", file=sys.stderr)
+        return 130
     return 0
 
 
