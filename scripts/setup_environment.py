@@ -81,7 +81,8 @@ class Environment:
             self._pip_install("".join(s for s in _entries(lock) if not s.startswith("uv==")), check=True)
             self.uv = shutil.which("uv")
         self.variables |= self._pip_settings()
-        if self.uv and not self.can_install("--no-deps", _pins(self.root / "requirements.lock")[0].partition(";")[0]):
+        probe = _pins(self.root / "requirements.lock")[0].partition(";")[0]
+        if self.uv and not self.can_install("--reinstall", "--no-deps", probe):
             print("  uv cannot reach the package index that pip uses; installing with pip, which is slower")
             self.uv = None
 

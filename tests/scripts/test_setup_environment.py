@@ -233,3 +233,67 @@ def test_uv_gets_the_index_that_pip_is_configured_with(tmp_path: Path, monkeypat
     assert found["UV_FIND_LINKS"] == "/wheels,/more"
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://own/simple")
     assert "UV_DEFAULT_INDEX" not in there._pip_settings()
+
+
+PIN, CPU_BUILD, OTHERS = "torch==2.13.0", "torch==2.13.0+cpu", "torch==2.13.0,!=2.13.0+cpu"
+
+
+@pytest.mark.parametrize(
+    ("system", "wanted", "driver", "offered", "installed"),
+    [
+        ("linux", "auto", False, {CPU_BUILD}, (CPU_BUILD,)),
+        ("linux", "auto", False, {(CPU_BUILD, setup_environment.CPU_INDEX)}, (CPU_BUILD, setup_environment.CPU_INDEX)),
+        ("linux", "auto", False, set(), (PIN,)),
+        ("linux", "cpu", True, {CPU_BUILD}, (CPU_BUILD,)),
+        ("linux", "auto", True, {OTHERS, CPU_BUILD}, (OTHERS,)),
+        ("linux", "auto", True, {CPU_BUILD}, (PIN,)),  # only a CPU build is to be had; better than nothing
+        ("linux", "cuda", False, {CPU_BUILD}, (OTHERS,)),  # which fails, as it should
+        ("darwin", "auto", False, set(), (PIN,)),
+    ],
+)
+def test_which_build_is_installed(
+    system: str,
+    wanted: str,
+    driver: bool,
+    offered: set[str | tuple[str, str]],
+    installed: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "requirements.lock").write_text("alpha==1 \\\n    --hash=sha256:0\n")
+    (tmp_path / "requirements-cuda.lock").write_text("torch==2.13.0 \\\n    --hash=sha256:0\n")
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(setup_environment, "has_nvidia_driver", lambda: driver)
+    there = Environment(tmp_path, tmp_path)
+    done: list[tuple[str, ...]] = []
+
+    def request(arguments: tuple[str, ...]) -> tuple[str, ...]:
+        assert arguments[-2] == "--constraint"
+        assert Path(arguments[-1]).read_text() == "alpha==1"
+        return tuple(one for one in arguments[:-2] if one != "--extra-index-url")
+
+    def can_install(*arguments: str) -> bool:
+        asked = request(arguments)
+        return (asked[0] if len(asked) == 1 else asked) in offered
+
+    monkeypatch.setattr(there, "torch", dict)
+    monkeypatch.setattr(there, "can_install", can_install)
+    monkeypatch.setattr(there, "install", lambda *arguments: done.append(request(arguments)))
+    setup_environment.install_torch(there, wanted, None)
+    assert done == [installed]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(UV is None, reason="uv is not installed")
+def test_uv_is_not_used_where_it_does_not_reach_the_index(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Environment(world.venv, world.root)
+    there.choose_installer()
+    assert there.uv == UV
+    there.install("--no-deps", "alpha==1")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    there = Environment(world.venv, world.root)
+    there.choose_installer()
+    assert there.uv is None
+    there.install("--no-deps", "--require-hashes", "--requirement", "requirements.lock")
+    assert world.python("import beta") == ""
