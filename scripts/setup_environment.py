@@ -77,7 +77,7 @@ class Environment:
         if self._pip_install(lock, check=False):
             self.uv = str(self.python.with_name("uv"))
         else:
-            print("  the package index has no uv for this machine")
+            print("  uv cannot be had from the package index; continuing without it")
             self._pip_install("".join(s for s in _entries(lock) if not s.startswith("uv==")), check=True)
             self.uv = shutil.which("uv")
         self.variables |= self._pip_settings()
@@ -92,8 +92,9 @@ class Environment:
             raise SetupError("installing failed, for the reason above; `make setup` continues from here")
 
     def can_install(self, *arguments: str) -> bool:
-        command = self._command("--dry-run", *arguments)
-        done = subprocess.run(command, cwd=self.root, env=os.environ | self.variables, capture_output=True)
+        """Whether the indexes offer it; one that is out of reach is given up soon."""
+        env = os.environ | self.variables | {"UV_HTTP_RETRIES": "1", "PIP_RETRIES": "1"}
+        done = subprocess.run(self._command("--dry-run", *arguments), cwd=self.root, env=env, capture_output=True)
         return done.returncode == 0
 
     def torch(self) -> dict[str, object]:
@@ -157,6 +158,8 @@ def install_torch(there: Environment, wanted: str, index: str | None) -> None:
         choices.append([f"torch=={version}"])
     if sys.platform != "linux":
         choices = [[f"torch=={version}", *from_index]]
+    if len(choices) > 1:
+        print(f"Looking for a {'CUDA' if kind == 'cuda' else 'CPU'} build of torch {version} ...", flush=True)
     with _temporary("\n".join(_pins(there.root / "requirements.lock"))) as pins:
         chosen = next((c for c in choices[:-1] if there.can_install(*c, "--constraint", pins)), choices[-1])
         if chosen is choices[-1] and kind == "cpu" and sys.platform == "linux":

@@ -291,7 +291,6 @@ def test_uv_is_not_used_where_it_does_not_reach_the_index(world: World, monkeypa
     assert there.uv == UV
     there.install("--no-deps", "alpha==1")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     there = Environment(world.venv, world.root)
     there.choose_installer()
     assert there.uv is None
