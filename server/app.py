@@ -47,6 +47,7 @@ from server.media.addresses import is_public
 from server.media.artifacts import Artifacts, Limits
 from server.media.door import Door
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from server.media.loras import Loras
 from server.media.retention import Retention
 from server.media.storage import CORS, storage_of
@@ -78,6 +79,7 @@ class House:
     def begin_to_stop(self) -> None:
         """For signal handlers: who waits is answered, running jobs pause; a second call waits for them no longer."""
         self.context.jobs.stop_waiting()
+        self.context.inspectors.stop()
         self.health.dispatcher.drain()
 
     def close(self) -> None:
@@ -145,15 +147,17 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     uploads = Uploads(data, artifacts)
     limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, settings.max_storage_per_key_bytes)
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
+    inspectors = Inspectors()
     context = Context(
         settings,
         jobs,
-        Intake(data, artifacts, door),
+        Intake(data, artifacts, door, inspectors),
         artifacts,
         uploads,
         keys,
         signing,
-        Loras(settings, served.by_task, data, artifacts, door),
+        Loras(settings, served.by_task, data, artifacts, door, inspectors),
+        inspectors,
     )
     writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
     health = Health(served, store, pool, dispatcher, data, artifacts, settings.max_queue)
@@ -180,6 +184,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             stopping.set()
             house.context.jobs.stop_waiting()
             await house.courier.stop()
+            await house.context.inspectors.close()
             await house.context.intake.close()
             await asyncio.wait({sweeper}, timeout=SWEEP_END)
             sweeper.cancel()

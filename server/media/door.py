@@ -57,9 +57,9 @@ class Door:
                 data += chunk
         return bytes(data)
 
-    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float) -> None:
+    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float | None = None) -> None:
         """At most `limit` bytes into `file`; raises TooLarge, DownloadFailed, DiskFull."""
-        async with self._named(seconds):
+        async with self._named(seconds or self._seconds):
             async for chunk in self._follow(url, limit):
                 with full_disk_named():
                     file.write(chunk)

@@ -32,6 +32,7 @@ from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
 from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from server.media.loras import Loras
 from server.media.uploads import Uploads
 from server.settings import Settings
@@ -106,7 +107,7 @@ class NoNetwork:
     async def download(self, url: str, limit: int) -> bytes:
         raise DownloadFailed("the host name is not known")
 
-    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float) -> None:
+    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float | None = None) -> None:
         await self.download(url, limit)
 
     async def close(self) -> None:
@@ -140,10 +141,11 @@ def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str,
         remove=artifacts.remove,
     )
     door = cast(Door, NoNetwork())
-    intake = Intake(data, artifacts, door)
-    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, door)
+    inspectors = Inspectors()
+    intake = Intake(data, artifacts, door, inspectors)
+    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, door, inspectors)
     uploads = Uploads(data, artifacts)
-    context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys), loras)
+    context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys), loras, inspectors)
     rig = Rig(FACADES[name].create(context), context, store, data, clock)
     return rig
 

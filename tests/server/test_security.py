@@ -36,6 +36,7 @@ from server.facades.wire import MAX_BODY
 from server.media.artifacts import Artifacts
 from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from server.serve import set_up_logging
 from tests.server.clients.running import KEY, stand_in_server
 from tests.server.house import app, house_of, plain
@@ -223,11 +224,13 @@ def refusal(data: DataDir, value: bytes, kind: str) -> MediaError | None:
     """What the intake says to it, None when it takes it."""
 
     async def run() -> None:
-        intake = Intake(data, Artifacts(data), Door())
+        inspectors = Inspectors()
+        intake = Intake(data, Artifacts(data), Door(), inspectors)
         try:
             await (intake.picture if kind == "picture" else intake.video)(value, "image_url")
         finally:
             await intake.close()
+            await inspectors.close()
 
     try:
         asyncio.run(run())
