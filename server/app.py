@@ -27,6 +27,7 @@ from server.auth import Keys, check_bind, owner_of
 from server.bodies import Bodies, Counted
 from server.context import Context
 from server.datadir import DataDir
+from server.docs import add_docs
 from server.errors import DiskFull
 from server.facades import v1
 from server.facades.registry import FACADES
@@ -188,7 +189,10 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             sweeper.cancel()
             await asyncio.to_thread(house.close)
 
-    app: FastAPI = FastAPIOffline(title="CogVideoX server", version=_version(), lifespan=lifespan, redoc_url=None)
+    app: FastAPI = FastAPIOffline(
+        title="CogVideoX server", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    add_docs(app)
     app.state.house = house
     served = [name for name in FACADES if name in settings.served_apis]
     facades = {name: FACADES[name].create(house.context) for name in served}

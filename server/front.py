@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.docs import protect
 from server.jobs.served import LABELS
 
 MODEL_HEADER = "x-cogvideox-model"
@@ -113,7 +114,9 @@ class Labelled:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                MutableHeaders(scope=message).setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
+                headers = MutableHeaders(scope=message)
+                headers.setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
+                protect(headers)
             await send(message)
 
         try:

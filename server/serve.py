@@ -63,6 +63,7 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
             server_header=False,
             proxy_headers=False,  # `front.Forwarded` reads them
             lifespan="on",
+            http="h11",
             ws="none",
         )
         host, port = listener.getsockname()[:2]
