@@ -24,8 +24,10 @@ from starlette.types import ASGIApp
 
 from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
+from server.bodies import Bodies, Counted
 from server.context import Context
 from server.datadir import DataDir
+from server.docs import add_docs
 from server.errors import DiskFull
 from server.facades import v1
 from server.facades.registry import FACADES
@@ -57,6 +59,8 @@ from server.ratelimit import Limited, Limiter
 from server.settings import Settings
 from server.signing import Signing
 
+BODIES = 2**30  # bytes of request bodies in memory at a time
+BODIES_PER_KEY = 2 * MAX_BODY
 SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
 SWEEP_SHARE = 20.0  # and so many times as long as the last look took
 SWEEP_END = 5.0  # seconds that the server waits, when it stops, for a look to end
@@ -190,7 +194,10 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             sweeper.cancel()
             await asyncio.to_thread(house.close)
 
-    app: FastAPI = FastAPIOffline(title="CogVideoX server", version=_version(), lifespan=lifespan, redoc_url=None)
+    app: FastAPI = FastAPIOffline(
+        title="CogVideoX server", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    add_docs(app)
     app.state.house = house
     served = [name for name in FACADES if name in settings.served_apis]
     facades = {name: FACADES[name].create(house.context) for name in served}
@@ -215,6 +222,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     routes += v1.shared(doors)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
     app.add_middleware(ByPrefix, routes=routes)
+    app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app

@@ -6,6 +6,7 @@
       QueueFull       as many jobs wait as may wait
         RateLimited     too many requests in a while
         QuotaExceeded   the key has as many jobs as it may have
+        TooManyBodies   the key's requests are too large together
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
       StaleWrite      a job has moved on: another attempt owns it, or it has ended
@@ -84,6 +85,14 @@ class RateLimited(QueueFull):
 
     def __init__(self, limit: int, rate: str, retry_after: float) -> None:
         super().__init__(limit, f"more than {rate} were sent", retry_after)
+
+
+class TooManyBodies(QueueFull):
+    """The bodies of a caller's requests, or of all, take all the memory they may; `limit` in bytes, of one caller."""
+
+    def __init__(self, limit: int) -> None:
+        text = f"requests of more than {limit // 2**20} MiB at a time; send the request again later"
+        super().__init__(limit, text)
 
 
 class IdempotencyConflict(RequestError):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -23,16 +24,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
+from server.bodies import SCOPE_KEY, SHORT, Share
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, Stopped
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
+STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
+LONG_JSON = 2**20  # bytes
 MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
 SHOWN = 200  # characters of a caller's own value that an error repeats
 LONGEST_URL = 8192  # characters
 LONGEST_NAME = 255  # characters of an Idempotency-Key
+
+
+PARSER = ThreadPoolExecutor(1, "json")
 
 
 class BadBody(Exception):
@@ -85,15 +92,60 @@ class Json(Response):
 
 
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
+    """Raises BodyTooLarge, TooManyBodies."""
+    return await collected(request, request.stream(), limit)
+
+
+async def collected(
+    request: Request,
+    chunks: AsyncIterator[bytes],
+    limit: int = MAX_BODY,
+    *,
+    owner: str | None = None,
+    begun: bytes = b"",
+) -> bytes:
+    """`begun` and the rest of a body, counted as `owner`'s (the request's, its address's without one).
+
+    Raises BodyTooLarge, TooManyBodies.
+    """
+    length = body_length(request)
+    if length is not None and length > limit:
         raise BodyTooLarge(limit)
-    body = bytearray()
-    async for chunk in request.stream():
+    share: Share | None = request.scope.get(SCOPE_KEY)
+    owner = owner or getattr(request.state, "owner", "") or f"address {request.client.host if request.client else ''}"
+    counted = SHORT
+    if share is not None and length is not None and length > SHORT:
+        await share.take(owner, length)
+        counted = length
+    body = bytearray(begun)
+    async for chunk in chunks:
         body += chunk
         if len(body) > limit:
             raise BodyTooLarge(limit)
+        if share is not None and len(body) > counted:  # a body that does not say how long it is
+            share.take_now(owner, STEP)
+            counted += STEP
     return bytes(body)
+
+
+def body_length(request: Request) -> int | None:
+    """Bytes of the body; None when the request does not say."""
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdecimal():
+        return int(length[:20])
+    return None if "transfer-encoding" in request.headers else 0
+
+
+async def read_json(request: Request) -> Any:
+    """The document in the body, None when that is empty. Raises BadBody and what `read_body` raises."""
+    return await parsed(await read_body(request))
+
+
+async def parsed(body: bytes) -> Any:
+    """As `parse_json`. A long body is parsed in a thread, one at a time: nothing else runs during each of its steps."""
+    if len(body) <= LONG_JSON:
+        return parse_json(body)
+    return await asyncio.get_running_loop().run_in_executor(PARSER, parse_json, body)
 
 
 def idempotency(request: Request) -> str | None:

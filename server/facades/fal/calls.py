@@ -20,7 +20,7 @@ from server.errors import QueueFull
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
 from server.facades.fal.terms import Terms
-from server.facades.wire import Json, finished_or_dropped, idempotency, kept, parse_json, read_body
+from server.facades.wire import Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
 from server.jobs.job import Job, JobError, Status
 
 FACADE = "fal"
@@ -53,7 +53,7 @@ class Fal:
         body = await read_body(request)
         given: Any = None
         try:
-            given = parse_json(body)
+            given = await parsed(body)
             job = await self._submit(request, endpoint, given, agreed)
         except errors.REFUSALS as error:
             if errors.is_about_a_header(error):
@@ -203,7 +203,7 @@ class Fal:
 async def _input(request: Request) -> Any:
     if request.method == "GET":  # the JS client puts the input of a GET into the query
         return dict(request.query_params)
-    return parse_json(await read_body(request))
+    return await read_json(request)
 
 
 def _payload(endpoint: Endpoint, given: Any, agreed: Terms) -> dict[str, Any]:

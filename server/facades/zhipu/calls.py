@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.wire import MAX_BODY, Json, idempotency, kept, parse_json, read_body, replay
+from server.facades.wire import MAX_BODY, Json, idempotency, kept, parsed, read_body, replay
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.pictures import picture
@@ -106,7 +106,7 @@ async def _fields(request: Request) -> dict[str, Any]:
             return {
                 name: await value.read() if isinstance(value, UploadFile) else value for name, value in form.items()
             }
-    fields = parse_json(body)
+    fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):
