@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from pipelines.video import read_video
 from server.cli import app as commands_of
 from server.settings import Settings
+from tests import pace
 from tests.server.clients.running import fetch, inherited, installed_packages, node, running_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +66,7 @@ def run(arguments: list[str], folder: Path) -> str:
     env = inherited()
     env |= {"COGVIDEOX_MODELS_DIR": str(folder / "none"), "COGVIDEOX_DEVICE": "cpu", "NO_PROXY": "*", "no_proxy": "*"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=pace.seconds(600))
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

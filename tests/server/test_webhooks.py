@@ -19,6 +19,7 @@ from server.jobs.job import Job, JobError, Webhook
 from server.jobs.store import JobStore
 from server.jobs.webhooks import Courier, Letter
 from server.media.door import Door
+from tests import pace
 from tests.server.house import app, house_of, until
 
 
@@ -80,7 +81,7 @@ def deliver(
         door = Door(allowed)
         courier = Courier(store, door, {"test": letter}, delays)
         courier.start()
-        end = time.monotonic() + 10
+        end = time.monotonic() + pace.seconds(30)
         while not until_true():
             assert time.monotonic() < end
             await asyncio.sleep(0.02)
