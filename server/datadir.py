@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,21 @@ class DataDir:
                     file.unlink()
             except FileNotFoundError:
                 pass
+
+
+def read_secret(path: Path) -> bytes:
+    """The bytes of a secret of ours. Raises DataDirUnwritable for a file that other users of the machine may read or
+    change, OSError.
+    """
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise DataDirUnwritable(f"{path} holds a secret and must be a plain file")
+        if found.st_uid not in (os.geteuid(), 0):
+            raise DataDirUnwritable(f"{path} holds a secret and belongs to another user")
+        if stat.S_IMODE(found.st_mode) & 0o007:
+            raise DataDirUnwritable(f"{path} holds a secret and is open to every user: chmod 600 {path}")
+        return file.read(2**20)
 
 
 @contextmanager
