@@ -58,7 +58,8 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         try:
-            _Server(config, lambda: on_ready(url), app.state.house.begin_to_stop).run(sockets=[listener])
+            with app.state.house.health.data.temporaries_here():
+                _Server(config, lambda: on_ready(url), app.state.house.begin_to_stop).run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
 

@@ -25,7 +25,7 @@ LAYERS = (
         "pipelines.upscale",
     ),
     ("pipelines",),
-    ("server.errors", "server.settings", "server.auth", "server.datadir", "server.signing"),
+    ("server.errors", "server.settings", "server.auth", "server.datadir", "server.room", "server.signing"),
     ("server.media", "server.jobs"),
     ("server.context",),
     ("server.facades",),

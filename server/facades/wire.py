@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -23,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
+from server.datadir import full_disk_named
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, Stopped
@@ -30,6 +34,7 @@ from server.jobs.jobs import Jobs, Stopped
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
+KEPT = 64_000  # characters of a request's fields that are kept in the job table
 SHOWN = 200  # characters of a caller's own value that an error repeats
 LONGEST_URL = 8192  # characters
 LONGEST_NAME = 255  # characters of an Idempotency-Key
@@ -84,16 +89,41 @@ class Json(Response):
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
+def check_length(request: Request, limit: int = MAX_BODY) -> None:
+    """Raises BodyTooLarge for a body that is said to be longer, before any of it is read."""
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
+    if length.isascii() and length.isdecimal() and int(length[:20]) > limit:
         raise BodyTooLarge(limit)
+
+
+async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
+    check_length(request, limit)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
             raise BodyTooLarge(limit)
     return bytes(body)
+
+
+def counted(request: Request, limit: int = MAX_BODY, grow: Callable[[int], None] = lambda _: None) -> Request:
+    """The same request, whose body is counted while it is read: `grow` hears of each piece before the reader has it.
+
+    Reading raises BodyTooLarge, and what `grow` raises.
+    """
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        piece = len(message.get("body", b""))
+        size += piece
+        if size > limit:
+            raise BodyTooLarge(limit)
+        grow(piece)
+        return message
+
+    return Request(request.scope, receive)
 
 
 def idempotency(request: Request) -> str | None:
@@ -163,19 +193,39 @@ def shown(value: Any) -> Any:
 
 
 def kept(payload: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The part of `payload` worth a place in the job table: known fields, without the pictures themselves."""
-    return {name: _abridged(payload[name]) for name in names if payload.get(name) is not None}
+    """The part of `payload` worth a place in the job table: known fields, without the images themselves, and no more of
+    them than KEPT characters altogether."""
+    left = Left(KEPT)
+    return {name[:SHOWN]: _abridged(payload[name], left) for name in names if payload.get(name) is not None}
 
 
-def _abridged(value: Any, depth: int = 3) -> Any:
+@dataclass
+class Left:
+    """Characters that may still be kept."""
+
+    characters: int
+
+    def take(self, size: int) -> bool:
+        self.characters -= size
+        return self.characters >= 0
+
+
+def _abridged(value: Any, left: Left, depth: int = 3) -> Any:
+    left.take(8)  # what a value takes besides its characters
     if isinstance(value, str):
-        text = value.encode("utf-8", "replace").decode().replace("\0", "")
-        return text if len(text) <= MAX_PROMPT else f"{text[:80]}… ({len(text)} characters)"
-    if isinstance(value, dict) and depth:
-        return {_abridged(k)[:SHOWN]: _abridged(v, depth - 1) for k, v in list(value.items())[:100]}
-    if isinstance(value, list) and depth:
-        return [_abridged(v, depth - 1) for v in value[:100]]
+        if len(value) > MAX_PROMPT or not left.take(len(value)):
+            value = f"{value[:80]}… ({len(value)} characters)"
+        return value.encode("utf-8", "replace").decode().replace("\0", "")
+    if isinstance(value, dict) and depth and left.take(0):
+        some = list(value.items())[:100]
+        return {name: _abridged(one, left, depth - 1) for key, one in some if (name := _plain(key)) and left.take(0)}
+    if isinstance(value, list) and depth and left.take(0):
+        return [_abridged(one, left, depth - 1) for one in value[:100] if left.take(0)]
     return shown(value)
+
+
+def _plain(key: str) -> str:
+    return key[:SHOWN].encode("utf-8", "replace").decode().replace("\0", "")
 
 
 async def finished_or_dropped(
@@ -225,13 +275,20 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def replay(request: Request, body: bytes) -> Request:
-    """A request whose body was already read, to be read again (by the form parser)."""
+@asynccontextmanager
+async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
+    """The form in a body that was already read. Raises HTTPException 400 for one that cannot be parsed, DiskFull: files
+    of more than 1 MiB lie in the temporary folder meanwhile."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return Request(request.scope, receive)
+    with full_disk_named():
+        form = await Request(request.scope, receive).form(max_part_size=MAX_BODY)
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 class Doorman:
