@@ -104,7 +104,10 @@ class Labelled:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                MutableHeaders(scope=message).setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
+                headers = MutableHeaders(scope=message)
+                headers.setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
+                if message["status"] == 413:
+                    headers["connection"] = "close"  # or the rest of the body would be read, only to be dropped
             await send(message)
 
         try:

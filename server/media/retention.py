@@ -6,6 +6,7 @@ Knows: how long each kind of file is kept. Does not know: jobs, who asks when to
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Collection
 
@@ -13,11 +14,12 @@ import structlog
 
 from server.datadir import TEMPORARY, DataDir
 from server.media.artifacts import Artifacts, Limits
-from server.media.storage import StorageDown
+from server.media.storage import KEY, StorageDown
 from server.media.uploads import Uploads
 from server.room import HOUR
 
 RECORDS = ("openai", "replicate")  # folders of records of uploads, each under its owner
+RECORD = re.compile(rf"(?:file-)?({KEY.pattern})(?:\.json)?")
 LEFT_SECONDS = 86_400.0  # inputs of ended jobs, parts of unfinished uploads, and torn files stay so long
 REFUSED_SECONDS = 86_400.0  # jobs that were refused before they began stay so long in the table
 SELDOM = 3600.0  # seconds between two looks for jobs and records that are over
@@ -89,7 +91,8 @@ class Retention:
         """Those of uploads whose file is gone."""
         before, keys = self._clock() - LEFT_SECONDS, self._artifacts.keys()
         for path in (path for folder in RECORDS for path in (self._data.root / folder).glob("*/*")):
-            if path.name.removeprefix("file-").removesuffix(".json") not in keys and not path.name.startswith("."):
+            found = RECORD.fullmatch(path.name)
+            if found is not None and found[1] not in keys:
                 self._data.drop(path, before)
 
     def _drop_when_short(self) -> None:
