@@ -56,6 +56,7 @@ from server.media.storage import CORS, storage_of
 from server.media.uploads import Uploads
 from server.openapi import merged
 from server.ratelimit import Limited, Limiter
+from server.room import RoomLimits
 from server.settings import Settings
 from server.signing import Signing
 
@@ -149,7 +150,9 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         quota=lambda owner: _quota(settings, issued, owner),
     )
     uploads = Uploads(data, artifacts)
-    limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, settings.max_storage_per_key_bytes)
+    per_key, brought = settings.max_storage_per_key_bytes, settings.max_uploads_per_key_bytes
+    limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, per_key, brought)
+    data.room.limits = RoomLimits(settings.max_storage_bytes, per_key, brought)
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
     inspectors = Inspectors()
     context = Context(
@@ -165,7 +168,11 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     )
     writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
     health = Health(served, store, pool, dispatcher, data, artifacts, settings.max_queue)
-    retention = Retention(data, artifacts, uploads, store.inputs_in_use, limits)
+    retention = Retention(
+        *(data, artifacts, uploads, store.inputs_in_use, limits),
+        forget=store.forget,
+        keep_jobs=settings.keep_jobs_seconds,
+    )
     return House(context, health, Courier(store, door, writers), retention)
 
 

@@ -14,13 +14,15 @@ import ipaddress
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from server.errors import InsecureBind, ServerError
 from server.settings import Settings
 
 SCHEMES = ("bearer", "token", "key")
 TOKEN_SKEW = 60.0  # seconds that a client's clock may be behind ours
+LONGEST_TOKEN = 8192  # characters
+LATEST = 1e15  # of an `exp`, in milliseconds: some 31,000 years
 
 
 Reason = Literal["missing", "unknown", "expired"]
@@ -115,14 +117,18 @@ class Keys:
 
         Their `exp` is in milliseconds; what is below 1e11 is taken for seconds, as the standard has it.
         """
+        if len(token) > LONGEST_TOKEN:
+            raise Unauthorized("unknown")
         try:
             signed, _, signature = token.rpartition(".")
-            header, payload = (json.loads(_from_base64url(part)) for part in signed.split("."))
+            header, payload = (_json_object(_from_base64url(part)) for part in signed.split("."))
             algorithm, name, expires = header["alg"], payload["api_key"], payload["exp"]
             given = _from_base64url(signature)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, RecursionError):
             raise Unauthorized("unknown") from None
         if algorithm != "HS256" or not isinstance(name, str) or type(expires) not in (int, float):
+            raise Unauthorized("unknown")
+        if not -LATEST <= expires <= LATEST:  # NaN and the infinities are not, either
             raise Unauthorized("unknown")
         owner = None
         for key, digest in zip(self._keys, self._digests, strict=True):
@@ -141,6 +147,21 @@ class Keys:
 def owner_of(digest: bytes) -> str:
     """What stands for a key in the job table."""
     return digest.hex()[:16]
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    """Raises ValueError for anything else, also for one that names a member twice; RecursionError."""
+
+    def once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(members)
+        if len(found) != len(members):
+            raise ValueError("a member comes twice")
+        return found
+
+    found = json.loads(text, object_pairs_hook=once)
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
 
 
 def _from_base64url(text: str) -> bytes:

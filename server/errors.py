@@ -9,6 +9,7 @@
         TooManyBodies   the key's requests are too large together
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
+        StorageQuotaExceeded  the key's files take as much room as they may
       StaleWrite      a job has moved on: another attempt owns it, or it has ended
       StartError      the server cannot start; one line, meant for the person at the keyboard
         BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
@@ -106,6 +107,15 @@ class DiskFull(ServerError):
 
 class UploadTooLarge(ServerError):
     pass
+
+
+class StorageQuotaExceeded(UploadTooLarge):
+    """`limit` in bytes; `lately`: the time in which they came."""
+
+    def __init__(self, limit: int, lately: str) -> None:
+        room = f"{limit // 2**20} MiB"
+        super().__init__(f"the files of this key may take {room} within {lately}; delete some, or send this one later")
+        self.limit = limit
 
 
 class StaleWrite(ServerError):

@@ -117,6 +117,8 @@ class Labelled:
                 headers = MutableHeaders(scope=message)
                 headers.setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
                 protect(headers)
+                if message["status"] == 413:
+                    headers["connection"] = "close"  # or the rest of the body would be read, only to be dropped
             await send(message)
 
         try:

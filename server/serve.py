@@ -74,7 +74,8 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
         try:
             encryption = tls.context(certificate) if certificate else None
             server = Server(config, connections, encryption, lambda: on_ready(url), app.state.house.begin_to_stop)
-            server.run(sockets=[listener])
+            with app.state.house.health.data.temporaries_here():
+                server.run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
 

@@ -102,6 +102,15 @@ class Settings(BaseSettings):
     max_storage_per_key_mb: int | None = Field(
         None, ge=1, description="the same for the files of each API key (default: no limit)"
     )
+    max_uploads_per_key_mb: int = Field(
+        10_240,
+        ge=0,
+        description="what one API key may upload or have fetched within a day, in 2**20 bytes: more is refused, and of"
+        " its older uploads that have no time of their own, so much is kept; 0: no limit",
+    )
+    keep_jobs_days: float = Field(
+        30, gt=0, le=36_500, description="days that a job without a video is kept in the job table after its end"
+    )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder with pulled checkpoints")
     loras_dir: Path | None = Field(None, description="folder with LoRA files (default: loras in models_dir)")
     max_lora_mb: int = Field(
@@ -259,6 +268,14 @@ class Settings(BaseSettings):
     @property
     def max_storage_per_key_bytes(self) -> int | None:
         return None if self.max_storage_per_key_mb is None else self.max_storage_per_key_mb * 2**20
+
+    @property
+    def keep_jobs_seconds(self) -> float:
+        return self.keep_jobs_days * 86_400
+
+    @property
+    def max_uploads_per_key_bytes(self) -> int | None:
+        return self.max_uploads_per_key_mb * 2**20 or None
 
     @classmethod
     def load(cls, **given: Any) -> Settings:

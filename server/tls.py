@@ -22,7 +22,7 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from server.datadir import write_atomically
+from server.datadir import read_secret, write_atomically
 from server.errors import BadSetting, ServerError, StartError
 from server.settings import Settings
 
@@ -86,6 +86,8 @@ def issued(settings: Settings, now: datetime | None = None) -> Certificate:
         folder.mkdir(mode=0o700, exist_ok=True)
         ca, hosts = _authority(folder), names(settings)
         certificate = Certificate(folder / "server.pem")
+        if certificate.chain.exists():
+            read_secret(certificate.chain)
         if not _good(certificate, ca, hosts, now):
             leaf = ca.issue_cert(
                 *hosts,
@@ -117,7 +119,7 @@ def _folder(data_dir: Path) -> Path:
 def _authority(folder: Path) -> trustme.CA:
     kept = folder / "authority.pem"
     if kept.exists():
-        pem = kept.read_bytes()
+        pem = read_secret(kept)
         try:
             ca = trustme.CA.from_pem(pem, pem)
         except ValueError:

@@ -19,7 +19,7 @@ from pipelines.plan import Plan, resolve
 from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.served import Served
-from server.jobs.store import NO_QUOTA, JobStore, Quota
+from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
 
 WATCH_EVERY = 0.1  # seconds
 WATCHED_AT_ONCE = 500  # jobs in one look; SQLite takes some thousand variables in a query
@@ -129,20 +129,22 @@ class Jobs:
         *,
         facade: str,
         endpoint: str,
-        payload: dict[str, Any],
         error: JobError,
         owner: str,
         webhook: Webhook | None = None,
     ) -> Job:
-        """A job that failed before it began, for clients that look for the reason at the result's address."""
+        """A job that failed before it began, for clients that look for the reason at the result's address. Only that
+        is kept, for a day at most. Raises QuotaExceeded, DiskFull.
+        """
+        self._check_room()
         now = time.time()
         job = Job(
             id=str(uuid.uuid4()),
             facade=facade,
             endpoint=endpoint,
             request=GenerationRequest(prompt="", seed=0),
-            payload=payload,
-            model="",
+            payload={},
+            model=REFUSED,
             created_at=now,
             finished_at=now,
             status=Status.FAILED,
@@ -150,7 +152,7 @@ class Jobs:
             owner=owner,
             webhook=webhook,
         )
-        return self._store.submit(job)
+        return self._store.submit(job, quota=self._quota(owner))
 
     def get(self, job_id: str) -> Job | None:
         return self._store.get(job_id)

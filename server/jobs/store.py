@@ -30,6 +30,10 @@ MAX_LOG_LINES = 1000  # per job; later ones are dropped
 DAY = 86400.0  # seconds
 TURN_SECONDS = 5.0  # that a write waits for the others of this process
 RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
+REFUSED = ""  # in the place of a model's name: a job that was refused before it began
+MOST_REFUSED = 500  # of each key that are kept
+MOST_ENDED = 1000  # failed and cancelled ones of each key, together
+AT_ONCE = 200  # rows removed in one transaction
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
 
 
@@ -73,7 +77,8 @@ class JobStore:
     def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA) -> Job:
         """`job`, on disk; or the one that an earlier call of the same idempotency key has made.
 
-        Raises IdempotencyConflict; and for a queued job QueueFull, when `limit` others wait, and QuotaExceeded.
+        Raises IdempotencyConflict; for a queued job QueueFull, when `limit` others wait; and QuotaExceeded. The key's
+        oldest failed and cancelled jobs go when they are more than MOST_ENDED.
         """
         with self._writing() as db:
             if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:
@@ -82,6 +87,9 @@ class JobStore:
                 if limit is not None and _count(db, jobs.c.status == Status.QUEUED) >= limit:
                     raise QueueFull(limit)
                 self._check_quota(db, job.owner, quota)
+            elif job.model == REFUSED:
+                self._check_quota(db, job.owner, Quota(None, quota.daily))
+            _drop_surplus(db, job.owner)
             number = db.execute(insert(jobs).values(to_row(job))).inserted_primary_key
             if job.status.is_terminal:
                 outbox.announce(db, job.id, self._clock(), "completed")
@@ -173,6 +181,26 @@ class JobStore:
         )
         with self._engine.connect() as db:
             return set(job_ids) - set(db.execute(going).scalars())
+
+    def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
+        """Removes jobs that ended before that time and have no video any more, and those refused before the other; how
+        many. Times in unix seconds; `there`: the keys of all stored files. AT_ONCE rows in each transaction."""
+        c, last, gone, files = jobs.c, 0, 0, None
+        over = or_(c.finished_at < before, and_(c.model == REFUSED, c.finished_at < refused_before))
+        ended = c.status.in_([s for s in Status if s.is_terminal])
+        while True:
+            query = select(c.n, c.video).where(c.n > last, ended, over).order_by(c.n).limit(AT_ONCE)
+            with self._engine.connect() as db:
+                found = db.execute(query).all()
+            if not found:
+                return gone
+            last = found[-1].n
+            if files is None and any(row.video for row in found):
+                files = there()
+            out = [row.n for row in found if not row.video or row.video["key"] not in (files or ())]
+            if out:
+                with self._writing() as db:
+                    gone += db.execute(delete(jobs).where(c.n.in_(out))).rowcount
 
     def inputs_in_use(self) -> set[str]:
         """The SHA-256 of each picture, clip and LoRA that a job needs which has not ended."""
@@ -323,6 +351,16 @@ def _asked(job: Job) -> tuple[Any, ...]:
     """What tells two calls apart. Of a picture in the body the payload has next to nothing."""
     media = job.request.image, job.request.video
     return job.endpoint, job.payload, [one and one.sha256 for one in media]
+
+
+def _drop_surplus(db: Connection, owner: str) -> None:
+    """Makes sure that nobody's failures fill the table."""
+    c = jobs.c
+    without_video = and_(c.owner == owner, c.status.in_([Status.FAILED, Status.CANCELLED]))
+    for which, most in ((and_(without_video, c.model == REFUSED), MOST_REFUSED), (without_video, MOST_ENDED)):
+        surplus = select(c.n).where(which).order_by(c.n.desc()).offset(most).limit(AT_ONCE)
+        if numbers := db.execute(surplus).scalars().all():
+            db.execute(delete(jobs).where(c.n.in_(numbers)))
 
 
 def _count(db: Connection, *which: ColumnElement[bool]) -> int:

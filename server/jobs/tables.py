@@ -68,6 +68,7 @@ jobs = Table(
     Column("end_by", Float),
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
+    Index("jobs_by_owner_and_state", "owner", "status", "n"),
     Index("jobs_by_status", "status", "n"),
     Index("jobs_to_start", "status", "start_by"),
     Index("jobs_to_end", "status", "end_by"),

@@ -215,7 +215,7 @@ def test_wait_and_refuse(running: Running) -> None:
     _, house, _ = running
     jobs = house.context.jobs
     error = JobError("invalid_request", "no", detail={"detail": []})
-    refused = jobs.refuse(facade="test", endpoint="test", payload={}, error=error, owner="")
+    refused = jobs.refuse(facade="test", endpoint="test", error=error, owner="")
     assert asyncio.run(jobs.wait(refused.id)) == jobs.get(refused.id)
     assert refused.status is Status.FAILED and refused.error == error
 

@@ -278,7 +278,7 @@ def test_list_is_paged(served: Served) -> None:
     client, jobs, _ = served
     check("list_empty", jobs, client.get("/v1/videos"))
     ids = [client.post("/v1/videos", json={"prompt": str(n)}).json()["id"] for n in range(5)]
-    jobs.refuse(facade="fal", endpoint="x", payload={}, error=JobError("internal", "m"), owner="")
+    jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"), owner="")
     seen, after = [], ""
     while True:
         page = client.get(f"/v1/videos?limit=2&after={after}").json()

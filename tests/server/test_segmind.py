@@ -220,7 +220,7 @@ def test_queue(served: Served) -> None:
     result = client.get(answer.json()["response_url"])
     assert result.json()["output"].endswith("/film.mp4")
     assert result.headers["x-seed-value"] == "42"
-    theirs = jobs.refuse(facade="fal", endpoint="x", payload={}, error=JobError("internal", "m"))
+    theirs = jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"))
     assert client.get(f"/v2/requests/{theirs.id}").status_code == 404
 
 

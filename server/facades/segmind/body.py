@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from server.facades.segmind.errors import Refused
-from server.facades.wire import MAX_BODY, parsed, read_body, replay
+from server.facades.wire import form_of, parsed, read_body
 
 
 async def read_fields(request: Request, *, forms: bool = True) -> dict[str, Any]:
@@ -42,7 +42,7 @@ async def _form(request: Request, body: bytes) -> dict[str, Any]:
     if b"--" + boundary + b"--" not in body:
         raise Refused(400, "The multipart body is torn: it ends before its closing boundary")
     try:
-        async with replay(request, body).form(max_part_size=MAX_BODY) as form:
+        async with form_of(request, body) as form:
             # NOTE: a form sends a box left empty as an empty string
             return {
                 name: await value.read() if isinstance(value, UploadFile) else value or None
