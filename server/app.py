@@ -141,6 +141,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         extend=settings.extend,
         remove=artifacts.remove,
         quota=lambda owner: _quota(settings, issued, owner),
+        owners=lambda: keys.owners,
     )
     uploads = Uploads(data, artifacts)
     limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, settings.max_storage_per_key_bytes)

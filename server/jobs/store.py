@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import OperationalError
 
-from server.errors import IdempotencyConflict, QueueFull, QuotaExceeded, StaleWrite
+from server.errors import IdempotencyConflict, QuotaExceeded, StaleWrite
 from server.jobs import outbox, turns
 from server.jobs.database import open_database
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
@@ -70,17 +70,18 @@ class JobStore:
 
     # -- from clients ---------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA) -> Job:
+    def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA, owners: Collection[str] = ()) -> Job:
         """`job`, on disk; or the one that an earlier call of the same idempotency key has made.
 
-        Raises IdempotencyConflict; and for a queued job QueueFull, when `limit` others wait, and QuotaExceeded.
+        Raises IdempotencyConflict; and for a queued job QueueFull, when `limit` others wait or those of its owner take
+        more than their share among `owners`, and QuotaExceeded.
         """
         with self._writing() as db:
             if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:
                 return earlier
             if job.status is Status.QUEUED:
-                if limit is not None and _count(db, jobs.c.status == Status.QUEUED) >= limit:
-                    raise QueueFull(limit)
+                if limit is not None:
+                    turns.check_share(turns.waiting(db), job.owner, limit, owners)
                 self._check_quota(db, job.owner, quota)
             number = db.execute(insert(jobs).values(to_row(job))).inserted_primary_key
             if job.status.is_terminal:

@@ -83,6 +83,14 @@ class Target:
         for name, value in json.loads(said).items():
             setattr(seen, name, value)
 
+    @contextmanager
+    def as_attacker(self) -> Iterator[requests.Session]:
+        """A session with the attacker's key, which most clouds read from these headers."""
+        with requests.Session() as session:
+            session.trust_env = False
+            session.headers.update({"authorization": f"Bearer {ATTACKER}", "x-api-key": ATTACKER, "key": ATTACKER})
+            yield session
+
     def measure_quiet(self) -> Seen:
         """What a bystander notices without an attack; also the memory before it. `attacked` has done it once."""
         with self.bystander() as seen:

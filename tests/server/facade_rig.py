@@ -129,21 +129,23 @@ def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str,
     data = DataDir(folder)
     artifacts = Artifacts(data, clock=clock)
     store = JobStore(given.database, clock=clock)
+    known = Keys(given)
     jobs = Jobs(
         store,
         Served({task: model_for(task) for task in Task}, ("cpu",)),
-        max_queue=100,
+        max_queue=given.max_queue,
         check_room=lambda: None,
         wake=lambda: rig.done(),
         rife_available=True,
         extend=given.extend,
         remove=artifacts.remove,
+        owners=lambda: known.owners,
     )
     door = cast(Door, NoNetwork())
     intake = Intake(data, artifacts, door)
     loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, door)
     uploads = Uploads(data, artifacts)
-    context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys), loras)
+    context = Context(given, jobs, intake, artifacts, uploads, known, Signing(data.keys), loras)
     rig = Rig(FACADES[name].create(context), context, store, data, clock)
     return rig
 
