@@ -6,6 +6,7 @@
       QueueFull       as many jobs wait as may wait
         RateLimited     too many requests in a while
         QuotaExceeded   the key has as many jobs as it may have
+        TooManyAtOnce   the key holds as many connections or downloads as it may at a time
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
       StaleWrite      a job has moved on: another attempt owns it, or it has ended
@@ -84,6 +85,13 @@ class RateLimited(QueueFull):
 
     def __init__(self, limit: int, rate: str, retry_after: float) -> None:
         super().__init__(limit, f"more than {rate} were sent", retry_after)
+
+
+class TooManyAtOnce(QueueFull):
+    """One caller holds `limit` places of `what`, as many as it may at a time."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        super().__init__(limit, f"{limit} {what} of this caller are open, as many as may be at a time")
 
 
 class IdempotencyConflict(RequestError):

@@ -33,7 +33,7 @@ SPACE = re.compile(rb"\s+")
 
 
 class Intake:
-    """Belongs to one event loop, from the first call to `close`."""
+    """Belongs to one event loop, from the first call to `close`. `owner`: the key that a file is fetched for."""
 
     def __init__(self, data: DataDir, artifacts: Artifacts, door: Door) -> None:
         self._data = data
@@ -41,13 +41,13 @@ class Intake:
         self._door = door
         self._decoders = asyncio.Semaphore(DECODERS)
 
-    async def picture(self, value: str | bytes, field: str) -> Media:
+    async def picture(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
         """A readable picture, stored. Raises MediaError that names `field`; DiskFull."""
-        return await self._take(value, field, PICTURE_BYTES, "image_load_error", _check_picture)
+        return await self._take(value, field, owner, PICTURE_BYTES, "image_load_error", _check_picture)
 
-    async def video(self, value: str | bytes, field: str) -> Media:
+    async def video(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
         """A clip whose first frame can be decoded, stored. Raises MediaError that names `field`; DiskFull."""
-        return await self._take(value, field, VIDEO_BYTES, "unsupported_video_format", check_clip)
+        return await self._take(value, field, owner, VIDEO_BYTES, "unsupported_video_format", check_clip)
 
     def again(self, media: Media, field: str) -> Media:
         """What an earlier job was given, for another one. Raises MediaError when it is not kept any more."""
@@ -59,10 +59,16 @@ class Intake:
         await self._door.close()
 
     async def _take(
-        self, value: str | bytes, field: str, limit: int, empty: MediaCode, check: Callable[[Path], None]
+        self,
+        value: str | bytes,
+        field: str,
+        owner: str,
+        limit: int,
+        empty: MediaCode,
+        check: Callable[[Path], None],
     ) -> Media:
         try:
-            data = await self._bytes(value, limit)
+            data = await self._bytes(value, limit, owner)
         except TooLarge as e:
             raise MediaError(field, "file_too_large", e.message, max_size=limit) from None
         except DownloadFailed as e:
@@ -72,7 +78,7 @@ class Intake:
         async with self._decoders:
             return await asyncio.to_thread(self._keep, data, field, check)
 
-    async def _bytes(self, value: str | bytes, limit: int) -> bytes:
+    async def _bytes(self, value: str | bytes, limit: int, owner: str) -> bytes:
         """Raises TooLarge, DownloadFailed."""
         if isinstance(value, bytes):
             data = value
@@ -83,7 +89,7 @@ class Intake:
                 raise DownloadFailed(f"the URL has more than {URL_LENGTH} characters")
             own = await asyncio.to_thread(self._artifacts.of_url, url)
             if own is None:
-                return await self._door.download(url, limit)
+                return await self._door.download(url, limit, owner)
             data = await asyncio.to_thread(self._read, own, limit)
         else:
             data = await asyncio.to_thread(_from_base64, value.encode("utf-8", "replace"), limit)

@@ -38,11 +38,13 @@ from server.media.artifacts import Artifacts
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.fetch import from_data_uri
 from server.settings import Settings
+from server.shares import Shares
 from weights import loras
 from weights.catalog import WeightsError
 
 SECONDS = 100.0  # for one download: fal's Python client waits 120 for an answer
-AT_ONCE = 4
+WAIT = 100.0  # seconds that a LoRA waits for others of its key
+AT_ONCE, PER_KEY = 8, 2  # LoRAs being fetched, or read for the first time
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 HEX = re.compile(r"[0-9a-f]{64}")
@@ -67,18 +69,26 @@ class Loras:
         self._door = door
         self._layers: dict[Path, Layers] = {}
         self._turns: dict[str, asyncio.Lock] = {}  # two requests for one file fetch it once
-        self._downloads = asyncio.Semaphore(AT_ONCE)
+        self._shares = Shares("LoRAs", AT_ONCE, PER_KEY)
 
-    async def take(self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False) -> Lora:
-        """The file, on this machine, read as far as its header and found to fit. Raises RequestError and MediaError
-        that name `field`; DiskFull."""
+    async def take(
+        self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
+    ) -> Lora:
+        """The file, on this machine, read as far as its header and found to fit. `owner`: the key that it is for.
+
+        Raises RequestError and MediaError that name `field`; DiskFull, TooManyAtOnce.
+        """
+        async with self._shares.turn(owner, WAIT):  # before the turn of the file, which others may want too
+            return await self._take(value, scale, task, field, fresh, owner)
+
+    async def _take(self, value: str, scale: float, task: Task, field: str, fresh: bool, owner: str) -> Lora:
         is_data = value.lstrip()[:5].lower() == "data:"
         name, pin, alpha = (value.strip(), None, None) if is_data else _parsed(value, field)
         try:
             if is_data:
-                path = await self._fetched(name, None, None, field)
+                path = await self._fetched(name, None, None, field, owner)
             elif SCHEME.match(name):
-                path = await self._of_address(name, pin, field, fresh)
+                path = await self._of_address(name, pin, field, fresh, owner)
             else:
                 path = await self._of_name(name, pin, alpha, task, field)
             sha256 = await asyncio.to_thread(self._checked, path, pin if not self._is_ours(path) else None, alpha, task)
@@ -92,7 +102,7 @@ class Loras:
     async def _of_name(self, name: str, pin: str | None, alpha: float | None, task: Task, field: str) -> Path:
         found = await asyncio.to_thread(loras.find, name, self._folder)
         if found is None and self._may_pull and loras.REPOSITORY.fullmatch(name):
-            async with self._turn(name), self._downloads:
+            async with self._turn(name):
                 found = await asyncio.to_thread(loras.find, name, self._folder)  # another request may have fetched it
                 if found is None:
                     found = await self._pulled(name, pin, alpha, task, field)
@@ -117,22 +127,21 @@ class Loras:
             message = f"{name} could not be fetched from the hub{within}"
             raise MediaError(field, "file_download_error", message) from None
 
-    async def _of_address(self, url: str, pin: str | None, field: str, fresh: bool) -> Path:
+    async def _of_address(self, url: str, pin: str | None, field: str, fresh: bool, owner: str) -> Path:
         if not self._most:
             raise RequestError(field, "LoRAs are not fetched from addresses here; name one that is installed")
         note = self._data.loras / f"{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()}.url"
         async with self._turn(url):
             if not fresh and (kept := await asyncio.to_thread(self._kept, note, pin)) is not None:
                 return kept
-            async with self._downloads:
-                return await self._fetched(url, note, pin, field)
+            return await self._fetched(url, note, pin, field, owner)
 
-    async def _fetched(self, url: str, note: Path | None, pin: str | None, field: str) -> Path:
+    async def _fetched(self, url: str, note: Path | None, pin: str | None, field: str, owner: str) -> Path:
         self._data.check_room()
         handle, name = tempfile.mkstemp(dir=self._data.loras, prefix=".")
         try:
             with full_disk_named(), os.fdopen(handle, "wb") as file:
-                await self._write(url, file)
+                await self._write(url, file, owner)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
             return await asyncio.to_thread(self._keep, Path(name), note, pin)
@@ -145,7 +154,7 @@ class Loras:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    async def _write(self, url: str, file: BinaryIO) -> None:
+    async def _write(self, url: str, file: BinaryIO, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, FileNotFoundError."""
         if url[:5].lower() == "data:":
             data = await asyncio.to_thread(from_data_uri, url, self._most)
@@ -155,7 +164,7 @@ class Loras:
             if size <= self._most:
                 data = await asyncio.to_thread(self._artifacts.read, own)
         else:
-            return await self._door.save(url, self._most, file, SECONDS)
+            return await self._door.save(url, self._most, file, SECONDS, owner)
         if size > self._most:
             raise TooLarge(f"the file is larger than {self._most // 2**20} MiB")
         file.write(data)

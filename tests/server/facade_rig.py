@@ -103,10 +103,10 @@ class Rig:
 class NoNetwork:
     """In a `Door`'s place."""
 
-    async def download(self, url: str, limit: int) -> bytes:
+    async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         raise DownloadFailed("the host name is not known")
 
-    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float) -> None:
+    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float, owner: str = "") -> None:
         await self.download(url, limit)
 
     async def close(self) -> None:

@@ -86,7 +86,9 @@ class Fal:
             raise QueueFull(int(longest[:9]))
 
     async def _submit(self, request: Request, endpoint: Endpoint, given: Any, agreed: Terms) -> Job:
-        generation = await intake.generation(self.context, endpoint, intake.validated(endpoint, given))
+        generation = await intake.generation(
+            self.context, endpoint, intake.validated(endpoint, given), request.state.owner
+        )
         return await run_in_threadpool(
             self.jobs.submit,
             generation,

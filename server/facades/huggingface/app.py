@@ -68,7 +68,7 @@ class HuggingFace:
         # NOTE: the client sends a bare picture without a type, or with whatever its file's name suggests
         if task is Task.I2V and body and not body.lstrip(JSON_BEGINS).startswith(b"{"):
             inputs, parameters = "", Parameters()
-            image = await self.context.intake.picture(body, "inputs")
+            image = await self.context.intake.picture(body, "inputs", owner=request.state.owner)
             payload: dict[str, Any] = {}
         else:
             payload = await _fields(body)
@@ -76,7 +76,7 @@ class HuggingFace:
             given = kind.model_validate(payload)
             inputs, parameters = given.inputs, given.parameters or Parameters()
             if task is Task.I2V:
-                image = await self.context.intake.picture(inputs, "inputs")
+                image = await self.context.intake.picture(inputs, "inputs", owner=request.state.owner)
         return await run_in_threadpool(
             self.jobs.submit,
             generation(task, inputs, parameters, image),

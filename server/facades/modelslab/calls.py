@@ -71,7 +71,9 @@ class ModelsLab:
             raise errors.invalid(e, kind.input.MOST) from None
         base = self.context.artifacts.base_url(request)
         source = picture_of(given)
-        image = None if source is None else await self.context.intake.picture(source, "init_image")
+        image = None
+        if source is not None:
+            image = await self.context.intake.picture(source, "init_image", owner=owner)
         wanted, more = generation(given, image)
         job = await run_in_threadpool(
             self.jobs.submit,

@@ -111,7 +111,7 @@ class Predictions:
         given = asked.wanted.input
         image = None
         if isinstance(given, CogVideoXImageInput):
-            image = await self.context.intake.picture(given.image, "image")
+            image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
         named = {"deployment": asked.deployment, "cancel_after": cancel_after, "webhook": webhook and webhook.url}
         payload: dict[str, Any] = {
             "version": asked.version,

@@ -70,7 +70,8 @@ class Zhipu:
             with self.request_ids.taken(owner, given.request_id if name is None else None):
                 media = None
                 for value in given.pictures:
-                    media = await picture(self.context, value, "image" if "image" in fields else "image_url")
+                    field = "image" if "image" in fields else "image_url"
+                    media = await picture(self.context, value, field, owner)
                 return await run_in_threadpool(
                     self.jobs.submit,
                     mapping.generation(given, media, rife),

@@ -175,10 +175,10 @@ class FakeIntake:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str | bytes]] = []
 
-    async def picture(self, value: str | bytes, field: str) -> Media:
+    async def picture(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
         return self._media(value, field)
 
-    async def video(self, value: str | bytes, field: str) -> Media:
+    async def video(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
         return self._media(value, field)
 
     def again(self, media: Media, field: str) -> Media:
@@ -196,7 +196,9 @@ class FakeIntake:
 class FakeLoras:
     """Has one by the name of style; addresses cannot be had."""
 
-    async def take(self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False) -> Lora:
+    async def take(
+        self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
+    ) -> Lora:
         if value.startswith("http"):
             raise MediaError(field, "file_download_error", "Nothing came from that address")
         if value != "style":
