@@ -278,29 +278,37 @@ class JobStore:
 
     def log(self, job_id: str, message: str, level: str = "INFO") -> None:
         """Appends a line, up to MAX_LOG_LINES of them. Lines belong to the job, not to an attempt."""
-        text = message.encode("utf-8", "replace").decode().replace("\0", "")
         with self._writing() as db:
-            last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
-            if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
-                return  # deleted while a worker was at it
-            seq = int(db.execute(last).scalar_one()) + 1
-            if seq <= MAX_LOG_LINES:
-                line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
-                db.execute(insert(job_events).values(line))
+            self._add_line(db, job_id, message, level)
+
+    def _add_line(self, db: Connection, job_id: str, message: str, level: str) -> None:
+        text = message.encode("utf-8", "replace").decode().replace("\0", "")
+        last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
+        if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
+            return  # deleted while a worker was at it
+        seq = int(db.execute(last).scalar_one()) + 1
+        if seq <= MAX_LOG_LINES:
+            line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
+            db.execute(insert(job_events).values(line))
 
     # -- for the courier of webhooks ------------------------------------------------------------------------------
 
-    def notices_due(self, limit: int) -> list[outbox.Notice]:
+    def notices_due(self, under_way: Collection[int] = ()) -> list[outbox.Notice]:
+        """At most one of each key and host, without those of `under_way`."""
         with self._engine.connect() as db:
-            return outbox.due(db, self._clock(), limit)
+            return outbox.due(db, self._clock(), under_way)
 
-    def notice_put_off(self, notice: outbox.Notice, seconds: float) -> None:
+    def notice_put_off(self, notice: outbox.Notice, seconds: float, problem: str) -> None:
         with self._writing() as db:
             outbox.put_off(db, notice, self._clock() + seconds)
+            self._add_line(db, notice.job_id, problem, "WARN")
 
-    def notice_done(self, notice: outbox.Notice) -> None:
+    def notice_done(self, notice: outbox.Notice, problem: str | None = None) -> None:
+        """It was sent, or given up because of `problem`."""
         with self._writing() as db:
             outbox.strike_out(db, notice)
+            if problem is not None:
+                self._add_line(db, notice.job_id, problem, "WARN")
 
     def _change(self, db: Connection, job_id: str, attempt: int, to: Status | None, values: dict[str, Any]) -> None:
         """The one gate of every write about a running job: `to` None keeps the state."""
