@@ -148,6 +148,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         extend=settings.extend,
         remove=artifacts.remove,
         quota=lambda owner: _quota(settings, issued, owner),
+        owners=lambda: keys.owners,
     )
     uploads = Uploads(data, artifacts)
     per_key, brought = settings.max_storage_per_key_bytes, settings.max_uploads_per_key_bytes

@@ -7,6 +7,7 @@
         RateLimited     too many requests in a while
         QuotaExceeded   the key has as many jobs as it may have
         TooManyBodies   the key's requests are too large together
+        TooManyAtOnce   the key holds as many connections or downloads as it may at a time
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
         StorageQuotaExceeded  the key's files take as much room as they may
@@ -94,6 +95,13 @@ class TooManyBodies(QueueFull):
     def __init__(self, limit: int) -> None:
         text = f"requests of more than {limit // 2**20} MiB at a time; send the request again later"
         super().__init__(limit, text)
+
+
+class TooManyAtOnce(QueueFull):
+    """One caller holds `limit` places of `what`, as many as it may at a time."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        super().__init__(limit, f"{limit} {what} of this caller are open, as many as may be at a time")
 
 
 class IdempotencyConflict(RequestError):

@@ -22,10 +22,9 @@ from pipelines import child, inspector
 from pipelines.lora_layout import LoraError
 from pipelines.video.probe import LONGEST, PIXELS
 from pipelines.video.process import MediaCode, MediaUnreadable
-from server.media.lanes import Lane
+from server.shares import Shares
 
-QUICK_AT_ONCE, QUICK_PER_OWNER, QUICK_WAITING = 4, 2, 100
-SLOW_AT_ONCE, SLOW_PER_OWNER, SLOW_WAITING = 4, 1, 32
+QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time, of one key, of one key that may wait
 SECONDS = 60.0  # on the clock; the CPU time that counts is limited by the inspector itself
 KEPT = 2  # idle inspectors
 USES = 200  # then an inspector is replaced
@@ -45,8 +44,8 @@ class Inspectors:
     """Belongs to one event loop. Nothing runs before the first check. After `stop` every check raises a 503."""
 
     def __init__(self) -> None:
-        self._quick = Lane(QUICK_AT_ONCE, QUICK_PER_OWNER, QUICK_WAITING)
-        self._slow = Lane(SLOW_AT_ONCE, SLOW_PER_OWNER, SLOW_WAITING)
+        self._quick = Shares("images and LoRAs", *QUICK)
+        self._slow = Shares("clips and large images", *SLOW)
         self._idle: list[_Inspector] = []
         self._running: set[Process] = set()
         self._stopped = False

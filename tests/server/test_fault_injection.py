@@ -461,13 +461,13 @@ def test_a_clock_put_back_holds_up_no_webhook(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db", clock=lambda: now[0])
     store.submit(told_job("a", "http://x"))
     store.cancel("a")
-    (notice,) = store.notices_due(1)
-    store.notice_put_off(notice, 10.0)
-    assert store.notices_due(1) == []
+    (notice,) = store.notices_due()
+    store.notice_put_off(notice, 10.0, "busy")
+    assert store.notices_due() == []
     now[0] += 11
-    assert store.notices_due(1) != []
+    assert store.notices_due() != []
     now[0] -= 86400
-    assert store.notices_due(1) != []
+    assert store.notices_due() != []
     store.close()
 
 
