@@ -25,7 +25,10 @@ LAYERS = (
         "pipelines.upscale",
     ),
     ("pipelines",),
-    ("server.errors", "server.settings", "server.auth", "server.datadir", "server.signing"),
+    (
+        *("server.errors", "server.settings", "server.setting_names", "server.setting_types"),
+        *("server.auth", "server.datadir", "server.private", "server.signing"),
+    ),
     ("server.media", "server.jobs"),
     ("server.context",),
     ("server.facades",),

@@ -104,10 +104,15 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
     assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made
     lines[0]["prompt"] = "another"
     Path("list.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    assert "2 of 3 are done already" in call("generate", "--batch", "list.jsonl", *QUICK).stderr
+    changed = call("generate", "--batch", "list.jsonl", *QUICK)
+    assert changed.exit_code == 2
+    assert "list.jsonl:1: output: list/0001.mp4 holds another video; --overwrite replaces it" in changed.stderr
+    assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made
+    again = call("generate", "--batch", "list.jsonl", *QUICK, "--overwrite")
+    assert "2 of 3 are done already" in again.stderr
     assert read_manifest("list/0001.mp4")["request"]["prompt"] == "another"
     other = call("generate", "--batch", "list.jsonl", *QUICK, kind="2b")
-    assert "done already" not in other.stderr, "another model makes other videos"
+    assert other.exit_code == 2 and "done already" not in other.stderr, "another model makes other videos"
 
 
 @pytest.mark.parametrize(
@@ -116,8 +121,8 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
         ("{", "list.jsonl:2: not JSON"),
         ('{"steps": 3}', 'list.jsonl:2: must be an object with a "prompt"'),
         ('{"prompt": "x", "stepz": 3}', "list.jsonl:2: unknown field 'stepz'"),
-        ('{"prompt": "x", "steps": "3"}', "list.jsonl:2: num_inference_steps: must be an integer, got '3'"),
-        ('{"prompt": "x", "image": "gone.png"}', "list.jsonl:2: image: gone.png is not a file"),
+        ('{"prompt": "x", "steps": "3"}', "list.jsonl:2: steps: must be an integer, got '3'"),
+        ('{"prompt": "x", "image": "gone.png"}', "list.jsonl:2: image: gone.png is not there"),
         ('{"prompt": "x", "output": "a.avi"}', "list.jsonl:2: output: a.avi must end in .mp4, .gif or .webm"),
         ('{"prompt": "x", "output": "../a.mp4"}', "list.jsonl:2: output: must stay inside the folder"),
         ('{"prompt": "x", "output": "0001.mp4"}', "list.jsonl:2: output: 0001.mp4 is line 1's already"),
@@ -137,21 +142,21 @@ def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None
     ("arguments", "says"),
     [
         ([], "a prompt is needed, or --batch FILE"),
-        (["x", "--size", "10"], "size: must be WIDTHxHEIGHT in pixels, e.g. 720x480, got '10'"),
-        (["x", "--size", "1x1"], "width: must be between 16 and 4096, got 1"),
-        (["x", "--size", "20000x48"], "width: must be between 16 and 4096, got 20000"),
-        (["x", "--image", "gone.png"], "image: gone.png is not a file"),
-        (["x", "--lora", "gone.safetensors:0.5"], "lora: gone.safetensors is not a file"),
-        (["x", "-o", "a.avi"], "output: a.avi must end in .mp4, .gif or .webm"),
-        (["x", "--frames", "0"], "num_frames: must be between 1 and 1000, got 0"),
-        (["x", "--guidance-scale", "-1"], "guidance_scale: must be between 0 and 100, got -1"),
-        (["x", "--seed", "-5"], "seed: must be between 0 and 9223372036854775807, got -5"),
-        (["  "], "prompt: must not be empty"),
-        (["x", "--frames", "16", "--strict"], "num_frames: 16 is not possible as asked"),
-        (["x", "--interpolate", "0"], "interpolate_fps: must be between 1 and 120, got 0"),
-        (["x", "--memory", "little"], "COGVIDEOX_MEMORY=little: must be 'auto'"),
-        (["x", "--device", "cuda:7"], "device 'cuda:7' is not there"),
-        (["x", "-o", "/proc/nowhere/a.mp4"], "output: /proc/nowhere cannot be made"),
+        (["x", "--size", "10"], "--size: must be WIDTHxHEIGHT in pixels, such as 720x480, got '10'"),
+        (["x", "--size", "1x1"], "--size: width must be between 16 and 4096, got 1"),
+        (["x", "--size", "20000x48"], "--size: width must be between 16 and 4096, got 20000"),
+        (["x", "--image", "gone.png"], "--image: gone.png is not there"),
+        (["x", "--lora", "gone.safetensors:0.5"], "--lora: gone.safetensors is not a file"),
+        (["x", "-o", "a.avi"], "--output: a.avi must end in .mp4, .gif or .webm"),
+        (["x", "--frames", "0"], "--frames: must be between 1 and 1000, got 0"),
+        (["x", "--guidance-scale", "-1"], "--guidance-scale: must be between 0 and 100, got -1"),
+        (["x", "--seed", "-5"], "--seed: must be between 0 and 9223372036854775807, got -5"),
+        (["  "], "PROMPT: must not be empty"),
+        (["x", "--frames", "16", "--strict"], "--frames: 16 is not possible as asked"),
+        (["x", "--interpolate", "0"], "--interpolate: must be between 1 and 120, got 0"),
+        (["x", "--memory", "little"], "--memory=little: must be 'auto'"),
+        (["x", "--device", "cuda:7"], "--device=cuda:7: there is no cuda:7"),
+        (["x", "-o", "/proc/nowhere/a.mp4"], "--output: /proc/nowhere cannot be made"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
@@ -167,7 +172,7 @@ def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for file, says in (("none.pth", "there is no such file"), ("net.pth", "needs the package spandrel")):
         done = call("generate", "x", *QUICK, "--upscaler", file, "-o", "a.mp4")
         assert done.exit_code == 2 and not Path("a.mp4").exists()
-        assert done.stderr.startswith(f"cogvideox: COGVIDEOX_UPSCALER={file}: {says}"), done.stderr
+        assert done.stderr.startswith(f"cogvideox: --upscaler={file}: {says}"), done.stderr
         monkeypatch.setenv("COGVIDEOX_UPSCALER", file)
         done = call("serve", "--port", "0", "--device", "cpu")
         assert (done.exit_code, f"COGVIDEOX_UPSCALER={file}: {says}" in done.stderr) == (2, True), done.output
@@ -175,7 +180,10 @@ def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_that_are_not_there() -> None:
-    for name, says in (("nope", "no such checkpoint"), ("cogvideox-5b", "cogvideox weights pull cogvideox-5b")):
+    for name, says in (
+        ("nope", "--model=nope: no such model; known names: cogvideox-2b,"),
+        ("cogvideox-5b", "cogvideox weights pull cogvideox-5b"),
+    ):
         done = call("generate", "x", "--model", name, kind=None)
         assert (done.exit_code, says in done.stderr) == (2, True), done.output
 

@@ -49,7 +49,7 @@ def test_created_used_and_revoked_beside_a_running_server(tmp_path: Path) -> Non
     shown = run(data, "list")
     assert "a team" in shown and first.partition(".")[2][:8] not in shown
     again = CliRunner().invoke(commands, ["revoke", first.partition(".")[0], "--data-dir", str(data)])
-    assert again.exit_code == 2 and "no key" in again.output
+    assert again.exit_code == 2 and "no valid key" in again.output
 
 
 def test_only_a_hash_is_kept(tmp_path: Path) -> None:

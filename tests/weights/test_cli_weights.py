@@ -57,7 +57,7 @@ def test_verify_names_the_problems(source: Path, tmp_path: Path, by_name: bool) 
     ("words", "message"),
     [
         (("where", "cogvideox-5b"), "cogvideox weights pull cogvideox-5b"),
-        (("where", "cogvideox-9b"), "Known names"),
+        (("where", "cogvideox-9b"), "did you mean cogvideox-5b?"),
         (("verify", "cogvideox-5b"), "is not installed"),
         (("import", "/nowhere"), "not a folder"),
         (("pull", "demo"), "ships with this project"),
@@ -72,13 +72,13 @@ def test_mistakes_are_one_line_and_code_2(words: tuple[str, ...], message: str, 
 
 
 def test_pull_prints_the_folder_or_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "fetch", lambda name, models_dir: models_dir / name)
+    monkeypatch.setattr(cli, "_fetch", lambda name, models_dir: models_dir / name)
     assert run("pull", "cogvideox-2b", models=tmp_path).stdout.strip() == str(tmp_path / "cogvideox-2b")
 
     def fails(name: str, models_dir: Path) -> Path:
         raise PullError("no network")
 
-    monkeypatch.setattr(cli, "fetch", fails)
+    monkeypatch.setattr(cli, "_fetch", fails)
     assert run("pull", "cogvideox-2b", models=tmp_path).exit_code == 2
 
 
@@ -86,5 +86,5 @@ def test_stopping_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def stopped(name: str, models_dir: Path) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "fetch", stopped)
+    monkeypatch.setattr(cli, "_fetch", stopped)
     assert run("pull", "cogvideox-2b", models=tmp_path).exit_code == 130
