@@ -6,6 +6,7 @@ Knows: rights of files. Does not know: what is in them.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def private_file(path: Path) -> None:
 def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> None:
     """The data folder itself: as `private_folder`, but one that holds other things too is left as it is and `warn` is
     called: what is made in it is private all the same. Raises OSError."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(path))
     if path.is_dir() and (other := _other_things(path)):
         if path.stat().st_mode & 0o077:
             warn(f"the data folder {path} can be opened by other users; it also holds {other}, so it is left as it is")

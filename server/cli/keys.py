@@ -74,11 +74,16 @@ def list_(data_dir: DataFolder = None) -> None:
     settings = _settings(data_dir)
     with _existing(settings) as store:
         keys = store.all()
-    table = Table("id", "name", "created", "jobs at once", "jobs a day", "revoked")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("id", "name", "created", "jobs at once", "jobs a day", "revoked"):
+        table.add_column(column, no_wrap=column in ("id", "name"))
     for key in keys:
         limits = (str(limit) if limit else "" for limit in (key.quota.at_once, key.quota.daily))
         table.add_row(key.id, escape(key.name), _day(key.created_at), *limits, _day(key.revoked_at))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe has no width: one line a key, for grep
+    console.print(table)
     typer.echo(_state(keys, settings))
 
 

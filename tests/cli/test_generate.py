@@ -200,12 +200,41 @@ def test_half_a_checkpoint(tmp_path: Path) -> None:
 def test_replay_of_something_else() -> None:
     Path("a.mp4").write_text("no film")
     assert call("replay", "a.mp4").exit_code == 2
-    assert call("replay", "gone.mp4").exit_code == 2
+    gone = call("replay", "gone.mp4")
+    assert (gone.exit_code, gone.stderr) == (2, "cogvideox: gone.mp4 is not there\n")
 
 
-def test_help_is_quick_and_names_every_setting() -> None:
-    from server.settings import Settings
+def test_a_file_that_exists_is_not_overwritten() -> None:
+    done = call("generate", "a red circle", *QUICK, "--seed", "1", "-o", "a.mp4")
+    assert done.exit_code == 0, done.output
+    first = Path("a.mp4").read_bytes()
+    for words in (["generate", "x", *QUICK, "-o", "a.mp4"], ["replay", "a.mp4", "-o", "a.mp4", "--overwrite"]):
+        refused = call(*words)
+        assert refused.exit_code == 2 and refused.stderr.startswith("cogvideox: --output: a.mp4 "), refused.stderr
+        assert Path("a.mp4").read_bytes() == first
+    again = call("generate", "a red circle", *QUICK, "--seed", "2", "-o", "a.mp4", "--overwrite")
+    assert again.exit_code == 0 and Path("a.mp4").read_bytes() != first
+    Path("c-2.gif").touch()
+    several = call("generate", "x", *QUICK, "--count", "3", "-o", "c.gif")
+    assert several.exit_code == 2 and "c-2.gif exists" in several.stderr and not Path("c-1.gif").exists()
 
-    said = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
-    for name in Settings.model_fields:
-        assert f"COGVIDEOX_{name.upper()}" in said
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(*_: object) -> None:
+        Path("a.gif").write_bytes(b"mine")
+
+    monkeypatch.setattr("server.cli.checks.check_outputs", lambda *_, **__: meanwhile())
+    done = call("generate", "a red circle", *QUICK, "-o", "a.gif")
+    assert done.exit_code == 0 and done.stdout.startswith("a-1.gif  "), done.output
+    assert (Path("a.gif").read_bytes(), read_manifest("a-1.gif")["request"]["prompt"]) == (b"mine", "a red circle")
+
+
+@pytest.mark.slow
+def test_the_demo_is_introduced_once_and_enlarged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in (1, 2):
+        done = call("generate", "a red circle", *QUICK, "-o", f"{number}.mp4", kind=None)
+        assert done.exit_code == 0, done.output
+        assert ("This is the demo model" in done.stderr) == (number == 1)
+        assert "9 frames 720x480" in done.stdout and done.stdout.strip().endswith("demo model")
+    assert "byte for byte" in call("replay", "1.mp4", "--device", "cpu", kind=None).stdout

@@ -88,3 +88,28 @@ def test_stopping_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(cli, "_fetch", stopped)
     assert run("pull", "cogvideox-2b", models=tmp_path).exit_code == 130
+
+
+def test_the_licence_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = "CogVideoX License: free for research; commercial use needs registration with Zhipu: https://"
+    assert terms in run("list", models=tmp_path).stdout
+
+    def stopped(name: str, models_dir: Path) -> Path:
+        raise PullError("no network")
+
+    monkeypatch.setattr(cli, "_fetch", stopped)
+    for name in ("cogvideox-5b", "zai-org/CogVideoX-5b", "THUDM/CogVideoX1.5-5B-I2V"):
+        first, last = run("pull", name, models=tmp_path).stderr.splitlines()
+        assert terms in first and last == "cogvideox: no network"
+    assert run("pull", "cogvideox-2b", models=tmp_path).stderr == "cogvideox: no network\n"
+
+
+def test_the_models_folder_of_an_env_file_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COGVIDEOX_MODELS_DIR", raising=False)
+    (tmp_path / ".env").write_text("COGVIDEOX_MODELS_DIR=elsewhere\n")
+    assert "models folder: elsewhere" in CliRunner().invoke(cli.app, ["list"]).stdout
+
+
+def test_the_demo_is_no_odd_checkpoint(tmp_path: Path) -> None:
+    assert "note:" not in run("verify", "demo", models=tmp_path).stdout
