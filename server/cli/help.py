@@ -34,7 +34,9 @@ class Command(TyperCommand):
         return pieces
 
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        _plain_help(self.get_params(ctx))
+        params = self.get_params(ctx)
+        _add_defaults(params)
+        _escape(params)
         super().format_help(ctx, formatter)
         if self.examples:
             typer.echo("Examples:\n" + "".join(f"  {line}\n" for line in self.examples))
@@ -45,7 +47,7 @@ class Group(TyperGroup):
         return _plain(super().get_params(ctx), ctx)
 
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        _plain_help(self.get_params(ctx))
+        _escape(self.get_params(ctx))
         super().format_help(ctx, formatter)
 
 
@@ -75,20 +77,23 @@ def _plain(params: list[Parameter], ctx: Context) -> list[Parameter]:
     return params
 
 
-def _plain_help(params: list[Parameter]) -> None:
-    """Adds the defaults of settings: a flag of a setting has none of its own. Then escapes what rich would take for a
-    style, such as `[default: 8000]`."""
-    from rich.markup import escape
-
+def _add_defaults(params: list[Parameter]) -> None:
+    """A flag of a setting has no default of its own: without it the setting counts."""
     from server.settings import Settings
 
     for param in params:
-        if not isinstance(param, TyperOption | TyperArgument) or getattr(param, "escaped", False):
-            continue
         field = Settings.model_fields.get(param.name or "") if isinstance(param, TyperOption) else None
-        help_ = param.help or ""
-        if field is not None and param.default is None and "default:" not in help_:
+        if isinstance(param, TyperOption) and field is not None and param.default is None:
             default = field.get_default(call_default_factory=True)
-            help_ += f" [default: {default}]" if default not in (None, False) else ""
-        param.help = escape(help_)
-        setattr(param, "escaped", True)  # noqa: B010  the page may be printed twice
+            if default not in (None, False) and "default:" not in (param.help or ""):
+                param.help = f"{param.help} [default: {default}]"
+
+
+def _escape(params: list[Parameter]) -> None:
+    """Rich would take `[default: 8000]` for a style and leave it out."""
+    from rich.markup import escape
+
+    for param in params:
+        if isinstance(param, TyperOption | TyperArgument) and not getattr(param, "escaped", False):
+            param.help = escape(param.help or "")
+            setattr(param, "escaped", True)  # noqa: B010  the page may be printed twice
