@@ -51,6 +51,7 @@ class Film:
     latents: list[torch.Tensor] = field(default_factory=list)
     joint: torch.Tensor | None = None
     tiled: bool = False
+    memory_said: str = ""  # the latest note on memory
 
     def read(self, resume: bytes | None) -> Generator[Event, None, None]:
         """To go on with an earlier run's Checkpoint."""

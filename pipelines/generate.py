@@ -148,7 +148,9 @@ class Engine:
         loaded, plan = clip.model, clip.plan
         placement, rung, why = self._place(loaded, plan, sum(a.bytes for _, a in clip.adapters))
         ladder = Ladder(placement)
-        yield Log(f"memory: {why}")
+        if why != film.memory_said:  # further clips of one video mostly have the same
+            film.memory_said = why
+            yield Log(f"memory: {why}")
         try:
             if clip.adapters:
                 placement.release()  # adapters join plain modules, not hooked ones

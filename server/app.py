@@ -64,6 +64,7 @@ BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
 SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
 SWEEP_SHARE = 20.0  # and so many times as long as the last look took
+WATCH_EVERY = 2.0  # seconds between two looks whether the server has become open or closed
 SWEEP_END = 5.0  # seconds that the server waits, when it stops, for a look to end
 
 log = structlog.get_logger()
@@ -190,6 +191,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
         house.courier.start()
         stopping = asyncio.Event()
         sweeper = asyncio.create_task(_sweep(house.retention, stopping))
+        watcher = asyncio.create_task(_watch(house.context.keys, stopping))
         try:
             yield
         finally:
@@ -200,6 +202,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             await house.context.intake.close()
             await asyncio.wait({sweeper}, timeout=SWEEP_END)
             sweeper.cancel()
+            watcher.cancel()
             await asyncio.to_thread(house.close)
 
     app: FastAPI = FastAPIOffline(
@@ -302,6 +305,15 @@ async def _sweep(retention: Retention, stopping: asyncio.Event) -> None:
         pause = max(SWEEP_EVERY, SWEEP_SHARE * (time.monotonic() - begun))
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), pause)
+
+
+async def _watch(keys: Keys, stopping: asyncio.Event) -> None:
+    """The log says when `cogvideox keys` has opened or closed the server."""
+    while not stopping.is_set():
+        with suppress(DBAPIError):
+            await asyncio.to_thread(keys.log_changes)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), WATCH_EVERY)
 
 
 def _version() -> str:
