@@ -200,6 +200,9 @@ class Settings(BaseSettings):
         " format then needs no sampling",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="text: for people, json: one object a line, auto: text on a terminal, json elsewhere"
+    )
     rate_limit: Annotated[str, AfterValidator(_rate)] | None = Field(
         None, description="requests that one address, and one key, may send, such as 600/minute (default: no limit)"
     )

@@ -1,6 +1,6 @@
 """`cogvideox generate` and `cogvideox replay`: the engine without a server.
 
-Knows: options, batch files, the progress bar, where files go. Does not know: how a video is made.
+Knows: options, batch files, where files go. Does not know: how a video is made.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from pipelines import environment
-from pipelines.events import Finished, Log, Stage, Started, Step
+from pipelines.events import Finished, Log, Progress, Stage
 from pipelines.models import ModelError
 from pipelines.request import Fit, GenerationRequest, RequestError, Task, draw_seed
 from server.cli import asked
 from server.cli.asked import Job, Usage
+from server.cli.progress import Display
 from server.errors import ServerError
 from server.jobs.prompts import helper_of
 from server.jobs.served import REAL_WEIGHTS, Served, check_rife, check_upscaler, choose
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pipelines.generate import Engine
 
 console = Console(stderr=True)
-WORDS = {"load": "loading", "encode": "reading the prompt", "denoise": "sampling", "decode": "decoding", "finish": ""}
 
 
 def fail(message: str, code: int = 2) -> typer.Exit:
@@ -186,8 +185,11 @@ def _run_all(jobs: list[Job], settings: Settings, *, resume: bool) -> None:
     check_rife(settings)
     check_upscaler(settings)
     environment.prepare()
-    from pipelines.errors import GenerationError
-    from pipelines.generate import Engine  # torch comes with it: only now
+    try:
+        from pipelines.errors import GenerationError
+        from pipelines.generate import Engine  # torch comes with it: only now
+    except (ImportError, OSError) as e:  # a library that torch needs is missing, or is another version
+        raise Usage(f"PyTorch cannot be imported: {' '.join(str(e).split())}; run `make setup`") from None
 
     try:
         engine = Engine(served.folders, served.devices[0], settings.memory, served.rife_weights, settings.upscaler)
@@ -228,24 +230,19 @@ def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path)
 
     began = time.time()
     finished: Finished | None = None
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[eta]}"), console=console, transient=True,
-    ) as bar:  # fmt: skip
-        row = bar.add_task("loading", total=None, eta="")
+    with Display(console) as display:
         try:
-            for event in engine.run(request, served.model_for(request.task).name):
+            name = served.model_for(request.task).name
+            for event in engine.run(request, name, progress=display.progress):
                 match event:
-                    case Stage(name):
-                        bar.update(row, description=WORDS[name], eta="")
-                    case Step(step, steps, eta):
-                        bar.update(row, total=steps, completed=step, eta=f"{eta:.0f} s left")
+                    case Stage(stage):
+                        display.stage(stage)
+                    case Progress():
+                        display.progress(event)
                     case Log(message, level):
-                        bar.console.print(message, style="yellow" if level == "WARN" else "dim", highlight=False)
+                        display.line(message, "yellow" if level == "WARN" else "dim")
                     case Finished():
                         finished = event
-                    case Started():
-                        pass
         except (GenerationError, EncodeError) as e:
             mine = isinstance(e, GenerationError) and e.code in ("model_error", "media_error")
             about = getattr(e, "field", None) or path.name
