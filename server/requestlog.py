@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -33,7 +34,7 @@ from server.jobs.loglines import UNLOGGED, KeyName
 ALIKE = 5  # lines about refusals of one kind in an interval; the rest is only counted
 INTERVAL = 10.0  # seconds
 KINDS = 500  # that are told apart in an interval
-LONGEST = 120  # characters of a reason
+LONGEST = 200  # characters of a reason
 
 log = structlog.get_logger()
 
@@ -162,17 +163,25 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
             return _plain(refusal.field if refusal.field in UNLOGGED else str(refusal))
         case QueueFull() | DiskFull() | UploadTooLarge() | NoModel():
             return _plain(refusal.message)
-        case HTTPException() if refusal.status_code == 503:
+        case HTTPException() if refusal.status_code == 503:  # `Unavailable`: our own words
             return _plain(str(refusal.detail))
         case None if status == 401:
             sent = given_keys({k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]})
             return "API key not accepted" if sent else "API key missing"
         case None if status == 429:
             return "rate limit"
-        case None | HTTPException():
-            return {0: "the client hung up", 404: "not found", 405: "method", 413: "body too large"}.get(status, "")
-        case _:
+        case _ if status >= 500 and refusal is not None and not isinstance(refusal, HTTPException):
             return type(refusal).__name__
+        case _:  # messages of the clouds' own exceptions may repeat what a client sent
+            parts = [getattr(refusal, name, None) for name in ("field", "param", "code")]
+            return _plain(": ".join([_phrase(status), *(part for part in parts if isinstance(part, str) and part)]))
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase.lower()
+    except ValueError:
+        return "the client hung up"
 
 
 def _flaw(error: Any) -> str:
