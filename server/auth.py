@@ -68,6 +68,12 @@ class Issued(Protocol):
     """A key that was made by `cogvideox keys create`: only what it hashes to is known."""
 
     @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
     def digest(self) -> bytes: ...
 
     @property
@@ -144,6 +150,17 @@ class Keys:
             if token.count(".") == 2:
                 return self._of_token(token)
         raise Unauthorized("unknown")
+
+    def name_of(self, owner: str) -> str:
+        """The name of the key that `owner` stands for, with its public id: for the log, never its secret."""
+        for issued in self._issued().values():
+            if owner_of(issued.digest) == owner:
+                return f"{issued.name} ({issued.id})"
+        for place, (key, digest) in enumerate(zip(self._keys, self._digests, strict=True), 1):
+            if owner_of(digest) == owner:
+                public, dot, _ = key.partition(".")
+                return public if dot and public else f"key {place} of COGVIDEOX_API_KEYS"
+        return owner
 
     def _of_token(self, token: str) -> str:
         """The owner of the `id.secret` key that signed a JWT as Zhipu's clients make it: HS256, the id in `api_key`.

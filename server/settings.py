@@ -197,6 +197,9 @@ class Settings(BaseSettings):
         " format then needs no sampling",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="text: for people; json: one object per line; auto: text on a terminal, otherwise json"
+    )
     rate_limit: Rate | None = Field(
         None,
         description="maximum requests per client address and per key, such as 600/minute (default: no limit)",

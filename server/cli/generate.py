@@ -1,6 +1,6 @@
 """`cogvideox generate`: the engine without a server.
 
-Knows: options, batch files, the progress bar, where files go. Does not know: how a video is made.
+Knows: options, batch files, where files go. Does not know: how a video is made.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.events import Finished, Log, Stage, Started, Step
+from pipelines.events import Finished, Log, Progress, Stage
 from pipelines.request import Fit, GenerationRequest, RequestError, Task, draw_seed
 from server.cli import asked, checks
 from server.cli.asked import Job, Usage
 from server.cli.common import fail
+from server.cli.progress import Display
 from weights.catalog import WeightsError, default_models_dir
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from server.jobs.served import Served
     from server.settings import Settings
 
-STAGES = {"load": "loading", "encode": "reading the prompt", "denoise": "sampling", "decode": "decoding", "finish": ""}
 EXAMPLES = (
     'cogvideox generate "a red circle moves left on a blue background" -o circle.mp4',
     'cogvideox generate "it moves right" --image first.png --seed 7 -o from-image.mp4',
@@ -228,9 +228,11 @@ def _engine(served: Served, settings: Settings) -> Engine:
     from pipelines import environment
 
     environment.prepare()
-    from pipelines.errors import GenerationError
-    from pipelines.generate import Engine  # torch comes with it: only now
-
+    try:
+        from pipelines.errors import GenerationError
+        from pipelines.generate import Engine  # torch comes with it: only now
+    except (ImportError, OSError) as e:  # a library that torch needs is missing, or is another version
+        raise Usage(f"PyTorch cannot be imported: {' '.join(str(e).split())}; run `make setup`") from None
     try:
         return Engine(served.folders, served.devices[0], settings.memory, served.rife_weights, settings.upscaler)
     except GenerationError as e:
@@ -252,7 +254,6 @@ def _introduce_demo() -> None:
 
 def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path, overwrite: bool) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     from pipelines.errors import GenerationError
     from pipelines.video import EncodeError
@@ -261,26 +262,18 @@ def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path,
     began = time.time()
     model = served.model_for(request.task)
     finished: Finished | None = None
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[eta]}"), console=console, transient=True,
-    ) as bar:  # fmt: skip
-        row = bar.add_task("loading", total=None, eta="")
+    with Display(console) as display:
         try:
-            for event in engine.run(request, model.name):
+            for event in engine.run(request, model.name, progress=display.progress):
                 match event:
-                    case Stage(name):
-                        bar.update(row, description=STAGES[name], eta="")
-                    case Step(step, steps, eta):
-                        bar.update(row, total=steps, completed=step, eta=f"{eta:.0f} s left")
+                    case Stage(stage):
+                        display.stage(stage)
+                    case Progress():
+                        display.progress(event)
                     case Log(message, level):
-                        bar.console.print(
-                            message, style="yellow" if level == "WARN" else "dim", highlight=False, markup=False
-                        )
+                        display.line(message, "yellow" if level == "WARN" else "dim")
                     case Finished():
                         finished = event
-                    case Started():
-                        pass
         except (GenerationError, EncodeError) as e:
             mine = isinstance(e, GenerationError) and e.code in ("model_error", "media_error")
             field = getattr(e, "field", None)

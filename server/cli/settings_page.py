@@ -27,7 +27,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         *("data_dir", "database_url", "storage_url", "storage_redirect"),
         *("keep_results_days", "max_storage_mb", "max_storage_per_key_mb", "keep_latents_mb"),
     ),
-    "Operation": ("drain_seconds", "silence_seconds", "max_run_seconds", "log_level"),
+    "Operation": ("drain_seconds", "silence_seconds", "max_run_seconds", "log_level", "log_format"),
 }
 HIDDEN_DEFAULTS = ("api_keys", "prompt_help_key", "database_url")
 
