@@ -4,6 +4,7 @@ Knows: the layout of the folder, the lock on it, how much room is left. Does not
 `storage_url` artifacts lie elsewhere.
 
     lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
+    tmp/<what the server and its child processes have under way>
     fetched-loras/<sha256>.safetensors  checkpoints/<job id>  checkpoints/finished/<hash>
     openai/ and replicate/<owner>/<id>.json: records of uploads
 """
@@ -13,15 +14,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
+import structlog
+
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
+from server.private import data_folder, private_file, private_folder
+from server.room import Room
+
+TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # as `write_atomically` names a file that it has not finished
+
+log = structlog.get_logger()
 
 
 class DataDir:
@@ -34,15 +45,19 @@ class DataDir:
         self.loras = self.root / "fetched-loras"
         self.artifacts = self.root / "artifacts"
         self.uploads = self.root / "uploads"
+        self.temporary = self.root / "tmp"
         self.checkpoints = self.root / "checkpoints"
         self.keys = self.root / "keys"
         self._turn = Lock()
         try:
-            if not self.root.exists():
-                self.root.parent.mkdir(parents=True, exist_ok=True)
-                self.root.mkdir(mode=0o700, exist_ok=True)  # prompts, films and keys are nobody else's on this machine
-            for folder in (self.inputs, self.loras, self.artifacts, self.uploads, self.checkpoints):
-                folder.mkdir(parents=True, exist_ok=True)
+            data_folder(self.root, log.warning)  # prompts, videos and keys
+            records = self.root / "openai", self.root / "replicate"
+            for folder in (
+                *(self.inputs, self.loras, self.artifacts, self.uploads, self.checkpoints, self.keys, self.temporary),
+                *records,
+            ):
+                private_folder(folder)
+            private_file(self.root / "lock")
             self._lock = (self.root / "lock").open("a")
             with tempfile.TemporaryFile(dir=self.root):
                 pass
@@ -53,6 +68,35 @@ class DataDir:
         except OSError:
             self._lock.close()
             raise DataDirBusy(f"another server is using the data folder {self.root}") from None
+        self.room = Room(lambda: self.free_bytes, min_free_bytes)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Removes what a crash has left half written. The lock is ours: nobody is writing."""
+        for path in self.temporary.iterdir():
+            _remove(path)
+        for path in self.uploads.iterdir():  # folders hold parts, with which a client may go on
+            if not path.is_dir():
+                _remove(path)
+        for folder in (self.inputs, self.loras, self.checkpoints):
+            for path in folder.rglob(".*"):
+                if TEMPORARY.fullmatch(path.name):
+                    _remove(path)
+
+    @contextmanager
+    def temporaries_here(self) -> Iterator[None]:
+        """Meanwhile temporary files of this process, whatever library makes them, and of its children lie in this
+        folder: on the disk whose free space is looked at, out of the system's."""
+        before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+        tempfile.tempdir = os.environ["TMPDIR"] = str(self.temporary)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            if variable is None:
+                os.environ.pop("TMPDIR", None)
+            else:
+                os.environ["TMPDIR"] = variable
 
     def close(self) -> None:
         self._lock.close()
@@ -84,6 +128,29 @@ class DataDir:
                     file.unlink()
             except FileNotFoundError:
                 pass
+
+
+def read_secret(path: Path) -> bytes:
+    """The bytes of a secret of ours. Raises DataDirUnwritable for a file that other users of the machine may read or
+    change, OSError.
+    """
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise DataDirUnwritable(f"{path} holds a secret and must be a plain file")
+        if found.st_uid not in (os.geteuid(), 0):
+            raise DataDirUnwritable(f"{path} holds a secret and belongs to another user")
+        if stat.S_IMODE(found.st_mode) & 0o007:
+            raise DataDirUnwritable(f"{path} holds a secret and is open to every user: chmod 600 {path}")
+        return file.read(2**20)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager

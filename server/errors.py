@@ -6,8 +6,11 @@
       QueueFull       as many jobs wait as may wait
         RateLimited     too many requests in a while
         QuotaExceeded   the key has as many jobs as it may have
+        TooManyBodies   the key's requests are too large together
+        TooManyAtOnce   the key holds as many connections or downloads as it may at a time
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
+        StorageQuotaExceeded  the key's files take as much room as they may
       StaleWrite      a job has moved on: another attempt owns it, or it has ended
       StartError      the server cannot start; one line, meant for the person at the keyboard
         BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
@@ -86,6 +89,21 @@ class RateLimited(QueueFull):
         super().__init__(limit, f"more than {rate} were sent", retry_after)
 
 
+class TooManyBodies(QueueFull):
+    """The bodies of a caller's requests, or of all, take all the memory they may; `limit` in bytes, of one caller."""
+
+    def __init__(self, limit: int) -> None:
+        text = f"requests of more than {limit // 2**20} MiB at a time; send the request again later"
+        super().__init__(limit, text)
+
+
+class TooManyAtOnce(QueueFull):
+    """One caller holds `limit` places of `what`, as many as it may at a time."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        super().__init__(limit, f"{limit} {what} of this caller are open, as many as may be at a time")
+
+
 class IdempotencyConflict(RequestError):
     def __init__(self) -> None:
         super().__init__(IDEMPOTENCY_KEY, "was used for another request before")
@@ -97,6 +115,15 @@ class DiskFull(ServerError):
 
 class UploadTooLarge(ServerError):
     pass
+
+
+class StorageQuotaExceeded(UploadTooLarge):
+    """`limit` in bytes; `lately`: the time in which they came."""
+
+    def __init__(self, limit: int, lately: str) -> None:
+        room = f"{limit // 2**20} MiB"
+        super().__init__(f"the files of this key may take {room} within {lately}; delete some, or send this one later")
+        self.limit = limit
 
 
 class StaleWrite(ServerError):

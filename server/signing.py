@@ -15,8 +15,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from server.datadir import write_atomically
+from server.datadir import read_secret, write_atomically
 from server.errors import DataDirUnwritable
+from server.private import private_folder
 
 SECRET_BYTES = 32
 
@@ -26,11 +27,13 @@ class Signing:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
+            private_folder(folder)
             self._ed25519 = Ed25519PrivateKey.from_private_bytes(
                 _kept(folder / "ed25519", lambda: Ed25519PrivateKey.generate().private_bytes_raw())
             )
             self.secret = _kept(folder / "hmac", lambda: secrets.token_bytes(SECRET_BYTES))
+        except DataDirUnwritable:
+            raise
         except (OSError, ValueError) as e:
             raise DataDirUnwritable(f"cannot keep the webhook keys in {folder}: {e}") from None
 
@@ -59,6 +62,13 @@ class Signing:
 
 
 def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """A damaged file is refused, not replaced: what was signed with the secret in it would not be known any more."""
     if not path.exists():
         write_atomically(path, make())
-    return path.read_bytes()
+    secret = read_secret(path)
+    if len(secret) != SECRET_BYTES or len(set(secret)) == 1:
+        raise DataDirUnwritable(
+            f"{path} is damaged: it must hold {SECRET_BYTES} random bytes; restore it from a backup, or remove it and"
+            " the server makes a new one (upload addresses and webhook secrets given out before are void then)"
+        )
+    return secret

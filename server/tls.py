@@ -22,9 +22,10 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from server.datadir import write_atomically
+from server.datadir import read_secret, write_atomically
 from server.errors import BadSetting, ServerError, StartError
-from server.settings import Settings
+from server.private import private_folder
+from server.settings import Settings, plain
 
 # what programs written for the clouds call: a line in their machine's hosts file leads them here
 VENDOR_HOSTS = (
@@ -57,21 +58,23 @@ def given(settings: Settings) -> Certificate | None:
     """The owner's certificate. Raises BadSetting when no server can be run with it."""
     if settings.tls_cert is None:
         if settings.tls_key is not None:
-            raise BadSetting("COGVIDEOX_TLS_KEY: a key without a certificate, set COGVIDEOX_TLS_CERT too")
+            raise BadSetting(f"{settings.named('tls_key')}: a private key needs its certificate (COGVIDEOX_TLS_CERT)")
         return None
     certificate = Certificate(settings.tls_cert, settings.tls_key)
-    for name, path in (("CERT", settings.tls_cert), ("KEY", settings.tls_key)):
+    for name, path in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
         try:
             if path is not None:
                 path.read_bytes()
         except OSError as e:
-            raise BadSetting(f"COGVIDEOX_TLS_{name}={path}: {e.strerror}") from None
+            raise BadSetting(f"{settings.shown(name)}: cannot be read: {e.strerror}") from None
     try:
-        _load(certificate)
+        context(certificate)
     except (ssl.SSLError, ValueError) as e:
         reason = str(getattr(e, "reason", None) or e).lower().replace("_", " ")
-        pair = f"{settings.tls_cert} with {settings.tls_key}" if settings.tls_key else f"{settings.tls_cert}"
-        raise BadSetting(f"COGVIDEOX_TLS_CERT={pair}: no certificate and its private key in PEM ({reason})") from None
+        pair = f" with {plain(settings.tls_key)}" if settings.tls_key else ""
+        raise BadSetting(
+            f"{settings.shown('tls_cert')}{pair}: not a certificate and its private key in PEM ({reason})"
+        ) from None
     return certificate
 
 
@@ -83,9 +86,11 @@ def issued(settings: Settings, now: datetime | None = None) -> Certificate:
     folder = _folder(settings.data_dir)
     now = now or datetime.now(UTC)
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        private_folder(folder)
         ca, hosts = _authority(folder), names(settings)
         certificate = Certificate(folder / "server.pem")
+        if certificate.chain.exists():
+            read_secret(certificate.chain)
         if not _good(certificate, ca, hosts, now):
             leaf = ca.issue_cert(
                 *hosts,
@@ -117,7 +122,7 @@ def _folder(data_dir: Path) -> Path:
 def _authority(folder: Path) -> trustme.CA:
     kept = folder / "authority.pem"
     if kept.exists():
-        pem = kept.read_bytes()
+        pem = read_secret(kept)
         try:
             ca = trustme.CA.from_pem(pem, pem)
         except ValueError:
@@ -143,17 +148,18 @@ def _good(certificate: Certificate, ca: trustme.CA, wanted: list[str], now: date
         leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.cert_pem.bytes()))
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         load_pem_private_key(pem, None)
-        _load(certificate)
+        context(certificate)
     except Exception:  # whatever is wrong with it, a new one is made
         return False
     held = {str(name.value) for name in alternatives}
     return held == set(wanted) and leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc - RENEW
 
 
-def _load(certificate: Certificate) -> None:
-    """Raises SSLError, ValueError when no server can be run with it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+def context(certificate: Certificate) -> ssl.SSLContext:
+    """What a server answers https with. Raises SSLError, ValueError when none can be run with it."""
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    found.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+    return found
 
 
 def _no_password() -> NoReturn:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -16,6 +19,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -23,16 +27,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
+from server.bodies import SCOPE_KEY, SHORT, Share
+from server.datadir import full_disk_named
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.jobs.job import Job, Status
-from server.jobs.jobs import Jobs, Stopped
+from server.jobs.jobs import Jobs, NoWorker, Stopped
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
+STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
+LONG_JSON = 2**20  # bytes
 MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
+KEPT = 64_000  # characters of a request's fields that are kept in the job table
 SHOWN = 200  # characters of a caller's own value that an error repeats
 LONGEST_URL = 8192  # characters
 LONGEST_NAME = 255  # characters of an Idempotency-Key
+REFUSAL = "refusal"  # in a request's state: the exception that it ended in, for the log
+
+
+PARSER = ThreadPoolExecutor(1, "json")
 
 
 class BadBody(Exception):
@@ -84,16 +97,87 @@ class Json(Response):
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
+def check_length(request: Request, limit: int = MAX_BODY) -> int | None:
+    """Bytes of the body, None when the request does not say. Raises BodyTooLarge before any of it is read."""
+    length = body_length(request)
+    if length is not None and length > limit:
         raise BodyTooLarge(limit)
-    body = bytearray()
-    async for chunk in request.stream():
+    return length
+
+
+async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
+    """Raises BodyTooLarge, TooManyBodies."""
+    return await collected(request, request.stream(), limit)
+
+
+async def collected(
+    request: Request,
+    chunks: AsyncIterator[bytes],
+    limit: int = MAX_BODY,
+    *,
+    owner: str | None = None,
+    begun: bytes = b"",
+) -> bytes:
+    """`begun` and the rest of a body, counted as `owner`'s (the request's, its address's without one).
+
+    Raises BodyTooLarge, TooManyBodies.
+    """
+    length = check_length(request, limit)
+    share: Share | None = request.scope.get(SCOPE_KEY)
+    owner = owner or getattr(request.state, "owner", "") or f"address {request.client.host if request.client else ''}"
+    counted = SHORT
+    if share is not None and length is not None and length > SHORT:
+        await share.take(owner, length)
+        counted = length
+    body = bytearray(begun)
+    async for chunk in chunks:
         body += chunk
         if len(body) > limit:
             raise BodyTooLarge(limit)
+        if share is not None and len(body) > counted:  # a body that does not say how long it is
+            share.take_now(owner, STEP)
+            counted += STEP
     return bytes(body)
+
+
+def body_length(request: Request) -> int | None:
+    """Bytes of the body; None when the request does not say."""
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdecimal():
+        return int(length[:20])
+    return None if "transfer-encoding" in request.headers else 0
+
+
+async def read_json(request: Request) -> Any:
+    """The document in the body, None when that is empty. Raises BadBody and what `read_body` raises."""
+    return await parsed(await read_body(request))
+
+
+async def parsed(body: bytes) -> Any:
+    """As `parse_json`. A long body is parsed in a thread, one at a time: nothing else runs during each of its steps."""
+    if len(body) <= LONG_JSON:
+        return parse_json(body)
+    return await asyncio.get_running_loop().run_in_executor(PARSER, parse_json, body)
+
+
+def counted(request: Request, limit: int = MAX_BODY, grow: Callable[[int], None] = lambda _: None) -> Request:
+    """The same request, whose body is counted while it is read: `grow` hears of each piece before the reader has it.
+
+    Reading raises BodyTooLarge, and what `grow` raises.
+    """
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        piece = len(message.get("body", b""))
+        size += piece
+        if size > limit:
+            raise BodyTooLarge(limit)
+        grow(piece)
+        return message
+
+    return Request(request.scope, receive)
 
 
 def idempotency(request: Request) -> str | None:
@@ -163,19 +247,39 @@ def shown(value: Any) -> Any:
 
 
 def kept(payload: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The part of `payload` worth a place in the job table: known fields, without the pictures themselves."""
-    return {name: _abridged(payload[name]) for name in names if payload.get(name) is not None}
+    """The part of `payload` worth a place in the job table: known fields, without the images themselves, and no more of
+    them than KEPT characters altogether."""
+    left = Left(KEPT)
+    return {name[:SHOWN]: _abridged(payload[name], left) for name in names if payload.get(name) is not None}
 
 
-def _abridged(value: Any, depth: int = 3) -> Any:
+@dataclass
+class Left:
+    """Characters that may still be kept."""
+
+    characters: int
+
+    def take(self, size: int) -> bool:
+        self.characters -= size
+        return self.characters >= 0
+
+
+def _abridged(value: Any, left: Left, depth: int = 3) -> Any:
+    left.take(8)  # what a value takes besides its characters
     if isinstance(value, str):
-        text = value.encode("utf-8", "replace").decode().replace("\0", "")
-        return text if len(text) <= MAX_PROMPT else f"{text[:80]}… ({len(text)} characters)"
-    if isinstance(value, dict) and depth:
-        return {_abridged(k)[:SHOWN]: _abridged(v, depth - 1) for k, v in list(value.items())[:100]}
-    if isinstance(value, list) and depth:
-        return [_abridged(v, depth - 1) for v in value[:100]]
+        if len(value) > MAX_PROMPT or not left.take(len(value)):
+            value = f"{value[:80]}… ({len(value)} characters)"
+        return value.encode("utf-8", "replace").decode().replace("\0", "")
+    if isinstance(value, dict) and depth and left.take(0):
+        some = list(value.items())[:100]
+        return {name: _abridged(one, left, depth - 1) for key, one in some if (name := _plain(key)) and left.take(0)}
+    if isinstance(value, list) and depth and left.take(0):
+        return [_abridged(one, left, depth - 1) for one in value[:100] if left.take(0)]
     return shown(value)
+
+
+def _plain(key: str) -> str:
+    return key[:SHOWN].encode("utf-8", "replace").decode().replace("\0", "")
 
 
 async def finished_or_dropped(
@@ -187,7 +291,7 @@ async def finished_or_dropped(
     Idempotency-Key is never of that kind: its caller can make it again.
 
     A job still queued after `start_within` seconds is cancelled and returned as such. Raises Unavailable when the
-    server stops: the job stays queued for its next start if its caller can ask for it then, else it is cancelled.
+    server stops or no worker can start: the job stays queued if its caller can ask for it later, else it is cancelled.
     """
     one_shot = one_shot and job.idempotency is None
     waiting = asyncio.ensure_future(_finished(jobs, job, start_within))
@@ -203,6 +307,11 @@ async def finished_or_dropped(
                     raise Unavailable("The server is stopping; send the request again later") from None
                 kept_for = f"request {job.id} stays queued, ask for it when the server is back"
                 raise Unavailable(f"The server is stopping; {kept_for}") from None
+            except NoWorker as e:
+                if one_shot:
+                    await run_in_threadpool(jobs.cancel, job.id)
+                    raise Unavailable(e.message) from None
+                raise Unavailable(f"{e.message}; request {job.id} stays queued until then") from None
         if one_shot:
             await run_in_threadpool(jobs.cancel, job.id)
         return None
@@ -225,13 +334,20 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def replay(request: Request, body: bytes) -> Request:
-    """A request whose body was already read, to be read again (by the form parser)."""
+@asynccontextmanager
+async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
+    """The form in a body that was already read. Raises HTTPException 400 for one that cannot be parsed, DiskFull: files
+    of more than 1 MiB lie in the temporary folder meanwhile."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return Request(request.scope, receive)
+    with full_disk_named():
+        form = await Request(request.scope, receive).form(max_part_size=MAX_BODY)
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 class Doorman:

@@ -17,10 +17,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import OperationalError
 
-from server.errors import IdempotencyConflict, QueueFull, QuotaExceeded, StaleWrite
+from server.errors import IdempotencyConflict, QuotaExceeded, StaleWrite
 from server.jobs import outbox, turns
 from server.jobs.database import open_database
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
@@ -30,6 +30,10 @@ MAX_LOG_LINES = 1000  # per job; later ones are dropped
 DAY = 86400.0  # seconds
 TURN_SECONDS = 5.0  # that a write waits for the others of this process
 RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
+REFUSED = ""  # in the place of a model's name: a job that was refused before it began
+MOST_REFUSED = 500  # of each key that are kept
+MOST_ENDED = 1000  # failed and cancelled ones of each key, together
+AT_ONCE = 200  # rows removed in one transaction
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
 
 
@@ -70,18 +74,23 @@ class JobStore:
 
     # -- from clients ---------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA) -> Job:
+    def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA, owners: Collection[str] = ()) -> Job:
         """`job`, on disk; or the one that an earlier call of the same idempotency key has made.
 
-        Raises IdempotencyConflict; and for a queued job QueueFull, when `limit` others wait, and QuotaExceeded.
+        Raises IdempotencyConflict; for a queued job QueueFull, when `limit` others wait or those of its owner take more
+        than their share among `owners`; and QuotaExceeded. The key's oldest failed and cancelled jobs go when they are
+        more than MOST_ENDED.
         """
         with self._writing() as db:
             if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:
                 return earlier
             if job.status is Status.QUEUED:
-                if limit is not None and _count(db, jobs.c.status == Status.QUEUED) >= limit:
-                    raise QueueFull(limit)
+                if limit is not None:
+                    turns.check_share(turns.waiting(db), job.owner, limit, owners)
                 self._check_quota(db, job.owner, quota)
+            elif job.model == REFUSED:
+                self._check_quota(db, job.owner, Quota(None, quota.daily))
+            _drop_surplus(db, job.owner)
             number = db.execute(insert(jobs).values(to_row(job))).inserted_primary_key
             if job.status.is_terminal:
                 outbox.announce(db, job.id, self._clock(), "completed")
@@ -174,6 +183,26 @@ class JobStore:
         with self._engine.connect() as db:
             return set(job_ids) - set(db.execute(going).scalars())
 
+    def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
+        """Removes jobs that ended before that time and have no video any more, and those refused before the other; how
+        many. Times in unix seconds; `there`: the keys of all stored files. AT_ONCE rows in each transaction."""
+        c, last, gone, files = jobs.c, 0, 0, None
+        over = or_(c.finished_at < before, and_(c.model == REFUSED, c.finished_at < refused_before))
+        ended = c.status.in_([s for s in Status if s.is_terminal])
+        while True:
+            query = select(c.n, c.video).where(c.n > last, ended, over).order_by(c.n).limit(AT_ONCE)
+            with self._engine.connect() as db:
+                found = db.execute(query).all()
+            if not found:
+                return gone
+            last = found[-1].n
+            if files is None and any(row.video for row in found):
+                files = there()
+            out = [row.n for row in found if not row.video or row.video["key"] not in (files or ())]
+            if out:
+                with self._writing() as db:
+                    gone += db.execute(delete(jobs).where(c.n.in_(out))).rowcount
+
     def inputs_in_use(self) -> set[str]:
         """The SHA-256 of each picture, clip and LoRA that a job needs which has not ended."""
         unfinished = jobs.c.status.in_([s for s in Status if not s.is_terminal])
@@ -216,7 +245,10 @@ class JobStore:
         return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
-        """Sets any of request, plan, stage, step, steps, eta, memory."""
+        """Sets any of request, plan, stage, step, steps, share, eta, memory. A lower share than before is not taken."""
+        if "share" in values:
+            share = values["share"]
+            values["share"] = case((jobs.c.share > share, jobs.c.share), else_=share)
         with self._writing() as db:
             self._change(db, job_id, attempt, None, values)
             outbox.announce(db, job_id, self._clock(), "logs")
@@ -277,29 +309,37 @@ class JobStore:
 
     def log(self, job_id: str, message: str, level: str = "INFO") -> None:
         """Appends a line, up to MAX_LOG_LINES of them. Lines belong to the job, not to an attempt."""
-        text = message.encode("utf-8", "replace").decode().replace("\0", "")
         with self._writing() as db:
-            last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
-            if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
-                return  # deleted while a worker was at it
-            seq = int(db.execute(last).scalar_one()) + 1
-            if seq <= MAX_LOG_LINES:
-                line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
-                db.execute(insert(job_events).values(line))
+            self._add_line(db, job_id, message, level)
+
+    def _add_line(self, db: Connection, job_id: str, message: str, level: str) -> None:
+        text = message.encode("utf-8", "replace").decode().replace("\0", "")
+        last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
+        if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
+            return  # deleted while a worker was at it
+        seq = int(db.execute(last).scalar_one()) + 1
+        if seq <= MAX_LOG_LINES:
+            line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
+            db.execute(insert(job_events).values(line))
 
     # -- for the courier of webhooks ------------------------------------------------------------------------------
 
-    def notices_due(self, limit: int) -> list[outbox.Notice]:
+    def notices_due(self, under_way: Collection[int] = ()) -> list[outbox.Notice]:
+        """At most one of each key and host, without those of `under_way`."""
         with self._engine.connect() as db:
-            return outbox.due(db, self._clock(), limit)
+            return outbox.due(db, self._clock(), under_way)
 
-    def notice_put_off(self, notice: outbox.Notice, seconds: float) -> None:
+    def notice_put_off(self, notice: outbox.Notice, seconds: float, problem: str) -> None:
         with self._writing() as db:
             outbox.put_off(db, notice, self._clock() + seconds)
+            self._add_line(db, notice.job_id, problem, "WARN")
 
-    def notice_done(self, notice: outbox.Notice) -> None:
+    def notice_done(self, notice: outbox.Notice, problem: str | None = None) -> None:
+        """It was sent, or given up because of `problem`."""
         with self._writing() as db:
             outbox.strike_out(db, notice)
+            if problem is not None:
+                self._add_line(db, notice.job_id, problem, "WARN")
 
     def _change(self, db: Connection, job_id: str, attempt: int, to: Status | None, values: dict[str, Any]) -> None:
         """The one gate of every write about a running job: `to` None keeps the state."""
@@ -323,6 +363,16 @@ def _asked(job: Job) -> tuple[Any, ...]:
     """What tells two calls apart. Of a picture in the body the payload has next to nothing."""
     media = job.request.image, job.request.video
     return job.endpoint, job.payload, [one and one.sha256 for one in media]
+
+
+def _drop_surplus(db: Connection, owner: str) -> None:
+    """Makes sure that nobody's failures fill the table."""
+    c = jobs.c
+    without_video = and_(c.owner == owner, c.status.in_([Status.FAILED, Status.CANCELLED]))
+    for which, most in ((and_(without_video, c.model == REFUSED), MOST_REFUSED), (without_video, MOST_ENDED)):
+        surplus = select(c.n).where(which).order_by(c.n.desc()).offset(most).limit(AT_ONCE)
+        if numbers := db.execute(surplus).scalars().all():
+            db.execute(delete(jobs).where(c.n.in_(numbers)))
 
 
 def _count(db: Connection, *which: ColumnElement[bool]) -> int:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from pipelines.request import GenerationRequest
 from server.jobs.job import Artifact, Job, JobError, Status, Webhook
 
-SCHEMA = 3
+SCHEMA = 4
 
 metadata = MetaData()
 
@@ -66,8 +66,11 @@ jobs = Table(
     # since schema 3, unix seconds
     Column("start_by", Float),
     Column("end_by", Float),
+    # since schema 4
+    Column("share", Float, nullable=False, server_default="0"),  # of the work, as far as it is done; never falls
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
+    Index("jobs_by_owner_and_state", "owner", "status", "n"),
     Index("jobs_by_status", "status", "n"),
     Index("jobs_to_start", "status", "start_by"),
     Index("jobs_to_end", "status", "end_by"),
@@ -107,7 +110,11 @@ webhooks = Table(
     Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("event", String, nullable=False),
     Column("tries", Integer, nullable=False),
-    Column("due_at", Float, nullable=False, index=True),
+    Column("due_at", Float, nullable=False),
+    # since schema 4: the owner of the job, and a number of its host (`outbox.lane_of`)
+    Column("lane", String, nullable=False, server_default=""),
+    Index("webhooks_by_job", "job_id", "id"),
+    Index("webhooks_in_turn", "lane", "due_at", "id"),
 )
 
 

@@ -6,14 +6,12 @@ Does not know: where they lie (`storage.py`), who may have them (who knows the k
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import secrets
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from server.datadir import DataDir, full_disk_named
 from server.jobs.job import Artifact
 from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storage, StorageDown, Stored
+from server.room import DAY, HOUR, TAG, Counted, tag_of
 
 HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
 # what a browser may be told a file is; anything else is bytes, so that an upload can never act as a page of ours
@@ -42,18 +41,17 @@ MEDIA_TYPES = {
 }
 EXTENSIONS = {media_type: extension for extension, media_type in reversed(MEDIA_TYPES.items())}
 OTHER = "application/octet-stream"
-BEGINNING = 8  # characters of a key that say whose it is
-NEW_SECONDS = 3600.0  # a file is safe from want of room for so long
 
 
 @dataclass(frozen=True)
 class Limits:
     """`keep_seconds` for files of which nothing else was said, `size` in bytes for all together, `size_per_owner` for
-    those of one API key; None: no limit."""
+    those of one API key, `brought_per_owner` for its uploads that have no time of their own; None: no limit."""
 
     keep_seconds: float | None = None
     size: int | None = None
     size_per_owner: int | None = None
+    brought_per_owner: int | None = None
 
 
 NO_LIMITS = Limits()
@@ -77,7 +75,7 @@ class Artifacts:
 
     def new_key(self, owner: str = "") -> str:
         """A key for a file that is yet to come. Those of one owner begin alike; 144 bits of each are random."""
-        return _beginning(owner) + secrets.token_urlsafe(18)
+        return tag_of(owner) + secrets.token_urlsafe(18)
 
     def put(
         self, name: str, media_type: str, data: bytes, keep_seconds: float | None = None, owner: str = ""
@@ -89,6 +87,7 @@ class Artifacts:
         key, file_name = self.new_key(owner), safe_name(name)
         until = None if keep_seconds is None else self._clock() + keep_seconds
         self._storage.put(key, file_name, data, until, headers_of(file_name))
+        self._data.room.note(key[:TAG], len(data), brought=until is not None)
         return Artifact(key, media_type, file_name, len(data))
 
     def adopt(self, file: Path, key: str, name: str, media_type: str, *, keep_seconds: float | None = None) -> Artifact:
@@ -101,7 +100,9 @@ class Artifacts:
             file_name = f"{file_name}.{extension}"
         until = FOR_EVER if keep_seconds is None else self._clock() + keep_seconds
         self._storage.put(key, file_name, file, until, headers_of(file_name))
-        return Artifact(key, MEDIA_TYPES.get(extension_of(file_name), OTHER), file_name, file.stat().st_size)
+        size = file.stat().st_size
+        self._data.room.note(key[:TAG], size, brought=True)
+        return Artifact(key, MEDIA_TYPES.get(extension_of(file_name), OTHER), file_name, size)
 
     def find(self, key: str) -> Artifact | None:
         """What is known of the file of that key, unless its time is over."""
@@ -121,11 +122,22 @@ class Artifacts:
         stored = self._storage.find(key) if KEY.fullmatch(key) else None
         return None if stored is None or stored.until == FOR_EVER else stored.until
 
-    def sweep(self, limits: Limits = NO_LIMITS) -> int:
+    def sweep(self, limits: Limits = NO_LIMITS, others: Callable[[], Iterable[Counted]] = tuple) -> int:
         """Removes the files whose time is over, and the oldest for want of room; how many those were.
 
-        Results of which nothing was said go before uploads and what was promised a time. Raises StorageDown.
+        Results of which nothing was said go before uploads and what was promised a time. `others`: files elsewhere that
+        count as brought. Raises StorageDown.
         """
+        with self._data.room.recount() as recounted:
+            over, left = self._listed(limits)
+            kept = ((one.key[:TAG], one.size, one.until is not None, one.made_at) for one in left)
+            recounted((*kept, *others()))
+        for key in over:
+            self._storage.remove(key)
+        return len(over)
+
+    def _listed(self, limits: Limits) -> tuple[list[str], list[Stored]]:
+        """The keys of those that go, and what stays. Raises StorageDown."""
         now = self._clock()
         over, others = [], []
         for stored in self._storage.all():
@@ -134,18 +146,24 @@ class Artifacts:
                 over.append(stored.key)
             else:
                 others.append(stored)
-        if limits.size_per_owner is not None:
-            files: dict[str, list[Stored]] = defaultdict(list)
-            for stored in others:
-                files[stored.key[:BEGINNING]].append(stored)
-            for of_one in files.values():
+        files: dict[str, list[Stored]] = defaultdict(list)
+        for stored in others:
+            files[stored.key[:TAG]].append(stored)
+        for of_one in files.values():
+            if limits.brought_per_owner is not None:
+                lasting_ones = [stored for stored in of_one if stored.until == FOR_EVER]
+                over += _surplus(lasting_ones, limits.brought_per_owner, now, DAY)
+            if limits.size_per_owner is not None:
                 over += _surplus(of_one, limits.size_per_owner, now)
         if limits.size is not None:
             gone = set(over)
             over += _surplus([stored for stored in others if stored.key not in gone], limits.size, now)
-        for key in over:
-            self._storage.remove(key)
-        return len(over)
+        gone = set(over)
+        return over, [stored for stored in others if stored.key not in gone]
+
+    def keys(self) -> set[str]:
+        """Of all files. Raises StorageDown."""
+        return {stored.key for stored in self._storage.all() if stored.name}
 
     def read(self, artifact: Artifact) -> bytes:
         """Raises FileNotFoundError when it was removed; StorageDown."""
@@ -162,7 +180,9 @@ class Artifacts:
     def remove(self, artifact: Artifact) -> None:
         """One that cannot be reached now stays: nobody is told its address any more."""
         with suppress(StorageDown):
-            self._storage.remove(artifact.key)
+            if (stored := self._storage.find(artifact.key)) is not None:
+                self._storage.remove(artifact.key)
+                self._data.room.note(stored.key[:TAG], -stored.size, stored.until is not None, stored.made_at)
 
     def check_room(self) -> None:
         """Raises DiskFull when a new job could not be promised a place for its result."""
@@ -210,22 +230,13 @@ class Artifacts:
         return JSONResponse(GONE, 404, headers=CORS)
 
 
-def _beginning(owner: str) -> str:
-    """Of that owner's keys; of nobody's, a new one each time."""
-    if not owner:
-        return secrets.token_urlsafe(6)
-    return base64.urlsafe_b64encode(
-        hashlib.blake2b(owner.encode(), digest_size=6, person=b"artifacts").digest()
-    ).decode()
-
-
-def _surplus(files: list[Stored], limit: int, now: float) -> list[str]:
-    """The keys of those that go so that the others fit."""
+def _surplus(files: list[Stored], limit: int, now: float, safe: float = HOUR) -> list[str]:
+    """The keys of those that go so that the others fit; none within `safe` seconds of its making."""
     surplus, keys = sum(stored.size for stored in files) - limit, []
     for stored in sorted(files, key=lambda one: (one.until is not None, one.made_at)):
         if surplus <= 0:
             break
-        if stored.made_at <= now - NEW_SECONDS:
+        if stored.made_at <= now - safe:
             keys.append(stored.key)
             surplus -= stored.size
     return keys

@@ -22,27 +22,27 @@ from server.media.artifacts import Artifacts
 from server.media.data_uris import from_base64, from_data_uri
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors
-from server.media.lanes import Lane
+from server.shares import Shares
 
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20
 URL_LENGTH = 8192
 LEADING = 1000  # characters of white space and scheme in front of a data: URI
-AT_ONCE, PER_OWNER, WAITING = 32, 4, 100  # downloaded, decoded from base64 or checked
+AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # downloaded, decoded from base64 or checked
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Check = Callable[[Path, str], Awaitable[None]]
 
 
 class Intake:
-    """Belongs to one event loop, from the first call to `close`."""
+    """Belongs to one event loop, from the first call to `close`. `owner`: the key that a file is fetched for."""
 
     def __init__(self, data: DataDir, artifacts: Artifacts, door: Door, inspectors: Inspectors) -> None:
         self._data = data
         self._artifacts = artifacts
         self._door = door
         self._inspectors = inspectors
-        self._lane = Lane(AT_ONCE, PER_OWNER, WAITING)
+        self._turns = Shares("images and clips", AT_ONCE, PER_KEY, WAITING)
 
     async def picture(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
         """A readable image, stored. `owner`: of the API key.
@@ -68,10 +68,10 @@ class Intake:
         self, value: str | bytes, field: str, owner: str, limit: int, empty: MediaCode, check: Check
     ) -> Media:
         """Nothing is decoded or downloaded before this owner's turn, so that what waits takes no memory of its own."""
-        async with self._lane.turn(owner):
+        async with self._turns.turn(owner):
             with arriving(self._data.inputs) as (part, file):
                 try:
-                    await self._write(value, limit, file)
+                    await self._write(value, limit, file, owner)
                     digest, size = await asyncio.to_thread(_digest, part, file)
                     if not size:
                         raise MediaError(field, empty, "the file is empty")
@@ -87,7 +87,7 @@ class Intake:
                     await asyncio.to_thread(settle, part, file, path)
                 return Media(str(path), digest)
 
-    async def _write(self, value: str | bytes, limit: int, file: BinaryIO) -> None:
+    async def _write(self, value: str | bytes, limit: int, file: BinaryIO, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, DiskFull."""
         if isinstance(value, bytes):
             data = value
@@ -98,7 +98,7 @@ class Intake:
                 raise DownloadFailed(f"the URL has more than {URL_LENGTH} characters")
             own = await asyncio.to_thread(self._artifacts.of_url, url)
             if own is None:
-                return await self._door.save(url, limit, file)
+                return await self._door.save(url, limit, file, owner=owner)
             data = await asyncio.to_thread(self._read, own, limit)
         else:
             data = await asyncio.to_thread(from_base64, value, limit)

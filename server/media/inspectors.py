@@ -1,7 +1,7 @@
 """Checks of strangers' files, each in a process with limits that is ended when it takes too long or the server stops.
 
 Knows: `pipelines.inspector`, turns among API keys, how long a check may take. Does not know: the checks.
-What is quick even at its worst never waits for what may be slow: the two have lanes of their own, and an inspector that
+What is quick even at its worst never waits for what may be slow: the two have turns of their own, and an inspector that
 did something slow is not used again, so that its memory returns.
 """
 
@@ -22,10 +22,10 @@ from pipelines import child, inspector
 from pipelines.lora_layout import LoraError
 from pipelines.video.probe import LONGEST, PIXELS
 from pipelines.video.process import MediaCode, MediaUnreadable
-from server.media.lanes import Lane
+from server.shares import Shares
 
-QUICK_AT_ONCE, QUICK_PER_OWNER, QUICK_WAITING = 4, 2, 100
-SLOW_AT_ONCE, SLOW_PER_OWNER, SLOW_WAITING = 4, 1, 32
+QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time, of one key, of one key that may wait
+SLOW_PROCESSES = 6  # each takes up to 1.5 GiB, whatever the number of keys
 SECONDS = 60.0  # on the clock; the CPU time that counts is limited by the inspector itself
 KEPT = 2  # idle inspectors
 USES = 200  # then an inspector is replaced
@@ -45,8 +45,9 @@ class Inspectors:
     """Belongs to one event loop. Nothing runs before the first check. After `stop` every check raises a 503."""
 
     def __init__(self) -> None:
-        self._quick = Lane(QUICK_AT_ONCE, QUICK_PER_OWNER, QUICK_WAITING)
-        self._slow = Lane(SLOW_AT_ONCE, SLOW_PER_OWNER, SLOW_WAITING)
+        self._quick = Shares("images and LoRAs", *QUICK)
+        self._slow = Shares("clips and large images", *SLOW)
+        self._memory = asyncio.Semaphore(SLOW_PROCESSES)
         self._idle: list[_Inspector] = []
         self._running: set[Process] = set()
         self._stopped = False
@@ -107,7 +108,7 @@ class Inspectors:
                 answer = await self._asked({**task, "slow": False})
             if not answer.get("slow"):
                 return answer
-        async with self._slow.turn(owner):
+        async with self._slow.turn(owner), self._memory:
             return await self._asked({**task, "slow": True})
 
     async def _asked(self, task: dict[str, Any]) -> dict[str, Any]:

@@ -35,13 +35,13 @@ from server.media.artifacts import Artifacts
 from server.media.data_uris import from_data_uri
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors, TooSlow
-from server.media.lanes import Lane
 from server.settings import Settings
+from server.shares import Shares
 from weights import loras
 from weights.catalog import WeightsError
 
 SECONDS = 100.0  # for one download: fal's Python client waits 120 for an answer
-AT_ONCE, PER_OWNER, WAITING = 8, 2, 100  # LoRAs that are fetched or checked
+AT_ONCE, PER_KEY, WAITING = 8, 2, 100  # LoRAs being fetched or checked
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 HEX = re.compile(r"[0-9a-f]{64}")
@@ -72,16 +72,16 @@ class Loras:
         self._door = door
         self._inspectors = inspectors
         self._turns: dict[str, asyncio.Lock] = {}  # two requests for one file fetch it once
-        self._lane = Lane(AT_ONCE, PER_OWNER, WAITING)
+        self._turns_of_keys = Shares("LoRAs", AT_ONCE, PER_KEY, WAITING)
 
     async def take(
         self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
     ) -> Lora:
-        """The file, on this machine, read as far as its header and found to fit. `owner`: of the API key.
+        """The file, on this machine, read as far as its header and found to fit. `owner`: the key that it is for.
 
         Raises RequestError and MediaError that name `field`; DiskFull, QueueFull.
         """
-        async with self._lane.turn(owner):  # before the turn of the file, which others may want too
+        async with self._turns_of_keys.turn(owner):  # before the turn of the file, which others may want too
             return await self._take(value, scale, task, field, fresh, owner)
 
     async def _take(self, value: str, scale: float, task: Task, field: str, fresh: bool, owner: str) -> Lora:
@@ -148,7 +148,7 @@ class Loras:
         handle, name = tempfile.mkstemp(dir=self._data.loras, prefix=".")
         try:
             with full_disk_named(), os.fdopen(handle, "wb") as file:
-                await self._write(url, file)
+                await self._write(url, file, owner)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
             return await self._keep(Path(name), note, pin, owner)
@@ -161,7 +161,7 @@ class Loras:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    async def _write(self, url: str, file: BinaryIO) -> None:
+    async def _write(self, url: str, file: BinaryIO, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, FileNotFoundError."""
         if url[:5].lower() == "data:":
             data = await asyncio.to_thread(from_data_uri, url, self._most)
@@ -171,7 +171,7 @@ class Loras:
             if size <= self._most:
                 data = await asyncio.to_thread(self._artifacts.read, own)
         else:
-            return await self._door.save(url, self._most, file, SECONDS)
+            return await self._door.save(url, self._most, file, SECONDS, owner)
         if size > self._most:
             raise TooLarge(f"the file is larger than {self._most // 2**20} MiB")
         file.write(data)

@@ -5,26 +5,36 @@ Knows: how long each kind of file is kept. Does not know: jobs, who asks when to
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Collection
 
 import structlog
 
-from server.datadir import DataDir
+from server.datadir import TEMPORARY, DataDir
 from server.media.artifacts import Artifacts, Limits
-from server.media.storage import StorageDown
+from server.media.storage import KEY, StorageDown
 from server.media.uploads import Uploads
+from server.room import HOUR
 
+RECORDS = ("openai", "replicate")  # folders of records of uploads, each under its owner
+RECORD = re.compile(rf"(?:file-)?({KEY.pattern})(?:\.json)?")
 LEFT_SECONDS = 86_400.0  # inputs of ended jobs, parts of unfinished uploads, and torn files stay so long
+REFUSED_SECONDS = 86_400.0  # jobs that were refused before they began stay so long in the table
+SELDOM = 3600.0  # seconds between two looks for jobs and records that are over
 LORA_SECONDS = 30 * 86_400.0  # LoRAs that came from an address stay so long after they were last asked for
-TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # as `write_atomically` names a file that it has not finished
 
 log = structlog.get_logger()
 
 
+Keys = Callable[[], Collection[str]]
+
+
 class Retention:
-    """`inputs_in_use`: the names of those that unfinished jobs need. `clock` gives unix seconds."""
+    """`inputs_in_use`: the names of those that unfinished jobs need. `forget` removes from the job table those without
+    a video that ended, or were refused, before two times; it may ask for the keys of all files. They are kept for
+    `keep_jobs` seconds. `clock` gives unix seconds."""
 
     def __init__(
         self,
@@ -34,6 +44,8 @@ class Retention:
         inputs_in_use: Callable[[], Collection[str]],
         limits: Limits,
         clock: Callable[[], float] = time.time,
+        forget: Callable[[float, float, Keys], object] = lambda ended, refused, keys: None,
+        keep_jobs: float = math.inf,
     ) -> None:
         self._data = data
         self._artifacts = artifacts
@@ -41,16 +53,21 @@ class Retention:
         self._inputs_in_use = inputs_in_use
         self._limits = limits
         self._clock = clock
+        self._forget = forget
+        self._keep_jobs = keep_jobs
+        self._looked_at = -math.inf
 
     def sweep(self) -> None:
         """What goes wrong is logged, and looked at again the next time."""
         before = self._clock() - LEFT_SECONDS
         parts: tuple[Callable[[], object], ...] = (
-            lambda: self._artifacts.sweep(self._limits),
+            lambda: self._artifacts.sweep(self._limits, self._uploads.parts),
             lambda: self._uploads.sweep(before),
             lambda: self._drop_inputs(before),
             lambda: self._drop_loras(self._clock() - LORA_SECONDS),
             lambda: self._drop_temporary(before),
+            self._drop_when_short,
+            *self._seldom(),
         )
         for part in parts:
             try:
@@ -59,6 +76,36 @@ class Retention:
                 pass  # the storage has said why
             except Exception as e:
                 log.warning("not all old files could be removed", error=type(e).__name__)
+
+    def _seldom(self) -> tuple[Callable[[], object], ...]:
+        now = self._clock()
+        if 0 <= now - self._looked_at < SELDOM:
+            return ()
+        self._looked_at = now
+        return (
+            lambda: self._forget(now - self._keep_jobs, now - REFUSED_SECONDS, self._artifacts.keys),
+            self._drop_records,
+        )
+
+    def _drop_records(self) -> None:
+        """Those of uploads whose file is gone."""
+        before, keys = self._clock() - LEFT_SECONDS, self._artifacts.keys()
+        for path in (path for folder in RECORDS for path in (self._data.root / folder).glob("*/*")):
+            found = RECORD.fullmatch(path.name)
+            if found is not None and found[1] not in keys:
+                self._data.drop(path, before)
+
+    def _drop_when_short(self) -> None:
+        """While less than the floor is free: what is kept for later only, that used longest ago first."""
+        if self._data.free_bytes >= self._data.min_free_bytes:
+            return
+        needed, now = self._inputs_in_use(), self._clock()
+        files = [path for folder in (self._data.inputs, self._data.loras) for path in folder.iterdir()]
+        idle = [path for path in files if path.stem not in needed and path.name not in needed]
+        for path in sorted(idle, key=lambda path: path.stat().st_mtime):
+            if self._data.free_bytes >= self._data.min_free_bytes:
+                return
+            self._data.drop(path, now - HOUR)
 
     def _drop_inputs(self, before: float) -> None:
         """The list of those in use comes first: what is asked for after that is touched, and counts as new."""
@@ -75,7 +122,7 @@ class Retention:
                 self._data.drop(path, before)
 
     def _drop_temporary(self, before: float) -> None:
-        elsewhere = (self._data.artifacts, self._data.uploads)  # whose own sweeps see to it
+        elsewhere = (self._data.artifacts, self._data.uploads, self._data.temporary)  # whose own sweeps see to it
         folders = [path for path in self._data.root.iterdir() if path.is_dir() and path not in elsewhere]
         for path in (path for folder in folders for path in folder.rglob(".*")):
             if TEMPORARY.fullmatch(path.name) and path.is_file():

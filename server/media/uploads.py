@@ -11,7 +11,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +21,7 @@ from server.errors import ServerError, UploadTooLarge
 from server.jobs.job import Artifact
 from server.media.artifacts import Artifacts
 from server.media.storage import KEY
+from server.room import TAG, Counted
 
 UPLOAD_BYTES = 256 * 2**20
 TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"
@@ -37,6 +38,7 @@ class Uploads:
     def __init__(self, data: DataDir, artifacts: Artifacts) -> None:
         self._data = data
         self._artifacts = artifacts
+        self.room = data.room
 
     async def store(
         self,
@@ -50,12 +52,28 @@ class Uploads:
     ) -> Artifact:
         """The file, kept under `key` (`Artifacts.new_key`; a fresh one of that owner by default).
 
-        Raises UploadTooLarge, UploadBroken (that key is taken), DiskFull.
+        Raises UploadTooLarge (StorageQuotaExceeded), UploadBroken (that key is taken), DiskFull; nothing is left then.
         """
         key = key or self._artifacts.new_key(owner)
+        return await self._store(chunks, name, media_type, keep_seconds, key)
+
+    async def _store(
+        self,
+        chunks: AsyncIterator[bytes],
+        name: str,
+        media_type: str,
+        keep_seconds: float | None,
+        key: str,
+        *,
+        again: bool = False,
+    ) -> Artifact:
         await asyncio.to_thread(self._begin, key)
-        with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
-            await _write(chunks, file, UPLOAD_BYTES)
+        with (
+            full_disk_named(),
+            self.room.growing(key[:TAG], again=again) as grow,
+            tempfile.NamedTemporaryFile(dir=self._data.uploads) as file,
+        ):
+            await _write(chunks, file, UPLOAD_BYTES, grow)
             try:
                 return await asyncio.to_thread(
                     self._artifacts.adopt, Path(file.name), key, name, media_type, keep_seconds=keep_seconds
@@ -72,10 +90,15 @@ class Uploads:
             raise UploadBroken(OVER)
         await asyncio.to_thread(self._begin, key)
         folder = self._data.uploads / key
-        with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
+        with (
+            full_disk_named(),
+            self.room.growing(key[:TAG]) as grow,
+            tempfile.NamedTemporaryFile(dir=self._data.uploads) as file,
+        ):
             folder.mkdir(exist_ok=True)
-            digest = await _write(chunks, file, UPLOAD_BYTES - _size_of_parts(folder, but=number))
+            digest = await _write(chunks, file, UPLOAD_BYTES - _size_of_parts(folder, but=number), grow)
             await asyncio.to_thread(copy_atomically, Path(file.name), folder / str(number))
+            self.room.note(key[:TAG], file.tell(), brought=True)
         if _size_of_parts(folder) > UPLOAD_BYTES:  # parts that came at the same time knew nothing of each other
             (folder / str(number)).unlink(missing_ok=True)
             raise UploadTooLarge(TOO_LARGE)
@@ -102,9 +125,18 @@ class Uploads:
                     while chunk := part.read(2**20):
                         yield chunk
 
-        artifact = await self.store(joined(), name, media_type, keep_seconds=keep_seconds, key=key)
+        artifact = await self._store(joined(), name, media_type, keep_seconds, key, again=True)
+        parts = list(_parts(folder))
         shutil.rmtree(folder, ignore_errors=True)
+        for tag, size, brought, at in parts:
+            self.room.note(tag, -size, brought, at)
         return artifact
+
+    def parts(self) -> Iterator[Counted]:
+        """Those of unfinished uploads, as `Room.note` takes them."""
+        for folder in self._data.uploads.iterdir():
+            if KEY.fullmatch(folder.name):
+                yield from _parts(folder)
 
     def _begin(self, key: str) -> None:
         """Raises UploadBroken, DiskFull."""
@@ -122,18 +154,27 @@ class Uploads:
                     shutil.rmtree(path, ignore_errors=True)
 
 
+def _parts(folder: Path) -> Iterator[Counted]:
+    with suppress(FileNotFoundError):  # it was finished just now
+        for path in folder.iterdir():
+            if PART_NAME.fullmatch(path.name):
+                found = path.stat()
+                yield folder.name[:TAG], found.st_size, True, found.st_mtime
+
+
 def _size_of_parts(folder: Path, but: int | None = None) -> int:
     """Bytes of all parts but that one."""
     return sum(p.stat().st_size for p in folder.iterdir() if PART_NAME.fullmatch(p.name) and p.name != str(but))
 
 
-async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int) -> str:
+async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int, grow: Callable[[int], None]) -> str:
     """Hex MD5 of what was written: an ETag, not a safeguard."""
     digest, size = hashlib.md5(usedforsecurity=False), 0
     async for chunk in chunks:
         size += len(chunk)
         if size > limit:
             raise UploadTooLarge(TOO_LARGE)
+        grow(len(chunk))
         digest.update(chunk)
         await asyncio.to_thread(file.write, chunk)  # type: ignore[union-attr]
     file.flush()  # type: ignore[union-attr]

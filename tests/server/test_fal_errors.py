@@ -175,7 +175,7 @@ def test_unknown_request(served: Served) -> None:
         for method, tail in (("GET", ""), ("GET", "/status"), ("GET", "/status/stream"), ("PUT", "/cancel")):
             answer = client.request(method, f"{QUEUE}/requests/{job_id}{tail}")
             assert (answer.status_code, answer.json()["status"]) == (404, "NOT_FOUND")
-    theirs = jobs.refuse(facade="segmind", endpoint="x", payload={}, error=JobError("internal", "m"))
+    theirs = jobs.refuse(facade="segmind", endpoint="x", error=JobError("internal", "m"))
     assert client.get(f"{QUEUE}/requests/{theirs.id}/status").status_code == 404
 
 

@@ -145,7 +145,7 @@ def test_no_id(served: Served) -> None:
 
 def test_jobs_of_other_facades_are_unknown(served: Served) -> None:
     client, jobs, _ = served
-    theirs = jobs.refuse(facade="fal", endpoint="x", payload={}, error=JobError("internal", "m"), owner="")
+    theirs = jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"), owner="")
     golden.check("modelslab/unknown_id", client.post(f"/api/v6/video/fetch/{theirs.number}"))
     assert client.get(f"/generations/{theirs.id}.mp4").status_code == 404
 

@@ -15,6 +15,7 @@ from pipelines.request import GenerationRequest
 from server.facades import openai
 from server.facades.openai.models import BLUE, RED
 from server.jobs.job import JobError, Status
+from tests import pace
 from tests.server import golden
 from tests.server.clients.fake import VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
 
@@ -277,7 +278,7 @@ def test_list_is_paged(served: Served) -> None:
     client, jobs, _ = served
     check("list_empty", jobs, client.get("/v1/videos"))
     ids = [client.post("/v1/videos", json={"prompt": str(n)}).json()["id"] for n in range(5)]
-    jobs.refuse(facade="fal", endpoint="x", payload={}, error=JobError("internal", "m"), owner="")
+    jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"), owner="")
     seen, after = [], ""
     while True:
         page = client.get(f"/v1/videos?limit=2&after={after}").json()
@@ -380,7 +381,7 @@ def test_hanging_up_ends_a_sync_call() -> None:
         pass
 
     scope = {"type": "http", "method": "POST", "path": "/v1/videos/sync", "query_string": b"", "root_path": ""}
-    asyncio.run(asyncio.wait_for(app({**scope, "headers": [(b"host", b"here")]}, receive, send), 10))
+    asyncio.run(asyncio.wait_for(app({**scope, "headers": [(b"host", b"here")]}, receive, send), pace.seconds(30)))
     assert jobs.last.status is Status.CANCELLED
 
 

@@ -74,14 +74,6 @@ def test_deadlines(served: Served) -> None:
     assert client.get(public["urls"]["get"]).json()["status"] == "canceled"
 
 
-def test_the_timer_of_a_deadline_cancels(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
-    monkeypatch.setattr("server.facades.replicate.calls.LEAST_DEADLINE", 0.0)
-    answer = client.post(B5, json=A, headers={"cancel-after": "0", **WAIT})
-    assert answer.json()["status"] == "canceled"
-
-
 def test_keys() -> None:
     client, _, _ = build(keys="mine,yours")
     golden.check("replicate/no_key", client.get("/v1/account"))

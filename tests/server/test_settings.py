@@ -44,12 +44,12 @@ def test_environment_file_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("name", "value", "said"),
     [
         ("MEMORY", "lots", "'auto', 'none', 'model', 'group' or 'sequential'"),
-        ("PORT", "x", "integer"),
+        ("PORT", "x", "whole number from 0 to 65535"),
         ("PORT", "70000", "65535"),
         ("DEVICE", "gpu", "cuda:N"),
         ("DEVICE", "cuda:0,cpu", "cuda:N"),
         ("SEGMIND_RESPONSE", "xml", "'json'"),
-        ("ALLOW_PRIVATE_URLS", "perhaps", "boolean"),
+        ("ALLOW_PRIVATE_URLS", "perhaps", "true or false"),
         ("PUBLIC_URL", "video.example.org", "https://"),
         ("MAX_QUEUE", "0", "1"),
         ("APIS", "fal,azure", "azure is none of fal, segmind"),
@@ -104,12 +104,22 @@ def test_wrong_keys() -> None:
 def token(name: str, secret: str, expires: float, algorithm: str = "HS256") -> str:
     """As Zhipu's clients make it."""
 
-    def part(value: dict[str, Any]) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+    header, payload = {"alg": algorithm, "sign_type": "SIGN"}, {"api_key": name, "exp": expires}
+    made = signed_token(json.dumps(header), json.dumps(payload), secret)
+    return made if algorithm != "none" else made[: made.rindex(".") + 1]
 
-    signed = f"{part({'alg': algorithm, 'sign_type': 'SIGN'})}.{part({'api_key': name, 'exp': expires})}"
-    mac = hmac.new(secret.encode(), signed.encode(), "sha256").digest() if algorithm != "none" else b""
-    return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+def signed_token(header: str, payload: str, secret: str = "secret") -> str:
+    """A token whose signature fits, whatever its two parts hold."""
+
+    def part(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+    signed = f"{part(header.encode())}.{part(payload.encode())}"
+    return f"{signed}.{part(hmac.new(secret.encode(), signed.encode(), 'sha256').digest())}"
+
+
+ODD_TIMES = (10**400, -(10**400), float("inf"), float("-inf"), float("nan"), 1e300, 2**63, True, None, "", [], {}, "12")
 
 
 NOW = 1_800_000_000.0
@@ -135,6 +145,19 @@ def test_tokens() -> None:
         (token("id", "secret", NOW * 1000, "HS512"), "unknown"),
         (token("id", "secret", cast(Any, "soon")), "unknown"),
         (token("id", "secret", NOW * 1000) + "x", "unknown"),
+        *((token("id", "secret", cast(Any, expires)), "unknown") for expires in ODD_TIMES),
+        (token("id", "secret", -1), "expired"),
+        (token("id", "secret", -0.0), "expired"),
+        (signed_token('{"alg":"HS256"}', f'{{"api_key":"id","exp":{10**400}}}'), "unknown"),
+        (signed_token('{"alg":"HS256"}', f'{{"api_key":"id","exp":{"9" * 4301}}}'), "unknown"),
+        (signed_token('{"alg":"HS256"}', '{"api_key":"id","exp":1e400}'), "unknown"),
+        (signed_token('{"alg":"HS256"}', '{"api_key":"id","exp":1,"exp":1e14}'), "unknown"),
+        (signed_token('{"alg":"none","alg":"HS256"}', '{"api_key":"id","exp":1e14}'), "unknown"),
+        (signed_token('{"alg":"HS256"}', '{"api_key":"id","exp":\u0661\u0662}'), "unknown"),
+        (signed_token('{"alg":["HS256"]}', '{"api_key":"id","exp":1e14}'), "unknown"),
+        (signed_token('["HS256"]', '"api_key"'), "unknown"),
+        (signed_token("[" * 3000, "{" * 3000), "unknown"),
+        (signed_token('{"alg":"HS256"}', f'{{"api_key":"id","exp":1e14,"more":"{"x" * 100_000}"}}'), "unknown"),
         ("a.b.c", "unknown"),
         ("..", "unknown"),
         ("W10.W10.W10", "unknown"),
@@ -162,7 +185,7 @@ def test_devices() -> None:
     for device, environ, count in (
         ("cuda", {}, 0), ("cuda:2", {}, 2), ("cuda:0,cuda:1", {"CUDA_VISIBLE_DEVICES": "1"}, 2)
     ):  # fmt: skip
-        with pytest.raises(BadSetting, match=f"is not there .COGVIDEOX_DEVICE={device};"):
+        with pytest.raises(BadSetting, match=f"COGVIDEOX_DEVICE={device}: there is no cuda"):
             find_devices(device, environ, lambda n=count: n)  # type: ignore[misc]
 
 

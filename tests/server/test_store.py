@@ -3,15 +3,16 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, update
 
 from pipelines.request import GenerationRequest, Lora, Media
 from server.errors import (
@@ -25,8 +26,8 @@ from server.errors import (
 )
 from server.jobs.database import open_database
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, Status, Webhook
-from server.jobs.store import MAX_LOG_LINES, JobStore, Quota
-from server.jobs.tables import SCHEMA, metadata
+from server.jobs.store import MAX_LOG_LINES, REFUSED, JobStore, Quota
+from server.jobs.tables import SCHEMA, jobs, metadata
 from tests.server import postgres
 
 VIDEO = Artifact("k", "video/mp4", "video.mp4", 3)
@@ -268,7 +269,7 @@ def test_deadlines(store: JobStore) -> None:
     found = {name: store.get(name) for name in given}
     assert [name for name, one in found.items() if one and one.status is Status.CANCELLED] == ["unbegun", "unended"]
     assert [name for name, one in found.items() if one and one.cancel_requested] == ["ends", "unbegun", "unended"]
-    assert sorted(notice.job_id for notice in store.notices_due(9)) == ["unbegun", "unended"]
+    assert [store.notices_due()[0].job_id, store.notices_due({1})[0].job_id] == ["unbegun", "unended"]
 
 
 def test_the_urgent_go_first(store: JobStore) -> None:
@@ -300,7 +301,7 @@ def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE webhooks")
-        for index in ("jobs_once", "jobs_by_owner", "jobs_in_turn"):
+        for index in ("jobs_once", "jobs_by_owner", "jobs_by_owner_and_state", "jobs_in_turn"):
             db.execute(f"DROP INDEX {index}")
         for column in ("owner", "priority", "keep_seconds", "webhook", "idempotency"):
             db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
@@ -312,6 +313,58 @@ def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     store.submit(job("new", owner="o"))
     assert [found.id for found in iter(store.claim, None) if found] == ["old", "new"]
     store.close()
+
+
+def refused(id_: str, owner: str = "a", **more: Any) -> Job:
+    error = JobError("invalid_request", "no")
+    made = replace(job(id_, owner=owner), **more)
+    return replace(made, model=REFUSED, status=Status.FAILED, error=error, finished_at=1.0)
+
+
+def test_a_key_keeps_no_more_than_some_of_its_failures(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.jobs.store.MOST_REFUSED", 3)
+    monkeypatch.setattr("server.jobs.store.MOST_ENDED", 5)
+    store.submit(refused("theirs", owner="b"))
+    store.submit(job("waits", owner="a"))
+    for number in range(9):
+        store.submit(refused(f"r{number}"))
+        assert len(store.page("fal", "a", 99)) <= 1 + 4
+    for number in range(9):
+        store.submit(job(f"c{number}", owner="a"))
+        store.cancel(f"c{number}")
+    left = [one.id for one in store.page("fal", "a", 99)]
+    assert left == ["c8", "c7", "c6", "c5", "c4", "c3", "waits"]
+    assert store.get("theirs") is not None
+
+
+def test_refused_jobs_count_for_the_day(store: JobStore) -> None:
+    now = time.time()
+    quota = Quota(at_once=1, daily=2)
+    store.submit(replace(job("one", owner="a"), created_at=now), 9, quota)
+    store.submit(refused("two", created_at=now), quota=quota)
+    with pytest.raises(QuotaExceeded, match="a day"):
+        store.submit(refused("three", created_at=now), quota=quota)
+    assert store.get("three") is None
+
+
+def test_jobs_are_forgotten_when_their_time_is_over_and_their_video_is_gone(store: JobStore) -> None:
+    video = asdict(Artifact("k" * 32, "video/mp4", "v.mp4", 1))
+    rows = {
+        "waits": {"status": "queued"},
+        "failed": {"status": "failed", "finished_at": 100.0},
+        "refused": {"status": "failed", "finished_at": 180.0, "model": REFUSED},
+        "fresh": {"status": "failed", "finished_at": 180.0},
+        "film": {"status": "succeeded", "finished_at": 100.0, "video": video},
+        "gone": {"status": "succeeded", "finished_at": 100.0, "video": {**video, "key": "g" * 32}},
+        "deleted": {"status": "cancelled", "finished_at": 100.0},
+    }
+    for name, values in rows.items():
+        store.submit(job(name))
+        with store.database.engine.begin() as db:
+            db.execute(update(jobs).where(jobs.c.id == name).values(values))
+    assert store.forget(150.0, 190.0, lambda: {"k" * 32}) == 4
+    assert [name for name in rows if store.get(name)] == ["waits", "fresh", "film"]
+    assert store.forget(150.0, 190.0, lambda: {"k" * 32}) == 0
 
 
 def test_keys_take_turns(store: JobStore) -> None:

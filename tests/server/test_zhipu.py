@@ -276,7 +276,7 @@ def test_only_ones_own_tasks_are_found() -> None:
     assert client.get(f"{BASE}/async-result/{task}", headers={"authorization": "Bearer one"}).status_code == 200
     for path in (f"{BASE}/async-result/{task}", f"/302/v2/video/fetch/{task}"):
         assert client.get(path, headers={"authorization": "Bearer two"}).status_code == 404
-    theirs = jobs.refuse(facade="fal", endpoint="x", payload={}, error=JobError("internal", "m"), owner="")
+    theirs = jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"), owner="")
     assert client.get(f"{BASE}/async-result/{theirs.id}", headers={"authorization": "one"}).status_code == 404
 
 

@@ -5,7 +5,6 @@ Knows: which code and header goes with which state. Does not know: paths, keys, 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ from server.errors import QueueFull
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
 from server.facades.fal.terms import Terms
-from server.facades.wire import Json, finished_or_dropped, idempotency, kept, parse_json, read_body
+from server.facades.wire import REFUSAL, Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
 from server.jobs.job import Job, JobError, Status
 
 FACADE = "fal"
@@ -29,12 +28,11 @@ KEEP_ALIVE = 15.0  # seconds of silence after which a stream says a comment
 
 
 class Fal:
-    """The calls, over one context. Owns the timers of requests that must start within a given time."""
+    """The calls, over one context."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-        self.timers: set[asyncio.Task[None]] = set()
 
     # -- making jobs ----------------------------------------------------------------------------------------------
 
@@ -51,30 +49,24 @@ class Fal:
         agreed = terms.of_submit(request, self.context.artifacts.base_url(request))
         await self._check_length(request)
         body = await read_body(request)
-        given: Any = None
         try:
-            given = parse_json(body)
-            job = await self._submit(request, endpoint, given, agreed)
+            job = await self._submit(request, endpoint, await parsed(body), agreed)
         except errors.REFUSALS as error:
             if errors.is_about_a_header(error):
                 raise
+            request.scope["state"][REFUSAL] = error  # the answer is a success all the same
             failure = errors.of_exception(error)
-            reason = JobError("invalid_request", failure.sentence, detail=failure.body)
+            reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
                 self.jobs.refuse,
                 facade=FACADE,
                 endpoint=endpoint.id,
-                payload=_payload(endpoint, given, agreed),
                 error=reason,
                 owner=request.state.owner,
                 webhook=agreed.webhook,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
         position = await run_in_threadpool(self.jobs.position, job)
-        if errors.start_deadline(job) is not None:
-            timer = asyncio.create_task(self._expire(job))
-            self.timers.add(timer)
-            timer.add_done_callback(self.timers.discard)
         return Json(self._receipt(request, job, position), headers={"x-fal-request-id": job.id})
 
     async def _check_length(self, request: Request) -> None:
@@ -103,15 +95,10 @@ class Fal:
             start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
         )
 
-    async def _expire(self, job: Job) -> None:
-        deadline = errors.start_deadline(job) or 0.0
-        await asyncio.sleep(max(0.0, deadline - time.time()))
-        await run_in_threadpool(self._find, job.id, job.owner)
-
     # -- looking at them ------------------------------------------------------------------------------------------
 
     def _find(self, job_id: str, owner: str) -> Job | None:
-        """The job, after cancelling it if it should have started by now (a restart loses the timers, not this)."""
+        """The job, after cancelling it if it should have started by now, as the dispatcher does."""
         job = self.jobs.find(job_id, FACADE, owner)
         if job is None:
             return None
@@ -203,7 +190,7 @@ class Fal:
 async def _input(request: Request) -> Any:
     if request.method == "GET":  # the JS client puts the input of a GET into the query
         return dict(request.query_params)
-    return parse_json(await read_body(request))
+    return await read_json(request)
 
 
 def _payload(endpoint: Endpoint, given: Any, agreed: Terms) -> dict[str, Any]:

@@ -8,6 +8,7 @@ NOTE: fal's clients send a request again after 408, 409, 429, 502, 503 and 504, 
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from server.facades.wire import BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 from server.media.uploads import UploadBroken
 
+MOST = 50  # entries in one answer
+LONGEST = 500  # characters of a message
+SMALL = 8192  # characters of an answer that is kept in the job table
 FIELDS = {  # GenerationRequest's names -> fal's
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
@@ -99,13 +103,23 @@ def infrastructure(status: int, text: str, error_type: str | None = None, **head
     return Failure(status, {**body, "error_type": error_type}, {"x-fal-error-type": error_type, **headers})
 
 
+def small(failure: Failure) -> dict[str, Any]:
+    """The body as it is kept in the job table: the first entries, as many as fit."""
+    detail = failure.body["detail"]
+    if isinstance(detail, list):
+        while len(detail) > 1 and len(json.dumps(detail)) > SMALL:
+            detail = detail[: len(detail) // 2]
+    return {**failure.body, "detail": detail}
+
+
 def listed(*entries: dict[str, Any], status: int = 422) -> Failure:
     again = {"x-fal-retryable": "false", "x-fal-needs-retry": "false", "x-fal-billable-units": "0"}
-    return Failure(status, {"detail": list(entries)}, again)
+    return Failure(status, {"detail": list(entries[:MOST])}, again)
 
 
 def entry(type_: str, message: str, *where: str | int, **more: Any) -> dict[str, Any]:
-    found = {"loc": ["body", *where], "msg": message, "type": type_, "url": f"https://docs.fal.ai/errors#{type_}"}
+    text = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
+    found = {"loc": ["body", *where], "msg": text, "type": type_, "url": f"https://docs.fal.ai/errors#{type_}"}
     return {**found, **{name: value for name, value in more.items() if value is not None}}
 
 

@@ -25,7 +25,7 @@ from server.facades.wire import (
     finished_or_dropped,
     idempotency,
     kept,
-    parse_json,
+    parsed,
     read_body,
 )
 from server.jobs.job import Job, Status
@@ -89,7 +89,7 @@ class HuggingFace:
 
 
 async def _fields(body: bytes) -> dict[str, Any]:
-    fields = await run_in_threadpool(parse_json, body)
+    fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from server.facades.openai.errors import Refused
-from server.facades.wire import MAX_BODY, parse_json, read_body, replay
+from server.facades.wire import form_of, parsed, read_body
 
 MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -31,8 +31,8 @@ async def read_fields(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await read_body(request)
     if kind in FORMS and not (kind == FORMS[1] and body.lstrip().startswith(b"{")):
-        return await _of_form(replay(request, body))
-    fields = parse_json(body)
+        return await _of_form(request, body)
+    fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):
@@ -40,9 +40,9 @@ async def read_fields(request: Request) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-async def _of_form(request: Request) -> dict[str, Any]:
+async def _of_form(request: Request, body: bytes) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    async with request.form(max_part_size=MAX_BODY) as form:
+    async with form_of(request, body) as form:
         for name, given in form.multi_items():
             value = await _file(given) if isinstance(given, UploadFile) else given
             if value is None or value == "":

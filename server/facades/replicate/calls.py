@@ -5,7 +5,6 @@ Knows: what waits how long, which jobs a page holds. Does not know: paths, keys,
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from contextlib import suppress
@@ -32,7 +31,7 @@ from server.facades.replicate.models import (
     model_of,
     of_version,
 )
-from server.facades.wire import Json, idempotency, is_callable, kept, parse_json, read_body
+from server.facades.wire import Json, idempotency, is_callable, kept, read_json
 from server.jobs.job import EVENTS, Job, Webhook
 
 LONGEST_WAIT = 60.0  # seconds a call may block
@@ -54,12 +53,11 @@ class Asked:
 
 
 class Predictions:
-    """The calls, over one context. Owns the timers of predictions that must end within a given time."""
+    """The calls, over one context."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-        self.timers: set[asyncio.Task[None]] = set()
 
     # -- making them ----------------------------------------------------------------------------------------------
 
@@ -89,10 +87,6 @@ class Predictions:
         webhook = self._webhook(request, asked.wanted)
         cancel_after = _duration(request.headers.get("cancel-after", ""))
         job = await self._submit(request, fields, asked, webhook, cancel_after)
-        if (deadline := answers.deadline(job)) is not None:
-            timer = asyncio.create_task(self._expire(job, deadline))
-            self.timers.add(timer)
-            timer.add_done_callback(self.timers.discard)
         if seconds := wait_seconds(request.headers.get("prefer", "")):
             with suppress(KeyError):  # removed meanwhile, or the server stops and starts it again later
                 job = await self.jobs.wait(job.id, timeout=seconds)
@@ -147,10 +141,6 @@ class Predictions:
         events = tuple(event for event in EVENTS if event in (wanted.webhook_events_filter or EVENTS))
         return Webhook(url, self.context.artifacts.base_url(request), events if name == "webhook" else ("completed",))
 
-    async def _expire(self, job: Job, deadline: float) -> None:
-        await asyncio.sleep(max(0.0, deadline - time.time()))
-        await run_in_threadpool(self.jobs.cancel, job.id)
-
     # -- looking at them ------------------------------------------------------------------------------------------
 
     def get(self, request: Request, prediction_id: str) -> Response:
@@ -195,7 +185,7 @@ class Predictions:
         return f"{self.context.artifacts.base_url(request)}{mount}"
 
     def _find(self, request: Request, prediction_id: str) -> Job:
-        """The prediction, after cancelling it if its time is over (a restart loses the timers, not this)."""
+        """The prediction, after cancelling it if its time is over, as the dispatcher does."""
         known = answers.job_id(prediction_id)
         job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
         if job is None:
@@ -247,7 +237,7 @@ def _duration(after: str) -> float | None:
 
 async def _fields(request: Request) -> dict[str, Any]:
     """The body, without what is null, in it and in its input."""
-    fields = parse_json(await read_body(request))
+    fields = await read_json(request)
     if not isinstance(fields, dict | None):
         given = errors.TYPES.get(type(fields), "null")
         raise errors.Refused(errors.Invalid("invalid_type", "", f"Invalid type. Expected: object, given: {given}"))

@@ -19,11 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.datadir import write_atomically
+from server.datadir import full_disk_named, write_atomically
 from server.facades.replicate import errors
 from server.facades.replicate.answers import timestamp
 from server.facades.replicate.catalog import page
-from server.facades.wire import MAX_BODY, BodyTooLarge, Json, flaw, parse_json
+from server.facades.wire import Json, check_length, counted, flaw, parse_json
+from server.room import tag_of
 
 KEPT = 24 * 3600.0  # seconds, as at Replicate
 CHUNK = 2**20
@@ -39,10 +40,14 @@ class Files:
         self.folder = context.settings.data_dir.absolute() / "replicate"
 
     async def create(self, request: Request) -> Response:
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > MAX_BODY:
-            raise BodyTooLarge
-        async with request.form(max_files=10, max_fields=10) as form:
+        check_length(request)
+        room, tag = self.context.uploads.room, tag_of(request.state.owner)
+        # what is read of the form lies in the data folder, as the temporary files of its parser, until the block ends
+        with full_disk_named(), room.growing(tag) as grow:
+            return await self._create(request, counted(request, grow=grow))
+
+    async def _create(self, request: Request, read: Request) -> Response:
+        async with read.form(max_files=10, max_fields=10) as form:
             content = form.get("content")
             if not isinstance(content, UploadFile):
                 raise errors.Refused(errors.Invalid("required", "", "content is required, as a file"))

@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from server.facades.segmind.errors import Refused
-from server.facades.wire import MAX_BODY, parse_json, read_body, replay
+from server.facades.wire import form_of, parsed, read_body
 
 
 async def read_fields(request: Request, *, forms: bool = True) -> dict[str, Any]:
@@ -27,7 +26,7 @@ async def read_fields(request: Request, *, forms: bool = True) -> dict[str, Any]
         taken = "application/json or multipart/form-data" if forms else "application/json"
         raise Refused(406, f"Invalid content type {kind[:100]}: send {taken}")
     else:
-        fields = await run_in_threadpool(parse_json, body)
+        fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):
@@ -43,7 +42,7 @@ async def _form(request: Request, body: bytes) -> dict[str, Any]:
     if b"--" + boundary + b"--" not in body:
         raise Refused(400, "The multipart body is torn: it ends before its closing boundary")
     try:
-        async with replay(request, body).form(max_part_size=MAX_BODY) as form:
+        async with form_of(request, body) as form:
             # NOTE: a form sends a box left empty as an empty string
             return {
                 name: await value.read() if isinstance(value, UploadFile) else value or None

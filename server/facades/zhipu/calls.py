@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.wire import MAX_BODY, Json, idempotency, kept, parse_json, read_body, replay
+from server.facades.wire import Json, form_of, idempotency, kept, parsed, read_body
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.pictures import picture
@@ -102,11 +102,11 @@ async def _fields(request: Request) -> dict[str, Any]:
     """The members of a JSON body, whatever type it says it has, or the parts of a form."""
     body = await read_body(request)
     if request.headers.get("content-type", "").strip().lower().startswith("multipart/form-data"):
-        async with replay(request, body).form(max_part_size=MAX_BODY) as form:
+        async with form_of(request, body) as form:
             return {
                 name: await value.read() if isinstance(value, UploadFile) else value for name, value in form.items()
             }
-    fields = parse_json(body)
+    fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

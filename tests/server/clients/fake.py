@@ -81,8 +81,8 @@ class FakeJobs:
         self.end(self, job.id)
         return job
 
-    def refuse(self, *, facade: str, endpoint: str, payload: dict[str, Any], error: JobError, **terms: Any) -> Job:
-        job = self._add(GenerationRequest("", seed=0), facade, endpoint, payload, **terms)
+    def refuse(self, *, facade: str, endpoint: str, error: JobError, **terms: Any) -> Job:
+        job = self._add(GenerationRequest("", seed=0), facade, endpoint, {}, **terms)
         return self._move(job.id, Status.FAILED, error=error, finished_at=time.time())
 
     def get(self, job_id: str) -> Job | None:

@@ -1,0 +1,163 @@
+"""What a key can make grow on the server's disk, and what is left of it."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests import pace
+from tests.attacks.rig import ATTACKER, Target, attacked
+
+MIB = 2**20
+REFUSED_BODY = 18 * MIB
+SENT_AT_MOST = 600 * MIB
+PER_KEY = 64  # MiB
+SUBMIT = "/queue/fal-ai/cogvideox-5b"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with attacked(tmp_path_factory.mktemp("disk"), max_uploads_per_key_mb=PER_KEY) as target:
+        yield target
+
+
+def data_of(target: Target) -> Path:
+    return target.log.parent / "data"
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files there, however many vanish meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+def open_elsewhere(target: Target) -> list[str]:
+    """Files that the server and its children have open for writing outside the data folder, also unlinked ones."""
+    processes = [psutil.Process(target.process.pid)]
+    processes += processes[0].children(recursive=True)
+    found = []
+    for process in processes:
+        for link in Path(f"/proc/{process.pid}/fd").iterdir():
+            try:
+                path, flags = link.readlink(), (link.parent.parent / "fdinfo" / link.name).read_text()
+            except OSError:
+                continue
+            writes = int(flags.split("flags:")[1].split()[0], 8) & 0o3
+            if writes and str(path).startswith(("/tmp", "/var/tmp")) and not path.is_relative_to(target.log.parent):
+                found.append(str(path))
+    return found
+
+
+def session() -> requests.Session:
+    made = requests.Session()
+    made.trust_env = False
+    made.headers["authorization"] = f"Bearer {ATTACKER}"
+    return made
+
+
+def send_chunked(target: Target, path: str, headers: dict[str, str], first: bytes = b"") -> tuple[int, int]:
+    """Sends chunks without end; the status of the answer, and the MiB that were taken until then."""
+    host, _, port = target.address.partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=pace.seconds(60))
+    connection.putrequest("POST", path)
+    for name, value in {"transfer-encoding": "chunked", "authorization": f"Bearer {ATTACKER}", **headers}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    block, sent = bytes(256 * 2**10), 0
+    try:
+        for piece in itertools.chain([first] if first else [], itertools.repeat(block)):
+            connection.send(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            sent += len(piece)
+            if sent > SENT_AT_MOST:
+                break
+    except OSError:  # cut off: the answer may be there all the same
+        pass
+    try:
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        status = 0
+    connection.close()
+    return status, sent // MIB
+
+
+def test_refused_submits_leave_next_to_nothing(target: Target) -> None:
+    """They were written whole, and for ever."""
+    nested = json.dumps({"prompt": "x", "seed": "no", "loras": [[["x" * 15_000] * 12] * 100]}).encode()
+    long = json.dumps({"prompt": "x" * REFUSED_BODY}).encode()
+    unknown = json.dumps({"seed": -1, "prompt": "a", "image_url": "y" * REFUSED_BODY}).encode()
+    before = size_of(data_of(target))
+    with target.bystander() as seen, session() as mallory:
+        for body in (nested, nested, long, unknown, b"{" + b" " * REFUSED_BODY):
+            answer = mallory.post(f"{target.url}{SUBMIT}", data=body, headers={"content-type": "application/json"})
+            assert answer.status_code == 200, answer.text[:300]
+            told = mallory.get(answer.json()["response_url"])
+            assert told.status_code == 422 and len(told.content) < 64_000
+    grown = size_of(data_of(target)) - before
+    # the bystander's small jobs and the write-ahead log of the table are in it
+    assert grown < 6 * MIB, f"{grown / MIB:.1f} MiB"
+    assert seen.errors == []
+    target.assert_memory_returns()
+
+
+def test_a_chunked_upload_is_cut_at_its_limit(target: Target) -> None:
+    boundary = "b0undary"
+    part = f'--{boundary}\r\ncontent-disposition: form-data; name="content"; filename="a.bin"\r\n\r\n'.encode()
+    form = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    largest, elsewhere, before = 0, [], size_of(data_of(target))
+    with target.bystander() as seen:
+        status, taken = send_chunked(target, "/v1/files", form, first=part)
+        largest, elsewhere = size_of(data_of(target)), open_elsewhere(target)
+    assert status in (413, 0) and taken < PER_KEY + 32, (status, taken)
+    assert largest - before < (PER_KEY + 32) * MIB and elsewhere == []
+    target.assert_unnoticed(seen)
+    assert list((data_of(target) / "tmp").iterdir()) == list((data_of(target) / "uploads").iterdir()) == []
+
+
+def test_many_uploads_of_one_key(target: Target) -> None:
+    """Also in parts that are never put together, and small ones."""
+    codes = []
+    with target.bystander() as seen, session() as mallory:
+        for _ in range(10):
+            begun = mallory.post(f"{target.url}/storage/upload/initiate-multipart", json={"file_name": "a.bin"}).json()
+            codes.append(mallory.put(f"{begun['upload_url']}/1", data=bytes(16 * MIB)).status_code)
+        taken = size_of(data_of(target) / "uploads") + size_of(data_of(target) / "artifacts")
+        small = [mallory.post(f"{target.url}/files/upload", data=b"x").status_code for _ in range(20)]
+    assert codes[0] == 200 and codes[-1] == 413 and taken <= (PER_KEY + 8) * MIB, (codes, taken)
+    assert set(small) <= {200, 413}
+    assert seen.errors == [] and seen.jobs
+    target.assert_memory_returns()
+
+
+def test_a_server_that_is_killed_in_an_upload_starts_clean(tmp_path: Path) -> None:
+    with attacked(tmp_path) as target:
+        host, _, port = target.address.partition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=pace.seconds(30))
+        connection.putrequest("POST", "/files/upload")
+        connection.putheader("authorization", f"Bearer {ATTACKER}")
+        connection.putheader("content-length", str(100 * MIB))
+        connection.endheaders()
+        connection.send(bytes(8 * MIB))
+        until = time.monotonic() + pace.seconds(20)
+        while not any((data_of(target) / "uploads").iterdir()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        target.process.kill()
+        target.process.wait()
+        connection.close()
+        assert any((data_of(target) / "uploads").iterdir())
+    with attacked(tmp_path) as target:
+        assert not any((data_of(target) / "uploads").iterdir())
+        target.assert_stops()
