@@ -167,7 +167,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: this is not a whole CogVideoX checkpoint") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ModelError(f"{path} cannot be read: {e}") from None
     if not isinstance(data, dict):
         raise ModelError(f"{path} is not a JSON object")

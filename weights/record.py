@@ -61,5 +61,5 @@ def read(folder: Path) -> Record | None:
             raise ValueError(f"format {data['format']}, not {_FORMAT}")
         files = {str(n): FileRecord(int(f["size"]), str(f["sha256"])) for n, f in data["files"].items()}
         return Record(files, data.get("checkpoint"), data.get("repository"), data.get("commit"))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{RECORD} cannot be read: {error}") from error

@@ -25,6 +25,7 @@ from weights.safetensors_header import BrokenFile, read_header
 _STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 _IDENTITY = ("num_layers", "num_attention_heads", "in_channels", "patch_size_t", "ofs_embed_dim")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+_JSON_BYTES = 16 * 2**20  # of a config or an index; published ones have less than 1 MiB
 _AGAIN = "pull or import the checkpoint again"
 
 
@@ -58,11 +59,10 @@ class Report:
 
 def recognise(folder: Path) -> Checkpoint | None:
     """Which published checkpoint the transformer's config belongs to; a fine-tune counts as what it was made from."""
-    try:
-        config = json.loads((folder / "transformer" / "config.json").read_text())
-        found = tuple(config.get(k) for k in _IDENTITY)
-    except (OSError, ValueError, AttributeError, RecursionError):
+    config, problem = _json(folder, "transformer/config.json")
+    if problem:
         return None
+    found = tuple(config.get(k) for k in _IDENTITY)
     for checkpoint in CATALOG.values():
         wanted = checkpoint.configs.get("transformer")
         if wanted is not None and found == tuple(wanted[k] for k in _IDENTITY):
@@ -164,7 +164,11 @@ def _mixture(folder: Path) -> Iterator[Problem]:
     depth, channels = config.get("num_layers"), config.get("in_channels")
     layers = len({n.split(".")[1] for n in shapes if n.startswith("transformer_blocks.")})
     patch = shapes.get("patch_embed.proj.weight", ())  # 1.0: (width, channels, 2, 2); 1.5: (width, channels * 2*2*2)
-    per_channel = (config.get("patch_size") or 2) ** 2 * (config.get("patch_size_t") or 1) if len(patch) == 2 else 1
+    sides = (config.get("patch_size") or 2, config.get("patch_size_t") or 1)
+    if not all(type(side) is int and 0 < side < 100 for side in sides):
+        yield Problem("transformer/config.json", "its patch size is no small whole number")
+        return
+    per_channel = sides[0] ** 2 * sides[1] if len(patch) == 2 else 1
     if (depth, channels) != (layers, patch[1] // per_channel if len(patch) > 1 else None):
         what = f"says {depth} layers and {channels} input channels, which the weights beside it do not have"
         yield Problem("transformer/config.json", what)
@@ -189,7 +193,7 @@ def _oddities(folder: Path, checkpoint: Checkpoint | None) -> Iterator[str]:
         for key, value in wanted.items():
             # a key that an older library did not write has the default that the checkpoint was made with
             if not problem and key in config and config[key] != value:
-                yield f"{component}/{name}: {key} is {config[key]}, {checkpoint.name} has {value}"
+                yield f"{component}/{name}: {key} is {str(config[key])[:80]}, {checkpoint.name} has {value}"
 
 
 def _against_record(folder: Path, known: record.Record, deep: bool) -> Iterator[Problem]:
@@ -208,6 +212,8 @@ def _json(folder: Path, name: str) -> tuple[dict[str, Any], Problem | None]:
     if not path.is_file():
         return {}, Problem(name, _absent(path))
     try:
+        if path.stat().st_size > _JSON_BYTES:
+            return {}, Problem(name, f"has more than {_JSON_BYTES // 2**20} MiB")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}, Problem(name, "cannot be read as JSON")

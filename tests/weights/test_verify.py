@@ -124,7 +124,19 @@ def test_unreadable_record_is_a_warning(folder: Path) -> None:
     assert any("format 99" in w for w in verify(folder).warnings)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "null"])
+@pytest.mark.parametrize("side", ["two", -1, 0.5, 10**4000, [2], True])
+def test_a_patch_size_that_is_none_is_named(folder: Path, side: object) -> None:
+    pretend(folder, patch_size=side, patch_size_t=side)
+    assert "patch size is no small whole number" in str(verify(folder).problems[0])
+
+
+def test_a_config_without_end_is_not_read(folder: Path) -> None:
+    with (folder / "transformer" / "config.json").open("r+b") as file:
+        file.truncate(2**25)
+    assert "transformer/config.json: has more than 16 MiB" in str(verify(folder).problems[0])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_broken_json_is_named(folder: Path, content: str) -> None:
     for name in ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json"):
         (folder / name).write_text(content)
