@@ -27,7 +27,7 @@ from server.shares import Shares
 QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time, of one key, of one key that may wait
 SLOW_PROCESSES = 6  # each takes up to 1.5 GiB, whatever the number of keys
 SECONDS = 60.0  # on the clock; the CPU time that counts is limited by the inspector itself
-KEPT = 2  # idle inspectors
+KEPT = QUICK[0]  # idle inspectors
 USES = 200  # then an inspector is replaced
 
 
