@@ -58,8 +58,6 @@ class Environment:
         self.python = folder / "bin" / "python"
         self.uv: str | None = None
         self.variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # pip's: the best version of all indexes
-        if sys.dont_write_bytecode:  # then every later start would compile torch again
-            self.variables["UV_COMPILE_BYTECODE"] = "1"
 
     def create(self) -> None:
         """Raises SetupError."""
@@ -99,7 +97,9 @@ class Environment:
 
     def torch(self) -> dict[str, object]:
         """What `import torch` gives: version, cuda (its version, or None), gpu, ours; or error; or nothing."""
-        done = subprocess.run([str(self.python), "-W", "ignore", "-c", INSPECT], capture_output=True, text=True)
+        command = [str(self.python), "-W", "ignore", "-c", INSPECT]
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
         try:
             found = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError):  # it crashed
@@ -258,6 +258,8 @@ def set_up(there: Environment, torch: str, index: str | None) -> None:
 def add_development(there: Environment) -> None:
     """Raises SetupError."""
     there.choose_installer()
+    if sys.dont_write_bytecode:  # then each of the tests' many processes would compile what it imports
+        there.variables["UV_COMPILE_BYTECODE"] = "1"
     packages = len(_pins(there.root / "requirements-dev.lock"))
     with _timed(f"{packages} packages of requirements-dev.lock, for tests and checks: about 1 min"):
         there.install("--no-deps", "--require-hashes", "--requirement", "requirements-dev.lock")
