@@ -32,7 +32,7 @@ UV_NAMES = {
     "cert": "SSL_CERT_FILE",
 }
 # Measured with the locked versions on Linux x86-64: megabytes to download, gigabytes on disk; minutes at 100 Mbit/s
-COST = {"cpu": (370, 1.6, 1), "cuda": (2900, 5.1, 5)}
+COST = {"cpu": (370, 1.3, 1), "cuda": (2900, 5.1, 5)}
 INSPECT = """
 import importlib.util, json, sys
 try:
