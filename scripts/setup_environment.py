@@ -30,7 +30,9 @@ UV_NAMES = {
     "find-links": "UV_FIND_LINKS",
     "trusted-host": "UV_INSECURE_HOST",
     "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
 }
+TRUE = ("1", "true", "yes", "y", "on", "t")  # as pip reads a setting
 # Measured with the locked versions on Linux x86-64: megabytes to download, gigabytes on disk; minutes at 100 Mbit/s
 COST = {"cpu": (370, 1.3, 1), "cuda": (2900, 5.1, 5)}
 INSPECT = """
@@ -57,6 +59,7 @@ class Environment:
         self.folder, self.root = folder, root
         self.python = folder / "bin" / "python"
         self.uv: str | None = None
+        self.uv_flags: list[str] = []
         self.variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # pip's: the best version of all indexes
 
     def create(self) -> None:
@@ -112,7 +115,7 @@ class Environment:
 
     def _command(self, *arguments: str) -> list[str]:
         if self.uv:
-            return [self.uv, "pip", "install", "--python", str(self.python), *arguments]
+            return [self.uv, "pip", "install", "--python", str(self.python), *self.uv_flags, *arguments]
         return [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
 
     def _runs(self, program: str) -> bool:
@@ -135,6 +138,8 @@ class Environment:
         found: dict[str, str] = {}
         for section in ("global", "install", ":env:"):  # the later one wins
             for name, value in re.findall(rf"^{section}\.([a-z-]+)=(.*)$", listed, re.MULTILINE):
+                if name == "no-index":  # uv has no variable for it
+                    self.uv_flags = ["--no-index"] if ast.literal_eval(value).lower() in TRUE else []
                 if name in UV_NAMES and not (name == "index-url" and "UV_INDEX_URL" in os.environ):
                     words = str(ast.literal_eval(value)).split()
                     found[UV_NAMES[name]] = ("," if name == "find-links" else " ").join(words)

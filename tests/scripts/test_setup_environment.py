@@ -229,8 +229,11 @@ def test_uv_gets_the_index_that_pip_is_configured_with(tmp_path: Path, monkeypat
     assert found["UV_DEFAULT_INDEX"] == "https://one/simple"
     assert found["UV_INDEX"] == "https://two https://three"
     assert found["UV_FIND_LINKS"] == "/wheels,/more"
+    assert there.uv_flags == []
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://own/simple")
     assert "UV_DEFAULT_INDEX" not in there._pip_settings()
+    assert there.uv_flags == ["--no-index"], "where pip stays off the network, so does uv"
 
 
 PIN, CPU_BUILD, OTHERS = "torch==2.13.0", "torch==2.13.0+cpu", "torch==2.13.0,!=2.13.0+cpu"
