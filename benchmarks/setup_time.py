@@ -40,11 +40,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", required=True, help="the commit to compare with")
     given = parser.parse_args()
-    result: dict[str, Any] = {"machine": machine(), "versions": versions(), "against": given.against, "runs": {}}
+    rev = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    commits = {"this": rev.stdout.strip(), "against": given.against}
+    result: dict[str, Any] = {"machine": machine(), "versions": versions(), "commits": commits, "runs": {}}
     with tempfile.TemporaryDirectory() as temporary:
         for which, cache in ORDER:
-            commit = "HEAD" if which == "this" else given.against
-            found = measure(commit, Path(temporary) / f"{which}-{cache}", Path(temporary) / f"caches-{which}")
+            found = measure(commits[which], Path(temporary) / f"{which}-{cache}", Path(temporary) / f"caches-{which}")
             result["runs"][f"{which} {cache}"] = found
             print(which, cache, found, flush=True)
     row: dict[str, str] = {}

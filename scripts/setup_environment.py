@@ -30,9 +30,11 @@ UV_NAMES = {
     "find-links": "UV_FIND_LINKS",
     "trusted-host": "UV_INSECURE_HOST",
     "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
 }
+TRUE = ("1", "true", "yes", "y", "on", "t")  # as pip reads a setting
 # Measured with the locked versions on Linux x86-64: megabytes to download, gigabytes on disk; minutes at 100 Mbit/s
-COST = {"cpu": (370, 1.6, 1), "cuda": (2900, 5.1, 5)}
+COST = {"cpu": (370, 1.3, 1), "cuda": (2900, 5.1, 5)}
 INSPECT = """
 import importlib.util, json, sys
 try:
@@ -57,9 +59,8 @@ class Environment:
         self.folder, self.root = folder, root
         self.python = folder / "bin" / "python"
         self.uv: str | None = None
+        self.uv_flags: list[str] = []
         self.variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # pip's: the best version of all indexes
-        if sys.dont_write_bytecode:  # then every later start would compile torch again
-            self.variables["UV_COMPILE_BYTECODE"] = "1"
 
     def create(self) -> None:
         """Raises SetupError."""
@@ -99,7 +100,9 @@ class Environment:
 
     def torch(self) -> dict[str, object]:
         """What `import torch` gives: version, cuda (its version, or None), gpu, ours; or error; or nothing."""
-        done = subprocess.run([str(self.python), "-W", "ignore", "-c", INSPECT], capture_output=True, text=True)
+        command = [str(self.python), "-W", "ignore", "-c", INSPECT]
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
         try:
             found = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError):  # it crashed
@@ -112,7 +115,7 @@ class Environment:
 
     def _command(self, *arguments: str) -> list[str]:
         if self.uv:
-            return [self.uv, "pip", "install", "--python", str(self.python), *arguments]
+            return [self.uv, "pip", "install", "--python", str(self.python), *self.uv_flags, *arguments]
         return [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
 
     def _runs(self, program: str) -> bool:
@@ -135,6 +138,8 @@ class Environment:
         found: dict[str, str] = {}
         for section in ("global", "install", ":env:"):  # the later one wins
             for name, value in re.findall(rf"^{section}\.([a-z-]+)=(.*)$", listed, re.MULTILINE):
+                if name == "no-index":  # uv has no variable for it
+                    self.uv_flags = ["--no-index"] if ast.literal_eval(value).lower() in TRUE else []
                 if name in UV_NAMES and not (name == "index-url" and "UV_INDEX_URL" in os.environ):
                     words = str(ast.literal_eval(value)).split()
                     found[UV_NAMES[name]] = ("," if name == "find-links" else " ").join(words)
@@ -258,6 +263,8 @@ def set_up(there: Environment, torch: str, index: str | None) -> None:
 def add_development(there: Environment) -> None:
     """Raises SetupError."""
     there.choose_installer()
+    if sys.dont_write_bytecode:  # then each of the tests' many processes would compile what it imports
+        there.variables["UV_COMPILE_BYTECODE"] = "1"
     packages = len(_pins(there.root / "requirements-dev.lock"))
     with _timed(f"{packages} packages of requirements-dev.lock, for tests and checks: about 1 min"):
         there.install("--no-deps", "--require-hashes", "--requirement", "requirements-dev.lock")
