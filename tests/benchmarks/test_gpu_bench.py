@@ -20,7 +20,7 @@ PUBLISHED: dict[Kind, float] = {"2b": 1.694, "5b": 5.570, "5b-i2v": 5.570, "1.5-
 
 def test_every_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
-    assert gpu.main(["--tiny"]) == 0
+    assert gpu.main(["--tiny", "--budget", "1000000"]) == 0
     (path,) = tmp_path.glob("*-tiny-gpu-5b-cpu.json")
     result = json.loads(path.read_text())
     assert result["errors"] == {}
@@ -67,7 +67,7 @@ def test_an_error_in_one_section_leaves_the_others(monkeypatch: pytest.MonkeyPat
         raise ValueError("broken on purpose")
 
     monkeypatch.setattr(gpu.Bench, "pair", broken)
-    assert gpu.main(["--tiny", "--quick"]) == 1
+    assert gpu.main(["--tiny", "--quick", "--budget", "1000000"]) == 1
     (path,) = tmp_path.glob("*.json")
     result = json.loads(path.read_text())
     assert result["errors"]["short"] == "ValueError: broken on purpose"
