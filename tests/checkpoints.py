@@ -27,6 +27,8 @@ import transformers
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from transformers import T5Config, T5EncoderModel
 
+from tests import convolution  # noqa: F401
+
 Kind = Literal["2b", "5b", "5b-i2v", "1.5-5b", "1.5-5b-i2v"]
 Damage = Literal[
     "missing-shard", "torn-file", "missing-weights", "missing-config", "missing-index", "missing-component",

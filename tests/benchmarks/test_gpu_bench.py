@@ -13,14 +13,16 @@ from benchmarks import gpu, report
 from benchmarks.paths import ours, plain
 from benchmarks.shapes import KINDS, Kind, build
 from pipelines.memory import LADDER, Placement
+from tests import convolution  # noqa: F401
 
 CPU = torch.device("cpu")
 PUBLISHED: dict[Kind, float] = {"2b": 1.694, "5b": 5.570, "5b-i2v": 5.570, "1.5-5b": 5.571}
 
 
+@pytest.mark.slow
 def test_every_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
-    assert gpu.main(["--tiny"]) == 0
+    assert gpu.main(["--tiny", "--budget", "1000000"]) == 0
     (path,) = tmp_path.glob("*-tiny-gpu-5b-cpu.json")
     result = json.loads(path.read_text())
     assert result["errors"] == {}
@@ -60,6 +62,7 @@ def test_without_time_it_says_what_it_left_out(tmp_path: Path, monkeypatch: pyte
     assert report.NOT_MEASURED in path.with_suffix(".md").read_text()
 
 
+@pytest.mark.slow
 def test_an_error_in_one_section_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
 
@@ -67,7 +70,7 @@ def test_an_error_in_one_section_leaves_the_others(monkeypatch: pytest.MonkeyPat
         raise ValueError("broken on purpose")
 
     monkeypatch.setattr(gpu.Bench, "pair", broken)
-    assert gpu.main(["--tiny", "--quick"]) == 1
+    assert gpu.main(["--tiny", "--quick", "--budget", "1000000"]) == 1
     (path,) = tmp_path.glob("*.json")
     result = json.loads(path.read_text())
     assert result["errors"]["short"] == "ValueError: broken on purpose"
@@ -99,6 +102,7 @@ def test_a_seed_draws_the_same_weights_and_no_zeros() -> None:
     assert not torch.equal(first.transformer.proj_out.weight, other.transformer.proj_out.weight)
 
 
+@pytest.mark.slow
 def test_the_true_shapes_have_the_published_number_of_parameters() -> None:
     """In billions; T5-XXL's encoder has 4.762."""
     meta = torch.device("meta")

@@ -74,7 +74,7 @@ def test_interrupted_after_any_step(kind: str, task: str, more: dict[str, Any], 
 def test_clean_latents_need_neither_prompt_nor_model(picture: Media, tmp_path: Path) -> None:
     """Another rate, size or form of a finished sampling is made from what was saved of it."""
     request = ask()
-    (last,) = checkpoints_of(list(new_engine().run(request, "5b")))
+    last = checkpoints_of(list(new_engine().run(request, "5b")))[-1]
     other = replace(request, fps=24, width=96, height=64, output_format="gif")
     rest = list(new_engine().run(other, "5b", resume=last.data))
     assert [event.name for event in rest if isinstance(event, Stage)] == ["load", "decode", "finish"]
@@ -83,7 +83,7 @@ def test_clean_latents_need_neither_prompt_nor_model(picture: Media, tmp_path: P
 
 def test_what_does_not_fit_is_passed_over(picture: Media, tmp_path: Path) -> None:
     request = asked("i2v", picture, tmp_path)
-    (last,) = checkpoints_of(list(new_engine().run(request, "5b-i2v")))
+    last = checkpoints_of(list(new_engine().run(request, "5b-i2v")))[-1]
     turned = tmp_path / "turned.png"
     Image.open(picture.path).rotate(180).save(turned)
     for other in (
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_passed_over(picture: Media, tmp_path: Path) -> Non
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty", "junk"])
 def test_torn_ones_are_noticed(harm: str) -> None:
     request = ask(num_inference_steps=2)
-    (last,) = checkpoints_of(events := list(new_engine().run(request, "5b")))
+    last = checkpoints_of(events := list(new_engine().run(request, "5b")))[-1]
     torn = {
         "cut": last.data[:-1],
         "flip": last.data[:-10] + bytes([last.data[-10] ^ 1]) + last.data[-9:],
@@ -156,7 +156,7 @@ def test_a_paused_run_saves_first() -> None:
     with pytest.raises(GenerationPaused):
         for event in new_engine().run(request, "5b", paused=lambda: steps_of(seen) == [1, 2]):
             seen.append(event)
-    (saved,) = checkpoints_of(seen)
+    saved = checkpoints_of(seen)[-1]
     assert saved.step == 2
     assert finished(new_engine().run(request, "5b", resume=saved.data)).video == whole.video
 

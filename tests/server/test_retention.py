@@ -253,7 +253,7 @@ def test_s3_goes_down_below_a_server(s3: Cloud, running: Running) -> None:
     done = ended(house, submit(house, "steps=1"))
     assert done.video is not None
     url = house.context.artifacts.url(done.video, "http://here")
-    job = submit(house, "steps=4 sleep=0.2")
+    job = submit(house, "steps=15 sleep=0.2")
     until(lambda: _job(house, job.id).status is Status.RUNNING)
     s3.stop()
     try:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from pipelines import lora_file, rife
 from pipelines.request import GenerationRequest
+from tests import pace
 from weights.training import __main__ as making
 from weights.training import (
     dataset,
@@ -300,6 +301,8 @@ def test_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         return post(client, url, json={**json, "input_frames": 17, "steps": 25})
 
     monkeypatch.setattr(httpx.Client, "post", quickly)
+    for limit in ("START_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(evaluate, limit, pace.seconds(getattr(evaluate, limit)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COGVIDEOX_API_KEYS", "secret")
     (tmp_path / ".env").write_text("COGVIDEOX_DEVICE=nonsense\n")
