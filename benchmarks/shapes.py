@@ -18,6 +18,7 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from transformers import T5Config, T5EncoderModel
 
+from pipelines.convolution import prefer_onednn
 from pipelines.loader import Model
 from pipelines.models import FAMILIES, Family, FrameRule, ModelInfo, SizeRule
 
@@ -106,6 +107,8 @@ def build(kind: Kind, device: torch.device, scale: Scale = "true", seed: int = 0
     vae |= {"scaling_factor": 1.15258426 if kind == "2b" else 0.7, "invert_scale_latents": second}
     t5 = T5Config(feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, **text)
     made_vae = _fill(AutoencoderKLCogVideoX, vae, dtype, device, seed + 1)
+    if device.type == "cpu":
+        prefer_onednn(made_vae)
     made_text = _fill(T5EncoderModel, {"config": t5}, dtype, device, seed + 2)
     made_text.tie_weights()
     made = _fill(CogVideoXTransformer3DModel, transformer, dtype, device, seed)

@@ -30,6 +30,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import T5EncoderModel, T5Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from pipelines.convolution import prefer_onednn
 from pipelines.memory import Weights, module_bytes
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.request import SchedulerName, Task
@@ -145,6 +146,8 @@ class Loader:
         else:
             module = CLASSES[part].from_pretrained(path, torch_dtype=dtype, **arguments)
         module.eval().requires_grad_(False)
+        if part == "vae" and self.device.type == "cpu":
+            prefer_onednn(module)
         self._components.append((part, dtype, path, module))
         return module
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.lora_layout import Layers, LoraError, Match, Shape, match
-from weights.safetensors_header import BrokenFile, read_header
+from weights.safetensors_header import BrokenFile, read_whole_header
 
 AlphaSource = Literal[
     "sidecar", "metadata", "adapter_config.json", "alpha tensors", "request", "nothing, so alpha = rank"
@@ -28,6 +28,7 @@ NOWHERE: AlphaSource = "nothing, so alpha = rank"
 FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 FLOATING = {*FLOATS, "BF16", "F8_E4M3", "F8_E5M2"}
 SIDECAR_BYTES = 2**20
+NUMBER_LENGTH = 100  # characters of a number in a text
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,19 @@ def read(path: Path) -> LoraFile:
 def content(path: Path) -> LoraFile:
     """As `read`, whatever the file is called."""
     try:
-        found = read_header(path)
+        header = read_whole_header(path)
+        found, scalars = header.tensors, {}
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", None) or {}
-            scalars = {}
             for name, tensor in found.items():
                 if math.prod(tensor.shape) == 1 and tensor.dtype in (*FLOATS, "BF16"):
-                    file.seek(8 + length + header[name]["data_offsets"][0])
+                    file.seek(tensor.begin)
                     scalars[name] = _number(file.read(8), tensor.dtype)
     except BrokenFile as e:
         raise LoraError(f"cannot be read: {e}") from e
     except OSError as e:
         raise LoraError(f"cannot be read: {e.strerror}") from e
     shapes, dtypes = {n: t.shape for n, t in found.items()}, {n: t.dtype for n, t in found.items()}
-    texts = {str(k): v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {}
-    return LoraFile(path, shapes, dtypes, texts, scalars)
+    return LoraFile(path, shapes, dtypes, header.metadata, scalars)
 
 
 def matched(file: LoraFile, layers: Layers) -> Match:
@@ -162,6 +159,8 @@ def _tensor(file: LoraFile, found: Match, module: str, usual: float) -> float:
 
 
 def _finite(value: Any, where: str) -> float:
+    if isinstance(value, str) and len(value) > NUMBER_LENGTH:
+        raise LoraError(f"{where} is a text of {len(value)} characters, not a number")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -190,9 +189,12 @@ def _from_config(text: str, where: str, ranks: Mapping[str, int], name: str = "l
         patterns = {k.lstrip("^"): _finite(v, k) for k, v in (config.get("alpha_pattern") or {}).items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise LoraError(f"{where} is no PEFT configuration: {e}") from e
+    order = {pattern: n for n, pattern in enumerate(patterns)}
     out = {}
     for module, rank in ranks.items():
-        own = next((v for k, v in patterns.items() if module == k or module.endswith(f".{k}")), alpha)
+        parts = module.split(".")
+        ends = [end for n in range(len(parts)) if (end := ".".join(parts[n:])) in order]
+        own = patterns[min(ends, key=order.__getitem__)] if ends else alpha
         # rank-stabilised LoRA divides by the root of the rank, arXiv 2312.03732
         out[module] = own * math.sqrt(rank) if config.get("use_rslora") else own
     return out

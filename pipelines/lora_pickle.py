@@ -6,33 +6,36 @@ own all the same. Does not know: LoRA.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from pipelines import child
 from pipelines.lora_layout import LoraError
 
+MODULE = "pipelines.lora_pickle"
 SECONDS = 300.0
+CPU_SECONDS = 300
+MEMORY_BYTES = 6 * 2**30
+ADDRESS_SPACE = 32 * 2**30  # torch's own libraries take several GiB of it
+GROWTH = 2  # times the file's size that its tensors may take: a pickle can repeat one number a billion times
 REFUSED = 3
+NOT_PLAIN = "it is no pickle of plain tensors"
+TOO_SLOW = f"it could not be converted within {SECONDS:g} seconds"
 
 
 def convert(source: Path, target: Path) -> None:
     """Raises LoraError."""
-    command = [sys.executable, "-m", "pipelines.lora_pickle", str(source), str(target)]
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=SECONDS, env={**os.environ, "PYTHONPATH": paths}, check=False
-        )
+        done = child.run(MODULE, str(source), str(target), seconds=SECONDS)
     except subprocess.TimeoutExpired:
-        raise LoraError(f"it could not be converted within {SECONDS:g} seconds") from None
+        raise LoraError(TOO_SLOW) from None
     if done.returncode != 0:
-        raise LoraError("it is no pickle of plain tensors")
+        raise LoraError(NOT_PLAIN)
 
 
 def main(source: str, target: str) -> int:
+    child.confine(MEMORY_BYTES, CPU_SECONDS, ADDRESS_SPACE)
     import torch
     from safetensors.torch import save_file
 
@@ -41,6 +44,8 @@ def main(source: str, target: str) -> int:
         for name in ("state_dict", "module"):
             if isinstance(found, dict) and isinstance(found.get(name), dict):
                 found = found[name]
+        if sum(t.numel() * t.element_size() for t in found.values()) > GROWTH * Path(source).stat().st_size:
+            return REFUSED
         tensors = {str(name): t.detach().clone().contiguous() for name, t in found.items()}
         save_file(tensors, target, metadata={"format": "pt"})
     except Exception:  # a hostile file may fail in any way

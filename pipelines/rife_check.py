@@ -7,12 +7,12 @@ Which published versions have which shape. Does not know: the setting that names
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines import child
 from weights.catalog import WeightsError
 
 if TYPE_CHECKING:
@@ -51,13 +51,8 @@ def convert(file: Path, target: Path) -> str:
 
 
 def _read(*files: Path) -> tuple[str | None, str]:
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
-    # -P: a folder `pipelines` where the command is given is not this one
-    command = [sys.executable, "-P", "-m", "pipelines.rife_check", *map(str, files)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+        done = child.run("pipelines.rife_check", *map(str, files), seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return f"could not be read within {SECONDS:g} seconds", ""
     if done.returncode == 0:

@@ -15,7 +15,7 @@ from pipelines.plan import Source
 from pipelines.request import GenerationRequest
 from pipelines.video import Clip, MediaUnreadable, read_picture, read_video
 
-# of a clip to work from; the server's door refuses longer or larger ones (server/media/clip.py)
+# of a clip to work from; the server's door refuses longer or larger ones (pipelines/video/probe.py)
 SECONDS = 60.0
 PIXELS = 1920 * 1088
 RATE = 120  # frames a second at most

@@ -24,8 +24,10 @@ from starlette.types import ASGIApp
 
 from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
+from server.bodies import Bodies, Counted
 from server.context import Context
 from server.datadir import DataDir
+from server.docs import add_docs
 from server.errors import DiskFull
 from server.facades import v1
 from server.facades.registry import FACADES
@@ -47,6 +49,7 @@ from server.media.addresses import is_public
 from server.media.artifacts import Artifacts, Limits
 from server.media.door import Door
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from server.media.loras import Loras
 from server.media.retention import Retention
 from server.media.storage import CORS, storage_of
@@ -57,6 +60,8 @@ from server.room import RoomLimits
 from server.settings import Settings
 from server.signing import Signing
 
+BODIES = 2**30  # bytes of request bodies in memory at a time
+BODIES_PER_KEY = 2 * MAX_BODY
 SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
 SWEEP_SHARE = 20.0  # and so many times as long as the last look took
 SWEEP_END = 5.0  # seconds that the server waits, when it stops, for a look to end
@@ -79,6 +84,7 @@ class House:
     def begin_to_stop(self) -> None:
         """For signal handlers: who waits is answered, running jobs pause; a second call waits for them no longer."""
         self.context.jobs.stop_waiting()
+        self.context.inspectors.stop()
         self.health.dispatcher.drain()
 
     def close(self) -> None:
@@ -142,21 +148,24 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         extend=settings.extend,
         remove=artifacts.remove,
         quota=lambda owner: _quota(settings, issued, owner),
+        owners=lambda: keys.owners,
     )
     uploads = Uploads(data, artifacts)
     per_key, brought = settings.max_storage_per_key_bytes, settings.max_uploads_per_key_bytes
     limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, per_key, brought)
     data.room.limits = RoomLimits(settings.max_storage_bytes, per_key, brought)
     door = Door((lambda _: True) if settings.allow_private_urls else is_public)
+    inspectors = Inspectors()
     context = Context(
         settings,
         jobs,
-        Intake(data, artifacts, door),
+        Intake(data, artifacts, door, inspectors),
         artifacts,
         uploads,
         keys,
         signing,
-        Loras(settings, served.by_task, data, artifacts, door),
+        Loras(settings, served.by_task, data, artifacts, door, inspectors),
+        inspectors,
     )
     writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
     health = Health(served, store, pool, dispatcher, data, artifacts, settings.max_queue)
@@ -187,12 +196,16 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             stopping.set()
             house.context.jobs.stop_waiting()
             await house.courier.stop()
+            await house.context.inspectors.close()
             await house.context.intake.close()
             await asyncio.wait({sweeper}, timeout=SWEEP_END)
             sweeper.cancel()
             await asyncio.to_thread(house.close)
 
-    app: FastAPI = FastAPIOffline(title="CogVideoX server", version=_version(), lifespan=lifespan, redoc_url=None)
+    app: FastAPI = FastAPIOffline(
+        title="CogVideoX server", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    add_docs(app)
     app.state.house = house
     served = [name for name in FACADES if name in settings.served_apis]
     facades = {name: FACADES[name].create(house.context) for name in served}
@@ -217,6 +230,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     routes += v1.shared(doors)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
     app.add_middleware(ByPrefix, routes=routes)
+    app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app

@@ -89,6 +89,12 @@ class Keys:
         """There is no key and never was one: everybody who reaches the port may use it."""
         return not self._keys and not self._issued()
 
+    @property
+    def owners(self) -> set[str]:
+        """What stands for each key that works now."""
+        issued = (owner_of(key.digest) for key in self._issued().values() if key.revoked_at is None)
+        return {*map(owner_of, self._digests), *issued}
+
     def identify(self, headers: Mapping[str, str], body_key: str | None = None) -> str:
         """Whose request this is: a name that stands for the key, "" on an open server. Raises Unauthorized.
 

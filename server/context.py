@@ -8,6 +8,7 @@ from server.auth import Keys
 from server.jobs.jobs import Jobs
 from server.media.artifacts import Artifacts
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from server.media.loras import Loras
 from server.media.uploads import Uploads
 from server.settings import Settings
@@ -24,3 +25,4 @@ class Context:
     keys: Keys
     signing: Signing
     loras: Loras
+    inspectors: Inspectors

@@ -18,7 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -156,34 +156,38 @@ def full_disk_named() -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """`path` holds all of `data` or does not exist, whenever the power goes. Raises DiskFull, OSError.
-
-    `check` is shown the file before it takes its place; what it raises comes out, and no file stays.
-    """
-    _atomically(path, lambda file: file.write(data), check)
+def write_atomically(path: Path, data: bytes) -> None:
+    """`path` holds all of `data` or does not exist, whenever the power goes. Raises DiskFull, OSError."""
+    with arriving(path.parent) as (part, file):
+        file.write(data)
+        settle(part, file, path)
 
 
 def copy_atomically(source: Path, path: Path) -> None:
     """`path` holds all that `source` does or does not exist. Raises DiskFull, OSError."""
-    with source.open("rb") as from_file:
-        _atomically(path, lambda file: shutil.copyfileobj(from_file, file), None)
+    with source.open("rb") as from_file, arriving(path.parent) as (part, file):
+        shutil.copyfileobj(from_file, file)
+        settle(part, file, path)
+
+
+@contextmanager
+def arriving(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file there, open for writing, which is gone afterwards unless `settle` gave it a name. Raises DiskFull."""
+    with full_disk_named():
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield Path(name), file
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 @full_disk_named()
-def _atomically(path: Path, write: Callable[[BinaryIO], object], check: Callable[[Path], None] | None) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if check is not None:
-            check(Path(name))
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def settle(part: Path, file: BinaryIO, path: Path) -> None:
+    """What `arriving` gave, as `path`, once all of it is on the disk. Raises DiskFull, OSError."""
+    file.flush()
+    os.fsync(file.fileno())
+    part.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

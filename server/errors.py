@@ -6,6 +6,8 @@
       QueueFull       as many jobs wait as may wait
         RateLimited     too many requests in a while
         QuotaExceeded   the key has as many jobs as it may have
+        TooManyBodies   the key's requests are too large together
+        TooManyAtOnce   the key holds as many connections or downloads as it may at a time
       DiskFull        too little room left to promise a result
       UploadTooLarge  a file that a client brings is larger than may be brought
         StorageQuotaExceeded  the key's files take as much room as they may
@@ -85,6 +87,21 @@ class RateLimited(QueueFull):
 
     def __init__(self, limit: int, rate: str, retry_after: float) -> None:
         super().__init__(limit, f"more than {rate} were sent", retry_after)
+
+
+class TooManyBodies(QueueFull):
+    """The bodies of a caller's requests, or of all, take all the memory they may; `limit` in bytes, of one caller."""
+
+    def __init__(self, limit: int) -> None:
+        text = f"requests of more than {limit // 2**20} MiB at a time; send the request again later"
+        super().__init__(limit, text)
+
+
+class TooManyAtOnce(QueueFull):
+    """One caller holds `limit` places of `what`, as many as it may at a time."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        super().__init__(limit, f"{limit} {what} of this caller are open, as many as may be at a time")
 
 
 class IdempotencyConflict(RequestError):

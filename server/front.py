@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.docs import protect
 from server.jobs.served import LABELS
 
 MODEL_HEADER = "x-cogvideox-model"
@@ -51,19 +52,12 @@ class Forwarded:
 
     def __init__(self, app: ASGIApp, trusted: str) -> None:
         self.app = app
-        self.trusted = [ip_network(part.strip(), strict=False) for part in trusted.split(",") if part.strip()]
+        self.trusts = trust(trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope.get("client") and self.trusts(scope["client"][0]):
             self.believe(scope)
         await self.app(scope, receive, send)
-
-    def trusts(self, address: str) -> bool:
-        try:
-            ip = ip_address(address.strip().strip("[]"))
-        except ValueError:
-            return False
-        return any(ip in network for network in self.trusted)
 
     def believe(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -76,6 +70,22 @@ class Forwarded:
         if host := _last(headers.get("x-forwarded-host", "")):
             rest = [(name, value) for name, value in scope["headers"] if name != b"host"]
             scope["headers"] = [*rest, (b"host", host.encode("latin-1"))]
+
+
+def trust(trusted: str) -> Callable[[str], bool]:
+    """Whether an address is among those of a comma list of addresses and networks."""
+    networks = [ip_network(part.strip(), strict=False) for part in trusted.split(",") if part.strip()]
+
+    def trusts(address: str) -> bool:
+        try:
+            ip = ip_address(address.strip().strip("[]"))
+        except ValueError:
+            return False
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped:  # how a socket of both families sees IPv4
+            ip = ip.ipv4_mapped
+        return any(ip in network for network in networks)
+
+    return trusts
 
 
 def _last(value: str) -> str:
@@ -106,6 +116,7 @@ class Labelled:
                 begun = True
                 headers = MutableHeaders(scope=message)
                 headers.setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
+                protect(headers)
                 if message["status"] == 413:
                     headers["connection"] = "close"  # or the rest of the body would be read, only to be dropped
             await send(message)

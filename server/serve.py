@@ -5,12 +5,15 @@ Knows: sockets, signals, logging, uvicorn. Does not know: what the app does.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import TextIO
 
@@ -19,11 +22,16 @@ import uvicorn
 
 from server import tls
 from server.app import create_app
+from server.connections import Connections, most_by_files
 from server.errors import AddressInUse, StartError
+from server.front import trust
 from server.jobs.protocol import REAL_ENGINE
+from server.listener import Listener
+from server.protocol import Http, answer
 from server.settings import Settings
 
 GRACE = 3  # seconds that answers in progress are given to end
+KEEP_ALIVE = 30  # seconds without a request: clients that look every few seconds keep their connection
 
 
 def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[str], None] = lambda url: None) -> None:
@@ -41,16 +49,22 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
             except BaseException:
                 app.state.house.close()
                 raise
+        connections = Connections(
+            most_by_files(settings.max_connections),
+            settings.max_connections_per_address,
+            trust(settings.trusted_proxies),
+        )
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,  # paths hold ids and the keys of files
             timeout_graceful_shutdown=GRACE,
+            timeout_keep_alive=KEEP_ALIVE,
             server_header=False,
             proxy_headers=False,  # `front.Forwarded` reads them
             lifespan="on",
-            ssl_certfile=certificate.chain if certificate else None,
-            ssl_keyfile=certificate.key if certificate else None,
+            http="h11",
+            ws="none",
         )
         host, port = listener.getsockname()[:2]
         url = f"http{'s' if certificate else ''}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -58,15 +72,28 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         try:
+            encryption = tls.context(certificate) if certificate else None
+            server = Server(config, connections, encryption, lambda: on_ready(url), app.state.house.begin_to_stop)
             with app.state.house.health.data.temporaries_here():
-                _Server(config, lambda: on_ready(url), app.state.house.begin_to_stop).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_exit: Callable[[], None]) -> None:
+class Server(uvicorn.Server):
+    """uvicorn's, with our own listener and protocol."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connections: Connections,
+        encryption: ssl.SSLContext | None = None,
+        on_started: Callable[[], None] = lambda: None,
+        on_exit: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self._connections = connections
+        self._encryption = encryption
         self._on_started = on_started
         self._on_exit = on_exit
 
@@ -75,9 +102,35 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_started()
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(3)  # uvicorn's code for it
+
+        def protocol(on_lost: Callable[[], None]) -> Http:
+            return Http(
+                self._connections,
+                on_lost,
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+
+        refusal = partial(answer, 503)
+        self.servers = [
+            Listener(one, self._connections, protocol, refusal, self._encryption)  # type: ignore[misc]
+            for one in sockets or []
+        ]
+        self.started = True
+        self._on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Http):
+                    connection.check(now)
+            self._connections.log(now)
+        return await super().on_tick(counter)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -118,6 +171,7 @@ def set_up_logging(level: str) -> None:
     """One line an event, to stderr: for people on a terminal, as JSON elsewhere."""
     number = getattr(logging, level.upper())
     logging.basicConfig(level=max(number, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are what strangers send
     steps: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),

@@ -177,6 +177,15 @@ class Settings(BaseSettings):
         "127.0.0.1,::1",
         description="comma list of addresses or networks whose X-Forwarded-For, -Proto, -Host are believed, or none",
     )
+    max_connections: int = Field(
+        2048, ge=1, le=30_000, description="connections at a time, fewer where the limit of open files is lower"
+    )
+    max_connections_per_address: int = Field(
+        256,
+        ge=1,
+        le=30_000,
+        description="connections at a time from one address (IPv6: one /64); trusted_proxies may have any number",
+    )
     tls: bool = Field(
         False, description="answer https, with a certificate of our own authority unless tls_cert names another"
     )

@@ -67,7 +67,7 @@ def given(settings: Settings) -> Certificate | None:
         except OSError as e:
             raise BadSetting(f"COGVIDEOX_TLS_{name}={path}: {e.strerror}") from None
     try:
-        _load(certificate)
+        context(certificate)
     except (ssl.SSLError, ValueError) as e:
         reason = str(getattr(e, "reason", None) or e).lower().replace("_", " ")
         pair = f"{settings.tls_cert} with {settings.tls_key}" if settings.tls_key else f"{settings.tls_cert}"
@@ -145,17 +145,18 @@ def _good(certificate: Certificate, ca: trustme.CA, wanted: list[str], now: date
         leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.cert_pem.bytes()))
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         load_pem_private_key(pem, None)
-        _load(certificate)
+        context(certificate)
     except Exception:  # whatever is wrong with it, a new one is made
         return False
     held = {str(name.value) for name in alternatives}
     return held == set(wanted) and leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc - RENEW
 
 
-def _load(certificate: Certificate) -> None:
-    """Raises SSLError, ValueError when no server can be run with it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+def context(certificate: Certificate) -> ssl.SSLContext:
+    """What a server answers https with. Raises SSLError, ValueError when none can be run with it."""
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    found.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+    return found
 
 
 def _no_password() -> NoReturn:

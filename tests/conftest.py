@@ -1,10 +1,23 @@
-"""For every test: one torch thread a process, because tests run beside each other and the models are tiny; and the
-server's log goes to stderr, as `cogvideox serve` has it, so that a command's output holds no line of another thread."""
+"""For every test: one torch thread a process, because tests run beside each other and the models are tiny; the server's
+log on stderr, as `cogvideox serve` has it, so that a command's output holds no line of another thread; and time limits
+that scale with the machine."""
 
+from __future__ import annotations
+
+import os
 import sys
 
-import structlog
-import torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in the processes that tests start
 
-torch.set_num_threads(1)
+import pytest
+import pytest_timeout
+import structlog
+
+from tests import pace
+
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> object:
+    return pytest_timeout.pytest_timeout_set_timer(item, settings._replace(timeout=pace.seconds(settings.timeout)))

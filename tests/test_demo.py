@@ -151,6 +151,7 @@ def test_more_steps_come_nearer_to_the_end(engine: Engine, tmp_path: Path) -> No
     assert far[0] > 1.5 * far[1] > 1.5 * far[2], far
 
 
+@pytest.mark.slow
 def test_what_a_prompt_leaves_open_the_seed_decides(engine: Engine, tmp_path: Path) -> None:
     seen = [look(clip(engine, "a circle", tmp_path, seed=seed)) for seed in range(6)]
     assert len({(s.color, s.background) for s in seen}) >= 3, seen
@@ -191,6 +192,7 @@ def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
     assert not still, f"seeds {still} of {chosen}"
 
 
+@pytest.mark.slow
 def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
     """It brings out what a vague prompt only hints at, and of a plain one the seeds agree more."""
 
@@ -207,6 +209,7 @@ def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
     assert films(plain, 6).std(axis=0).mean() < films(plain, 1).std(axis=0).mean()
 
 
+@pytest.mark.slow
 def test_a_second_object(engine: Engine, tmp_path: Path) -> None:
     """It stands in the middle; the first one comes from the left and at the crossing lies in front of it or behind."""
     for where, middle in (("in front of", "red"), ("behind", "white")):
@@ -218,6 +221,7 @@ def test_a_second_object(engine: Engine, tmp_path: Path) -> None:
         assert look(film).background == "blue"
 
 
+@pytest.mark.slow
 def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_path: Path) -> None:
     """Circling, twice the longest clip: at the joint the picture changes about as much as anywhere else, and the object
     is where it was."""

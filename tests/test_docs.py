@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from pipelines.video import read_video
 from server.cli import app as commands_of
 from server.settings import Settings
+from tests import pace
 from tests.server.clients.running import fetch, inherited, installed_packages, node, running_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +32,10 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:8000"
 MADE_ELSEWHERE = {
     "make serve": "started below as what it runs",
+    "make setup": "tests/scripts/test_setup_environment.py runs it against a small index",
+    "git pull": "there is nothing to pull from",
+    "python3 -m venv cogvideox-env": "as above",
+    "cogvideox-env/bin/": "downloads gigabytes; the wheel is built below, and its dependencies are those of the locks",
     "make image": "needs a container engine; Dockerfile.cuda is read",
     "docker run": "needs a container engine; Dockerfile.cuda is read",
     "cogvideox weights pull": "needs the hub; tests/weights/test_pull.py runs it against a stand-in",
@@ -60,7 +66,7 @@ def run(arguments: list[str], folder: Path) -> str:
     env = inherited()
     env |= {"COGVIDEOX_MODELS_DIR": str(folder / "none"), "COGVIDEOX_DEVICE": "cpu", "NO_PROXY": "*", "no_proxy": "*"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=pace.seconds(600))
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -145,6 +151,16 @@ def test_every_setting_is_in_the_readme_and_the_other_way_round() -> None:
 def test_make_serve_is_what_the_server_tests_start() -> None:
     dry = subprocess.run(["make", "--dry-run", "serve"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert any(line.endswith("cogvideox serve") for line in dry.stdout.splitlines())
+
+
+def test_pip_can_install_this_folder(tmp_path: Path) -> None:
+    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run([*wheel, str(ROOT)], check=True, capture_output=True)
+    (made,) = tmp_path.glob("cogvideox_server-*.whl")
+    with zipfile.ZipFile(made) as content:
+        names = set(content.namelist())
+    assert {"server/cli/__init__.py", "weights/demo/model_index.json", "weights/demo/vae/config.json"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "scripts/", "weights/training/"))]
 
 
 def test_the_tree_in_the_readme_is_the_tree() -> None:

@@ -1,7 +1,10 @@
-"""The header of a safetensors file: what tensors it holds, and whether all their bytes are there.
+"""The header of a safetensors file: which tensors it holds, and whether all their bytes are there.
 
 Knows: the file format (8 bytes little-endian header length, JSON, then the tensors' bytes without a gap).
 Does not know: torch, checkpoints. Source: the format section of the safetensors README.
+
+The header may come from a stranger: every number in it is bounded before anything is computed with it, and the limits
+below are far above what published checkpoints and LoRAs hold (a few thousand tensors, headers below 1 MiB).
 """
 
 from __future__ import annotations
@@ -10,8 +13,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
-_HEADER_LIMIT = 100_000_000  # bytes; the reference reader's own bound
+HEADER_BYTES = 8 * 2**20
+TENSORS = 20_000
+DIMENSIONS = 8
+NAME_LENGTH = 500  # characters
+METADATA_ENTRIES = 10_000
+_DIGITS = 20  # of a number; 2**64 has 20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _WIDTHS |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 
@@ -22,14 +31,27 @@ class BrokenFile(ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """dtype in the format's own words (F16, BF16 ...)."""
+    """dtype as the format names it (F16, BF16 ...); `begin` and `end` in bytes from the start of the file."""
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors in a file, by name. Raises BrokenFile, or OSError where it cannot be opened at all."""
+    return read_whole_header(path).tensors
+
+
+def read_whole_header(path: Path) -> Header:
+    """As `read_header`, with the metadata."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -37,25 +59,79 @@ def read_header(path: Path) -> dict[str, Tensor]:
             raise BrokenFile("this is a Git LFS pointer, not the weights: run `git lfs pull` where it came from")
         file.seek(8)
         length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
+        if len(start) < 8 or length < 2:
             raise BrokenFile("not a safetensors file")
-        if size < 8 + length:
+        if size < 8 + length and length <= HEADER_BYTES:
             raise BrokenFile(f"torn: {size} bytes, its header alone says {8 + length}")
+        if length > HEADER_BYTES:
+            # most often eight bytes of something else
+            limit = f"its header has more than {HEADER_BYTES // 2**20} MiB"
+            raise BrokenFile(limit if size >= 8 + length else "not a safetensors file")
         raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        tensors = {name: Tensor(t["dtype"], tuple(map(int, t["shape"]))) for name, t in header.items()}
-        spans = sorted((int(t["data_offsets"][0]), int(t["data_offsets"][1]), name) for name, t in header.items())
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise BrokenFile("its header cannot be read") from error
-    position = 0
-    for begin, end, name in spans:
-        width = _WIDTHS.get(tensors[name].dtype)
-        if begin != position or end < begin or (width and end - begin != width * math.prod(tensors[name].shape)):
+    found = _parsed(raw)
+    metadata = found.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or len(metadata) > METADATA_ENTRIES:
+        raise BrokenFile(f"its metadata is not an object of at most {METADATA_ENTRIES} texts")
+    if len(found) > TENSORS:
+        raise BrokenFile(f"it holds {len(found)} tensors, at most {TENSORS} are read")
+    tensors = {name: _tensor(name, said, 8 + length) for name, said in found.items()}
+    position = 8 + length
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        width = _WIDTHS.get(tensor.dtype)
+        if tensor.begin != position or (width and tensor.end - tensor.begin != width * math.prod(tensor.shape)):
             raise BrokenFile(f"its header contradicts itself at {name}")
-        position = end
-    if size != 8 + length + position:
-        torn = "torn: " if size < 8 + length + position else ""
-        raise BrokenFile(f"{torn}{size} bytes, its header says {8 + length + position}")
-    return tensors
+        position = tensor.end
+    if size != position:
+        torn = "torn: " if size < position else ""
+        raise BrokenFile(f"{torn}{size} bytes, its header says {position}")
+    return Header(tensors, {key: value for key, value in metadata.items() if isinstance(value, str)})
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(raw, parse_int=_integer, parse_float=_no_fraction, object_pairs_hook=_unique)
+    except BrokenFile:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BrokenFile("its header cannot be read") from error
+    if not isinstance(header, dict):
+        raise BrokenFile("its header cannot be read")
+    return header
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise BrokenFile(f"its header holds a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_fraction(digits: str) -> float:
+    raise BrokenFile("its header holds a number that is not an integer")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BrokenFile("its header names one thing twice")
+    return found
+
+
+def _tensor(name: str, said: Any, data: int) -> Tensor:
+    """`data`: where the tensors' bytes begin in the file."""
+    if len(name) > NAME_LENGTH:
+        raise BrokenFile(f"a tensor's name has more than {NAME_LENGTH} characters: {name[:80]}…")
+    broken = BrokenFile(f"its header cannot be read at {name}")
+    if not isinstance(said, dict):
+        raise broken
+    dtype, shape, offsets = said.get("dtype"), said.get("shape"), said.get("data_offsets")
+    if not isinstance(dtype, str) or len(dtype) > 20 or not _are_sizes(shape) or not _are_sizes(offsets):
+        raise broken
+    if len(shape) > DIMENSIONS:
+        raise BrokenFile(f"{name} has {len(shape)} dimensions, at most {DIMENSIONS} are read")
+    if len(offsets) != 2 or offsets[1] < offsets[0]:
+        raise BrokenFile(f"its header contradicts itself at {name}")
+    return Tensor(dtype, tuple(shape), data + offsets[0], data + offsets[1])
+
+
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)

@@ -61,7 +61,7 @@ def recognise(folder: Path) -> Checkpoint | None:
     try:
         config = json.loads((folder / "transformer" / "config.json").read_text())
         found = tuple(config.get(k) for k in _IDENTITY)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     for checkpoint in CATALOG.values():
         wanted = checkpoint.configs.get("transformer")

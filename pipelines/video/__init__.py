@@ -1,4 +1,4 @@
-"""Frames -> MP4 / GIF / WebM with the manifest inside, and back; a picture that was sent; is a clip broken.
+"""Frames -> MP4 / GIF / WebM with the manifest inside, and back; images and input clips; is a video broken.
 
 Knows: the bundled ffmpeg, file formats, uint8 RGB arrays. Does not know: torch, models, jobs, HTTP.
 
@@ -6,16 +6,26 @@ Knows: the bundled ffmpeg, file formats, uint8 RGB arrays. Does not know: torch,
     manifest.py  read_manifest
     reader.py    read_video, Clip, resample_indices
     picture.py   read_picture
+    structure.py what a hostile image may be made of
+    probe.py     check_clip
     check.py     FrameCheck
     process.py   the ffmpeg binary, and what it may open
+
+Each name is imported when it is first used: the processes that check images start without numpy.
 """
 
-from pipelines.video.check import BadOutput, FrameCheck
-from pipelines.video.manifest import ManifestError, read_manifest
-from pipelines.video.picture import read_picture
-from pipelines.video.process import MediaUnreadable
-from pipelines.video.reader import Clip, read_video, resample_indices
-from pipelines.video.writer import GIF_MAX_FPS, EncodeError, VideoWriter, poster
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.video.check import BadOutput, FrameCheck
+    from pipelines.video.manifest import ManifestError, read_manifest
+    from pipelines.video.picture import read_picture
+    from pipelines.video.process import MediaUnreadable
+    from pipelines.video.reader import Clip, read_video, resample_indices
+    from pipelines.video.writer import GIF_MAX_FPS, EncodeError, VideoWriter, poster
 
 __all__ = [
     "GIF_MAX_FPS",
@@ -32,3 +42,18 @@ __all__ = [
     "read_video",
     "resample_indices",
 ]
+_MODULES = {
+    "check": ("BadOutput", "FrameCheck"),
+    "manifest": ("ManifestError", "read_manifest"),
+    "picture": ("read_picture",),
+    "process": ("MediaUnreadable",),
+    "reader": ("Clip", "read_video", "resample_indices"),
+    "writer": ("GIF_MAX_FPS", "EncodeError", "VideoWriter", "poster"),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -26,18 +27,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
+from server.bodies import SCOPE_KEY, SHORT, Share
 from server.datadir import full_disk_named
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, Stopped
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
+STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
+LONG_JSON = 2**20  # bytes
 MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
 KEPT = 64_000  # characters of a request's fields that are kept in the job table
 SHOWN = 200  # characters of a caller's own value that an error repeats
 LONGEST_URL = 8192  # characters
 LONGEST_NAME = 255  # characters of an Idempotency-Key
+
+
+PARSER = ThreadPoolExecutor(1, "json")
 
 
 class BadBody(Exception):
@@ -89,21 +96,67 @@ class Json(Response):
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-def check_length(request: Request, limit: int = MAX_BODY) -> None:
-    """Raises BodyTooLarge for a body that is said to be longer, before any of it is read."""
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdecimal() and int(length[:20]) > limit:
+def check_length(request: Request, limit: int = MAX_BODY) -> int | None:
+    """Bytes of the body, None when the request does not say. Raises BodyTooLarge before any of it is read."""
+    length = body_length(request)
+    if length is not None and length > limit:
         raise BodyTooLarge(limit)
+    return length
 
 
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
-    check_length(request, limit)
-    body = bytearray()
-    async for chunk in request.stream():
+    """Raises BodyTooLarge, TooManyBodies."""
+    return await collected(request, request.stream(), limit)
+
+
+async def collected(
+    request: Request,
+    chunks: AsyncIterator[bytes],
+    limit: int = MAX_BODY,
+    *,
+    owner: str | None = None,
+    begun: bytes = b"",
+) -> bytes:
+    """`begun` and the rest of a body, counted as `owner`'s (the request's, its address's without one).
+
+    Raises BodyTooLarge, TooManyBodies.
+    """
+    length = check_length(request, limit)
+    share: Share | None = request.scope.get(SCOPE_KEY)
+    owner = owner or getattr(request.state, "owner", "") or f"address {request.client.host if request.client else ''}"
+    counted = SHORT
+    if share is not None and length is not None and length > SHORT:
+        await share.take(owner, length)
+        counted = length
+    body = bytearray(begun)
+    async for chunk in chunks:
         body += chunk
         if len(body) > limit:
             raise BodyTooLarge(limit)
+        if share is not None and len(body) > counted:  # a body that does not say how long it is
+            share.take_now(owner, STEP)
+            counted += STEP
     return bytes(body)
+
+
+def body_length(request: Request) -> int | None:
+    """Bytes of the body; None when the request does not say."""
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdecimal():
+        return int(length[:20])
+    return None if "transfer-encoding" in request.headers else 0
+
+
+async def read_json(request: Request) -> Any:
+    """The document in the body, None when that is empty. Raises BadBody and what `read_body` raises."""
+    return await parsed(await read_body(request))
+
+
+async def parsed(body: bytes) -> Any:
+    """As `parse_json`. A long body is parsed in a thread, one at a time: nothing else runs during each of its steps."""
+    if len(body) <= LONG_JSON:
+        return parse_json(body)
+    return await asyncio.get_running_loop().run_in_executor(PARSER, parse_json, body)
 
 
 def counted(request: Request, limit: int = MAX_BODY, grow: Callable[[int], None] = lambda _: None) -> Request:

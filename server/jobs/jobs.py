@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,8 @@ class Stopped(KeyError):
 class Jobs:
     """`wake` tells the dispatcher that there is something to do. `check_room` raises when no job can be promised:
     DiskFull, or what its owner raises. `remove` takes the files of a job that is deleted. `extend`: requests that say
-    nothing of it are extended where they are too long for their model and it can be done.
+    nothing of it are extended where they are too long for their model and it can be done. `owners`: all that share the
+    queue.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Jobs:
         extend: bool = False,
         remove: Callable[[Artifact], None] = lambda _: None,
         quota: Callable[[str], Quota] = lambda _: NO_QUOTA,
+        owners: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._store = store
         self._served = served
@@ -57,6 +59,7 @@ class Jobs:
         self._extend = extend
         self._remove = remove
         self._quota = quota
+        self._owners = owners
         self._stopping = False
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -109,7 +112,7 @@ class Jobs:
             start_by=start_by,
             end_by=end_by,
         )
-        job = self._store.submit(job, self._max_queue, self._quota(owner))
+        job = self._store.submit(job, self._max_queue, self._quota(owner), self._owners())
         self._served.told(job.model)
         self._wake()
         return job

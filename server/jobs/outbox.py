@@ -1,63 +1,94 @@
-"""What webhooks are still to be told: rows written in the same transaction as the change they tell of.
+"""The webhooks still to be called: rows written in the same transaction as the change that they report.
 
-Knows: which events there are, that none is lost and each is told at least once.
+Knows: which events are pending, that none is lost and each is sent at least once, whose turn it is.
 Does not know: HTTP, signatures, bodies.
 """
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from server.jobs.tables import jobs, webhooks
 
 LONGEST_DELAY = 7200.0  # seconds; nothing is put off for longer
+LANES = 16  # of one owner: letters to one host keep only those behind it in their lane
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One event of one job that its webhook has not been told yet; `tries` failed so far."""
+    """One event of one job that its webhook has not received yet; `tries` failed so far."""
 
     id: int
     job_id: str
     event: str
     tries: int
-    owner: str = ""
+    lane: str = ""
+
+    @property
+    def owner(self) -> str:
+        return self.lane.rpartition(" ")[0]
 
 
 def announce(db: Connection, job_id: str, now: float, *events: str) -> None:
-    """Notes those of `events` that the job's webhook, if it has one, wants to hear of."""
-    hook = db.execute(select(jobs.c.webhook).where(jobs.c.id == job_id)).scalar_one_or_none()
+    """Notes those of `events` that the job's webhook, if it has one, wants."""
+    job = db.execute(select(jobs.c.webhook, jobs.c.owner).where(jobs.c.id == job_id)).one_or_none()
+    if job is None or not job.webhook:
+        return
     for event in events:
-        if hook and event in hook["events"] and not (event == "logs" and _waits(db, job_id, event)):
-            db.execute(insert(webhooks).values(job_id=job_id, event=event, tries=0, due_at=now))
+        if event in job.webhook["events"] and not (event == "logs" and _waits(db, job_id, event)):
+            first = select(webhooks.c.due_at).where(webhooks.c.job_id == job_id).order_by(webhooks.c.id).limit(1)
+            due_at = db.execute(first).scalar_one_or_none()  # in order: not before the one that waits already
+            row = {"job_id": job_id, "event": event, "tries": 0, "due_at": now if due_at is None else due_at}
+            db.execute(insert(webhooks).values(lane=lane_of(job.owner, job.webhook["url"]), **row))
+
+
+def lane_of(owner: str, url: str) -> str:
+    """Few for each owner, however many hosts it names: each look at the outbox takes one letter from every lane."""
+    try:
+        host = urlsplit(url).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        host = ""
+    return f"{owner} {zlib.crc32(host.encode('utf-8', 'replace')) % LANES}"
 
 
 def _waits(db: Connection, job_id: str, event: str) -> bool:
-    """Whether the same is about to be told anyway: progress comes faster than it need be heard."""
+    """Whether the same event is pending anyway: progress comes faster than it need be reported."""
     same = select(webhooks.c.id).where(webhooks.c.job_id == job_id, webhooks.c.event == event)
     return db.execute(same.limit(1)).scalar_one_or_none() is not None
 
 
-def due(db: Connection, now: float, limit: int) -> list[Notice]:
-    """What is to be told by `now`, in the order it happened; of each job only the first that is still untold."""
+def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Notice]:
+    """Of each lane the letter that has been due longest, of each job only its first one; none of `under_way`.
+
+    Takes a few index look-ups for each lane, however many letters wait in it.
+    """
     w = webhooks.c
-    first = select(func.min(w.id)).group_by(w.job_id)
-    is_due = or_(w.due_at <= now, w.due_at > now + LONGEST_DELAY)  # or the clock was put back meanwhile
-    both = webhooks.join(jobs, jobs.c.id == w.job_id)
-    query = (
-        select(w.id, w.job_id, w.event, w.tries, jobs.c.owner)
-        .select_from(both)
-        .where(w.id.in_(first), is_due)
-        .order_by(w.id)
-        .limit(limit)
-    )
+    lanes = select(func.min(w.lane).label("lane")).cte("lanes", recursive=True)
+    following = select(func.min(w.lane)).where(w.lane > lanes.c.lane).scalar_subquery()
+    lanes = lanes.union_all(select(following).where(lanes.c.lane.is_not(None)))
+    earlier = webhooks.alias()
+
+    def first(when: ColumnElement[bool]) -> Any:
+        before = select(earlier.c.id).where(earlier.c.job_id == w.job_id, earlier.c.id < w.id)
+        head = select(w.id).where(w.lane == lanes.c.lane, when, ~before.exists(), w.id.not_in(under_way))
+        return head.order_by(w.due_at, w.id).limit(1).correlate(lanes).scalar_subquery()
+
+    put_back = w.due_at > now + LONGEST_DELAY  # the clock was put back meanwhile
+    heads = select(func.coalesce(first(w.due_at <= now), first(put_back))).select_from(lanes)
+    query = select(w.id, w.job_id, w.event, w.tries, w.lane).where(w.id.in_(heads)).order_by(w.due_at, w.id)
     return [Notice(*row) for row in db.execute(query)]
 
 
 def put_off(db: Connection, notice: Notice, until: float) -> None:
-    db.execute(update(webhooks).where(webhooks.c.id == notice.id).values(tries=notice.tries + 1, due_at=until))
+    """With all other letters of its job, which come after it."""
+    db.execute(update(webhooks).where(webhooks.c.id == notice.id).values(tries=notice.tries + 1))
+    db.execute(update(webhooks).where(webhooks.c.job_id == notice.job_id).values(due_at=until))
 
 
 def strike_out(db: Connection, notice: Notice) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import OperationalError
 
-from server.errors import IdempotencyConflict, QueueFull, QuotaExceeded, StaleWrite
+from server.errors import IdempotencyConflict, QuotaExceeded, StaleWrite
 from server.jobs import outbox, turns
 from server.jobs.database import open_database
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
@@ -74,18 +74,19 @@ class JobStore:
 
     # -- from clients ---------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA) -> Job:
+    def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA, owners: Collection[str] = ()) -> Job:
         """`job`, on disk; or the one that an earlier call of the same idempotency key has made.
 
-        Raises IdempotencyConflict; for a queued job QueueFull, when `limit` others wait; and QuotaExceeded. The key's
-        oldest failed and cancelled jobs go when they are more than MOST_ENDED.
+        Raises IdempotencyConflict; for a queued job QueueFull, when `limit` others wait or those of its owner take more
+        than their share among `owners`; and QuotaExceeded. The key's oldest failed and cancelled jobs go when they are
+        more than MOST_ENDED.
         """
         with self._writing() as db:
             if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:
                 return earlier
             if job.status is Status.QUEUED:
-                if limit is not None and _count(db, jobs.c.status == Status.QUEUED) >= limit:
-                    raise QueueFull(limit)
+                if limit is not None:
+                    turns.check_share(turns.waiting(db), job.owner, limit, owners)
                 self._check_quota(db, job.owner, quota)
             elif job.model == REFUSED:
                 self._check_quota(db, job.owner, Quota(None, quota.daily))
@@ -305,29 +306,37 @@ class JobStore:
 
     def log(self, job_id: str, message: str, level: str = "INFO") -> None:
         """Appends a line, up to MAX_LOG_LINES of them. Lines belong to the job, not to an attempt."""
-        text = message.encode("utf-8", "replace").decode().replace("\0", "")
         with self._writing() as db:
-            last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
-            if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
-                return  # deleted while a worker was at it
-            seq = int(db.execute(last).scalar_one()) + 1
-            if seq <= MAX_LOG_LINES:
-                line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
-                db.execute(insert(job_events).values(line))
+            self._add_line(db, job_id, message, level)
+
+    def _add_line(self, db: Connection, job_id: str, message: str, level: str) -> None:
+        text = message.encode("utf-8", "replace").decode().replace("\0", "")
+        last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
+        if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
+            return  # deleted while a worker was at it
+        seq = int(db.execute(last).scalar_one()) + 1
+        if seq <= MAX_LOG_LINES:
+            line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
+            db.execute(insert(job_events).values(line))
 
     # -- for the courier of webhooks ------------------------------------------------------------------------------
 
-    def notices_due(self, limit: int) -> list[outbox.Notice]:
+    def notices_due(self, under_way: Collection[int] = ()) -> list[outbox.Notice]:
+        """At most one of each key and host, without those of `under_way`."""
         with self._engine.connect() as db:
-            return outbox.due(db, self._clock(), limit)
+            return outbox.due(db, self._clock(), under_way)
 
-    def notice_put_off(self, notice: outbox.Notice, seconds: float) -> None:
+    def notice_put_off(self, notice: outbox.Notice, seconds: float, problem: str) -> None:
         with self._writing() as db:
             outbox.put_off(db, notice, self._clock() + seconds)
+            self._add_line(db, notice.job_id, problem, "WARN")
 
-    def notice_done(self, notice: outbox.Notice) -> None:
+    def notice_done(self, notice: outbox.Notice, problem: str | None = None) -> None:
+        """It was sent, or given up because of `problem`."""
         with self._writing() as db:
             outbox.strike_out(db, notice)
+            if problem is not None:
+                self._add_line(db, notice.job_id, problem, "WARN")
 
     def _change(self, db: Connection, job_id: str, attempt: int, to: Status | None, values: dict[str, Any]) -> None:
         """The one gate of every write about a running job: `to` None keeps the state."""

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from pipelines.request import GenerationRequest
 from server.jobs.job import Artifact, Job, JobError, Status, Webhook
 
-SCHEMA = 3
+SCHEMA = 4
 
 metadata = MetaData()
 
@@ -108,7 +108,11 @@ webhooks = Table(
     Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("event", String, nullable=False),
     Column("tries", Integer, nullable=False),
-    Column("due_at", Float, nullable=False, index=True),
+    Column("due_at", Float, nullable=False),
+    # since schema 4: the owner of the job, and a number of its host (`outbox.lane_of`)
+    Column("lane", String, nullable=False, server_default=""),
+    Index("webhooks_by_job", "job_id", "id"),
+    Index("webhooks_in_turn", "lane", "due_at", "id"),
 )
 
 

@@ -1,15 +1,19 @@
 """The order of the queue: whose job comes next, and how many come before another.
 
 Of the highest priority; of the key that has the fewest running jobs and was served longest ago; its oldest.
+And how much of the queue one key may fill.
 Knows: the rows this takes. Does not know: transactions, what becomes of a job that is taken.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, update
 
+from server.errors import QueueFull
 from server.jobs.job import Status
 from server.jobs.tables import jobs, turns
 
@@ -25,6 +29,34 @@ WAITING = (
     .where(jobs.c.status == Status.QUEUED, jobs.c.priority >= bindparam("priority"))
     .group_by(jobs.c.priority, jobs.c.owner)
 )
+
+
+def waiting(db: Connection) -> Counter[str]:
+    """How many queued jobs each owner has."""
+    # by priority too: in the order of an index, which holds all that is counted
+    rows = select(jobs.c.priority, jobs.c.owner, func.count()).where(jobs.c.status == Status.QUEUED)
+    found = Counter[str]()
+    for _, owner, number in db.execute(rows.group_by(jobs.c.priority, jobs.c.owner)):
+        found[owner] += number
+    return found
+
+
+def check_share(waiting: Mapping[str, int], owner: str, limit: int, owners: Collection[str]) -> None:
+    """Raises QueueFull when `owner` may have no further job among the `limit` that may wait.
+
+    An owner with jobs waiting may add one while they are fewer than the places left. From those, one place is kept for
+    each of the other `owners` without a waiting job, in all at most half of the queue. Without others the whole queue
+    may be used.
+    """
+    own = waiting.get(owner, 0)
+    free = limit - sum(waiting.values())
+    if free <= 0:
+        raise QueueFull(limit)
+    others = set(owners) - {owner}
+    kept = min(len(others - waiting.keys()), limit // 2)
+    if own and others and own >= free - kept:
+        has = f"{own} {'job is' if own == 1 else 'jobs are'} waiting"
+        raise QueueFull(limit, f"{has} for this key already; the other places in the queue are kept for other keys")
 
 
 def first(db: Connection) -> tuple[int, str] | None:

@@ -1,7 +1,7 @@
-"""Tells webhooks what has become of their jobs: at least once, signed, again and again until somebody listens.
+"""Calls the webhooks of jobs: at least once for each event, signed, again and again until one answers.
 
-Knows: the outbox, when to try again, when to give up. Does not know: vendors (each façade writes its own letters and
-signs them), which addresses may be called (the door does).
+Knows: the outbox, how many letters go at a time, when to try again, when to give up. Does not know: vendors (each
+façade writes its own letters and signs them), which addresses may be called (the door does).
 """
 
 from __future__ import annotations
@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,11 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.jobs.job import Job
 from server.jobs.outbox import Notice
 from server.jobs.store import JobStore
-from server.media.door import Door, DownloadFailed
+from server.media.door import Door, DownloadFailed, Unreachable
 
 LOOK_EVERY = 0.2  # seconds
-AT_ONCE, PER_KEY = 32, 4  # letters under way: of all, and of one key, whose slow receivers hold up nobody else's
-LOOKED_AT = 500  # notices
+LEAST_PAUSE = 0.02  # seconds between two looks, also when letters are sent as fast as they come
+# letters under way: of all, of one key, and of one lane of it; slow receivers of one key hold up nobody else's
+AT_ONCE, PER_KEY, PER_LANE = 64, 8, 4
+REST = 4.0  # seconds that a host which did not answer is not called: less than the first delay, so each round calls it
+RESTING = 10_000  # hosts that are remembered
 PASSING = 2  # tries more for what is no longer news when the job has ended
 TIMEOUTS = (15.0, 60.0)  # seconds an answer may take, the first time and later
 # ten more tries within two hours, as fal's documentation has it
@@ -40,6 +47,7 @@ class Letter:
     sign: Callable[[bytes, float, int], Mapping[str, str]]
 
 
+T = TypeVar("T")
 Writer = Callable[[Job, str], Letter | None]  # None: this vendor says nothing about that
 
 
@@ -59,34 +67,63 @@ class Courier:
         self._writers = writers
         self._delays = delays
         self._clock = clock
-        self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._under_way: dict[int, tuple[Notice, asyncio.Task[None]]] = {}
+        self._resting: dict[tuple[str, str], float] = {}  # until when a host of an owner is not called, monotonic
+        self._ended = asyncio.Event()
+        # not the event loop's own threads: whatever may hold those up must not keep letters from being sent
+        self._threads = ThreadPoolExecutor(4, "courier")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._main())
 
     async def stop(self) -> None:
-        """What was not told stays in the outbox for the next start."""
-        tasks = [task for task in (self._task, *self._under_way.values()) if task is not None]
+        """What was not sent stays in the outbox for the next start."""
+        tasks = [task for _, task in self._under_way.values()]
+        tasks += [self._task] if self._task is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False)
+
+    async def _in_thread(self, act: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
     async def _main(self) -> None:
-        while not self._store.database.lost:  # else another server tells
+        while not self._store.database.lost:  # else another server sends them
+            self._ended.clear()
             with contextlib.suppress(SQLAlchemyError):  # a table that cannot be read now is read at the next look
-                if len(self._under_way) < AT_ONCE:
-                    for notice in await asyncio.to_thread(self._store.notices_due, LOOKED_AT):
-                        self._send(notice)
-            await asyncio.sleep(LOOK_EVERY)
+                while self._send_all(await self._in_thread(self._store.notices_due, tuple(self._under_way))):
+                    pass
+            await asyncio.sleep(LEAST_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), LOOK_EVERY)
+
+    def _send_all(self, notices: list[Notice]) -> int:
+        """Those that may go now, of keys with few under way first; how many that were."""
+        owners = Counter(notice.owner for notice, _ in self._under_way.values())
+        lanes = Counter(notice.lane for notice, _ in self._under_way.values())
+        sent = 0
+        for notice in sorted(notices, key=lambda notice: owners[notice.owner]):
+            own, most = owners[notice.owner], PER_KEY if notice.owner else AT_ONCE
+            full = own >= most or len(self._under_way) >= AT_ONCE
+            if (own and full) or lanes[notice.lane] >= PER_LANE:  # a key's first letter always goes
+                continue
+            owners[notice.owner] += 1
+            lanes[notice.lane] += 1
+            self._send(notice)
+            sent += 1
+        return sent
 
     def _send(self, notice: Notice) -> None:
-        there = sum(owner == notice.owner for _, owner in self._under_way)
-        if (notice.id, notice.owner) in self._under_way or there >= PER_KEY or len(self._under_way) >= AT_ONCE:
-            return
         task = asyncio.create_task(self._deliver(notice))
-        self._under_way[notice.id, notice.owner] = task
-        task.add_done_callback(lambda _: self._under_way.pop((notice.id, notice.owner), None))
+        self._under_way[notice.id] = (notice, task)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._under_way[notice.id]
+            self._ended.set()
+
+        task.add_done_callback(ended)
 
     async def _deliver(self, notice: Notice) -> None:
         try:
@@ -94,30 +131,42 @@ class Courier:
         except Exception as e:  # one odd job must not hold up the others' letters
             log.exception("webhook letter could not be written", job_id=notice.job_id)
             problem, final = type(e).__name__, True
+        line = problem and f"webhook not called for {notice.event!r} (try {notice.tries + 1}): {problem}"
         with contextlib.suppress(SQLAlchemyError):
             tries = len(self._delays) if notice.event == "completed" else min(PASSING, len(self._delays))
-            if problem is None or final or notice.tries >= tries:
-                await asyncio.to_thread(self._store.notice_done, notice)
+            if line is None or final or notice.tries >= tries:
+                await self._in_thread(self._store.notice_done, notice, line)
             else:
-                await asyncio.to_thread(self._store.notice_put_off, notice, self._delays[notice.tries])
-            if problem is not None:
-                text = f"webhook not told of {notice.event!r} (try {notice.tries + 1}): {problem}"
-                await asyncio.to_thread(self._store.log, notice.job_id, text, "WARN")
+                await self._in_thread(self._store.notice_put_off, notice, self._delays[notice.tries], line)
 
     async def _attempt(self, notice: Notice) -> tuple[str | None, bool]:
         """What went wrong, and whether trying again is of no use."""
-        job = await asyncio.to_thread(self._store.get, notice.job_id)
+        job = await self._in_thread(self._store.get, notice.job_id)
         writer = self._writers.get(job.facade) if job is not None else None
         if job is None or job.webhook is None or writer is None:
             return None, True
-        letter = await asyncio.to_thread(writer, job, notice.event)
+        host = job.owner, urlsplit(job.webhook.url).netloc
+        if self._resting.get(host, 0.0) > time.monotonic():
+            return "the host did not answer another call a moment ago", False
+        letter = await self._in_thread(writer, job, notice.event)
         if letter is None:
             return None, True
         headers = letter.sign(letter.body, self._clock(), notice.id)
+        timeout = TIMEOUTS[min(notice.tries, 1)]
         try:
-            status = await self._door.post(job.webhook.url, letter.body, headers, TIMEOUTS[min(notice.tries, 1)])
+            status = await self._door.post(job.webhook.url, letter.body, headers, timeout, job.owner)
         except DownloadFailed as e:
+            if isinstance(e, Unreachable):
+                self._rest(host)
             return e.message, False
+        self._resting.pop(host, None)
         if 200 <= status < 300:
             return None, True
         return f"it answered {status}", 300 <= status < 400
+
+    def _rest(self, host: tuple[str, str]) -> None:
+        now = time.monotonic()
+        if len(self._resting) >= RESTING:
+            self._resting = {one: until for one, until in self._resting.items() if until > now}
+        if len(self._resting) < RESTING:
+            self._resting[host] = now + REST

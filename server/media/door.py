@@ -18,9 +18,14 @@ import aiohttp
 from aiohttp import AddrInfoType
 
 from server.datadir import full_disk_named
+from server.errors import TooManyAtOnce
 from server.media.addresses import is_public
+from server.media.names import NameNotResolved, Names
+from server.shares import Shares
 
 SECONDS = 30.0  # for the whole download, redirects included
+AT_ONCE, PER_KEY = 64, 8  # downloads
+WAIT = 30.0  # seconds that a download waits for others of its key
 REDIRECTS = 3
 CHUNK = 2**16
 
@@ -41,97 +46,128 @@ class TooLarge(DownloadFailed):
     pass
 
 
+class Unreachable(DownloadFailed):
+    """The host did not answer, or not in time: another call of it now would fare no better."""
+
+
 class Door:
-    """`allowed` judges an address in text form. Belongs to one event loop, from the first download to `close`."""
+    """`allowed` judges an address in text form. Belongs to one event loop. `owner` of a call: the key it is made for;
+    its slow hosts and name servers hold up nobody else's."""
 
     def __init__(self, allowed: Callable[[str], bool] = is_public, seconds: float = SECONDS) -> None:
         self._allowed = allowed
         self._seconds = seconds
-        self._session: aiohttp.ClientSession | None = None
+        self._names = Names()
+        self._downloads = Shares("downloads", AT_ONCE, PER_KEY)
+        self._transfers = set[asyncio.Task[object]]()
 
-    async def download(self, url: str, limit: int) -> bytes:
+    async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         """At most `limit` bytes; raises TooLarge, DownloadFailed."""
         data = bytearray()
-        async with self._named(self._seconds):
-            async for chunk in self._follow(url, limit):
+        async with self._turn(owner), self._transfer(self._seconds, owner) as session:
+            async for chunk in _follow(session, url, limit):
                 data += chunk
         return bytes(data)
 
-    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float) -> None:
+    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float | None = None, owner: str = "") -> None:
         """At most `limit` bytes into `file`; raises TooLarge, DownloadFailed, DiskFull."""
-        async with self._named(seconds):
-            async for chunk in self._follow(url, limit):
+        async with self._turn(owner), self._transfer(seconds or self._seconds, owner) as session:
+            async for chunk in _follow(session, url, limit):
                 with full_disk_named():
                     file.write(chunk)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> int:
-        """Sends `body` there and gives the status of the answer, a redirect's too; raises DownloadFailed."""
-        async with self._named(seconds):
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, owner: str = "") -> int:
+        """Sends `body` there and gives the status of the answer, a redirect's too; raises DownloadFailed, and of that
+        Unreachable where no answer came."""
+        async with self._transfer(seconds, owner) as session:
             _check_scheme(url)
-            async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 return answer.status
 
+    async def close(self) -> None:
+        """Ends the transfers under way."""
+        for task in self._transfers:
+            task.cancel()
+
     @asynccontextmanager
-    async def _named(self, seconds: float) -> AsyncIterator[None]:
-        """Turns whatever goes wrong on the way into DownloadFailed."""
+    async def _turn(self, owner: str) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(seconds):
-                yield
+            await self._downloads.take(owner, WAIT)
+        except TooManyAtOnce as e:
+            raise DownloadFailed(f"{e.message}; it waited {WAIT:g} seconds") from None
+        try:
+            yield
+        finally:
+            self._downloads.give_back(owner)
+
+    @asynccontextmanager
+    async def _transfer(self, seconds: float, owner: str) -> AsyncIterator[aiohttp.ClientSession]:
+        """A session for one transfer. Turns what goes wrong in it into DownloadFailed."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._transfers.add(task)
+        try:
+            async with asyncio.timeout(seconds), self._session(owner) as session:
+                yield session
         except TimeoutError:
-            raise DownloadFailed(f"it took longer than {seconds:g} seconds") from None
+            raise Unreachable(f"it took longer than {seconds:g} seconds") from None
         except Forbidden:
             raise DownloadFailed("the URL leads to an address that is not public") from None
         except aiohttp.InvalidURL:
             raise DownloadFailed("the URL is not valid") from None
+        except NameNotResolved as e:
+            raise Unreachable(str(e)) from None
         except aiohttp.ClientConnectorDNSError:
-            raise DownloadFailed("the host name is not known") from None
+            raise Unreachable("the host name is not known") from None
         except aiohttp.ClientConnectorError as e:
             if _is_refusal(e):
                 raise DownloadFailed("the URL leads to an address that is not public") from None
-            raise DownloadFailed("the host cannot be reached") from None
+            raise Unreachable("the host cannot be reached") from None
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise DownloadFailed(f"the transfer failed ({type(e).__name__})") from None
+        finally:
+            if task is not None:
+                self._transfers.discard(task)
 
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def _follow(self, url: str, limit: int) -> AsyncIterator[bytes]:
-        for _ in range(REDIRECTS + 1):
-            _check_scheme(url)
-            async with self._open().get(url, allow_redirects=False) as answer:
-                if answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:
-                    url = urljoin(str(answer.url), answer.headers["location"])
-                    continue
-                if answer.status != 200:
-                    raise DownloadFailed(f"the host answered {answer.status}")
-                if (answer.content_length or 0) > limit:
-                    raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-                size = 0
-                async for chunk in answer.content.iter_chunked(CHUNK):
-                    size += len(chunk)
-                    if size > limit:
-                        raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-                    yield chunk
-                return
-        raise DownloadFailed(f"the URL redirects more than {REDIRECTS} times")
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(socket_factory=self._dial, limit=32),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,  # no proxy from the environment may dial in our place
-                headers={"user-agent": "cogvideox-server", "accept-encoding": "identity"},
-                max_line_size=16384,
-            )
-        return self._session
+    def _session(self, owner: str) -> aiohttp.ClientSession:
+        """One for each transfer, so that no transfer waits for a connection of another."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                socket_factory=self._dial, resolver=self._names.of(owner), use_dns_cache=False, force_close=True
+            ),
+            timeout=aiohttp.ClientTimeout(total=None),  # `asyncio.timeout` covers name look-ups and redirects too
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,  # no proxy from the environment may dial in our place
+            headers={"user-agent": "cogvideox-server", "accept-encoding": "identity"},
+            max_line_size=16384,
+        )
 
     def _dial(self, address: AddrInfoType) -> socket.socket:
         family, kind, protocol, _, where = address
         if not self._allowed(str(where[0])):
             raise Forbidden("address not public")
         return socket.socket(family, kind, protocol)
+
+
+async def _follow(session: aiohttp.ClientSession, url: str, limit: int) -> AsyncIterator[bytes]:
+    for _ in range(REDIRECTS + 1):
+        _check_scheme(url)
+        async with session.get(url, allow_redirects=False) as answer:
+            if answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:
+                url = urljoin(str(answer.url), answer.headers["location"])
+                continue
+            if answer.status != 200:
+                raise DownloadFailed(f"the host answered {answer.status}")
+            if (answer.content_length or 0) > limit:
+                raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
+            size = 0
+            async for chunk in answer.content.iter_chunked(CHUNK):
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
+                yield chunk
+            return
+    raise DownloadFailed(f"the URL redirects more than {REDIRECTS} times")
 
 
 def _check_scheme(url: str) -> None:

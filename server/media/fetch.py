@@ -1,53 +1,59 @@
-"""Pictures and clips that come with a request: from wherever they are to a checked file in the data folder.
+"""Images and input clips that come with a request: from wherever they are to a checked file in the data folder.
 
-Knows: the forms clients send them in (URL, data: URI, base64, bytes, one of our own result URLs), limits, what makes
-a file a picture or a clip. Does not know: vendors' error shapes, what a model wants of them.
+Knows: the forms clients send them in (URL, data: URI, base64, bytes, one of our own result URLs), limits, turns among
+API keys. Does not know: vendors' error shapes, how a file is checked, what a model wants of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from typing import BinaryIO
 
 from pipelines.request import Media
-from pipelines.video import MediaUnreadable, read_picture
-from server.datadir import DataDir, write_atomically
+from pipelines.video import MediaUnreadable
+from server.datadir import DataDir, arriving, settle
 from server.errors import MediaCode, MediaError
 from server.jobs.job import Artifact
 from server.media.artifacts import Artifacts
-from server.media.clip import check_clip
+from server.media.data_uris import from_base64, from_data_uri
 from server.media.door import Door, DownloadFailed, TooLarge
+from server.media.inspectors import Inspectors
+from server.shares import Shares
 
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20
 URL_LENGTH = 8192
-DECODERS = 4  # pictures and clips looked at at the same time
+LEADING = 1000  # characters of white space and scheme in front of a data: URI
+AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # downloaded, decoded from base64 or checked
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-SPACE = re.compile(rb"\s+")
+
+Check = Callable[[Path, str], Awaitable[None]]
 
 
 class Intake:
-    """Belongs to one event loop, from the first call to `close`."""
+    """Belongs to one event loop, from the first call to `close`. `owner`: the key that a file is fetched for."""
 
-    def __init__(self, data: DataDir, artifacts: Artifacts, door: Door) -> None:
+    def __init__(self, data: DataDir, artifacts: Artifacts, door: Door, inspectors: Inspectors) -> None:
         self._data = data
         self._artifacts = artifacts
         self._door = door
-        self._decoders = asyncio.Semaphore(DECODERS)
+        self._inspectors = inspectors
+        self._turns = Shares("images and clips", AT_ONCE, PER_KEY, WAITING)
 
-    async def picture(self, value: str | bytes, field: str) -> Media:
-        """A readable picture, stored. Raises MediaError that names `field`; DiskFull."""
-        return await self._take(value, field, PICTURE_BYTES, "image_load_error", _check_picture)
+    async def picture(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
+        """A readable image, stored. `owner`: of the API key.
 
-    async def video(self, value: str | bytes, field: str) -> Media:
-        """A clip whose first frame can be decoded, stored. Raises MediaError that names `field`; DiskFull."""
-        return await self._take(value, field, VIDEO_BYTES, "unsupported_video_format", check_clip)
+        Raises MediaError that names `field`; DiskFull, QueueFull.
+        """
+        return await self._take(value, field, owner, PICTURE_BYTES, "image_load_error", self._inspectors.image)
+
+    async def video(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
+        """An input clip whose first frame can be decoded, stored. Raises as `picture`."""
+        return await self._take(value, field, owner, VIDEO_BYTES, "unsupported_video_format", self._inspectors.clip)
 
     def again(self, media: Media, field: str) -> Media:
         """What an earlier job was given, for another one. Raises MediaError when it is not kept any more."""
@@ -59,37 +65,47 @@ class Intake:
         await self._door.close()
 
     async def _take(
-        self, value: str | bytes, field: str, limit: int, empty: MediaCode, check: Callable[[Path], None]
+        self, value: str | bytes, field: str, owner: str, limit: int, empty: MediaCode, check: Check
     ) -> Media:
-        try:
-            data = await self._bytes(value, limit)
-        except TooLarge as e:
-            raise MediaError(field, "file_too_large", e.message, max_size=limit) from None
-        except DownloadFailed as e:
-            raise MediaError(field, "file_download_error", e.message) from None
-        if not data:
-            raise MediaError(field, empty, "the file is empty")
-        async with self._decoders:
-            return await asyncio.to_thread(self._keep, data, field, check)
+        """Nothing is decoded or downloaded before this owner's turn, so that what waits takes no memory of its own."""
+        async with self._turns.turn(owner):
+            with arriving(self._data.inputs) as (part, file):
+                try:
+                    await self._write(value, limit, file, owner)
+                    digest, size = await asyncio.to_thread(_digest, part, file)
+                    if not size:
+                        raise MediaError(field, empty, "the file is empty")
+                    await check(part, owner)
+                except TooLarge as e:
+                    raise MediaError(field, "file_too_large", e.message, max_size=limit) from None
+                except DownloadFailed as e:
+                    raise MediaError(field, "file_download_error", e.message) from None
+                except MediaUnreadable as e:
+                    raise MediaError(field, e.code, str(e)) from None
+                path = self._data.inputs / digest
+                if not self._data.touch(path):
+                    await asyncio.to_thread(settle, part, file, path)
+                return Media(str(path), digest)
 
-    async def _bytes(self, value: str | bytes, limit: int) -> bytes:
-        """Raises TooLarge, DownloadFailed."""
+    async def _write(self, value: str | bytes, limit: int, file: BinaryIO, owner: str) -> None:
+        """Raises TooLarge, DownloadFailed, DiskFull."""
         if isinstance(value, bytes):
             data = value
-        elif value.lstrip()[:5].lower() == "data:":
-            data = await asyncio.to_thread(from_data_uri, value.strip(), limit)
+        elif value[:LEADING].lstrip()[:5].lower() == "data:":
+            data = await asyncio.to_thread(from_data_uri, value, limit)
         elif SCHEME.match(url := value[:URL_LENGTH].strip()):
             if len(value) > URL_LENGTH:
                 raise DownloadFailed(f"the URL has more than {URL_LENGTH} characters")
             own = await asyncio.to_thread(self._artifacts.of_url, url)
             if own is None:
-                return await self._door.download(url, limit)
+                return await self._door.save(url, limit, file, owner=owner)
             data = await asyncio.to_thread(self._read, own, limit)
         else:
-            data = await asyncio.to_thread(_from_base64, value.encode("utf-8", "replace"), limit)
+            data = await asyncio.to_thread(from_base64, value, limit)
         if len(data) > limit:
             raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-        return data
+        await asyncio.to_thread(file.write, data)
+        return None
 
     def _read(self, own: Artifact, limit: int) -> bytes:
         if own.size > limit:
@@ -99,39 +115,9 @@ class Intake:
         except FileNotFoundError:
             raise DownloadFailed("the file is gone") from None
 
-    def _keep(self, data: bytes, field: str, check: Callable[[Path], None]) -> Media:
-        digest = hashlib.sha256(data).hexdigest()
-        path = self._data.inputs / digest
-        try:
-            if self._data.touch(path):
-                check(path)
-            else:
-                write_atomically(path, data, check)
-        except MediaUnreadable as e:
-            raise MediaError(field, e.code, str(e)) from None
-        return Media(str(path), digest)
 
-
-def _check_picture(path: Path) -> None:
-    read_picture(path.read_bytes())
-
-
-def from_data_uri(uri: str, limit: int) -> bytes:
-    head, comma, body = uri.partition(",")
-    if not comma:
-        raise DownloadFailed("the data: URI has no comma")
-    if len(body) > limit * 4:
-        raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-    data = unquote_to_bytes(body)
-    return _from_base64(data, limit) if head.lower().rstrip().endswith(";base64") else data
-
-
-def _from_base64(text: bytes, limit: int) -> bytes:
-    """Whitespace and missing padding are forgiven, and both alphabets read; anything else is not base64."""
-    text = SPACE.sub(b"", text).rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
-    if len(text) * 3 // 4 > limit:
-        raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-    try:
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-    except binascii.Error:
-        raise DownloadFailed("it is neither an http(s) URL, nor a data: URI, nor base64") from None
+def _digest(path: Path, file: BinaryIO) -> tuple[str, int]:
+    """SHA-256 and size in bytes of what was written."""
+    file.flush()
+    with path.open("rb") as written:
+        return hashlib.file_digest(written, "sha256").hexdigest(), file.tell()

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,21 +25,23 @@ from urllib.parse import parse_qs
 
 import structlog
 
-from pipelines import lora_file, lora_pickle
-from pipelines.lora_layout import Layers, LoraError, layers_of
+from pipelines import child, lora_file, lora_pickle
+from pipelines.lora_layout import LoraError
 from pipelines.models import ModelInfo
 from pipelines.request import Lora, RequestError, Task
 from server.datadir import DataDir, full_disk_named, write_atomically
 from server.errors import MediaError
 from server.media.artifacts import Artifacts
+from server.media.data_uris import from_data_uri
 from server.media.door import Door, DownloadFailed, TooLarge
-from server.media.fetch import from_data_uri
+from server.media.inspectors import Inspectors, TooSlow
 from server.settings import Settings
+from server.shares import Shares
 from weights import loras
 from weights.catalog import WeightsError
 
 SECONDS = 100.0  # for one download: fal's Python client waits 120 for an answer
-AT_ONCE = 4
+AT_ONCE, PER_KEY, WAITING = 8, 2, 100  # LoRAs being fetched or checked
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 HEX = re.compile(r"[0-9a-f]{64}")
@@ -55,7 +54,13 @@ class Loras:
     """Belongs to one event loop, which is `door`'s. `models`: what answers each task."""
 
     def __init__(
-        self, settings: Settings, models: Mapping[Task, ModelInfo], data: DataDir, artifacts: Artifacts, door: Door
+        self,
+        settings: Settings,
+        models: Mapping[Task, ModelInfo],
+        data: DataDir,
+        artifacts: Artifacts,
+        door: Door,
+        inspectors: Inspectors,
     ) -> None:
         self._folder = settings.lora_folder
         self._most = settings.max_lora_bytes
@@ -65,23 +70,31 @@ class Loras:
         self._data = data
         self._artifacts = artifacts
         self._door = door
-        self._layers: dict[Path, Layers] = {}
+        self._inspectors = inspectors
         self._turns: dict[str, asyncio.Lock] = {}  # two requests for one file fetch it once
-        self._downloads = asyncio.Semaphore(AT_ONCE)
+        self._turns_of_keys = Shares("LoRAs", AT_ONCE, PER_KEY, WAITING)
 
-    async def take(self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False) -> Lora:
-        """The file, on this machine, read as far as its header and found to fit. Raises RequestError and MediaError
-        that name `field`; DiskFull."""
+    async def take(
+        self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
+    ) -> Lora:
+        """The file, on this machine, read as far as its header and found to fit. `owner`: the key that it is for.
+
+        Raises RequestError and MediaError that name `field`; DiskFull, QueueFull.
+        """
+        async with self._turns_of_keys.turn(owner):  # before the turn of the file, which others may want too
+            return await self._take(value, scale, task, field, fresh, owner)
+
+    async def _take(self, value: str, scale: float, task: Task, field: str, fresh: bool, owner: str) -> Lora:
         is_data = value.lstrip()[:5].lower() == "data:"
         name, pin, alpha = (value.strip(), None, None) if is_data else _parsed(value, field)
         try:
             if is_data:
-                path = await self._fetched(name, None, None, field)
+                path = await self._fetched(name, None, None, field, owner)
             elif SCHEME.match(name):
-                path = await self._of_address(name, pin, field, fresh)
+                path = await self._of_address(name, pin, field, fresh, owner)
             else:
-                path = await self._of_name(name, pin, alpha, task, field)
-            sha256 = await asyncio.to_thread(self._checked, path, pin if not self._is_ours(path) else None, alpha, task)
+                path = await self._of_name(name, pin, alpha, task, field, owner)
+            sha256 = await self._checked(path, pin if not self._is_ours(path) else None, alpha, task, owner)
         except (LoraError, WeightsError) as e:
             raise RequestError(field, str(e)) from None
         return Lora(str(path), scale, sha256 if pin or self._is_ours(path) else None, alpha)
@@ -89,27 +102,31 @@ class Loras:
     def _is_ours(self, path: Path) -> bool:
         return path.parent == self._data.loras
 
-    async def _of_name(self, name: str, pin: str | None, alpha: float | None, task: Task, field: str) -> Path:
+    async def _of_name(
+        self, name: str, pin: str | None, alpha: float | None, task: Task, field: str, owner: str
+    ) -> Path:
         found = await asyncio.to_thread(loras.find, name, self._folder)
         if found is None and self._may_pull and loras.REPOSITORY.fullmatch(name):
-            async with self._turn(name), self._downloads:
+            async with self._turn(name):
                 found = await asyncio.to_thread(loras.find, name, self._folder)  # another request may have fetched it
                 if found is None:
-                    found = await self._pulled(name, pin, alpha, task, field)
+                    found = await self._pulled(name, pin, alpha, task, field, owner)
         if found is None:
             raise RequestError(field, await asyncio.to_thread(loras.unknown, name, self._folder))
         return found
 
-    async def _pulled(self, name: str, pin: str | None, alpha: float | None, task: Task, field: str) -> Path | None:
+    async def _pulled(
+        self, name: str, pin: str | None, alpha: float | None, task: Task, field: str, owner: str
+    ) -> Path | None:
         """Installed from the hub, once it is known to be what is wanted."""
         self._data.check_room()
         try:
             with loras.beside(self._folder) as scratch:
-                await _pull(name, scratch, self._most)
+                await self._pull(name, scratch)
                 came = await asyncio.to_thread(loras.find, name, scratch)
                 if came is None:
                     return None
-                await asyncio.to_thread(self._checked, came, pin, alpha, task)
+                await self._checked(came, pin, alpha, task, owner)
                 return await asyncio.to_thread(loras.settle, came, scratch, self._folder, origin=name)
         except OSError as e:
             log.warning("a LoRA could not be fetched from the hub", name=name, error=str(e))
@@ -117,25 +134,24 @@ class Loras:
             message = f"{name} could not be fetched from the hub{within}"
             raise MediaError(field, "file_download_error", message) from None
 
-    async def _of_address(self, url: str, pin: str | None, field: str, fresh: bool) -> Path:
+    async def _of_address(self, url: str, pin: str | None, field: str, fresh: bool, owner: str) -> Path:
         if not self._most:
             raise RequestError(field, "LoRAs are not fetched from addresses here; name one that is installed")
         note = self._data.loras / f"{hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()}.url"
         async with self._turn(url):
             if not fresh and (kept := await asyncio.to_thread(self._kept, note, pin)) is not None:
                 return kept
-            async with self._downloads:
-                return await self._fetched(url, note, pin, field)
+            return await self._fetched(url, note, pin, field, owner)
 
-    async def _fetched(self, url: str, note: Path | None, pin: str | None, field: str) -> Path:
+    async def _fetched(self, url: str, note: Path | None, pin: str | None, field: str, owner: str) -> Path:
         self._data.check_room()
         handle, name = tempfile.mkstemp(dir=self._data.loras, prefix=".")
         try:
             with full_disk_named(), os.fdopen(handle, "wb") as file:
-                await self._write(url, file)
+                await self._write(url, file, owner)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
-            return await asyncio.to_thread(self._keep, Path(name), note, pin)
+            return await self._keep(Path(name), note, pin, owner)
         except TooLarge as e:
             raise MediaError(field, "file_too_large", e.message, max_size=self._most) from None
         except DownloadFailed as e:
@@ -145,7 +161,7 @@ class Loras:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    async def _write(self, url: str, file: BinaryIO) -> None:
+    async def _write(self, url: str, file: BinaryIO, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, FileNotFoundError."""
         if url[:5].lower() == "data:":
             data = await asyncio.to_thread(from_data_uri, url, self._most)
@@ -155,7 +171,7 @@ class Loras:
             if size <= self._most:
                 data = await asyncio.to_thread(self._artifacts.read, own)
         else:
-            return await self._door.save(url, self._most, file, SECONDS)
+            return await self._door.save(url, self._most, file, SECONDS, owner)
         if size > self._most:
             raise TooLarge(f"the file is larger than {self._most // 2**20} MiB")
         file.write(data)
@@ -173,62 +189,64 @@ class Loras:
         self._data.touch(note)
         return path
 
-    def _keep(self, came: Path, note: Path | None, pin: str | None) -> Path:
+    async def _keep(self, came: Path, note: Path | None, pin: str | None, owner: str) -> Path:
         """Raises LoraError for what is no LoRA file, or not the one that was asked for."""
-        sha256 = lora_file.digest(came)
+        sha256 = await asyncio.to_thread(lora_file.digest, came)
         if pin not in (None, sha256):
             raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")
         with came.open("rb") as file:
             head = file.read(64)
         if head.startswith(PICKLES):
-            path = self._converted(came)
-            return self._noted(path, note, sha256)
-        if head.lstrip()[:1] == b"<":
+            path = await self._converted(came, owner)
+        elif head.lstrip()[:1] == b"<":
             raise LoraError("a web page came, no LoRA; give the address of the file itself")
-        lora_file.content(came)
-        path = self._file(sha256)
-        came.replace(path)
-        return self._noted(path, note, sha256)
-
-    def _noted(self, path: Path, note: Path | None, came: str) -> Path:
-        """For the next request: what came from there, and as what it is kept."""
-        if note is not None:
-            write_atomically(note, f"{came} {path.stem}".encode())
+        else:
+            await self._inspectors.lora(came, owner)
+            path = self._file(sha256)
+            came.replace(path)
+        if note is not None:  # for the next request: what came from there, and as what it is kept
+            await asyncio.to_thread(write_atomically, note, f"{sha256} {path.stem}".encode())
         return path
 
-    def _converted(self, came: Path) -> Path:
+    async def _converted(self, came: Path, owner: str) -> Path:
         if not self._may_pickle:
             raise LoraError("it is a pickle, which can run code when it is read; a LoRA must be a safetensors file")
         with tempfile.TemporaryDirectory(dir=self._data.loras, prefix=".") as folder:
             made = Path(folder) / "made.safetensors"
-            lora_pickle.convert(came, made)
-            path = self._file(lora_file.digest(made))
+            command = child.command(lora_pickle.MODULE, str(came), str(made))
+            async with self._inspectors.slow_turn(owner):
+                try:
+                    status, _, _ = await self._inspectors.program(command, lora_pickle.SECONDS)
+                except TooSlow:
+                    raise LoraError(lora_pickle.TOO_SLOW) from None
+            if status:
+                raise LoraError(lora_pickle.NOT_PLAIN)
+            await self._inspectors.lora(made, owner)
+            path = self._file(await asyncio.to_thread(lora_file.digest, made))
             made.replace(path)
         return path
 
-    def _checked(self, path: Path, pin: str | None, alpha: float | None, task: Task) -> str:
-        """Its SHA-256. Raises LoraError unless it is what the pin says and fits the model."""
-        file = lora_file.read(path)
-        sha256 = lora_file.digest(path)
+    async def _checked(self, path: Path, pin: str | None, alpha: float | None, task: Task, owner: str) -> str:
+        """Its SHA-256. Raises LoraError unless it is what the pin says and fits the model that answers the task."""
+        model = self._models.get(task)  # None: that is said when the job is submitted
+        config = None if model is None else model.folder / "transformer" / "config.json"
+        await self._inspectors.lora(path, owner, config, alpha)
+        sha256 = await asyncio.to_thread(lora_file.digest, path)
         if pin not in (None, sha256):
             raise LoraError(f"its SHA-256 is {sha256}, asked for was {pin}")
-        layers = self._layers_for(task)
-        if layers:
-            lora_file.alpha_of(file, lora_file.matched(file, layers), alpha)
         return sha256
 
-    def _layers_for(self, task: Task) -> Layers | None:
-        """None where no model answers the task: that is said when the job is submitted."""
-        model = self._models.get(task)
-        if model is None:
-            return None
-        if model.folder not in self._layers:
-            try:
-                config = json.loads((model.folder / "transformer" / "config.json").read_text("utf-8"))
-                self._layers[model.folder] = layers_of(config)
-            except (OSError, ValueError):
-                return None
-        return self._layers[model.folder]
+    async def _pull(self, name: str, folder: Path) -> None:
+        """In a process of its own, which the kernel ends in time: the hub's library goes on as long as bytes come.
+
+        Raises TimeoutError, ChildProcessError with what is for the log.
+        """
+        command = child.command(loras.__name__, name, str(folder), str(self._most), str(SECONDS))
+        status, _, said = await self._inspectors.program(command, SECONDS + 30)
+        if status == -signal.SIGALRM:
+            raise TimeoutError(f"it took longer than {SECONDS:g} seconds")
+        if status:
+            raise ChildProcessError(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
 
     def _file(self, sha256: str) -> Path:
         return self._data.loras / f"{sha256}.safetensors"
@@ -237,29 +255,6 @@ class Loras:
         if len(self._turns) > 1000:
             self._turns = {known: lock for known, lock in self._turns.items() if lock.locked()}
         return self._turns.setdefault(name, asyncio.Lock())
-
-
-async def _pull(name: str, folder: Path, limit: int) -> None:
-    """In a process of its own, which the kernel ends in time: the hub's library goes on as long as single bytes come.
-
-    Raises TimeoutError, ChildProcessError with what is for the log.
-    """
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", loras.__name__, name, str(folder), str(limit), str(SECONDS)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        _, said = await child.communicate()
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if child.returncode == -signal.SIGALRM:
-        raise TimeoutError(f"it took longer than {SECONDS:g} seconds")
-    if child.returncode:
-        raise ChildProcessError(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
 
 
 def _parsed(value: str, field: str) -> tuple[str, str | None, float | None]:

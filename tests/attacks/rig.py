@@ -83,6 +83,14 @@ class Target:
         for name, value in json.loads(said).items():
             setattr(seen, name, value)
 
+    @contextmanager
+    def as_attacker(self) -> Iterator[requests.Session]:
+        """A session with the attacker's key, which most clouds read from these headers."""
+        with requests.Session() as session:
+            session.trust_env = False
+            session.headers.update({"authorization": f"Bearer {ATTACKER}", "x-api-key": ATTACKER, "key": ATTACKER})
+            yield session
+
     def measure_quiet(self) -> Seen:
         """What a bystander notices without an attack; also the memory before it. `attacked` has done it once."""
         with self.bystander() as seen:
@@ -119,8 +127,11 @@ class Target:
 
 
 @contextmanager
-def attacked(folder: Path, *, drain_seconds: float = 1.0, **settings: Any) -> Iterator[Target]:
-    """A server on loopback that knows the keys ATTACKER and BYSTANDER, already measured in peace."""
+def attacked(
+    folder: Path, *, drain_seconds: float = 1.0, program: str = "tests.server.clients.stand_in", **settings: Any
+) -> Iterator[Target]:
+    """A server on loopback that knows the keys ATTACKER and BYSTANDER, already measured in peace. `program`: the module
+    that runs it."""
     port = free_port()
     models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
     given = {
@@ -137,7 +148,7 @@ def attacked(folder: Path, *, drain_seconds: float = 1.0, **settings: Any) -> It
     log = folder / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.server.clients.stand_in"],
+            [sys.executable, "-m", program],
             env=environment({name: str(value) for name, value in given.items()}),
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import first_light, report
-from tests import checkpoints
+from tests import checkpoints, pace
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_a_tree_of_processes_is_weighed_as_a_whole() -> None:
         with first_light.Tree(process.pid) as tree:
             pass
         process.stdin.close()
-        process.wait(10)
+        process.wait(pace.seconds(10))
     assert 64 * 2**20 < tree.peak < 256 * 2**20
 
 

@@ -90,9 +90,8 @@ def test_a_pickled_file_is_kept_as_safetensors(tmp_path: Path) -> None:
 def test_a_file_that_is_none_leaves_nothing(tmp_path: Path) -> None:
     wrong, models = files(tmp_path), tmp_path / "models"
     (tmp_path / "net.onnx").write_bytes(b"")
-    for name in ("text.pth", "torn.safetensors"):  # as the setting's, told in tests/cli/test_rife_setting.py
-        del wrong[tmp_path / name]
-    for file, says in wrong.items():
+    for name in ("gone.pkl", "code.pkl", "style.safetensors"):  # tests/cli/test_rife_setting.py has them all
+        file, says = tmp_path / name, wrong[tmp_path / name]
         done = weights("import", file, models=models)
         assert (done.exit_code, done.stdout) == (2, ""), done.output
         assert done.stderr.startswith(f"cogvideox: {file}: ") and done.stderr.count("\n") == 1, done.stderr

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.video import MediaUnreadable, VideoWriter, read_video
 from pipelines.video.process import ffmpeg
+from tests import pace
 
 Format = Literal["mp4", "gif", "webm"]
 FORMATS: tuple[Format, ...] = ("mp4", "gif", "webm")
@@ -41,7 +42,9 @@ def psnr(a: Frames, b: Frames) -> float:
 
 def run_ffmpeg(*arguments: str | Path) -> str:
     """stderr of an ffmpeg run, which describes the file (there is no ffprobe)."""
-    done = subprocess.run([ffmpeg(), "-hide_banner", "-y", *map(str, arguments)], capture_output=True, timeout=60)
+    done = subprocess.run(
+        [ffmpeg(), "-hide_banner", "-y", *map(str, arguments)], capture_output=True, timeout=pace.seconds(60)
+    )
     return done.stderr.decode()
 
 

@@ -27,7 +27,7 @@ SIZE = {"width": 32, "height": 16}
 
 def chunks(count: int, asked: list[int] | None = None) -> Iterator[torch.Tensor]:
     """Frame k has the brightness 5k all over; they come by eights, the first one more, as the decoder gives them."""
-    frames = torch.stack([torch.full((3, 480, 720), 5 * k, dtype=torch.uint8) for k in range(count)])
+    frames = torch.stack([torch.full((3, 48, 72), 5 * k, dtype=torch.uint8) for k in range(count)])
     for start in (0, *range(9, count, 8)):
         end = start + (8 if start else 9)
         if asked is not None:
@@ -103,13 +103,13 @@ class Doubling:
         return torch.nn.functional.interpolate(frame[None].float(), scale_factor=2)[0].to(torch.uint8) + 2
 
 
-LARGE = {"width": 1200, "height": 800}
+LARGE = {"width": 744, "height": 496}  # just larger than the model makes
 
 
 def enlarged(p: Plan, net: Any = None) -> tuple[list[int], list[float]]:
     upscaler = Doubling()
     frames = [frame for chunk in finish(chunks(p.model_frames), p, net, upscaler) for frame in chunk]
-    assert all(frame.shape == (800, 1200, 3) for frame in frames)
+    assert all(frame.shape == (496, 744, 3) for frame in frames)
     return upscaler.given, [(float(frame.mean()) - 2) / 5 for frame in frames]
 
 

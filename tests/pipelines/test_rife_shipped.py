@@ -79,7 +79,7 @@ def gains(net: IFNet, films: list[Film]) -> list[float]:
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (128, 192), (480, 720)])
 @pytest.mark.parametrize("kind", [shape_film, drifting_film])
 def test_it_beats_blending(net: IFNet, kind: Callable[[int, int, int], Film], size: tuple[int, int]) -> None:
-    found = gains(net, [kind(seed, *size) for seed in range(4 if size[0] > 128 else 12)])
+    found = gains(net, [kind(seed, *size) for seed in range(2 if size[0] > 128 else 12)])
     assert np.mean(found) > 4, f"{np.mean(found):.1f} dB"
     assert np.mean(np.array(found) > 0) > 0.9, f"worse than blending: {np.mean(np.array(found) <= 0):.2f}"
 

@@ -15,6 +15,8 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
 
+from tests import pace
+
 SECRET = "secret-of-the-key"
 KEY = f"id:{SECRET}"
 SECONDS = 30.0
@@ -78,7 +80,7 @@ async def ask(app: ASGIApp, asked: Asked) -> Answer:
             parts.append(message.get("body", b""))
 
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(pace.seconds(SECONDS)):
             await app(scope, receive, send)
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/server/" in f.filename]

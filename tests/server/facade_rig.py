@@ -32,6 +32,7 @@ from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
 from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from server.media.loras import Loras
 from server.media.uploads import Uploads
 from server.settings import Settings
@@ -103,10 +104,10 @@ class Rig:
 class NoNetwork:
     """In a `Door`'s place."""
 
-    async def download(self, url: str, limit: int) -> bytes:
+    async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         raise DownloadFailed("the host name is not known")
 
-    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float) -> None:
+    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float | None = None, owner: str = "") -> None:
         await self.download(url, limit)
 
     async def close(self) -> None:
@@ -129,21 +130,24 @@ def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str,
     data = DataDir(folder)
     artifacts = Artifacts(data, clock=clock)
     store = JobStore(given.database, clock=clock)
+    known = Keys(given)
     jobs = Jobs(
         store,
         Served({task: model_for(task) for task in Task}, ("cpu",)),
-        max_queue=100,
+        max_queue=given.max_queue,
         check_room=lambda: None,
         wake=lambda: rig.done(),
         rife_available=True,
         extend=given.extend,
         remove=artifacts.remove,
+        owners=lambda: known.owners,
     )
     door = cast(Door, NoNetwork())
-    intake = Intake(data, artifacts, door)
-    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, door)
+    inspectors = Inspectors()
+    intake = Intake(data, artifacts, door, inspectors)
+    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, door, inspectors)
     uploads = Uploads(data, artifacts)
-    context = Context(given, jobs, intake, artifacts, uploads, Keys(given), Signing(data.keys), loras)
+    context = Context(given, jobs, intake, artifacts, uploads, known, Signing(data.keys), loras, inspectors)
     rig = Rig(FACADES[name].create(context), context, store, data, clock)
     return rig
 

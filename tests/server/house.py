@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from pipelines.request import GenerationRequest
 from server.app import House, create_app
 from server.jobs.job import Job
 from server.settings import Settings
+from tests.pace import until
 
 ENGINE = "tests.server.fake_engine:Engine"
 
@@ -90,17 +89,9 @@ def submit(house: House, prompt: str, **more: Any) -> Job:
     return house.context.jobs.submit(request, facade="test", endpoint="test", payload={}, owner="")
 
 
-def until(done: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What `done` returns, as soon as that is true."""
-    end = time.monotonic() + seconds
-    while not (found := done()):
-        if time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.02)
-    return found
+def ended(house: House, job: Job, seconds: float = 60.0) -> Job:
+    """The job as soon as it has ended; `seconds` are scaled to the machine."""
 
-
-def ended(house: House, job: Job, seconds: float = 20.0) -> Job:
     def look() -> Job | None:
         found = house.context.jobs.get(job.id)
         return found if found is not None and found.status.is_terminal else None

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import pace
+
 
 def programs() -> Path | None:
     """The folder with initdb and postgres."""
@@ -51,7 +53,7 @@ class Server:
             self._process = subprocess.Popen(
                 [str(self._programs / "postgres"), *options], cwd=self.folder, stdout=log, stderr=log, **self._as
             )
-        until = time.monotonic() + 30
+        until = time.monotonic() + pace.seconds(30)
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError((self.folder / "log").read_text(errors="replace")[-2000:])
@@ -60,7 +62,7 @@ class Server:
     def stop(self, immediate: bool = False) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT if immediate else signal.SIGINT)
-            self._process.wait(30)
+            self._process.wait(pace.seconds(30))
             self._process = None
 
     def create(self, database: str) -> str:

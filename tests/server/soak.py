@@ -29,6 +29,7 @@ import psutil
 import requests
 
 from benchmarks import report
+from tests import pace
 from tests.server.clients.running import KEY, environment, free_port
 
 VICTIMS = ("worker", "worker", "api", "both")
@@ -70,7 +71,7 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "serve"], env=environment(settings), stdout=log, stderr=log
             )
-        until = time.monotonic() + READY_SECONDS
+        until = time.monotonic() + pace.seconds(READY_SECONDS)
         while time.monotonic() < until:
             try:
                 if self.ask("GET", "/health/live").status_code == 200:
@@ -110,7 +111,7 @@ class Server:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(60)
+            self.process.wait(pace.seconds(60))
 
 
 def submitted(server: Server, count: int) -> dict[str, dict[str, Any]]:
@@ -152,7 +153,7 @@ def wait_until_at_work(server: Server) -> None:
 
 
 def finish(server: Server, seconds: float) -> dict[str, str]:
-    until = time.monotonic() + seconds
+    until = time.monotonic() + pace.seconds(seconds)
     while time.monotonic() < until:
         found = statuses(server)
         if all(status in ("completed", "failed") for status in found.values()):
@@ -177,7 +178,8 @@ def references(folder: Path) -> dict[int, str]:
 
 
 def run(folder: Path, jobs: int, victims: Sequence[str], gap: tuple[float, float], seed: int = 0) -> Outcome:
-    """`victims` one after the other, `gap` (from, to) seconds after a film was begun; then the server is left alone."""
+    """`victims` one after the other, `gap` (from, to) seconds after a film was begun, scaled to the machine;
+    then the server is left alone."""
     begin, chance, outcome, deaths = time.monotonic(), random.Random(seed), Outcome(jobs), Counter[str]()
     wanted = references(folder / "undisturbed")
     disturbed = folder / "disturbed"
@@ -188,7 +190,7 @@ def run(folder: Path, jobs: int, victims: Sequence[str], gap: tuple[float, float
         asked = submitted(server, jobs)
         for given in victims:
             wait_until_at_work(server)
-            time.sleep(chance.uniform(*gap))
+            time.sleep(pace.seconds(chance.uniform(*gap)))
             hit = [one for one, status in statuses(server).items() if status == "in_progress"]
             victim = "api" if given == "worker" and max(map(deaths.__getitem__, hit), default=0) >= SPARED else given
             if victim == "worker":

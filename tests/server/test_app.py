@@ -18,6 +18,7 @@ from server.app import House
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull, InsecureBind, NoModel, QueueFull
 from server.jobs.job import JobError, Status
 from server.jobs.pool import WorkerInfo, WorkerState
+from tests import pace
 from tests.server.house import app, ended, house_of, journal, submit, until
 
 
@@ -220,10 +221,10 @@ def test_wait_and_refuse(running: Running) -> None:
 
     async def several() -> list[Status]:
         made = [submit(house, "steps=2") for _ in range(5)]
-        return [job.status for job in await asyncio.gather(*(jobs.wait(job.id, 20) for job in made))]
+        return [job.status for job in await asyncio.gather(*(jobs.wait(job.id, pace.seconds(60)) for job in made))]
 
     assert asyncio.run(several()) == [Status.SUCCEEDED] * 5
-    slow = submit(house, "steps=1000")
+    slow = submit(house, "steps=100000")
     assert not asyncio.run(jobs.wait(slow.id, 0.1)).status.is_terminal
     jobs.cancel(slow.id)
     with pytest.raises(KeyError):

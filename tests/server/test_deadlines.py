@@ -13,11 +13,12 @@ from fastapi.testclient import TestClient
 from server.app import House
 from server.facades.replicate.answers import job_id
 from server.jobs.job import Job, Status
+from tests import pace
 from tests.server.house import app, house_of, submit, until
 
 FAL = "/queue/fal-ai/cogvideox-5b"
 REPLICATE = "/v1/models/cuuupid/cogvideox-5b/predictions"
-LONG = "steps=500 sleep=0.05"
+LONG = "steps=50000 sleep=0.05"
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_a_deadline_that_comes_after_the_restart(tmp_path: Path) -> None:
         given = house.context.jobs.get(first.id)
         assert given is not None
         soon = house.context.jobs.submit(
-            given.request, facade="test", endpoint="", payload={}, owner="", end_by=time.time() + 2
+            given.request, facade="test", endpoint="", payload={}, owner="", end_by=time.time() + pace.seconds(2)
         )
         found = ends(house, soon.id)
         assert (found.status, found.attempt, found.video) == (Status.CANCELLED, 1, None)
@@ -89,11 +90,12 @@ def test_a_deadline_that_comes_after_the_restart(tmp_path: Path) -> None:
 def test_who_has_begun_is_spared(tmp_path: Path) -> None:
     """Also when it waits for its second attempt."""
     with not_started(tmp_path) as (house, client):
-        headers = {"x-fal-request-timeout": "0.2"}
+        soon = pace.seconds(0.5)
+        headers = {"x-fal-request-timeout": f"{soon}"}
         begun = client.post(FAL, json={"prompt": "steps=1"}, headers=headers).json()["request_id"]
         taken = house.health.store.claim()
         assert taken is not None and taken.id == begun
-        time.sleep(0.3)
+        time.sleep(soon)
     application = app(tmp_path)
     with TestClient(application):
         found = ends(house_of(application), begun)

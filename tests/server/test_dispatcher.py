@@ -19,6 +19,7 @@ from server.jobs.checkpoints import Checkpoints, sampling_of
 from server.jobs.job import Job, JobError, Status
 from server.jobs.outcomes import without_paths
 from server.jobs.running import CANCEL_GRACE, STAGE_GRACE, Running
+from tests import pace
 from tests.server.house import app, ended, house_of, journal, submit, until
 
 
@@ -39,8 +40,8 @@ Two = tuple[House, Path]
 def test_two_workers_work_at_the_same_time_and_die_alone(two_workers: Two) -> None:
     house, tmp = two_workers
     until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
-    healthy = submit(house, "steps=30 sleep=0.03", seed=1)
-    dying = submit(house, "die=SIGKILL times=1 sleep=0.03", seed=2)
+    healthy = submit(house, "steps=100 sleep=0.03", seed=1)
+    dying = submit(house, "die=SIGKILL times=1 steps=40 at=40 sleep=0.03", seed=2)
     until(lambda: house.health.store.counts()[Status.RUNNING] == 2)
     first, second = ended(house, healthy), ended(house, dying)
     assert (first.status, first.attempt, second.status, second.attempt) == (Status.SUCCEEDED, 1, Status.SUCCEEDED, 2)
@@ -208,7 +209,7 @@ def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
-    application = app(tmp_path, silence_seconds=1.0)
+    application = app(tmp_path, silence_seconds=pace.seconds(1.5))
     with TestClient(application):
         house = house_of(application)
         until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
@@ -216,22 +217,23 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
         assert ended(house, hanging).status is Status.FAILED
         lost = house.context.jobs.get(hanging.id)
         assert lost and lost.error and lost.error.code == "worker_lost" and len(lost.deaths) == 3
-        assert "said nothing for 1 seconds" in lost.error.message
+        assert "said nothing for" in lost.error.message
         assert ended(house, next_one).status is Status.SUCCEEDED
-    assert [line for line in journal(tmp_path) if line.startswith("start 1")] == ["start 1", *["start 1 at 2"] * 2]
+    begun = [line for line in journal(tmp_path) if line.startswith("start 1")]
+    assert len(begun) == 3 and begun[0] == "start 1" and begun[2] == "start 1 at 2"
 
 
 def test_an_attempt_that_lasts_too_long_is_ended(tmp_path: Path) -> None:
-    application = app(tmp_path, max_run_seconds=0.5)
+    application = app(tmp_path, max_run_seconds=pace.seconds(1))
     with TestClient(application):
         house = house_of(application)
-        job = ended(house, submit(house, "steps=1000 sleep=0.05 deaf=1"))
+        job = ended(house, submit(house, "steps=100000 sleep=0.05 deaf=1"))
         assert job.status is Status.FAILED and job.error and job.error.code == "timeout" and job.attempt == 1
         assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
 
 
 def test_a_stopping_server_lets_its_jobs_save(tmp_path: Path) -> None:
-    application = app(tmp_path, drain_seconds=20)
+    application = app(tmp_path, drain_seconds=pace.seconds(20))
     with TestClient(application):
         house = house_of(application)
         job = submit(house, "steps=500 sleep=0.02", seed=1)
@@ -303,14 +305,16 @@ def test_pictures_decide_by_what_is_in_them() -> None:
 def test_a_job_deleted_while_it_runs_is_given_up_at_once(two_workers: Two) -> None:
     """Also in a stage that writes nothing to the table: decoding, say."""
     house, _ = two_workers
-    job = submit(house, "steps=1 decode=60")
+    job = submit(house, "steps=1 decode=3600")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == "decode")
     found = house.context.jobs.get(job.id)
     assert found is not None
     house.context.jobs.delete(found)
-    until(lambda: all(w.state == "ready" for w in house.health.pool.workers()), 5)
+    until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
     assert house.context.jobs.get(job.id) is None
-    assert asyncio.run(house.context.jobs.wait(submit(house, "steps=1").id, 20)).status is Status.SUCCEEDED
+    assert (
+        asyncio.run(house.context.jobs.wait(submit(house, "steps=1").id, pace.seconds(60))).status is Status.SUCCEEDED
+    )
 
 
 def test_who_waits_for_a_deleted_job_is_told(two_workers: Two) -> None:
@@ -318,7 +322,7 @@ def test_who_waits_for_a_deleted_job_is_told(two_workers: Two) -> None:
     job = submit(house, "steps=500 sleep=0.05")
 
     async def both() -> Job:
-        waiting = asyncio.create_task(house.context.jobs.wait(job.id, 20))
+        waiting = asyncio.create_task(house.context.jobs.wait(job.id, pace.seconds(60)))
         await asyncio.sleep(0.3)
         await asyncio.to_thread(house.context.jobs.delete, job)
         return await waiting

@@ -32,7 +32,7 @@ from server.app import House, create_app
 from server.jobs.job import Job, Status
 from server.jobs.keys import KeyStore
 from server.jobs.store import JobStore, Quota
-from tests import checkpoints
+from tests import checkpoints, pace
 from tests.server import postgres, test_serve
 from tests.server.house import app, ended, house_of, journal, plain, submit, until
 from tests.server.test_webhooks import Ear, deliver
@@ -130,11 +130,14 @@ def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: p
     house, tmp = two_workers
     half = submit(house, "freeze=1 bytes=3000000 steps=3")
     worker = frozen(house)
-    monkeypatch.setattr(house.health.dispatcher, "_patience", replace(house.health.dispatcher._patience, silence=0.5))
+    with monkeypatch.context() as patched:
+        dispatcher = house.health.dispatcher
+        patched.setattr(dispatcher, "_patience", replace(dispatcher._patience, silence=0.5))
+        until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     found = ended(house, half)
-    assert (found.status, found.attempt, len(found.deaths)) == (Status.SUCCEEDED, 2, 1)
+    # on a slow machine the next worker may have been silent for as long before the patience was as usual again
+    assert found.status is Status.SUCCEEDED and found.attempt == len(found.deaths) + 1 >= 2
     assert "said nothing" in found.deaths[0] and found.video is not None and found.video.size == 3_000_000
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     forget(tmp, "freezing")
 
 
@@ -209,8 +212,8 @@ def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
             assert client.get("/health/live").status_code == 200
             time.sleep(7)
             other.execute("COMMIT")
-        answers = {vendor: call.result(60) for vendor, call in calls.items()}
-        assert asked.result(60).status_code in (404, 503)
+        answers = {vendor: call.result(pace.seconds(60)) for vendor, call in calls.items()}
+        assert asked.result(pace.seconds(60)).status_code in (404, 503)
         accepted = [vendor for vendor, answer in answers.items() if answer.status_code < 300]
         for vendor in answers.keys() - accepted:
             check_outage(vendor, answers[vendor], "at the moment")
@@ -234,7 +237,7 @@ def test_a_table_that_does_not_answer_keeps_no_key_from_its_work(
     read = keys.all
 
     def locked_for_long() -> Any:
-        answers.wait(30)
+        answers.wait(pace.seconds(30))
         return read()
 
     monkeypatch.setattr(keys, "all", locked_for_long)
@@ -270,12 +273,14 @@ def test_nobody_is_taken_to_hang_while_nobody_listens(two_workers: Two, monkeypa
         return asked(*given)
 
     monkeypatch.setattr("server.jobs.dispatcher.RETRY", 0.1)
-    monkeypatch.setattr(house.health.dispatcher, "_patience", replace(house.health.dispatcher._patience, silence=0.5))
+    silence = pace.seconds(1.5)
+    patience = replace(house.health.dispatcher._patience, silence=silence)
+    monkeypatch.setattr(house.health.dispatcher, "_patience", patience)
     monkeypatch.setattr(house.health.store, "unwanted", unusable)
-    job = submit(house, "steps=60 sleep=0.03")
+    job = submit(house, "steps=100 sleep=0.03")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.step > 0)
     broken.set()
-    time.sleep(1.0)
+    time.sleep(1.5 * silence)
     broken.clear()
     found = ended(house, job)
     assert (found.status, found.attempt) == (Status.SUCCEEDED, 1)
@@ -292,7 +297,8 @@ def locked(other: sqlite3.Connection) -> bool:
 @pytest.mark.slow
 def test_postgresql_stops_in_the_middle_of_a_job(tmp_path: Path) -> None:
     with postgres.running() as server:
-        application = app(tmp_path, database_url=server.create("jobs"), silence_seconds=3)
+        silence = pace.seconds(3)
+        application = app(tmp_path, database_url=server.create("jobs"), silence_seconds=silence)
         with TestClient(application) as client:
             house = house_of(application)
             running = submit(house, "steps=20 sleep=0.05 save=1", seed=1)
@@ -302,9 +308,9 @@ def test_postgresql_stops_in_the_middle_of_a_job(tmp_path: Path) -> None:
             for vendor, (path, body, _) in CALLS.items():
                 check_outage(vendor, client.post(path, json=body), "at the moment")
             until(lambda: "end 1" in journal(tmp_path))
-            time.sleep(4)  # longer than the silence a worker is allowed: it is the table that does not hear
+            time.sleep(1.3 * silence)  # it is the table that does not hear, not the worker that is silent
             server.start()
-            done = [ended(house, job, 30) for job in (running, *waiting)]
+            done = [ended(house, job) for job in (running, *waiting)]
             assert [(job.status, job.attempt) for job in done] == [(Status.SUCCEEDED, 1)] * 4
             assert sum(house.health.store.counts().values()) == len(films(house)) == 4
             assert sorted(line for line in journal(tmp_path) if line.startswith("end")) == [
@@ -355,10 +361,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert client.get(f"{path}/{first}/content").content
             filler.unlink()
 
-            saving = submit(house, "save=1 steps=60 sleep=0.02")
+            saving = submit(house, "save=1 steps=150 sleep=0.02")
             until(lambda: (found := house.context.jobs.get(saving.id)) and found.step > 3)
             filler = fill(disk)
-            time.sleep(0.5)
+            time.sleep(0.3)
             filler.unlink()
             found = ended(house, saving)
             assert (found.status, found.attempt) == (Status.SUCCEEDED, 1)
@@ -381,7 +387,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 STAGES = (
     ("stay=load for=0.5", "20", Status.QUEUED),
     ("stay=encode for=0.5", "20", Status.QUEUED),
-    ("steps=100 sleep=0.02", "20", Status.QUEUED),
+    ("steps=300 sleep=0.02", "20", Status.QUEUED),
     ("stay=decode for=0.5", "20", Status.SUCCEEDED),
     ("stay=decode for=60", "0.3", Status.QUEUED),
 )
@@ -392,7 +398,7 @@ def test_told_to_stop_in_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """What runs is saved or ends within its time; the next start goes on; each job has one film in the end."""
     lines, ids = tmp_path / "tiny" / "journal", list[str]()
     for prompt, drain, after in STAGES:
-        monkeypatch.setenv("COGVIDEOX_DRAIN_SECONDS", drain)
+        monkeypatch.setenv("COGVIDEOX_DRAIN_SECONDS", str(pace.seconds(float(drain))))
         with test_serve.server(tmp_path) as (process, url):
             until(lambda: all_done(tmp_path, ids))
             before = lines.read_text() if lines.exists() else ""
@@ -400,7 +406,7 @@ def test_told_to_stop_in_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyP
             word = "staying" if "stay" in prompt else "start"
             until(lambda before=before, word=word: lines.exists() and word in lines.read_text()[len(before) :])
             process.send_signal(signal.SIGTERM)
-            assert process.wait(15) == 0
+            assert process.wait(pace.seconds(40)) == 0
         running, waiting = stored(tmp_path, ids[-2:])
         assert (running.status, running.deaths) == (after, ()), prompt
         assert waiting.status is Status.QUEUED
@@ -437,7 +443,7 @@ class Wall:
 def test_the_clock_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wall = Wall()
     monkeypatch.setattr(time, "time", wall)
-    application = app(tmp_path, max_run_seconds=60, silence_seconds=60)
+    application = app(tmp_path, max_run_seconds=600, silence_seconds=600)
     with TestClient(application):
         house = house_of(application)
         house.health.store._clock = wall
@@ -455,13 +461,13 @@ def test_a_clock_put_back_holds_up_no_webhook(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db", clock=lambda: now[0])
     store.submit(told_job("a", "http://x"))
     store.cancel("a")
-    (notice,) = store.notices_due(1)
-    store.notice_put_off(notice, 10.0)
-    assert store.notices_due(1) == []
+    (notice,) = store.notices_due()
+    store.notice_put_off(notice, 10.0, "busy")
+    assert store.notices_due() == []
     now[0] += 11
-    assert store.notices_due(1) != []
+    assert store.notices_due() != []
     now[0] -= 86400
-    assert store.notices_due(1) != []
+    assert store.notices_due() != []
     store.close()
 
 
@@ -470,7 +476,7 @@ def test_a_clock_put_back_holds_up_no_webhook(tmp_path: Path) -> None:
 
 def test_a_webhook_that_is_down_and_one_that_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither keeps the others' letters, and both are told in the end."""
-    monkeypatch.setattr("server.jobs.webhooks.TIMEOUTS", (0.3, 0.3))
+    monkeypatch.setattr("server.jobs.webhooks.TIMEOUTS", (pace.seconds(0.5),) * 2)
     with socket.socket() as silent, Ear() as ear:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -481,14 +487,14 @@ def test_a_webhook_that_is_down_and_one_that_is_slow(tmp_path: Path, monkeypatch
             store.cancel(name)
 
         def complained(*names: str) -> Callable[[], bool]:
-            return lambda: all(store.logs(name) for name in names) and len(ear.heard) == 1
+            return lambda: all(store.logs(name) for name in names) and bool(ear.heard)
 
-        deliver(store, complained("slow", "down"), delays=(0.05,) * 40)
+        deliver(store, complained("slow", "down"), delays=(0.05,) * 400)
         assert ear.heard[0][1]["id"] == "well"
         assert "longer than" in store.logs("slow")[0].message and "reached" in store.logs("down")[0].message
         ear.shutdown()
         with Late(down) as late:
-            deliver(store, lambda: any(said["id"] == "down" for _, said in late.heard), delays=(0.05,) * 40)
+            deliver(store, lambda: any(said["id"] == "down" for _, said in late.heard), delays=(0.05,) * 400)
             late.shutdown()
         store.close()
 

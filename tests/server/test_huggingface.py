@@ -16,6 +16,7 @@ from server.facades import huggingface
 from server.facades.huggingface.models import MODELS, Inference, Parameters, task_of
 from server.facades.wire import Unavailable
 from server.jobs.job import Status
+from tests import pace
 from tests.server.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
 from tests.server.golden import check
 
@@ -258,7 +259,7 @@ def test_who_hangs_up_cancels() -> None:
         pass
 
     scope = {"type": "http", "method": "POST", "path": T2V, "query_string": b"", "root_path": "", "headers": []}
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), 10))
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), pace.seconds(30)))
     assert jobs.last.status is Status.CANCELLED
 
 

@@ -22,6 +22,7 @@ from server.media.addresses import is_public
 from server.media.artifacts import Artifacts
 from server.media.door import Door
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from tests.loopback import serving
 
 Call = Callable[..., Media]
@@ -127,11 +128,13 @@ def take(
     artifacts: Artifacts, value: str | bytes, kind: str = "picture", allowed: Callable[[str], bool] = is_public
 ) -> Media:
     async def run() -> Media:
-        intake = Intake(artifacts._data, artifacts, Door(allowed, seconds=1.0))
+        inspectors = Inspectors()
+        intake = Intake(artifacts._data, artifacts, Door(allowed, seconds=1.0), inspectors)
         try:
             return await (intake.picture if kind == "picture" else intake.video)(value, "image_url")
         finally:
             await intake.close()
+            await inspectors.close()
 
     return asyncio.run(run())
 
@@ -271,9 +274,9 @@ def test_clips(artifacts: Artifacts, data: DataDir, clip: bytes, monkeypatch: py
     for junk in (b"<html>", playlist, picture("JPEG"), clip[: len(clip) // 4]):
         refused(artifacts, junk, "unsupported_video_format", kind="video")
     refused(artifacts, b"", "unsupported_video_format", kind="video")
-    monkeypatch.setattr("server.media.clip.LONGEST", 0.5)
+    monkeypatch.setattr("server.media.inspectors.LONGEST", 0.5)
     refused(artifacts, clip, "video_duration_too_long", kind="video")
-    monkeypatch.setattr("server.media.clip.PIXELS", 100)
+    monkeypatch.setattr("server.media.inspectors.PIXELS", 100)
     refused(artifacts, clip, "file_too_large", kind="video")
     assert [p.name for p in data.inputs.iterdir()] == [media.sha256]
 

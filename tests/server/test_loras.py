@@ -23,6 +23,7 @@ from server.errors import DiskFull, MediaError
 from server.media.addresses import is_public
 from server.media.artifacts import Artifacts
 from server.media.door import Door
+from server.media.inspectors import Inspectors
 from server.media.loras import Loras
 from server.media.retention import LORA_SECONDS, Retention
 from server.media.uploads import Uploads
@@ -47,11 +48,13 @@ class Place:
             settings = plain(data_dir=self.tmp / "data", loras_dir=self.tmp / "styles", **given)
             door = Door((lambda _: True) if private else is_public, seconds=2.0)
             models = {Task.T2V: describe(checkpoints.cached("5b"), "5b")}
-            there = Loras(settings, models, self.data, self.artifacts, door)
+            inspectors = Inspectors()
+            there = Loras(settings, models, self.data, self.artifacts, door, inspectors)
             try:
                 found = await asyncio.gather(*(there.take(v, 0.5, task, fresh=fresh) for v in values))
             finally:
                 await door.close()
+                await inspectors.close()
             return list(found)
 
         return asyncio.run(run())

@@ -45,7 +45,7 @@ def picture(kind: str) -> bytes:
 @pytest.mark.parametrize(("output_type", "media_type"), [("mp4", "video/mp4"), ("gif", "image/gif")])
 def test_the_promised_address(running: Running, output_type: str, media_type: str) -> None:
     client, house = running
-    promise = ask(client, prompt="steps=3 sleep=0.3", output_type=output_type, instant_response=True)
+    promise = ask(client, prompt="steps=3 sleep=0.6", output_type=output_type, instant_response=True)
     url = promise["future_links"][0]
     early = client.get(url)
     assert early.status_code == 404

@@ -15,6 +15,7 @@ from pipelines.request import GenerationRequest
 from server.facades import openai
 from server.facades.openai.models import BLUE, RED
 from server.jobs.job import JobError, Status
+from tests import pace
 from tests.server import golden
 from tests.server.clients.fake import VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
 
@@ -380,7 +381,7 @@ def test_hanging_up_ends_a_sync_call() -> None:
         pass
 
     scope = {"type": "http", "method": "POST", "path": "/v1/videos/sync", "query_string": b"", "root_path": ""}
-    asyncio.run(asyncio.wait_for(app({**scope, "headers": [(b"host", b"here")]}, receive, send), 10))
+    asyncio.run(asyncio.wait_for(app({**scope, "headers": [(b"host", b"here")]}, receive, send), pace.seconds(30)))
     assert jobs.last.status is Status.CANCELLED
 
 

@@ -18,7 +18,7 @@ from server.errors import BadSetting
 from server.jobs.job import Status
 from server.jobs.prompts import MAX_ANSWER, MAX_PROMPT, Helper, helper_of
 from server.settings import Settings
-from tests import checkpoints
+from tests import checkpoints, pace
 from tests.server.chat_host import Chat, chat_host
 from tests.server.house import app, ended, house_of, plain, submit, until
 
@@ -108,7 +108,7 @@ def test_an_endpoint_that_drips_is_left_in_time(chat: Chat, headers: dict[str, s
     assert "no answer within 2 seconds" in (better(chat, seconds=2).prompt_note or "")
     left = [thread for thread in threading.enumerate() if thread.name == "prompt help"]
     for thread in left:
-        thread.join(5)
+        thread.join(pace.seconds(5))
     assert not any(thread.is_alive() for thread in left)
 
 

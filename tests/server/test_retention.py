@@ -73,12 +73,15 @@ def test_inputs_that_no_job_needs(house: House) -> None:
 def test_an_input_that_comes_again_is_new(house: House) -> None:
     """Between its coming and its job there must be no sweep that takes it away."""
 
-    async def bring() -> Media:
-        return await house.context.intake.picture(picture("red"), "image")
+    async def bring_twice() -> tuple[Media, Media]:
+        first = await house.context.intake.picture(picture("red"), "image")
+        age(Path(first.path), 2 * DAY)
+        second = await house.context.intake.picture(picture("red"), "image")
+        await house.context.inspectors.close()
+        return first, second
 
-    media = asyncio.run(bring())
-    age(Path(media.path), 2 * DAY)
-    assert asyncio.run(bring()) == media
+    media, again = asyncio.run(bring_twice())
+    assert again == media
     house.retention.sweep()
     assert Path(media.path).exists()
     age(Path(media.path), 2 * DAY)
@@ -210,7 +213,10 @@ def test_a_film_on_s3(running: Running, monkeypatch: pytest.MonkeyPatch) -> None
     assert (part.status_code, part.content) == (206, whole.content[10:20])
     assert client.get(house.context.artifacts.url(job.manifest, "")).json() == {"seed": 5}
 
-    monkeypatch.setattr("server.media.fetch.check_clip", lambda _: None)  # the film is none
+    async def good(*_: object) -> None:
+        """The video is none."""
+
+    monkeypatch.setattr(house.context.inspectors, "clip", good)
     body = {"prompt": "steps=1", "video_url": url}
     asked = client.post("/queue/fal-ai/cogvideox-5b/video-to-video", json=body)
     assert asked.status_code == 200, asked.text

@@ -36,7 +36,9 @@ from server.facades.wire import MAX_BODY
 from server.media.artifacts import Artifacts
 from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
+from server.media.inspectors import Inspectors
 from server.serve import set_up_logging
+from tests import pace
 from tests.server.clients.running import KEY, stand_in_server
 from tests.server.house import app, house_of, plain
 from tests.server.test_fault_injection import CALLS, SAYS
@@ -223,11 +225,13 @@ def refusal(data: DataDir, value: bytes, kind: str) -> MediaError | None:
     """What the intake says to it, None when it takes it."""
 
     async def run() -> None:
-        intake = Intake(data, Artifacts(data), Door())
+        inspectors = Inspectors()
+        intake = Intake(data, Artifacts(data), Door(), inspectors)
         try:
             await (intake.picture if kind == "picture" else intake.video)(value, "image_url")
         finally:
             await intake.close()
+            await inspectors.close()
 
     try:
         asyncio.run(run())
@@ -382,7 +386,7 @@ Served = tuple[str, Path]
 
 def dial(address: str) -> socket.socket:
     host, _, port = address.partition(":")
-    return socket.create_connection((host, int(port)), timeout=60)
+    return socket.create_connection((host, int(port)), timeout=pace.seconds(60))
 
 
 def head(path: str, *headers: str, key: str = KEY) -> bytes:
@@ -547,22 +551,22 @@ def test_the_log_tells_no_secrets(tmp_path: Path) -> None:
                         f"[{sent}]",
                         sent.replace(":", f":{WORD}"),
                     ):
-                        session.post(f"http://{address}{path}", data=wrong, headers=headers, timeout=60)
-                    session.get(f"http://{address}{asked}?key={SECRET}", headers=headers, timeout=60)
+                        session.post(f"http://{address}{path}", data=wrong, headers=headers, timeout=pace.seconds(60))
+                    session.get(f"http://{address}{asked}?key={SECRET}", headers=headers, timeout=pace.seconds(60))
             for order in ("fail=internal", "fail=bad_output", "refuse=width", "die=SIGKILL times=1", "steps=1"):
                 body = {"prompt": f"{WORD} {order}", "fal_webhook": WORD}
                 answer = session.post(
                     f"http://{address}/run/fal-ai/cogvideox-5b",
                     json=body,
                     headers={"authorization": f"Key id:{SECRET}"},
-                    timeout=60,
+                    timeout=pace.seconds(60),
                 )
                 assert SECRET not in answer.text and str(tmp_path) not in answer.text and "Traceback" not in answer.text
             session.post(
                 f"http://{address}/queue/fal-ai/cogvideox-5b?fal_webhook=http://127.0.0.1:1/{WORD}",
                 json={"prompt": f"{WORD} steps=1"},
                 headers={"authorization": f"Key id:{SECRET}"},
-                timeout=60,
+                timeout=pace.seconds(60),
             )
 
     with stand_in_server(tmp_path, api_keys=f"id:{SECRET}", log_level="debug") as address:

@@ -15,6 +15,7 @@ from server.errors import DiskFull, NoModel, QueueFull
 from server.facades import segmind
 from server.facades.wire import Unavailable
 from server.jobs.job import JobError, Status
+from tests import pace
 from tests.server.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
 
 T2V = "/v1/cog-video-5b-t2v"
@@ -275,5 +276,5 @@ def test_the_job_goes_on_when_its_caller_drops() -> None:
         "root_path": "",
         "headers": [(b"host", b"here")],
     }
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), 10))
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), pace.seconds(30)))
     assert jobs.last.status is Status.QUEUED

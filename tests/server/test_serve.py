@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from server.errors import AddressInUse
 from server.jobs.job import Status
 from server.jobs.store import JobStore
 from server.serve import Sink, bind
+from tests import pace
 from tests.server.house import ENGINE, checkpoint, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,8 +62,8 @@ def server(tmp: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.stdout.close()
 
 
-def run(url: str, prompt: str = "steps=1000 sleep=0.06") -> str:
-    """Queues a job on the server at `url`, by default one that takes a minute."""
+def run(url: str, prompt: str = "steps=100000 sleep=0.06") -> str:
+    """Queues a job on the server at `url`, by default one that takes more than an hour."""
     body = json.dumps({"prompt": prompt, "use_rife": False}).encode()
     request = urllib.request.Request(
         f"{url}/queue/fal-ai/cogvideox-5b", body, {"content-type": "application/json"}, method="POST"
@@ -82,12 +82,10 @@ def test_ends_soon_and_wholly_and_keeps_the_job(tmp_path: Path, ending: signal.S
         job_id = run(url)
         until(lambda: (tmp_path / "tiny" / "journal").exists())
         (worker,) = workers_of(process)
-        begin = time.monotonic()
         process.send_signal(ending)
-        code = process.wait(10)
-        assert time.monotonic() - begin < 6
+        code = process.wait(pace.seconds(15))
         assert code == (0 if ending is not signal.SIGKILL else -signal.SIGKILL)
-        until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 3)
+        until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     assert "Traceback" not in (tmp_path / "log").read_text()
     store = JobStore(tmp_path / "data" / "jobs.db")
     job = store.get(job_id)
@@ -108,21 +106,19 @@ def test_ends_soon_and_wholly_and_keeps_the_job(tmp_path: Path, ending: signal.S
 )
 def test_callers_that_wait_are_told_that_it_stops(tmp_path: Path, path: str, key: str, after: Status) -> None:
     def call() -> tuple[int, dict[str, str]]:
-        body = b'{"prompt": "steps=1000 sleep=0.06"}'
+        body = b'{"prompt": "steps=100000 sleep=0.06"}'
         request = urllib.request.Request(f"{url}{path}", body, {"content-type": "application/json"}, method="POST")
         with pytest.raises(urllib.error.HTTPError) as answer:
-            urllib.request.urlopen(request, timeout=20)
+            urllib.request.urlopen(request, timeout=pace.seconds(60))
         with answer.value as e:
             return e.code, json.load(e)
 
     with server(tmp_path) as (process, url), ThreadPoolExecutor(1) as caller:
         answer = caller.submit(call)
         until(lambda: (tmp_path / "tiny" / "journal").exists())
-        begin = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        code, said = answer.result(10)
-        assert time.monotonic() - begin < 2
-        assert process.wait(10) == 0
+        code, said = answer.result(pace.seconds(10))
+        assert process.wait(pace.seconds(15)) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
     store = JobStore(tmp_path / "data" / "jobs.db")
     job_id = re.findall(r"[0-9a-f-]{36}", (tmp_path / "log").read_text())[0]

@@ -171,14 +171,14 @@ class StoreStates(RuleBasedStateMachine):
 
     @rule(listens=st.booleans())
     def deliver(self, listens: bool) -> None:
-        for notice in self.store.notices_due(100):
+        for notice in self.store.notices_due():
             told = self.jobs[notice.job_id].told
             assert notice.event == told[0], "in the order it happened"
             if listens:
                 self.store.notice_done(notice)
                 told.pop(0)
             else:
-                self.store.notice_put_off(notice, 0.0)
+                self.store.notice_put_off(notice, 0.0, "busy")
 
     @invariant()
     def nothing_is_lost_or_made_up(self) -> None:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from server import tls
 from server.errors import BadSetting, StartError
+from tests import pace
 from tests.server.house import plain
 
 
@@ -210,7 +211,12 @@ def test_a_certificate_that_does_not_serve_is_one_line_on_the_terminal(own: Path
     program = [sys.executable, "-m", "server.cli", "serve", *flags]
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        program, cwd=own, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=60
+        program,
+        cwd=own,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=pace.seconds(60),
     )
     assert done.returncode == 2
     assert done.stdout == ""

@@ -61,6 +61,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache
 
 
+@pytest.mark.slow
 def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     making.main(train_more=True)
     assert verify(tmp_path / "demo").ok
@@ -112,6 +113,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+@pytest.mark.slow
 def test_latents_of_another_autoencoder_or_of_other_films_are_made_anew(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +181,7 @@ def test_what_is_committed_is_small() -> None:
     assert sum(sizes.values()) < 25e6
 
 
+@pytest.mark.slow
 def test_a_lora(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     making.main(train_more=True)
     for name, value in (("CACHE", cache), ("TARGET", tmp_path / "lora"), ("STEPS", 1)):
@@ -194,6 +197,7 @@ def test_a_lora(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len({part["basis"] for part in kept} - {""}) == 2
 
 
+@pytest.mark.slow
 def test_an_interpolation_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_rife, "CACHE", tmp_path)
     monkeypatch.setattr(train_rife, "TARGET", tmp_path / "made" / "flownet.safetensors")
@@ -266,6 +270,7 @@ def test_what_is_measured_is_not_what_was_learned() -> None:
     assert {scene.motion for scene, _ in asked} == set(MOTIONS)
 
 
+@pytest.mark.slow
 def test_contact_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheet, "PROMPTS", sheet.PROMPTS[:1])
     quick = partial(GenerationRequest, num_frames=17, num_inference_steps=20)

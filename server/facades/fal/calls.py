@@ -19,7 +19,7 @@ from server.errors import QueueFull
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
 from server.facades.fal.terms import Terms
-from server.facades.wire import Json, finished_or_dropped, idempotency, kept, parse_json, read_body
+from server.facades.wire import Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
 from server.jobs.job import Job, JobError, Status
 
 FACADE = "fal"
@@ -50,7 +50,7 @@ class Fal:
         await self._check_length(request)
         body = await read_body(request)
         try:
-            job = await self._submit(request, endpoint, parse_json(body), agreed)
+            job = await self._submit(request, endpoint, await parsed(body), agreed)
         except errors.REFUSALS as error:
             if errors.is_about_a_header(error):
                 raise
@@ -77,7 +77,9 @@ class Fal:
             raise QueueFull(int(longest[:9]))
 
     async def _submit(self, request: Request, endpoint: Endpoint, given: Any, agreed: Terms) -> Job:
-        generation = await intake.generation(self.context, endpoint, intake.validated(endpoint, given))
+        generation = await intake.generation(
+            self.context, endpoint, intake.validated(endpoint, given), request.state.owner
+        )
         return await run_in_threadpool(
             self.jobs.submit,
             generation,
@@ -187,7 +189,7 @@ class Fal:
 async def _input(request: Request) -> Any:
     if request.method == "GET":  # the JS client puts the input of a GET into the query
         return dict(request.query_params)
-    return parse_json(await read_body(request))
+    return await read_json(request)
 
 
 def _payload(endpoint: Endpoint, given: Any, agreed: Terms) -> dict[str, Any]:

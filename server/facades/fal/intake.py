@@ -31,7 +31,7 @@ def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
     return endpoint.input.model_validate({name: value for name, value in payload.items() if value is not None})
 
 
-async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInput) -> GenerationRequest:
+async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInput, owner: str) -> GenerationRequest:
     """The request, with its picture or clip and its LoRAs fetched; raises Refused and MediaError."""
     smooth = given.use_rife and context.jobs.rife_available
     if given.use_rife and not smooth and "use_rife" in given.model_fields_set:
@@ -43,11 +43,11 @@ async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInp
         )
     image = video = strength = None
     if isinstance(given, ImageToVideoInput):
-        image = await context.intake.picture(given.image_url, "image_url")
+        image = await context.intake.picture(given.image_url, "image_url", owner=owner)
     if isinstance(given, VideoToVideoInput):
-        video = await context.intake.video(given.video_url, "video_url")
+        video = await context.intake.video(given.video_url, "video_url", owner=owner)
         strength = given.strength
-    loras = await _loras(context, endpoint, given.loras)
+    loras = await _loras(context, endpoint, given.loras, owner)
     size = given.video_size
     return GenerationRequest(
         prompt=given.prompt,
@@ -66,9 +66,9 @@ async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInp
     )
 
 
-async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight]) -> tuple[Lora, ...]:
+async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight], owner: str) -> tuple[Lora, ...]:
     """All at once, and before the job is promised: after a restart everything it needs is on disk."""
-    takes = (context.loras.take(one.path, one.scale, endpoint.task, fresh=one.force) for one in given)
+    takes = (context.loras.take(one.path, one.scale, endpoint.task, fresh=one.force, owner=owner) for one in given)
     found = []
     for number, one in enumerate(await asyncio.gather(*takes, return_exceptions=True)):
         match one:

@@ -20,7 +20,7 @@ from server.facades.fal.errors import Rejected
 from server.facades.fal.models import AppToken, NewFile, UploadedParts
 from server.facades.fal.passes import Ticket
 from server.facades.fal.terms import LIFECYCLE, PREFERENCE, keep_seconds
-from server.facades.wire import Json, parse_json, read_body
+from server.facades.wire import Json, read_json
 from server.jobs.job import Artifact
 
 TOKEN_SECONDS = 3600
@@ -51,7 +51,7 @@ class Storage:
         return Json(body)
 
     async def app_token(self, request: Request) -> Response:
-        asked = AppToken.model_validate(parse_json(await read_body(request)) or {})
+        asked = AppToken.model_validate(await read_json(request) or {})
         until = time.time() + asked.token_expiration
         token = passes.issue(self.signing, "app", until, owner=request.state.owner, apps=asked.allowed_apps)
         return Json(token)
@@ -71,7 +71,7 @@ class Storage:
 
     async def initiate(self, request: Request) -> Response:
         """The other start, of uploads whole and in parts alike."""
-        asked = NewFile.model_validate(parse_json(await read_body(request)) or {})
+        asked = NewFile.model_validate(await read_json(request) or {})
         ticket = self._ticket(request, asked.file_name, asked.content_type)
         address = self._address(request, ticket.key, ticket.name)
         token = ticket.token(self.signing, time.time() + UPLOAD_SECONDS)
@@ -94,7 +94,7 @@ class Storage:
 
     async def complete(self, request: Request, key: str, name: str, ticket: str) -> Response:
         given = self._given(key, ticket)
-        asked = UploadedParts.model_validate(parse_json(await read_body(request)) or {})
+        asked = UploadedParts.model_validate(await read_json(request) or {})
         await self.context.uploads.complete(
             key,
             [part.partNumber for part in asked.parts],

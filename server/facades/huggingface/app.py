@@ -25,7 +25,7 @@ from server.facades.wire import (
     finished_or_dropped,
     idempotency,
     kept,
-    parse_json,
+    parsed,
     read_body,
 )
 from server.jobs.job import Job, Status
@@ -68,7 +68,7 @@ class HuggingFace:
         # NOTE: the client sends a bare picture without a type, or with whatever its file's name suggests
         if task is Task.I2V and body and not body.lstrip(JSON_BEGINS).startswith(b"{"):
             inputs, parameters = "", Parameters()
-            image = await self.context.intake.picture(body, "inputs")
+            image = await self.context.intake.picture(body, "inputs", owner=request.state.owner)
             payload: dict[str, Any] = {}
         else:
             payload = await _fields(body)
@@ -76,7 +76,7 @@ class HuggingFace:
             given = kind.model_validate(payload)
             inputs, parameters = given.inputs, given.parameters or Parameters()
             if task is Task.I2V:
-                image = await self.context.intake.picture(inputs, "inputs")
+                image = await self.context.intake.picture(inputs, "inputs", owner=request.state.owner)
         return await run_in_threadpool(
             self.jobs.submit,
             generation(task, inputs, parameters, image),
@@ -89,7 +89,7 @@ class HuggingFace:
 
 
 async def _fields(body: bytes) -> dict[str, Any]:
-    fields = await run_in_threadpool(parse_json, body)
+    fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

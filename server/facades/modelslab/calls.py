@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,8 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.auth import Unauthorized
+from server.bodies import Bodies
 from server.context import Context
-from server.facades.modelslab import answers, errors
+from server.facades.modelslab import answers, errors, keyed
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (
     Given,
@@ -29,7 +32,7 @@ from server.facades.modelslab.models import (
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.facades.wire import Json, idempotency, kept, parse_json, read_body, shown
+from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
 
@@ -61,6 +64,8 @@ class ModelsLab:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
+        self.strangers = Bodies(keyed.STRANGERS, MAX_BODY)
+        self.folder = context.settings.data_dir.absolute() / "uploads"
 
     async def generate(self, request: Request, kind: Kind) -> Response:
         until = time.monotonic() + HOLD_SECONDS
@@ -71,7 +76,9 @@ class ModelsLab:
             raise errors.invalid(e, kind.input.MOST) from None
         base = self.context.artifacts.base_url(request)
         source = picture_of(given)
-        image = None if source is None else await self.context.intake.picture(source, "init_image")
+        image = None
+        if source is not None:
+            image = await self.context.intake.picture(source, "init_image", owner=owner)
         wanted, more = generation(given, image)
         job = await run_in_threadpool(
             self.jobs.submit,
@@ -149,12 +156,20 @@ class ModelsLab:
 
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
         """The JSON body, whatever its type is said to be, and whose key came with the request."""
-        fields = parse_json(await read_body(request))
+        identify = partial(self.context.keys.identify, request.headers)
+        owner: str | None = None
+        with contextlib.suppress(Unauthorized):
+            owner = identify(request.headers.get("key"))
+        if owner is None:
+            body, owner = await keyed.read(request, self.strangers, self.folder, identify)
+        else:
+            body = await collected(request, request.stream(), owner=owner)
+        fields = await parsed(body)
         fields = {} if fields is None else fields
         if not isinstance(fields, dict):
             raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
         key = fields.get("key", request.headers.get("key"))
-        return fields, self.context.keys.identify(request.headers, key if isinstance(key, str) else None)
+        return fields, identify(key if isinstance(key, str) else None) if owner is None else owner
 
 
 def _told(given: Given) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from server.facades.openai.errors import Refused
-from server.facades.wire import form_of, parse_json, read_body
+from server.facades.wire import form_of, parsed, read_body
 
 MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -32,7 +32,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     body = await read_body(request)
     if kind in FORMS and not (kind == FORMS[1] and body.lstrip().startswith(b"{")):
         return await _of_form(request, body)
-    fields = parse_json(body)
+    fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

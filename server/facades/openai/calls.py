@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
+from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -22,7 +23,7 @@ from server.facades.openai.models import CreateVideo, RemixVideo
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.facades.wire import Json, finished_or_dropped, idempotency, kept
-from server.jobs.job import Job, Status
+from server.jobs.job import Artifact, Job, Status
 
 FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
@@ -104,12 +105,12 @@ class Videos:
         videos = [self._video(request, job) for job in jobs[:limit]]
         return Json(answers.page(videos, has_more=len(jobs) > limit))
 
-    def content(self, request: Request, video_id: str) -> Response:
+    async def content(self, request: Request, video_id: str) -> Response:
         variant = request.query_params.get("variant") or VARIANTS[0]
         if variant not in VARIANTS:
             message = f"Invalid 'variant': must be one of {', '.join(VARIANTS)}, got {variant[:100]!r}"
             raise Refused(400, message, "variant", "invalid_value")
-        job = self._find(request, video_id)
+        job = await run_in_threadpool(self._find, request, video_id)
         if job.video is None or job.poster is None:
             why = "is not ready yet, use GET /v1/videos/{video_id} to check its status"
             if job.status.is_terminal:
@@ -117,17 +118,26 @@ class Videos:
             raise Refused(400, f"The video {why}", "video_id", "video_not_completed")
         try:
             if variant == "spritesheet":
-                frames = (job.plan or {}).get("num_frames", job.request.num_frames) or 1
-                with self.context.artifacts.on_disk(job.video) as film:
-                    return Response(spritesheet(film, frames), media_type="image/jpeg")
+                return Response(await self._spritesheet(request, job, job.video), media_type="image/jpeg")
             asset = job.video if variant == "video" else job.poster
-            return Response(self.context.artifacts.read(asset), media_type=asset.media_type)
+            data = await run_in_threadpool(self.context.artifacts.read, asset)
+            return Response(data, media_type=asset.media_type)
         except FileNotFoundError:
             raise Refused(404, "The files of this video are gone.", "video_id", "not_found") from None
         except NoSpritesheet as e:
             return errors.respond(
                 errors.Failure(500, f"No spritesheet: {e}", type="server_error", headers=errors.FINAL)
             )
+
+    async def _spritesheet(self, request: Request, job: Job, video: Artifact) -> bytes:
+        """Raises NoSpritesheet, QueueFull, FileNotFoundError."""
+        frames = (job.plan or {}).get("num_frames", job.request.num_frames) or 1
+        inspectors = self.context.inspectors
+        async with (
+            inspectors.slow_turn(request.state.owner),
+            contextmanager_in_threadpool(self.context.artifacts.on_disk(video)) as film,
+        ):
+            return await spritesheet(film, frames, inspectors)
 
     def delete(self, request: Request, video_id: str) -> Response:
         job = self._find(request, video_id)

@@ -99,4 +99,4 @@ async def _picture(context: Context, reference: Any, field: str, owner: str) -> 
     if isinstance(reference, FileId):
         _, artifact = await run_in_threadpool(find, context, reference.id, owner, field)
         reference = await run_in_threadpool(context.artifacts.read, artifact)
-    return await context.intake.picture(reference, field)
+    return await context.intake.picture(reference, field, owner=owner)

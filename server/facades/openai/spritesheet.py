@@ -5,10 +5,10 @@ Knows: ffmpeg's tile filter. Does not know: whose film it is.
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from pipelines.video.process import ffmpeg, guarded_input
+from server.media.inspectors import Inspectors, TooSlow
 
 COLUMNS, TILES = 4, 16
 TILE_WIDTH = 320  # pixels at most
@@ -21,7 +21,7 @@ class NoSpritesheet(Exception):
     pass
 
 
-def spritesheet(film: Path, frames: int) -> bytes:
+async def spritesheet(film: Path, frames: int, inspectors: Inspectors) -> bytes:
     """JPEG of up to 16 frames from the first to the last, evenly spaced, in rows of four. Raises NoSpritesheet."""
     count = max(1, min(TILES, frames))
     picked = sorted({round(n * (frames - 1) / max(1, count - 1)) for n in range(count)})
@@ -31,9 +31,9 @@ def spritesheet(film: Path, frames: int) -> bytes:
     command = [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *guarded_input(film), "-map", "0:v:0"]
     command += ["-vf", filters, "-frames:v", "1", "-c:v", "mjpeg", "-q:v", "3", "-f", "image2pipe", "pipe:1"]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
+        status, sheet, _ = await inspectors.program(command, SECONDS)
+    except TooSlow:
         raise NoSpritesheet("the film takes too long to decode") from None
-    if done.returncode or not done.stdout:
+    if status or not sheet:
         raise NoSpritesheet("the film cannot be decoded")
-    return done.stdout
+    return sheet

@@ -31,7 +31,7 @@ from server.facades.replicate.models import (
     model_of,
     of_version,
 )
-from server.facades.wire import Json, idempotency, is_callable, kept, parse_json, read_body
+from server.facades.wire import Json, idempotency, is_callable, kept, read_json
 from server.jobs.job import EVENTS, Job, Webhook
 
 LONGEST_WAIT = 60.0  # seconds a call may block
@@ -105,7 +105,7 @@ class Predictions:
         given = asked.wanted.input
         image = None
         if isinstance(given, CogVideoXImageInput):
-            image = await self.context.intake.picture(given.image, "image")
+            image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
         named = {"deployment": asked.deployment, "cancel_after": cancel_after, "webhook": webhook and webhook.url}
         payload: dict[str, Any] = {
             "version": asked.version,
@@ -237,7 +237,7 @@ def _duration(after: str) -> float | None:
 
 async def _fields(request: Request) -> dict[str, Any]:
     """The body, without what is null, in it and in its input."""
-    fields = parse_json(await read_body(request))
+    fields = await read_json(request)
     if not isinstance(fields, dict | None):
         given = errors.TYPES.get(type(fields), "null")
         raise errors.Refused(errors.Invalid("invalid_type", "", f"Invalid type. Expected: object, given: {given}"))

@@ -88,7 +88,7 @@ class Segmind:
         given: Given = slug.input.model_validate(fields)
         image = None
         if isinstance(given, ImageToVideo):
-            image = await self.context.intake.picture(given.image, "image")
+            image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
         return await run_in_threadpool(
             self.jobs.submit,
             generation(given, image),

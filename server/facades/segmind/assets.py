@@ -5,20 +5,19 @@ Knows: data URIs. Does not know: what the files are for, where they are kept, ho
 
 from __future__ import annotations
 
-import base64
-import binascii
 import mimetypes
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 from server.context import Context
 from server.facades.segmind.errors import Refused
 from server.jobs.job import Artifact
+from server.media.data_uris import from_base64, unescaped
+from server.media.door import DownloadFailed
+from server.media.uploads import UPLOAD_BYTES
 
 MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
-SPACE = re.compile(rb"\s+")
 CHUNK = 2**20
 
 
@@ -34,9 +33,15 @@ class Asset:
         if not comma or head[:5].lower() != "data:":
             raise Refused(400, f"{name} must be a data: URI, as in data:image/png;base64,iVBORw0…")
         kind, *options = head[5:].lower().split(";")
-        data = unquote_to_bytes(body)
+        try:
+            data = unescaped(body)
+        except DownloadFailed as e:
+            raise Refused(400, f"{name}: {e.message}") from None
         if "base64" in (option.strip() for option in options):
-            data = _from_base64(data, name)
+            try:
+                data = from_base64(data, UPLOAD_BYTES)
+            except DownloadFailed:
+                raise Refused(400, f"{name} says base64, and what follows is not") from None
         if not data:
             raise Refused(400, f"{name} holds no data")
         return cls(kind.strip() if MEDIA_TYPE.fullmatch(kind.strip()) else "application/octet-stream", data)
@@ -49,12 +54,3 @@ class Asset:
     async def _chunks(self) -> AsyncIterator[bytes]:
         for begin in range(0, len(self.data), CHUNK):
             yield self.data[begin : begin + CHUNK]
-
-
-def _from_base64(text: bytes, name: str) -> bytes:
-    """Whitespace and missing padding are forgiven, as they are for pictures."""
-    text = SPACE.sub(b"", text).rstrip(b"=")
-    try:
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-    except binascii.Error:
-        raise Refused(400, f"{name} says base64, and what follows is not") from None

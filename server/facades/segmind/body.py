@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from server.facades.segmind.errors import Refused
-from server.facades.wire import form_of, parse_json, read_body
+from server.facades.wire import form_of, parsed, read_body
 
 
 async def read_fields(request: Request, *, forms: bool = True) -> dict[str, Any]:
@@ -27,7 +26,7 @@ async def read_fields(request: Request, *, forms: bool = True) -> dict[str, Any]
         taken = "application/json or multipart/form-data" if forms else "application/json"
         raise Refused(406, f"Invalid content type {kind[:100]}: send {taken}")
     else:
-        fields = await run_in_threadpool(parse_json, body)
+        fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.wire import Json, form_of, idempotency, kept, parse_json, read_body
+from server.facades.wire import Json, form_of, idempotency, kept, parsed, read_body
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.pictures import picture
@@ -70,7 +70,8 @@ class Zhipu:
             with self.request_ids.taken(owner, given.request_id if name is None else None):
                 media = None
                 for value in given.pictures:
-                    media = await picture(self.context, value, "image" if "image" in fields else "image_url")
+                    field = "image" if "image" in fields else "image_url"
+                    media = await picture(self.context, value, field, owner)
                 return await run_in_threadpool(
                     self.jobs.submit,
                     mapping.generation(given, media, rife),
@@ -105,7 +106,7 @@ async def _fields(request: Request) -> dict[str, Any]:
             return {
                 name: await value.read() if isinstance(value, UploadFile) else value for name, value in form.items()
             }
-    fields = parse_json(body)
+    fields = await parsed(body)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

@@ -17,9 +17,9 @@ MAX_BYTES = 5 * 2**20
 BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
-async def picture(context: Context, value: str | bytes, field: str) -> Media:
+async def picture(context: Context, value: str | bytes, field: str, owner: str) -> Media:
     """Raises MediaError that names `field`; DiskFull."""
-    media = await context.intake.picture(value, field)
+    media = await context.intake.picture(value, field, owner=owner)
     await run_in_threadpool(_check, Path(media.path), field)
     return media
 

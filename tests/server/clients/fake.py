@@ -27,6 +27,7 @@ from server.auth import Keys
 from server.context import Context
 from server.errors import MediaError
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.media.inspectors import Inspectors
 from server.settings import Settings
 from server.signing import Signing
 
@@ -175,10 +176,10 @@ class FakeIntake:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str | bytes]] = []
 
-    async def picture(self, value: str | bytes, field: str) -> Media:
+    async def picture(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
         return self._media(value, field)
 
-    async def video(self, value: str | bytes, field: str) -> Media:
+    async def video(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
         return self._media(value, field)
 
     def again(self, media: Media, field: str) -> Media:
@@ -196,7 +197,9 @@ class FakeIntake:
 class FakeLoras:
     """Has one by the name of style; addresses cannot be had."""
 
-    async def take(self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False) -> Lora:
+    async def take(
+        self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
+    ) -> Lora:
         if value.startswith("http"):
             raise MediaError(field, "file_download_error", "Nothing came from that address")
         if value != "style":
@@ -239,6 +242,7 @@ def fake_context(*, keys: str = "", **settings: Any) -> tuple[Context, FakeJobs,
         Keys(given),
         Signing(_secrets()),
         cast(Any, FakeLoras()),
+        Inspectors(),
     )
     return context, jobs, intake
 

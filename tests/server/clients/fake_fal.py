@@ -57,10 +57,11 @@ def built_with_files(folder: Path, **settings: Any) -> Iterator[Store]:
     plain, jobs, _ = fake_context(**settings)
     data, clock = DataDir(folder / "data"), Clock()
     artifacts = Artifacts(data, plain.settings.public_url, clock)
-    uploads, intake = Uploads(data, artifacts), Intake(data, artifacts, Door(lambda _: False))
+    uploads, intake = Uploads(data, artifacts), Intake(data, artifacts, Door(lambda _: False), plain.inspectors)
     context = replace(plain, artifacts=artifacts, uploads=uploads, intake=intake)
     with client_of(context) as client:
         yield Store(client, jobs, context, clock)
         assert client.portal is not None
         client.portal.call(intake.close)
+        client.portal.call(plain.inspectors.close)
     data.close()

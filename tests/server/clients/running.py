@@ -27,6 +27,7 @@ import requests
 from filelock import FileLock
 
 from pipelines import environment as environment_of_the_engine
+from tests import pace
 
 HERE = Path(__file__).parent
 KEY = "id:secret"
@@ -106,7 +107,7 @@ def running_server(folder: Path, program: Sequence[str] = (), trust: str = "", *
         finally:
             process.terminate()
             try:
-                process.wait(30)
+                process.wait(pace.seconds(30))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -116,11 +117,11 @@ def fetch(url: str, trust: str = "") -> requests.Response:
     """Without a key, and past any proxy of this machine's."""
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(url, timeout=60, verify=trust or True)
+        return session.get(url, timeout=pace.seconds(60), verify=trust or True)
 
 
 def _await_ready(process: subprocess.Popen[bytes], url: str, trust: str, log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
+    until = time.monotonic() + pace.seconds(START_SECONDS)
     while time.monotonic() < until and process.poll() is None:
         try:
             if fetch(url, trust).status_code == 200:
@@ -163,7 +164,9 @@ def run_script(name: str, folder: Path, replace: dict[str, str]) -> str:
 
 def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
     env = {**inherited(), **extra}
-    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=SCRIPT_SECONDS)
+    done = subprocess.run(
+        arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=pace.seconds(SCRIPT_SECONDS)
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done.stdout

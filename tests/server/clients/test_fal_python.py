@@ -17,6 +17,7 @@ import httpx_sse
 import pytest
 from PIL import Image
 
+from tests import pace
 from tests.server.clients.running import KEY, fetch
 from tests.server.clients.test_fal_clients import ID, check_output, heard
 from tests.server.test_fal_webhook import verify
@@ -222,11 +223,8 @@ def test_python_uploads_end(client: fal_client.SyncClient) -> None:
     keep = client.upload(b"abc", "text/plain", lifecycle=fal_client.StorageSettings(expires_in="never"))
     preference = {"X-Fal-Object-Lifecycle-Preference": '{"expiration_duration_seconds": 1}'}
     urls.append(client.subscribe(ID, QUICK, headers=preference)["video"]["url"])
-    until = time.monotonic() + 60
     for url in urls:
-        while fetch(url).status_code == 200 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert fetch(url).status_code == 404
+        pace.until(lambda url=url: fetch(url).status_code == 404, every=0.1)
     assert fetch(keep).text == "abc"
 
 

@@ -20,6 +20,7 @@ from pipelines.request import Task
 from pipelines.video import read_video
 from server.facades.facade import Snippet
 from server.facades.huggingface import FACADE
+from tests import pace
 from tests.server.clients.running import KEY, Film, inherited
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -49,7 +50,12 @@ def client_of(
 def test_documented_programs(server: str, model: ModelInfo, tmp_path: Path, snippet: Snippet) -> None:
     (tmp_path / "program.py").write_text(snippet.filled(f"http://{server}", KEY))
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, env=inherited(), capture_output=True, text=True, timeout=300
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=inherited(),
+        capture_output=True,
+        text=True,
+        timeout=pace.seconds(300),
     )
     assert done.returncode == 0, done.stderr
     rules = model.family

@@ -22,6 +22,7 @@ from modelslab_py.schemas.video import Image2Video, Image2VideoUltra, Text2Video
 from modelslab_py.utils.image_utils import image_to_base64
 from PIL import Image, ImageDraw
 
+from tests import pace
 from tests.server.clients.running import KEY, Film, fetch
 from tests.server.test_webhooks import Ear, ear  # noqa: F401
 
@@ -310,9 +311,7 @@ def test_upload(stand_in: str, picture: Path) -> None:
 @pytest.mark.parametrize(("prompt", "state"), [("steps=1", "success"), ("fail=internal", "failed")])
 def test_webhook(quick: Video, ear: Ear, prompt: str, state: str) -> None:  # noqa: F811
     told = quick.text_to_video(Text2Video(model_id="cogvideox", prompt=prompt, webhook=ear.url, track_id="t-1"))
-    until = time.monotonic() + 60
-    while not ear.heard and time.monotonic() < until:
-        time.sleep(0.05)
+    pace.until(lambda: ear.heard)
     _, body = ear.heard[0]
     assert (body["status"], body["id"], body["track_id"]) == (state, told["id"], "t-1")
     assert body.get("output", []) == told["output"]

@@ -29,6 +29,7 @@ from PIL import Image
 
 from pipelines.models import ModelInfo
 from pipelines.video import read_video
+from tests import pace
 from tests.server.clients.running import KEY, Film, fetch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -118,7 +119,7 @@ def test_the_call_that_waits(server: str, tmp_path: Path) -> None:
             f"http://{server}/v1/videos/sync",
             files={name: (None, value) for name, value in fields.items()},
             headers={"authorization": f"Bearer {KEY}"},
-            timeout=300,
+            timeout=pace.seconds(300),
         )
     assert (answer.status_code, answer.headers["content-type"]) == (200, "video/mp4")
     assert Film.read(answer.content, tmp_path) == Film(12, 12.0, 96, 64)

@@ -9,7 +9,6 @@ import asyncio
 import base64
 import json
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +29,7 @@ from replicate.webhook import InvalidSignatureError, Webhooks
 from pipelines.models import ModelInfo
 from pipelines.request import Task
 from pipelines.video import read_video
+from tests import pace
 from tests.server.clients.running import KEY, Film, fetch, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -62,11 +62,11 @@ def client(stand_in: str) -> Iterator[replicate.Client]:
 
 
 def until_running(prediction: Any) -> None:
-    end = time.monotonic() + 30
-    while prediction.status == "starting":
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    def begun() -> bool:
         prediction.reload()
+        return prediction.status != "starting"
+
+    pace.until(begun)
 
 
 # -- on the demo model ------------------------------------------------------------------------------------------------
@@ -282,10 +282,7 @@ def test_webhooks(client: replicate.Client) -> None:
     with Ear() as ear:
         hook = f"http://127.0.0.1:{ear.server_port}/hook"
         client.run(B5, input={"prompt": "steps=5 sleep=0.1"}, webhook=hook)
-        end = time.monotonic() + 30
-        while not ear.heard or json.loads(ear.heard[-1][1])["status"] != "succeeded":
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        pace.until(lambda: ear.heard and json.loads(ear.heard[-1][1])["status"] == "succeeded")
         ear.shutdown()
     secret = client.webhooks.default.secret()
     for headers, body in ear.heard:

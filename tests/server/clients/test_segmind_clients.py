@@ -20,6 +20,7 @@ from pipelines.request import Task
 from server.facades.facade import Snippet
 from server.facades.segmind import FACADE
 from server.facades.segmind.models import BLUE
+from tests import pace
 from tests.server.clients.running import KEY, Film, fetch, inherited, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -45,7 +46,7 @@ def quick(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmindCli
 def client_of(address: str, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> Iterator[SegmindClient]:
     """The SDK pointed at `address`, and so are the module's functions."""
     monkeypatch.setenv("NO_PROXY", "*")
-    client = SegmindClient(api_key=key, base_url=f"http://{address}/v1", timeout=300)
+    client = SegmindClient(api_key=key, base_url=f"http://{address}/v1", timeout=pace.seconds(300))
     monkeypatch.setattr(segmind, "_default_client", client)
     monkeypatch.setattr(Files, "STORAGE_BASE_URL", f"http://{address}")
     with client._client:
@@ -84,7 +85,12 @@ def test_published_programs(
 def test_documented_programs(server: str, tmp_path: Path, snippet: Snippet) -> None:
     (tmp_path / "program.py").write_text(snippet.filled(f"http://{server}", KEY))
     done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, env=inherited(), capture_output=True, text=True, timeout=300
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=inherited(),
+        capture_output=True,
+        text=True,
+        timeout=pace.seconds(300),
     )
     assert done.returncode == 0, done.stderr
     film = tmp_path / "video.mp4"
@@ -123,7 +129,7 @@ def test_sdk_upload_and_image_to_video(
         assert (answer.content, answer.headers["content-type"]) == (picture.read_bytes(), "image/png")
     job = real.submit_async(I2V, **SMALL, image=told["file_urls"][1])
     assert job.submit_response["status"] == "QUEUED"
-    result = job.wait(timeout=300, interval=0.5)
+    result = job.wait(timeout=pace.seconds(300), interval=0.5)
     assert fetched(result["video"]["url"], tmp_path) == Film(20, models[Task.I2V].family.fps, *SIZE)
 
 

@@ -19,6 +19,7 @@ import trustme
 from cryptography import x509
 
 from server import tls
+from tests import pace
 from tests.server.clients.running import KEY, command, fetch, node, running_server, stand_in_server
 
 PROMPT = "steps=3 sleep=0.01"
@@ -50,7 +51,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(program: list[str], **more: str) -> str:
-    done = subprocess.run(program, env=environment(**more), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(program, env=environment(**more), capture_output=True, text=True, timeout=pace.seconds(120))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -125,7 +126,7 @@ def test_requests(port: int, trusted: str, host: str) -> None:
     with requests.Session() as session:
         session.trust_env = False
         answer = session.post(
-            url, json={"prompt": PROMPT}, headers={"x-api-key": KEY}, verify=trusted, timeout=60
+            url, json={"prompt": PROMPT}, headers={"x-api-key": KEY}, verify=trusted, timeout=pace.seconds(60)
         ).json()
     assert answer["status"] == "COMPLETED"
     assert answer["output"].startswith(f"https://{host}:{port}/files/")
@@ -142,7 +143,7 @@ def test_strict_clients_trust_it_too(port: int, trusted: str) -> None:
     context = ssl.create_default_context(cafile=trusted)
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default of newer Pythons
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain_socket,
+        socket.create_connection(("127.0.0.1", port), timeout=pace.seconds(10)) as plain_socket,
         context.wrap_socket(plain_socket, server_hostname="queue.fal.run") as wrapped,
     ):
         assert wrapped.version() in ("TLSv1.2", "TLSv1.3")

@@ -19,6 +19,7 @@ from PIL import Image
 from zai import ZaiClient, ZhipuAiClient
 from zhipuai import ZhipuAI
 
+from tests import pace
 from tests.server.clients.running import KEY, Film, fetch, stand_in_server
 from tests.server.test_zhipu_errors import token
 
@@ -52,7 +53,7 @@ def connect(sent: list[httpx.Request]) -> Iterator[Client]:
     opened: list[httpx.Client] = []
 
     def connected(sdk: Client, address: str, key: str = ZHIPU_KEY, **options: Any) -> Any:
-        http = httpx.Client(event_hooks={"request": [sent.append]}, timeout=60)
+        http = httpx.Client(event_hooks={"request": [sent.append]}, timeout=pace.seconds(60))
         opened.append(http)
         return sdk(api_key=key, base_url=f"http://{address}/api/paas/v4", http_client=http, **options)
 
@@ -116,16 +117,18 @@ def test_302ai(server: str, picture_url: str, tmp_path: Path) -> None:
     body |= {"size": "960x1280", "duration": "10", "fps": "30", "with_audio": "false"}
     with requests.Session() as session:
         address = f"http://{server}/zhipu/api/paas/v4"
-        task = session.post(f"{address}/videos/generations", headers=headers, json=body, timeout=60).json()
+        task = session.post(
+            f"{address}/videos/generations", headers=headers, json=body, timeout=pace.seconds(60)
+        ).json()
         assert task["task_status"] == "PROCESSING"
         while task["task_status"] == "PROCESSING":
             time.sleep(0.2)
             query = f"{address}/async-result/{task['id']}?geo=global"
-            task = session.get(query, headers=headers, timeout=60).json()
+            task = session.get(query, headers=headers, timeout=pace.seconds(60)).json()
         assert film_at(task["video_result"][0]["url"], tmp_path) == Film(300, 30, 960, 1280)
         assert any(note.startswith("duration: 10 s -> ") for note in task["notes"]), task["notes"]
         query = f"http://{server}/302/v2/video/fetch/{task['id']}"
-        unified = session.get(query, headers=headers, timeout=60).json()
+        unified = session.get(query, headers=headers, timeout=pace.seconds(60)).json()
     assert (unified["status"], unified["mode"]) == ("completed", "i2v")
     assert unified["video_url"] == task["video_result"][0]["url"]
 
@@ -137,10 +140,12 @@ def test_302ai_unified(stand_in: str) -> None:
 
         def run(prompt: str) -> dict[str, Any]:
             body = {"model": "cogvideox_3-t2v", "prompt": prompt, "duration": 5, "aspect_ratio": "9:16"}
-            task = session.post(f"http://{stand_in}/302/v2/video/create", json=body, timeout=60).json()
+            task = session.post(f"http://{stand_in}/302/v2/video/create", json=body, timeout=pace.seconds(60)).json()
             while task["status"] in ("pending", "processing"):
                 time.sleep(0.1)
-                task = session.get(f"http://{stand_in}/302/v2/video/fetch/{task['task_id']}", timeout=60).json()
+                task = session.get(
+                    f"http://{stand_in}/302/v2/video/fetch/{task['task_id']}", timeout=pace.seconds(60)
+                ).json()
             return dict(task)
 
         done = run("steps=2")
@@ -149,14 +154,19 @@ def test_302ai_unified(stand_in: str) -> None:
         failed = run("fail=internal")
         assert (failed["status"], failed["video_url"]) == ("failed", None)
         assert failed["error"]["message"] == "prompt: as told"
-        unknown = session.get(f"http://{stand_in}/302/v2/video/fetch/nothing", timeout=60)
+        unknown = session.get(f"http://{stand_in}/302/v2/video/fetch/nothing", timeout=pace.seconds(60))
         assert (unknown.status_code, unknown.json()["error"]["err_code"]) == (404, -99)
         wrong = session.post(
-            f"http://{stand_in}/302/v2/video/create", headers={"Authorization": "Bearer sk-wrong"}, json={}, timeout=60
+            f"http://{stand_in}/302/v2/video/create",
+            headers={"Authorization": "Bearer sk-wrong"},
+            json={},
+            timeout=pace.seconds(60),
         )
         assert (wrong.status_code, wrong.json()["error"]["type"]) == (401, "unauthorized")
         files = {"image": ("a.gif", b"GIF89a")}
-        bad = session.post(f"http://{stand_in}/302/v2/video/create", data={"model": MODEL}, files=files, timeout=60)
+        bad = session.post(
+            f"http://{stand_in}/302/v2/video/create", data={"model": MODEL}, files=files, timeout=pace.seconds(60)
+        )
         assert (bad.status_code, bad.json()["error"]["code"]) == (400, "1214")
 
 
@@ -250,7 +260,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with requests.Session() as session:
             session.trust_env = False
             codes = [
-                session.post(url, json=body, headers={"Authorization": ZHIPU_KEY}, timeout=60).status_code
+                session.post(url, json=body, headers={"Authorization": ZHIPU_KEY}, timeout=pace.seconds(60)).status_code
                 for _ in range(4)
             ]
         assert codes[-1] == 429

@@ -1,0 +1,73 @@
+"""What an image file is made of, counted before a library reads it: a hostile one is all parts and no image.
+
+Knows: the chunks of a PNG, the segments and scans of a JPEG, the blocks of a GIF. Does not know: pixels.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pipelines.video.process import MediaUnreadable
+
+PARTS = 10_000  # chunks of a PNG, segments of a JPEG, blocks before a GIF's first image; photographs have hundreds
+SCANS = 100  # of a JPEG; encoders write ten, the most thorough optimisers a few dozen
+
+_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xff nor a restart
+_SOS, _EOI, _BARE = 0xDA, 0xD9, (0x01, 0xD8)
+
+
+def count(data: bytes) -> tuple[int, int]:
+    """Parts, and scans over the whole image (1 for what is no JPEG). MediaUnreadable above the limits."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _chunks(data), 1
+    if data.startswith(b"\xff\xd8"):
+        return _segments(data)
+    if data.startswith(b"GIF8"):
+        return _blocks(data), 1
+    return 1, 1
+
+
+def _chunks(data: bytes) -> int:
+    found, position = 0, 8
+    while position < len(data):
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+        found = _counted(found + 1, "chunks")
+    return found
+
+
+def _segments(data: bytes) -> tuple[int, int]:
+    found = scans = 0
+    position = 2
+    while marker := _MARKER.search(data, position):
+        kind, position = marker[1][0], marker.end()
+        if kind == _EOI:
+            break
+        if kind == _SOS:
+            scans += 1
+            if scans > SCANS:
+                raise MediaUnreadable("image_load_error", f"the image has more than {SCANS} scans")
+        if kind not in _BARE:
+            position += int.from_bytes(data[position : position + 2], "big")
+        found = _counted(found + 1, "segments")
+    return found, max(1, scans)
+
+
+def _blocks(data: bytes) -> int:
+    if len(data) < 13:
+        return 0
+    palette = 3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0
+    found, position = 0, 13 + palette
+    while data[position : position + 1] == b"!":
+        position += 2
+        while position < len(data) and (size := data[position]):
+            position += 1 + size
+            found = _counted(found + 1, "blocks")
+        position += 1
+        found = _counted(found + 1, "blocks")
+    return found
+
+
+def _counted(found: int, what: str) -> int:
+    if found > PARTS:
+        raise MediaUnreadable("image_load_error", f"the image has more than {PARTS} {what}")
+    return found

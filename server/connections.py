@@ -1,0 +1,119 @@
+"""How many connections there may be: in all, and from one address.
+
+Knows: addresses, who waits for a request. Does not know: HTTP, TLS. A connection that is refused or cut is counted, and
+the counts are logged at intervals, so that a flood of connections is no flood of log lines.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Protocol
+
+import structlog
+
+LOG_EVERY = 10.0  # seconds between two lines about refused and cut connections
+FILES_EACH = 2  # file descriptors that a connection may need: its socket, and a file that is sent
+FILES_KEPT = 256  # file descriptors for everything else: the job table, workers, downloads, webhooks
+MOST_FILES = 65_536  # the limit is raised no further than this
+
+log = structlog.get_logger()
+
+
+class Waiting(Protocol):
+    """A connection without a request: one that says nothing, has not finished its head, or is kept alive."""
+
+    def evict(self) -> None: ...
+
+
+class Connections:
+    """`exempt` says of an address that its connections are not counted against it: a proxy has everybody's."""
+
+    def __init__(self, most: int, most_per_address: int, exempt: Callable[[str], bool] = lambda _: False) -> None:
+        self.most = most
+        self.most_per_address = most_per_address
+        self._exempt = exempt
+        self._open = 0
+        self._of: Counter[str] = Counter()
+        self._waiting: dict[Waiting, None] = {}  # in the order in which they began to wait
+        self._events: Counter[str] = Counter()
+        self._logged_at = 0.0
+
+    def enter(self, address: str) -> str | None:
+        """Counts a new connection; None, or why it is refused. When all places are taken, the one that has waited
+        longest for a request gives up its own."""
+        place = place_of(address)
+        if self._of[place] >= self.most_per_address and not self._exempt(address):
+            self.note("too many from one address")
+            return f"More than {self.most_per_address} connections from one address"
+        if self._open >= self.most:
+            self.note("too many in all")
+            if not self.evict_one():
+                return "Too many connections"
+        self._open += 1
+        self._of[place] += 1
+        return None
+
+    def evict_one(self) -> bool:
+        """Ends the connection that has waited longest for a request; False when none waits."""
+        oldest = next(iter(self._waiting), None)
+        if oldest is None:
+            return False
+        self.stop_waiting(oldest)
+        oldest.evict()
+        return True
+
+    def leave(self, address: str) -> None:
+        place = place_of(address)
+        self._open -= 1
+        self._of[place] -= 1
+        if self._of[place] <= 0:
+            del self._of[place]
+
+    def wait(self, connection: Waiting) -> None:
+        self._waiting.setdefault(connection)
+
+    def stop_waiting(self, connection: Waiting) -> None:
+        self._waiting.pop(connection, None)
+
+    def note(self, event: str) -> None:
+        """Counts a refusal for the log."""
+        self._events[event] += 1
+
+    def log(self, now: float) -> None:
+        """At most one line every LOG_EVERY seconds."""
+        if self._events and now - self._logged_at >= LOG_EVERY:
+            self._logged_at = now
+            log.warning("connections refused or cut", **{name.replace(" ", "_"): n for name, n in self._events.items()})
+            self._events.clear()
+
+
+def place_of(address: str) -> str:
+    """What counts as one address: a single one of IPv4, a /64 of IPv6."""
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(ip, IPv6Address):
+        return str(ip)
+    return str(ip.ipv4_mapped) if ip.ipv4_mapped else str(ip_network((ip, 64), strict=False))
+
+
+def most_by_files(wanted: int) -> int:
+    """`wanted` connections, or as many as the limit of open files allows; the limit is raised first if it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted * FILES_EACH + FILES_KEPT
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        best = min(needed, MOST_FILES) if hard == resource.RLIM_INFINITY else min(needed, MOST_FILES, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, best), hard))
+            soft = max(soft, best)
+        except (OSError, ValueError):
+            pass
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    possible = max(1, (soft - FILES_KEPT) // FILES_EACH)
+    log.warning("fewer connections than COGVIDEOX_MAX_CONNECTIONS: the limit of open files", most=possible, files=soft)
+    return possible

@@ -1,0 +1,92 @@
+"""`/docs` and everything else that a browser would show: which policy it comes with."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from server.docs import NOTHING
+from server.front import Labelled
+from tests.server.house import app
+from tests.server.house import until as wait_until
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def test_the_page_runs_its_own_scripts_and_no_others(tmp_path: Path) -> None:
+    with TestClient(app(tmp_path)) as client:
+        page = client.get("/docs")
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith(f"{NOTHING}; script-src 'self' 'sha256-")
+        assert "frame-ancestors 'none'" in policy and "unsafe-eval" not in policy
+        assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
+        assert page.headers["x-frame-options"] == "DENY"
+        for asset in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert client.get(asset).headers["x-content-type-options"] == "nosniff"
+
+
+def test_markup_that_names_no_policy_gets_one_that_allows_nothing() -> None:
+    pages = {
+        "/html": HTMLResponse("<script>1</script>"),
+        "/svg": Response("<svg/>", media_type="image/svg+xml"),
+        "/own": HTMLResponse("", headers={"content-security-policy": "default-src 'self'"}),
+        "/text": PlainTextResponse("<b>"),
+    }
+    client = TestClient(Labelled(Starlette(routes=[Route(path, page) for path, page in pages.items()]), "m"))
+    for path in ("/html", "/svg"):
+        assert client.get(path).headers["content-security-policy"] == NOTHING
+        assert client.get(path).headers["x-frame-options"] == "DENY"
+    assert client.get("/own").headers["content-security-policy"] == "default-src 'self'"
+    text = client.get("/text").headers
+    assert "content-security-policy" not in text and text["x-content-type-options"] == "nosniff"
+    assert text["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.svg", "page.xhtml", "page.js", "page", "page.html.png"])
+@pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "image/png"])
+def test_an_uploaded_file_never_acts_as_a_page(tmp_path: Path, name: str, kind: str) -> None:
+    with TestClient(app(tmp_path)) as client:
+        headers = {"content-type": kind, "x-fal-file-name": name}
+        put = client.post("/fal/files/upload", content=b"<script>alert(1)</script>", headers=headers)
+        url = put.json()["access_url"]
+        for address in (url, url.replace("/fal/", "/")):
+            file = client.get(address)
+            assert file.status_code == 200 and file.headers["x-content-type-options"] == "nosniff"
+            shown = file.headers["content-type"] in ("image/png", "image/jpeg", "image/gif")
+            assert shown or file.headers["content-disposition"].startswith("attachment")
+            assert not re.search("html|xml|script", file.headers["content-type"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+    server = uvicorn.Server(uvicorn.Config(app(tmp_path), port=0, log_level="error"))
+    running = threading.Thread(target=server.run)
+    running.start()
+    try:
+        wait_until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        command = [
+            str(BROWSER),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+        ]
+        command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
+        shown = subprocess.run([*command, f"http://127.0.0.1:{port}/docs"], capture_output=True, text=True, timeout=120)
+    finally:
+        server.should_exit = True
+        running.join()
+    assert "/v1/videos" in shown.stdout and "opblock" in shown.stdout, shown.stdout[-500:]
+    assert "Content Security Policy" not in shown.stderr
