@@ -70,7 +70,7 @@ class Fal:
 
     async def _check_length(self, request: Request) -> None:
         longest = request.query_params.get("fal_max_queue_length", "")
-        if not longest.isdecimal():
+        if not (longest.isascii() and longest.isdecimal()):
             return
         waiting = (await run_in_threadpool(self.jobs.counts)).get(Status.QUEUED, 0)
         if waiting > int(longest[:9]):
