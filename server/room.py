@@ -174,7 +174,8 @@ class Room:
 
     def _check_floor(self, size: int) -> None:
         free, at = self._seen
-        if self._since + size > LOOK_BYTES or not 0 <= self._clock() - at < LOOK_SECONDS:
+        is_old = self._since + size > LOOK_BYTES or not 0 <= self._clock() - at < LOOK_SECONDS
+        if is_old or free - self._since - size < self._floor:
             free = self._free()
             self._seen, self._since = (free, self._clock()), 0
         if free - self._since - size < self._floor:
