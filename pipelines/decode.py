@@ -6,7 +6,8 @@ chunks are exact and can leave before the clip is whole. Does not know: sampling
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,3 +44,29 @@ def decode(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
             chunk = vae.post_quant_conv(chunk)
         frames, cache = vae.decoder(chunk, conv_cache=cache)
         yield to_uint8(frames[0]).transpose(0, 1)
+
+
+def decoder_calls(vae: Any, frames: int, height: int, width: int) -> int:
+    """How often `decode` calls the VAE's decoder for that many latent frames of that size in latent pixels."""
+    batches: int = max(frames // vae.num_latent_frames_batch_size, 1)
+    if not (vae.use_tiling and (width > vae.tile_latent_min_width or height > vae.tile_latent_min_height)):
+        return batches
+    rows = range(0, height, int(vae.tile_latent_min_height * (1 - vae.tile_overlap_factor_height)))
+    columns = range(0, width, int(vae.tile_latent_min_width * (1 - vae.tile_overlap_factor_width)))
+    return batches * len(rows) * len(columns)
+
+
+@contextmanager
+def watched(vae: Any, call: Callable[[], None]) -> Iterator[None]:
+    """Calls `call` after each call of the VAE's decoder, also inside the stock tiled decoding."""
+
+    def after(_module: Any, _given: Any, made: Any) -> None:
+        if made[0].is_cuda:
+            torch.cuda.synchronize(made[0].device)  # or it would count what is only queued
+        call()
+
+    hook = vae.decoder.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -5,7 +5,6 @@ Knows: when to save and when to look whether to stop. Does not know: what a step
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +15,9 @@ import torch
 
 from pipelines.checkpoint import Saver, save
 from pipelines.errors import GenerationPaused
-from pipelines.events import Checkpoint, Event, Step
+from pipelines.events import Checkpoint, Event
 from pipelines.memory import Ladder
+from pipelines.progress import Meter
 from pipelines.sample import Conditions, Sampler, Sampling
 
 AHEAD = 2  # blocks that may wait on the GPU: what has been handed to it cannot be taken back
@@ -38,6 +38,7 @@ def denoise(
     keys: Sequence[str],
     stop: Stop,
     saver: Saver,
+    meter: Meter,
     finished: Sequence[torch.Tensor] = (),
     clips: int = 1,
 ) -> Iterator[Event]:
@@ -48,14 +49,14 @@ def denoise(
     memory runs out, the step is taken again one rung lower.
     """
     steps = len(conditions.timesteps)
-    before, total = steps * len(finished), steps * clips
+    before = steps * len(finished)
+    meter.expect("denoise", steps * clips, before + state.step)
 
     def checkpoint() -> Iterator[Event]:
         begin = time.monotonic()
         yield Checkpoint(save(state, steps, conditions.padding, keys, finished), before + state.step)
         saver.saved(begin)
 
-    durations: list[float] = []
     while state.step < steps:
         try:
             with (
@@ -67,11 +68,10 @@ def denoise(
                     if stop.paused():
                         yield from checkpoint()
                         raise GenerationPaused
-                    begin = time.monotonic()
-                    sampler.step(transformer, conditions, state)
-                    durations.append(time.monotonic() - begin)
-                    usual = statistics.median(durations[1:] or durations)  # the first one warms up
-                    yield Step(before + state.step, total, usual * (total - before - state.step))
+                    with meter.doing("denoise"):
+                        sampler.step(transformer, conditions, state)
+                    if (progress := meter.advance("denoise")) is not None:
+                        yield progress
                     if state.step < steps and saver.due():
                         yield from checkpoint()
         except torch.OutOfMemoryError as e:

@@ -1,4 +1,4 @@
-"""What the engine says while it works, in order: Started, then Stage / Step / Checkpoint / Log, then Finished.
+"""What the engine says while it works, in order: Started, then Stage / Progress / Checkpoint / Log, then Finished.
 
 Knows: plain data that pickles and crosses a process or a network. Does not know: who listens.
 `Failed`, `Cancelled` and `Paused` are made by whoever ran the engine, from the exception that ended it; `Reworded` by
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-StageName = Literal["load", "encode", "denoise", "decode", "finish"]
+StageName = Literal["load", "encode", "denoise", "decode", "enlarge", "interpolate", "write", "finish"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Step:
-    """`step` of `steps` is done; `eta` is the estimated rest of sampling in seconds, from measured steps."""
+class Progress:
+    """`done` of `total` units of a stage are done: sampling steps, decoder calls, frames.
 
-    step: int
-    steps: int
-    eta: float
+    `share`: of the whole video's work, 0 to below 1, never falling. `eta`: estimated seconds until the whole video is
+    complete, None while nothing is known. Stages from "decode" on overlap.
+    """
+
+    stage: StageName
+    done: int
+    total: int
+    share: float
+    eta: float | None
 
 
 @dataclass(frozen=True)
@@ -90,4 +96,4 @@ class Reworded:
     request: dict[str, Any]
 
 
-Event = Reworded | Started | Stage | Step | Checkpoint | Log | Finished | Failed | Cancelled | Paused
+Event = Reworded | Started | Stage | Progress | Checkpoint | Log | Finished | Failed | Cancelled | Paused

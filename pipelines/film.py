@@ -18,6 +18,7 @@ from pipelines.loader import Model
 from pipelines.lora import Adapter
 from pipelines.memory import Rung
 from pipelines.plan import Plan
+from pipelines.progress import Meter
 from pipelines.provenance import manifest
 from pipelines.request import GenerationRequest, Lora
 from pipelines.super_resolution import Upscaler
@@ -46,11 +47,14 @@ class Film:
     net: Any
     upscaler: Upscaler | None
     saver: Saver
+    meter: Meter
     saved: Saved | None = None
     keys: list[str] = field(default_factory=list)
     latents: list[torch.Tensor] = field(default_factory=list)
     joint: torch.Tensor | None = None
     tiled: bool = False
+    memory_said: str = ""  # the latest note on memory
+    decoded: int = 0  # calls of the VAE's decoder that led to `joint`
 
     def read(self, resume: bytes | None) -> Generator[Event, None, None]:
         """To go on with an earlier run's Checkpoint."""

@@ -9,19 +9,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from pipelines import rife
+from pipelines.events import StageName
 from pipelines.plan import Plan
 from pipelines.request import Task
 from pipelines.upscale import Mode, fit, fit_box, fit_picture
 from pipelines.video import Clip, resample_indices
 
 T = TypeVar("T")
+
+
+class Over(Protocol):
+    """`items` unchanged, while each is counted for the stage."""
+
+    def __call__(self, stage: StageName, items: Iterable[T], /) -> Iterator[T]: ...
+
+
+def uncounted(stage: StageName, items: Iterable[T], /) -> Iterator[T]:
+    return iter(items)
 
 
 def fit_mode(plan: Plan, width: int, height: int, to_width: int, to_height: int) -> Any:
@@ -85,6 +96,7 @@ def finish(
     plan: Plan,
     net: Any | None,
     upscaler: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    over: Over = uncounted,
 ) -> Iterator[np.ndarray]:
     """uint8 [T, 3, H, W] of the model's size -> uint8 [1, H, W, 3] of the file's, at the file's length and rate.
 
@@ -97,12 +109,26 @@ def finish(
     if not interpolated or plan.pace is None:
         frames = pick(frames, shown(plan))
     if upscaler is not None:
-        frames = _each_once(frames, lambda frame: _sized(upscaler(frame), plan))
+        frames = over("enlarge", _each_once(frames, lambda frame: _sized(upscaler(frame), plan)))
     if interpolated:
-        frames = _interpolated(frames, plan, net)
+        frames = over("interpolate", _interpolated(frames, plan, net))
     if upscaler is None:
         frames = _each_once(frames, lambda frame: _sized(frame, plan))
     yield from _each_once(frames, lambda frame: frame[None].permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def frame_counts(plan: Plan, interpolated: bool, enlarged: bool) -> dict[StageName, int]:
+    """How many frames each stage of `finish` makes, and how many the file holds ("write")."""
+    source = len(shown(plan))
+    if not interpolated:
+        return {"write": source, **({"enlarge": source} if enlarged else {})}
+    if plan.pace is not None:
+        source = plan.made
+    places = rife.plan(source, plan.pace or plan.model_fps, plan.interpolate_fps or plan.fps)
+    if plan.pace is not None:
+        places = places[: plan.num_frames]
+        source = min(source, places[-1][0] + (1 if places[-1][1] == 0 else 2))
+    return {"interpolate": len(places), "write": len(places), **({"enlarge": source} if enlarged else {})}
 
 
 def _interpolated(frames: Iterator[torch.Tensor], plan: Plan, net: Any) -> Iterator[torch.Tensor]:

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pipelines import lora, rife
+from pipelines import effort, lora, rife
 from pipelines.checkpoint import Saver, key_of
 from pipelines.clock import Clock
+from pipelines.decode import watched
 from pipelines.denoise import denoise
 from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
-from pipelines.events import Event, Finished, Log, Stage, Started
+from pipelines.events import Event, Finished, Log, Progress, Stage, Started
 from pipelines.extend import clip_plan
 from pipelines.film import Clip, Film
 from pipelines.finish import finish, source_frames
@@ -31,6 +32,7 @@ from pipelines.lora_cache import Adapters, attach_all
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.plan import Note, Plan, resolve
+from pipelines.progress import Meter
 from pipelines.provenance import identity, short
 from pipelines.ranges import check_ranges
 from pipelines.request import GenerationRequest, RequestError
@@ -72,6 +74,7 @@ class Engine:
         self._placed: Model | None = None
         self.adapters = Adapters()
         self._rungs: dict[tuple[str, int, int, int], Rung] = {}
+        self._speeds = effort.Speeds()
 
     def run(
         self,
@@ -80,12 +83,14 @@ class Engine:
         cancelled: Callable[[], bool] = lambda: False,
         resume: bytes | None = None,
         paused: Callable[[], bool] = lambda: False,
+        progress: Callable[[Progress], None] = lambda _: None,
         saver: Saver | None = None,
     ) -> Iterator[Event]:
         """Make the video; the last event is Finished. `request.seed` must be set.
 
         `resume`: the latest Checkpoint of a run of the same request, from where this one goes on; one that does not
-        fit is passed over. `saver` says how often there is a Checkpoint.
+        fit is passed over. `saver` says how often there is a Checkpoint. While frames are made nothing can be yielded:
+        Progress goes to `progress` then.
 
         Raises RequestError for what this model cannot do, GenerationCancelled within one transformer block of
         `cancelled()`, GenerationPaused within one step of `paused()` after a Checkpoint, and GenerationError otherwise.
@@ -109,13 +114,15 @@ class Engine:
             yield Log(
                 f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the size asked for"
             )
-        film = Film(request, plan, clips, clock, net, upscaler, saver or Saver())
+        film = Film(request, plan, clips, clock, net, upscaler, saver or Saver(), Meter(progress))
+        effort.prepare(film.meter, film, self._speeds)
         yield from film.read(resume)
         pixels = source_frames(plan, picture, source_clip)
         for clip in clips[:-1]:
             pixels, _ = yield from self._make(film, clip, pixels, self._joint)
         finished, memory = yield from self._make(film, clips[-1], pixels, self._deliver)
         yield Stage("finish")
+        self._speeds.learn(plan.model, film.meter.measured(), effort.sizes(film))
         yield Finished(**finished, timings=clock.timings(), memory=memory)
 
     def _others(self, request: GenerationRequest) -> list[ModelInfo]:
@@ -148,7 +155,9 @@ class Engine:
         loaded, plan = clip.model, clip.plan
         placement, rung, why = self._place(loaded, plan, sum(a.bytes for _, a in clip.adapters))
         ladder = Ladder(placement)
-        yield Log(f"memory: {why}")
+        if why != film.memory_said:  # further clips of one video mostly have the same
+            film.memory_said = why
+            yield Log(f"memory: {why}")
         try:
             if clip.adapters:
                 placement.release()  # adapters join plain modules, not hooked ones
@@ -168,6 +177,8 @@ class Engine:
             film.latents.append(latents.cpu())
             film.clock.next("decode")
             yield Stage("decode")
+            film.meter.reach("denoise", len(film.latents) / len(film.clips))
+            film.meter.expect("decode", effort.decodings(film.clips), film.decoded)  # tiles make more of them
             result = yield from then(film, ladder)
         except (OutOfMemory, torch.OutOfMemoryError) as e:
             what = str(e).splitlines()[0]
@@ -199,7 +210,16 @@ class Engine:
         film.clock.next("denoise")
         yield Stage("denoise")
         yield from denoise(
-            sampler, conditions, state, ladder, film.keys, film.clock, film.saver, film.latents, len(film.clips)
+            sampler,
+            conditions,
+            state,
+            ladder,
+            film.keys,
+            film.clock,
+            film.saver,
+            film.meter,
+            film.latents,
+            len(film.clips),
         )
         return state.latents[:, conditions.padding :]
 
@@ -238,7 +258,8 @@ class Engine:
 
         def last() -> torch.Tensor:
             frame = film.joint
-            with self._vae(film.clips[len(film.latents) - 1].model, ladder) as vae:
+            film.meter.expect("decode", effort.decodings(film.clips), film.decoded)
+            with self._vae(film, film.clips[len(film.latents) - 1].model, ladder) as vae, film.meter.doing("decode"):
                 for frames in clip_frames(vae, film.latents[-1].to(self.device), film.joint):
                     film.clock.check()
                     frame = frames[-1]
@@ -248,30 +269,37 @@ class Engine:
 
         film.joint = yield from ladder.climb(last, "decoding")
         film.tiled |= ladder.placement.rung.tiling
+        film.decoded += effort.calls(film.clips[len(film.latents) - 1])
         return film.joint.permute(1, 2, 0).contiguous().numpy()[None]
 
     @contextlib.contextmanager
-    def _vae(self, model: Model, ladder: Ladder) -> Iterator[Any]:
-        """The VAE of a model that may not be the one that is placed."""
+    def _vae(self, film: Film, model: Model, ladder: Ladder) -> Iterator[Any]:
+        """The VAE of a model that may not be the one that is placed. The calls of its decoder are counted, and may end
+        as `Clock.check` does."""
         placement = ladder.placement
         if placement.modules["vae"] is not model.vae:
             placement = Placement({"vae": model.vae}, self.device)
             placement.apply(Rung("model", ladder.placement.rung.tiling))
-        with placement.on_device("vae") as vae:
+
+        def decoded() -> None:
+            film.meter.count("decode")
+            film.clock.check()
+
+        with placement.on_device("vae") as vae, watched(vae, decoded):
             yield vae
 
     def _frames(self, film: Film, ladder: Ladder) -> Generator[torch.Tensor, None, None]:
         """uint8 [T, 3, H, W] of all clips."""
         joint = None
         for clip, latents in zip(film.clips, film.latents, strict=True):
-            with self._vae(clip.model, ladder) as vae:
+            with self._vae(film, clip.model, ladder) as vae:
                 for frames in clip_frames(vae, latents.to(self.device), joint):
                     yield frames
                     joint = frames[-1]
 
     def _deliver(self, film: Film, ladder: Ladder) -> Generator[Event, None, dict[str, Any]]:
         """Decode and encode, chunk by chunk; returns Finished's fields."""
-        plan = film.plan
+        plan, meter = film.plan, film.meter
         fps = plan.interpolate_fps or plan.fps
         with tempfile.TemporaryDirectory(prefix="cogvideox-") as folder:
             path = Path(folder) / f"video.{plan.output_format}"
@@ -279,17 +307,24 @@ class Engine:
             def write() -> tuple[bytes, int, dict[str, Any]]:
                 told = film.manifest(self.device, ladder.placement.rung)
                 check, first, count = FrameCheck(), b"", 0
-                with (
-                    contextlib.closing(self._frames(film, ladder)) as made,
-                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told) as writer,
-                ):
-                    for frames in finish(made, plan, film.net, film.upscaler):
-                        film.clock.check()
-                        first = first or poster(frames[0])
-                        check.update(frames)
-                        writer.write(frames)
-                        count += len(frames)
-                    check.finish()
+                effort.begin_delivery(meter, film)
+                with meter.doing("finish"):
+                    with (
+                        contextlib.closing(self._frames(film, ladder)) as made,
+                        VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told) as writer,
+                    ):
+                        decoded = meter.over("decode", made, counted=False)
+                        drawn = finish(decoded, plan, film.net, film.upscaler, meter.over)
+                        for frames in meter.over("write", drawn, counted=False):
+                            film.clock.check()
+                            with meter.doing("write"):
+                                first = first or poster(frames[0])
+                                check.update(frames)
+                                writer.write(frames)
+                            count += len(frames)
+                            meter.count("write", len(frames))
+                        check.finish()
+                    meter.advance("finish")
                 return first, count, told
 
             try:

@@ -121,7 +121,7 @@ def choose(setting: MemorySetting, plan: Plan, model: ModelInfo, weights: Weight
         raise ValueError(f"memory: must be one of {', '.join(get_args(MemorySetting))}, got {setting!r}")
     if budget.device is None:
         if setting == "auto":
-            return LADDER[0], "none: the CPU computes, nothing to offload"
+            return LADDER[0], "none: a CPU has nothing to offload"
         return next(r for r in LADDER if r.profile == setting), f"{setting}: as set"
     free = budget.device
     rungs = [r for r in LADDER if setting in ("auto", r.profile) and r != SHORT_OF_RAM]

@@ -178,6 +178,8 @@ def _own_family(name: str, transformer: dict[str, Any], scheduler: dict[str, Any
     """A family read off the config files, for a checkpoint that is none of the published ones."""
     tall, wide = int(transformer.get("sample_height", 60)) * 8, int(transformer.get("sample_width", 90)) * 8
     frames = int(transformer.get("sample_frames", 49))
+    if not (8 <= tall <= 8192 and 8 <= wide <= 8192 and 1 <= frames <= 10_000):
+        raise ModelError(f"the transformer's config of {name} says {wide}x{tall} pixels and {frames} frames")
     is_15 = transformer.get("patch_size_t") is not None
     step = 16 if is_15 else 8
     longest = max(step + 1, (frames - 1) // step * step + 1)
@@ -205,6 +207,15 @@ def describe(folder: Path, name: str | None = None) -> ModelInfo:
 
     Raises ModelError when a config is missing, unreadable, or not CogVideoX.
     """
+    try:
+        return _described(folder, name)
+    except ModelError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError) as e:
+        raise ModelError(f"the config files in {folder} hold values that no CogVideoX model has: {e}") from None
+
+
+def _described(folder: Path, name: str | None) -> ModelInfo:
     index = _read_json(folder / "model_index.json")
     if not str(index.get("_class_name", "")).startswith("CogVideoX"):
         raise ModelError(f"{folder} holds a {index.get('_class_name')!r} pipeline, not CogVideoX")

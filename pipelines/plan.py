@@ -124,7 +124,7 @@ def _size(
             "size",
             f"{asked_w}x{asked_h}",
             f"{even[0]}x{even[1]}",
-            "H.264 4:2:0 has even sides only; WebM and GIF keep odd ones",
+            f"MP4 needs an even width and height, such as {even[0]}x{even[1]}; WebM and GIF take odd ones",
         )
         asked_w, asked_h = even
     if rule.accepts(asked_w, asked_h):
@@ -198,10 +198,10 @@ def _frames(
         note(
             "num_frames",
             wanted,
-            wanted,
-            f"made as {makes} ({rule.step}k+1 frames keep their length) and trimmed"
+            f"{makes} made, the first {wanted} kept" if makes > wanted else f"{makes} made, some repeated",
+            f"{model.family.title} makes {rule.step}k+1 frames"
             if makes > wanted
-            else f"{model.family.title} makes at most {rule.maximum}; they are spread over {wanted} by repeating some",
+            else f"{model.family.title} makes at most {rule.maximum}",
         )
     if request.task is not Task.V2V:
         return wanted, makes, None

@@ -57,7 +57,9 @@ def _read(*files: Path) -> tuple[str | None, str]:
         return f"could not be read within {SECONDS:g} seconds", ""
     if done.returncode == 0:
         return None, done.stdout.strip()
-    return done.stdout.strip() if done.returncode == REFUSED else "cannot be read: the process that tried has died", ""
+    if done.returncode != REFUSED:
+        return "cannot be read: the process that tried has died", ""
+    return done.stdout.strip().removeprefix(f"{files[0].name} "), ""
 
 
 def described(shape: Shape) -> str:

@@ -26,7 +26,7 @@ SUFFIXES = (".safetensors", ".pth")
 class Upscaler:
     """Enlarges frames `scale` times. `net`: [1, 3, H, W] in 0..1 -> [1, 3, H * scale, W * scale], on `device` in
     `dtype`. On a GPU a frame goes in whole as long as memory allows; on a CPU, where nobody says when memory runs out,
-    by tiles. `whole` means that the network must see whole frames."""
+    by tiles. `whole` means that the network must see whole frames; `weights` is their number."""
 
     def __init__(
         self,
@@ -38,8 +38,9 @@ class Upscaler:
         whole: bool = False,
         name: str = "",
         sha256: str = "",
+        weights: int = 0,
     ) -> None:
-        self.scale, self.name, self.sha256 = scale, name, sha256
+        self.scale, self.name, self.sha256, self.weights = scale, name, sha256, weights
         self._net, self._device, self._dtype, self._whole = net, device, dtype, whole
         self.tile = None if whole or device.type != "cpu" else TILE
 
@@ -134,7 +135,8 @@ def load(path: str | Path, device: torch.device) -> Upscaler:
     found.to(device, dtype).eval()
     found.model.requires_grad_(False)
     whole = found.tiling is spandrel.ModelTiling.INTERNAL
-    return Upscaler(found, found.scale, device, dtype, whole=whole, name=path.name, sha256=sha256)
+    weights = sum(p.numel() for p in found.model.parameters())
+    return Upscaler(found, found.scale, device, dtype, whole=whole, name=path.name, sha256=sha256, weights=weights)
 
 
 def _first_line(error: Exception) -> str:

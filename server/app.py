@@ -38,6 +38,7 @@ from server.jobs.checkpoints import Checkpoints
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.jobs import Jobs
 from server.jobs.keys import KeyStore
+from server.jobs.outcomes import without_paths
 from server.jobs.pool import LocalPool, specs_for
 from server.jobs.prompts import helper_of
 from server.jobs.protocol import REAL_ENGINE, WorkerSpec
@@ -56,6 +57,7 @@ from server.media.storage import CORS, storage_of
 from server.media.uploads import Uploads
 from server.openapi import merged
 from server.ratelimit import Limited, Limiter
+from server.requestlog import Logged, note_refusals, noting
 from server.room import RoomLimits
 from server.settings import Settings
 from server.signing import Signing
@@ -64,6 +66,7 @@ BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
 SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
 SWEEP_SHARE = 20.0  # and so many times as long as the last look took
+WATCH_EVERY = 2.0  # seconds between two looks whether the server has become open or closed
 SWEEP_END = 5.0  # seconds that the server waits, when it stops, for a look to end
 
 log = structlog.get_logger()
@@ -131,12 +134,19 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20),
         served.folders,
         patience,
+        key_name=keys.name_of,
     )
 
     def check_room() -> None:
         artifacts.check_room()
         if dispatcher.dead:
             raise Unavailable("the server has stopped working on jobs; its log says why")
+        if (reason := broken()) is not None:
+            raise Unavailable(reason)
+
+    def broken() -> str | None:
+        found = pool.broken()
+        return None if found is None else without_paths(f"no videos can be made at the moment: {found}")
 
     jobs = Jobs(
         store,
@@ -149,6 +159,8 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         remove=artifacts.remove,
         quota=lambda owner: _quota(settings, issued, owner),
         owners=lambda: keys.owners,
+        broken=broken,
+        key_name=keys.name_of,
     )
     uploads = Uploads(data, artifacts)
     per_key, brought = settings.max_storage_per_key_bytes, settings.max_uploads_per_key_bytes
@@ -190,6 +202,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
         house.courier.start()
         stopping = asyncio.Event()
         sweeper = asyncio.create_task(_sweep(house.retention, stopping))
+        watcher = asyncio.create_task(_watch(house.context.keys, stopping))
         try:
             yield
         finally:
@@ -200,6 +213,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             await house.context.intake.close()
             await asyncio.wait({sweeper}, timeout=SWEEP_END)
             sweeper.cancel()
+            watcher.cancel()
             await asyncio.to_thread(house.close)
 
     app: FastAPI = FastAPIOffline(
@@ -213,10 +227,11 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
         for kind in (OperationalError, InterfaceError):
             facade.add_exception_handler(kind, partial(_outage, partial(FACADES[name].refuse, house.context)))
     doors: dict[str, ASGIApp] = {**facades}
+    note_refusals(facades.values())
     if settings.rate_limit is not None:
         limiter = Limiter(settings.rate_limit)
         doors = {
-            name: Limited(facade, limiter, partial(FACADES[name].refuse, house.context))
+            name: Limited(facade, limiter, noting(partial(FACADES[name].refuse, house.context)))
             for name, facade in facades.items()
         }
     _own_routes(app, house, served)
@@ -232,6 +247,8 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     app.add_middleware(ByPrefix, routes=routes)
     app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
+    clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}
+    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app
 
@@ -302,6 +319,15 @@ async def _sweep(retention: Retention, stopping: asyncio.Event) -> None:
         pause = max(SWEEP_EVERY, SWEEP_SHARE * (time.monotonic() - begun))
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), pause)
+
+
+async def _watch(keys: Keys, stopping: asyncio.Event) -> None:
+    """The log says when `cogvideox keys` has opened or closed the server."""
+    while not stopping.is_set():
+        with suppress(DBAPIError):
+            await asyncio.to_thread(keys.log_changes)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), WATCH_EVERY)
 
 
 def _version() -> str:

@@ -12,14 +12,18 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
+
+import structlog
 
 from server.errors import InsecureBind, ServerError
 from server.settings import Settings
 
 SCHEMES = ("bearer", "token", "key")
+log = structlog.get_logger()
 TOKEN_SKEW = 60.0  # seconds that a client's clock may be behind ours
 LONGEST_TOKEN = 8192  # characters
 LATEST = 1e15  # of an `exp`, in milliseconds: some 31,000 years
@@ -64,6 +68,12 @@ class Issued(Protocol):
     """A key that was made by `cogvideox keys create`: only what it hashes to is known."""
 
     @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
     def digest(self) -> bytes: ...
 
     @property
@@ -80,13 +90,15 @@ class Keys:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issued = issued
+        self._may_open = settings.insecure or is_loopback(settings.host)
+        self._was_open: bool | None = None
         self._keys = [_canonical(key) for key in settings.keys]
         self._digests = [_digest(key) for key in self._keys]
         self._clock = clock
 
     @property
-    def open(self) -> bool:
-        """There is no key and never was one: everybody who reaches the port may use it."""
+    def none(self) -> bool:
+        """There is no key, not even a revoked one."""
         return not self._keys and not self._issued()
 
     @property
@@ -94,6 +106,27 @@ class Keys:
         """What stands for each key that works now."""
         issued = (owner_of(key.digest) for key in self._issued().values() if key.revoked_at is None)
         return {*map(owner_of, self._digests), *issued}
+
+    @property
+    def open(self) -> bool:
+        """Everybody who reaches the port may use it: there is no key, and the address is loopback or `insecure`. So
+        deleting the last key opens no server to a network."""
+        return self._may_open and self.none
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Valid and revoked keys, those of the settings among the valid ones."""
+        revoked = [key.revoked_at is not None for key in self._issued().values()]
+        return len(self._keys) + revoked.count(False), revoked.count(True)
+
+    def log_changes(self) -> None:
+        """Logs when the server has become open or closed since the last call."""
+        now = self.open
+        if self._was_open is not None and now != self._was_open:
+            valid, revoked = self.counts
+            state = "open: no request needs a key" if now else "closed: every request needs a key"
+            log.warning(f"server is now {state}", valid_keys=valid, revoked_keys=revoked)
+        self._was_open = now
 
     def identify(self, headers: Mapping[str, str], body_key: str | None = None) -> str:
         """Whose request this is: a name that stands for the key, "" on an open server. Raises Unauthorized.
@@ -117,6 +150,17 @@ class Keys:
             if token.count(".") == 2:
                 return self._of_token(token)
         raise Unauthorized("unknown")
+
+    def name_of(self, owner: str) -> str:
+        """The name of the key that `owner` stands for, with its public id: for the log, never its secret."""
+        for issued in self._issued().values():
+            if owner_of(issued.digest) == owner:
+                return f"{issued.name} ({issued.id})"
+        for place, (key, digest) in enumerate(zip(self._keys, self._digests, strict=True), 1):
+            if owner_of(digest) == owner:
+                public, dot, _ = key.partition(".")
+                return public if dot and public else f"key {place} of COGVIDEOX_API_KEYS"
+        return owner
 
     def _of_token(self, token: str) -> str:
         """The owner of the `id.secret` key that signed a JWT as Zhipu's clients make it: HS256, the id in `api_key`.
@@ -180,15 +224,16 @@ def _plain(text: str) -> bytes:
 
 def check_bind(settings: Settings, keys: Keys) -> None:
     """Raises InsecureBind for an address others can reach while there is no key."""
-    if not keys.open or settings.insecure or _is_loopback(settings.host):
+    if not keys.none or settings.insecure or is_loopback(settings.host):
         return
+    folder = "" if settings.database_url is not None else f" --data-dir {shlex.quote(str(settings.data_dir))}"
     raise InsecureBind(
-        f"{settings.host} can be reached from elsewhere and there is no key: set COGVIDEOX_API_KEYS, "
-        "make one with `cogvideox keys create NAME`, or bind 127.0.0.1, or pass --insecure"
+        f"{settings.shown('host')} can be reached from other machines and there is no key: set COGVIDEOX_API_KEYS, "
+        f"create one with `cogvideox keys create NAME{folder}`, listen on 127.0.0.1, or pass --insecure"
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:

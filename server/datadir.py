@@ -24,10 +24,15 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
+import structlog
+
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
+from server.private import data_folder, private_file, private_folder
 from server.room import Room
 
 TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # as `write_atomically` names a file that it has not finished
+
+log = structlog.get_logger()
 
 
 class DataDir:
@@ -45,11 +50,14 @@ class DataDir:
         self.keys = self.root / "keys"
         self._turn = Lock()
         try:
-            if not self.root.exists():
-                self.root.parent.mkdir(parents=True, exist_ok=True)
-                self.root.mkdir(mode=0o700, exist_ok=True)  # prompts, films and keys are nobody else's on this machine
-            for folder in (*(self.inputs, self.loras, self.artifacts, self.uploads, self.checkpoints, self.temporary),):
-                folder.mkdir(parents=True, exist_ok=True)
+            data_folder(self.root, log.warning)  # prompts, videos and keys
+            records = self.root / "openai", self.root / "replicate"
+            for folder in (
+                *(self.inputs, self.loras, self.artifacts, self.uploads, self.checkpoints, self.keys, self.temporary),
+                *records,
+            ):
+                private_folder(folder)
+            private_file(self.root / "lock")
             self._lock = (self.root / "lock").open("a")
             with tempfile.TemporaryFile(dir=self.root):
                 pass

@@ -39,7 +39,12 @@ class Health:
         workers = self.pool.workers()
         if any(w.state in (WorkerState.READY, WorkerState.BUSY) for w in workers):
             return []
-        return [without_paths(w.error) if w.error else f"the worker on {w.device} is {w.state}" for w in workers]
+        return [
+            without_paths(f"the worker on {w.device} cannot start: {w.error}")
+            if w.error
+            else f"the worker on {w.device} is {w.state}"
+            for w in workers
+        ]
 
     def _in_the_house(self) -> list[str]:
         found = []
@@ -59,7 +64,7 @@ class Health:
 
     def report(self) -> dict[str, Any]:
         general, unready = self._in_the_house(), self._at_the_workers()
-        may_come = any(w.state is WorkerState.STARTING for w in self.pool.workers())
+        may_come = any(w.state is WorkerState.STARTING and not w.error for w in self.pool.workers())
         status = "ok" if not general + unready else "starting" if may_come and not general else "degraded"
         try:
             counts: dict[str, int] = {s.value: n for s, n in self.store.counts().items() if not s.is_terminal}

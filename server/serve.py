@@ -19,6 +19,7 @@ from typing import TextIO
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from server import tls
 from server.app import create_app
@@ -30,6 +31,8 @@ from server.listener import Listener
 from server.protocol import Http, answer
 from server.settings import Settings
 
+log = structlog.get_logger()
+
 GRACE = 3  # seconds that answers in progress are given to end
 KEEP_ALIVE = 30  # seconds without a request: clients that look every few seconds keep their connection
 
@@ -40,7 +43,7 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
     `on_ready` is told the base URL once requests are answered. Raises StartError before anything has started.
     """
     certificate = tls.given(settings)
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, engine=engine)
         if certificate is None and tls.wanted(settings):
@@ -73,11 +76,21 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
             signal.signal(number, lambda *_: None)
         try:
             encryption = tls.context(certificate) if certificate else None
-            server = Server(config, connections, encryption, lambda: on_ready(url), app.state.house.begin_to_stop)
+            server = Server(
+                config, connections, encryption, lambda: _started(on_ready, url, app), app.state.house.begin_to_stop
+            )
             with app.state.house.health.data.temporaries_here():
                 server.run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
+            log.info("server stopped", address=url)
+
+
+def _started(on_ready: Callable[[str], None], url: str, app: FastAPI) -> None:
+    served = app.state.house.health.served
+    models = {task.value: info.name for task, info in sorted(served.by_task.items())}
+    log.info("server started", address=url, version=app.version, models=models, devices=list(served.devices))
+    on_ready(url)
 
 
 class Server(uvicorn.Server):
@@ -132,6 +145,10 @@ class Server(uvicorn.Server):
             self._connections.log(now)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("server stopping")  # not in handle_exit: a signal may come while a line is being written
+        await super().shutdown(sockets)
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket. Raises AddressInUse, StartError."""
@@ -167,8 +184,8 @@ class Sink:
             self._stream.flush()
 
 
-def set_up_logging(level: str) -> None:
-    """One line an event, to stderr: for people on a terminal, as JSON elsewhere."""
+def set_up_logging(level: str, form: str = "auto") -> None:
+    """One line an event, to stderr. `form`: text, json, or auto, which is text on a terminal and JSON elsewhere."""
     number = getattr(logging, level.upper())
     logging.basicConfig(level=max(number, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are what strangers send
@@ -176,8 +193,11 @@ def set_up_logging(level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
     ]
-    if sys.stderr.isatty():
-        steps.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+    if form == "text" or (form == "auto" and sys.stderr.isatty()):
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        steps.append(renderer)
     else:
         steps += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -1,238 +1,225 @@
-"""What can be set from outside: COGVIDEOX_* variables, or the same names in a `.env` file.
+"""What can be set from outside: COGVIDEOX_* variables, the same names in a `.env` file, or flags.
 
 Knows: each setting, its default, what it may be, and how to say in one line what is wrong with a value.
-Does not know: what the settings are used for, command line flags.
+Does not know: what the settings are used for, how flags are read.
 """
 
 from __future__ import annotations
 
-import re
-from ipaddress import ip_network
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
-from limits import parse
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import BadSetting
+from server.setting_names import PREFIX, check_names
+from server.setting_types import (
+    APIS,
+    ApiKeys,
+    Apis,
+    Connections,
+    Count,
+    Days,
+    DrainSeconds,
+    FilePath,
+    HelpSeconds,
+    Host,
+    Mebibytes,
+    Networks,
+    Port,
+    Rate,
+    Seconds,
+    SomeMebibytes,
+    StorageUrl,
+    Text,
+    TextList,
+    Url,
+    listed,
+)
 from weights.catalog import default_models_dir
 
-PREFIX = "COGVIDEOX_"
-
-
-def _public_url(value: str) -> str:
-    parts = urlsplit(value)
-    plain = not (parts.query or parts.fragment or "@" in parts.netloc)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not plain:
-        raise ValueError("must look like https://video.example.org, without user or query")
-    return value.rstrip("/")
-
-
-APIS = ("fal", "segmind", "zhipu", "modelslab", "openai", "replicate", "huggingface")
-
-
-def _listed(value: str) -> tuple[str, ...]:
-    return tuple(part for part in (part.strip() for part in value.split(",")) if part)
-
-
-def _apis(value: str) -> str:
-    if unknown := [name for name in _listed(value) if name not in APIS]:
-        raise ValueError(f"{unknown[0]} is none of {', '.join(APIS)}")
-    return value
-
-
-def _networks(value: str) -> str:
-    """`none` for nobody; an empty value would be the default."""
-    if value.strip().lower() == "none":
-        return ""
-    for part in _listed(value):
-        ip_network(part, strict=False)
-    return value
-
-
-def _storage_url(value: str) -> str:
-    if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/[A-Za-z0-9._-]+)*/?", value):
-        raise ValueError("must look like s3://bucket/prefix")
-    return value.rstrip("/")
-
-
-def _rate(value: str) -> str:
-    try:
-        parse(value)
-    except ValueError:
-        raise ValueError("must look like 600/minute") from None
-    return value
+ENV_FILE = Path(".env")
+# values that are not repeated in a message: they hold secrets, or may
+HIDDEN = ("api_keys", "database_url", "storage_url", "prompt_help_url", "prompt_help_key")
 
 
 class Settings(BaseSettings):
     """Raises pydantic's ValidationError when built directly; `load` raises the named one-line error instead."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8-sig",  # a byte order mark would hide the first line
+        extra="ignore",
+        env_ignore_empty=True,
+        frozen=True,
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    public_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
-        None, description="the server's own base URL as clients see it, for links to results (default: the Host asked)"
+    host: Host = Field("127.0.0.1", description="IP address or host name to listen on")
+    port: Port = Field(8000, description="port to listen on; 0 chooses a free one")
+    public_url: Url | None = Field(
+        None,
+        description="base URL of this server as clients reach it, used for links to results (default: the request's"
+        " Host header)",
     )
-    data_dir: Path = Field(Path("data"), description="folder for the job table, inputs and results")
+    data_dir: FilePath = Field(Path("data"), description="folder for the job table, inputs and results")
     database_url: SecretStr | None = Field(
-        None, description="postgresql://user:password@host/name for the job table (default: a SQLite file in data_dir)"
-    )
-    storage_url: Annotated[str, AfterValidator(_storage_url)] | None = Field(
         None,
-        description="s3://bucket/prefix for results and uploads; endpoint, region and credentials are those of the"
-        " AWS_* variables (default: in data_dir)",
+        description="job table in PostgreSQL: postgresql://user:password@host/name (default: SQLite in data_dir)",
     )
-    storage_redirect: bool = Field(
-        False, description="send who downloads a file on to storage_url, with a signed address good for an hour"
-    )
-    keep_results_days: float | None = Field(
-        None, gt=0, description="days that a result is kept whose request says nothing of it (default: for ever)"
-    )
-    max_storage_mb: int | None = Field(
+    storage_url: StorageUrl | None = Field(
         None,
-        ge=1,
-        description="room for results and uploads, in 2**20 bytes: beyond it the oldest go, results first, none within"
-        " an hour (default: no limit)",
+        description="s3://bucket/prefix for results and uploads; endpoint, region and credentials come from the AWS_*"
+        " variables (default: in data_dir)",
     )
-    max_storage_per_key_mb: int | None = Field(
-        None, ge=1, description="the same for the files of each API key (default: no limit)"
+    storage_redirect: bool = Field(False, description="redirect downloads to a signed S3 URL that is valid for an hour")
+    keep_results_days: Days | None = Field(
+        None, description="days to keep results that set no expiry of their own (default: forever)"
     )
-    max_uploads_per_key_mb: int = Field(
+    max_uploads_per_key_mb: Mebibytes = Field(
         10_240,
-        ge=0,
-        description="what one API key may upload or have fetched within a day, in 2**20 bytes: more is refused, and of"
-        " its older uploads that have no time of their own, so much is kept; 0: no limit",
+        description="maximum size in MiB of what one API key may upload or have fetched in a day, and of its uploads"
+        " without an expiry that are kept; 0: no limit",
     )
-    keep_jobs_days: float = Field(
-        30, gt=0, le=36_500, description="days that a job without a video is kept in the job table after its end"
+    keep_jobs_days: Days = Field(30, description="days to keep jobs that ended without a video in the job table")
+    max_storage_mb: SomeMebibytes | None = Field(
+        None,
+        description="maximum size of all results and uploads in MiB; when exceeded, the oldest are deleted, results"
+        " first, none younger than an hour (default: no limit)",
     )
-    models_dir: Path = Field(default_factory=default_models_dir, description="folder with pulled checkpoints")
-    loras_dir: Path | None = Field(None, description="folder with LoRA files (default: loras in models_dir)")
-    max_lora_mb: int = Field(
-        1024,
-        ge=0,
-        description="largest LoRA that is fetched for a request which names its address, in 2**20 bytes; 0: none is",
+    max_storage_per_key_mb: SomeMebibytes | None = Field(
+        None, description="the same for the files of each API key, in MiB (default: no limit)"
+    )
+    models_dir: FilePath = Field(default_factory=default_models_dir, description="folder with installed models")
+    loras_dir: FilePath | None = Field(None, description="folder with installed LoRAs (default: `loras` in models_dir)")
+    max_lora_mb: Mebibytes = Field(
+        1024, description="maximum size in MiB of a LoRA that a request names by URL; 0 disables fetching"
     )
     lora_pull: bool = Field(
-        False, description="fetch a LoRA that a request names from the Hugging Face Hub when it is not installed"
+        False, description="fetch a LoRA from the Hugging Face Hub when a request names one that is not installed"
     )
     lora_pickle: bool = Field(
-        False, description="take pickled LoRAs (.pt, .bin) too: plain tensors in them are turned into safetensors"
+        False, description="accept pickled LoRAs (.pt, .bin) that hold plain tensors only; they become safetensors"
     )
-    model: str | None = Field(
+    model: TextList | None = Field(
         None,
-        description="checkpoint name or folder to serve, or a comma list with one per task"
-        " (default: the best one installed on a GPU, else the demo)",
+        description="model to serve: a name from `cogvideox weights list`, a Hugging Face id or a folder; several,"
+        " separated by commas, for several tasks (default: the best one installed on a GPU, otherwise the demo)",
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda|cuda:\d+(,cuda:\d+)*)$",
-        description="auto, cpu, cuda, cuda:N, or a comma list of cuda:N; one worker for each",
+        pattern=r"^(auto|cpu|cuda|cuda:[0-9]+(,cuda:[0-9]+)*)$",
+        description="auto, cpu, cuda, cuda:N, or several cuda:N separated by commas; one worker each",
     )
     memory: Literal["auto", "none", "model", "group", "sequential"] = Field(
-        "auto", description="what is offloaded from the GPU between uses; auto chooses by free memory"
+        "auto",
+        description="what is moved out of GPU memory between uses: nothing, whole models, groups of layers, or single"
+        " layers; auto chooses by free memory",
     )
-    rife_weights: Path | None = Field(
+    rife_weights: FilePath | None = Field(
         None,
-        description="IFNet weights file (RIFE 4.6 to 4.26) for frame interpolation"
-        " (default: what `cogvideox weights import` stored, else the small network that ships with the project)",
+        description="RIFE weights file (4.6 to 4.26) for frame interpolation (default: the one stored by `cogvideox"
+        " weights import`, otherwise the small built-in network)",
     )
-    upscaler: Path | None = Field(
+    upscaler: FilePath | None = Field(
         None,
-        description="Real-ESRGAN file (.safetensors, .pth) for sizes above the model's own, needs the extra `upscale`;"
-        " without it they are resized plainly",
+        description="Real-ESRGAN file (.safetensors, .pth) for sizes above the model's own; needs the extra `upscale`"
+        " (default: plain resizing)",
     )
     extend: bool = Field(
         False,
-        description="what is longer than the model's longest clip is made of further clips by the image-to-video"
-        " checkpoint, instead of being slowed down, unless a request says otherwise",
+        description="make videos longer than the model's maximum from several clips, each continued by the"
+        " image-to-video model, instead of slowing one clip down; a request may decide otherwise",
     )
     prompt_help: Literal["asked", "always"] = Field(
         "asked",
-        description="which prompts the model at prompt_help_url rewords: those of requests that ask for it, or all but"
-        " video-to-video's",
+        description="asked: rewrite prompts only when the request asks for it; always: rewrite all except"
+        " video-to-video",
     )
-    prompt_help_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
-        None, description="base URL of an OpenAI-compatible chat API that may reword prompts (default: none is)"
+    prompt_help_url: Url | None = Field(
+        None, description="base URL of an OpenAI-compatible chat API that rewrites prompts (default: no rewriting)"
     )
-    prompt_help_model: str | None = Field(None, description="the model to ask there")
-    prompt_help_key: SecretStr | None = Field(None, description="API key for it, if it wants one")
-    prompt_help_seconds: float = Field(20, gt=0, le=120, description="seconds after which the prompt stays as it is")
-    api_keys: SecretStr = Field(
-        SecretStr(""), description="comma list of accepted keys; empty: no key needed, and only loopback may be bound"
+    prompt_help_model: Text | None = Field(None, description="name of the chat model at prompt_help_url")
+    prompt_help_key: SecretStr | None = Field(None, description="API key for prompt_help_url, if it needs one")
+    prompt_help_seconds: HelpSeconds = Field(
+        20, description="seconds to wait for a rewritten prompt; then the original is used"
     )
-    insecure: bool = Field(False, description="allow an address other than loopback without any key")
+    api_keys: ApiKeys = Field(
+        SecretStr(""),
+        description="API keys to accept, separated by commas; with no key at all, everybody who reaches the server may"
+        " use it, and it listens on loopback only",
+    )
+    insecure: bool = Field(False, description="allow listening beyond loopback without any key")
     allow_private_urls: bool = Field(
-        False, description="fetch pictures and clips from private and loopback addresses too"
+        False, description="let requests name images, clips, LoRAs and webhooks at private and loopback addresses"
     )
-    apis: Annotated[str, AfterValidator(_apis)] = Field(
-        ",".join(APIS), description="comma list of the clouds whose requests are answered"
-    )
-    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+    apis: Apis = Field(",".join(APIS), description="APIs to enable, separated by commas")
+    trusted_proxies: Networks = Field(
         "127.0.0.1,::1",
-        description="comma list of addresses or networks whose X-Forwarded-For, -Proto, -Host are believed, or none",
+        description="addresses or networks, separated by commas, whose X-Forwarded-For, -Proto and -Host headers are"
+        " trusted; none for no proxy",
     )
-    max_connections: int = Field(
-        2048, ge=1, le=30_000, description="connections at a time, fewer where the limit of open files is lower"
+    max_connections: Connections = Field(
+        2048, description="maximum number of open connections; fewer where the limit of open files is lower"
     )
-    max_connections_per_address: int = Field(
+    max_connections_per_address: Connections = Field(
         256,
-        ge=1,
-        le=30_000,
-        description="connections at a time from one address (IPv6: one /64); trusted_proxies may have any number",
+        description="maximum number of open connections from one address (IPv6: one /64); no limit for trusted_proxies",
     )
-    tls: bool = Field(
-        False, description="answer https, with a certificate of our own authority unless tls_cert names another"
+    tls: bool = Field(False, description="serve https, with a certificate issued by this server unless tls_cert is set")
+    tls_cert: FilePath | None = Field(None, description="certificate chain (PEM) to serve https with")
+    tls_key: FilePath | None = Field(
+        None, description="private key (PEM) of tls_cert; not needed when that file holds it too"
     )
-    tls_cert: Path | None = Field(None, description="certificate chain (PEM) to answer https with")
-    tls_key: Path | None = Field(None, description="its private key (PEM); left out when tls_cert holds it too")
     segmind_response: Literal["auto", "json", "binary"] = Field(
-        "auto", description="what the Segmind endpoints answer with"
+        "auto", description="response format of the Segmind API"
     )
     replicate_output: Literal["auto", "url", "data"] = Field(
         "auto",
-        description="what a Replicate prediction's output is: the film's address or a data URI; auto gives"
-        " Replicate's own clients the data over plain http, which they cannot read otherwise",
+        description="output of a Replicate prediction: the video's URL or a data URI; auto sends data to Replicate's"
+        " own clients over plain http, where they cannot read a URL",
     )
     modelslab_status: Literal["ok", "real"] = Field(
-        "ok", description="HTTP status of what the ModelsLab endpoints refuse: ok is 200, real the code that fits"
+        "ok", description="HTTP status of errors in the ModelsLab API: ok sends 200, real the matching code"
     )
-    drain_seconds: float = Field(
-        20, ge=0, le=3600, description="seconds that running jobs are given to save and pause when the server stops"
+    drain_seconds: DrainSeconds = Field(
+        20, description="seconds that running jobs get to save and pause when the server stops"
     )
-    silence_seconds: float = Field(
-        1800, gt=0, description="seconds without a word after which a worker is taken to hang and replaced"
+    silence_seconds: Seconds = Field(1800, description="seconds without a sign of life before a worker is replaced")
+    max_run_seconds: Seconds | None = Field(
+        None, description="maximum seconds for one attempt at a job (default: no limit)"
     )
-    max_run_seconds: float | None = Field(
-        None, gt=0, description="seconds that one attempt at a job may last (default: no limit)"
-    )
-    keep_latents_mb: int = Field(
+    keep_latents_mb: Mebibytes = Field(
         256,
-        ge=0,
-        description="room for the latents of finished videos, in 2**20 bytes: the same video at another rate, size or"
+        description="space in MiB for the latents of finished videos; the same video in another frame rate, size or"
         " format then needs no sampling",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    rate_limit: Annotated[str, AfterValidator(_rate)] | None = Field(
-        None, description="requests that one address, and one key, may send, such as 600/minute (default: no limit)"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="text: for people; json: one object per line; auto: text on a terminal, otherwise json"
     )
-    max_queue: int = Field(100, ge=1, le=1_000_000, description="jobs that may wait before new ones are refused")
-    jobs_per_key: int | None = Field(
-        None, ge=1, description="jobs that one key may have waiting or running at a time (default: no limit)"
+    rate_limit: Rate | None = Field(
+        None,
+        description="maximum requests per client address and per key, such as 600/minute (default: no limit)",
     )
-    daily_jobs_per_key: int | None = Field(
-        None, ge=1, description="jobs that one key may send a day, by UTC (default: no limit)"
+    max_queue: Count = Field(100, description="maximum number of waiting jobs; further ones are refused")
+    jobs_per_key: Count | None = Field(
+        None, description="maximum number of waiting and running jobs per key (default: no limit)"
     )
-    min_free_mb: int = Field(256, ge=0, description="free disk space below which new jobs are refused, in 2**20 bytes")
+    daily_jobs_per_key: Count | None = Field(
+        None, description="maximum number of jobs per key and UTC day (default: no limit)"
+    )
+    min_free_mb: Mebibytes = Field(
+        256, description="free disk space in MiB below which new jobs and uploads are refused"
+    )
+
+    _names: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return _listed(self.api_keys.get_secret_value())
+        return listed(self.api_keys.get_secret_value())
 
     @property
     def database(self) -> Path | str:
@@ -243,7 +230,7 @@ class Settings(BaseSettings):
 
     @property
     def served_apis(self) -> tuple[str, ...]:
-        return _listed(self.apis)
+        return listed(self.apis)
 
     @property
     def lora_folder(self) -> Path:
@@ -277,24 +264,50 @@ class Settings(BaseSettings):
     def max_uploads_per_key_bytes(self) -> int | None:
         return self.max_uploads_per_key_mb * 2**20 or None
 
+    def named(self, name: str) -> str:
+        """How the setting was given: `--model` when it was typed as a flag, else its variable."""
+        return self._names.get(name, variable(name))
+
+    def shown(self, name: str) -> str:
+        """The setting as it was given, for a message: `--model=cogvideox-5b`."""
+        return f"{self.named(name)}={plain(getattr(self, name))}"
+
     @classmethod
-    def load(cls, **given: Any) -> Settings:
-        """Settings from the environment and `.env`; `given` (flags, None: not given) wins. Raises BadSetting."""
+    def load(cls, *, names: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """Settings from the environment and `.env`; `given` (flags, None: not given) wins. Raises BadSetting.
+
+        `names`: what to call a setting in messages, where that is neither the flag nor the variable.
+        """
+        given = {k: v for k, v in given.items() if v is not None}
+        called = {name: f"--{name.replace('_', '-')}" for name in given} | dict(names or {})
+        check_names(cls.model_fields, ENV_FILE)
         try:
-            return cls(**{k: v for k, v in given.items() if v is not None})
+            settings = cls(**given)
         except ValidationError as e:
-            raise BadSetting("; ".join(_complaint(cls, error) for error in e.errors())) from None
+            raise BadSetting("; ".join(_complaint(cls, error, called) for error in e.errors())) from None
+        settings._names.update(called)
+        return settings
 
 
-def _complaint(settings: type[Settings], error: Any) -> str:
+def variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def plain(value: object) -> str:
+    """At most 200 printable characters on one line."""
+    text = str(value)
+    shown = text if len(text) <= 200 else text[:200] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def _complaint(settings: type[Settings], error: Any, called: Mapping[str, str]) -> str:
     name = str(error["loc"][0]) if error["loc"] else ""
     field = settings.model_fields.get(name)
     reason = str(error["msg"]).removeprefix("Value error, ").replace("Input should be ", "must be ")
-    if error["type"] == "string_pattern_mismatch" and field is not None:
-        reason = f"must be {field.description}"
-    shown = (
-        ""
-        if name in ("api_keys", "database_url", "storage_url", "prompt_help_url", "prompt_help_key")
-        else f"={error['input']!s:.80}"
-    )
-    return f"{PREFIX}{name.upper()}{shown}: {reason}"
+    if field is not None:
+        if error["type"] == "string_pattern_mismatch":
+            reason = f"must be {field.description}"
+        elif error["type"].startswith("bool"):
+            reason = "must be true or false"
+    shown = "" if name in HIDDEN else f"={plain(error['input'])}"
+    return f"{called.get(name, variable(name))}{shown}: {reason}"

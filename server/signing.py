@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server.datadir import read_secret, write_atomically
 from server.errors import DataDirUnwritable
+from server.private import private_folder
 
 SECRET_BYTES = 32
 
@@ -26,7 +27,7 @@ class Signing:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
+            private_folder(folder)
             self._ed25519 = Ed25519PrivateKey.from_private_bytes(
                 _kept(folder / "ed25519", lambda: Ed25519PrivateKey.generate().private_bytes_raw())
             )

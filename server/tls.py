@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from server.datadir import read_secret, write_atomically
 from server.errors import BadSetting, ServerError, StartError
-from server.settings import Settings
+from server.private import private_folder
+from server.settings import Settings, plain
 
 # what programs written for the clouds call: a line in their machine's hosts file leads them here
 VENDOR_HOSTS = (
@@ -57,21 +58,23 @@ def given(settings: Settings) -> Certificate | None:
     """The owner's certificate. Raises BadSetting when no server can be run with it."""
     if settings.tls_cert is None:
         if settings.tls_key is not None:
-            raise BadSetting("COGVIDEOX_TLS_KEY: a key without a certificate, set COGVIDEOX_TLS_CERT too")
+            raise BadSetting(f"{settings.named('tls_key')}: a private key needs its certificate (COGVIDEOX_TLS_CERT)")
         return None
     certificate = Certificate(settings.tls_cert, settings.tls_key)
-    for name, path in (("CERT", settings.tls_cert), ("KEY", settings.tls_key)):
+    for name, path in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
         try:
             if path is not None:
                 path.read_bytes()
         except OSError as e:
-            raise BadSetting(f"COGVIDEOX_TLS_{name}={path}: {e.strerror}") from None
+            raise BadSetting(f"{settings.shown(name)}: cannot be read: {e.strerror}") from None
     try:
         context(certificate)
     except (ssl.SSLError, ValueError) as e:
         reason = str(getattr(e, "reason", None) or e).lower().replace("_", " ")
-        pair = f"{settings.tls_cert} with {settings.tls_key}" if settings.tls_key else f"{settings.tls_cert}"
-        raise BadSetting(f"COGVIDEOX_TLS_CERT={pair}: no certificate and its private key in PEM ({reason})") from None
+        pair = f" with {plain(settings.tls_key)}" if settings.tls_key else ""
+        raise BadSetting(
+            f"{settings.shown('tls_cert')}{pair}: not a certificate and its private key in PEM ({reason})"
+        ) from None
     return certificate
 
 
@@ -83,7 +86,7 @@ def issued(settings: Settings, now: datetime | None = None) -> Certificate:
     folder = _folder(settings.data_dir)
     now = now or datetime.now(UTC)
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        private_folder(folder)
         ca, hosts = _authority(folder), names(settings)
         certificate = Certificate(folder / "server.pem")
         if certificate.chain.exists():

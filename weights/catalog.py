@@ -11,8 +11,10 @@ names redirect; caches made before the renaming are found by `weights.imports` u
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
@@ -42,10 +44,15 @@ class WeightsError(Exception):
 
 
 class UnknownCheckpoint(WeightsError, LookupError):
-    """Neither a name in the catalog, nor a name in the models folder, nor a checkpoint's folder."""
+    """Neither a name in the catalog, nor a name in the models folder, nor a checkpoint's folder. `why` is the message
+    without the name, for callers that have named it already."""
 
-    def __init__(self, asked: str, why: str = "") -> None:
-        super().__init__(f"{asked}: {why or 'no such checkpoint'}. Known names: {', '.join(CATALOG)}")
+    def __init__(self, asked: str, why: str = "", names: Iterable[str] = ()) -> None:
+        known = list(dict.fromkeys((*CATALOG, *names)))
+        similar = get_close_matches(asked.strip().lower().rpartition("/")[2], known, 1, 0.7)
+        hint = f"did you mean {similar[0]}?" if similar else f"known names: {', '.join(known)}"
+        self.why = f"{why or 'no such model'}; {hint}"
+        super().__init__(f"{asked}: {self.why}")
         self.asked = asked
 
 
@@ -70,6 +77,13 @@ class Checkpoint:
     def packaged(self) -> bool:
         return self.repository is None
 
+    @property
+    def terms(self) -> str | None:
+        """What a user has to know about the licence before using the weights; None for an open-source licence."""
+        if self.licence != _FAMILY_LICENCE:
+            return None
+        return f"{self.licence}: free for research; commercial use needs registration with Zhipu: {LICENCE_URL}"
+
 
 @dataclass(frozen=True)
 class Installed:
@@ -82,7 +96,9 @@ class Installed:
 
 _T2V = ("text-to-video", "video-to-video")  # video-to-video runs on text-to-video weights
 _I2V = ("image-to-video",)
-_FAMILY_LICENCE = "CogVideoX License"  # research use free, commercial use after registration: see the repository
+_FAMILY_LICENCE = "CogVideoX License"
+LICENCE_URL = "https://huggingface.co/zai-org/CogVideoX-5b/blob/main/LICENSE"
+_HUB = re.compile(r"^(https?://)?(huggingface\.co/|hf\.co/|hf://)?(zai-org/|thudm/)?", re.IGNORECASE)
 
 
 def _configs(version: str, *, image: bool, large: bool = True) -> Configs:
@@ -149,27 +165,48 @@ def default_models_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def get(name: str) -> Checkpoint:
-    """The catalog's entry; raises UnknownCheckpoint, which lists the names there are."""
-    if name not in CATALOG:
+    """The catalog's entry, by its name or Hub id; raises UnknownCheckpoint, with the nearest name."""
+    known = known_name(name)
+    if known is None:
         raise UnknownCheckpoint(name)
-    return CATALOG[name]
+    return CATALOG[known]
+
+
+def known_name(text: str) -> str | None:
+    """The catalog's name for a name or Hub id in any case, with or without organisation or address:
+    `zai-org/CogVideoX1.5-5B`, `THUDM/CogVideoX-5b`, `CogVideoX-5B`. None for anything else."""
+    short = _HUB.sub("", text.strip()).rstrip("/").lower()
+    for checkpoint in CATALOG.values():
+        if short in (checkpoint.name, (checkpoint.repository or "").lower().rpartition("/")[2] or checkpoint.name):
+            return checkpoint.name
+    return None
+
+
+def name_of(asked: str, models_dir: Path) -> str:
+    """What `find` takes `asked` for: the catalog's name for a Hub id, unless a folder is called exactly that."""
+    known = known_name(asked)
+    if known is None or asked in CATALOG or _is_checkpoint(models_dir / asked):
+        return asked
+    if _is_checkpoint(_folder(known, models_dir)):
+        return known
+    return asked if _is_checkpoint(Path(asked).expanduser()) else known
 
 
 def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
-    """The folder of a checkpoint: a catalog name, the name of a folder in `models_dir`, or a path to a folder.
+    """The folder of a checkpoint: a catalog name or Hub id, the name of a folder in `models_dir`, or a path to one.
 
     None if it is in the catalog but not on this machine. Raises UnknownCheckpoint for anything else. A name wins over
     a folder of that name in the working directory; write `./name` for that one.
     """
-    asked = str(name_or_folder)
+    asked = name_of(str(name_or_folder), models_dir)
     if asked in CATALOG:
-        folder = _packaged(asked) if CATALOG[asked].packaged else models_dir / asked
-        return folder if (folder / MODEL_INDEX).is_file() else None
+        folder = _folder(asked, models_dir)
+        return folder if _is_checkpoint(folder) else None
     for folder in (models_dir / asked, Path(asked).expanduser()):
-        if asked and (folder / MODEL_INDEX).is_file():
+        if asked and _is_checkpoint(folder):
             return folder
     why = f"the folder has no {MODEL_INDEX}" if asked and Path(asked).expanduser().is_dir() else ""
-    raise UnknownCheckpoint(asked or "''", why)
+    raise UnknownCheckpoint(asked or "''", why, (one.name for one in installed(models_dir)))
 
 
 def installed(models_dir: Path) -> list[Installed]:
@@ -177,8 +214,19 @@ def installed(models_dir: Path) -> list[Installed]:
     names = list(CATALOG)
     if models_dir.is_dir():
         names += sorted(p.name for p in models_dir.iterdir() if p.name not in CATALOG and not p.name.startswith("."))
-    folders = {n: _packaged(n) if n in CATALOG and CATALOG[n].packaged else models_dir / n for n in names}
-    return [Installed(n, f, CATALOG.get(n)) for n, f in folders.items() if (f / MODEL_INDEX).is_file()]
+    folders = {n: _folder(n, models_dir) if n in CATALOG else models_dir / n for n in names}
+    return [Installed(n, f, CATALOG.get(n)) for n, f in folders.items() if _is_checkpoint(f)]
+
+
+def _folder(name: str, models_dir: Path) -> Path:
+    return _packaged(name) if CATALOG[name].packaged else models_dir / name
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    try:
+        return (folder / MODEL_INDEX).is_file()
+    except OSError:  # a name that is too long for a file
+        return False
 
 
 def _packaged(name: str) -> Path:

@@ -21,10 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import huggingface_hub
-
 from weights.catalog import Checkpoint, WeightsError
-from weights.pull import plain_words
+from weights.pull import hub_download, plain_words
 
 SUFFIX = ".safetensors"
 PART = r"\w[\w .()+,@=-]{0,95}"
@@ -123,7 +121,7 @@ def pull(
     limit: int,
     revision: str | None = None,
     *,
-    snapshot_download: Callable[..., Any] = huggingface_hub.snapshot_download,
+    snapshot_download: Callable[..., Any] | None = None,
 ) -> Path:
     """Fetches OWNER/NAME, or OWNER/NAME/FILE.safetensors, from the hub into `folder`; returns the file or the folder.
 
@@ -137,6 +135,8 @@ def pull(
     patterns = [file, str(PurePosixPath(file).with_name(CONFIG))] if file else [f"*{SUFFIX}", f"*{CONFIG}"]
     what = {"repo_id": repository, "revision": revision, "local_dir": home, "allow_patterns": patterns}
     try:
+        if snapshot_download is None:
+            snapshot_download = hub_download()
         plan = snapshot_download(**what, dry_run=True)
         if not any(str(one.filename).endswith(SUFFIX) for one in plan):
             raise WeightsError(f"{repository} has no {file or f'{SUFFIX} file'}")

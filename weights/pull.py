@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub import errors as hub
-
 from weights import record
 from weights.catalog import MODEL_INDEX, Checkpoint, WeightsError, get
 from weights.imports import PARTIAL, wanted
@@ -30,9 +27,10 @@ class PullError(WeightsError):
     """The checkpoint could not be fetched; what had arrived is kept, and the next pull goes on from there."""
 
 
-def pull(
-    name: str, models_dir: Path, *, snapshot_download: Callable[..., Any] = huggingface_hub.snapshot_download
-) -> Path:
+CONNECT_SECONDS = 10.0  # for the first answer of the hub; its own library would retry for half a minute
+
+
+def pull(name: str, models_dir: Path, *, snapshot_download: Callable[..., Any] | None = None) -> Path:
     """Fetch a catalog checkpoint into `models_dir/<name>`, verify it, write its record; returns the folder.
 
     Nothing is fetched if it is there and whole (as `verify` sees it, not `deep`). A broken one is mended: only what is
@@ -40,6 +38,7 @@ def pull(
     Raises UnknownCheckpoint, or PullError in plain words.
     """
     checkpoint = get(name)
+    name = checkpoint.name
     target, partial = models_dir / name, models_dir / PARTIAL / name
     if checkpoint.repository is None:
         raise PullError(f"{name} ships with this project, there is nothing to pull")
@@ -56,6 +55,8 @@ def pull(
             "local_dir": partial,
             "allow_patterns": list(checkpoint.allow_patterns),
         }
+        if snapshot_download is None:
+            snapshot_download = hub_download()
         # NOTE: the dry run also proves that the hub answers. Without an answer the real call returns the folder as it
         # is, half full, and says nothing.
         _check_space(partial, snapshot_download(**asked, dry_run=True))
@@ -65,6 +66,15 @@ def pull(
         raise
     except Exception as error:  # one boundary to a library with a dozen error classes
         raise PullError(plain_words(error, checkpoint)) from error
+
+
+def hub_download() -> Callable[..., Any]:
+    """huggingface_hub's download, once the hub has answered. Raises its own errors when that cannot be reached."""
+    import huggingface_hub
+
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=CONNECT_SECONDS)
+    return huggingface_hub.snapshot_download
 
 
 def _take_back(report: Report, partial: Path) -> None:
@@ -83,7 +93,7 @@ def _check_space(folder: Path, plan: list[Any]) -> None:
     needed -= sum(p.stat().st_size for p in folder.rglob("*.incomplete"))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise PullError(f"{needed / 1e9:.1f} GB are to come and {folder} has {free / 1e9:.1f} GB free")
+        raise PullError(f"{needed / 1e9:.1f} GB are needed and {folder} has {free / 1e9:.1f} GB free")
 
 
 def _settle(partial: Path, target: Path, checkpoint: Checkpoint) -> Path:
@@ -113,10 +123,13 @@ def _note(folder: Path, name: str) -> tuple[str, str]:
 
 
 def plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
+    import huggingface_hub
+    from huggingface_hub import errors as hub
+
     endpoint, where = huggingface_hub.constants.ENDPOINT, checkpoint.repository
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-            return "the disk is full; make room and pull again, it goes on from where it stopped"
+            return "the disk is full; make room and pull again, it resumes"
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"{cause.filename} cannot be written to: {cause.strerror}"
         if isinstance(cause, hub.GatedRepoError):
@@ -128,9 +141,9 @@ def plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
         if isinstance(cause, hub.OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set, so nothing is fetched; unset it and pull again"
         if isinstance(cause, hub.HfHubHTTPError) and cause.response is not None:
-            return f"{endpoint} answered {cause.response.status_code}; pull again later, it goes on where it stopped"
+            return f"{endpoint} answered {cause.response.status_code}; pull again later, it resumes"
         if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyError"):
-            return f"{endpoint} cannot be reached ({cause}); pull again later, it goes on from where it stopped"
+            return f"{endpoint} cannot be reached ({cause}); pull again later, it resumes"
     return f"{where} could not be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

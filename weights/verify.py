@@ -179,8 +179,9 @@ def _gaps(present: list[str], stem: str) -> list[str]:
 
 def _oddities(folder: Path, checkpoint: Checkpoint | None) -> Iterator[str]:
     if checkpoint is None:
-        if (folder / "transformer" / "config.json").is_file():
-            yield "the transformer's config is none of the published ones"
+        packaged = folder.name in CATALOG and CATALOG[folder.name].packaged
+        if (folder / "transformer" / "config.json").is_file() and not packaged:
+            yield "the transformer's config matches no published CogVideoX model"
         return
     for component, wanted in checkpoint.configs.items():
         name = "scheduler_config.json" if component == "scheduler" else "config.json"

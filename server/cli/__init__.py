@@ -1,7 +1,8 @@
 """The command line: `cogvideox serve | clients | keys | generate | replay | weights | lora`.
 
-Knows: how commands are put together and which exit code a person's mistake gets (2; a failed run 1; Ctrl-C 130).
-Does not know: what the commands do. Nothing heavy is imported here, so `--help` is quick.
+Knows: how commands are put together and which exit code a user's mistake gets (2; a failed run 1; Ctrl-C 130).
+Does not know: what the commands do. Whatever is slow to import is imported inside the command that needs it, after
+everything that can be checked without it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from typing import Annotated
 
 import typer
 
-from server.cli import clients, generate, keys, lora, serve, weights
+from server.cli import clients, generate, keys, lora, replay, serve, weights
+from server.cli.help import Commands, with_examples
+from server.cli.settings_page import ServeCommand
 
-app = typer.Typer(
-    help="CogVideoX on your own GPU: a server that answers the clouds' requests, and the same engine offline.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+app = Commands(
+    help="CogVideoX on your own GPU: a server compatible with the APIs that host it, and video generation offline."
 )
-app.command("serve", help=serve.HELP)(serve.serve)
+app.command("serve", cls=ServeCommand)(serve.serve)
 app.command("clients")(clients.clients)
 app.add_typer(keys.app, name="keys")
-app.command("generate")(generate.generate)
-app.command("replay")(generate.replay)
+app.command("generate", cls=with_examples(*generate.EXAMPLES))(generate.generate)
+app.command("replay")(replay.replay)
 app.add_typer(weights.app, name="weights")
 app.add_typer(lora.app, name="lora")
 

@@ -1,6 +1,6 @@
 """What was typed, or stands in a batch file, or inside a video -> requests and the files they become.
 
-Knows: option and field names, file names, how a person's mistake is worded. Does not know: engines, terminals.
+Knows: option and field names, file names, how a user's mistake is worded. Does not know: engines, terminals.
 """
 
 from __future__ import annotations
@@ -8,28 +8,61 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from pipelines.ranges import check_ranges
 from pipelines.request import Fit, GenerationRequest, Lora, Media, RequestError, draw_seed
-from server.settings import Settings
-from weights import loras
 from weights.catalog import WeightsError
 
-Job = tuple[GenerationRequest, Path]
 # names in a batch file and on the command line -> GenerationRequest's
 ALIASES = {"frames": "num_frames", "steps": "num_inference_steps", "interpolate": "interpolate_fps"}
+FLAGS = {
+    **{field: f"--{alias}" for alias, field in ALIASES.items()},
+    "width": "--size",
+    "height": "--size",
+    "loras": "--lora",
+    "prompt": "PROMPT",
+}
 
 
 class Usage(Exception):
-    """A mistake of the person at the keyboard: one line, exit code 2."""
+    """A mistake of the user: one line, exit code 2."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request and the file it becomes. `line`: where it stands in a batch file, and `typed`: the names used there."""
+
+    request: GenerationRequest
+    path: Path
+    line: str = ""
+    typed: frozenset[str] = frozenset()
+
+    def mistake(self, field: str, message: str) -> Usage:
+        """The same in the user's terms: the flag, or the batch file's line and name."""
+        if field in ("width", "height") and (not self.line or "size" in self.typed):
+            field, message = "size", f"{field} {message}"
+        if self.line:
+            names = [alias for alias, real in ALIASES.items() if real == field and alias in self.typed]
+            names += [field] if field in (*self.typed, "output", "prompt") else []
+            return Usage(f"{self.line}: {names[0] if names else flag(field)}: {message}")
+        return Usage(f"{flag(field)}: {message}")
+
+
+def flag(field: str) -> str:
+    """The option that sets a field of a request."""
+    return FLAGS.get(field, f"--{field.replace('_', '-')}")
 
 
 def same_media(name: str, sha256: str, path: str | Path | None) -> dict[str, str]:
     if path is None or not Path(path).is_file():
         raise Usage(f"this video was made from a{'n' if name == 'image' else ''} {name}; give it with --{name}")
-    media = Media.of(Path(path))
+    try:
+        media = Media.of(Path(path))
+    except OSError as e:
+        raise Usage(f"--{name}: {path} cannot be read: {e.strerror}") from None
     if media.sha256 != sha256:
         raise Usage(f"{path} is not the {name} this video was made from (its SHA-256 differs)")
     return {"path": media.path, "sha256": media.sha256}
@@ -45,43 +78,47 @@ def beside(file: Path) -> dict[str, Any]:
 
 
 def to_request(prompt: str, given: dict[str, Any], output: Path | None) -> GenerationRequest:
-    """A request from options or a batch line. Raises Usage naming the field."""
+    """A request from options or a batch line. Raises RequestError naming the field."""
     values = {k: v for k, v in given.items() if k != "size"}
     if given.get("size") is not None:
         try:
             width, height = str(given["size"]).lower().split("x")
             values |= {"width": int(width), "height": int(height)}
         except ValueError:
-            raise Usage(f"size: must be WIDTHxHEIGHT in pixels, e.g. 720x480, got {given['size']!r}") from None
+            raise RequestError(
+                "size", f"must be WIDTHxHEIGHT in pixels, such as 720x480, got {given['size']!r}"
+            ) from None
     for name in ("image", "video"):
         if values.get(name) is not None:
             path = Path(str(values[name])).expanduser()
             if not path.is_file():
-                raise Usage(f"{name}: {path} is not a file")
-            values[name] = Media.of(path)
+                raise RequestError(name, f"{path} is {'not a file' if path.exists() else 'not there'}")
+            try:
+                values[name] = Media.of(path)
+            except OSError as e:
+                raise RequestError(name, f"{path} cannot be read: {e.strerror}") from None
     values["loras"] = tuple(to_lora(str(one)) for one in values.get("loras") or ())
     if output is not None and output.suffix:
         values["output_format"] = _format_of(output)
-    try:
-        return GenerationRequest(prompt=prompt, **values)
-    except TypeError as e:
-        raise Usage(str(e)) from None
+    return GenerationRequest(prompt=prompt, **values)
 
 
 def to_lora(text: str) -> Lora:
     """`FILE.safetensors[:SCALE]`, or the name of an installed one, `NAME[:SCALE]`."""
     if "://" in text:
-        raise Usage(f"lora: nothing is fetched here; cogvideox lora add {text}, then give its name")
+        raise RequestError("loras", f"nothing is downloaded here; cogvideox lora add {text}, then give its name")
     path, scale = _lora_file(text), 1.0
     head, _, tail = text.rpartition(":")
     if path is None and head:
         try:
             path, scale = _lora_file(head), float(tail)
         except ValueError:
-            raise Usage(f"lora: must be FILE.safetensors[:SCALE] or NAME[:SCALE], got {text!r}") from None
+            raise RequestError("loras", f"must be FILE.safetensors[:SCALE] or NAME[:SCALE], got {text!r}") from None
         text = head
     if path is None:
-        raise Usage(f"lora: {text} is not a file, and no LoRA of that name is installed (cogvideox lora list)")
+        raise RequestError(
+            "loras", f"{text} is not a file, and no LoRA of that name is installed (cogvideox lora list)"
+        )
     return Lora(str(path), scale)
 
 
@@ -89,70 +126,85 @@ def _lora_file(name: str) -> Path | None:
     path = Path(name).expanduser()
     if path.is_file():
         return path
+    from server.settings import Settings
+    from weights import loras
+
     try:
         return loras.find(name, Settings.load().lora_folder) if loras.NAME.fullmatch(name) else None
     except WeightsError as e:
-        raise Usage(f"lora: {e}") from None
+        raise RequestError("loras", str(e)) from None
 
 
 def _format_of(path: Path) -> Any:
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in ("mp4", "gif", "webm"):
-        raise Usage(f"output: {path.name} must end in .mp4, .gif or .webm")
+        raise RequestError("output", f"{path.name} must end in .mp4, .gif or .webm")
     return suffix
 
 
-def several(request: GenerationRequest, output: Path | None, count: int) -> Iterator[tuple[GenerationRequest, Path]]:
+def several(prompt: str, given: dict[str, Any], output: Path | None, count: int) -> Iterator[Job]:
     """`count` requests with seed, seed+1, ... and a file each."""
-    seed = draw_seed() if request.seed is None else request.seed
+    typed = Job(GenerationRequest(prompt), output or Path("outputs"))
+    try:
+        request = to_request(prompt, given, output)
+        seed = draw_seed() if request.seed is None else request.seed
+        check_ranges(replace(request, seed=seed))
+        check_ranges(replace(request, seed=seed + count - 1))
+    except RequestError as e:
+        raise typed.mistake(e.field, e.message) from None
     folder = output if output is not None and not output.suffix else Path("outputs")
     for i in range(count):
         if output is not None and output.suffix:
             path = output if count == 1 else output.with_name(f"{output.stem}-{i + 1}{output.suffix}")
         else:
             path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed + i}.{request.output_format}"
-        yield replace(request, seed=seed + i), path
+        yield Job(replace(request, seed=seed + i), path)
 
 
-def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[tuple[GenerationRequest, Path]]:
+def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[Job]:
     """The requests of a JSONL file; a line's own values win over options. Files are named by line number."""
     if output is not None and output.suffix:
-        raise Usage("output: with --batch it must be a folder")
+        raise Usage("--output: with --batch it must be a folder")
     folder = output or file.with_suffix("")
     taken: dict[Path, int] = {}
     known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
     known -= {"asked_prompt", "prompt_note"}
     try:
         lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise Usage(f"batch: {file} cannot be read: {e}") from None
+    except UnicodeDecodeError:
+        raise Usage(f"--batch: {file} is not UTF-8 text") from None
+    except OSError as e:
+        raise Usage(f"--batch: {file} cannot be read: {e.strerror}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise Usage(f"{file}:{number}: not JSON: {e}") from None
         if not isinstance(values, dict) or not isinstance(values.get("prompt"), str):
             raise Usage(f'{file}:{number}: must be an object with a "prompt"')
         unknown = sorted(set(values) - known)
         if unknown:
             raise Usage(f"{file}:{number}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        typed = frozenset(values)
         values = {ALIASES.get(k, k): v for k, v in values.items()}
         path = folder / str(values.pop("output", f"{number:04}.mp4"))
+        job = Job(GenerationRequest(""), path, f"{file}:{number}", typed)
         try:
             if not path.resolve().is_relative_to(folder.resolve()):
-                raise Usage(f"output: must stay inside the folder {folder}")
+                raise RequestError("output", f"must stay inside the folder {folder}")
             if path in taken:
-                raise Usage(f"output: {path.name} is line {taken[path]}'s already")
+                raise RequestError("output", f"{path.name} is line {taken[path]}'s already")
             taken[path] = number
             if not isinstance(values.get("loras", []), list):
-                raise Usage("loras: must be a list of FILE.safetensors[:SCALE]")
+                raise RequestError("loras", "must be a list of FILE.safetensors[:SCALE]")
             request = to_request(values.pop("prompt"), given | values, path)
             _check_types(request)
-        except (Usage, RequestError) as e:
-            raise Usage(f"{file}:{number}: {e}") from None
-        yield request, path
+            check_ranges(request)
+        except RequestError as e:
+            raise job.mistake(e.field, e.message) from None
+        yield replace(job, request=request)
 
 
 def _check_types(request: GenerationRequest) -> None:

@@ -1,6 +1,6 @@
-"""`cogvideox clients`: programs that reach this server with the clouds' own clients, ready to be copied.
+"""`cogvideox clients`: programs that use this server with the clients of the APIs it speaks, ready to be copied.
 
-Knows: the command, whose programs are shown, the address filled in. Does not know: the programs (each façade has its
+Knows: the command, whose programs are shown, the URL filled in. Does not know: the programs (each façade has its
 own).
 """
 
@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import typer
 
-from server.errors import BadSetting, StartError
-from server.settings import Settings
+from server.cli.common import fail
 
 if TYPE_CHECKING:
     from server.facades.facade import Facade
+    from server.settings import Settings
 
 KEY = "YOUR_API_KEY"
 COMMENT = {"python": "#", "sh": "#", "js": "//"}
@@ -24,22 +24,24 @@ COMMENT = {"python": "#", "sh": "#", "js": "//"}
 
 def clients(
     vendors: Annotated[
-        list[str] | None, typer.Argument(metavar="[VENDOR]...", help="fal, segmind, …; all that are served by default.")
+        list[str] | None, typer.Argument(metavar="API", help="fal, segmind, ...; by default all that are enabled.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="The server's address, by default that of the settings.")] = None,
+    url: Annotated[str | None, typer.Option(help="The server's URL; by default that of the settings.")] = None,
     key: Annotated[str, typer.Option(help="An API key of the server.")] = KEY,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the README shows them.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the README.")] = False,
 ) -> None:
-    """Print programs that reach this server with the clouds' own clients."""
-    from server.facades.registry import FACADES
+    """Print client code for this server, ready to run."""
+    from server.errors import StartError
+    from server.settings import Settings
 
     try:
         settings = Settings.load()
         names = _chosen(vendors or [], settings)
         address = _checked(url) if url is not None else _address(settings)
     except StartError as e:
-        typer.echo(f"cogvideox: {e.message}", err=True)
-        raise typer.Exit(2) from None
+        raise fail(e.message) from None
+    from server.facades.registry import FACADES
+
     if markdown:
         typer.echo("\n".join(_section(FACADES[name], address, key) for name in names))
         return
@@ -53,14 +55,21 @@ def _section(facade: Facade, address: str, key: str) -> str:
 
 
 def _chosen(vendors: list[str], settings: Settings) -> tuple[str, ...]:
+    from server.errors import BadSetting
+
     for name in vendors:
         if name not in settings.served_apis:
-            raise BadSetting(f"{name} is none of the clouds served here: {', '.join(settings.served_apis)}")
+            raise BadSetting(f"API: {name} is not enabled here; enabled: {', '.join(settings.served_apis)}")
     return tuple(dict.fromkeys(vendors)) or settings.served_apis
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    from server.errors import BadSetting
+
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise BadSetting(f"--url={url:.80}: must look like https://video.example.org")
     return url.rstrip("/")

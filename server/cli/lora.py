@@ -13,27 +13,28 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pipelines import lora_file, lora_layout, lora_pickle
 from pipelines.lora_layout import LoraError
+from server.cli.common import fail
+from server.cli.help import Commands
 from server.errors import ServerError
-from server.settings import Settings
 from weights import catalog, loras
 from weights.catalog import WeightsError
 
-app = typer.Typer(help="LoRA files: list, add, inspect, remove.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+app = Commands(help="LoRA files: list, add, inspect, remove.")
 SECONDS = 3600.0  # for a download by hand
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 
-LorasDir = Annotated[Path | None, typer.Option("--loras-dir", help="Where LoRAs lie.", show_default=False)]
-Name = Annotated[str, typer.Argument(help="A name from `cogvideox lora list`.")]
+LorasDir = Annotated[Path | None, typer.Option("--loras-dir", help="Folder with installed LoRAs.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `cogvideox lora list`.")]
 
 
 @contextmanager
@@ -41,18 +42,32 @@ def _plainly() -> Iterator[None]:
     try:
         yield
     except (WeightsError, ServerError, LoraError) as e:
-        typer.echo(f"cogvideox: {getattr(e, 'message', e)}", err=True)
-        raise typer.Exit(2) from None
+        raise fail(str(getattr(e, "message", e))) from None
     except OSError as e:
-        typer.echo(f"cogvideox: {e.filename or ''} {e.strerror}".replace("  ", " "), err=True)
-        raise typer.Exit(2) from None
+        raise fail(f"{e.filename or 'the LoRA folder'}: {e.strerror or e}") from None
+    except KeyboardInterrupt:
+        raise fail("stopped", 130) from None
+
+
+def _settings(loras_dir: Path | None) -> Settings:
+    """Raises StartError for settings that make no sense."""
+    from server.jobs.served import check_folders
+    from server.settings import Settings
+
+    settings = Settings.load(loras_dir=loras_dir)
+    check_folders(settings)
+    return settings
 
 
 @app.command("list")
 def list_(loras_dir: LorasDir = None) -> None:
-    """The LoRAs there are, by the names that requests use."""
+    """List the installed LoRAs by the names that requests use."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     with _plainly():
-        settings = Settings.load(loras_dir=loras_dir)
+        settings = _settings(loras_dir)
         folder = settings.lora_folder
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("name", "made for", "rank", "alpha", "size"):
@@ -69,17 +84,18 @@ def list_(loras_dir: LorasDir = None) -> None:
 @app.command()
 def add(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A file, an http(s) address, OWNER/NAME or a FILE of it.")
+        str,
+        typer.Argument(metavar="SOURCE", help="A file, a URL, or OWNER/NAME[/FILE] on the Hugging Face Hub."),
     ],
-    name: Annotated[str | None, typer.Option(help="Name to give a file; default: its own.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Its alpha, where the file does not say or says wrong.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="What the file must be.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name for the LoRA; the file's own by default.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Alpha, if the file lacks it or has it wrong.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the file.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hugging Face Hub.")] = None,
     loras_dir: LorasDir = None,
 ) -> None:
-    """Copy a LoRA into the folder, or fetch it. Pickled ones only with COGVIDEOX_LORA_PICKLE."""
+    """Copy or download a LoRA into the folder. Pickled ones need COGVIDEOX_LORA_PICKLE=true."""
     with _plainly():
-        settings = Settings.load(loras_dir=loras_dir)
+        settings = _settings(loras_dir)
         folder = settings.lora_folder
         if re.match(r"https?://", source, re.IGNORECASE):
             with tempfile.TemporaryDirectory() as scratch:
@@ -100,12 +116,12 @@ def add(
 @app.command()
 def inspect(
     file: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A safetensors file, or a name from the list.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     loras_dir: LorasDir = None,
 ) -> None:
-    """Say what a LoRA is: layout, rank, alpha and its origin, base model, modules. Exit code 1 if it fits no model."""
+    """Show layout, rank, alpha and where it was found, base model, modules. Exit code 1 if it fits no model."""
     with _plainly():
-        settings = Settings.load(loras_dir=loras_dir)
+        settings = _settings(loras_dir)
         found = describe(_path(file, settings.lora_folder), settings.models_dir)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -121,7 +137,7 @@ def inspect(
 def remove(name: Name, loras_dir: LorasDir = None) -> None:
     """Delete a LoRA from the folder."""
     with _plainly():
-        typer.echo(f"removed {loras.remove(name, Settings.load(loras_dir=loras_dir).lora_folder)}")
+        typer.echo(f"removed {loras.remove(name, _settings(loras_dir).lora_folder)}")
 
 
 def describe(path: Path, models_dir: Path) -> dict[str, Any]:
@@ -177,6 +193,8 @@ def _row(path: Path, models_dir: Path) -> tuple[str, str, str, str]:
         found = describe(path, models_dir)
     except (LoraError, OSError) as e:
         found = {"problem": [str(e)]}
+    from rich.markup import escape
+
     size = f"{path.stat().st_size / 2**20:.1f} MiB"
     if "problem" in found:
         return "none known: cogvideox lora inspect", "", "", size
@@ -219,6 +237,8 @@ def _add(
 
 def _pull(source: str, settings: Settings, alpha: float | None, sha256: str | None, revision: str | None) -> list[Path]:
     """Fetches from the hub beside what is installed, and moves it into place when all of it is sure."""
+    from rich.console import Console
+
     folder = settings.lora_folder
     with loras.beside(folder) as scratch:
         with Console(stderr=True).status("fetching"):

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from server.errors import StartError
-from server.jobs.served import REAL_WEIGHTS, choose
-from server.settings import PREFIX, Settings
+from server.cli.common import fail
 
-console = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from server.settings import Settings
+
 TRUST = {
     "SSL_CERT_FILE": "Python (httpx, aiohttp, the standard library), curl, Go",
     "REQUESTS_CA_BUNDLE": "Python (requests)",
@@ -24,42 +23,29 @@ TRUST = {
 }
 
 
-def _settings_help() -> str:
-    """Every setting by its variable: the flags below are a few of them."""
-    lines = []
-    for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        shown = "" if name == "api_keys" or default is None else f" [default: {default}]"
-        lines.append(f"{PREFIX}{name.upper()}: {field.description}{shown}")
-    return "\n\n".join(lines)
-
-
-HELP = (
-    "Start the server.\n\nSettings come from flags, then environment variables, then a .env file here:\n\n"
-    + _settings_help()
-)
-
-
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint name or folder; a comma list for one per task.")] = None,
+    host: Annotated[str | None, typer.Option(help="IP address or host name to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 chooses a free one.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model name, Hugging Face id or folder; several, separated by commas.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or cuda:0,cuda:1.")] = None,
-    memory: Annotated[str | None, typer.Option(help="auto, none, model, group, sequential.")] = None,
+    memory: Annotated[str | None, typer.Option(help="auto, none, model, group or sequential.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for jobs, inputs and results.")] = None,
-    models_dir: Annotated[Path | None, typer.Option(help="Folder with pulled checkpoints.")] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder with installed models.")] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Listen beyond loopback without any key.", show_default=False)
+        bool | None, typer.Option("--insecure", help="Allow listening beyond loopback without any key.")
     ] = None,
     tls: Annotated[
-        bool | None,
-        typer.Option("--tls", help="Answer https, with a certificate of our own authority.", show_default=False),
+        bool | None, typer.Option("--tls", help="Serve https, with a certificate issued by this server.")
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Answer https with this certificate chain (PEM).")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM), where the chain lacks it.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Serve https with this certificate chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM), if the chain lacks it.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
-    from server.serve import serve as run
+    """Start the server."""
+    from server.errors import StartError
+    from server.settings import Settings
 
     try:
         settings = Settings.load(
@@ -76,29 +62,53 @@ def serve(
             tls_key=tls_key,
             log_level=log_level,
         )
+        from server.serve import serve as run  # the whole server: not before the settings are right
+
         run(settings, on_ready=lambda url: _banner(url, settings))
     except StartError as e:
-        typer.echo(f"cogvideox: {e.message}", err=True)
-        raise typer.Exit(2) from None
+        raise fail(e.message) from None
 
 
 def _banner(url: str, settings: Settings) -> None:
-    from server.cli.keys import issued
-    from server.tls import authority
+    from rich.console import Console
 
+    from server.jobs.served import REAL_WEIGHTS, choose
+    from server.tls import authority
+    from weights.catalog import CATALOG
+
+    def line(text: str = "", style: str | None = None) -> None:
+        console.print(text, style=style, soft_wrap=True)  # a URL or path that is cut in two cannot be copied
+
+    console = Console(stderr=True, highlight=False, markup=False)
     served = choose(settings)
     base = settings.public_url or url
-    console.print(f"\n[bold]cogvideox-server[/bold] answers on {base}")
+    line()
+    line(f"cogvideox-server answers on {base}", "bold")
     for task, info in sorted(served.by_task.items()):
-        console.print(f"  {task.value:<15} {info.family.title}")
-    console.print(f"  {'device':<15} {', '.join(served.devices)}")
-    console.print(f"  {'what it speaks':<15} {base}/  (schemas: {base}/docs, state: {base}/health)")
-    if not settings.keys and not issued(settings):
-        console.print(f"  {'keys':<15} none: everybody who reaches this address may use it")
+        line(f"  {task.value:<15} {info.family.title}")
+    line(f"  {'device':<15} {', '.join(served.devices)}")
+    line(f"  {'docs':<15} {base}/docs")
+    line(f"  {'health':<15} {base}/health")
+    line(f"  {'data':<15} {settings.data_dir.absolute()}")
+    line(f"  {'keys':<15} {_keys(settings)}")
+    known = {CATALOG[info.family.name] for info in served.by_task.values() if info.family.name in CATALOG}
+    for terms in sorted({checkpoint.terms for checkpoint in known if checkpoint.terms}):
+        line(f"  {'licence':<15} {terms}")
     if trusted := authority(settings):
-        console.print("\nClients trust its certificate after")
+        line("\nClients trust its certificate after")
         for variable, clients in TRUST.items():
-            console.print(f"  export {variable}={shlex.quote(str(trusted))}  # {clients}", soft_wrap=True)
+            line(f"  export {variable}={shlex.quote(str(trusted))}  # {clients}")
     if served.is_demo:
-        console.print(f"\n[yellow]{REAL_WEIGHTS}[/yellow]")
-    console.print()
+        line()
+        line(REAL_WEIGHTS, "yellow")
+    line()
+
+
+def _keys(settings: Settings) -> str:
+    from server.cli.keys import counted, issued
+
+    valid, revoked = counted(issued(settings), settings)
+    if not valid and not revoked:
+        return "none: everybody who reaches this address may use it"
+    closed = "" if valid else "; no request is accepted until `cogvideox keys create NAME`"
+    return f"{valid} valid, {revoked} revoked{closed}"

@@ -1,6 +1,6 @@
-"""`cogvideox weights`: list, pull, import, verify and find checkpoints, and RIFE's network.
+"""`cogvideox weights`: list, pull, import, verify and find models, and RIFE's network.
 
-Knows: words and exit codes for people and scripts (0 done, 1 a checkpoint is broken, 2 the request makes no sense or
+Knows: messages and exit codes for people and scripts (0 done, 1 a model is broken, 2 the request makes no sense or
 cannot be carried out: one line on stderr; 130 stopped by hand). Does not know: how any of it is done (`weights.*`).
 """
 
@@ -12,42 +12,48 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from pipelines.rife_check import convert
-from weights import catalog, record
+from server.cli.common import fail
+from server.cli.help import Commands
+from weights import catalog
 from weights.catalog import CATALOG, WeightsError
-from weights.imports import import_folder, import_network
 from weights.interpolation import NETWORKS, RIFE, SMALL, SUFFIXES, place
-from weights.pull import pull as fetch
-from weights.verify import verify as inspect
 
-app = typer.Typer(help="Checkpoints, and RIFE's network: list, pull, import, verify.", no_args_is_help=True)
+app = Commands(help="Models, and RIFE's network: list, pull, import, verify.")
 HOW_TO_GET_RIFE = "get flownet 4.25 of Practical-RIFE, then: cogvideox weights import FILE"
 
-ModelsDir = Annotated[
-    Path,
-    typer.Option(
-        "--models-dir", envvar="COGVIDEOX_MODELS_DIR", help="Where checkpoints lie.", show_default="the user's cache"
-    ),
+ModelsDir = Annotated[Path | None, typer.Option("--models-dir", help="Folder with installed models.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A name from `cogvideox weights list`, or a Hugging Face id.")
 ]
-Name = Annotated[str, typer.Argument(help="A name from `cogvideox weights list`.")]
 NameOrFolder = Annotated[str, typer.Argument(metavar="NAME|DIR", help="A name from the list, or a folder.")]
 
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """What the person can mend becomes one line on stderr and exit code 2."""
+    """What the user can correct becomes one line on stderr and exit code 2."""
+    from server.errors import StartError
+
     try:
         yield
+    except StartError as error:
+        raise fail(error.message) from error
     except WeightsError as error:
-        typer.echo(f"cogvideox: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise fail(str(error)) from error
+    except OSError as error:
+        raise fail(f"{error.filename or 'the models folder'}: {error.strerror or error}") from error
     except KeyboardInterrupt as error:
-        typer.echo("cogvideox: stopped; the same command goes on from here", err=True)
-        raise typer.Exit(130) from error
+        raise fail("stopped; the same command resumes", 130) from error
+
+
+def _models_dir(given: Path | None) -> Path:
+    """That of the flag, the variable or `.env`. Raises StartError for settings that make no sense."""
+    from server.jobs.served import check_folders
+    from server.settings import Settings
+
+    settings = Settings.load(models_dir=given)
+    check_folders(settings)
+    return settings.models_dir
 
 
 def _present(name: str, models_dir: Path) -> Path:
@@ -55,6 +61,7 @@ def _present(name: str, models_dir: Path) -> Path:
         file = place(name, models_dir)
         folder = file.parent if file.is_file() else None
     else:
+        name = catalog.name_of(name, models_dir)
         folder = catalog.find(name, models_dir)
     if folder is None:
         packaged = name == SMALL or (name in CATALOG and CATALOG[name].packaged)
@@ -69,8 +76,17 @@ def _size(gigabytes: float) -> str:
 
 
 @app.command("list")
-def list_(models_dir: ModelsDir = catalog.default_models_dir()) -> None:
-    """Every checkpoint known by name, and what lies in the models folder besides."""
+def list_(models_dir: ModelsDir = None) -> None:
+    """List every model known by name, and what else is in the models folder."""
+    with _plainly():
+        _list(_models_dir(models_dir))
+
+
+def _list(models_dir: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     here = {i.name: i for i in catalog.installed(models_dir)}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "here", "size", "licence", "tasks", "repository"):
@@ -82,7 +98,7 @@ def list_(models_dir: ModelsDir = catalog.default_models_dir()) -> None:
             escape(name),
             "yes" if name in here else "-",
             _size(size or (known.size_gb if known else 0.0)),
-            known.licence if known else "?",
+            (known.licence + (" *" if known.terms else "")) if known else "?",
             ", ".join(known.tasks) if known else "?",
             (known.repository or "ships with this project") if known else "yours",
         )
@@ -93,43 +109,68 @@ def list_(models_dir: ModelsDir = catalog.default_models_dir()) -> None:
         file = place(name, models_dir)
         size_or_none = _size(file.stat().st_size / 1e9) if file.is_file() else None
         here_or_not = "yes" if size_or_none else "-"
-        table.add_row(name, here_or_not, size_or_none or "?", licence, "frames between frames", source)
+        table.add_row(name, here_or_not, size_or_none or "?", licence, "frame interpolation", source)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width: one line a checkpoint, for grep
+        console = Console(width=160)  # a pipe has no width: one line a model, for grep
     console.print(table)
-    console.print(f"models folder: {escape(str(models_dir))}", highlight=False, soft_wrap=True)
+    for terms in sorted({one.terms for one in CATALOG.values() if one.terms}):
+        typer.echo(f"* {terms}")
+    typer.echo(f"models folder: {models_dir}")
 
 
 @app.command()
-def pull(name: Name, models_dir: ModelsDir = catalog.default_models_dir()) -> None:
-    """Download a checkpoint, or go on with or mend an earlier download. Needs the internet, no account."""
+def pull(name: Name, models_dir: ModelsDir = None) -> None:
+    """Download a model; resumes or repairs an earlier download. Needs the internet, no account."""
     with _plainly():
+        folder = _models_dir(models_dir)
         if name in NETWORKS:
             how = "ships with this project" if name == SMALL else HOW_TO_GET_RIFE
             raise WeightsError(f"{name} cannot be pulled; {how}")
-        typer.echo(str(fetch(name, models_dir)))
+        checkpoint = catalog.get(name)
+        if checkpoint.terms:
+            typer.echo(f"{checkpoint.name}: {checkpoint.terms}", err=True)
+        typer.echo(str(_fetch(name, folder)))
+
+
+def _fetch(name: str, models_dir: Path) -> Path:
+    import logging
+
+    from weights.pull import pull as fetch
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news
+    return fetch(name, models_dir)
 
 
 @app.command("import")
 def import_(
     source: Annotated[
-        Path, typer.Argument(metavar="DIR|FILE", help="A diffusers folder, a Hugging Face cache's, or RIFE's flownet.")
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE", help="A diffusers folder, one of the Hugging Face cache, or RIFE's flownet."
+        ),
     ],
-    name: Annotated[str | None, typer.Option("--name", help="Name to give it; default: recognised.")] = None,
-    models_dir: ModelsDir = catalog.default_models_dir(),
+    name: Annotated[str | None, typer.Option("--name", help="Name for the model; recognised by default.")] = None,
+    models_dir: ModelsDir = None,
 ) -> None:
-    """Bring in what is on this machine already, without the internet: a checkpoint, linked where possible, or a file of
-    RIFE's (.pkl, .pth, .pt, .safetensors), which then draws frames between frames."""
+    """Install what is on this machine already: a model, linked where possible, or RIFE's weights for frame
+    interpolation (.pkl, .pth, .pt, .safetensors)."""
+    from rich.console import Console
+
+    from pipelines.rife_check import convert
+    from weights import record
+    from weights.imports import import_folder, import_network
+
     said = ""
     asked = source.expanduser()
     with _plainly(), Console(stderr=True).status("reading every byte once"):
+        folder = _models_dir(models_dir)
         if not asked.is_file() and (asked.is_dir() or asked.suffix.lower() not in SUFFIXES):
-            target = import_folder(source, models_dir, name)
+            target = import_folder(source, folder, name)
         elif name is not None:
-            raise WeightsError(f"{source}: a file of RIFE's takes no --name")
+            raise WeightsError(f"{source}: RIFE's weights take no --name")
         else:
-            target, said = import_network(source, models_dir, convert)
+            target, said = import_network(source, folder, convert)
             said = f"{said}; sha256 {record.sha256(target)}"
     typer.echo(str(target))
     if said:
@@ -140,20 +181,26 @@ def import_(
 def verify(
     checkpoint: NameOrFolder,
     deep: Annotated[bool, typer.Option("--deep", help="Also compare every byte with the recorded SHA-256.")] = False,
-    models_dir: ModelsDir = catalog.default_models_dir(),
+    models_dir: ModelsDir = None,
 ) -> None:
-    """Say whether a checkpoint is whole, and if not, what is wrong and what to do. Exit code 1 if it is broken."""
+    """Check a model; say what is wrong with it and what to do. Exit code 1 if it is broken."""
+    from rich.console import Console
+
+    from weights.verify import verify as inspect
+
     with _plainly(), Console(stderr=True).status("checking"):
+        folder = _models_dir(models_dir)
         # a folder that lost its model_index.json is no checkpoint to `find`, yet there is much to say about it
         asked = Path(checkpoint).expanduser()
-        by_path = checkpoint not in (*CATALOG, *NETWORKS) and asked.is_dir()
-        broken_name = models_dir / checkpoint if (models_dir / checkpoint).is_dir() else None
-        report = inspect(asked if by_path else broken_name or _present(checkpoint, models_dir), deep=deep)
+        name = catalog.name_of(checkpoint, folder)
+        by_path = name not in (*CATALOG, *NETWORKS) and asked.is_dir()
+        broken_name = folder / name if (folder / name).is_dir() else None
+        report = inspect(asked if by_path else broken_name or _present(name, folder), deep=deep)
     for problem in report.problems:
         typer.echo(str(problem))
     for warning in report.warnings:
         typer.echo(f"note: {warning}")
-    what = report.checkpoint or "checkpoint"
+    what = report.checkpoint or "model"
     how = "every byte as recorded" if report.deep else "structure and lengths"
     if report.ok:
         typer.echo(f"{what} in {report.folder}: whole ({how}, {_size(report.size / 1e9)})")
@@ -163,7 +210,7 @@ def verify(
 
 
 @app.command()
-def where(name: NameOrFolder, models_dir: ModelsDir = catalog.default_models_dir()) -> None:
-    """Print the folder of an installed checkpoint."""
+def where(name: NameOrFolder, models_dir: ModelsDir = None) -> None:
+    """Print the folder of an installed model."""
     with _plainly():
-        typer.echo(str(_present(name, models_dir)))
+        typer.echo(str(_present(name, _models_dir(models_dir))))

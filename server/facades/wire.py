@@ -31,7 +31,7 @@ from server.bodies import SCOPE_KEY, SHORT, Share
 from server.datadir import full_disk_named
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.jobs.job import Job, Status
-from server.jobs.jobs import Jobs, Stopped
+from server.jobs.jobs import Jobs, NoWorker, Stopped
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
@@ -42,6 +42,7 @@ KEPT = 64_000  # characters of a request's fields that are kept in the job table
 SHOWN = 200  # characters of a caller's own value that an error repeats
 LONGEST_URL = 8192  # characters
 LONGEST_NAME = 255  # characters of an Idempotency-Key
+REFUSAL = "refusal"  # in a request's state: the exception that it ended in, for the log
 
 
 PARSER = ThreadPoolExecutor(1, "json")
@@ -290,7 +291,7 @@ async def finished_or_dropped(
     Idempotency-Key is never of that kind: its caller can make it again.
 
     A job still queued after `start_within` seconds is cancelled and returned as such. Raises Unavailable when the
-    server stops: the job stays queued for its next start if its caller can ask for it then, else it is cancelled.
+    server stops or no worker can start: the job stays queued if its caller can ask for it later, else it is cancelled.
     """
     one_shot = one_shot and job.idempotency is None
     waiting = asyncio.ensure_future(_finished(jobs, job, start_within))
@@ -306,6 +307,11 @@ async def finished_or_dropped(
                     raise Unavailable("The server is stopping; send the request again later") from None
                 kept_for = f"request {job.id} stays queued, ask for it when the server is back"
                 raise Unavailable(f"The server is stopping; {kept_for}") from None
+            except NoWorker as e:
+                if one_shot:
+                    await run_in_threadpool(jobs.cancel, job.id)
+                    raise Unavailable(e.message) from None
+                raise Unavailable(f"{e.message}; request {job.id} stays queued until then") from None
         if one_shot:
             await run_in_threadpool(jobs.cancel, job.id)
         return None

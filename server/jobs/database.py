@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.schema import CreateColumn
 
 from server.errors import BadSetting, DataDirBusy, DataDirUnwritable
+from server.private import private_file
 
 # versions before this can corrupt a write-ahead log that two connections check-point at the same time
 SAFE_WAL = (3, 51, 3)
@@ -99,7 +100,13 @@ def open_database(where: Path | str, metadata: MetaData, schema: int, alone: boo
 
 def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
     journal = "WAL" if sqlite3.sqlite_version_info >= SAFE_WAL else "TRUNCATE"
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5.0}, **HABITS)
+    try:
+        for file in (path, *(p for p in _beside(path) if p.exists())):
+            private_file(file)  # SQLite gives what it makes beside the file the file's rights
+    except OSError as e:
+        raise DataDirUnwritable(f"the job table {path} cannot be used: {e.strerror}") from None
+    # as a URL object: a `?` in the path is no query
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 5.0}, **HABITS)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: Any) -> None:
@@ -170,7 +177,13 @@ def _disposed_of_on_failure(database: Database) -> Iterator[None]:
         raise
 
 
+def _beside(path: Path) -> list[Path]:
+    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal")]
+
+
 def _name(engine: Engine) -> str:
+    if engine.url.get_backend_name() == "sqlite":
+        return str(engine.url.database)
     return f"{engine.url.host or engine.url.query.get('host', 'localhost')}/{engine.url.database}"
 
 

@@ -16,11 +16,25 @@ from dataclasses import replace
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from pipelines.events import Cancelled, Checkpoint, Event, Failed, Finished, Log, Paused, Reworded, Stage, Started, Step
+from pipelines.events import (
+    Cancelled,
+    Checkpoint,
+    Event,
+    Failed,
+    Finished,
+    Log,
+    Paused,
+    Progress,
+    Reworded,
+    Stage,
+    Started,
+)
+from pipelines.progress import sentence
 from pipelines.request import GenerationRequest
 from server.errors import DataDirBusy, DiskFull, StaleWrite
 from server.jobs.checkpoints import Checkpoints, sampling_of
 from server.jobs.job import Job, JobError, Status
+from server.jobs.loglines import KeyName, about, seconds
 from server.jobs.outcomes import TOO_LONG, Outcomes, shown, without_paths
 from server.jobs.pool import LocalPool
 from server.jobs.protocol import Died, Report, Run
@@ -32,13 +46,15 @@ POLL = 0.25  # seconds
 WRITE_EVERY = 0.5  # seconds between two progress writes of one job
 RETRY = 1.0  # seconds until a table that could not be written is tried again
 HELD = 2.0  # seconds between two looks whether the table is still ours alone
-TOLD = 10  # times in a sampling that the log tells how far it is
+TOLD = 10  # times at most in a stage that the job's log says how far it is
+TELL_EVERY = 2.0  # seconds between two such lines of a stage after sampling
 
 log = structlog.get_logger()
 
 
 class Dispatcher:
-    """`models`: the names a worker can be asked for. Times are taken from `clock`, in seconds that only go up."""
+    """`models`: the names a worker can be asked for. Times are taken from `clock`, in seconds that only go up.
+    `key_name`: the name of an owner's key in the log."""
 
     def __init__(
         self,
@@ -49,10 +65,12 @@ class Dispatcher:
         models: Collection[str],
         patience: Patience,
         clock: Callable[[], float] = time.monotonic,
+        key_name: KeyName = lambda owner: owner,
     ) -> None:
+        self._key_name = key_name
         self._store = store
         self._pool = pool
-        self._outcomes = Outcomes(store, artifacts, patience.run)
+        self._outcomes = Outcomes(store, artifacts, patience.run, key_name)
         self._checkpoints = checkpoints
         self._models = models
         self._patience = patience
@@ -189,7 +207,8 @@ class Dispatcher:
             try:
                 resume = self._checkpoints.read(job.id, sampling)
                 continued = resume is not None
-                log.info("job started", job_id=job.id, attempt=job.attempt, model=job.model, continued=continued)
+                waited = seconds(job.created_at, job.started_at)
+                log.info("job started", **about(job, self._key_name), wait_seconds=waited, continued=continued)
                 self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model, resume))
             except Exception as e:
                 log.exception("job not handed over", job_id=job.id, attempt=job.attempt)
@@ -273,37 +292,43 @@ class Dispatcher:
                 running.job = replace(job, request=GenerationRequest.from_dict(request))
                 running.sampling = sampling_of(running.job)
             case Started(plan):
+                running.job = replace(running.job, plan=plan)
                 self._store.progress(job.id, job.attempt, plan=plan)
             case Stage(name):
                 running.stage = name
                 running.looked_at = self._clock()
                 self._write(running)
-            case Step(step, steps, eta):
-                running.step, running.steps, running.eta = step, steps, eta
-                now = self._clock()
-                running.slowest = max(running.slowest, now - (running.looked_at or now))
-                running.looked_at = now
-                if step == steps or step * TOLD // steps > (step - 1) * TOLD // steps:
-                    self._store.log(job.id, f"step {step} of {steps}, about {eta:.0f} s of sampling left")
-                if now - running.written_at >= WRITE_EVERY:
-                    self._write(running)
+            case Progress():
+                self._count(running, event)
             case Checkpoint(data):
                 self._keep(job, data)
             case Log(message, level):
                 self._store.log(job.id, without_paths(message), level)
             case Finished():
                 self._write(running)  # also asks whether the attempt still counts, before anything is stored
-                self._outcomes.finished(job, event)
+                self._outcomes.finished(running.job, event)
             case Failed(code, message, name):
                 self._outcomes.failed(job, JobError(code, shown(job, code, message), name), detail=message)
             case Cancelled():
                 self._store.cancelled(job.id, job.attempt)
-                log.info("job cancelled", job_id=job.id, attempt=job.attempt)
+                log.info("job cancelled", **about(running.job, self._key_name))
             case Paused():
                 self._store.requeue(job.id, job.attempt)
-                self._store.log(job.id, f"attempt {job.attempt} was paused; it goes on when the server is back")
-                log.info("job paused", job_id=job.id, attempt=job.attempt)
+                self._store.log(job.id, f"attempt {job.attempt} was paused; it resumes when the server is back")
+                log.info("job paused", **about(running.job, self._key_name))
         return isinstance(event, Finished | Failed | Cancelled | Paused)
+
+    def _count(self, running: Running, progress: Progress) -> None:
+        job, now = running.job, self._clock()
+        running.stage, running.share, running.eta = progress.stage, progress.share, progress.eta
+        if progress.stage == "denoise":
+            running.step, running.steps = progress.done, progress.total
+            running.slowest = max(running.slowest, now - (running.looked_at or now))
+            running.looked_at = now
+        if running.tells(progress, now, TOLD, TELL_EVERY):
+            self._store.log(job.id, sentence(progress))
+        if now - running.written_at >= WRITE_EVERY:
+            self._write(running)
 
     def _keep(self, job: Job, data: bytes) -> None:
         """A checkpoint that cannot be kept costs no more than the time it would have saved."""
@@ -320,5 +345,6 @@ class Dispatcher:
             stage=running.stage,
             step=running.step,
             steps=running.steps,
+            share=running.share,
             eta=running.eta,
         )

@@ -84,6 +84,9 @@ class Job:
     """Times are unix seconds. `payload` is what the vendor's client sent, without its key.
 
     `deaths` says of each worker that died over this job how it died; `attempt` counts every start, whatever ended it.
+    `step` of `steps` counts sampling; `share` is the part of the whole video's work that is done, 0 to 1, and never
+    falls; `eta` is the estimated number of seconds until the video is complete.
+
     `owner` stands for the key it came with ("" for none), `number` counts jobs from 1 and is 0 before it is stored,
     jobs of a higher `priority` go first, and the files of a result are kept for `keep_seconds` (None: for ever). A job
     that has not begun by `start_by`, or not ended by `end_by`, is cancelled.
@@ -103,6 +106,7 @@ class Job:
     step: int = 0
     steps: int = 0
     eta: float | None = None
+    share: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None
     plan: dict[str, Any] | None = None
@@ -126,6 +130,14 @@ class Job:
     def seed(self) -> int:
         assert self.request.seed is not None, "submit draws a seed before a job exists"
         return self.request.seed
+
+    @property
+    def progress(self) -> float:
+        """The part of the whole work that is done, 0 to 1; below 1 until the video is there."""
+        if self.status is Status.SUCCEEDED:
+            return 1.0
+        done = self.share or (self.step / self.steps if self.steps else 0.0)
+        return min(0.99, done)
 
     @property
     def inference_seconds(self) -> float | None:

@@ -14,26 +14,39 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
 from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
+from server.jobs.loglines import KeyName, about
 from server.jobs.served import Served
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
 
 WATCH_EVERY = 0.1  # seconds
 WATCHED_AT_ONCE = 500  # jobs in one look; SQLite takes some thousand variables in a query
 
+log = structlog.get_logger()
+
 
 class Stopped(KeyError):
     """The server is stopping: how the job ends is not to be learnt from this process any more."""
+
+
+class NoWorker(Exception):
+    """No worker can start, so that nobody knows when a job will end. `message` may be shown to a client."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class Jobs:
     """`wake` tells the dispatcher that there is something to do. `check_room` raises when no job can be promised:
     DiskFull, or what its owner raises. `remove` takes the files of a job that is deleted. `extend`: requests that say
     nothing of it are extended where they are too long for their model and it can be done. `owners`: all that share the
-    queue.
+    queue. `broken` says why no worker can start, None when one can. `key_name`: the name of an owner's key in the log.
     """
 
     def __init__(
@@ -49,6 +62,8 @@ class Jobs:
         remove: Callable[[Artifact], None] = lambda _: None,
         quota: Callable[[str], Quota] = lambda _: NO_QUOTA,
         owners: Callable[[], Collection[str]] = tuple,
+        broken: Callable[[], str | None] = lambda: None,
+        key_name: KeyName = lambda owner: owner,
     ) -> None:
         self._store = store
         self._served = served
@@ -60,8 +75,11 @@ class Jobs:
         self._remove = remove
         self._quota = quota
         self._owners = owners
+        self._broken = broken
+        self._key_name = key_name
         self._stopping = False
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
+        self._patient: set[asyncio.Future[None]] = set()  # those of them that wait without a timeout
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -112,7 +130,9 @@ class Jobs:
             start_by=start_by,
             end_by=end_by,
         )
-        job = self._store.submit(job, self._max_queue, self._quota(owner), self._owners())
+        made, job = job, self._store.submit(job, self._max_queue, self._quota(owner), self._owners())
+        if job.id == made.id:
+            log.info("job accepted", **about(job, self._key_name))
         self._served.told(job.model)
         self._wake()
         return job
@@ -205,19 +225,25 @@ class Jobs:
         self._stopping = True
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """The job once it is terminal, or as it is after `timeout` seconds. KeyError for an unknown one, Stopped."""
+        """The job once it is terminal, or as it is after `timeout` seconds.
+
+        Raises KeyError for an unknown one, Stopped, and without a timeout NoWorker.
+        """
         job = await asyncio.to_thread(self._store.get, job_id)
         if job is None:
             raise KeyError(job_id)
         if self._unless_stopped(job).status.is_terminal:
             return job
         ended = asyncio.get_running_loop().create_future()
+        if timeout is None:
+            self._patient.add(ended)
         self._watched.setdefault(job_id, set()).add(ended)
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({ended}, timeout=timeout)
         finally:
+            self._patient.discard(ended)
             waiters = self._watched.get(job_id, set())
             waiters.discard(ended)
             if not waiters:
@@ -225,6 +251,8 @@ class Jobs:
         found = await asyncio.to_thread(self._store.get, job_id)
         if found is None:  # deleted meanwhile
             return replace(job, status=Status.CANCELLED, finished_at=time.time())
+        if timeout is None and not found.status.is_terminal and (reason := self._broken()) is not None:
+            raise NoWorker(reason)
         return self._unless_stopped(found)
 
     def _unless_stopped(self, job: Job) -> Job:
@@ -239,6 +267,9 @@ class Jobs:
                 for waiter in [one for waiters in self._watched.values() for one in waiters if not one.done()]:
                     waiter.set_result(None)
                 return
+            if self._patient and self._broken() is not None:
+                for waiter in [one for one in self._patient if not one.done()]:
+                    waiter.set_result(None)
             ids = list(self._watched)
             for begin in range(0, len(ids), WATCHED_AT_ONCE):
                 some = ids[begin : begin + WATCHED_AT_ONCE]

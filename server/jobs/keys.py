@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.jobs.database import Database
@@ -68,12 +69,24 @@ class KeyStore:
         self._read_at = float("-inf")
         return done
 
+    def delete(self, id_: str) -> Literal["deleted", "valid", "unknown"]:
+        """Removes what is kept of a revoked key; one that is still valid stays."""
+        with self._engine.execution_options(immediate=True).begin() as db:
+            own = select(api_keys.c.revoked_at).where(api_keys.c.id == id_)
+            found = db.execute(own).first()
+            if found is None or found.revoked_at is None:
+                return "unknown" if found is None else "valid"
+            db.execute(delete(api_keys).where(api_keys.c.id == id_))
+        self._read_at = float("-inf")
+        return "deleted"
+
     def all(self) -> list[IssuedKey]:
         with self._engine.connect() as db:
             return [_issued(row) for row in db.execute(select(api_keys).order_by(api_keys.c.created_at))]
 
     def known(self) -> dict[str, IssuedKey]:
-        """Every key ever issued, by its id, at most FRESH seconds old; older while the table cannot be read.
+        """Every issued key that is not deleted, by its id, at most FRESH seconds old; older while the table cannot be
+        read.
 
         For an event loop: it waits for PATIENCE seconds at most, but for the first time.
         """

@@ -7,12 +7,15 @@ Does not know: workers, when to look.
 from __future__ import annotations
 
 import re
+import time
+from typing import Any
 
 import structlog
 
 from pipelines.events import Finished
 from server.errors import DiskFull
 from server.jobs.job import Job, JobError
+from server.jobs.loglines import KeyName, about, notes, seconds
 from server.jobs.results import discard, put
 from server.jobs.running import Running
 from server.jobs.store import JobStore
@@ -28,9 +31,16 @@ log = structlog.get_logger()
 
 
 class Outcomes:
-    """`longest`: seconds an attempt may last, None without a limit."""
+    """`longest`: seconds an attempt may last, None without a limit. `key_name`: as for the dispatcher."""
 
-    def __init__(self, store: JobStore, artifacts: Artifacts, longest: float | None) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        artifacts: Artifacts,
+        longest: float | None,
+        key_name: KeyName = lambda owner: owner,
+    ) -> None:
+        self._key_name = key_name
         self._store = store
         self._artifacts = artifacts
         self._longest = longest
@@ -55,12 +65,17 @@ class Outcomes:
         except BaseException:
             discard(self._artifacts, (video, poster, recipe))
             raise
-        log.info("job succeeded", job_id=job.id, attempt=job.attempt, bytes=len(event.video))
+        log.info("job succeeded", **self._told(job), bytes=len(event.video), notes=notes(job))
 
     def failed(self, job: Job, error: JobError, detail: str = "") -> None:
         self._store.fail(job.id, job.attempt, error)
         more = {"detail": detail} if error.code in UNEXPECTED else {}
-        log.warning("job failed", job_id=job.id, attempt=job.attempt, code=error.code, **more)
+        about_field = {"field": error.field} if error.field else {}
+        log.warning("job failed", **self._told(job), code=error.code, **about_field, **more)
+
+    def _told(self, job: Job) -> dict[str, Any]:
+        waited, ran = seconds(job.created_at, job.started_at), seconds(job.started_at, time.time())
+        return {**about(job, self._key_name), "wait_seconds": waited, "run_seconds": ran}
 
     def lost(self, running: Running, evidence: str) -> None:
         """With its worker: it is tried again, unless it ran too long or has had that happen too often."""
@@ -68,7 +83,7 @@ class Outcomes:
         if running.why_killed == TOO_LONG:
             message = f"it was not done after {self._longest:g} seconds, the longest a job may run here"
             self._store.fail(job.id, job.attempt, JobError("timeout", message))
-            log.warning("job failed", job_id=job.id, attempt=job.attempt, code="timeout")
+            log.warning("job failed", **self._told(job), code="timeout")
             return
         evidence = f"{evidence}; {running.why_killed}" if running.why_killed else evidence
         deaths = [*job.deaths, f"attempt {job.attempt}: {evidence}"]
@@ -79,7 +94,7 @@ class Outcomes:
             return
         message = f"its worker died {len(deaths)} times: {'; '.join(deaths)}"
         self._store.fail(job.id, job.attempt, JobError("worker_lost", message), deaths)
-        log.warning("job failed", job_id=job.id, attempt=job.attempt, code="worker_lost")
+        log.warning("job failed", **self._told(job), code="worker_lost")
 
 
 def shown(job: Job, code: str, message: str) -> str:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from multiprocessing import connection
@@ -21,12 +21,13 @@ from typing import Any
 
 import structlog
 
-from pipelines.events import Cancelled, Failed, Finished, Paused, Stage, Step
+from pipelines.events import Cancelled, Event, Failed, Finished, Paused, Progress, Stage
 from server.jobs import worker
 from server.jobs.line import Line
 from server.jobs.protocol import Cancel, Died, Pause, Ready, Report, Run, Said, StartFailed, WorkerSpec
 
 START_TRIES = 3
+RETRY = 30.0  # seconds until a worker that cannot start is tried again
 CLOSE_SECONDS = 2.0
 
 log = structlog.get_logger()
@@ -36,12 +37,12 @@ class WorkerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     BUSY = "busy"
-    BROKEN = "broken"  # does not start; tried again when a job needs it
+    BROKEN = "broken"  # does not start; tried again after a while
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What may be told about a worker. `restarts` counts deaths, `error` is why it is broken."""
+    """What may be told about a worker. `restarts` counts deaths; `error` is why it is broken, until it is ready."""
 
     device: str
     state: WorkerState
@@ -59,16 +60,21 @@ class Slot:
         self.process: SpawnProcess | None = None
         self.line: Line | None = None
         self.run: Run | None = None
-        self.doing = "starting"
+        self.doing = "while starting"  # what the process does at the moment, for the evidence when it dies
+        self.killed = False  # by this server
+        self.refusal: str | None = None  # why this process says it cannot start
         self.error: str | None = None
         self.restarts = 0
-        self.failed_starts = 0
+        self.failed_starts = 0  # deaths in a row without a word
+        self.retry_at = 0.0
 
 
 class LocalPool:
-    def __init__(self, specs: Iterable[WorkerSpec]) -> None:
+    """`clock`: seconds that only go up."""
+
+    def __init__(self, specs: Iterable[WorkerSpec], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._slots = [Slot(spec) for spec in specs]
-        self._unheard: list[Report] = []
         self._context = multiprocessing.get_context("spawn")
         self._nudged, self._nudge = socket.socketpair()
         self._nudged.setblocking(False)
@@ -88,6 +94,13 @@ class LocalPool:
             for s, run in zip(self._slots, runs, strict=True)
         ]
 
+    def broken(self) -> str | None:
+        """Why no job is worked on until further notice: no worker starts. None where one may still."""
+        slots = self._slots
+        if not slots or any(slot.error is None for slot in slots):
+            return None
+        return f"the worker on {slots[0].spec.device} cannot start: {slots[0].error}"
+
     # -- from the owner -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -95,7 +108,7 @@ class LocalPool:
             self._spawn(slot)
 
     def free(self) -> bool:
-        """Whether `run` would find a worker. A broken one counts only where there is no other."""
+        """Whether `run` would find a worker."""
         return self._choose() is not None
 
     def run(self, run: Run) -> None:
@@ -103,14 +116,7 @@ class LocalPool:
         slot = self._choose()
         if slot is None:
             raise RuntimeError("no worker is free")
-        slot.run, slot.doing = run, "starting"
-        if slot.state is WorkerState.BROKEN:
-            self._spawn(slot)
-        else:
-            slot.state = WorkerState.BUSY
-        if slot.process is None:
-            slot.run = None
-            self._unheard.append(Said(run.job_id, run.attempt, Failed("internal", slot.error or "no worker")))
+        slot.run, slot.doing, slot.state = run, "while taking a job", WorkerState.BUSY
         self._send(slot, run)
 
     def cancel(self, job_id: str, attempt: int) -> None:
@@ -125,16 +131,18 @@ class LocalPool:
         """Ends the worker that has this job; `reports` will say that it died."""
         slot = self._slot_of(job_id, attempt)
         if slot is not None and slot.process is not None:
+            slot.killed = True
             slot.process.kill()
 
     def reports(self, timeout: float) -> list[Report]:
         """What workers said and which died, waiting up to `timeout` seconds for the first."""
-        found, self._unheard = self._unheard, []
+        self._retry()
+        found: list[Report] = []
         sources: list[Any] = [self._nudged]
         for slot in self._slots:
             if slot.process is not None:
                 sources.append(slot.process.sentinel)
-        connection.wait(sources, 0 if found else timeout)
+        connection.wait(sources, timeout)
         with contextlib.suppress(BlockingIOError):
             self._nudged.recv(4096)
         for slot in self._slots:
@@ -162,10 +170,12 @@ class LocalPool:
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _choose(self) -> Slot | None:
-        ready = next((s for s in self._slots if s.state is WorkerState.READY), None)
-        if ready is not None or any(s.state is not WorkerState.BROKEN for s in self._slots):
-            return ready
-        return next(iter(self._slots), None)
+        return next((s for s in self._slots if s.state is WorkerState.READY), None)
+
+    def _retry(self) -> None:
+        for slot in self._slots:
+            if slot.state is WorkerState.BROKEN and self._clock() >= slot.retry_at:
+                self._spawn(slot)
 
     def _slot_of(self, job_id: str, attempt: int) -> Slot | None:
         wanted = (job_id, attempt)
@@ -180,12 +190,12 @@ class LocalPool:
             process.start()
         except OSError as e:  # no room for another process
             ours.close()
-            slot.state, slot.error = WorkerState.BROKEN, f"no process could be started: {e.strerror or e}"
-            log.error("worker does not start", device=slot.spec.device, error=slot.error)
+            self._give_up(slot, f"no process could be started: {e.strerror or e}")
             return
         finally:
             theirs.close()  # or its end would never be seen here
-        slot.process, slot.line, slot.state, slot.error = process, Line(ours, self.wake), WorkerState.STARTING, None
+        slot.process, slot.line, slot.state = process, Line(ours, self.wake), WorkerState.STARTING
+        slot.doing, slot.killed, slot.refusal = "while starting", False, None
 
     def _send(self, slot: Slot, message: Run | Cancel | Pause) -> None:
         if slot.line is not None:
@@ -208,19 +218,17 @@ class LocalPool:
         match message:
             case Ready():
                 slot.failed_starts = 0
-                slot.state = WorkerState.BUSY if slot.run else WorkerState.READY
+                slot.state, slot.doing, slot.error = WorkerState.READY, "while idle", None
                 log.info("worker ready", device=slot.spec.device)
             case StartFailed(reason):
-                slot.error = reason
+                slot.refusal = reason
                 if slot.process is not None:
                     slot.process.kill()  # a half set up engine may never manage to exit
             case Said(_, _, event):
-                if isinstance(event, Stage):
-                    slot.doing = event.name
-                elif isinstance(event, Step):
-                    slot.doing = f"denoise, after step {event.step} of {event.steps}"
-                elif isinstance(event, Finished | Failed | Cancelled | Paused):
-                    slot.run, slot.state = None, WorkerState.READY
+                if isinstance(event, Finished | Failed | Cancelled | Paused):
+                    slot.run, slot.state, slot.doing = None, WorkerState.READY, "while idle"
+                else:
+                    slot.doing = doing(event) or slot.doing
                 return [message]
         return []
 
@@ -233,32 +241,54 @@ class LocalPool:
         if process.is_alive():
             process.kill()
             process.join()
-        ending = how_it_ended(process.exitcode)
+        ending = how_it_ended(process.exitcode, slot.killed)
         process.close()
         was_starting = slot.state is WorkerState.STARTING
         slot.process = slot.line = slot.run = None
-        if slot.error is not None:
-            slot.state = WorkerState.BROKEN
-            log.error("worker does not start", device=slot.spec.device, error=slot.error)
-            return [Said(run.job_id, run.attempt, Failed("model_error", slot.error))] if run else []
+        if slot.refusal is not None:
+            self._give_up(slot, slot.refusal)
+            return []
         slot.restarts += 1
-        evidence = f"the worker on {slot.spec.device} {ending} during {slot.doing}"
+        evidence = f"the worker on {slot.spec.device} {ending} {slot.doing}"
         log.error("worker died", device=slot.spec.device, evidence=evidence)
         slot.failed_starts += was_starting
         if slot.failed_starts >= START_TRIES:
-            slot.state, slot.error = WorkerState.BROKEN, evidence
+            self._give_up(slot, f"it {ending} {slot.doing}")
         else:
             self._spawn(slot)
         return [Died(run.job_id, run.attempt, evidence)] if run else []
+
+    def _give_up(self, slot: Slot, why: str) -> None:
+        """Until the next try; logged when it is news."""
+        if slot.error != why:
+            advice = "; run `make setup`" if why.startswith(("ImportError", "ModuleNotFoundError")) else ""
+            log.error(f"the worker on {slot.spec.device} cannot start: {why}{advice}", retry_seconds=RETRY)
+        slot.state, slot.error, slot.retry_at = WorkerState.BROKEN, why, self._clock() + RETRY
+        slot.failed_starts = 0
 
 
 def specs_for(devices: Iterable[str], spec: WorkerSpec) -> list[WorkerSpec]:
     return [replace(spec, device=device) for device in devices]
 
 
-def how_it_ended(exit_code: int | None) -> str:
+def doing(event: Event) -> str | None:
+    """What a worker does after it has said this; None for what says nothing of that."""
+    match event:
+        case Stage(name):
+            return f"during {name}"
+        case Progress("denoise", done, total):
+            return f"during denoise, after step {done} of {total}"
+        case Progress(stage, done, total):
+            return f"during {stage}, after {done} of {total}"
+        case _:
+            return None
+
+
+def how_it_ended(exit_code: int | None, killed: bool = False) -> str:
+    """`killed`: by this server."""
     if exit_code is None or exit_code >= 0:
         return f"ended with status {exit_code}"
     name = signal.Signals(-exit_code).name
-    hint = " (the system's out-of-memory killer, perhaps)" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"
+    if name == "SIGKILL":
+        return f"was ended by {name} ({'from this server' if killed else 'perhaps the system was out of memory'})"
+    return f"was ended by {name}"

@@ -5,8 +5,9 @@ Pure: no clock, no process. Does not know: what is done when the wait is over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pipelines.events import Progress
 from server.jobs.job import Job
 
 CANCEL_GRACE = 10.0  # seconds a worker may take to stop before it is killed, at least
@@ -37,7 +38,8 @@ class Running:
     stage: str | None = None
     step: int = 0
     steps: int = 0
-    eta: float | None = None
+    share: float = 0.0  # of the whole video's work, as far as it is done
+    eta: float | None = None  # seconds until the video is complete
     written_at: float = 0.0
     cancelled_at: float | None = None
     heard_at: float = 0.0
@@ -45,6 +47,7 @@ class Running:
     why_killed: str = ""
     looked_at: float | None = None  # when denoising began, then when its latest step was done
     slowest: float = 0.0  # seconds, of the steps so far
+    told: dict[str, tuple[int, float]] = field(default_factory=dict)  # stage -> units and time of its last log line
 
     def grace(self) -> float:
         """Seconds from now's cancel until a worker that has not stopped is taken to be stuck."""
@@ -57,3 +60,17 @@ class Running:
         if self.stage != "denoise" or self.slowest == 0.0 or self.step >= self.steps:
             return longest
         return min(longest, max(STEP_SILENCE, SILENT_STEPS * self.slowest))
+
+    def tells(self, progress: Progress, now: float, times: int, every: float) -> bool:
+        """Whether the job's log gets a line about this: at most `times` per stage, and about stages after sampling
+        one in `every` seconds, beside the first and the last. Asked once about each."""
+        done, at = self.told.get(progress.stage, (0, 0.0))
+        sampling = progress.stage == "denoise"
+        parts = times if sampling else times - 1  # the first unit is told too
+        crossed = progress.done * parts // progress.total > done * parts // progress.total
+        soon = not sampling and now - at < every
+        is_first = not sampling and progress.stage not in self.told
+        if not (is_first or progress.done >= progress.total or (crossed and not soon)):
+            return False
+        self.told[progress.stage] = progress.done, now
+        return True

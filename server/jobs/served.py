@@ -16,13 +16,14 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipelines import rife_check
+from pipelines import rife_check, upscaler_check
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.request import Task
 from server.errors import BadSetting, NoModel
-from server.settings import Settings
+from server.setting_types import listed
+from server.settings import Settings, plain
 from weights import catalog
-from weights.catalog import WeightsError
+from weights.catalog import UnknownCheckpoint, WeightsError
 from weights.interpolation import RIFE, place, rife_weights
 from weights.verify import verify
 
@@ -83,22 +84,24 @@ class Served:
 
 def choose(settings: Settings) -> Served:
     """Raises BadSetting when MODEL or RIFE_WEIGHTS names what is not here or whole, DEVICE what this machine lacks."""
-    devices = find_devices(settings.device)
+    check_folders(settings)
+    devices = find_devices(settings.device, called=settings.named("device"))
     problems: list[str] = []
     if settings.model is not None:
-        infos = [_asked(name.strip(), settings.models_dir) for name in settings.model.split(",") if name.strip()]
+        called = settings.named("model")
+        infos = [_asked(name, settings.models_dir, called) for name in listed(settings.model)]
     else:
         infos, problems = _best(settings.models_dir, on_cuda=devices[0].startswith("cuda"))
     by_task: dict[Task, ModelInfo] = {}
     if len({info.name for info in infos}) < len({info.folder for info in infos}):
-        raise BadSetting(f"COGVIDEOX_MODEL={settings.model}: two folders of one name cannot be told apart")
+        raise BadSetting(f"{settings.shown('model')}: two folders of one name cannot be told apart")
     for info in infos:
         for task in info.tasks:
             by_task.setdefault(task, info)
     try:
         rife = rife_weights(settings.rife_weights, settings.models_dir)
     except WeightsError as e:
-        raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS={settings.rife_weights}: {e}") from None
+        raise BadSetting(f"{settings.shown('rife_weights')}: {e}") from None
     imported = place(RIFE, settings.models_dir)
     if settings.rife_weights is None and rife == imported and (broken := verify(imported.parent).problems):
         problems.append(f"{RIFE} is installed and not used: {broken[0]}")
@@ -110,32 +113,45 @@ def check_rife(settings: Settings) -> None:
     """Raises BadSetting when the file that RIFE_WEIGHTS names is no such network. It is read for that, which takes a
     second or two."""
     if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
-        raise BadSetting(f"COGVIDEOX_RIFE_WEIGHTS={settings.rife_weights}: {why}")
+        raise BadSetting(f"{settings.shown('rife_weights')}: {why}")
 
 
 def check_upscaler(settings: Settings) -> None:
-    """Raises BadSetting when UPSCALER names no file, or nothing here could read it. What is in it is told by the first
-    job that wants it: the package that reads it is slow to come."""
+    """Raises BadSetting when the file that UPSCALER names is no network that enlarges frames, or nothing here could
+    read it. It is read for that by another process, which takes a few seconds."""
     if settings.upscaler is None:
         return
-    if not settings.upscaler.is_file():
-        raise BadSetting(f"COGVIDEOX_UPSCALER={settings.upscaler}: there is no such file")
-    if find_spec("spandrel") is None:
-        raise BadSetting(f"COGVIDEOX_UPSCALER={settings.upscaler}: needs the package spandrel (the extra `upscale`)")
+    why = upscaler_check.wrong_file(settings.upscaler)
+    if why is None and find_spec("spandrel") is None:
+        why = "needs the package spandrel (the extra `upscale`)"
+    if why := why or upscaler_check.refusal(settings.upscaler):
+        raise BadSetting(f"{settings.shown('upscaler')}: {why}")
 
 
-def _asked(name: str, models_dir: Path) -> ModelInfo:
+def check_folders(settings: Settings) -> None:
+    """Raises BadSetting for a models or LoRA folder that is a file; one that is not there is empty."""
+    for name in ("models_dir", "loras_dir"):
+        folder = getattr(settings, name)
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise BadSetting(f"{settings.shown(name)}: is a file, not a folder")
+
+
+def _asked(given: str, models_dir: Path, called: str) -> ModelInfo:
+    """`called`: the flag or variable that names the model."""
+    name = catalog.name_of(given, models_dir)
     try:
         folder = catalog.find(name, models_dir)
         if folder is None:
-            raise BadSetting(f"COGVIDEOX_MODEL={name}: not installed; cogvideox weights pull {name}")
+            raise BadSetting(f"{called}={plain(given)}: not installed; cogvideox weights pull {name}")
         is_name = name in catalog.CATALOG or folder.parent == models_dir
         if problems := verify(folder).problems:
             more = f"; and {len(problems) - 1} more (cogvideox weights verify {name})" if problems[1:] else ""
-            raise BadSetting(f"COGVIDEOX_MODEL={name}: does not load: {problems[0]}{more}")
+            raise BadSetting(f"{called}={plain(given)}: does not load: {problems[0]}{more}")
         return describe(folder.absolute(), name if is_name else None)
+    except UnknownCheckpoint as e:
+        raise BadSetting(f"{called}={plain(given)}: {e.why}") from None
     except (WeightsError, ModelError) as e:
-        raise BadSetting(f"COGVIDEOX_MODEL={name}: {e}") from None
+        raise BadSetting(f"{called}={plain(given)}: {e}") from None
 
 
 def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str]]:
@@ -159,7 +175,10 @@ def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str
 
 
 def find_devices(
-    device: str, environ: Mapping[str, str] = os.environ, count: Callable[[], int] | None = None
+    device: str,
+    environ: Mapping[str, str] = os.environ,
+    count: Callable[[], int] | None = None,
+    called: str = "COGVIDEOX_DEVICE",
 ) -> tuple[str, ...]:
     """`device` as set -> the devices to put a worker on; auto: every CUDA device there is, else the CPU.
 
@@ -175,8 +194,10 @@ def find_devices(
     asked = tuple(device.split(","))
     for one in asked:
         if int(one.partition(":")[2] or 0) >= devices:
-            there = f"there is cuda:0 to cuda:{devices - 1}" if devices else "there is none, or torch has no CUDA"
-            raise BadSetting(f"device {one!r} is not there (COGVIDEOX_DEVICE={device}; {there})")
+            there = (
+                f"cuda:0 to cuda:{devices - 1} exist" if devices else "no CUDA device is visible, or torch has no CUDA"
+            )
+            raise BadSetting(f"{called}={device}: there is no {one}; {there}")
     return asked
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import OperationalError
 
 from server.errors import IdempotencyConflict, QuotaExceeded, StaleWrite
@@ -246,7 +246,10 @@ class JobStore:
         return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
-        """Sets any of request, plan, stage, step, steps, eta, memory."""
+        """Sets any of request, plan, stage, step, steps, share, eta, memory. A lower share than before is not taken."""
+        if "share" in values:
+            share = values["share"]
+            values["share"] = case((jobs.c.share > share, jobs.c.share), else_=share)
         with self._writing() as db:
             self._change(db, job_id, attempt, None, values)
             outbox.announce(db, job_id, self._clock(), "logs")

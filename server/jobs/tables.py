@@ -66,6 +66,8 @@ jobs = Table(
     # since schema 3, unix seconds
     Column("start_by", Float),
     Column("end_by", Float),
+    # since schema 4
+    Column("share", Float, nullable=False, server_default="0"),  # of the work, as far as it is done; never falls
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_owner_and_state", "owner", "status", "n"),

@@ -16,13 +16,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pipelines import environment
-from pipelines.events import Cancelled, Event, Failed, Paused, Reworded
+from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded
 from pipelines.request import GenerationRequest, RequestError
 from server.jobs.prompts import Helper
 from server.jobs.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, WorkerSpec
@@ -53,15 +53,19 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
             upscaler=spec.upscaler,
         )
     except BaseException as e:
-        if type(e).__name__ not in EXPECTED:
+        if type(e).__name__ not in EXPECTED and not isinstance(e, ImportError):
             _print_traceback()
         _tell(pipe, StartFailed(_one_line(e)))
         return
     _tell(pipe, Ready())
     while True:
         run = inbox.next()
-        for event in events(module, engine, run, inbox, spec.helper):
+
+        def tell(event: Event, run: Run = run) -> None:
             _tell(pipe, Said(run.job_id, run.attempt, event))
+
+        for event in events(module, engine, run, inbox, spec.helper, tell):
+            tell(event)
 
 
 def _tell(pipe: Connection, message: Ready | StartFailed | Said) -> None:
@@ -104,8 +108,17 @@ class Inbox:
             os._exit(0)  # the parent is gone, and nobody is left to want what the main thread is making
 
 
-def events(module: Any, engine: Any, run: Run, inbox: Inbox, helper: Helper | None = None) -> Iterator[Event]:
-    """Reworded if asked for, the engine's events, then Failed, Cancelled or Paused if it ended without Finished."""
+def events(
+    module: Any,
+    engine: Any,
+    run: Run,
+    inbox: Inbox,
+    helper: Helper | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Iterator[Event]:
+    """Reworded if asked for, the engine's events, then Failed, Cancelled or Paused if it ended without Finished.
+
+    `progress` is called with what the engine reports while it cannot yield."""
     try:
         request = GenerationRequest.from_dict(run.request)
         if helper is not None and helper.wanted(request):
@@ -115,7 +128,14 @@ def events(module: Any, engine: Any, run: Run, inbox: Inbox, helper: Helper | No
                 return
             request, run = better, replace(run, resume=None)  # what was saved is of the other prompt
             yield Reworded(request.to_dict())
-        yield from engine.run(request, run.model, lambda: inbox.cancelled(run), run.resume, lambda: inbox.paused(run))
+        yield from engine.run(
+            request,
+            run.model,
+            lambda: inbox.cancelled(run),
+            run.resume,
+            lambda: inbox.paused(run),
+            progress,
+        )
     except RequestError as e:
         yield Failed("invalid_request", e.message, e.field)
     except module.GenerationCancelled:

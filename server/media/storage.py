@@ -96,7 +96,7 @@ class LocalStorage:
     def put(self, key: str, name: str, content: bytes | Path, until: float | None, headers: Mapping[str, str]) -> None:
         folder = self._folder / key
         with full_disk_named():
-            folder.mkdir(mode=0o755)
+            folder.mkdir(mode=0o700)
         try:
             if until is not None:
                 write_atomically(folder / EXPIRES, repr(until).encode())

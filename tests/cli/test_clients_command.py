@@ -100,8 +100,8 @@ def test_the_address_is_where_these_settings_serve(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["aws"], "aws is none of the clouds served here: fal, segmind"),
-        (["fal", "aws"], "aws is none of"),
+        (["aws"], "API: aws is not enabled here; enabled: fal, segmind"),
+        (["fal", "aws"], "aws is not enabled"),
         (["fal", "--url", "127.0.0.1:8000"], "--url=127.0.0.1:8000: must look like"),
         (["fal", "--url", "ftp://here"], "must look like"),
     ],
@@ -119,4 +119,4 @@ def test_a_cloud_that_is_switched_off_is_a_mistake(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("COGVIDEOX_APIS", "segmind")
     done = call("fal")
     assert done.exit_code == 2
-    assert "fal is none of the clouds served here: segmind" in done.stderr
+    assert "fal is not enabled here; enabled: segmind" in done.stderr

@@ -104,10 +104,15 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
     assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made
     lines[0]["prompt"] = "another"
     Path("list.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    assert "2 of 3 are done already" in call("generate", "--batch", "list.jsonl", *QUICK).stderr
+    changed = call("generate", "--batch", "list.jsonl", *QUICK)
+    assert changed.exit_code == 2
+    assert "list.jsonl:1: output: list/0001.mp4 holds another video; --overwrite replaces it" in changed.stderr
+    assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made
+    again = call("generate", "--batch", "list.jsonl", *QUICK, "--overwrite")
+    assert "2 of 3 are done already" in again.stderr
     assert read_manifest("list/0001.mp4")["request"]["prompt"] == "another"
     other = call("generate", "--batch", "list.jsonl", *QUICK, kind="2b")
-    assert "done already" not in other.stderr, "another model makes other videos"
+    assert other.exit_code == 2 and "done already" not in other.stderr, "another model makes other videos"
 
 
 @pytest.mark.parametrize(
@@ -116,8 +121,8 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
         ("{", "list.jsonl:2: not JSON"),
         ('{"steps": 3}', 'list.jsonl:2: must be an object with a "prompt"'),
         ('{"prompt": "x", "stepz": 3}', "list.jsonl:2: unknown field 'stepz'"),
-        ('{"prompt": "x", "steps": "3"}', "list.jsonl:2: num_inference_steps: must be an integer, got '3'"),
-        ('{"prompt": "x", "image": "gone.png"}', "list.jsonl:2: image: gone.png is not a file"),
+        ('{"prompt": "x", "steps": "3"}', "list.jsonl:2: steps: must be an integer, got '3'"),
+        ('{"prompt": "x", "image": "gone.png"}', "list.jsonl:2: image: gone.png is not there"),
         ('{"prompt": "x", "output": "a.avi"}', "list.jsonl:2: output: a.avi must end in .mp4, .gif or .webm"),
         ('{"prompt": "x", "output": "../a.mp4"}', "list.jsonl:2: output: must stay inside the folder"),
         ('{"prompt": "x", "output": "0001.mp4"}', "list.jsonl:2: output: 0001.mp4 is line 1's already"),
@@ -137,21 +142,21 @@ def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None
     ("arguments", "says"),
     [
         ([], "a prompt is needed, or --batch FILE"),
-        (["x", "--size", "10"], "size: must be WIDTHxHEIGHT in pixels, e.g. 720x480, got '10'"),
-        (["x", "--size", "1x1"], "width: must be between 16 and 4096, got 1"),
-        (["x", "--size", "20000x48"], "width: must be between 16 and 4096, got 20000"),
-        (["x", "--image", "gone.png"], "image: gone.png is not a file"),
-        (["x", "--lora", "gone.safetensors:0.5"], "lora: gone.safetensors is not a file"),
-        (["x", "-o", "a.avi"], "output: a.avi must end in .mp4, .gif or .webm"),
-        (["x", "--frames", "0"], "num_frames: must be between 1 and 1000, got 0"),
-        (["x", "--guidance-scale", "-1"], "guidance_scale: must be between 0 and 100, got -1"),
-        (["x", "--seed", "-5"], "seed: must be between 0 and 9223372036854775807, got -5"),
-        (["  "], "prompt: must not be empty"),
-        (["x", "--frames", "16", "--strict"], "num_frames: 16 is not possible as asked"),
-        (["x", "--interpolate", "0"], "interpolate_fps: must be between 1 and 120, got 0"),
-        (["x", "--memory", "little"], "COGVIDEOX_MEMORY=little: must be 'auto'"),
-        (["x", "--device", "cuda:7"], "device 'cuda:7' is not there"),
-        (["x", "-o", "/proc/nowhere/a.mp4"], "output: /proc/nowhere cannot be made"),
+        (["x", "--size", "10"], "--size: must be WIDTHxHEIGHT in pixels, such as 720x480, got '10'"),
+        (["x", "--size", "1x1"], "--size: width must be between 16 and 4096, got 1"),
+        (["x", "--size", "20000x48"], "--size: width must be between 16 and 4096, got 20000"),
+        (["x", "--image", "gone.png"], "--image: gone.png is not there"),
+        (["x", "--lora", "gone.safetensors:0.5"], "--lora: gone.safetensors is not a file"),
+        (["x", "-o", "a.avi"], "--output: a.avi must end in .mp4, .gif or .webm"),
+        (["x", "--frames", "0"], "--frames: must be between 1 and 1000, got 0"),
+        (["x", "--guidance-scale", "-1"], "--guidance-scale: must be between 0 and 100, got -1"),
+        (["x", "--seed", "-5"], "--seed: must be between 0 and 9223372036854775807, got -5"),
+        (["  "], "PROMPT: must not be empty"),
+        (["x", "--frames", "16", "--strict"], "--frames: 16 is not possible as asked"),
+        (["x", "--interpolate", "0"], "--interpolate: must be between 1 and 120, got 0"),
+        (["x", "--memory", "little"], "--memory=little: must be 'auto'"),
+        (["x", "--device", "cuda:7"], "--device=cuda:7: there is no cuda:7"),
+        (["x", "-o", "/proc/nowhere/a.mp4"], "--output: /proc/nowhere cannot be made"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
@@ -167,7 +172,7 @@ def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for file, says in (("none.pth", "there is no such file"), ("net.pth", "needs the package spandrel")):
         done = call("generate", "x", *QUICK, "--upscaler", file, "-o", "a.mp4")
         assert done.exit_code == 2 and not Path("a.mp4").exists()
-        assert done.stderr.startswith(f"cogvideox: COGVIDEOX_UPSCALER={file}: {says}"), done.stderr
+        assert done.stderr.startswith(f"cogvideox: --upscaler={file}: {says}"), done.stderr
         monkeypatch.setenv("COGVIDEOX_UPSCALER", file)
         done = call("serve", "--port", "0", "--device", "cpu")
         assert (done.exit_code, f"COGVIDEOX_UPSCALER={file}: {says}" in done.stderr) == (2, True), done.output
@@ -175,7 +180,10 @@ def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_that_are_not_there() -> None:
-    for name, says in (("nope", "no such checkpoint"), ("cogvideox-5b", "cogvideox weights pull cogvideox-5b")):
+    for name, says in (
+        ("nope", "--model=nope: no such model; known names: cogvideox-2b,"),
+        ("cogvideox-5b", "cogvideox weights pull cogvideox-5b"),
+    ):
         done = call("generate", "x", "--model", name, kind=None)
         assert (done.exit_code, says in done.stderr) == (2, True), done.output
 
@@ -192,12 +200,41 @@ def test_half_a_checkpoint(tmp_path: Path) -> None:
 def test_replay_of_something_else() -> None:
     Path("a.mp4").write_text("no film")
     assert call("replay", "a.mp4").exit_code == 2
-    assert call("replay", "gone.mp4").exit_code == 2
+    gone = call("replay", "gone.mp4")
+    assert (gone.exit_code, gone.stderr) == (2, "cogvideox: gone.mp4 is not there\n")
 
 
-def test_help_is_quick_and_names_every_setting() -> None:
-    from server.settings import Settings
+def test_a_file_that_exists_is_not_overwritten() -> None:
+    done = call("generate", "a red circle", *QUICK, "--seed", "1", "-o", "a.mp4")
+    assert done.exit_code == 0, done.output
+    first = Path("a.mp4").read_bytes()
+    for words in (["generate", "x", *QUICK, "-o", "a.mp4"], ["replay", "a.mp4", "-o", "a.mp4", "--overwrite"]):
+        refused = call(*words)
+        assert refused.exit_code == 2 and refused.stderr.startswith("cogvideox: --output: a.mp4 "), refused.stderr
+        assert Path("a.mp4").read_bytes() == first
+    again = call("generate", "a red circle", *QUICK, "--seed", "2", "-o", "a.mp4", "--overwrite")
+    assert again.exit_code == 0 and Path("a.mp4").read_bytes() != first
+    Path("c-2.gif").touch()
+    several = call("generate", "x", *QUICK, "--count", "3", "-o", "c.gif")
+    assert several.exit_code == 2 and "c-2.gif exists" in several.stderr and not Path("c-1.gif").exists()
 
-    said = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
-    for name in Settings.model_fields:
-        assert f"COGVIDEOX_{name.upper()}" in said
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(*_: object) -> None:
+        Path("a.gif").write_bytes(b"mine")
+
+    monkeypatch.setattr("server.cli.checks.check_outputs", lambda *_, **__: meanwhile())
+    done = call("generate", "a red circle", *QUICK, "-o", "a.gif")
+    assert done.exit_code == 0 and done.stdout.startswith("a-1.gif  "), done.output
+    assert (Path("a.gif").read_bytes(), read_manifest("a-1.gif")["request"]["prompt"]) == (b"mine", "a red circle")
+
+
+@pytest.mark.slow
+def test_the_demo_is_introduced_once_and_enlarged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in (1, 2):
+        done = call("generate", "a red circle", *QUICK, "-o", f"{number}.mp4", kind=None)
+        assert done.exit_code == 0, done.output
+        assert ("This is the demo model" in done.stderr) == (number == 1)
+        assert "9 frames 720x480" in done.stdout and done.stdout.strip().endswith("demo model")
+    assert "byte for byte" in call("replay", "1.mp4", "--device", "cpu", kind=None).stdout

@@ -198,7 +198,7 @@ def test_generate_and_replay_take_installed_names(tmp_path: Path) -> None:
     for lora, words in (
         ("nobody", "no LoRA of that name is installed"),
         ("mine:x", "must be FILE.safetensors[:SCALE]"),
-        ("https://example.org/a.safetensors:2", "nothing is fetched here; cogvideox lora add https://example.org"),
+        ("https://example.org/a.safetensors:2", "nothing is downloaded here; cogvideox lora add https://example.org"),
     ):
         result = generate("x.mp4", "--lora", lora)
         assert result.exit_code == 2 and words in result.output, result.output

@@ -70,7 +70,7 @@ def test_a_pickled_file_is_kept_as_safetensors(tmp_path: Path) -> None:
     again = weights("import", file, models=models)
     assert again.exit_code == 2 and f"{kept.parent} is already there: remove it first\n" in again.stderr
     named = weights("import", file, "--name", "mine", models=models)
-    assert named.exit_code == 2 and "takes no --name" in named.stderr
+    assert named.exit_code == 2 and "take no --name" in named.stderr
 
     for asked in ("rife", kept.parent):
         deep = weights("verify", asked, "--deep", models=models)
@@ -144,7 +144,21 @@ def test_the_setting_wins_over_what_was_imported_and_that_over_what_ships(tmp_pa
 def test_an_imported_network_draws_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     models = tmp_path / "models"
-    call = ["generate", "x", "--frames", "5", "--steps", "1", "--interpolate", "16", "--device", "cpu", "-o", "a.mp4"]
+    call = [
+        "generate",
+        "x",
+        "--frames",
+        "5",
+        "--steps",
+        "1",
+        "--interpolate",
+        "16",
+        "--device",
+        "cpu",
+        "-o",
+        "a.mp4",
+        "--overwrite",
+    ]
     told = {}
     for name in ("shipped", "imported"):
         if name == "imported":

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pipelines.errors import GenerationCancelled, GenerationError
-from pipelines.events import Event, Log, Stage, Started, Step
+from pipelines.events import Event, Log, Progress, Stage, Started
 from pipelines.generate import Engine, pick_device
 from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Lora, Media, RequestError
@@ -35,10 +35,10 @@ def test_says_what_happens_in_order(engine: Engine) -> None:
     events = list(engine.run(ask(), "5b"))
     stages = [e.name for e in events if isinstance(e, Stage)]
     assert stages == ["load", "encode", "denoise", "decode", "finish"]
-    steps = [e for e in events if isinstance(e, Step)]
-    assert [(s.step, s.steps) for s in steps] == [(1, 3), (2, 3), (3, 3)]
-    assert steps[-1].eta == 0
-    assert steps[0].eta > 0
+    steps = [e for e in events if isinstance(e, Progress)]
+    assert [(s.done, s.total) for s in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert steps[-1].eta and steps[-1].eta > 0, "the frames are still to be made"
+    assert steps[0].eta and steps[0].eta > steps[-1].eta
     started = next(e for e in events if isinstance(e, Started))
     assert started.plan["seed"] == 5
     assert started.plan["tokens"] > 1
@@ -176,8 +176,8 @@ def test_cancel_takes_effect_within_a_step_and_skips_decoding(monkeypatch: pytes
     assert finished(engine.run(ask(), "5b")).frames == 9
 
 
-def steps_in(events: list[Event]) -> list[Step]:
-    return [e for e in events if isinstance(e, Step)]
+def steps_in(events: list[Event]) -> list[Progress]:
+    return [e for e in events if isinstance(e, Progress)]
 
 
 def test_nan_latents_fail_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:

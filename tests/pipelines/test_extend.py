@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.checkpoint import Saver, load
 from pipelines.errors import GenerationCancelled, GenerationPaused
-from pipelines.events import Checkpoint, Event, Log, Step
+from pipelines.events import Checkpoint, Event, Log, Progress
 from pipelines.extend import further_lengths
 from pipelines.models import FAMILIES, FrameRule
 from pipelines.plan import Plan, resolve
@@ -147,14 +147,14 @@ def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, An
     events = list(new_engine().run(request, kind, saver=Always()))
     whole = finished(events)
     clips = 2 if kind == "1.5-5b" else 3
-    assert [e.step for e in events if isinstance(e, Step)] == list(range(1, clips * STEPS + 1))
-    assert {e.steps for e in events if isinstance(e, Step)} == {clips * STEPS}
+    assert [e.done for e in events if isinstance(e, Progress)] == list(range(1, clips * STEPS + 1))
+    assert {e.total for e in events if isinstance(e, Progress)} == {clips * STEPS}
     assert (whole.frames, len(frames_of(whole, tmp_path))) == (request.num_frames, request.num_frames)
     assert any("clips of" in note for note in whole.manifest["notes"])
     assert ("extender" in whole.manifest) == (kind != "5b-i2v")
     for point in points(events):
         rest = list(new_engine().run(request, kind, resume=point.data))
-        assert [e.step for e in rest if isinstance(e, Step)] == list(range(point.step + 1, clips * STEPS + 1))
+        assert [e.done for e in rest if isinstance(e, Progress)] == list(range(point.step + 1, clips * STEPS + 1))
         assert any(isinstance(e, Log) and f"going on after step {point.step} of" in e.message for e in rest)
         result = finished(rest)
         assert (result.video, result.manifest) == (whole.video, whole.manifest)
@@ -194,7 +194,7 @@ def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path
     seen: list[Event] = []
     with pytest.raises(RequestError, match=r"^loras: narrow\.safetensors: .*; 5b-i2v makes the further clips$"):
         seen.extend(engine.run(replace(request, loras=(narrow,)), "5b"))
-    assert not any(isinstance(e, Step) for e in seen)
+    assert not any(isinstance(e, Progress) for e in seen)
     finished(engine.run(replace(request, loras=(narrow,), num_frames=17), "5b"))
 
 
@@ -207,7 +207,7 @@ def test_what_was_saved_of_another_video_is_not_used(tmp_path: Path) -> None:
         assert finished(events).video == finished(new_engine().run(other, "5b")).video
     longer = replace(request, num_frames=49)
     events = list(new_engine().run(longer, "5b", resume=saved.data))
-    assert [e.step for e in events if isinstance(e, Step)] == [5, 6], "the clips they share are not made again"
+    assert [e.done for e in events if isinstance(e, Progress)] == [5, 6], "the clips they share are not made again"
     assert finished(events).video == finished(new_engine().run(longer, "5b")).video
 
 
@@ -216,7 +216,7 @@ def test_paused_and_cancelled_between_clips() -> None:
     whole = finished(new_engine().run(request, "5b"))
 
     def three() -> bool:
-        return sum(isinstance(e, Step) for e in seen) == 3
+        return sum(isinstance(e, Progress) for e in seen) == 3
 
     with pytest.raises(GenerationPaused):
         for event in new_engine().run(request, "5b", paused=three):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from torch import nn
 from pipelines.lora import LoadedLora, load_lora, unload
 from pipelines.lora_file import NOWHERE
 from tests.pipelines.loras import LAYOUTS, MODULES, RANK, by_hand, close, draw, run, tiny, write
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny operations gain nothing from threads, and on a busy machine wait for them a hundred times longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -35,15 +35,6 @@ TASKS: list[tuple[checkpoints.Kind, str]] = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny operations gain nothing from threads, and on a busy machine wait for them a hundred times longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     return new_engine()

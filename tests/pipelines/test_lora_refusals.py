@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,6 @@ from torch import Tensor
 
 from pipelines.lora import load_lora
 from tests.pipelines.loras import MODULES, draw, run, tiny, write
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny operations gain nothing from threads, and on a busy machine wait for them a hundred times longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def refused(net: Any, path: Path, match: str, scale: float = 1.0, name: str = "a") -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.checkpoint import Saver, Unusable, load
 from pipelines.errors import GenerationCancelled, GenerationPaused
-from pipelines.events import Checkpoint, Event, Finished, Log, Stage, Step
+from pipelines.events import Checkpoint, Event, Finished, Log, Progress, Stage
 from pipelines.request import GenerationRequest, Media
 from tests.pipelines.engines import ask, clip_file, finished, new_engine, picture_file
 
@@ -29,7 +29,7 @@ def checkpoints_of(events: list[Event]) -> list[Checkpoint]:
 
 
 def steps_of(events: list[Event]) -> list[int]:
-    return [event.step for event in events if isinstance(event, Step)]
+    return [event.done for event in events if isinstance(event, Progress)]
 
 
 @pytest.fixture

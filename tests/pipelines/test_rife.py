@@ -43,15 +43,6 @@ TINY = Shape((8, 6, 4, 4), 24, 4, 4, 4, FOUR)
 SEQUENTIAL_ENCODER = {"4.7", "4.10", "4.12.lite"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny operations gain nothing from threads, and on a busy machine wait for them a hundred times longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def golden_spec() -> dict[str, Any]:
     with np.load(GOLDEN) as data:
         spec: dict[str, Any] = json.loads(str(data["spec"]))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pipelines.rife import IFNet, interpolate, load
-from tests.pipelines.test_rife import one_thread as one_thread
 from weights.catalog import WeightsError
 from weights.interpolation import SHIPPED, rife_weights
 from weights.training.pictures import picture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,15 +11,6 @@ import torch
 from PIL import Image
 
 from pipelines.upscale import FitBox, Mode, fit, fit_box, fit_picture
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny operations gain nothing from threads, and on a busy machine wait for them a hundred times longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def gradient(height: int, width: int, count: int = 3) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """An engine that makes no videos: it sleeps, fails, hangs or dies as the prompt says. Runs in a real worker process.
 
 Prompt: words `name=value`. steps (10), sleep (seconds a step, 0.01), bytes (size of the result, 1000), fail=CODE,
-raise=TEXT, die=SIGNAL or die=exit at step `at` (3), `times` how often (always), hang=1, deaf=1 (never looks whether it
-was cancelled), save=1 (a checkpoint after every step), decode=SECONDS, stay=STAGE (stays `for` seconds in load, encode
-or decode and hears nothing meanwhile, once), freeze=1 (stops itself with SIGSTOP when half its result is on the way,
-once; give it more than 2000000 bytes). Each run appends a line to the file `journal` in the model's folder, so tests
-see what really ran; a file `broken` there keeps the engine from starting.
+raise=TEXT, die=SIGNAL or die=exit at step `at` (3), `times` how often (always), die_decoding=UNIT, hang=1, deaf=1
+(never looks whether it was cancelled), save=1 (a checkpoint after every step), decode=SECONDS (in units of 0.05),
+stay=STAGE (stays `for` seconds in load, encode or decode and hears nothing meanwhile, once), freeze=1 (stops itself
+with SIGSTOP when half its result is on the way, once; give it more than 2000000 bytes). Each run appends a line to the
+file `journal` in the model's folder, so tests see what really ran; a file `broken` there keeps the engine from
+starting, with an ImportError if `import` stands in it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipelines.events import Checkpoint, Event, Finished, Log, Stage, Started, Step
+from pipelines.events import Checkpoint, Event, Finished, Log, Progress, Stage, Started
 from pipelines.request import GenerationRequest, RequestError
 
 
@@ -43,6 +44,8 @@ class Engine:
         self.models = models
         for folder in models.values():
             if (folder / "broken").exists():
+                if "import" in (folder / "broken").read_text():
+                    raise ImportError("libcudnn.so.9: cannot open shared object file: No such file or directory")
                 raise GenerationError("model_error", "weights are torn")
 
     def run(
@@ -52,6 +55,7 @@ class Engine:
         cancelled: Callable[[], bool],
         resume: bytes | None = None,
         paused: Callable[[], bool] = lambda: False,
+        progress: Callable[[Progress], None] = lambda _: None,
     ) -> Iterator[Event]:
         order = dict(word.partition("=")[::2] for word in request.prompt.split())
         journal = self.models[model] / "journal"
@@ -70,7 +74,7 @@ class Engine:
         yield Stage("encode")
         stay("encode")
         yield Stage("denoise")
-        steps = int(order.get("steps", 10))
+        steps, units = int(order.get("steps", 10)), int(float(order.get("decode", 0)) / 0.05)
         for step in range(1 + int(resume or 0), steps + 1):
             if cancelled() and "deaf" not in order:
                 raise GenerationCancelled
@@ -80,15 +84,19 @@ class Engine:
             time.sleep(float(order.get("sleep", 0.01)))
             if step == int(order.get("at", 3)):
                 self.misbehave(order, journal)
-            yield Step(step, steps, 0.01 * (steps - step))
+            yield Progress("denoise", step, steps, step / (steps + units + 1), 0.01 * (steps - step) + 0.05 * units)
             if "save" in order:
                 yield Checkpoint(str(step).encode(), step)
         yield Stage("decode")
         stay("decode")
-        for _ in range(int(float(order.get("decode", 0)) / 0.05)):
+        for unit in range(1, units + 1):
             if cancelled():
                 raise GenerationCancelled
             time.sleep(0.05)
+            if unit == int(order.get("die_decoding", 0)):
+                os.kill(os.getpid(), signal.SIGKILL)
+            share = (steps + unit) / (steps + units + 1)
+            progress(Progress("decode", unit, units, share, 0.05 * (units - unit)))
         with journal.open("a") as f:
             f.write(f"end {request.seed}\n")
         data = bytes(i % 251 for i in range(int(order.get("bytes", 1000))))

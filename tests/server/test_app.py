@@ -8,14 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
 
 from server.app import House
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull, InsecureBind, NoModel, QueueFull
+from server.jobs import pool
 from server.jobs.job import JobError, Status
 from server.jobs.pool import WorkerInfo, WorkerState
 from tests import pace
@@ -252,32 +255,73 @@ def test_nothing_is_promised_that_cannot_be_kept(tmp_path: Path) -> None:
     house.close()
 
 
-def test_model_that_does_not_load(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New jobs are refused with the reason, accepted ones wait, and it is tried again."""
+    monkeypatch.setattr(pool, "RETRY", 3600.0)
     application = app(tmp_path)
+    (tmp_path / "tiny" / "broken").write_text("import")
+    house = house_of(application)
+    accepted = submit(house, "steps=1")  # before anything is known
+    with TestClient(application) as client, capture_logs() as lines:
+        until(lambda: client.get("/health").json()["workers"][0]["state"] == "broken")
+        health = client.get("/health").json()
+        assert health["status"] == "degraded"
+        (problem,) = health["problems"]
+        assert problem.startswith("the worker on cpu cannot start: ImportError: libcudnn.so.9: cannot open shared")
+        assert client.get("/health/ready").status_code == 503
+        told = [line["event"] for line in lines if line["log_level"] == "error"]
+        assert len(told) == 1 and told[0].endswith("No such file or directory; run `make setup`")
+        calls = {
+            "/run/fal-ai/cogvideox-5b": {"prompt": "x"},
+            "/queue/fal-ai/cogvideox-5b": {"prompt": "x"},
+            "/v1/cog-video-5b-t2v": {"prompt": "x"},
+            "/v1/videos": {"prompt": "x"},
+            "/api/paas/v4/videos/generations": {"model": "cogvideox-2", "prompt": "x"},
+            "/v1/models/cuuupid/cogvideox-5b/predictions": {"input": {"prompt": "x"}},
+            "/hf-inference/models/zai-org/CogVideoX-5b": {"inputs": "x"},
+            "/api/v6/video/text2video": {"key": "k", "prompt": "x", "model_id": "cogvideox"},
+        }
+        for path, body in calls.items():
+            answer = client.post(path, json=body)
+            assert "libcudnn" in answer.text and str(tmp_path) not in answer.text, (path, answer.text)
+            assert answer.status_code == 503, (path, answer.status_code)
+        assert (house.context.jobs.get(accepted.id) or accepted).status is Status.QUEUED
+        (tmp_path / "tiny" / "broken").unlink()
+        monkeypatch.setattr(house.health.pool, "_clock", lambda: time.monotonic() + 7200.0)
+        assert ended(house, accepted).status is Status.SUCCEEDED
+        assert client.get("/health").json()["status"] == "ok"
+        assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
+
+
+def test_calls_that_wait_are_answered_when_no_worker_can_start(tmp_path: Path) -> None:
+    """A call nobody can ask for later is cancelled with its answer; the others stay queued."""
+    application = app(tmp_path)
+    house = house_of(application)
     (tmp_path / "tiny" / "broken").touch()
     with TestClient(application) as client:
-        house = house_of(application)
-        until(lambda: client.get("/health").json()["workers"][0]["state"] == "broken")
-        answer = client.get("/health/ready")
-        assert answer.status_code == 503 and "weights are torn" in answer.text
-        failed = ended(house, submit(house, "steps=1"))
-        assert failed.error == JobError("model_error", "the model tiny does not work on this server; its log says why")
-        (tmp_path / "tiny" / "broken").unlink()
-        assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
-        assert client.get("/health/ready").status_code == 200
+        for path, body in (
+            ("/run/fal-ai/cogvideox-5b", {"prompt": "x"}),
+            ("/hf-inference/models/zai-org/CogVideoX-5b", {"inputs": "x"}),
+        ):
+            answer = client.post(path, json=body)  # the first one is accepted before the worker has failed
+            assert answer.status_code == 503 and "weights are torn" in answer.text
+        counts = house.context.jobs.counts()
+        assert not counts.get(Status.QUEUED) and not counts.get(Status.RUNNING)
 
 
 def test_no_room_for_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no(_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
+    monkeypatch.setattr(pool, "RETRY", 0.5)
     with monkeypatch.context() as patched:
         patched.setattr("multiprocessing.context.SpawnProcess.start", no)
-        with TestClient(application := app(tmp_path)):
-            job = ended(house_of(application), submit(house_of(application), "steps=1"))
-            assert job.error is not None and "no process" in job.error.message
+        application = app(tmp_path)
+        job = submit(house_of(application), "steps=1")
+        with TestClient(application) as client:
+            until(lambda: "no process could be started" in client.get("/health").text)
             patched.undo()
-            assert ended(house_of(application), submit(house_of(application), "steps=1")).status is Status.SUCCEEDED
+            assert ended(house_of(application), job).status is Status.SUCCEEDED
 
 
 def test_restart_takes_up_what_was_running(tmp_path: Path) -> None:

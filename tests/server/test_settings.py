@@ -44,12 +44,12 @@ def test_environment_file_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("name", "value", "said"),
     [
         ("MEMORY", "lots", "'auto', 'none', 'model', 'group' or 'sequential'"),
-        ("PORT", "x", "integer"),
+        ("PORT", "x", "whole number from 0 to 65535"),
         ("PORT", "70000", "65535"),
         ("DEVICE", "gpu", "cuda:N"),
         ("DEVICE", "cuda:0,cpu", "cuda:N"),
         ("SEGMIND_RESPONSE", "xml", "'json'"),
-        ("ALLOW_PRIVATE_URLS", "perhaps", "boolean"),
+        ("ALLOW_PRIVATE_URLS", "perhaps", "true or false"),
         ("PUBLIC_URL", "video.example.org", "https://"),
         ("MAX_QUEUE", "0", "1"),
         ("APIS", "fal,azure", "azure is none of fal, segmind"),
@@ -185,7 +185,7 @@ def test_devices() -> None:
     for device, environ, count in (
         ("cuda", {}, 0), ("cuda:2", {}, 2), ("cuda:0,cuda:1", {"CUDA_VISIBLE_DEVICES": "1"}, 2)
     ):  # fmt: skip
-        with pytest.raises(BadSetting, match=f"is not there .COGVIDEOX_DEVICE={device};"):
+        with pytest.raises(BadSetting, match=f"COGVIDEOX_DEVICE={device}: there is no cuda"):
             find_devices(device, environ, lambda n=count: n)  # type: ignore[misc]
 
 

@@ -188,14 +188,14 @@ def test_the_owners_certificate_is_taken(own: Path) -> None:
 @pytest.mark.parametrize(
     ("chain", "key", "said"),
     [
-        ("missing.pem", "key.pem", "TLS_CERT=.*missing.pem: No such file"),
-        ("chain.pem", "missing.pem", "TLS_KEY=.*missing.pem: No such file"),
+        ("missing.pem", "key.pem", "TLS_CERT=.*missing.pem: cannot be read: No such file"),
+        ("chain.pem", "missing.pem", "TLS_KEY=.*missing.pem: cannot be read: No such file"),
         ("text.pem", "key.pem", "TLS_CERT=.*text.pem"),
         ("chain.pem", "text.pem", "TLS_CERT=.*text.pem"),
         ("chain.pem", "other.pem", "mismatch"),
-        ("chain.pem", None, "TLS_CERT=.*chain.pem: no certificate and its private key"),
+        ("chain.pem", None, "TLS_CERT=.*chain.pem: not a certificate and its private key"),
         ("chain.pem", "locked.pem", "locked with a password"),
-        (None, "key.pem", "TLS_KEY: a key without a certificate"),
+        (None, "key.pem", "TLS_KEY: a private key needs its certificate"),
         (".", "key.pem", "TLS_CERT=.*: Is a directory"),
     ],
 )
@@ -220,6 +220,6 @@ def test_a_certificate_that_does_not_serve_is_one_line_on_the_terminal(own: Path
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("cogvideox: COGVIDEOX_TLS_CERT=chain.pem with other.pem: ")
+    assert done.stderr.startswith("cogvideox: --tls-cert=chain.pem with other.pem: ")
     assert done.stderr.count("\n") == 1
     assert not (own / "data").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from weights import catalog
-from weights.catalog import CATALOG, UnknownCheckpoint, default_models_dir, find, get, installed
+from weights.catalog import CATALOG, UnknownCheckpoint, default_models_dir, find, get, installed, known_name
 
 
 def put(folder: Path) -> Path:
@@ -50,7 +50,7 @@ def test_find_the_packaged_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [i.name for i in installed(tmp_path / "models")] == ["demo"]
 
 
-@pytest.mark.parametrize("asked", ["cogvideox-3b", "", "./nowhere"])
+@pytest.mark.parametrize("asked", ["5b", "", "./nowhere"])
 def test_unknown_names_list_the_known_ones(asked: str, tmp_path: Path) -> None:
     with pytest.raises(UnknownCheckpoint, match=r"cogvideox-1\.5-5b-i2v.*demo"):
         find(asked, tmp_path)
@@ -70,3 +70,43 @@ def test_installed_skips_what_is_on_its_way(tmp_path: Path) -> None:
     put(tmp_path / "cogvideox-5b")
     names = [i.name for i in installed(tmp_path) if not (i.checkpoint and i.checkpoint.packaged)]
     assert names == ["cogvideox-5b", "own"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("cogvideox-5b", "cogvideox-5b"),
+        ("CogVideoX-5B", "cogvideox-5b"),
+        ("zai-org/CogVideoX-5b", "cogvideox-5b"),
+        ("THUDM/CogVideoX-5b-I2V", "cogvideox-5b-i2v"),
+        ("thudm/cogvideox1.5-5b", "cogvideox-1.5-5b"),
+        ("https://huggingface.co/zai-org/CogVideoX1.5-5B-I2V/", "cogvideox-1.5-5b-i2v"),
+        ("Demo", "demo"),
+        ("somebody/CogVideoX-5b", None),
+        ("cogvideox-5", None),
+        ("", None),
+        ("zai-org/", None),
+    ],
+)
+def test_hub_ids_are_names(asked: str, name: str | None) -> None:
+    assert known_name(asked) == name
+
+
+def test_a_folder_that_is_called_like_a_hub_id_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = tmp_path / "models"
+    here = put(tmp_path / "THUDM" / "CogVideoX-5b")
+    assert find("THUDM/CogVideoX-5b", models) == Path("THUDM/CogVideoX-5b") and here.is_dir()
+    own = put(models / "CogVideoX-5b")
+    assert find("CogVideoX-5b", models) == own
+    named = put(models / "cogvideox-5b")
+    assert find("THUDM/CogVideoX-5b", models) == named, "an installed model wins over a folder in the working directory"
+
+
+@pytest.mark.parametrize("asked", ["cogvideox-5bb", "cogvidoex-5b", "zai-org/CogVideoX-5c", "cogvideo-5b"])
+def test_a_typo_gets_a_suggestion(asked: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownCheckpoint, match=r"did you mean cogvideox-5b\?"):
+        find(asked, tmp_path)
+    put(tmp_path / "my-style")
+    with pytest.raises(UnknownCheckpoint, match=r"did you mean my-style\?"):
+        find("my-stile", tmp_path)

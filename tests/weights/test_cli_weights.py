@@ -57,7 +57,7 @@ def test_verify_names_the_problems(source: Path, tmp_path: Path, by_name: bool) 
     ("words", "message"),
     [
         (("where", "cogvideox-5b"), "cogvideox weights pull cogvideox-5b"),
-        (("where", "cogvideox-9b"), "Known names"),
+        (("where", "cogvideox-9b"), "did you mean cogvideox-5b?"),
         (("verify", "cogvideox-5b"), "is not installed"),
         (("import", "/nowhere"), "not a folder"),
         (("pull", "demo"), "ships with this project"),
@@ -72,13 +72,13 @@ def test_mistakes_are_one_line_and_code_2(words: tuple[str, ...], message: str, 
 
 
 def test_pull_prints_the_folder_or_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "fetch", lambda name, models_dir: models_dir / name)
+    monkeypatch.setattr(cli, "_fetch", lambda name, models_dir: models_dir / name)
     assert run("pull", "cogvideox-2b", models=tmp_path).stdout.strip() == str(tmp_path / "cogvideox-2b")
 
     def fails(name: str, models_dir: Path) -> Path:
         raise PullError("no network")
 
-    monkeypatch.setattr(cli, "fetch", fails)
+    monkeypatch.setattr(cli, "_fetch", fails)
     assert run("pull", "cogvideox-2b", models=tmp_path).exit_code == 2
 
 
@@ -86,5 +86,30 @@ def test_stopping_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def stopped(name: str, models_dir: Path) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "fetch", stopped)
+    monkeypatch.setattr(cli, "_fetch", stopped)
     assert run("pull", "cogvideox-2b", models=tmp_path).exit_code == 130
+
+
+def test_the_licence_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = "CogVideoX License: free for research; commercial use needs registration with Zhipu: https://"
+    assert terms in run("list", models=tmp_path).stdout
+
+    def stopped(name: str, models_dir: Path) -> Path:
+        raise PullError("no network")
+
+    monkeypatch.setattr(cli, "_fetch", stopped)
+    for name in ("cogvideox-5b", "zai-org/CogVideoX-5b", "THUDM/CogVideoX1.5-5B-I2V"):
+        first, last = run("pull", name, models=tmp_path).stderr.splitlines()
+        assert terms in first and last == "cogvideox: no network"
+    assert run("pull", "cogvideox-2b", models=tmp_path).stderr == "cogvideox: no network\n"
+
+
+def test_the_models_folder_of_an_env_file_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COGVIDEOX_MODELS_DIR", raising=False)
+    (tmp_path / ".env").write_text("COGVIDEOX_MODELS_DIR=elsewhere\n")
+    assert "models folder: elsewhere" in CliRunner().invoke(cli.app, ["list"]).stdout
+
+
+def test_the_demo_is_no_odd_checkpoint(tmp_path: Path) -> None:
+    assert "note:" not in run("verify", "demo", models=tmp_path).stdout

@@ -152,7 +152,7 @@ def test_incomplete_repository_is_named(source: Path, tmp_path: Path) -> None:
 
 
 def test_disk_too_small_is_said_before(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(PullError, match=r"1000000000\.0 GB are to come"):
+    with pytest.raises(PullError, match=r"1000000000\.0 GB are needed"):
         pull(NAME, tmp_path / "models", snapshot_download=fake(source, size=10**18))
 
 

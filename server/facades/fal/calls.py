@@ -19,7 +19,7 @@ from server.errors import QueueFull
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
 from server.facades.fal.terms import Terms
-from server.facades.wire import Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
+from server.facades.wire import REFUSAL, Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
 from server.jobs.job import Job, JobError, Status
 
 FACADE = "fal"
@@ -54,6 +54,7 @@ class Fal:
         except errors.REFUSALS as error:
             if errors.is_about_a_header(error):
                 raise
+            request.scope["state"][REFUSAL] = error  # the answer is a success all the same
             failure = errors.of_exception(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(

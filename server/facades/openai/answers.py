@@ -46,7 +46,7 @@ def video(context: Context, job: Job, base: str) -> dict[str, Any]:
         "object": "video",
         "model": asked if SORA.fullmatch(asked) else job.model,
         "status": WORDS[job.status],
-        "progress": _progress(job),
+        "progress": int(100 * job.progress + 1e-9),
         "created_at": int(job.created_at),
         "completed_at": None if job.finished_at is None else int(job.finished_at),
         "expires_at": None,
@@ -58,12 +58,6 @@ def video(context: Context, job: Job, base: str) -> dict[str, Any]:
         "url": None if job.video is None else context.artifacts.url(job.video, base),
         "notes": [f"{n['field']}: {n['asked']} -> {n['used']} ({n['reason']})" for n in plan.get("notes", ())],
     }
-
-
-def _progress(job: Job) -> int:
-    if job.status is Status.SUCCEEDED:
-        return 100
-    return min(99, 100 * job.step // job.steps) if job.steps else 0
 
 
 def _error(job: Job) -> dict[str, str]:

@@ -22,15 +22,16 @@ def text(job: Job, lines: Iterable[LogLine], now: float) -> str:
 
 
 def progress(job: Job, now: float) -> str:
-    """How far the denoising is; empty before it has begun."""
+    """How far the whole video is, with the sampling steps; empty before sampling has begun."""
     if job.started_at is None or not job.steps:
         return ""
-    return bar(job.step, job.steps, (job.finished_at or now) - job.started_at, job.eta)
+    return bar(job.step, job.steps, (job.finished_at or now) - job.started_at, job.eta, job.progress)
 
 
-def bar(step: int, steps: int, elapsed: float, eta: float | None) -> str:
-    """` 12%|█▏        | 6/50 [00:05<00:38,  1.15it/s]`; `elapsed` and `eta` in seconds."""
-    done = step / steps
+def bar(step: int, steps: int, elapsed: float, eta: float | None, share: float | None = None) -> str:
+    """` 12%|█▏        | 6/50 [00:05<00:38,  1.15it/s]`; `elapsed` and `eta` in seconds. The bar shows `share`, by
+    default that of the steps."""
+    done = step / steps if share is None else share
     full, eighths = divmod(int(done * WIDTH * 8), 8)
     blocks = ("█" * full + (EIGHTHS[eighths] if full < WIDTH else "")).ljust(WIDTH)
     rate = step / elapsed if elapsed > 0 else 0.0

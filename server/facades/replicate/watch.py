@@ -34,12 +34,14 @@ class Watch:
         return StreamingResponse(self._events(job, base), media_type="text/event-stream", headers=headers)
 
     async def _events(self, job: Job, base: str) -> AsyncIterator[str]:
-        number, seen, step, said = 0, 0, 0, time.monotonic()
+        number, seen, shown, said = 0, 0, (0, 0), time.monotonic()
         while True:
             fresh = await run_in_threadpool(self.jobs.logs, job.id, seen)
             seen = max([seen, *(line.seq for line in fresh)])
-            moved, step = job.step != step, job.step
-            text = "\n".join([*(line.message for line in fresh), *([logs.progress(job, time.time())] if moved else [])])
+            before, shown = shown, (job.step, int(100 * job.progress) if job.step else 0)
+            text = "\n".join(
+                [*(line.message for line in fresh), *([logs.progress(job, time.time())] if shown != before else [])]
+            )
             if text:
                 number, said = number + 1, time.monotonic()
                 yield _event("logs", text, number)

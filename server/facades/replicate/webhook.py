@@ -57,5 +57,5 @@ def _at(job: Job, event: str) -> Job:
         return job
     then = replace(job, status=Status.RUNNING, finished_at=None, error=None)
     if event == "start":
-        return replace(then, video=None, step=0, steps=0)
+        return replace(then, video=None, step=0, steps=0, share=0.0)
     return then if event == "output" else replace(then, video=None)

@@ -1,0 +1,99 @@
+"""How `--help` looks: usage and types in plain letters, defaults of the settings beside their flags, examples.
+
+Knows: typer's own pages. Does not know: what any command does. The settings are imported only to print a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+if TYPE_CHECKING:
+    from typer._click import Context, HelpFormatter, Parameter
+
+TYPES = {"<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "N", "<bool>": ""}
+
+
+class Command(TyperCommand):
+    """`examples` are shown below the options, as they would be typed."""
+
+    examples: tuple[str, ...] = ()
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        return _plain(super().get_params(ctx), ctx)
+
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
+        pieces = [self.options_metavar or ""]
+        for param in self.get_params(ctx):
+            if isinstance(param, TyperArgument):
+                name = param.display_name_raw
+                pieces.append((name if param.required else f"[{name}]") + ("..." if param.nargs != 1 else ""))
+        return pieces
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        params = self.get_params(ctx)
+        _add_defaults(params)
+        _escape(params)
+        super().format_help(ctx, formatter)
+        if self.examples:
+            typer.echo("Examples:\n" + "".join(f"  {line}\n" for line in self.examples))
+
+
+class Group(TyperGroup):
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        return _plain(super().get_params(ctx), ctx)
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        _escape(self.get_params(ctx))
+        super().format_help(ctx, formatter)
+
+
+class Commands(typer.Typer):
+    """A group whose commands have such pages."""
+
+    def __init__(self, help: str) -> None:
+        super().__init__(cls=Group, help=help, no_args_is_help=True, pretty_exceptions_enable=False)
+
+    def command(self, name: str | None = None, **how: Any) -> Callable[[Any], Any]:
+        how.setdefault("cls", Command)
+        return super().command(name, **how)
+
+
+def with_examples(*lines: str) -> type[Command]:
+    return type("Command", (Command,), {"examples": lines})
+
+
+def _plain(params: list[Parameter], ctx: Context) -> list[Parameter]:
+    """Types as TEXT and N instead of `<str>`, none for a switch."""
+    for param in params:
+        if isinstance(param, TyperArgument):
+            setattr(param, "display_type_rich", lambda ctx: None)  # noqa: B010  its name says it
+        elif isinstance(param, TyperOption) and param.metavar is None:
+            shown = param.display_type_rich(ctx) or ""
+            param.metavar = TYPES.get(shown, "PATH" if shown == "<path>" else shown.strip("<>"))
+    return params
+
+
+def _add_defaults(params: list[Parameter]) -> None:
+    """A flag of a setting has no default of its own: without it the setting counts."""
+    from server.settings import Settings
+
+    for param in params:
+        field = Settings.model_fields.get(param.name or "") if isinstance(param, TyperOption) else None
+        if isinstance(param, TyperOption) and field is not None and param.default is None:
+            default = field.get_default(call_default_factory=True)
+            if default not in (None, False) and "default:" not in (param.help or ""):
+                param.help = f"{param.help} [default: {default}]"
+
+
+def _escape(params: list[Parameter]) -> None:
+    """Rich would take `[default: 8000]` for a style and leave it out."""
+    from rich.markup import escape
+
+    for param in params:
+        if isinstance(param, TyperOption | TyperArgument) and not getattr(param, "escaped", False):
+            param.help = escape(param.help or "")
+            setattr(param, "escaped", True)  # noqa: B010  the page may be printed twice

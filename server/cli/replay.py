@@ -1,0 +1,98 @@
+"""`cogvideox replay`: a video again, from the manifest inside it.
+
+Knows: options, where the inputs of a video were, what may differ. Does not know: how a video is made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.request import GenerationRequest, RequestError
+from server.cli import asked
+from server.cli.asked import Job, Usage
+from server.cli.common import fail
+from server.cli.generate import DEVICE, MEMORY, OVERWRITE, run_all
+from weights.catalog import WeightsError
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video that this project made.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: FILE with .replay before the suffix]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
+    image: Annotated[Path | None, typer.Option(help="The image it was made from, if that was moved.")] = None,
+    video: Annotated[Path | None, typer.Option(help="The clip it was made from, if that was moved.")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="LoRA files, in the original order.")] = None,
+    upscaler: Annotated[Path | None, typer.Option(help="The upscaler's file, if one was used.")] = None,
+    model: Annotated[str | None, typer.Option(help="Use another model than the manifest names.")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
+    memory: Annotated[str | None, typer.Option(help=MEMORY)] = None,
+) -> None:
+    """Make the same video again from the manifest inside FILE."""
+    from pipelines.models import ModelError
+    from pipelines.video import ManifestError, read_manifest
+    from server.errors import ServerError
+    from server.settings import Settings
+
+    target = output or file.with_name(f"{file.stem}.replay{file.suffix}")
+    try:
+        if not file.is_file():
+            raise Usage(f"{file} is {'not a file' if file.exists() else 'not there'}")
+        manifest = read_manifest(file)
+        wanted = dict(manifest["request"])
+        lay = asked.beside(file)
+        for name, path in (("image", image), ("video", video)):
+            if wanted.get(name) is not None:
+                wanted[name] = asked.same_media(name, wanted[name]["sha256"], path or lay.get(name))
+        paths = lora or lay.get("loras") or []
+        if len(paths) < len(wanted["loras"]):
+            raise Usage("this video was made with a LoRA; give its file with --lora")
+        wanted["loras"] = [
+            {"path": asked.to_lora(str(p)).path, "scale": one["scale"], "alpha": one.get("alpha")}
+            for one, p in zip(wanted["loras"], paths, strict=False)
+        ]
+        request = GenerationRequest.from_dict(wanted)
+        if target.resolve() == file.resolve():
+            raise Usage(f"--output: {target} is the video itself")
+        settings = Settings.load(
+            model=model or _models(manifest),
+            device=device,
+            memory=memory,
+            upscaler=upscaler,
+            names={} if model else {"model": "the video's model"},
+        )
+        run_all([Job(request, target)], settings, resume=False, overwrite=overwrite)
+    except ManifestError as e:
+        raise fail(f"{file}: {e}") from None
+    except (KeyError, TypeError):
+        raise fail(f"{file}: its manifest was not written by this project") from None
+    except RequestError as e:
+        raise fail(f"{asked.flag(e.field)}: {e.message}") from None
+    except (Usage, ServerError, WeightsError, ModelError) as e:
+        raise fail(str(e)) from None
+    except KeyboardInterrupt:
+        raise fail("stopped", 130) from None
+    same = target.read_bytes() == file.read_bytes()
+    typer.echo("byte for byte the same file" if same else "not the same bytes: " + _difference(manifest, target))
+
+
+def _models(manifest: dict[str, Any]) -> str:
+    """What made it, as COGVIDEOX_MODEL names it."""
+    return ",".join(dict.fromkeys(manifest[k]["name"] for k in ("model", "extender") if k in manifest))
+
+
+def _difference(manifest: dict[str, Any], target: Path) -> str:
+    from pipelines.video import read_manifest
+
+    now = read_manifest(target)
+    changed = [
+        f"{name} was {json.dumps(manifest.get(name))}, is {json.dumps(now.get(name))}"
+        for name in ("model", "extender", "interpolator", "upscaler", "device", "dtype", "vae_tiling", "versions")
+        if manifest.get(name) != now.get(name)
+    ]
+    return "; ".join(changed) or "the machine differs, or the file was edited"

@@ -1,0 +1,194 @@
+"""One line for each request: refused ones where everybody sees them, the others at level debug.
+
+Knows: which route, key and client a request belongs to. Does not know: what vendors' errors look like. Paths are logged
+as their route's pattern, reasons as kinds and field names: ids, file keys, prompts and API keys stay out of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.request import RequestError
+from server.auth import Unauthorized, given_keys
+from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.wire import REFUSAL
+from server.jobs.loglines import UNLOGGED, KeyName
+
+ALIKE = 5  # lines about refusals of one kind in an interval; the rest is only counted
+INTERVAL = 10.0  # seconds
+KINDS = 500  # that are told apart in an interval
+LONGEST = 200  # characters of a reason
+
+log = structlog.get_logger()
+
+Handler = Callable[[Request, Exception], Any]
+
+
+class Logged:
+    """ASGI. `clouds`: path prefix -> name of the cloud that answers below it; `apps`: their apps, by name."""
+
+    def __init__(self, app: ASGIApp, clouds: Mapping[str, str], apps: Mapping[str, FastAPI], key_name: KeyName) -> None:
+        self.app = app
+        self.clouds = sorted(clouds.items(), key=lambda one: len(one[0]), reverse=True)
+        self.apps = apps
+        self.key_name = key_name
+        self.flood = Flood()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun, status, path = time.monotonic(), 0, scope["path"]
+        state = scope.setdefault("state", {})
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            refusal = state.get(REFUSAL)
+            fields: dict[str, Any] = {"method": scope["method"], **self._where(scope, path), "status": status}
+            fields["ms"] = round(1000 * (time.monotonic() - begun))
+            if owner := state.get("owner"):
+                fields["key"] = self.key_name(owner)
+            fields["client"] = _plain(scope["client"][0]) if scope.get("client") else "unknown"
+            probe = path.startswith("/health")  # asked every few seconds, and what is wrong is logged elsewhere
+            if (status >= 400 or refusal is not None) and not probe:
+                self.flood.log(status, {**fields, "reason": reason(refusal, status, scope)})
+            else:
+                log.debug("request", **fields)
+
+    def _where(self, scope: Scope, path: str) -> dict[str, str]:
+        """Cloud and pattern. `path` is the one that came in; a cloud's front desk may have changed it since."""
+        path = "/" + path.lstrip("/")
+        below = next((one for one in self.clouds if path == one[0] or path.startswith(one[0] + "/")), None)
+        name = next((name for name, app in self.apps.items() if app is scope.get("app")), below and below[1])
+        if name is None:
+            return {"path": pattern(scope, scope.get("app")) or "*"}
+        return {"cloud": name, "path": pattern(scope, self.apps[name]) or (f"{below[0]}/*" if below else "*")}
+
+
+def pattern(scope: Scope, app: FastAPI | None) -> str | None:
+    """The route's path with names in place of values; None where there is no such route."""
+    route = scope.get("route")
+    if route is None:
+        routes = app.routes if app is not None else []
+        route = next((one for one in routes if one.matches(scope)[0] is not Match.NONE), None)
+    return getattr(route, "path", None)
+
+
+@dataclass
+class Flood:
+    """Writes the first few refusals of a kind in an interval, then one line that says how many more there were."""
+
+    _seen: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    _ends: asyncio.TimerHandle | None = None
+
+    def log(self, status: int, fields: dict[str, Any]) -> None:
+        kind = (fields.get("cloud"), fields["path"], status)
+        if kind not in self._seen and len(self._seen) >= KINDS:
+            kind = ("many", "many", 0)
+        seen = self._seen[kind] = self._seen.get(kind, 0) + 1
+        if self._ends is None:
+            self._ends = asyncio.get_running_loop().call_later(INTERVAL, self._end)
+        if seen <= ALIKE:
+            write = log.error if status >= 500 else log.warning
+            write("request refused", **fields)
+
+    def _end(self) -> None:
+        seen, self._seen, self._ends = self._seen, {}, None
+        for (cloud, path, status), count in seen.items():
+            if count > ALIKE:
+                about = {"cloud": cloud} if cloud else {}
+                log.warning("more requests refused", **about, path=path, status=status, count=count - ALIKE)
+
+
+def noting(handler: Handler) -> Handler:
+    """An exception handler that also leaves the exception where `Logged` finds it."""
+    if inspect.iscoroutinefunction(handler):
+
+        async def noted_async(request: Request, error: Exception) -> Response:
+            request.scope.setdefault("state", {})[REFUSAL] = error
+            answer: Response = await handler(request, error)
+            return answer
+
+        return noted_async
+
+    def noted(request: Request, error: Exception) -> Response:
+        request.scope.setdefault("state", {})[REFUSAL] = error
+        answer: Response = handler(request, error)
+        return answer
+
+    return noted
+
+
+def note_refusals(apps: Iterable[FastAPI]) -> None:
+    """From now on every exception handler of these apps leaves the exception for the log."""
+    for app in apps:
+        for kind, handler in list(app.exception_handlers.items()):
+            app.exception_handlers[kind] = noting(handler)
+
+
+def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
+    """Why, in a few words of ours."""
+    match refusal:
+        case Unauthorized():
+            return f"API key {refusal.reason}"
+        case ValidationError() | RequestValidationError():
+            return _plain("; ".join(_flaw(one) for one in refusal.errors()[:3]))
+        case MediaError():
+            return _plain(f"{refusal.field}: {refusal.code}")
+        case RequestError():
+            return _plain(refusal.field if refusal.field in UNLOGGED else str(refusal))
+        case QueueFull() | DiskFull() | UploadTooLarge() | NoModel():
+            return _plain(refusal.message)
+        case HTTPException() if refusal.status_code == 503:  # `Unavailable`: our own words
+            return _plain(str(refusal.detail))
+        case None if status == 401:
+            sent = given_keys({k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]})
+            return "API key not accepted" if sent else "API key missing"
+        case None if status == 429:
+            return "rate limit"
+        case _ if status >= 500 and refusal is not None and not isinstance(refusal, HTTPException):
+            return type(refusal).__name__
+        case _:  # messages of the clouds' own exceptions may repeat what a client sent
+            parts = [getattr(refusal, name, None) for name in ("field", "param", "code")]
+            return _plain(": ".join([_phrase(status), *(part for part in parts if isinstance(part, str) and part)]))
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase.lower()
+    except ValueError:
+        return "the client hung up"
+
+
+def _flaw(error: Any) -> str:
+    """Which field, and what kind of flaw; never its value."""
+    where = ".".join(str(part) for part in error["loc"] if part != "body")
+    return f"{where}: {error['type']}" if where else str(error["type"])
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^ -~]+", "?", text)[:LONGEST]
