@@ -74,7 +74,7 @@ def session() -> requests.Session:
 
 @dataclass
 class Sent:
-    """`taken`: MiB until the connection was closed; `largest`: bytes on the disk meanwhile; `elsewhere`: files that were
+    """`taken`: MiB until the connection was closed; `largest`: bytes on disk meanwhile; `elsewhere`: files that were
     not in the data folder."""
 
     status: int = 0

@@ -103,8 +103,8 @@ async def read(
     request: Request,
     strangers: Bodies,
     folder: Path,
-    grow: Callable[[int], None],
     identify: Callable[[str | None], str],
+    grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
     """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
 
