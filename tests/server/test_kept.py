@@ -9,7 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.facades.fal import errors
+from server.facades.fal.samples import RED
 from server.facades.wire import KEPT, MAX_PROMPT, kept
+from server.room import RoomLimits
 from tests.server.facade_rig import facade
 
 MIB = 2**20
@@ -65,3 +67,24 @@ def test_of_a_refused_submit_only_the_reason_is_kept(body: dict[str, Any], endpo
         assert len(json.dumps(job.error.detail)) <= errors.SMALL and len(job.error.message) < 2000
         grown = sum(path.stat().st_size for path in rig.data.root.rglob("*") if path.is_file()) - before
         assert grown < MIB
+
+
+IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "fal": ("/run/fal-ai/cogvideox-5b/image-to-video", {"prompt": "a", "image_url": RED}),
+    "segmind": ("/v1/cog-video-5b-i2v", {"prompt": "a", "image": RED}),
+    "zhipu": ("/api/paas/v4/videos/generations", {"model": "cogvideox-3", "prompt": "a", "image_url": RED}),
+    "openai": ("/v1/videos", {"prompt": "a", "input_reference": RED}),
+    "replicate": ("/v1/models/thudm/cogvideox-i2v/predictions", {"input": {"prompt": "a", "image": RED}}),
+    "huggingface": ("/hf-inference/models/zai-org/CogVideoX-5b-I2V", {"inputs": RED}),
+}
+
+
+@pytest.mark.parametrize("vendor", IMAGES)
+def test_an_image_beyond_what_the_key_may_bring(vendor: str) -> None:
+    path, body = IMAGES[vendor]
+    with facade(vendor) as rig, TestClient(rig.app, base_url="http://here:8000") as client:
+        assert client.post(path, json=body).is_success
+        rig.data.room.limits = RoomLimits(brought_per_key=1)
+        answer = client.post(path, json=body)
+        assert 400 <= answer.status_code < 500 and "of this key" in answer.text, answer.text
+        assert len(list(rig.data.inputs.iterdir())) == 1 and rig.context.jobs.counts()["queued"] == 0
