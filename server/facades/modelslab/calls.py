@@ -170,7 +170,10 @@ class ModelsLab:
         if not isinstance(fields, dict):
             raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
         key = fields.get("key", request.headers.get("key"))
-        return fields, identify(key if isinstance(key, str) else None) if owner is None else owner
+        if owner is None:
+            owner = identify(key if isinstance(key, str) else None)
+        request.state.owner = owner  # for the log
+        return fields, owner
 
 
 def _told(given: Given) -> dict[str, Any]:
