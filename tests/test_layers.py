@@ -26,7 +26,15 @@ LAYERS = (
     ("pipelines",),
     (
         *("server.errors", "server.settings", "server.setting_names", "server.setting_types"),
-        *("server.auth", "server.bodies", "server.datadir", "server.private", "server.room", "server.signing"),
+        *(
+            "server.auth",
+            "server.bodies",
+            "server.datadir",
+            "server.private",
+            "server.room",
+            "server.shares",
+            "server.signing",
+        ),
     ),
     ("server.media", "server.jobs"),
     ("server.context",),
