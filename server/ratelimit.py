@@ -20,20 +20,34 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.auth import given_keys
 from server.errors import RateLimited
 
+FORGET_EVERY = 10_000  # requests
+
 
 class Limiter:
     """`rate` as in `60/minute`; counts in memory, for all façades together."""
 
     def __init__(self, rate: str) -> None:
         self._item = parse(rate)
-        self._windows = MovingWindowRateLimiter(MemoryStorage())
+        self._storage = MemoryStorage()
+        self._windows = MovingWindowRateLimiter(self._storage)
+        self._checked = 0
 
     def check(self, request: Request) -> None:
         """Counts the request; raises RateLimited."""
+        self._checked += 1
+        if self._checked % FORGET_EVERY == 0:
+            self._forget()
         for who in self._callers(request):
             if not self._windows.hit(self._item, who):
                 reset = self._windows.get_window_stats(self._item, who).reset_time
                 raise RateLimited(self._item.amount, str(self._item), max(1.0, reset - time.time()))
+
+    def _forget(self) -> None:
+        """The library keeps an entry for every caller it has ever seen."""
+        now = time.time()
+        for who, hits in list(self._storage.events.items()):
+            if not hits or hits[0].expiry <= now:  # the latest comes first
+                self._storage.clear(who)
 
     def _callers(self, request: Request) -> list[str]:
         address = request.client.host if request.client else "unknown"

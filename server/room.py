@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
+from typing import Protocol
 
 from server.errors import DiskFull, StorageQuotaExceeded
 
@@ -36,6 +37,22 @@ class RoomLimits:
     size: int | None = None
     size_per_key: int | None = None
     brought_per_key: int | None = None
+
+
+class Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+@dataclass(frozen=True)
+class Growing:
+    """`file`, of which each piece is counted before it is written. Raises what `grow` does."""
+
+    file: Writable
+    grow: Callable[[int], None]
+
+    def write(self, data: bytes, /) -> object:
+        self.grow(len(data))
+        return self.file.write(data)
 
 
 class Tally:
@@ -157,7 +174,8 @@ class Room:
 
     def _check_floor(self, size: int) -> None:
         free, at = self._seen
-        if self._since + size > LOOK_BYTES or not 0 <= self._clock() - at < LOOK_SECONDS:
+        is_old = self._since + size > LOOK_BYTES or not 0 <= self._clock() - at < LOOK_SECONDS
+        if is_old or free - self._since - size < self._floor:
             free = self._free()
             self._seen, self._since = (free, self._clock()), 0
         if free - self._since - size < self._floor:

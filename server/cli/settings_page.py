@@ -25,7 +25,8 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "Prompts": ("prompt_help", "prompt_help_url", "prompt_help_model", "prompt_help_key", "prompt_help_seconds"),
     "Storage": (
         *("data_dir", "database_url", "storage_url", "storage_redirect"),
-        *("keep_results_days", "max_storage_mb", "max_storage_per_key_mb", "keep_latents_mb"),
+        *("keep_results_days", "max_storage_mb", "max_storage_per_key_mb", "max_uploads_per_key_mb", "keep_jobs_days"),
+        "keep_latents_mb",
     ),
     "Operation": ("drain_seconds", "silence_seconds", "max_run_seconds", "log_level", "log_format"),
 }

@@ -26,6 +26,7 @@ from server.private import private_file
 
 # versions before this can corrupt a write-ahead log that two connections check-point at the same time
 SAFE_WAL = (3, 51, 3)
+JOURNAL_BYTES = 64 * 2**20  # to which a longer journal is cut once it is taken over
 WRITERS, SERVERS = 7_116_001, 7_116_002  # numbers of PostgreSQL's advisory locks: who writes, who serves
 TAKE = text(f"SELECT pg_try_advisory_lock({SERVERS})")
 # a session of ours whose line was cut stays there for hours, and its lock with it
@@ -113,6 +114,7 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
         connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:

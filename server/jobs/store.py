@@ -27,6 +27,7 @@ from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
 from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row
 
 MAX_LOG_LINES = 1000  # per job; later ones are dropped
+LONGEST_LINE = 2000  # characters
 DAY = 86400.0  # seconds
 TURN_SECONDS = 5.0  # that a write waits for the others of this process
 RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
@@ -313,7 +314,7 @@ class JobStore:
             self._add_line(db, job_id, message, level)
 
     def _add_line(self, db: Connection, job_id: str, message: str, level: str) -> None:
-        text = message.encode("utf-8", "replace").decode().replace("\0", "")
+        text = message[:LONGEST_LINE].encode("utf-8", "replace").decode().replace("\0", "")
         last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
         if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
             return  # deleted while a worker was at it

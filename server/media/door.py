@@ -11,7 +11,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -21,6 +20,7 @@ from server.datadir import full_disk_named
 from server.errors import TooManyAtOnce
 from server.media.addresses import is_public
 from server.media.names import NameNotResolved, Names
+from server.room import Writable
 from server.shares import Shares
 
 SECONDS = 30.0  # for the whole download, redirects included
@@ -69,7 +69,7 @@ class Door:
                 data += chunk
         return bytes(data)
 
-    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float | None = None, owner: str = "") -> None:
+    async def save(self, url: str, limit: int, file: Writable, seconds: float | None = None, owner: str = "") -> None:
         """At most `limit` bytes into `file`; raises TooLarge, DownloadFailed, DiskFull."""
         async with self._turn(owner), self._transfer(seconds or self._seconds, owner) as session:
             async for chunk in _follow(session, url, limit):

@@ -16,12 +16,13 @@ from typing import BinaryIO
 from pipelines.request import Media
 from pipelines.video import MediaUnreadable
 from server.datadir import DataDir, arriving, settle
-from server.errors import MediaCode, MediaError
+from server.errors import MediaCode, MediaError, StorageQuotaExceeded
 from server.jobs.job import Artifact
 from server.media.artifacts import Artifacts
 from server.media.data_uris import from_base64, from_data_uri
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors
+from server.room import Growing, Writable, tag_of
 from server.shares import Shares
 
 PICTURE_BYTES = 25 * 2**20
@@ -69,15 +70,18 @@ class Intake:
     ) -> Media:
         """Nothing is decoded or downloaded before this owner's turn, so that what waits takes no memory of its own."""
         async with self._turns.turn(owner):
-            with arriving(self._data.inputs) as (part, file):
+            room, tag = self._data.room, tag_of(owner)
+            with arriving(self._data.inputs) as (part, file), room.growing(tag) as grow:
                 try:
-                    await self._write(value, limit, file, owner)
+                    await self._write(value, limit, Growing(file, grow), owner)
                     digest, size = await asyncio.to_thread(_digest, part, file)
                     if not size:
                         raise MediaError(field, empty, "the file is empty")
                     await check(part, owner)
                 except TooLarge as e:
                     raise MediaError(field, "file_too_large", e.message, max_size=limit) from None
+                except StorageQuotaExceeded as e:
+                    raise MediaError(field, "file_too_large", e.message, max_size=e.limit) from None
                 except DownloadFailed as e:
                     raise MediaError(field, "file_download_error", e.message) from None
                 except MediaUnreadable as e:
@@ -85,9 +89,10 @@ class Intake:
                 path = self._data.inputs / digest
                 if not self._data.touch(path):
                     await asyncio.to_thread(settle, part, file, path)
+                    room.note_fetched(tag, size)
                 return Media(str(path), digest)
 
-    async def _write(self, value: str | bytes, limit: int, file: BinaryIO, owner: str) -> None:
+    async def _write(self, value: str | bytes, limit: int, file: Writable, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, DiskFull."""
         if isinstance(value, bytes):
             data = value

@@ -20,7 +20,6 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import parse_qs
 
 import structlog
@@ -30,11 +29,12 @@ from pipelines.lora_layout import LoraError
 from pipelines.models import ModelInfo
 from pipelines.request import Lora, RequestError, Task
 from server.datadir import DataDir, full_disk_named, write_atomically
-from server.errors import MediaError
+from server.errors import MediaError, StorageQuotaExceeded
 from server.media.artifacts import Artifacts
 from server.media.data_uris import from_data_uri
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors, TooSlow
+from server.room import Growing, Writable, tag_of
 from server.settings import Settings
 from server.shares import Shares
 from weights import loras
@@ -147,13 +147,18 @@ class Loras:
         self._data.check_room()
         handle, name = tempfile.mkstemp(dir=self._data.loras, prefix=".")
         try:
-            with full_disk_named(), os.fdopen(handle, "wb") as file:
-                await self._write(url, file, owner)
+            room, tag = self._data.room, tag_of(owner)
+            with full_disk_named(), os.fdopen(handle, "wb") as file, room.growing(tag) as grow:
+                await self._write(url, Growing(file, grow), owner)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
+                size = file.tell()
+            room.note_fetched(tag, size)  # also one that was here before: the next day it does not count any more
             return await self._keep(Path(name), note, pin, owner)
         except TooLarge as e:
             raise MediaError(field, "file_too_large", e.message, max_size=self._most) from None
+        except StorageQuotaExceeded as e:
+            raise MediaError(field, "file_too_large", e.message, max_size=e.limit) from None
         except DownloadFailed as e:
             raise MediaError(field, "file_download_error", e.message) from None
         except FileNotFoundError:
@@ -161,7 +166,7 @@ class Loras:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    async def _write(self, url: str, file: BinaryIO, owner: str) -> None:
+    async def _write(self, url: str, file: Writable, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, FileNotFoundError."""
         if url[:5].lower() == "data:":
             data = await asyncio.to_thread(from_data_uri, url, self._most)

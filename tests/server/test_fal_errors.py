@@ -204,7 +204,7 @@ def test_no_such_address(served: Served, method: str, path: str, code: int, text
     ("error", "code", "kind"),
     [
         (QueueFull(3), 429, "concurrent_requests_limit"),
-        (DiskFull("no room"), 500, "internal_error"),
+        (DiskFull("no room"), 507, "internal_error"),
         (RuntimeError("secret"), 500, "internal_error"),
     ],
 )

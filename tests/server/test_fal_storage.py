@@ -284,7 +284,7 @@ def test_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(store.context.artifacts, "check_room", full)
     answer = store.client.post("/files/upload", content=b"x", headers=KEY)
-    assert (answer.status_code, answer.json()["error_type"]) == (500, "internal_error")
+    assert (answer.status_code, answer.json()["error_type"]) == (507, "internal_error")
 
 
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media", "fal.run", "queue.fal.run"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.requests import Request
 
+from server.ratelimit import Limiter
 from tests.server.house import app, house_of
 
 CALLS: dict[str, tuple[str, str]] = {
@@ -50,3 +53,15 @@ def test_each_key_and_each_address(tmp_path: Path) -> None:
     assert [ask("4.4.4.4", "b"), ask("4.4.4.4", "c"), ask("4.4.4.4", "d")] == [404, 404, 429], "one address, three keys"
     assert ask("5.5.5.5", "b") == 404
     house_of(served).close()
+
+
+def test_callers_whose_time_is_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.ratelimit.FORGET_EVERY", 50)
+    limiter = Limiter("1000/second")
+    for number in range(200):
+        headers = [(b"x-api-key", f"made-up-{number}".encode())]
+        limiter.check(Request({"type": "http", "headers": headers, "client": ("1.1.1.1", 1)}))
+    time.sleep(1.1)
+    for _ in range(50):
+        limiter.check(Request({"type": "http", "headers": [], "client": ("2.2.2.2", 1)}))
+    assert len(limiter._storage.events) <= 2

@@ -154,7 +154,7 @@ def test_invalid_image(served: Served) -> None:
     ("error", "code", "text"),
     [
         (QueueFull(3), 429, "rate_limit_exceeded"),
-        (DiskFull("no room"), 500, "no room"),
+        (DiskFull("no room"), 507, "no room"),
         (Unavailable("it is stopping"), 503, "it is stopping"),
         (NoModel("text-to-video", "no such model here"), 404, "no such model here"),
         (RuntimeError("secret"), 500, "Internal server error"),

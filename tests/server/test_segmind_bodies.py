@@ -182,7 +182,7 @@ def test_uploads_turned_away(storing: tuple[TestClient, Artifacts, Uploads], mon
     assert client.post("/upload-asset", json=body, headers={"x-api-key": "yours"}).status_code == 401
     form = client.post("/upload-asset", files={"data_urls": (None, "data:,a")})
     assert (form.status_code, set(form.json())) == (406, {"error"})
-    for error, code in ((UploadTooLarge("the file is too large"), 413), (DiskFull("no room"), 500)):
+    for error, code in ((UploadTooLarge("the file is too large"), 413), (DiskFull("no room"), 507)):
 
         async def refuse(*_: object, error: Exception = error, **__: object) -> None:
             raise error

@@ -139,7 +139,7 @@ def test_an_empty_body(served: Served) -> None:
         (QueueFull(3), 429, "1305", "the queue is full"),
         (QuotaExceeded(2, False, 9.5), 429, "1302", "2 jobs at a time"),
         (QuotaExceeded(2, True, 100), 429, "1304", "2 jobs a day"),
-        (DiskFull("no room"), 500, "500", "no room"),
+        (DiskFull("no room"), 507, "500", "no room"),
         (Unavailable("stopping"), 503, "1305", "stopping"),
         (NoModel("image-to-video", "no such model here"), 400, "1211", "no such model here"),
         (RuntimeError("secret"), 500, "500", "internal server error"),

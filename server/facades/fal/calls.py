@@ -54,7 +54,8 @@ class Fal:
         except errors.REFUSALS as error:
             if errors.is_about_a_header(error):
                 raise
-            request.scope["state"][REFUSAL] = error  # the answer is a success all the same
+            # the answer is a success all the same; the traceback would keep the body until the next garbage collection
+            request.scope["state"][REFUSAL] = error.with_traceback(None)
             failure = errors.of_exception(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
@@ -71,7 +72,7 @@ class Fal:
 
     async def _check_length(self, request: Request) -> None:
         longest = request.query_params.get("fal_max_queue_length", "")
-        if not longest.isdecimal():
+        if not (longest.isascii() and longest.isdecimal()):
             return
         waiting = (await run_in_threadpool(self.jobs.counts)).get(Status.QUEUED, 0)
         if waiting > int(longest[:9]):

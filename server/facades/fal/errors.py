@@ -151,7 +151,7 @@ def of_exception(error: Exception) -> Failure:
         case ClientDisconnect():  # nobody is there to read this
             return infrastructure(499, "The caller hung up", "client_disconnected")
         case DiskFull():
-            return infrastructure(500, error.message, "internal_error")
+            return infrastructure(507, error.message, "internal_error")
         case HTTPException():
             busy = "runner_disconnected" if error.status_code == 503 else None
             return infrastructure(error.status_code, str(error.detail), busy)

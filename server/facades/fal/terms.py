@@ -5,7 +5,6 @@ Knows: their names, units and limits. Does not know: the input, jobs' states.
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from server.jobs.job import Webhook
 LIFECYCLE = "x-fal-object-lifecycle"
 PREFERENCE = "x-fal-object-lifecycle-preference"
 PRIORITIES = {"normal": 0, "low": -1}
-MAX_URL = 8192  # characters
+LONGEST_SECONDS = 1e10  # beyond it there is no time limit
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Lifecycle(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    expiration_duration_seconds: float | None = Field(None, ge=0, le=1e10)
+    expiration_duration_seconds: float | None = Field(None, ge=0, le=LONGEST_SECONDS)
 
 
 def of_run(request: Request) -> Terms:
@@ -68,7 +67,7 @@ def keep_seconds(headers: Headers, *names: str) -> float | None:
 def _start_within(headers: Headers) -> float | None:
     with suppress(ValueError):
         seconds = float(headers.get("x-fal-request-timeout", ""))
-        if math.isfinite(seconds) and seconds > 0:
+        if 0 < seconds <= LONGEST_SECONDS:
             return seconds
     return None
 

@@ -161,7 +161,8 @@ class ModelsLab:
         with contextlib.suppress(Unauthorized):
             owner = identify(request.headers.get("key"))
         if owner is None:
-            body, owner = await keyed.read(request, self.strangers, self.folder, identify)
+            with self.context.uploads.room.growing("", again=True) as grow:
+                body, owner = await keyed.read(request, self.strangers, self.folder, identify, grow)
         else:
             body = await collected(request, request.stream(), owner=owner)
         fields = await parsed(body)

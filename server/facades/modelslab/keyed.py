@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from server.bodies import SHORT, Bodies
+from server.datadir import full_disk_named
 from server.facades.wire import MAX_BODY, MAX_VALUES, BadBody, BodyTooLarge, body_length, collected
 
 SECONDS = 120.0  # for a body until its key is found
@@ -99,11 +100,16 @@ class KeyScanner:
 
 
 async def read(
-    request: Request, strangers: Bodies, folder: Path, identify: Callable[[str | None], str]
+    request: Request,
+    strangers: Bodies,
+    folder: Path,
+    identify: Callable[[str | None], str],
+    grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
     """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
 
-    Raises Unauthorized as soon as that is certain; BodyTooLarge, TooManyBodies, BadBody; HTTPException 408.
+    `grow` hears of each piece before it is written. Raises Unauthorized as soon as that is certain; BodyTooLarge,
+    TooManyBodies, BadBody, DiskFull; HTTPException 408.
     """
     length = body_length(request)
     chunks, scanner, owner = request.stream(), KeyScanner(), None
@@ -117,13 +123,14 @@ async def read(
         async with asyncio.timeout(SECONDS):
             await strangers.take(address, size)
             try:
-                with tempfile.TemporaryFile(dir=folder) as file:
+                with full_disk_named(), tempfile.TemporaryFile(dir=folder) as file:
                     read = 0
                     async for chunk in chunks:
                         read += len(chunk)
                         if read > MAX_BODY:
                             raise BodyTooLarge
                         scanner.feed(chunk)
+                        grow(len(chunk))
                         await asyncio.to_thread(file.write, chunk)
                         if scanner.key is not None:
                             owner = identify(scanner.key)

@@ -142,7 +142,8 @@ class Videos:
     def delete(self, request: Request, video_id: str) -> Response:
         job = self._find(request, video_id)
         self.jobs.delete(job)
-        self.deleted[f"{request.state.owner} {video_id}"] = job
+        nothing = GenerationRequest(prompt="", seed=0)
+        self.deleted[f"{request.state.owner} {video_id}"] = replace(job, request=nothing, payload={}, plan=None)
         while len(self.deleted) > REMEMBERED:
             self.deleted.popitem(last=False)
         return Json({"id": video_id, "object": "video.deleted", "deleted": True})

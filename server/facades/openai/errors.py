@@ -81,7 +81,7 @@ def of_exception(error: Exception) -> Failure:
         case HTTPException():
             return _of_http(error)
         case DiskFull():
-            return Failure(500, error.message, None, "disk_full", "server_error")
+            return Failure(507, error.message, None, "disk_full", "server_error")
         case _:
             return Failure(500, "The server had an error while processing your request.", type="server_error")
 

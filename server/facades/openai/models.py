@@ -21,7 +21,7 @@ DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
 MIN_SIDE, MAX_SIDE = 16, 4096
 PURPOSES = ("user_data", "vision", "assistants", "batch", "fine-tune", "evals")
-SIZE = re.compile(r"(\d{2,5})x(\d{2,5})")
+SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
 RED = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEf"
     "FO4+AgAAAABJRU5ErkJggg=="

@@ -5,19 +5,22 @@ Knows: `limit`, `order` and `after`, and how they are refused. Does not know: wh
 
 from __future__ import annotations
 
+import re
+
 from starlette.datastructures import QueryParams
 
 from server.facades.openai.errors import Refused
 
 ORDERS = ("desc", "asc")
+DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 def limit_of(query: QueryParams, default: int, highest: int) -> int:
     given = query.get("limit") or str(default)
-    if not given.isdecimal() or not 1 <= int(given[:9]) <= highest:
+    if not DIGITS.fullmatch(given) or not 1 <= int(given) <= highest:
         message = f"Invalid 'limit': must be an integer between 1 and {highest}, got {given[:100]!r}"
         raise Refused(400, message, "limit", "invalid_value")
-    return int(given[:9])
+    return int(given)
 
 
 def is_newest_first(query: QueryParams) -> bool:

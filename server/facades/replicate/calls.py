@@ -39,7 +39,7 @@ CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
 INPUTS = 100  # fields of an input that are kept
-DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?")
+DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,8 @@ def wait_seconds(prefer: str) -> float:
         name, equals, value = (piece.strip(' "') for piece in part.partition("="))
         if name == "wait" and not equals:
             return LONGEST_WAIT
-        if name == "wait" and value.isdecimal():
-            return min(float(value[:9]), LONGEST_WAIT)
+        if name == "wait" and value.isascii() and value.isdecimal():
+            return min(float(value[:400]), LONGEST_WAIT)
     return 0.0
 
 

@@ -80,7 +80,7 @@ def of_exception(error: Exception) -> Failure:
             text = {404: "Not found", 405: "Method not allowed"}.get(error.status_code, str(error.detail))
             return Failure(error.status_code, text, dict(error.headers or {}))
         case DiskFull():
-            return Failure(500, error.message)
+            return Failure(507, error.message)
         case _:
             return Failure(500, "Internal server error")
 

@@ -112,7 +112,7 @@ def of_exception(error: Exception, method: str, path: str) -> Failure:
             wait = {"retry-after": str(math.ceil(error.retry_after))}
             return Failure(429, code, error.message, NO_RETRY | wait)
         case DiskFull():
-            return Failure(500, INTERNAL, error.message, NO_RETRY)
+            return Failure(507, INTERNAL, error.message, NO_RETRY)
         case ClientDisconnect():  # nobody is there to read this
             return Failure(499, INTERNAL, "the caller hung up")
         case HTTPException():
