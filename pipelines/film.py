@@ -48,10 +48,10 @@ class Film:
     saver: Saver
     saved: Saved | None = None
     keys: list[str] = field(default_factory=list)
+    memory_said: str = ""  # the latest note on memory
     latents: list[torch.Tensor] = field(default_factory=list)
     joint: torch.Tensor | None = None
     tiled: bool = False
-    memory_said: str = ""  # the latest note on memory
 
     def read(self, resume: bytes | None) -> Generator[Event, None, None]:
         """To go on with an earlier run's Checkpoint."""
