@@ -50,10 +50,10 @@ class Film:
     meter: Meter
     saved: Saved | None = None
     keys: list[str] = field(default_factory=list)
+    memory_said: str = ""  # the latest note on memory
     latents: list[torch.Tensor] = field(default_factory=list)
     joint: torch.Tensor | None = None
     tiled: bool = False
-    memory_said: str = ""  # the latest note on memory
     decoded: int = 0  # calls of the VAE's decoder that led to `joint`
 
     def read(self, resume: bytes | None) -> Generator[Event, None, None]:

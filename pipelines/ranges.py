@@ -55,7 +55,7 @@ def check_ranges(request: GenerationRequest) -> None:
     if not request.prompt.strip():
         raise RequestError("prompt", "must not be empty")
     if request.image is not None and request.video is not None:
-        raise RequestError("video", "give a picture or a video, not both")
+        raise RequestError("video", "give an image or a video, not both")
     if request.duration is not None and request.num_frames is not None:
         raise RequestError("duration", "give a duration or a number of frames, not both")
     if request.strength is not None and request.task is not Task.V2V:

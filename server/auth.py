@@ -24,6 +24,7 @@ from server.settings import Settings
 
 SCHEMES = ("bearer", "token", "key")
 log = structlog.get_logger()
+SHORT_KEY = 16  # characters; fewer can be guessed by whoever reaches the port
 TOKEN_SKEW = 60.0  # seconds that a client's clock may be behind ours
 LONGEST_TOKEN = 8192  # characters
 LATEST = 1e15  # of an `exp`, in milliseconds: some 31,000 years
@@ -224,7 +225,11 @@ def _plain(text: str) -> bytes:
 
 def check_bind(settings: Settings, keys: Keys) -> None:
     """Raises InsecureBind for an address others can reach while there is no key."""
-    if not keys.none or settings.insecure or is_loopback(settings.host):
+    if is_loopback(settings.host):
+        return
+    if short := sum(len(key) < SHORT_KEY for key in settings.keys):
+        log.warning(f"COGVIDEOX_API_KEYS: keys of fewer than {SHORT_KEY} characters can be guessed", keys=short)
+    if not keys.none or settings.insecure:
         return
     folder = "" if settings.database_url is not None else f" --data-dir {shlex.quote(str(settings.data_dir))}"
     raise InsecureBind(

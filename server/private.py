@@ -43,6 +43,8 @@ def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> N
             warn(f"the data folder {path} can be opened by other users; it also holds {other}, so it is left as it is")
         return
     private_folder(path)
+    if path.stat().st_mode & 0o077:
+        warn(f"the data folder {path} belongs to another user and can be opened by others")
 
 
 def _other_things(path: Path) -> str | None:

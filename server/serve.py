@@ -159,7 +159,7 @@ def bind(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as e:
-        raise StartError(f"COGVIDEOX_HOST={host}: {e.strerror}") from None
+        raise StartError(f"cannot listen on {host}: {e.strerror}; check the host (--host, COGVIDEOX_HOST)") from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -44,6 +44,12 @@ ENV_FILE = Path(".env")
 # values that are not repeated in a message: they hold secrets, or may
 HIDDEN = ("api_keys", "database_url", "storage_url", "prompt_help_url", "prompt_help_key")
 
+# settings that some command has a flag for
+FLAGS = (
+    *("host", "port", "model", "device", "memory", "data_dir", "models_dir", "loras_dir"),
+    *("insecure", "tls", "tls_cert", "tls_key", "log_level", "upscaler"),
+)
+
 
 class Settings(BaseSettings):
     """Raises pydantic's ValidationError when built directly; `load` raises the named one-line error instead."""
@@ -279,7 +285,7 @@ class Settings(BaseSettings):
         `names`: what to call a setting in messages, where that is neither the flag nor the variable.
         """
         given = {k: v for k, v in given.items() if v is not None}
-        called = {name: f"--{name.replace('_', '-')}" for name in given} | dict(names or {})
+        called = {name: f"--{name.replace('_', '-')}" for name in given if name in FLAGS} | dict(names or {})
         check_names(cls.model_fields, ENV_FILE)
         try:
             settings = cls(**given)

@@ -70,11 +70,11 @@ def pull(name: str, models_dir: Path, *, snapshot_download: Callable[..., Any] |
 
 def hub_download() -> Callable[..., Any]:
     """huggingface_hub's download, once the hub has answered. Raises its own errors when that cannot be reached."""
-    import huggingface_hub
+    from huggingface_hub import constants, get_session, snapshot_download
 
-    if not huggingface_hub.constants.HF_HUB_OFFLINE:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=CONNECT_SECONDS)
-    return huggingface_hub.snapshot_download
+    if not constants.HF_HUB_OFFLINE:
+        get_session().head(constants.ENDPOINT, timeout=CONNECT_SECONDS)
+    return snapshot_download
 
 
 def _take_back(report: Report, partial: Path) -> None:
@@ -123,10 +123,10 @@ def _note(folder: Path, name: str) -> tuple[str, str]:
 
 
 def plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
-    import huggingface_hub
+    from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
-    endpoint, where = huggingface_hub.constants.ENDPOINT, checkpoint.repository
+    endpoint, where = constants.ENDPOINT, checkpoint.repository
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             return "the disk is full; make room and pull again, it resumes"

@@ -6,7 +6,6 @@ inside a file (`pipelines.lora_file`).
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import tempfile
@@ -47,6 +46,15 @@ def _plainly() -> Iterator[None]:
         raise fail(f"{e.filename or 'the LoRA folder'}: {e.strerror or e}") from None
     except KeyboardInterrupt:
         raise fail("stopped", 130) from None
+
+
+@contextmanager
+def _about(file: Path) -> Iterator[None]:
+    """What is wrong with a LoRA, with the file's name before it."""
+    try:
+        yield
+    except LoraError as e:
+        raise LoraError(f"{file.name}: {e}") from None
 
 
 def _settings(loras_dir: Path | None) -> Settings:
@@ -100,10 +108,14 @@ def add(
         if re.match(r"https?://", source, re.IGNORECASE):
             with tempfile.TemporaryDirectory() as scratch:
                 file = Path(scratch) / (Path(unquote(urlsplit(source).path)).name or "lora")
+                import asyncio
+
                 asyncio.run(_download(source, file, settings))
                 added = _add(file, settings, name, alpha, sha256, source)
         elif Path(source).expanduser().is_file():
             added = _add(Path(source).expanduser(), settings, name, alpha, sha256, "")
+        elif source.lower().endswith((loras.SUFFIX, *PICKLED)) and source.count("/") != 2:
+            raise WeightsError(f"{source} is not there")
         else:
             files = _pull(source, settings, alpha, sha256, revision)
             for name in loras.installed(folder):
@@ -122,7 +134,9 @@ def inspect(
     """Show layout, rank, alpha and where it was found, base model, modules. Exit code 1 if it fits no model."""
     with _plainly():
         settings = _settings(loras_dir)
-        found = describe(_path(file, settings.lora_folder), settings.models_dir)
+        path = _path(file, settings.lora_folder)
+        with _about(path):
+            found = describe(path, settings.models_dir)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -227,11 +241,13 @@ def _add(
             if not settings.lora_pickle:
                 raise WeightsError(f"{file.name} is a pickle, which can run code; COGVIDEOX_LORA_PICKLE=true takes it")
             made = Path(scratch) / "made.safetensors"
-            lora_pickle.convert(file, made)
+            with _about(file):
+                lora_pickle.convert(file, made)
             file = made
         if _looks_like_a_page(file):
             raise WeightsError(f"{file.name} is a web page, no LoRA; give the address of the file itself")
-        lora_file.content(file)
+        with _about(file):
+            lora_file.content(file)
         return loras.add(file, settings.lora_folder, wanted, alpha, origin)
 
 

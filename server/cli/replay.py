@@ -68,7 +68,7 @@ def replay(
         )
         run_all([Job(request, target)], settings, resume=False, overwrite=overwrite)
     except ManifestError as e:
-        raise fail(f"{file}: {e}") from None
+        raise fail(f"{file}: {str(e).removeprefix(f'{file.name} ')}") from None
     except (KeyError, TypeError):
         raise fail(f"{file}: its manifest was not written by this project") from None
     except RequestError as e:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from typer.testing import CliRunner, Result
 
 from server import serve as serving
@@ -31,8 +32,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COGVIDEOX_MODELS_DIR", str(tmp_path / "models"))
-    monkeypatch.setattr(serving._Server, "run", started)
-    monkeypatch.setattr(serving, "set_up_logging", lambda level: None)
+    monkeypatch.setattr(uvicorn.Server, "run", started)
+    monkeypatch.setattr(serving, "set_up_logging", lambda *_: None)
     yield
 
 

@@ -93,7 +93,7 @@ def test_what_cannot_be_extended() -> None:
     with pytest.raises(RequestError, match=r"^duration: .* at most 1000"):
         plan("cogvideox-5b", "cogvideox-5b-i2v", duration=120, fps=60)
     p = resolve(asked(num_frames=98), model("cogvideox-5b"), others=[model("cogvideox-5b-i2v")])
-    assert p.extension == () and "repeating" in p.notes[0].reason, "nobody asked for it"
+    assert p.extension == () and "repeated" in str(p.notes[0]), "nobody asked for it"
 
 
 def test_the_joint_is_shown_once_and_colours_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
