@@ -159,7 +159,9 @@ class ModelsLab:
         with contextlib.suppress(Unauthorized):
             owner = identify(request.headers.get("key"))
         if owner is None:
-            body, owner = await keyed.read(request, self.strangers, self.folder, identify)
+            body, owner = await keyed.read(
+                request, self.strangers, self.folder, identify, self.context.artifacts.check_room
+            )
         else:
             body = await collected(request, request.stream(), owner=owner)
         fields = await parsed(body)

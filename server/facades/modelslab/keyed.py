@@ -19,7 +19,7 @@ from server.bodies import SHORT, Bodies
 from server.facades.wire import MAX_BODY, MAX_VALUES, BadBody, BodyTooLarge, body_length, collected
 
 SECONDS = 120.0  # for a body until its key is found
-STRANGERS = 2**30  # bytes on disk of all such bodies; one address has at most a single one of the largest
+STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; one address has at most a single one of the largest
 LONGEST_KEY = 1024  # bytes
 
 INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -99,11 +99,16 @@ class KeyScanner:
 
 
 async def read(
-    request: Request, strangers: Bodies, folder: Path, identify: Callable[[str | None], str]
+    request: Request,
+    strangers: Bodies,
+    folder: Path,
+    identify: Callable[[str | None], str],
+    check_room: Callable[[], None] = lambda: None,
 ) -> tuple[bytes, str | None]:
     """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
 
-    Raises Unauthorized as soon as that is certain; BodyTooLarge, TooManyBodies, BadBody; HTTPException 408.
+    Raises Unauthorized as soon as that is certain; BodyTooLarge, TooManyBodies, BadBody, what `check_room` raises;
+    HTTPException 408.
     """
     length = body_length(request)
     chunks, scanner, owner = request.stream(), KeyScanner(), None
@@ -117,6 +122,7 @@ async def read(
         async with asyncio.timeout(SECONDS):
             await strangers.take(address, size)
             try:
+                await asyncio.to_thread(check_room)
                 with tempfile.TemporaryFile(dir=folder) as file:
                     read = 0
                     async for chunk in chunks:
