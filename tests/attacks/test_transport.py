@@ -6,7 +6,9 @@ The attacker's address is 127.0.0.2, so that its connections are counted apart f
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +132,31 @@ def test_connections_that_say_nothing_or_little(target: Target) -> None:
     target.assert_memory_returns()
 
 
+def test_it_stops_beside_all_of_them(tmp_path: Path) -> None:
+    with attacked(tmp_path) as target, ExitStack() as stack:
+        path = uploaded(target)
+        key = f"Authorization: Bearer {ATTACKER}\r\n"
+        beginnings = (
+            "",
+            "GET /",
+            f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n",
+            f"POST /v1/videos HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 1000000\r\n\r\n{{",
+            "POST /v1/videos HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{",
+        )
+        for n in range(200):
+            stack.enter_context(connect(target)).sendall(beginnings[n % 5].encode())
+        time.sleep(1)
+        target.assert_stops()
+        assert "ASGI" not in target.log_text() and "Traceback" not in target.log_text()
+
+
+def uploaded(target: Target) -> str:
+    """The path of a file of 64 MiB."""
+    headers = {"authorization": f"Bearer {ATTACKER}", "content-type": "video/mp4", "x-fal-file-name": "a.mp4"}
+    put = requests.post(f"{target.url}/fal/files/upload", data=bytes(64 * MIB), headers=headers, timeout=60)
+    return str(put.json()["access_url"].split(target.address)[1])
+
+
 @pytest.mark.slow
 def test_connections_that_say_nothing_or_little_are_cut(target: Target) -> None:
     beginnings = (b"", b"G", HEAD)
@@ -217,9 +244,7 @@ def test_a_key_behind_a_large_image_is_found(target: Target) -> None:
 
 
 def test_answers_that_nobody_reads(target: Target) -> None:
-    headers = {"authorization": f"Bearer {ATTACKER}", "content-type": "video/mp4", "x-fal-file-name": "a.mp4"}
-    put = requests.post(f"{target.url}/fal/files/upload", data=bytes(64 * MIB), headers=headers, timeout=60)
-    path = put.json()["access_url"].split(target.address)[1]
+    path = uploaded(target)
     with ExitStack() as stack, watched(target) as mib, target.bystander() as seen:
         for _ in range(100):
             line = stack.enter_context(connect(target))
@@ -255,8 +280,15 @@ def test_the_log_is_no_longer_than_before(target: Target) -> None:
     assert "Traceback" not in target.log_text()
 
 
-def test_curl_offers_http_2(target: Target, tmp_path: Path) -> None:
-    """`Upgrade: h2c` is ignored, and the request answered with its body; so Java's HttpClient sends it too."""
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_curl_offers_http_2(target: Target) -> None:
+    command = ["curl", "-s", "--http2", "-H", f"Authorization: Bearer {ATTACKER}", f"{target.url}/v1/videos"]
+    done = subprocess.run([*command, "--json", '{"prompt": "steps=1 sleep=0"}'], capture_output=True, timeout=60)
+    assert json.loads(done.stdout)["prompt"] == "steps=1 sleep=0"
+
+
+def test_java_offers_http_2(target: Target) -> None:
+    """`Upgrade: h2c` is ignored, and the request answered with its body."""
     body = json.dumps({"prompt": "steps=1 sleep=0"}).encode()
     head = (
         f"POST /v1/videos HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: {len(body)}\r\n"
