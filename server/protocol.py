@@ -134,7 +134,7 @@ class Connection(h11.Connection):
         chunked = b"transfer-encoding" in names
         self._length = length if chunked or length is not None else 0
         if request.http_version not in (b"1.0", b"1.1"):
-            raise h11.RemoteProtocolError("HTTP/1.1 is spoken here", 505)
+            raise h11.RemoteProtocolError("only HTTP/1.0 and 1.1 are supported", 505)
         if request.method in (b"CONNECT", b"TRACE"):
             raise h11.RemoteProtocolError(f"{request.method.decode()} is not allowed", 405)
         if chunked and (length is not None or request.http_version == b"1.0"):
@@ -286,6 +286,11 @@ class Http(H11Protocol):
             self._raw.close()
         else:
             self.cycle.keep_alive = False
+
+    def cut(self) -> None:
+        """Ends an answer that has begun."""
+        if self.lingering or (self.cycle is not None and self.cycle.response_started):
+            self._raw.abort()
 
     def _linger(self) -> None:
         """Ends our side and throws away what comes: a socket that is closed before would lose its answer."""

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from limits import parse
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.auth import given_keys
+from server.connections import place_of
 from server.errors import RateLimited
 
+<<<<<<< HEAD
 FORGET_EVERY = 10_000  # requests
+=======
+MOST_CALLERS = 50_000  # addresses and keys, made-up ones too, that are remembered
+>>>>>>> transport
 
 
 class Limiter:
     """`rate` as in `60/minute`; counts in memory, for all façades together."""
 
-    def __init__(self, rate: str) -> None:
+    def __init__(self, rate: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._item = parse(rate)
+<<<<<<< HEAD
         self._storage = MemoryStorage()
         self._windows = MovingWindowRateLimiter(self._storage)
         self._checked = 0
@@ -37,10 +42,34 @@ class Limiter:
         self._checked += 1
         if self._checked % FORGET_EVERY == 0:
             self._forget()
+=======
+        self._seconds = float(self._item.get_expiry())
+        self._clock = clock
+        # when each caller's requests came; who has sent nothing for longest comes first. NOTE: not the memory storage
+        # of `limits`, which keeps every caller for ever and looks at all of them after each request
+        self._seen: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def check(self, request: Request) -> None:
+        """Counts the request; raises RateLimited."""
+        now = self._clock()
+        self._forget(now)
+>>>>>>> transport
         for who in self._callers(request):
-            if not self._windows.hit(self._item, who):
-                reset = self._windows.get_window_stats(self._item, who).reset_time
-                raise RateLimited(self._item.amount, str(self._item), max(1.0, reset - time.time()))
+            times = self._seen.setdefault(who, deque())
+            while times and times[0] <= now - self._seconds:
+                times.popleft()
+            if len(times) >= self._item.amount:
+                raise RateLimited(self._item.amount, str(self._item), max(1.0, times[0] + self._seconds - now))
+            times.append(now)
+            self._seen.move_to_end(who)
+
+    def _forget(self, now: float) -> None:
+        """Those who may send as much as anybody new, and the oldest of too many."""
+        while self._seen:
+            who, times = next(iter(self._seen.items()))
+            if times and times[-1] > now - self._seconds and len(self._seen) <= MOST_CALLERS:
+                return
+            del self._seen[who]
 
     def _forget(self) -> None:
         """The library keeps an entry for every caller it has ever seen."""
@@ -52,7 +81,7 @@ class Limiter:
     def _callers(self, request: Request) -> list[str]:
         address = request.client.host if request.client else "unknown"
         keys = [hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() for key in given_keys(request.headers)]
-        return [f"address {address}", *(f"key {key}" for key in keys)]
+        return [f"address {place_of(address)}", *(f"key {key}" for key in keys)]
 
 
 class Limited:

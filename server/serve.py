@@ -138,6 +138,16 @@ class Server(uvicorn.Server):
         self.started = True
         self._on_started()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later((self.config.timeout_graceful_shutdown or 0) * 0.8, self._cut)
+        await super().shutdown(sockets)
+
+    def _cut(self) -> None:
+        """Ends the answers that have begun and are not read; the time that is left is for those that have not begun."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Http):
+                connection.cut()
+
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # once a second
             now = asyncio.get_running_loop().time()

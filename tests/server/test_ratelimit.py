@@ -10,6 +10,11 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.requests import Request
 
+<<<<<<< HEAD
+=======
+from server import ratelimit
+from server.errors import RateLimited
+>>>>>>> transport
 from server.ratelimit import Limiter
 from tests.server.house import app, house_of
 
@@ -55,6 +60,7 @@ def test_each_key_and_each_address(tmp_path: Path) -> None:
     house_of(served).close()
 
 
+<<<<<<< HEAD
 def test_callers_whose_time_is_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.ratelimit.FORGET_EVERY", 50)
     limiter = Limiter("1000/second")
@@ -65,3 +71,26 @@ def test_callers_whose_time_is_over_are_forgotten(monkeypatch: pytest.MonkeyPatc
     for _ in range(50):
         limiter.check(Request({"type": "http", "headers": [], "client": ("2.2.2.2", 1)}))
     assert len(limiter._storage.events) <= 2
+=======
+def test_who_sends_nothing_is_forgotten_and_made_up_keys_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(ratelimit, "MOST_CALLERS", 50)
+    limiter = Limiter("2/minute", lambda: now[0])
+
+    def ask(address: str, key: str) -> bool:
+        headers = [(b"x-api-key", key.encode())]
+        try:
+            limiter.check(Request({"type": "http", "headers": headers, "client": (address, 1)}))
+        except RateLimited as e:
+            assert 1 <= e.retry_after <= 60
+            return False
+        return True
+
+    for n in range(1000):
+        assert ask(f"10.0.{n // 250}.{n % 250}", f"key {n}")
+    assert len(limiter._seen) <= 52
+    assert [ask("10.1.1.1", "a") for _ in range(3)] == [True, True, False]
+    now[0] += 61
+    assert ask("10.1.1.1", "a") and len(limiter._seen) == 2
+    assert ask("2001:db8::1", "b") and ask("2001:db8::2", "c") and not ask("2001:db8::3", "d"), "one network"
+>>>>>>> transport

@@ -161,8 +161,14 @@ class ModelsLab:
         with contextlib.suppress(Unauthorized):
             owner = identify(request.headers.get("key"))
         if owner is None:
+<<<<<<< HEAD
             with self.context.uploads.room.growing("", again=True) as grow:
                 body, owner = await keyed.read(request, self.strangers, self.folder, identify, grow)
+=======
+            body, owner = await keyed.read(
+                request, self.strangers, self.folder, identify, self.context.artifacts.check_room
+            )
+>>>>>>> transport
         else:
             body = await collected(request, request.stream(), owner=owner)
         fields = await parsed(body)

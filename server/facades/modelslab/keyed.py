@@ -20,7 +20,7 @@ from server.datadir import full_disk_named
 from server.facades.wire import MAX_BODY, MAX_VALUES, BadBody, BodyTooLarge, body_length, collected
 
 SECONDS = 120.0  # for a body until its key is found
-STRANGERS = 2**30  # bytes on disk of all such bodies; one address has at most a single one of the largest
+STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; one address has at most a single one of the largest
 LONGEST_KEY = 1024  # bytes
 
 INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -104,12 +104,21 @@ async def read(
     strangers: Bodies,
     folder: Path,
     identify: Callable[[str | None], str],
+<<<<<<< HEAD
     grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
     """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
 
     `grow` hears of each piece before it is written. Raises Unauthorized as soon as that is certain; BodyTooLarge,
     TooManyBodies, BadBody, DiskFull; HTTPException 408.
+=======
+    check_room: Callable[[], None] = lambda: None,
+) -> tuple[bytes, str | None]:
+    """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
+
+    Raises Unauthorized as soon as that is certain; BodyTooLarge, TooManyBodies, BadBody, what `check_room` raises;
+    HTTPException 408.
+>>>>>>> transport
     """
     length = body_length(request)
     chunks, scanner, owner = request.stream(), KeyScanner(), None
@@ -123,7 +132,12 @@ async def read(
         async with asyncio.timeout(SECONDS):
             await strangers.take(address, size)
             try:
+<<<<<<< HEAD
                 with full_disk_named(), tempfile.TemporaryFile(dir=folder) as file:
+=======
+                await asyncio.to_thread(check_room)
+                with tempfile.TemporaryFile(dir=folder) as file:
+>>>>>>> transport
                     read = 0
                     async for chunk in chunks:
                         read += len(chunk)
