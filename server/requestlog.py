@@ -172,9 +172,22 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
             return "rate limit"
         case _ if status >= 500 and refusal is not None and not isinstance(refusal, HTTPException):
             return type(refusal).__name__
-        case _:  # messages of the clouds' own exceptions may repeat what a client sent
-            parts = [getattr(refusal, name, None) for name in ("field", "param", "code")]
-            return _plain(": ".join([_phrase(status), *(part for part in parts if isinstance(part, str) and part)]))
+        case _:
+            return _of_a_cloud(refusal, status, scope)
+
+
+def _of_a_cloud(refusal: Exception | None, status: int, scope: Scope) -> str:
+    """Of a cloud's own exception, whose message may repeat what a client sent: what it was made of, or its fields."""
+    inner = refusal and (refusal.__cause__ or refusal.__context__)
+    if isinstance(inner, ValidationError | RequestError | MediaError):
+        return reason(inner, status, scope)
+    told = getattr(refusal, "failure", refusal)
+    parts = [getattr(told, name, None) for name in ("field", "param")]
+    parts += [getattr(one, "field", None) for one in getattr(told, "fields", ())]
+    if isinstance(where := getattr(told, "where", None), tuple):
+        parts.append(".".join(map(str, where)))
+    code = next((n for n in (getattr(told, name, None) for name in ("status", "code")) if isinstance(n, int)), status)
+    return _plain(": ".join([_phrase(code), *(part for part in parts if isinstance(part, str) and part)]))
 
 
 def _phrase(status: int) -> str:

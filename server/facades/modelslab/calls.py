@@ -154,7 +154,9 @@ class ModelsLab:
         if not isinstance(fields, dict):
             raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
         key = fields.get("key", request.headers.get("key"))
-        return fields, self.context.keys.identify(request.headers, key if isinstance(key, str) else None)
+        owner = self.context.keys.identify(request.headers, key if isinstance(key, str) else None)
+        request.state.owner = owner  # for the log
+        return fields, owner
 
 
 def _told(given: Given) -> dict[str, Any]:
