@@ -54,7 +54,7 @@ from server.media.storage import CORS, storage_of
 from server.media.uploads import Uploads
 from server.openapi import merged
 from server.ratelimit import Limited, Limiter
-from server.requestlog import Logged, note_refusals, noting
+from server.requestlog import Flood, Logged, note_refusals, noting
 from server.settings import Settings
 from server.signing import Signing
 
@@ -177,7 +177,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
 
     `engine`: `module:class` of what the workers run. The parts are at `app.state.house`.
     """
-    house = build(settings, engine)
+    house, flood = build(settings, engine), Flood()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -194,6 +194,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             await house.context.intake.close()
             await asyncio.wait({sweeper}, timeout=SWEEP_END)
             sweeper.cancel()
+            flood.end()
             await asyncio.to_thread(house.close)
 
     app: FastAPI = FastAPIOffline(title="CogVideoX server", version=_version(), lifespan=lifespan, redoc_url=None)
@@ -224,7 +225,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     app.add_middleware(ByPrefix, routes=routes)
     app.add_middleware(Labelled, model=house.health.served.header)
     clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}
-    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of)
+    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of, flood=flood)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app
 
