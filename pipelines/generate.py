@@ -7,11 +7,10 @@ Does not know: jobs, HTTP, vendors, where the file goes.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +18,13 @@ import torch
 from pipelines import effort, lora, rife
 from pipelines.checkpoint import Saver, key_of
 from pipelines.clock import Clock
-from pipelines.decode import watched
+from pipelines.deliver import deliver, joint
 from pipelines.denoise import denoise
 from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
 from pipelines.events import Event, Finished, Log, Progress, Stage, Started
 from pipelines.extend import clip_plan
 from pipelines.film import Clip, Film
-from pipelines.finish import finish, source_frames
+from pipelines.finish import source_frames
 from pipelines.finishers import Finishers
 from pipelines.loader import Loader, Model
 from pipelines.lora_cache import Adapters, attach_all
@@ -38,15 +37,12 @@ from pipelines.ranges import check_ranges
 from pipelines.request import GenerationRequest, RequestError
 from pipelines.sample import Sampler, Sampling
 from pipelines.source import read_source
-from pipelines.stitch import clip_frames
-from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
 from weights.interpolation import SHIPPED
 from weights.interpolation import rife_weights as installed_rife
 
 __all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused", "pick_device"]  # the worker's
 
 T = TypeVar("T")
-MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
 
 class Engine:
@@ -119,8 +115,8 @@ class Engine:
         yield from film.read(resume)
         pixels = source_frames(plan, picture, source_clip)
         for clip in clips[:-1]:
-            pixels, _ = yield from self._make(film, clip, pixels, self._joint)
-        finished, memory = yield from self._make(film, clips[-1], pixels, self._deliver)
+            pixels, _ = yield from self._make(film, clip, pixels, joint)
+        finished, memory = yield from self._make(film, clips[-1], pixels, deliver)
         yield Stage("finish")
         self._speeds.learn(plan.model, film.meter.measured(), effort.sizes(film))
         yield Finished(**finished, timings=clock.timings(), memory=memory)
@@ -179,7 +175,7 @@ class Engine:
             yield Stage("decode")
             film.meter.reach("denoise", len(film.latents) / len(film.clips))
             film.meter.expect("decode", effort.decodings(film.clips), film.decoded)  # tiles make more of them
-            result = yield from then(film, ladder)
+            result = yield from then(film, ladder, self.device)
         except (OutOfMemory, torch.OutOfMemoryError) as e:
             what = str(e).splitlines()[0]
             raise GenerationError(
@@ -251,99 +247,6 @@ class Engine:
         if plan.loras:
             placement.release()
             lora.unload(model.transformer)
-
-    def _joint(self, film: Film, ladder: Ladder) -> Generator[Event, None, np.ndarray]:
-        """The last frame there is so far, uint8 [1, H, W, 3]. All clips are decoded again for the file: their frames
-        would need memory for the whole video, or room on a disk."""
-
-        def last() -> torch.Tensor:
-            frame = film.joint
-            film.meter.expect("decode", effort.decodings(film.clips), film.decoded)
-            with self._vae(film, film.clips[len(film.latents) - 1].model, ladder) as vae, film.meter.doing("decode"):
-                for frames in clip_frames(vae, film.latents[-1].to(self.device), film.joint):
-                    film.clock.check()
-                    frame = frames[-1]
-            if frame is None:
-                raise GenerationError("internal", "a clip without frames")
-            return frame.cpu()
-
-        film.joint = yield from ladder.climb(last, "decoding")
-        film.tiled |= ladder.placement.rung.tiling
-        film.decoded += effort.calls(film.clips[len(film.latents) - 1])
-        return film.joint.permute(1, 2, 0).contiguous().numpy()[None]
-
-    @contextlib.contextmanager
-    def _vae(self, film: Film, model: Model, ladder: Ladder) -> Iterator[Any]:
-        """The VAE of a model that may not be the one that is placed. The calls of its decoder are counted, and may end
-        as `Clock.check` does."""
-        placement = ladder.placement
-        if placement.modules["vae"] is not model.vae:
-            placement = Placement({"vae": model.vae}, self.device)
-            placement.apply(Rung("model", ladder.placement.rung.tiling))
-
-        def decoded() -> None:
-            film.meter.count("decode")
-            film.clock.check()
-
-        with placement.on_device("vae") as vae, watched(vae, decoded):
-            yield vae
-
-    def _frames(self, film: Film, ladder: Ladder) -> Generator[torch.Tensor, None, None]:
-        """uint8 [T, 3, H, W] of all clips."""
-        joint = None
-        for clip, latents in zip(film.clips, film.latents, strict=True):
-            with self._vae(film, clip.model, ladder) as vae:
-                for frames in clip_frames(vae, latents.to(self.device), joint):
-                    yield frames
-                    joint = frames[-1]
-
-    def _deliver(self, film: Film, ladder: Ladder) -> Generator[Event, None, dict[str, Any]]:
-        """Decode and encode, chunk by chunk; returns Finished's fields."""
-        plan, meter = film.plan, film.meter
-        fps = plan.interpolate_fps or plan.fps
-        with tempfile.TemporaryDirectory(prefix="cogvideox-") as folder:
-            path = Path(folder) / f"video.{plan.output_format}"
-
-            def write() -> tuple[bytes, int, dict[str, Any]]:
-                told = film.manifest(self.device, ladder.placement.rung)
-                check, first, count = FrameCheck(), b"", 0
-                effort.begin_delivery(meter, film)
-                with meter.doing("finish"):
-                    with (
-                        contextlib.closing(self._frames(film, ladder)) as made,
-                        VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told) as writer,
-                    ):
-                        decoded = meter.over("decode", made, counted=False)
-                        drawn = finish(decoded, plan, film.net, film.upscaler, meter.over)
-                        for frames in meter.over("write", drawn, counted=False):
-                            film.clock.check()
-                            with meter.doing("write"):
-                                first = first or poster(frames[0])
-                                check.update(frames)
-                                writer.write(frames)
-                            count += len(frames)
-                            meter.count("write", len(frames))
-                        check.finish()
-                    meter.advance("finish")
-                return first, count, told
-
-            try:
-                first, count, told = yield from ladder.climb(write, "decoding")
-            except BadOutput as e:
-                raise GenerationError("bad_output", str(e)) from e
-            except OSError as e:
-                raise GenerationError("internal", f"the video could not be written: {e.strerror or e}") from e
-            video = path.read_bytes()
-        return {
-            "video": video,
-            "poster": first,
-            "media_type": MEDIA_TYPES[plan.output_format],
-            "frames": count,
-            "fps": fps,
-            "width": plan.width,
-            "height": plan.height,
-            "manifest": told,
-        }
 
 
 def pick_device(device: str) -> torch.device:

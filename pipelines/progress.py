@@ -141,6 +141,8 @@ class Meter:
         """Seconds that a unit of the stage takes: measured, else as in earlier runs, else estimated from a step."""
         count = self._counts.get(stage)  # type: ignore[call-overload]
         found: float | None = count.unit() if count else None
+        if stage == "denoise" and count is not None and count.measured == 1 and count.done < count.total:
+            found = None  # the first step warms up, and stages that never ran would be reckoned by it
         if found is None:
             found = self.usual.get(stage)
         if found is None and stage != "denoise" and stage in self.in_steps:

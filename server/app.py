@@ -57,7 +57,7 @@ from server.media.storage import CORS, storage_of
 from server.media.uploads import Uploads
 from server.openapi import merged
 from server.ratelimit import Limited, Limiter
-from server.requestlog import Logged, note_refusals, noting
+from server.requestlog import Flood, Logged, note_refusals, noting
 from server.room import RoomLimits
 from server.settings import Settings
 from server.signing import Signing
@@ -194,7 +194,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
 
     `engine`: `module:class` of what the workers run. The parts are at `app.state.house`.
     """
-    house = build(settings, engine)
+    house, flood = build(settings, engine), Flood()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -214,6 +214,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             await asyncio.wait({sweeper}, timeout=SWEEP_END)
             sweeper.cancel()
             watcher.cancel()
+            flood.end()
             await asyncio.to_thread(house.close)
 
     app: FastAPI = FastAPIOffline(
@@ -248,7 +249,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
     clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}
-    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of)
+    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of, flood=flood)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app
 

@@ -44,12 +44,19 @@ Handler = Callable[[Request, Exception], Any]
 class Logged:
     """ASGI. `clouds`: path prefix -> name of the cloud that answers below it; `apps`: their apps, by name."""
 
-    def __init__(self, app: ASGIApp, clouds: Mapping[str, str], apps: Mapping[str, FastAPI], key_name: KeyName) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        clouds: Mapping[str, str],
+        apps: Mapping[str, FastAPI],
+        key_name: KeyName,
+        flood: Flood,
+    ) -> None:
         self.app = app
         self.clouds = sorted(clouds.items(), key=lambda one: len(one[0]), reverse=True)
         self.apps = apps
         self.key_name = key_name
-        self.flood = Flood()
+        self.flood = flood
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -111,12 +118,15 @@ class Flood:
             kind = ("many", "many", 0)
         seen = self._seen[kind] = self._seen.get(kind, 0) + 1
         if self._ends is None:
-            self._ends = asyncio.get_running_loop().call_later(INTERVAL, self._end)
+            self._ends = asyncio.get_running_loop().call_later(INTERVAL, self.end)
         if seen <= ALIKE:
             write = log.error if status >= 500 else log.warning
             write("request refused", **fields)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The interval is over, or the server stops."""
+        if self._ends is not None:
+            self._ends.cancel()
         seen, self._seen, self._ends = self._seen, {}, None
         for (cloud, path, status), count in seen.items():
             if count > ALIKE:
@@ -172,9 +182,22 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
             return "rate limit"
         case _ if status >= 500 and refusal is not None and not isinstance(refusal, HTTPException):
             return type(refusal).__name__
-        case _:  # messages of the clouds' own exceptions may repeat what a client sent
-            parts = [getattr(refusal, name, None) for name in ("field", "param", "code")]
-            return _plain(": ".join([_phrase(status), *(part for part in parts if isinstance(part, str) and part)]))
+        case _:
+            return _of_a_cloud(refusal, status, scope)
+
+
+def _of_a_cloud(refusal: Exception | None, status: int, scope: Scope) -> str:
+    """Of a cloud's own exception, whose message may repeat what a client sent: what it was made of, or its fields."""
+    inner = refusal and (refusal.__cause__ or refusal.__context__)
+    if isinstance(inner, ValidationError | RequestError | MediaError):
+        return reason(inner, status, scope)
+    told = getattr(refusal, "failure", refusal)
+    parts = [getattr(told, name, None) for name in ("field", "param")]
+    parts += [getattr(one, "field", None) for one in getattr(told, "fields", ())]
+    if isinstance(where := getattr(told, "where", None), tuple):
+        parts.append(".".join(map(str, where)))
+    code = next((n for n in (getattr(told, name, None) for name in ("status", "code")) if isinstance(n, int)), status)
+    return _plain(": ".join([_phrase(code), *(part for part in parts if isinstance(part, str) and part)]))
 
 
 def _phrase(status: int) -> str:

@@ -57,7 +57,8 @@ class Display:
     ) -> None:
         self._ended.set()
         self._ticker.join()
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def stage(self, name: str) -> None:
         self._doing = label(name)

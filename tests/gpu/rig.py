@@ -60,7 +60,7 @@ def generate_module(patch: pytest.MonkeyPatch, encoding: bool = HAS_FFMPEG) -> A
         sys.modules["imageio_ffmpeg"] = types.ModuleType("imageio_ffmpeg")  # imported at the top, used on writing only
     module = importlib.import_module("pipelines.generate")
     if not encoding:
-        patch.setattr(module, "VideoWriter", Counter)
+        patch.setattr("pipelines.deliver.VideoWriter", Counter)
     return module
 
 

@@ -128,6 +128,57 @@ def test_callers_that_wait_are_told_that_it_stops(tmp_path: Path, path: str, key
     assert code == 503 and "stopping" in said[key] and (job_id in said[key]) == (after is Status.QUEUED)
 
 
+def lines_of(log: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_an_idle_server_says_when_it_starts_and_stops(tmp_path: Path) -> None:
+    with server(tmp_path) as (process, url):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    lines = {str(line["event"]): line for line in lines_of(tmp_path / "log")}
+    begun = lines["server started"]
+    assert begun["address"] == url and begun["devices"] == ["cpu"] and "tiny" in str(begun["models"])
+    assert list(lines)[-2:] == ["server stopping", "server stopped"]
+
+
+def test_what_the_log_says_of_a_job(tmp_path: Path) -> None:
+    with server(tmp_path) as (process, url):
+        job_id = run(url, "steps=2 a word that is nobody's business")
+        until(lambda: "job succeeded" in (tmp_path / "log").read_text())
+        failed = run(url, "steps=3 fail=bad_output")
+        until(lambda: "job failed" in (tmp_path / "log").read_text())
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    lines = [line for line in lines_of(tmp_path / "log") if line.get("job_id") == job_id]
+    assert [line["event"] for line in lines] == ["job accepted", "job started", "job succeeded"]
+    for line in lines:
+        assert (line["cloud"], line["endpoint"], line["task"]) == ("fal", "fal-ai/cogvideox-5b", "text-to-video")
+    assert (lines[0]["size"], lines[0]["frames"], lines[0]["steps"]) == ("720x480", 17, 50)
+    assert "wait_seconds" in lines[1] and lines[1]["attempt"] == 1
+    assert float(str(lines[2]["run_seconds"])) > 0 and lines[2]["bytes"] == 1000 and "notes" in lines[2]
+    (end,) = [line for line in lines_of(tmp_path / "log") if line["event"] == "job failed"]
+    assert (end["job_id"], end["code"], end["cloud"]) == (failed, "bad_output", "fal") and "run_seconds" in end
+    assert "business" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(("form", "is_json"), [("text", False), ("json", True), ("auto", True)])
+def test_the_form_of_the_log(form: str, is_json: bool) -> None:
+    code = f"""
+import structlog
+from server.serve import set_up_logging
+set_up_logging("info", {form!r})
+structlog.get_logger().info("begun", port=1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert "\x1b" not in line
+    if is_json:
+        assert json.loads(line)["event"] == "begun"
+    else:
+        assert "begun" in line and "port=1" in line
+
+
 def test_lines_that_cannot_be_written_are_dropped() -> None:
     read, write = os.pipe()
     os.close(read)

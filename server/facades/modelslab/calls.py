@@ -176,8 +176,12 @@ class ModelsLab:
         if not isinstance(fields, dict):
             raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
         key = fields.get("key", request.headers.get("key"))
+<<<<<<< HEAD
         if owner is None:
             owner = identify(key if isinstance(key, str) else None)
+=======
+        owner = self.context.keys.identify(request.headers, key if isinstance(key, str) else None)
+>>>>>>> progress
         request.state.owner = owner  # for the log
         return fields, owner
 
