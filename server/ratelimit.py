@@ -20,11 +20,7 @@ from server.auth import given_keys
 from server.connections import place_of
 from server.errors import RateLimited
 
-<<<<<<< HEAD
-FORGET_EVERY = 10_000  # requests
-=======
 MOST_CALLERS = 50_000  # addresses and keys, made-up ones too, that are remembered
->>>>>>> transport
 
 
 class Limiter:
@@ -32,17 +28,6 @@ class Limiter:
 
     def __init__(self, rate: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._item = parse(rate)
-<<<<<<< HEAD
-        self._storage = MemoryStorage()
-        self._windows = MovingWindowRateLimiter(self._storage)
-        self._checked = 0
-
-    def check(self, request: Request) -> None:
-        """Counts the request; raises RateLimited."""
-        self._checked += 1
-        if self._checked % FORGET_EVERY == 0:
-            self._forget()
-=======
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
         # when each caller's requests came; who has sent nothing for longest comes first. NOTE: not the memory storage
@@ -53,7 +38,6 @@ class Limiter:
         """Counts the request; raises RateLimited."""
         now = self._clock()
         self._forget(now)
->>>>>>> transport
         for who in self._callers(request):
             times = self._seen.setdefault(who, deque())
             while times and times[0] <= now - self._seconds:

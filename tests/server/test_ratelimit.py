@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.requests import Request
 
-<<<<<<< HEAD
-=======
 from server import ratelimit
 from server.errors import RateLimited
->>>>>>> transport
 from server.ratelimit import Limiter
 from tests.server.house import app, house_of
 
@@ -60,18 +56,6 @@ def test_each_key_and_each_address(tmp_path: Path) -> None:
     house_of(served).close()
 
 
-<<<<<<< HEAD
-def test_callers_whose_time_is_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.ratelimit.FORGET_EVERY", 50)
-    limiter = Limiter("1000/second")
-    for number in range(200):
-        headers = [(b"x-api-key", f"made-up-{number}".encode())]
-        limiter.check(Request({"type": "http", "headers": headers, "client": ("1.1.1.1", 1)}))
-    time.sleep(1.1)
-    for _ in range(50):
-        limiter.check(Request({"type": "http", "headers": [], "client": ("2.2.2.2", 1)}))
-    assert len(limiter._storage.events) <= 2
-=======
 def test_who_sends_nothing_is_forgotten_and_made_up_keys_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(ratelimit, "MOST_CALLERS", 50)
@@ -93,4 +77,3 @@ def test_who_sends_nothing_is_forgotten_and_made_up_keys_take_bounded_memory(mon
     now[0] += 61
     assert ask("10.1.1.1", "a") and len(limiter._seen) == 2
     assert ask("2001:db8::1", "b") and ask("2001:db8::2", "c") and not ask("2001:db8::3", "d"), "one network"
->>>>>>> transport

@@ -161,14 +161,8 @@ class ModelsLab:
         with contextlib.suppress(Unauthorized):
             owner = identify(request.headers.get("key"))
         if owner is None:
-<<<<<<< HEAD
             with self.context.uploads.room.growing("", again=True) as grow:
                 body, owner = await keyed.read(request, self.strangers, self.folder, identify, grow)
-=======
-            body, owner = await keyed.read(
-                request, self.strangers, self.folder, identify, self.context.artifacts.check_room
-            )
->>>>>>> transport
         else:
             body = await collected(request, request.stream(), owner=owner)
         fields = await parsed(body)
@@ -176,12 +170,8 @@ class ModelsLab:
         if not isinstance(fields, dict):
             raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
         key = fields.get("key", request.headers.get("key"))
-<<<<<<< HEAD
         if owner is None:
             owner = identify(key if isinstance(key, str) else None)
-=======
-        owner = self.context.keys.identify(request.headers, key if isinstance(key, str) else None)
->>>>>>> progress
         request.state.owner = owner  # for the log
         return fields, owner
 

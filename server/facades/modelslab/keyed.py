@@ -104,21 +104,12 @@ async def read(
     strangers: Bodies,
     folder: Path,
     identify: Callable[[str | None], str],
-<<<<<<< HEAD
     grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
     """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
 
     `grow` hears of each piece before it is written. Raises Unauthorized as soon as that is certain; BodyTooLarge,
     TooManyBodies, BadBody, DiskFull; HTTPException 408.
-=======
-    check_room: Callable[[], None] = lambda: None,
-) -> tuple[bytes, str | None]:
-    """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
-
-    Raises Unauthorized as soon as that is certain; BodyTooLarge, TooManyBodies, BadBody, what `check_room` raises;
-    HTTPException 408.
->>>>>>> transport
     """
     length = body_length(request)
     chunks, scanner, owner = request.stream(), KeyScanner(), None
@@ -132,12 +123,7 @@ async def read(
         async with asyncio.timeout(SECONDS):
             await strangers.take(address, size)
             try:
-<<<<<<< HEAD
                 with full_disk_named(), tempfile.TemporaryFile(dir=folder) as file:
-=======
-                await asyncio.to_thread(check_room)
-                with tempfile.TemporaryFile(dir=folder) as file:
->>>>>>> transport
                     read = 0
                     async for chunk in chunks:
                         read += len(chunk)
