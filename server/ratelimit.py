@@ -55,13 +55,6 @@ class Limiter:
                 return
             del self._seen[who]
 
-    def _forget(self) -> None:
-        """The library keeps an entry for every caller it has ever seen."""
-        now = time.time()
-        for who, hits in list(self._storage.events.items()):
-            if not hits or hits[0].expiry <= now:  # the latest comes first
-                self._storage.clear(who)
-
     def _callers(self, request: Request) -> list[str]:
         address = request.client.host if request.client else "unknown"
         keys = [hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() for key in given_keys(request.headers)]

@@ -139,6 +139,7 @@ class Server(uvicorn.Server):
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("server stopping")  # not in handle_exit: a signal may come while a line is being written
         asyncio.get_running_loop().call_later((self.config.timeout_graceful_shutdown or 0) * 0.8, self._cut)
         await super().shutdown(sockets)
 
@@ -156,10 +157,6 @@ class Server(uvicorn.Server):
                     connection.check(now)
             self._connections.log(now)
         return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("server stopping")  # not in handle_exit: a signal may come while a line is being written
-        await super().shutdown(sockets)
 
 
 def bind(host: str, port: int) -> socket.socket:
