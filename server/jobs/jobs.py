@@ -1,15 +1,15 @@
 """What a façade may do with jobs.
 
 Knows: the store, which model answers, that a seed is drawn and the request is possible before anything is promised.
-Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait` belongs to the event loop.
+Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait`, `follow`, `streams` and
+`waits` belong to the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,16 +17,16 @@ from typing import Any
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
 from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
+from server.jobs.follow import Follower, Seen, Stopped
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.served import Served
 from server.jobs.store import NO_QUOTA, JobStore, Quota
+from server.shares import Shares
 
-WATCH_EVERY = 0.1  # seconds
-WATCHED_AT_ONCE = 500  # jobs in one look; SQLite takes some thousand variables in a query
+__all__ = ["Jobs", "Stopped"]
 
-
-class Stopped(KeyError):
-    """The server is stopping: how the job ends is not to be learnt from this process any more."""
+STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams; without keys, of one address
+WAITS, WAITS_PER_KEY = 2000, 200  # calls that wait for a job, the same
 
 
 class Jobs:
@@ -60,9 +60,9 @@ class Jobs:
         self._remove = remove
         self._quota = quota
         self._owners = owners
-        self._stopping = False
-        self._watched: dict[str, set[asyncio.Future[None]]] = {}
-        self._watcher: asyncio.Task[None] | None = None
+        self._follower = Follower(store)
+        self.streams = Shares("event streams", STREAMS, STREAMS_PER_KEY)
+        self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
     @property
     def models(self) -> Mapping[Task, ModelInfo]:
@@ -191,6 +191,10 @@ class Jobs:
         """Queued jobs ahead of it; 0 for the next one, and for one that is not queued."""
         return self._store.position(job.id)
 
+    def logs_of(self, jobs: Collection[Job]) -> dict[str, list[LogLine]]:
+        """The lines of each that has some, by its id."""
+        return self._store.logs_of([job.id for job in jobs])
+
     def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
         """Lines whose `seq` is above `after`."""
         return self._store.logs(job_id, after)
@@ -199,53 +203,14 @@ class Jobs:
         return self._store.counts()
 
     def stop_waiting(self) -> None:
-        """From now on `wait` raises Stopped for jobs that have not ended. For signal handlers and any thread."""
-        self._stopping = True
+        """From now on `wait` and `follow` raise Stopped for jobs that have not ended. For signal handlers and any
+        thread."""
+        self._follower.stop()
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job once it is terminal, or as it is after `timeout` seconds. KeyError for an unknown one, Stopped."""
-        job = await asyncio.to_thread(self._store.get, job_id)
-        if job is None:
-            raise KeyError(job_id)
-        if self._unless_stopped(job).status.is_terminal:
-            return job
-        ended = asyncio.get_running_loop().create_future()
-        self._watched.setdefault(job_id, set()).add(ended)
-        if self._watcher is None or self._watcher.done():
-            self._watcher = asyncio.create_task(self._watch())
-        try:
-            await asyncio.wait({ended}, timeout=timeout)
-        finally:
-            waiters = self._watched.get(job_id, set())
-            waiters.discard(ended)
-            if not waiters:
-                self._watched.pop(job_id, None)
-        found = await asyncio.to_thread(self._store.get, job_id)
-        if found is None:  # deleted meanwhile
-            return replace(job, status=Status.CANCELLED, finished_at=time.time())
-        return self._unless_stopped(found)
+        return await self._follower.wait(job_id, timeout)
 
-    def _unless_stopped(self, job: Job) -> Job:
-        if self._stopping and not job.status.is_terminal:
-            raise Stopped(job.id)
-        return job
-
-    async def _watch(self) -> None:
-        """One look at the table for all who wait, as long as anybody does."""
-        while self._watched:
-            if self._stopping:
-                for waiter in [one for waiters in self._watched.values() for one in waiters if not one.done()]:
-                    waiter.set_result(None)
-                return
-            ids = list(self._watched)
-            for begin in range(0, len(ids), WATCHED_AT_ONCE):
-                some = ids[begin : begin + WATCHED_AT_ONCE]
-                try:
-                    ended = await asyncio.to_thread(self._store.ended, some)
-                except Exception:  # a table that cannot be read now is read at the next look
-                    ended = set()
-                for job_id in ended:
-                    for waiter in self._watched.pop(job_id, set()):
-                        if not waiter.done():
-                            waiter.set_result(None)
-            await asyncio.sleep(WATCH_EVERY)
+    def follow(self, job_id: str) -> AsyncGenerator[Seen]:
+        """The job now and after each change, until it has ended or is deleted. KeyError for an unknown one, Stopped."""
+        return self._follower.follow(job_id)

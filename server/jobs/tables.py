@@ -108,8 +108,9 @@ webhooks = Table(
     Column("event", String, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
-    # since schema 4: the owner of the job, and a number of its host (`outbox.lane_of`)
+    # since schema 4: the owner of the job with a number for the host (`outbox.lane_of`), and the host
     Column("lane", String, nullable=False, server_default=""),
+    Column("host", String, nullable=False, server_default=""),
     Index("webhooks_by_job", "job_id", "id"),
     Index("webhooks_in_turn", "lane", "due_at", "id"),
 )

@@ -157,7 +157,8 @@ def test_cancel(store: JobStore) -> None:
     assert running and running.status is Status.RUNNING and running.cancel_requested
     assert queued and queued.status is Status.CANCELLED and queued.finished_at == 99.0
     assert store.unwanted(["a", "b", "c", "deleted"]) == {"a", "b", "c", "deleted"}
-    assert store.ended(["a", "b", "c"]) == {"b", "c"}
+    states = store.states(["a", "b", "c"])
+    assert {name: state["status"] for name, state in states.items()} == {"a": Status.RUNNING, "b": Status.CANCELLED}
     assert store.requeue("a", 1, ["it died"]) is Status.CANCELLED
     assert store.cancel("a") == store.get("a") and store.cancel("x") is None
 

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
+from server.errors import TooManyAtOnce
 from server.facades.modelslab import answers, errors
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (
@@ -32,6 +33,7 @@ from server.facades.modelslab.uploads import decoded
 from server.facades.wire import Json, idempotency, kept, parse_json, read_body, shown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
+from server.shares import holder
 
 FACADE = "modelslab"
 HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
@@ -87,7 +89,9 @@ class ModelsLab:
             idempotency=idempotency(request),
         )
         if not given.instant_response:
-            with contextlib.suppress(Stopped):  # it stays queued, and is fetched when the server is back
+            place = self.jobs.waits.held(holder(owner, request))
+            # it stays queued, and is fetched when the server is back, or at once where too many calls wait
+            with contextlib.suppress(Stopped, TooManyAtOnce), place:
                 job = await self.jobs.wait(job.id, timeout=max(0.0, until - time.monotonic()))
         room = request.scope["path"].rpartition("/")[0]
         return await self._answer(job, base, f"{base}{room}/fetch/{job.number}")

@@ -23,6 +23,7 @@ from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.facades.wire import Json, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
+from server.shares import holder
 
 FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
@@ -44,8 +45,9 @@ class Videos:
         return await self._answer(request, await self._submit(request))
 
     async def sync(self, request: Request) -> Response:
-        job = await self._submit(request)
-        done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
+        with self.jobs.waits.held(holder(request.state.owner, request)):
+            job = await self._submit(request)
+            done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
         if done is None:
             raise ClientDisconnect
         if done.status is not Status.SUCCEEDED or done.video is None:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from pipelines.request import RequestError
 from server.context import Context
+from server.errors import TooManyAtOnce
 from server.facades.replicate import answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (
@@ -34,6 +35,7 @@ from server.facades.replicate.models import (
 )
 from server.facades.wire import Json, idempotency, is_callable, kept, parse_json, read_body
 from server.jobs.job import EVENTS, Job, Webhook
+from server.shares import holder
 
 LONGEST_WAIT = 60.0  # seconds a call may block
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
@@ -94,7 +96,8 @@ class Predictions:
             self.timers.add(timer)
             timer.add_done_callback(self.timers.discard)
         if seconds := wait_seconds(request.headers.get("prefer", "")):
-            with suppress(KeyError):  # removed meanwhile, or the server stops and starts it again later
+            # removed meanwhile, or the server stops and starts it again later, or too many calls wait
+            with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
                 job = await self.jobs.wait(job.id, timeout=seconds)
             if not job.status.is_terminal:
                 job = answers.waiting(job)
@@ -160,7 +163,7 @@ class Predictions:
         job = await run_in_threadpool(self._find, request, prediction_id)
         if not job.status.is_terminal:
             await run_in_threadpool(self.jobs.cancel, job.id)
-            with suppress(KeyError):
+            with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
                 job = await self.jobs.wait(job.id, timeout=CANCEL_WITHIN)
         return await run_in_threadpool(self._answer, request, job)
 
