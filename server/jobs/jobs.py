@@ -1,8 +1,8 @@
 """What a façade may do with jobs.
 
 Knows: the store, which model answers, that a seed is drawn and the request is possible before anything is promised.
-Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait`, `follow`, `streams` and
-`waits` belong to the event loop.
+Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait`, `follow` and
+the Shares belong to the event loop.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from server.shares import Shares
 __all__ = ["Jobs", "Stopped"]
 
 STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams; without keys, of one address
+PAGES, PAGES_PER_KEY = 4, 2  # answers with many jobs, which take the processor for longer than others
 WAITS, WAITS_PER_KEY = 2000, 200  # calls that wait for a job, the same
 
 
@@ -62,6 +63,7 @@ class Jobs:
         self._owners = owners
         self._follower = Follower(store)
         self.streams = Shares("event streams", STREAMS, STREAMS_PER_KEY)
+        self.pages = Shares("lists", PAGES, PAGES_PER_KEY)
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
     @property

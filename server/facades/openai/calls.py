@@ -28,6 +28,7 @@ from server.shares import holder
 FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
 PAGE, LONGEST_PAGE = 20, 100
+PAGE_WAIT = 60.0  # seconds that a list waits for others of its key
 VARIANTS = ("video", "thumbnail", "spritesheet")
 REMEMBERED = 1000  # deleted videos whose place in the list is known
 
@@ -95,7 +96,11 @@ class Videos:
         job = self._find(request, video_id)
         return Json(self._video(request, job), headers={} if job.status.is_terminal else POLL_AFTER)
 
-    def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
+        async with self.jobs.pages.turn(request.state.owner, PAGE_WAIT):
+            return await run_in_threadpool(self._list, request)
+
+    def _list(self, request: Request) -> Response:
         query = request.query_params
         limit, newest_first, after = limit_of(query, PAGE, LONGEST_PAGE), is_newest_first(query), None
         if last := query.get("after"):

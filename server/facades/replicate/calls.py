@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ from server.facades.replicate.models import (
     of_version,
 )
 from server.facades.wire import Json, idempotency, is_callable, kept, parse_json, read_body
-from server.jobs.job import EVENTS, Job, Webhook
+from server.jobs.job import EVENTS, Job, LogLine, Webhook
 from server.shares import holder
 
 LONGEST_WAIT = 60.0  # seconds a call may block
@@ -167,7 +168,11 @@ class Predictions:
                 job = await self.jobs.wait(job.id, timeout=CANCEL_WITHIN)
         return await run_in_threadpool(self._answer, request, job)
 
-    def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
+        async with self.jobs.pages.turn(request.state.owner, LONGEST_WAIT):
+            return await run_in_threadpool(self._list, request)
+
+    def _list(self, request: Request) -> Response:
         """Newest first. A cursor names the prediction that a page lies behind, and in which direction."""
         direction, _, behind = request.query_params.get("cursor", "").partition(".")
         owner, limit = request.state.owner, PAGE + 1
@@ -184,7 +189,8 @@ class Predictions:
         else:
             raise errors.Problem(400, "Invalid cursor")
         here = f"{self.root(request)}/v1/predictions?cursor="
-        results = [self._body(request, job, as_data=False) for job in found]
+        lines = self.jobs.logs_of(found)
+        results = [self._body(request, job, lines.get(job.id, []), as_data=False) for job in found]
         return Json(
             {
                 "previous": f"{here}newer.{results[0]['id']}" if newer and results else None,
@@ -214,13 +220,14 @@ class Predictions:
         plain = self.context.artifacts.base_url(request).startswith("http:")
         own = request.headers.get("user-agent", "").startswith("replicate-")
         return Json(
-            self._body(request, job, as_data=setting == "data" or (setting == "auto" and plain and own)),
+            self._body(
+                request, job, self.jobs.logs(job.id), as_data=setting == "data" or (setting == "auto" and plain and own)
+            ),
             status_code=status,
         )
 
-    def _body(self, request: Request, job: Job, *, as_data: bool) -> dict[str, Any]:
+    def _body(self, request: Request, job: Job, lines: Sequence[LogLine], *, as_data: bool) -> dict[str, Any]:
         base = self.context.artifacts.base_url(request)
-        lines = self.jobs.logs(job.id)
         return answers.prediction(self.context, job, base, self.root(request), lines, as_data=as_data)
 
 

@@ -66,6 +66,7 @@ class FakeJobs:
     jobs: dict[str, Job] = field(default_factory=dict)
     lines: dict[str, list[LogLine]] = field(default_factory=dict)
     streams: Shares = field(default_factory=lambda: Shares("event streams", 2, 2))
+    pages: Shares = field(default_factory=lambda: Shares("lists", 2, 2))
     waits: Shares = field(default_factory=lambda: Shares("calls that wait for a job", 2, 2))
 
     @property
