@@ -161,6 +161,14 @@ class JobStore:
             rows = db.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
         return dict.fromkeys(Status, 0) | {Status(status): int(count) for status, count in rows}
 
+    def unfinished(self) -> dict[Status, int]:
+        """Of the jobs that have not ended; however many have, they take no time here."""
+        going = [s for s in Status if not s.is_terminal]
+        query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(going)).group_by(jobs.c.status)
+        with self._engine.connect() as db:
+            rows = db.execute(query).all()
+        return dict.fromkeys(going, 0) | {Status(status): int(count) for status, count in rows}
+
     def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
         """The lines whose `seq` is above `after`, oldest first."""
         e = job_events.c

@@ -69,6 +69,7 @@ jobs = Table(
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_status", "status", "n"),
+    Index("jobs_to_list", "facade", "owner", "n"),  # or another key's many jobs are read to find one's few
     Index("jobs_to_start", "status", "start_by"),
     Index("jobs_to_end", "status", "end_by"),
     Index("jobs_in_turn", "status", "priority", "owner", "n"),  # with all that a place in the queue depends on

@@ -48,7 +48,8 @@ def host(answer: Answer, address: str = "127.0.0.1") -> Iterator[int]:
     """The port of a host that answers so."""
 
     async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        # NOTE: a callback of Python 3.11 complains about a cancelled task
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await answer(reader, writer)
         writer.close()
 

@@ -301,7 +301,7 @@ def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE webhooks")
-        for index in ("jobs_once", "jobs_by_owner", "jobs_in_turn"):
+        for index in ("jobs_once", "jobs_by_owner", "jobs_in_turn", "jobs_to_list"):
             db.execute(f"DROP INDEX {index}")
         for column in ("owner", "priority", "keep_seconds", "webhook", "idempotency"):
             db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
