@@ -82,7 +82,6 @@ def attack_unnoticed(target: Target, hooks: list[str]) -> None:
         with target.bystander() as seen:
             longest = longest_letter(target, ear, SECONDS)
         ear.shutdown()
-    print(f"{longest:.2f} s beside {quiet:.2f} in peace, {seen}")
     assert longest <= quiet + pace.seconds(NOTICEABLE), f"{longest:.2f} s beside {quiet:.2f} in peace"
     target.assert_unnoticed(seen)
 
