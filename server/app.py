@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline  # /docs without a CDN
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -64,6 +66,8 @@ from server.signing import Signing
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
+THREADS = 32  # for what the event loop leaves to others; its own choice is five on a single core
+FILE_THREADS = 16  # of the forty that answer requests, for files: a storage that is slow leaves the others free
 SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
 SWEEP_SHARE = 20.0  # and so many times as long as the last look took
 WATCH_EVERY = 2.0  # seconds between two looks whether the server has become open or closed
@@ -198,6 +202,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "background"))
         house.open()
         house.courier.start()
         stopping = asyncio.Event()
@@ -256,6 +261,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
 
 def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
     health, artifacts = house.health, house.context.artifacts
+    files = CapacityLimiter(FILE_THREADS)
 
     @app.get("/", tags=["server"])
     def overview() -> dict[str, Any]:
@@ -289,9 +295,9 @@ def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
 
     @app.head("/files/{key}/{name}", include_in_schema=False)
     @app.get("/files/{key}/{name}", tags=["server"], response_class=FileResponse)
-    def file(request: Request, key: str, name: str) -> Response:
+    async def file(request: Request, key: str, name: str) -> Response:
         """A result. Whoever knows its address may have it."""
-        return artifacts.respond(request, key, name)
+        return await to_thread.run_sync(artifacts.respond, request, key, name, limiter=files)
 
     @app.options("/files/{key}/{name}", include_in_schema=False)
     async def file_preflight(key: str, name: str) -> Response:

@@ -57,7 +57,7 @@ class Health:
         except DiskFull as e:
             found.append(e.message)
         try:
-            self.store.counts()
+            self.store.unfinished()
         except SQLAlchemyError as e:
             found.append(f"the job table cannot be read ({type(e).__name__})")
         return found
@@ -67,7 +67,7 @@ class Health:
         may_come = any(w.state is WorkerState.STARTING and not w.error for w in self.pool.workers())
         status = "ok" if not general + unready else "starting" if may_come and not general else "degraded"
         try:
-            counts: dict[str, int] = {s.value: n for s, n in self.store.counts().items() if not s.is_terminal}
+            counts: dict[str, int] = {s.value: n for s, n in self.store.unfinished().items()}
         except SQLAlchemyError:
             counts = {}
         report: dict[str, Any] = {

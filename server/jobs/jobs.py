@@ -1,15 +1,15 @@
 """What a façade may do with jobs.
 
 Knows: the store, which model answers, that a seed is drawn and the request is possible before anything is promised.
-Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait` belongs to the event loop.
+Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait`, `follow` and
+the Shares belong to the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -19,19 +19,21 @@ import structlog
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
 from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
+from server.jobs.follow import Follower, Seen, Stopped
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.loglines import KeyName, about
 from server.jobs.served import Served
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
+from server.shares import Shares
 
-WATCH_EVERY = 0.1  # seconds
-WATCHED_AT_ONCE = 500  # jobs in one look; SQLite takes some thousand variables in a query
+__all__ = ["Jobs", "Stopped"]
 
 log = structlog.get_logger()
 
-
-class Stopped(KeyError):
-    """The server is stopping: how the job ends is not to be learnt from this process any more."""
+STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams; without keys, of one address
+PAGES, PAGES_PER_KEY = 4, 2  # answers with many jobs, which take the processor for longer than others
+WAITS, WAITS_PER_KEY = 2000, 200  # calls that wait for a job, the same
+BROKEN_EVERY = 1.0  # seconds between two looks whether a worker can start
 
 
 class NoWorker(Exception):
@@ -77,10 +79,10 @@ class Jobs:
         self._owners = owners
         self._broken = broken
         self._key_name = key_name
-        self._stopping = False
-        self._watched: dict[str, set[asyncio.Future[None]]] = {}
-        self._patient: set[asyncio.Future[None]] = set()  # those of them that wait without a timeout
-        self._watcher: asyncio.Task[None] | None = None
+        self._follower = Follower(store)
+        self.streams = Shares("event streams", STREAMS, STREAMS_PER_KEY)
+        self.pages = Shares("lists", PAGES, PAGES_PER_KEY)
+        self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
     @property
     def models(self) -> Mapping[Task, ModelInfo]:
@@ -213,6 +215,10 @@ class Jobs:
         """Queued jobs ahead of it; 0 for the next one, and for one that is not queued."""
         return self._store.position(job.id)
 
+    def logs_of(self, jobs: Collection[Job]) -> dict[str, list[LogLine]]:
+        """The lines of each that has some, by its id."""
+        return self._store.logs_of([job.id for job in jobs])
+
     def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
         """Lines whose `seq` is above `after`."""
         return self._store.logs(job_id, after)
@@ -221,64 +227,22 @@ class Jobs:
         return self._store.counts()
 
     def stop_waiting(self) -> None:
-        """From now on `wait` raises Stopped for jobs that have not ended. For signal handlers and any thread."""
-        self._stopping = True
+        """From now on `wait` and `follow` raise Stopped for jobs that have not ended. For signal handlers and any
+        thread."""
+        self._follower.stop()
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job once it is terminal, or as it is after `timeout` seconds.
 
         Raises KeyError for an unknown one, Stopped, and without a timeout NoWorker.
         """
-        job = await asyncio.to_thread(self._store.get, job_id)
-        if job is None:
-            raise KeyError(job_id)
-        if self._unless_stopped(job).status.is_terminal:
-            return job
-        ended = asyncio.get_running_loop().create_future()
-        if timeout is None:
-            self._patient.add(ended)
-        self._watched.setdefault(job_id, set()).add(ended)
-        if self._watcher is None or self._watcher.done():
-            self._watcher = asyncio.create_task(self._watch())
-        try:
-            await asyncio.wait({ended}, timeout=timeout)
-        finally:
-            self._patient.discard(ended)
-            waiters = self._watched.get(job_id, set())
-            waiters.discard(ended)
-            if not waiters:
-                self._watched.pop(job_id, None)
-        found = await asyncio.to_thread(self._store.get, job_id)
-        if found is None:  # deleted meanwhile
-            return replace(job, status=Status.CANCELLED, finished_at=time.time())
-        if timeout is None and not found.status.is_terminal and (reason := self._broken()) is not None:
-            raise NoWorker(reason)
-        return self._unless_stopped(found)
-
-    def _unless_stopped(self, job: Job) -> Job:
-        if self._stopping and not job.status.is_terminal:
-            raise Stopped(job.id)
+        if timeout is not None:
+            return await self._follower.wait(job_id, timeout)
+        while not (job := await self._follower.wait(job_id, BROKEN_EVERY)).status.is_terminal:
+            if (reason := self._broken()) is not None:
+                raise NoWorker(reason)
         return job
 
-    async def _watch(self) -> None:
-        """One look at the table for all who wait, as long as anybody does."""
-        while self._watched:
-            if self._stopping:
-                for waiter in [one for waiters in self._watched.values() for one in waiters if not one.done()]:
-                    waiter.set_result(None)
-                return
-            if self._patient and self._broken() is not None:
-                for waiter in [one for one in self._patient if not one.done()]:
-                    waiter.set_result(None)
-            ids = list(self._watched)
-            for begin in range(0, len(ids), WATCHED_AT_ONCE):
-                some = ids[begin : begin + WATCHED_AT_ONCE]
-                try:
-                    ended = await asyncio.to_thread(self._store.ended, some)
-                except Exception:  # a table that cannot be read now is read at the next look
-                    ended = set()
-                for job_id in ended:
-                    for waiter in self._watched.pop(job_id, set()):
-                        if not waiter.done():
-                            waiter.set_result(None)
-            await asyncio.sleep(WATCH_EVERY)
+    def follow(self, job_id: str) -> AsyncGenerator[Seen]:
+        """The job now and after each change, until it has ended or is deleted. KeyError for an unknown one, Stopped."""
+        return self._follower.follow(job_id)

@@ -7,16 +7,17 @@ Does not know: HTTP, signatures, bodies.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, select, update
 
 from server.jobs.tables import jobs, webhooks
 
 LONGEST_DELAY = 7200.0  # seconds; nothing is put off for longer
+MANY = 500  # letters put off together
 LANES = 16  # of one owner: letters to one host keep only those behind it in their lane
 
 
@@ -29,6 +30,7 @@ class Notice:
     event: str
     tries: int
     lane: str = ""
+    host: str = ""
 
     @property
     def owner(self) -> str:
@@ -45,15 +47,20 @@ def announce(db: Connection, job_id: str, now: float, *events: str) -> None:
             first = select(webhooks.c.due_at).where(webhooks.c.job_id == job_id).order_by(webhooks.c.id).limit(1)
             due_at = db.execute(first).scalar_one_or_none()  # in order: not before the one that waits already
             row = {"job_id": job_id, "event": event, "tries": 0, "due_at": now if due_at is None else due_at}
-            db.execute(insert(webhooks).values(lane=lane_of(job.owner, job.webhook["url"]), **row))
+            host = host_of(job.webhook["url"])
+            db.execute(insert(webhooks).values(lane=lane_of(job.owner, host), host=host, **row))
 
 
-def lane_of(owner: str, url: str) -> str:
-    """Few for each owner, however many hosts it names: each look at the outbox takes one letter from every lane."""
+def host_of(url: str) -> str:
+    """With its port."""
     try:
-        host = urlsplit(url).netloc.rpartition("@")[2].lower()
+        return urlsplit(url).netloc.rpartition("@")[2].lower()
     except ValueError:
-        host = ""
+        return ""
+
+
+def lane_of(owner: str, host: str) -> str:
+    """Few for each owner, however many hosts it names: each look at the outbox takes one letter from every lane."""
     return f"{owner} {zlib.crc32(host.encode('utf-8', 'replace')) % LANES}"
 
 
@@ -81,7 +88,7 @@ def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Not
 
     put_back = w.due_at > now + LONGEST_DELAY  # the clock was put back meanwhile
     heads = select(func.coalesce(first(w.due_at <= now), first(put_back))).select_from(lanes)
-    query = select(w.id, w.job_id, w.event, w.tries, w.lane).where(w.id.in_(heads)).order_by(w.due_at, w.id)
+    query = select(w.id, w.job_id, w.event, w.tries, w.lane, w.host).where(w.id.in_(heads)).order_by(w.due_at, w.id)
     return [Notice(*row) for row in db.execute(query)]
 
 
@@ -89,6 +96,21 @@ def put_off(db: Connection, notice: Notice, until: float) -> None:
     """With all other letters of its job, which come after it."""
     db.execute(update(webhooks).where(webhooks.c.id == notice.id).values(tries=notice.tries + 1))
     db.execute(update(webhooks).where(webhooks.c.job_id == notice.job_id).values(due_at=until))
+
+
+def put_off_host(db: Connection, notice: Notice, now: float, delays: Sequence[float]) -> None:
+    """Counts a try of up to MANY other due letters to the same host, which did not answer: they need not all be sent to
+    find that out. `delays`: seconds, by the tries before. The last try of each is left to it."""
+    w = webhooks.c
+    same = select(w.id).where(w.lane == notice.lane, w.host == notice.host, w.due_at <= now, w.tries < len(delays))
+    ids = db.execute(same.order_by(w.due_at, w.id).limit(MANY)).scalars().all()
+    if not ids or not delays:
+        return
+    earlier = webhooks.alias()
+    before = select(earlier.c.id).where(earlier.c.job_id == w.job_id, earlier.c.id < w.id)
+    delay = case(*((w.tries == tries, seconds) for tries, seconds in enumerate(delays)))
+    db.execute(update(webhooks).where(w.id.in_(ids)).values(due_at=now + delay))
+    db.execute(update(webhooks).where(w.id.in_(ids), ~before.exists()).values(tries=w.tries + 1))
 
 
 def strike_out(db: Connection, notice: Notice) -> None:

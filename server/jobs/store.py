@@ -35,6 +35,7 @@ REFUSED = ""  # in the place of a model's name: a job that was refused before it
 MOST_REFUSED = 500  # of each key that are kept
 MOST_ENDED = 1000  # failed and cancelled ones of each key, together
 AT_ONCE = 200  # rows removed in one transaction
+MOVING = ("status", "attempt", "cancel_requested", "stage", "step", "steps", "eta", "started_at")
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
 
 
@@ -169,6 +170,14 @@ class JobStore:
             rows = db.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
         return dict.fromkeys(Status, 0) | {Status(status): int(count) for status, count in rows}
 
+    def unfinished(self) -> dict[Status, int]:
+        """Of the jobs that have not ended; however many have, they take no time here."""
+        going = [s for s in Status if not s.is_terminal]
+        query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(going)).group_by(jobs.c.status)
+        with self._engine.connect() as db:
+            rows = db.execute(query).all()
+        return dict.fromkeys(going, 0) | {Status(status): int(count) for status, count in rows}
+
     def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
         """The lines whose `seq` is above `after`, oldest first."""
         e = job_events.c
@@ -176,13 +185,39 @@ class JobStore:
         with self._engine.connect() as db:
             return [LogLine(*row) for row in db.execute(query)]
 
-    def ended(self, job_ids: Collection[str]) -> set[str]:
-        """Those of `job_ids` that are terminal, or unknown."""
-        going = select(jobs.c.id).where(
-            jobs.c.id.in_(job_ids), jobs.c.status.in_([s for s in Status if not s.is_terminal])
-        )
+    def states(self, job_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Of each job that is there: what changes while it runs, without what takes longer to read."""
+        query = select(jobs.c.id, *(jobs.c[name] for name in MOVING)).where(jobs.c.id.in_(job_ids))
         with self._engine.connect() as db:
-            return set(job_ids) - set(db.execute(going).scalars())
+            rows = db.execute(query).all()
+        found = {row[0]: dict(zip(MOVING, row[1:], strict=True)) for row in rows}
+        return {job_id: {**state, "status": Status(state["status"])} for job_id, state in found.items()}
+
+    def several(self, job_ids: Collection[str]) -> list[Job]:
+        """Those of them that are there."""
+        with self._engine.connect() as db:
+            return [to_job(row) for row in db.execute(select(jobs).where(jobs.c.id.in_(job_ids)))]
+
+    def positions(self, numbers: Collection[int]) -> dict[int, int]:
+        """How many queued jobs are ahead of each, by its number, for those that are queued."""
+        with self._engine.connect() as db:
+            return turns.ahead_of(db, numbers)
+
+    def log_ends(self, job_ids: Collection[str]) -> dict[str, int]:
+        """The `seq` of each job's last line."""
+        e = job_events.c
+        query = select(e.job_id, func.max(e.seq)).where(e.job_id.in_(job_ids)).group_by(e.job_id)
+        with self._engine.connect() as db:
+            return {row[0]: row[1] for row in db.execute(query)}
+
+    def logs_of(self, job_ids: Collection[str]) -> dict[str, list[LogLine]]:
+        """Of each job its lines, oldest first."""
+        e, found = job_events.c, dict[str, list[LogLine]]()
+        query = select(e.job_id, e.seq, e.at, e.level, e.message).where(e.job_id.in_(job_ids))
+        with self._engine.connect() as db:
+            for row in db.execute(query.order_by(e.job_id, e.seq)):
+                found.setdefault(row[0], []).append(LogLine(*row[1:]))
+        return found
 
     def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
         """Removes jobs that ended before that time and have no video any more, and those refused before the other; how
@@ -330,9 +365,13 @@ class JobStore:
         with self._engine.connect() as db:
             return outbox.due(db, self._clock(), under_way)
 
-    def notice_put_off(self, notice: outbox.Notice, seconds: float, problem: str) -> None:
+    def notice_put_off(
+        self, notice: outbox.Notice, seconds: float, problem: str, for_host: Sequence[float] = ()
+    ) -> None:
+        """`for_host`: the host did not answer, so other letters to it are put off too, by these delays."""
         with self._writing() as db:
             outbox.put_off(db, notice, self._clock() + seconds)
+            outbox.put_off_host(db, notice, self._clock(), for_host)
             self._add_line(db, notice.job_id, problem, "WARN")
 
     def notice_done(self, notice: outbox.Notice, problem: str | None = None) -> None:

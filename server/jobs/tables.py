@@ -72,6 +72,7 @@ jobs = Table(
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_owner_and_state", "owner", "status", "n"),
     Index("jobs_by_status", "status", "n"),
+    Index("jobs_to_list", "facade", "owner", "n"),  # or another key's many jobs are read to find one's few
     Index("jobs_to_start", "status", "start_by"),
     Index("jobs_to_end", "status", "end_by"),
     Index("jobs_in_turn", "status", "priority", "owner", "n"),  # with all that a place in the queue depends on
@@ -111,8 +112,9 @@ webhooks = Table(
     Column("event", String, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
-    # since schema 4: the owner of the job, and a number of its host (`outbox.lane_of`)
+    # since schema 4: the owner of the job with a number for the host (`outbox.lane_of`), and the host
     Column("lane", String, nullable=False, server_default=""),
+    Column("host", String, nullable=False, server_default=""),
     Index("webhooks_by_job", "job_id", "id"),
     Index("webhooks_in_turn", "lane", "due_at", "id"),
 )

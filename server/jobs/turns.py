@@ -8,7 +8,7 @@ Knows: the rows this takes. Does not know: transactions, what becomes of a job t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, update
@@ -86,14 +86,32 @@ def ahead(db: Connection, job_id: str) -> int:
     if own is None:
         return 0
     waiting = db.execute(WAITING, {"priority": own.priority, "n": own.n}).all()
-    others = [row for row in waiting if row.priority == own.priority and row.owner != own.owner]
-    turn = {row.owner: (row.running, row.served) for row in db.execute(_turns())} if others else {}
+    turn = {row.owner: (row.running, row.served) for row in db.execute(_turns())} if len(waiting) > 1 else {}
     rank = sum(row.before for row in waiting if (row.priority, row.owner) == (own.priority, own.owner))
+    return _ahead(own, rank, waiting, turn)
+
+
+def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
+    """The same for many at once, by their numbers; of those that are queued."""
+    place = func.row_number().over(partition_by=(jobs.c.priority, jobs.c.owner), order_by=jobs.c.n).label("place")
+    queued = select(jobs.c.n, jobs.c.priority, jobs.c.owner, place).where(jobs.c.status == Status.QUEUED).subquery()
+    found = db.execute(select(queued).where(queued.c.n.in_(numbers))).all()
+    if not found:
+        return {}
+    waiting = db.execute(WAITING, {"priority": min(row.priority for row in found), "n": 0}).all()
+    turn = {row.owner: (row.running, row.served) for row in db.execute(_turns())} if len(waiting) > 1 else {}
+    return {row.n: _ahead(row, row.place - 1, waiting, turn) for row in found}
+
+
+def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple[int, int]]) -> int:
+    """`rank`: how many of its owner's jobs of the same priority are ahead of it. `waiting`: rows of WAITING.
+    `turn`: for each owner its running jobs and when it was last served."""
     found = rank + sum(row.waiting for row in waiting if row.priority > own.priority)
     mine = (*turn.get(own.owner, (0, 0)), own.n)
-    for row in others:  # keys take turns: each has had as many as this one, or one more
-        comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
-        found += min(row.waiting, rank + comes_first)
+    for row in waiting:  # keys take turns: each has had as many as this one, or one more
+        if row.priority == own.priority and row.owner != own.owner:
+            comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
+            found += min(row.waiting, rank + comes_first)
     return int(found)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -68,7 +67,7 @@ class Courier:
         self._delays = delays
         self._clock = clock
         self._under_way: dict[int, tuple[Notice, asyncio.Task[None]]] = {}
-        self._resting: dict[tuple[str, str], float] = {}  # until when a host of an owner is not called, monotonic
+        self._resting: dict[tuple[str, str], float] = {}  # until when a host (and lane) is not called, monotonic
         self._ended = asyncio.Event()
         # not the event loop's own threads: whatever may hold those up must not keep letters from being sent
         self._threads = ThreadPoolExecutor(4, "courier")
@@ -97,7 +96,8 @@ class Courier:
                     pass
             await asyncio.sleep(LEAST_PAUSE)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), LOOK_EVERY)
+                async with asyncio.timeout(LOOK_EVERY):  # NOTE: `wait_for` of Python 3.11 can swallow a cancellation
+                    await self._ended.wait()
 
     def _send_all(self, notices: list[Notice]) -> int:
         """Those that may go now, of keys with few under way first; how many that were."""
@@ -127,30 +127,31 @@ class Courier:
 
     async def _deliver(self, notice: Notice) -> None:
         try:
-            problem, final = await self._attempt(notice)
+            problem, final, silent = await self._attempt(notice)
         except Exception as e:  # one odd job must not hold up the others' letters
             log.exception("webhook letter could not be written", job_id=notice.job_id)
-            problem, final = type(e).__name__, True
+            problem, final, silent = type(e).__name__, True, False
         line = problem and f"webhook not called for {notice.event!r} (try {notice.tries + 1}): {problem}"
         with contextlib.suppress(SQLAlchemyError):
             tries = len(self._delays) if notice.event == "completed" else min(PASSING, len(self._delays))
             if line is None or final or notice.tries >= tries:
                 await self._in_thread(self._store.notice_done, notice, line)
             else:
-                await self._in_thread(self._store.notice_put_off, notice, self._delays[notice.tries], line)
+                others = self._delays[:tries] if silent else ()
+                await self._in_thread(self._store.notice_put_off, notice, self._delays[notice.tries], line, others)
 
-    async def _attempt(self, notice: Notice) -> tuple[str | None, bool]:
-        """What went wrong, and whether trying again is of no use."""
+    async def _attempt(self, notice: Notice) -> tuple[str | None, bool, bool]:
+        """What went wrong, whether trying again is of no use, and whether the host did not answer at all."""
         job = await self._in_thread(self._store.get, notice.job_id)
         writer = self._writers.get(job.facade) if job is not None else None
         if job is None or job.webhook is None or writer is None:
-            return None, True
-        host = job.owner, urlsplit(job.webhook.url).netloc
+            return None, True, False
+        host = notice.lane, notice.host
         if self._resting.get(host, 0.0) > time.monotonic():
-            return "the host did not answer another call a moment ago", False
+            return "the host did not answer another call a moment ago", False, True
         letter = await self._in_thread(writer, job, notice.event)
         if letter is None:
-            return None, True
+            return None, True, False
         headers = letter.sign(letter.body, self._clock(), notice.id)
         timeout = TIMEOUTS[min(notice.tries, 1)]
         try:
@@ -158,11 +159,11 @@ class Courier:
         except DownloadFailed as e:
             if isinstance(e, Unreachable):
                 self._rest(host)
-            return e.message, False
+            return e.message, False, isinstance(e, Unreachable)
         self._resting.pop(host, None)
         if 200 <= status < 300:
-            return None, True
-        return f"it answered {status}", 300 <= status < 400
+            return None, True, False
+        return f"it answered {status}", 300 <= status < 400, False
 
     def _rest(self, host: tuple[str, str]) -> None:
         now = time.monotonic()

@@ -44,11 +44,12 @@ async def text(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @contextmanager
-def host(answer: Answer) -> Iterator[int]:
-    """The port on loopback of a host that answers so."""
+def host(answer: Answer, address: str = "127.0.0.1") -> Iterator[int]:
+    """The port of a host that answers so."""
 
     async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        # NOTE: a callback of Python 3.11 complains about a cancelled task
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await answer(reader, writer)
         writer.close()
 
@@ -57,7 +58,7 @@ def host(answer: Answer) -> Iterator[int]:
     async def serve() -> None:
         ended = asyncio.Event()
         stop.put((asyncio.get_running_loop(), ended))
-        server = await asyncio.start_server(met, "127.0.0.1", 0, backlog=1000)
+        server = await asyncio.start_server(met, address, 0, backlog=1000)
         port.put(server.sockets[0].getsockname()[1])
         await ended.wait()
         server.close()

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from pipelines.request import GenerationRequest
 from server.errors import QueueFull
@@ -103,3 +105,29 @@ def test_every_cloud_answers_in_its_own_shape() -> None:
                 assert [FULL in a.text for a in answers] == [False, True, False], (name, [a.text for a in answers])
                 assert answers[1].status_code == status and member in answers[1].json(), (name, answers[1].text)
                 assert answers[0].status_code < 300 and answers[2].status_code < 300, (name, answers[0].text)
+
+
+def test_one_keys_many_jobs_are_not_read_for_another(store: JobStore) -> None:
+    """By the query plans: what a list, a place in the queue and the health page read is found through an index."""
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(store._engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    store.page("openai", "a", 10)
+    store.page("openai", "a", 10, after=5, newest_first=False)
+    store.unfinished()
+    store.positions([1, 2])
+    store.notices_due([1])
+    store.states(["x"])
+    store.log_ends(["x"])
+    queries = [one for one in asked if one[0].startswith(("SELECT", "WITH"))]
+    assert len(queries) == 7
+    with store._engine.connect() as db:
+        for query, parameters in queries:
+            steps = [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters)]
+            scans = [step for step in steps if step in ("SCAN jobs", "SCAN webhooks", "SCAN job_events")]
+            assert steps and not scans, (query, steps)
+            if "jobs.facade =" in query:  # a page: read in its order, and no further than it goes
+                assert "USE TEMP B-TREE FOR ORDER BY" not in steps, (query, steps)

@@ -158,7 +158,8 @@ def test_cancel(store: JobStore) -> None:
     assert running and running.status is Status.RUNNING and running.cancel_requested
     assert queued and queued.status is Status.CANCELLED and queued.finished_at == 99.0
     assert store.unwanted(["a", "b", "c", "deleted"]) == {"a", "b", "c", "deleted"}
-    assert store.ended(["a", "b", "c"]) == {"b", "c"}
+    states = store.states(["a", "b", "c"])
+    assert {name: state["status"] for name, state in states.items()} == {"a": Status.RUNNING, "b": Status.CANCELLED}
     assert store.requeue("a", 1, ["it died"]) is Status.CANCELLED
     assert store.cancel("a") == store.get("a") and store.cancel("x") is None
 
@@ -301,7 +302,7 @@ def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE webhooks")
-        for index in ("jobs_once", "jobs_by_owner", "jobs_by_owner_and_state", "jobs_in_turn"):
+        for index in ("jobs_once", "jobs_by_owner", "jobs_by_owner_and_state", "jobs_in_turn", "jobs_to_list"):
             db.execute(f"DROP INDEX {index}")
         for column in ("owner", "priority", "keep_seconds", "webhook", "idempotency"):
             db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")

@@ -8,23 +8,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from server.context import Context
 from server.errors import QueueFull
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
 from server.facades.fal.terms import Terms
+from server.facades.streams import KEEP_ALIVE, EventStream
 from server.facades.wire import REFUSAL, Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
 from server.jobs.job import Job, JobError, Status
+from server.shares import holder
 
 FACADE = "fal"
-STREAM_PERIOD = 0.5  # seconds between two looks at a job whose status is streamed
-KEEP_ALIVE = 15.0  # seconds of silence after which a stream says a comment
 
 
 class Fal:
@@ -38,8 +39,9 @@ class Fal:
 
     async def run(self, request: Request, endpoint: Endpoint) -> Response:
         agreed = terms.of_run(request)
-        job = await self._submit(request, endpoint, await _input(request), agreed)
-        done = await finished_or_dropped(request, self.jobs, job, agreed.start_within, one_shot=True)
+        with self.jobs.waits.held(holder(request.state.owner, request)):
+            job = await self._submit(request, endpoint, await _input(request), agreed)
+            done = await finished_or_dropped(request, self.jobs, job, agreed.start_within, one_shot=True)
         if done is None:
             raise ClientDisconnect
         return self._outcome(request, done)
@@ -122,7 +124,8 @@ class Fal:
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id, "cache-control": "no-store"}
-        return StreamingResponse(self._events(request, job), media_type="text/event-stream", headers=headers)
+        place = self.jobs.streams.held(holder(request.state.owner, request))
+        return EventStream(self._events(request, job), headers, place)
 
     async def _events(self, request: Request, job: Job) -> AsyncIterator[str]:
         """Each event holds only the log lines since the one before: the JS client adds them up itself.
@@ -130,27 +133,21 @@ class Fal:
         NOTE: no `id:` lines. With an id set, the keep-alive comment would become an empty event at the client.
         """
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
-        fresh, seen, before, said = answers.notes(job), 0, None, time.monotonic()
-        while True:
-            if wanted:
-                fresh += await run_in_threadpool(self.jobs.logs, job.id, seen)
-                seen = max([seen, *(line.seq for line in fresh)])
-            position = await run_in_threadpool(self._position, job)
-            body = answers.status(job, self._base(request), position, answers.log_lines(fresh) if wanted else None)[1]
-            now = (body["status"], position)
-            if now != before or (fresh and "logs" in body and wanted):
-                yield f"data: {json.dumps(body)}\n\n"
-                before, said = now, time.monotonic()
-                fresh = fresh if "logs" not in body else []
-            elif time.monotonic() - said > KEEP_ALIVE:
-                yield ": still here\n\n"
-                said = time.monotonic()
-            if job.status.is_terminal:
-                return
-            try:
-                job = await self.jobs.wait(job.id, timeout=STREAM_PERIOD)
-            except KeyError:  # removed meanwhile
-                return
+        fresh, before, said = answers.notes(job), None, time.monotonic()
+        with suppress(KeyError):  # removed meanwhile, or the server stops
+            async with aclosing(self.jobs.follow(job.id)) as changes:
+                async for seen in changes:
+                    fresh += seen.lines if wanted else []
+                    lines = answers.log_lines(fresh) if wanted else None
+                    body = answers.status(seen.job, self._base(request), seen.position, lines)[1]
+                    now = (body["status"], seen.position)
+                    if now != before or (fresh and "logs" in body and wanted):
+                        yield f"data: {json.dumps(body)}\n\n"
+                        before, said = now, time.monotonic()
+                        fresh = fresh if "logs" not in body else []
+                    elif time.monotonic() - said >= KEEP_ALIVE:
+                        yield ": still here\n\n"
+                        said = time.monotonic()
 
     def result(self, request: Request, request_id: str) -> Response:
         job = self._find(request_id, request.state.owner)

@@ -29,6 +29,7 @@ from server.facades.wire import (
     read_body,
 )
 from server.jobs.job import Job, Status
+from server.shares import holder
 
 PREFIXES = ("/hf-inference", "/models", "/huggingface")
 FACADE = "huggingface"
@@ -51,8 +52,9 @@ class HuggingFace:
         if task is None:
             known = ", ".join(MODELS)
             raise errors.Refused(404, f"Model {owner[:100]}/{name[:100]} does not exist here; zai-org has {known}")
-        job = await self._submit(request, task, f"{owner}/{name}")
-        done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
+        with self.jobs.waits.held(holder(request.state.owner, request)):
+            job = await self._submit(request, task, f"{owner}/{name}")
+            done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
         if done is None:
             raise ClientDisconnect
         headers = {"x-request-id": done.id, "x-compute-time": f"{done.inference_seconds or 0.0:.3f}"}

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from server.auth import Unauthorized
 from server.bodies import Bodies
 from server.context import Context
+from server.errors import TooManyAtOnce
 from server.facades.modelslab import answers, errors, keyed
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (
@@ -35,6 +36,7 @@ from server.facades.modelslab.uploads import decoded
 from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
+from server.shares import holder
 
 FACADE = "modelslab"
 HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
@@ -92,7 +94,9 @@ class ModelsLab:
             idempotency=idempotency(request),
         )
         if not given.instant_response:
-            with contextlib.suppress(Stopped):  # it stays queued, and is fetched when the server is back
+            place = self.jobs.waits.held(holder(owner, request))
+            # it stays queued, and is fetched when the server is back, or at once where too many calls wait
+            with contextlib.suppress(Stopped, TooManyAtOnce), place:
                 job = await self.jobs.wait(job.id, timeout=max(0.0, until - time.monotonic()))
         room = request.scope["path"].rpartition("/")[0]
         return await self._answer(job, base, f"{base}{room}/fetch/{job.number}")

@@ -24,10 +24,12 @@ from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.facades.wire import Json, finished_or_dropped, idempotency, kept
 from server.jobs.job import Artifact, Job, Status
+from server.shares import holder
 
 FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
 PAGE, LONGEST_PAGE = 20, 100
+PAGE_WAIT = 60.0  # seconds that a list waits for others of its key
 VARIANTS = ("video", "thumbnail", "spritesheet")
 REMEMBERED = 1000  # deleted videos whose place in the list is known
 
@@ -45,8 +47,9 @@ class Videos:
         return await self._answer(request, await self._submit(request))
 
     async def sync(self, request: Request) -> Response:
-        job = await self._submit(request)
-        done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
+        with self.jobs.waits.held(holder(request.state.owner, request)):
+            job = await self._submit(request)
+            done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
         if done is None:
             raise ClientDisconnect
         if done.status is not Status.SUCCEEDED or done.video is None:
@@ -94,7 +97,11 @@ class Videos:
         job = self._find(request, video_id)
         return Json(self._video(request, job), headers={} if job.status.is_terminal else POLL_AFTER)
 
-    def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
+        async with self.jobs.pages.turn(request.state.owner, PAGE_WAIT):
+            return await run_in_threadpool(self._list, request)
+
+    def _list(self, request: Request) -> Response:
         query = request.query_params
         limit, newest_first, after = limit_of(query, PAGE, LONGEST_PAGE), is_newest_first(query), None
         if last := query.get("after"):

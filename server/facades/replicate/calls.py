@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.responses import Response
 
 from pipelines.request import RequestError
 from server.context import Context
+from server.errors import TooManyAtOnce
 from server.facades.replicate import answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (
@@ -32,7 +34,8 @@ from server.facades.replicate.models import (
     of_version,
 )
 from server.facades.wire import Json, idempotency, is_callable, kept, read_json
-from server.jobs.job import EVENTS, Job, Webhook
+from server.jobs.job import EVENTS, Job, LogLine, Webhook
+from server.shares import holder
 
 LONGEST_WAIT = 60.0  # seconds a call may block
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
@@ -88,7 +91,8 @@ class Predictions:
         cancel_after = _duration(request.headers.get("cancel-after", ""))
         job = await self._submit(request, fields, asked, webhook, cancel_after)
         if seconds := wait_seconds(request.headers.get("prefer", "")):
-            with suppress(KeyError):  # removed meanwhile, or the server stops and starts it again later
+            # removed meanwhile, or the server stops and starts it again later, or too many calls wait
+            with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
                 job = await self.jobs.wait(job.id, timeout=seconds)
             if not job.status.is_terminal:
                 job = answers.waiting(job)
@@ -150,11 +154,15 @@ class Predictions:
         job = await run_in_threadpool(self._find, request, prediction_id)
         if not job.status.is_terminal:
             await run_in_threadpool(self.jobs.cancel, job.id)
-            with suppress(KeyError):
+            with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
                 job = await self.jobs.wait(job.id, timeout=CANCEL_WITHIN)
         return await run_in_threadpool(self._answer, request, job)
 
-    def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
+        async with self.jobs.pages.turn(request.state.owner, LONGEST_WAIT):
+            return await run_in_threadpool(self._list, request)
+
+    def _list(self, request: Request) -> Response:
         """Newest first. A cursor names the prediction that a page lies behind, and in which direction."""
         direction, _, behind = request.query_params.get("cursor", "").partition(".")
         owner, limit = request.state.owner, PAGE + 1
@@ -171,7 +179,8 @@ class Predictions:
         else:
             raise errors.Problem(400, "Invalid cursor")
         here = f"{self.root(request)}/v1/predictions?cursor="
-        results = [self._body(request, job, as_data=False) for job in found]
+        lines = self.jobs.logs_of(found)
+        results = [self._body(request, job, lines.get(job.id, []), as_data=False) for job in found]
         return Json(
             {
                 "previous": f"{here}newer.{results[0]['id']}" if newer and results else None,
@@ -201,13 +210,14 @@ class Predictions:
         plain = self.context.artifacts.base_url(request).startswith("http:")
         own = request.headers.get("user-agent", "").startswith("replicate-")
         return Json(
-            self._body(request, job, as_data=setting == "data" or (setting == "auto" and plain and own)),
+            self._body(
+                request, job, self.jobs.logs(job.id), as_data=setting == "data" or (setting == "auto" and plain and own)
+            ),
             status_code=status,
         )
 
-    def _body(self, request: Request, job: Job, *, as_data: bool) -> dict[str, Any]:
+    def _body(self, request: Request, job: Job, lines: Sequence[LogLine], *, as_data: bool) -> dict[str, Any]:
         base = self.context.artifacts.base_url(request)
-        lines = self.jobs.logs(job.id)
         return answers.prediction(self.context, job, base, self.root(request), lines, as_data=as_data)
 
 

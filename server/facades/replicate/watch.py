@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from server.context import Context
 from server.facades.replicate import answers, errors, logs
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import MODELS
+from server.facades.streams import KEEP_ALIVE, EventStream
 from server.jobs.job import Job, Status
-
-PERIOD = 0.5  # seconds between two looks at a job that is watched
-KEEP_ALIVE = 15.0  # seconds of silence after which a stream says a comment
+from server.shares import holder
 
 
 class Watch:
@@ -30,30 +29,26 @@ class Watch:
     def stream(self, request: Request, prediction_id: str, token: str) -> Response:
         job = self._find(prediction_id, token)
         base = self.context.artifacts.base_url(request)
-        headers = {"cache-control": "no-store"}
-        return StreamingResponse(self._events(job, base), media_type="text/event-stream", headers=headers)
+        place = self.jobs.streams.held(holder(job.owner, request))
+        return EventStream(self._events(job, base), {"cache-control": "no-store"}, place)
 
     async def _events(self, job: Job, base: str) -> AsyncIterator[str]:
-        number, seen, shown, said = 0, 0, (0, 0), time.monotonic()
-        while True:
-            fresh = await run_in_threadpool(self.jobs.logs, job.id, seen)
-            seen = max([seen, *(line.seq for line in fresh)])
-            before, shown = shown, (job.step, int(100 * job.progress) if job.step else 0)
-            text = "\n".join(
-                [*(line.message for line in fresh), *([logs.progress(job, time.time())] if shown != before else [])]
-            )
-            if text:
-                number, said = number + 1, time.monotonic()
-                yield _event("logs", text, number)
-            elif time.monotonic() - said > KEEP_ALIVE:
-                said = time.monotonic()
-                yield ": still here\n\n"
-            if job.status.is_terminal:
-                break
-            try:
-                job = await self.jobs.wait(job.id, timeout=PERIOD)
-            except KeyError:  # removed meanwhile, or the server stops
-                return
+        number, shown, said = 0, (0, 0), time.monotonic()
+        with suppress(KeyError):  # removed meanwhile, or the server stops
+            async with aclosing(self.jobs.follow(job.id)) as changes:
+                async for seen in changes:
+                    job = seen.job
+                    before, shown = shown, (job.step, int(100 * job.progress) if job.step else 0)
+                    lines = [line.message for line in seen.lines]
+                    text = "\n".join([*lines, *([logs.progress(job, time.time())] if shown != before else [])])
+                    if text:
+                        number, said = number + 1, time.monotonic()
+                        yield _event("logs", text, number)
+                    elif time.monotonic() - said >= KEEP_ALIVE:
+                        said = time.monotonic()
+                        yield ": still here\n\n"
+        if not job.status.is_terminal:
+            return
         if job.video is not None:
             yield _event("output", self.context.artifacts.url(job.video, base), number + 1)
         if job.status is Status.FAILED:

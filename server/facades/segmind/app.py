@@ -23,6 +23,7 @@ from server.facades.segmind.form import choose
 from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
 from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
+from server.shares import holder
 
 # NOTE: "/v1" is shared: a façade with a longer prefix there (/v1/videos, /v1/predictions) comes before this one
 PREFIXES = ("/v1", "/v2", "/upload-asset", "/segmind")
@@ -57,8 +58,9 @@ class Segmind:
         self.jobs = context.jobs
 
     async def run(self, request: Request, slug: Slug) -> Response:
-        job = await self._submit(request, slug)
-        done = await finished_or_dropped(request, self.jobs, job)
+        with self.jobs.waits.held(holder(request.state.owner, request)):
+            job = await self._submit(request, slug)
+            done = await finished_or_dropped(request, self.jobs, job)
         if done is None:
             raise ClientDisconnect
         headers = answers.headers(done)

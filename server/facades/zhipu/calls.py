@@ -22,6 +22,7 @@ from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
 
 FACADE = "zhipu"
+PAGE_WAIT = 60.0  # seconds that an answer about many tasks waits for others of its key
 
 
 class Zhipu:
@@ -52,7 +53,8 @@ class Zhipu:
 
     async def results(self, request: Request) -> Response:
         wanted = Tasks.model_validate(present(await _fields(request)))
-        return Json({"data": await run_in_threadpool(lambda: [self._told(request, one) for one in wanted.ids])})
+        async with self.jobs.pages.turn(request.state.owner, PAGE_WAIT):
+            return Json({"data": await run_in_threadpool(lambda: [self._told(request, one) for one in wanted.ids])})
 
     def _told(self, request: Request, task_id: str) -> dict[str, Any]:
         try:

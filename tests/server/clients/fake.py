@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -26,9 +26,11 @@ from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task
 from server.auth import Keys
 from server.context import Context
 from server.errors import MediaError
+from server.jobs.follow import Seen
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
 from server.media.inspectors import Inspectors
 from server.settings import Settings
+from server.shares import Shares
 from server.signing import Signing
 
 VIDEO = b"\x00\x00\x00\x18ftypisom not really a film"
@@ -64,6 +66,9 @@ class FakeJobs:
     raises: Exception | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
     lines: dict[str, list[LogLine]] = field(default_factory=dict)
+    streams: Shares = field(default_factory=lambda: Shares("event streams", 2, 2))
+    pages: Shares = field(default_factory=lambda: Shares("lists", 2, 2))
+    waits: Shares = field(default_factory=lambda: Shares("calls that wait for a job", 2, 2))
 
     @property
     def models(self) -> dict[Task, ModelInfo]:
@@ -120,6 +125,9 @@ class FakeJobs:
     def counts(self) -> dict[Status, int]:
         return Counter(job.status for job in self.jobs.values())
 
+    def logs_of(self, jobs: Collection[Job]) -> dict[str, list[LogLine]]:
+        return {job.id: self.lines[job.id] for job in jobs if job.id in self.lines}
+
     def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
         return [line for line in self.lines.get(job_id, []) if line.seq > after]
 
@@ -128,6 +136,19 @@ class FakeJobs:
         while not self.jobs[job_id].status.is_terminal and (until is None or time.monotonic() < until):
             await asyncio.sleep(0.005)
         return self.jobs[job_id]
+
+    async def follow(self, job_id: str) -> AsyncGenerator[Seen]:
+        before, seen = None, 0
+        while job_id in self.jobs:
+            job = self.jobs[job_id]
+            lines = self.logs(job_id, seen)
+            seen += len(lines)
+            if lines or job != before:
+                yield Seen(job, self.position(job), lines)
+            if job.status.is_terminal:
+                return
+            before = job
+            await asyncio.sleep(0.005)
 
     # what a test does to a job
 

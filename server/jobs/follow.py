@@ -1,0 +1,226 @@
+"""Following jobs: one reader of the table for all calls that wait for a job and all streams of its events.
+
+Knows: the store, what has changed since the last look. Does not know: vendors, HTTP. Belongs to one event loop, but for
+`stop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.jobs.job import Job, LogLine, Status
+from server.jobs.store import JobStore
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.1  # seconds between two looks whether jobs have ended that calls wait for
+DETAILS_EVERY = 0.5  # seconds between two looks at the progress, place and log of jobs that are streamed
+SHARE = 10.0  # at least so many times as long as the last look took
+SILENCE = 15.0  # seconds after which a stream is given the same again
+AT_ONCE = 500  # jobs in one query; SQLite takes some thousand variables
+
+
+class Stopped(KeyError):
+    """The server is stopping: how the job ends cannot be learnt from this process any more."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`position`: queued jobs ahead of it. `lines`: of its log, those that the same reader has not had yet."""
+
+    job: Job
+    position: int
+    lines: list[LogLine]
+
+
+@dataclass
+class _Followed:
+    job: Job
+    changed: asyncio.Future[None]
+    position: int = 0
+    lines: list[LogLine] = field(default_factory=list)
+    gone: bool = False
+    readers: int = 0
+    streams: int = 0
+
+    @property
+    def last_line(self) -> int:
+        return self.lines[-1].seq if self.lines else 0
+
+    @property
+    def over(self) -> bool:
+        return self.gone or self.job.status.is_terminal
+
+
+class Follower:
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._followed: dict[str, _Followed] = {}
+        self._task: asyncio.Task[None] | None = None
+        # not the event loop's own threads: whatever may hold those up must not keep callers waiting
+        self._thread = ThreadPoolExecutor(1, "follower")
+        self._stopping = False
+
+    def stop(self) -> None:
+        """From now on jobs that have not ended are Stopped. For signal handlers and any thread."""
+        self._stopping = True
+
+    async def wait(self, job_id: str, timeout: float | None) -> Job:
+        """The job once it is terminal, or as it is after `timeout` seconds. KeyError for an unknown one, Stopped."""
+        with await self._reader(job_id, stream=False) as one:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    while not one.over:
+                        self._raise_if_stopped(one)
+                        await _change(one)
+            self._raise_if_stopped(one)
+            if one.gone:
+                return replace(one.job, status=Status.CANCELLED, finished_at=time.time())
+            return one.job
+
+    async def follow(self, job_id: str) -> AsyncGenerator[Seen]:
+        """The job at once, whenever it changes, and after SILENCE seconds without a change; for the last time when it
+        has ended. Ends without that when it is deleted. KeyError for an unknown one, Stopped."""
+        with await self._reader(job_id, stream=True) as one:
+            lines = 0
+            while not one.gone:
+                fresh, lines, over = one.lines[lines:], len(one.lines), one.over
+                yield Seen(one.job, one.position, fresh)
+                if over:
+                    return
+                self._raise_if_stopped(one)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SILENCE):
+                        await _change(one)
+
+    async def _reader(self, job_id: str, stream: bool) -> AbstractContextManager[_Followed]:
+        """Raises KeyError, Stopped."""
+        one = self._followed.get(job_id)
+        if one is None or one.over:
+            job = await self._in_thread(partial(self._store.get, job_id))
+            if job is None:
+                raise KeyError(job_id)
+            one = _Followed(job, asyncio.get_running_loop().create_future())
+            if not one.over:  # another call may have begun to follow it meanwhile
+                one = self._followed.setdefault(job_id, one)
+        self._raise_if_stopped(one)
+        if stream and not one.streams:
+            _take_in(await self._in_thread(partial(self._look_closer, one)))
+        return self._reading(one, stream)
+
+    @contextmanager
+    def _reading(self, one: _Followed, stream: bool) -> Iterator[_Followed]:
+        one.readers += 1
+        one.streams += stream
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._main())
+        try:
+            yield one
+        finally:
+            one.readers -= 1
+            one.streams -= stream
+            if not one.readers and self._followed.get(one.job.id) is one:
+                del self._followed[one.job.id]
+
+    def _raise_if_stopped(self, one: _Followed) -> None:
+        if self._stopping and not one.over:
+            raise Stopped(one.job.id)
+
+    async def _main(self) -> None:
+        details_at = 0.0
+        while self._followed:
+            begun = time.monotonic()
+            details = begun >= details_at
+            which = [one for one in self._followed.values() if details or one.readers > one.streams]
+            with suppress(SQLAlchemyError):  # a table that cannot be read now is read at the next look
+                for first in range(0, len(which), AT_ONCE):
+                    some = which[first : first + AT_ONCE]
+                    for news in await self._in_thread(partial(self._look, some, details)):
+                        _take_in(news)
+            if self._stopping:
+                for one in self._followed.values():
+                    _announce(one)
+            took = time.monotonic() - begun
+            if details:
+                details_at = begun + max(DETAILS_EVERY, SHARE * took)
+            await asyncio.sleep(max(LOOK_EVERY, SHARE * took))
+
+    async def _in_thread(self, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    def _look(self, which: list[_Followed], details: bool) -> list[_News]:
+        states = self._store.states([one.job.id for one in which])
+        turned = [one.job.id for one in which if _has_turned(one.job, states.get(one.job.id))]
+        whole = {job.id: job for job in self._store.several(turned)} if turned else {}
+        found = []
+        for one in which:
+            state = states.get(one.job.id)
+            job = None if state is None else whole.get(one.job.id) or replace(one.job, **state)
+            found.append(_News(one, job, one.position, []))
+        ended = any(news.job is not None and news.job.status.is_terminal for news in found)
+        if details or ended:  # what ends does so with the last lines of its log
+            self._add_details([news for news in found if news.job is not None and news.one.streams])
+        return found
+
+    def _look_closer(self, one: _Followed) -> _News:
+        news = _News(one, one.job, 0, [])
+        self._add_details([news])
+        return news
+
+    def _add_details(self, found: list[_News]) -> None:
+        jobs = [news.job for news in found if news.job is not None]
+        queued = [job.number for job in jobs if job.status is Status.QUEUED]
+        positions = self._store.positions(queued) if queued else {}
+        ends = self._store.log_ends([job.id for job in jobs]) if jobs else {}
+        for news in found:
+            news.position = positions.get(news.one.job.number, 0)
+            last = news.one.last_line
+            if ends.get(news.one.job.id, 0) > last:
+                news.lines = self._store.logs(news.one.job.id, last)
+
+
+@dataclass
+class _News:
+    """What a look found about `one`; `job` is None when it is deleted."""
+
+    one: _Followed
+    job: Job | None
+    position: int
+    lines: list[LogLine]
+
+
+def _has_turned(job: Job, state: dict[str, Any] | None) -> bool:
+    """Whether more of it may have changed than its progress."""
+    return state is not None and (job.status, job.attempt, job.stage) != tuple(
+        state[name] for name in ("status", "attempt", "stage")
+    )
+
+
+def _take_in(news: _News) -> None:
+    one = news.one
+    lines = [line for line in news.lines if line.seq > one.last_line]
+    if (one.job, one.position, one.gone) == (news.job, news.position, False) and not lines:
+        return
+    one.gone = news.job is None
+    one.job = news.job or one.job
+    one.position = news.position
+    one.lines += lines
+    _announce(one)
+
+
+def _announce(one: _Followed) -> None:
+    changed, one.changed = one.changed, asyncio.get_running_loop().create_future()
+    changed.set_result(None)
+
+
+async def _change(one: _Followed) -> None:
+    await asyncio.shield(one.changed)  # others await it too
