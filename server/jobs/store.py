@@ -35,7 +35,7 @@ REFUSED = ""  # in the place of a model's name: a job that was refused before it
 MOST_REFUSED = 500  # of each key that are kept
 MOST_ENDED = 1000  # failed and cancelled ones of each key, together
 AT_ONCE = 200  # rows removed in one transaction
-MOVING = ("status", "attempt", "cancel_requested", "stage", "step", "steps", "eta", "started_at")
+MOVING = ("status", "attempt", "cancel_requested", "stage", "step", "steps", "share", "eta", "started_at")
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
 
 
