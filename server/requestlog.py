@@ -74,7 +74,8 @@ class Logged:
         try:
             await self.app(scope, receive, noted)
         finally:
-            refusal = state.get(REFUSAL)
+            # NOTE: an exception that its request refers to would keep the body until the next garbage collection
+            refusal = state.pop(REFUSAL, None)
             fields: dict[str, Any] = {"method": scope["method"], **self._where(scope, path), "status": status}
             fields["ms"] = round(1000 * (time.monotonic() - begun))
             if owner := state.get("owner"):
@@ -85,6 +86,7 @@ class Logged:
                 self.flood.log(status, {**fields, "reason": reason(refusal, status, scope)})
             else:
                 log.debug("request", **fields)
+            refusal = None
 
     def _where(self, scope: Scope, path: str) -> dict[str, str]:
         """Cloud and pattern. `path` is the one that came in; a cloud's front desk may have changed it since."""
