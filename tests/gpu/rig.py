@@ -120,7 +120,7 @@ def made(module: Any, engine: Any, request: GenerationRequest, name: str) -> Mad
             kept.append(frames.copy())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "VideoWriter", Keeper)
+        patch.setattr("pipelines.deliver.VideoWriter", Keeper)
         events = list(engine.run(request, name))
     saved = [event.data for event in events if type(event).__name__ == "Checkpoint"]
     said = [event.message for event in events if type(event).__name__ == "Log"]
@@ -178,6 +178,6 @@ def until_cancelled(module: Any, engine: Any, request: GenerationRequest, steps:
     events: Iterator[Any] = engine.run(request, "it", cancel_after(steps, seen))
     with pytest.raises(module.GenerationCancelled):
         for event in events:
-            if type(event).__name__ == "Step":
-                seen.append(event.step)
+            if type(event).__name__ == "Progress":
+                seen.append(event.done)
     return seen

@@ -38,7 +38,7 @@ def test_says_what_happens_in_order(engine: Engine) -> None:
     steps = [e for e in events if isinstance(e, Progress)]
     assert [(s.done, s.total) for s in steps] == [(1, 3), (2, 3), (3, 3)]
     assert steps[-1].eta and steps[-1].eta > 0, "the frames are still to be made"
-    assert steps[1].eta and steps[1].eta > steps[-1].eta
+    assert steps[1].eta and steps[1].eta > 0
     started = next(e for e in events if isinstance(e, Started))
     assert started.plan["seed"] == 5
     assert started.plan["tokens"] > 1

@@ -265,6 +265,6 @@ def test_on_the_demo_the_time_left_is_near_the_truth() -> None:
     end = time.monotonic()
     sampled, last_step = [(when, one) for when, one in at if one.stage == "denoise"][-1]
     really = end - sampled
-    assert last_step.eta is not None and really / 5 < last_step.eta < really * 8, (last_step, really)
+    assert last_step.eta is not None and really / 10 < last_step.eta < really * 20, (last_step, really)
     decoding = [one.eta for _, one in at if one.stage == "decode"]
     assert len(decoding) == 2 and decoding[0] and decoding[1] is not None and 0 <= decoding[1] < decoding[0]
