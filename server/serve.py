@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -48,6 +49,7 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
     set_up_logging(settings.log_level, settings.log_format)
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, engine=engine)
+        gc.freeze()  # what lives as long as the server is not looked at again: a collection takes milliseconds
         if certificate is None and tls.wanted(settings):
             try:
                 certificate = tls.issued(settings)  # not before the app, which holds the data folder
