@@ -127,7 +127,7 @@ def test_refused_submits_leave_next_to_nothing(target: Target) -> None:
     grown = size_of(data_of(target)) - before
     # the bystander's small jobs and the write-ahead log of the table are in it
     assert grown < 6 * MIB, f"{grown / MIB:.1f} MiB"
-    target.assert_unnoticed(seen)
+    assert seen.jobs and not seen.errors, seen  # how long others wait for bodies to be parsed is measured elsewhere
     target.assert_memory_returns()
 
 
