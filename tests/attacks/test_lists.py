@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.attacks.rig import ATTACKER, attacked
@@ -15,6 +16,7 @@ JOBS = 100
 PREDICTIONS = "/v1/models/cuuupid/cogvideox-5b/predictions"
 
 
+@pytest.mark.slow
 def test_long_lists_from_many_connections(tmp_path: Path) -> None:
     with attacked(tmp_path, max_queue=1000) as target, target.as_attacker() as attacker:
         body = {"input": {"prompt": f"fail=internal {'a' * 10_000}"}}

@@ -55,6 +55,7 @@ def api_seconds(target: Target) -> float:
     return times.user + times.system
 
 
+@pytest.mark.slow
 def test_streams_of_four_keys(target: Target) -> None:
     keys = (ATTACKER, *OTHERS)
     jobs = {key: [submit(target, key, "steps=2 sleep=0.3") for _ in range(JOBS)] for key in keys}
