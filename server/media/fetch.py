@@ -100,9 +100,9 @@ class Intake:
 
     def _collect_later(self) -> None:
         """An error keeps what it was about, in a cycle that the collector of an idle server would not look at."""
-        loop = asyncio.get_running_loop()
-        if self._collecting is None or self._collecting.when() < loop.time():
-            self._collecting = loop.call_later(COLLECT_SECONDS, gc.collect)
+        if self._collecting is not None:
+            self._collecting.cancel()
+        self._collecting = asyncio.get_running_loop().call_later(COLLECT_SECONDS, gc.collect)
 
     async def _write(self, value: str | bytes, limit: int, file: Writable, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, DiskFull."""
