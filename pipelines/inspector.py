@@ -23,7 +23,7 @@ MEMORY_BYTES = 1536 * 2**20  # the largest image that is accepted takes about 95
 QUICK_CPU_SECONDS = 3.0
 SLOW_CPU_SECONDS = 15.0
 NICE = 5  # below the API process, above the workers
-SLOW_NICE = 5  # more, for what is slow: as the workers
+SLOW_NICE = 10  # more, for what is slow: below the workers
 QUICK_HEADER = 2**20  # bytes
 
 Answer = dict[str, Any]
