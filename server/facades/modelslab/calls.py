@@ -152,6 +152,9 @@ class ModelsLab:
             return None
         return job
 
+    def _check_room(self) -> None:
+        self.context.artifacts.check_room()
+
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
         """The JSON body, whatever its type is said to be, and whose key came with the request."""
         identify = partial(self.context.keys.identify, request.headers)
@@ -159,9 +162,7 @@ class ModelsLab:
         with contextlib.suppress(Unauthorized):
             owner = identify(request.headers.get("key"))
         if owner is None:
-            body, owner = await keyed.read(
-                request, self.strangers, self.folder, identify, self.context.artifacts.check_room
-            )
+            body, owner = await keyed.read(request, self.strangers, self.folder, identify, self._check_room)
         else:
             body = await collected(request, request.stream(), owner=owner)
         fields = await parsed(body)
