@@ -116,7 +116,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(command: list[str], tmp_path: 
     environ = {"HF_ENDPOINT": "http://127.0.0.1:9", "COGVIDEOX_MODELS_DIR": str(tmp_path), "NO_PROXY": "*"}
     code, said, modules = run(tmp_path, *command, **environ)
     assert (code, said.count("\n")) == (2, 1), said
-    assert said.startswith("cogvideox: http://127.0.0.1:9 cannot be reached (") and "it resumes" in said
+    assert said.startswith("cogvideox: http://127.0.0.1:9 cannot be reached (") and "a download resumes" in said
     assert not modules & set(HEAVY)
 
 

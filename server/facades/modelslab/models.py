@@ -117,7 +117,7 @@ class Sized(Body):
 
 SIZED = {"height": 512, "width": 512, "num_frames": 25, "num_inference_steps": 50, "guidance_scale": 8, "fps": 16}
 SECOND_PASS = (None, "there is no second pass of a model")  # without these fields none is asked for
-SVD = "a knob of svd"
+SVD = "an SVD-only parameter"
 DISTILLED = "it is a distilled model's; CogVideoX's own is used"
 
 
