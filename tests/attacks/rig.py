@@ -131,10 +131,15 @@ class Target:
 
 @contextmanager
 def attacked(
-    folder: Path, *, drain_seconds: float = 1.0, program: str = "tests.server.clients.stand_in", **settings: Any
+    folder: Path,
+    *,
+    drain_seconds: float = 1.0,
+    program: str = "tests.server.clients.stand_in",
+    files: int | None = None,
+    **settings: Any,
 ) -> Iterator[Target]:
     """A server on loopback that knows the keys ATTACKER and BYSTANDER, already measured in peace. `program`: the module
-    that runs it."""
+    that runs it. `files`: its limit of open files."""
     port = free_port()
     models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
     given = {
@@ -151,7 +156,7 @@ def attacked(
     log = folder / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", program],
+            [*(["prlimit", f"--nofile={files}:{files}"] if files else []), sys.executable, "-m", program],
             env=environment({name: str(value) for name, value in given.items()}),
             stdout=out,
             stderr=subprocess.STDOUT,
