@@ -90,7 +90,12 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
+QUICK = "a million headers"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in HEADS]
+)
 def test_endless_heads(target: Target, name: str) -> None:
     expected, parts = HEADS[name]
     with target.bystander() as seen:
@@ -100,6 +105,7 @@ def test_endless_heads(target: Target, name: str) -> None:
     target.assert_memory_returns()
 
 
+@pytest.mark.slow
 def test_chunks_of_a_byte_each(target: Target) -> None:
     head = f"POST /v1/videos HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ATTACKER}\r\n".encode()
     body = b"1\r\na\r\n" * 1_000_000
@@ -110,6 +116,7 @@ def test_chunks_of_a_byte_each(target: Target) -> None:
     target.assert_memory_returns()
 
 
+@pytest.mark.slow
 def test_connections_that_say_nothing_or_little(target: Target) -> None:
     beginnings = (b"", HEAD, b"POST /v1/videos HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{")
     with ExitStack() as stack, target.bystander() as seen:
@@ -132,6 +139,7 @@ def test_connections_that_say_nothing_or_little(target: Target) -> None:
     target.assert_memory_returns()
 
 
+@pytest.mark.slow
 def test_it_stops_beside_all_of_them(tmp_path: Path) -> None:
     with attacked(tmp_path) as target, ExitStack() as stack:
         path = uploaded(target)
@@ -200,12 +208,8 @@ STRANGERS = {
 }
 
 
-TO_THE_END = ("no key", "a wrong key at the end", "a wrong key in a header")  # read one after the other
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in TO_THE_END else name for name in STRANGERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRANGERS)
 def test_ten_large_bodies_without_a_key(target: Target, name: str) -> None:
     parts = large(*STRANGERS[name])
     with watched(target) as mib, target.bystander() as seen:
@@ -228,6 +232,7 @@ def test_ten_large_bodies_of_one_key(target: Target) -> None:
     target.assert_memory_returns()
 
 
+@pytest.mark.slow
 def test_two_large_bodies_without_a_key(target: Target) -> None:
     parts = large(*STRANGERS["no key"])
     with watched(target) as mib, target.bystander() as seen:
@@ -243,6 +248,7 @@ def test_a_key_behind_a_large_image_is_found(target: Target) -> None:
         assert expected in answer.json()["message"]
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_reads(target: Target) -> None:
     path = uploaded(target)
     with ExitStack() as stack, watched(target) as mib, target.bystander() as seen:
