@@ -137,7 +137,12 @@ def image_of(frame: torch.Tensor, path: Path) -> Media:
 
 @pytest.mark.parametrize(
     ("kind", "values"),
-    [("5b", {}), ("2b", {}), ("5b-i2v", {"image": True}), ("1.5-5b", {"num_frames": 20, "width": 64, "height": 64})],
+    [
+        pytest.param("5b", {}, marks=pytest.mark.slow),
+        ("2b", {}),
+        pytest.param("5b-i2v", {"image": True}, marks=pytest.mark.slow),
+        pytest.param("1.5-5b", {"num_frames": 20, "width": 64, "height": 64}, marks=pytest.mark.slow),
+    ],
 )
 def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
     """The 2B's VAE is not the one of the checkpoint that continues its video."""

@@ -75,7 +75,7 @@ def gains(net: IFNet, films: list[Film]) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("size", [(64, 96), (96, 64), (128, 192), (480, 720)])
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (128, 192), pytest.param((480, 720), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [shape_film, drifting_film])
 def test_it_beats_blending(net: IFNet, kind: Callable[[int, int, int], Film], size: tuple[int, int]) -> None:
     found = gains(net, [kind(seed, *size) for seed in range(2 if size[0] > 128 else 12)])
