@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -19,7 +18,6 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -28,7 +26,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.bodies import SCOPE_KEY, SHORT, Share
-from server.datadir import full_disk_named
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, NoWorker, Stopped
@@ -37,6 +34,8 @@ MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
 LONG_JSON = 2**20  # bytes
 MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
+MAX_ESCAPES = 4_000_000  # in a JSON body: an image in base64 has one in 64 characters, for its slashes
+LONGEST_NUMBER = 400  # characters of one in a JSON body
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
 KEPT = 64_000  # characters of a request's fields that are kept in the job table
 SHOWN = 200  # characters of a caller's own value that an error repeats
@@ -160,21 +159,25 @@ async def parsed(body: bytes) -> Any:
     return await asyncio.get_running_loop().run_in_executor(PARSER, parse_json, body)
 
 
-def counted(request: Request, limit: int = MAX_BODY, grow: Callable[[int], None] = lambda _: None) -> Request:
-    """The same request, whose body is counted while it is read: `grow` hears of each piece before the reader has it.
+def counted(
+    request: Request, grow: Callable[[int], None], look: Callable[[bytes], None], limit: int = MAX_BODY
+) -> Request:
+    """The same request, whose body is counted while it is read: `look` gets each piece, and `grow` its size, before the
+    reader has it.
 
-    Reading raises BodyTooLarge, and what `grow` raises.
+    Reading raises BodyTooLarge, and what these two raise.
     """
     size = 0
 
     async def receive() -> Message:
         nonlocal size
         message = await request.receive()
-        piece = len(message.get("body", b""))
-        size += piece
+        piece = message.get("body", b"")
+        size += len(piece)
         if size > limit:
             raise BodyTooLarge(limit)
-        grow(piece)
+        look(piece)
+        grow(len(piece))
         return message
 
     return Request(request.scope, receive)
@@ -204,16 +207,30 @@ def parse_json(body: bytes) -> Any:
         return None
     if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:  # what a picture in base64 has none of
         raise BadBody(f"The body holds more than {MAX_VALUES} values")
+    if len(body) > MAX_ESCAPES and body.count(b"\\") > MAX_ESCAPES:
+        raise BadBody(f"The body holds more than {MAX_ESCAPES} escapes")
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant, parse_int=_integer, parse_float=_real)
     except json.JSONDecodeError as error:
         raise BadBody(error.msg, error.pos) from error
     except UnicodeDecodeError as error:
         raise BadBody("The body is not UTF-8", error.start) from error
     except RecursionError as error:
         raise BadBody("The body is nested too deeply") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise BadBody("The body holds a number that is too long") from error
+
+
+def _integer(text: str) -> int:
+    return int(_short(text))
+
+
+def _real(text: str) -> float:
+    return float(_short(text))
+
+
+def _short(text: str) -> str:
+    if len(text) > LONGEST_NUMBER:
+        raise BadBody("The body holds a number that is too long")
+    return text
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -332,22 +349,6 @@ async def _finished(jobs: Jobs, job: Job, start_within: float | None) -> Job:
 async def _hung_up(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-@asynccontextmanager
-async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
-    """The form in a body that was already read. Raises HTTPException 400 for one that cannot be parsed, DiskFull: files
-    of more than 1 MiB lie in the temporary folder meanwhile."""
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    with full_disk_named():
-        form = await Request(request.scope, receive).form(max_part_size=MAX_BODY)
-    try:
-        yield form
-    finally:
-        await form.close()
 
 
 class Doorman:

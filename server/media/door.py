@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -19,6 +20,7 @@ from aiohttp import AddrInfoType
 from server.datadir import full_disk_named
 from server.errors import TooManyAtOnce
 from server.media.addresses import is_public
+from server.media.answers import Answer, TooMuchWork
 from server.media.names import NameNotResolved, Names
 from server.room import Writable
 from server.shares import Shares
@@ -28,6 +30,7 @@ AT_ONCE, PER_KEY = 64, 8  # downloads
 WAIT = 30.0  # seconds that a download waits for others of its key
 REDIRECTS = 3
 CHUNK = 2**16
+COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")
 
 
 class Forbidden(OSError):
@@ -64,14 +67,14 @@ class Door:
     async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         """At most `limit` bytes; raises TooLarge, DownloadFailed."""
         data = bytearray()
-        async with self._turn(owner), self._transfer(self._seconds, owner) as session:
+        async with self._turn(owner), self._transfer(self._seconds, owner, limit) as session:
             async for chunk in _follow(session, url, limit):
                 data += chunk
         return bytes(data)
 
     async def save(self, url: str, limit: int, file: Writable, seconds: float | None = None, owner: str = "") -> None:
         """At most `limit` bytes into `file`; raises TooLarge, DownloadFailed, DiskFull."""
-        async with self._turn(owner), self._transfer(seconds or self._seconds, owner) as session:
+        async with self._turn(owner), self._transfer(seconds or self._seconds, owner, limit) as session:
             async for chunk in _follow(session, url, limit):
                 with full_disk_named():
                     file.write(chunk)
@@ -79,7 +82,7 @@ class Door:
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, owner: str = "") -> int:
         """Sends `body` there and gives the status of the answer, a redirect's too; raises DownloadFailed, and of that
         Unreachable where no answer came."""
-        async with self._transfer(seconds, owner) as session:
+        async with self._transfer(seconds, owner, 0) as session:
             _check_scheme(url)
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 return answer.status
@@ -101,13 +104,13 @@ class Door:
             self._downloads.give_back(owner)
 
     @asynccontextmanager
-    async def _transfer(self, seconds: float, owner: str) -> AsyncIterator[aiohttp.ClientSession]:
-        """A session for one transfer. Turns what goes wrong in it into DownloadFailed."""
+    async def _transfer(self, seconds: float, owner: str, most: int) -> AsyncIterator[aiohttp.ClientSession]:
+        """A session for one transfer of up to `most` bytes. Turns what goes wrong in it into DownloadFailed."""
         task = asyncio.current_task()
         if task is not None:
             self._transfers.add(task)
         try:
-            async with asyncio.timeout(seconds), self._session(owner) as session:
+            async with asyncio.timeout(seconds), self._session(owner, most) as session:
                 yield session
         except TimeoutError:
             raise Unreachable(f"it took longer than {seconds:g} seconds") from None
@@ -123,18 +126,23 @@ class Door:
             if _is_refusal(e):
                 raise DownloadFailed("the URL leads to an address that is not public") from None
             raise Unreachable("the host cannot be reached") from None
+        except TooMuchWork as e:
+            raise DownloadFailed(str(e)) from None
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise DownloadFailed(f"the transfer failed ({type(e).__name__})") from None
         finally:
             if task is not None:
                 self._transfers.discard(task)
 
-    def _session(self, owner: str) -> aiohttp.ClientSession:
+    def _session(self, owner: str, most: int) -> aiohttp.ClientSession:
         """One for each transfer, so that no transfer waits for a connection of another."""
+        connector = aiohttp.TCPConnector(
+            socket_factory=self._dial, resolver=self._names.of(owner), use_dns_cache=False, force_close=True
+        )
+        connector._factory = partial(Answer, asyncio.get_running_loop(), most)  # type: ignore[assignment]
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                socket_factory=self._dial, resolver=self._names.of(owner), use_dns_cache=False, force_close=True
-            ),
+            connector=connector,
+            auto_decompress=False,  # a thousandth of a file could take as long as all of it
             timeout=aiohttp.ClientTimeout(total=None),  # `asyncio.timeout` covers name look-ups and redirects too
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # no proxy from the environment may dial in our place
@@ -160,6 +168,8 @@ async def _follow(session: aiohttp.ClientSession, url: str, limit: int) -> Async
                 raise DownloadFailed(f"the host answered {answer.status}")
             if (answer.content_length or 0) > limit:
                 raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
+            if (encoding := answer.headers.get("content-encoding", "").strip().lower()) in COMPRESSED:
+                raise DownloadFailed(f"the host sent it compressed ({encoding}), which was not asked for")
             size = 0
             async for chunk in answer.content.iter_chunked(CHUNK):
                 size += len(chunk)

@@ -160,7 +160,7 @@ def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, An
     for point in points(events):
         rest = list(new_engine().run(request, kind, resume=point.data))
         assert [e.done for e in rest if isinstance(e, Progress)] == list(range(point.step + 1, clips * STEPS + 1))
-        assert any(isinstance(e, Log) and f"going on after step {point.step} of" in e.message for e in rest)
+        assert any(isinstance(e, Log) and f"resumed after step {point.step} of" in e.message for e in rest)
         result = finished(rest)
         assert (result.video, result.manifest) == (whole.video, whole.manifest)
 
@@ -244,7 +244,7 @@ def test_memory_that_runs_out_in_a_further_clip(monkeypatch: pytest.MonkeyPatch)
     bomb = Bomb(transformer, {2}, monkeypatch)
     result = finished(events := list(engine.run(request, "5b")))
     assert bomb.calls > 2 and result.video == whole.video
-    assert any(isinstance(e, Log) and "step 2 of 2: going on with" in e.message for e in events), "of the clip's own"
+    assert any(isinstance(e, Log) and "step 2 of 2: continuing with" in e.message for e in events), "of the clip's own"
 
 
 def test_the_request_says_so() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
+from server.facades.forms import form_of
 from server.facades.openai.errors import Refused
-from server.facades.wire import form_of, parsed, read_body
+from server.facades.wire import parsed, read_body
 
 MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.datadir import full_disk_named, write_atomically
+from server.facades.forms import FormLimits
 from server.facades.replicate import errors
 from server.facades.replicate.answers import timestamp
 from server.facades.replicate.catalog import page
@@ -41,10 +42,11 @@ class Files:
 
     async def create(self, request: Request) -> Response:
         check_length(request)
+        limits = FormLimits(request.headers.get("content-type", ""))
         room, tag = self.context.uploads.room, tag_of(request.state.owner)
         # what is read of the form lies in the data folder, as the temporary files of its parser, until the block ends
         with full_disk_named(), room.growing(tag) as grow:
-            return await self._create(request, counted(request, grow=grow))
+            return await self._create(request, counted(request, grow=grow, look=limits.check))
 
     async def _create(self, request: Request, read: Request) -> Response:
         async with read.form(max_files=10, max_fields=10) as form:

@@ -12,8 +12,9 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from server.facades.forms import form_of
 from server.facades.segmind.errors import Refused
-from server.facades.wire import form_of, parsed, read_body
+from server.facades.wire import parsed, read_body
 
 
 async def read_fields(request: Request, *, forms: bool = True) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.wire import Json, form_of, idempotency, kept, parsed, read_body
+from server.facades.forms import form_of
+from server.facades.wire import Json, idempotency, kept, parsed, read_body
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.pictures import picture

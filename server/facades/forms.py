@@ -1,0 +1,82 @@
+"""Forms, read with a limit on what they cost: the parser is Python, and runs in the event loop.
+
+Knows: multipart, urlencoded. Does not know: which fields there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message
+
+from server.datadir import full_disk_named
+from server.facades.wire import MAX_BODY, BodyTooLarge
+
+MULTIPART = "multipart/form-data"
+URLENCODED = "application/x-www-form-urlencoded"
+MOST_FIELDS = 1000
+MAX_URLENCODED = 2**20  # bytes: each escape takes the parser some hundred bytes and a microsecond
+PIECE = 64 * 2**10  # bytes that are parsed before anything else has its turn
+UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # whose decoders raise other errors, or take minutes
+
+
+class FormLimits:
+    """`check` sees each piece of the body before the parser does.
+
+    Raises HTTPException 400 for more than MOST_FIELDS fields, also empty ones, which the parser does not count, and for
+    one of UNSAFE_CHARSETS; BodyTooLarge for a long urlencoded body.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        kind, options = parse_options_header(content_type)
+        if _codec(options.get(b"charset", b"utf-8").decode("latin-1")) in UNSAFE_CHARSETS:
+            raise HTTPException(400, "The form's charset is not supported")
+        self._is_urlencoded = kind == URLENCODED.encode()
+        self._mark = b"&" if self._is_urlencoded else b"\r\n--" + options.get(b"boundary", b"")
+        self._rest = b""
+        self._size = self._marks = 0
+
+    def check(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._is_urlencoded and self._size > MAX_URLENCODED:
+            raise BodyTooLarge(MAX_URLENCODED)
+        data = self._rest + piece
+        self._marks += data.count(self._mark)
+        self._rest = data[len(data) - len(self._mark) + 1 :]
+        if self._marks > MOST_FIELDS:
+            raise HTTPException(400, f"The form has more than {MOST_FIELDS} fields")
+
+
+def _codec(charset: str) -> str:
+    try:
+        return codecs.lookup(charset).name
+    except (LookupError, ValueError):  # the parser takes another then
+        return ""
+
+
+@asynccontextmanager
+async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
+    """The form in a body that was already read. Raises HTTPException 400 for one that cannot be parsed, BodyTooLarge,
+    DiskFull: files of more than 1 MiB lie in the temporary folder meanwhile."""
+    limits, at = FormLimits(request.headers.get("content-type", "")), 0
+    limits.check(body)
+
+    async def receive() -> Message:
+        nonlocal at
+        begin, at = at, at + PIECE
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": body[begin:at], "more_body": at < len(body)}
+
+    with full_disk_named():
+        form = await Request(request.scope, receive).form(max_part_size=MAX_BODY)
+    try:
+        yield form
+    finally:
+        await form.close()

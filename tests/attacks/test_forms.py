@@ -1,0 +1,52 @@
+"""Bodies that are short to send and long to read: forms of empty fields and false boundaries, JSON of long numbers and
+of escapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attacks.rig import Target, attacked
+
+SIZE = 8 * 2**20
+PART = b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n'
+URLENCODED = "application/x-www-form-urlencoded"
+BODIES = {
+    "false boundaries": ("multipart/form-data; boundary=b", PART + b"\r\n--bx" * (SIZE // 6) + b"\r\n--b--\r\n"),
+    "empty fields": (URLENCODED, b"&" * SIZE),
+    "escapes of a form": (URLENCODED, b"prompt=" + b"%41" * (SIZE // 3)),
+    "long numbers": ("application/json", b"[" + b",".join([b"1" * 4300] * (40 * 2**20 // 4301)) + b"]"),
+    "escapes of JSON": ("application/json", b'{"prompt":"' + b"\\n" * (20 * 2**20) + b'"}'),
+}
+UPLOADS = ("/v1/files", "/replicate/v1/files")
+PATHS = ("/v1/videos", "/api/paas/v4/videos/generations", "/v1/cog-video-5b-t2v", *UPLOADS)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with attacked(tmp_path_factory.mktemp("attack")) as target:
+        yield target
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_nobody_else_waits(target: Target, name: str) -> None:
+    """They held the event loop for 60 seconds in each 128 MiB, or took ten times their size in memory."""
+    kind, body = BODIES[name]
+    with target.bystander() as seen, target.as_attacker() as session:
+        for path in PATHS if "application/json" not in kind else PATHS[:1]:
+            answer = session.post(target.url + path, data=body, headers={"content-type": kind}, timeout=120)
+            assert 400 <= answer.status_code < 500, (path, answer.status_code, answer.text[:200])
+    target.assert_unnoticed(seen)
+    target.assert_memory_returns()
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "hex", "none-such"])
+@pytest.mark.parametrize("path", PATHS)
+def test_charsets(target: Target, path: str, charset: str) -> None:
+    """Some codecs raise errors that are not about decoding."""
+    body = PART.replace(b"prompt", b"-zzzz99999999") + b"-zzzz99999999\xff\r\n--b--\r\n"
+    kind = f"multipart/form-data; boundary=b; charset={charset}"
+    with target.as_attacker() as session:
+        answer = session.post(target.url + path, data=body, headers={"content-type": kind}, timeout=60)
+    assert 400 <= answer.status_code < 500, answer.text
