@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from tests.server.s3 import Cloud
 
 
+@pytest.fixture(autouse=True)
+def idle_inspectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None: many a test's event loop ends before they do, and a later test would fail for them."""
+    monkeypatch.setattr("server.media.inspectors.KEPT", 0)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Cloud]:
     from tests.server.s3 import cloud  # its imports take a second

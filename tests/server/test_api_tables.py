@@ -34,6 +34,11 @@ TABLES = {name: tables(name) if (DOCS / f"{name}.md").exists() else {} for name 
 ROWS = [(call, row) for call in CALLS for row in TABLES[call.vendor].get(call.name, [])]
 
 
+@pytest.fixture
+def idle_inspectors() -> None:
+    """They end with the rig."""
+
+
 def call_id(value: Any) -> str | None:
     if isinstance(value, Call):
         return f"{value.vendor}: {value.name}"

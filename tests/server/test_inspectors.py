@@ -21,6 +21,11 @@ from tests import pace
 from tests.attacks import images
 
 
+@pytest.fixture
+def idle_inspectors() -> None:
+    """Those that a server keeps."""
+
+
 def ran(work: Callable[[Inspectors], Awaitable[None]]) -> None:
     async def run() -> None:
         inspectors = Inspectors()
