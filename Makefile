@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # cpu or cuda; auto looks for an NVIDIA driver
 TORCH ?= auto
+# of the tests: many of them wait for processes, so more than cores
+WORKERS ?= 4
 # an index of torch builds, such as one of https://download.pytorch.org/whl for an older NVIDIA driver
 TORCH_INDEX ?=
 VENV := .venv
@@ -35,13 +37,13 @@ serve: $(STAMP)  ## start the server on http://127.0.0.1:8000
 	@$(BIN)/cogvideox serve
 
 test: $(DEV)  ## the tests, all but the slow ones
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: $(DEV)  ## the slow tests: every vendor's own client, the docs' commands, killed processes
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 fuzz: $(DEV)  ## 2,000 requests nobody would send, to each API
-	FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/server/test_api_fuzz.py
+	FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -n $(WORKERS) tests/server/test_api_fuzz.py
 
 soak: $(DEV)  ## kill the server's processes at random over a hundred jobs
 	$(BIN)/python -m tests.server.soak --jobs 100

@@ -77,7 +77,7 @@ class Film:
         if number == len(self.saved.finished):
             steps = self.saved.steps
             done = number * steps + self.saved.sampling.step
-            yield Log(f"going on after step {done} of {len(self.clips) * steps}")
+            yield Log(f"resumed after step {done} of {len(self.clips) * steps}")
         return self.saved
 
     def manifest(self, device: torch.device, rung: Rung) -> dict[str, Any]:

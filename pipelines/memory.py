@@ -285,4 +285,4 @@ class Ladder:
         if self.placement.device.type == "cuda":
             torch.cuda.empty_cache()
         self.placement.apply(rung)
-        return Log(f"out of memory while {doing}: going on with {rung}", "WARN")
+        return Log(f"out of memory while {doing}: continuing with {rung}", "WARN")

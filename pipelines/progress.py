@@ -157,6 +157,9 @@ class Meter:
 
     def left(self) -> float | None:
         """Seconds until the video is complete; None while nothing about the current work is known."""
+        sampling = self._counts.get("denoise")
+        if sampling and sampling.done < sampling.total and self.unit("denoise") is None:
+            return None  # what is known of the other stages is a small part
         parts = [(count.total - count.done, self.unit(stage)) for stage, count in self._counts.items()]
         if not any(unit for _, unit in parts):
             return None

@@ -37,13 +37,15 @@ class Connections:
         self._exempt = exempt
         self._open = 0
         self._of: Counter[str] = Counter()
-        self._waiting: dict[Waiting, None] = {}  # in the order in which they began to wait
+        # in the order in which they began to wait: those that have had no request yet, and those that have
+        self._silent: dict[Waiting, None] = {}
+        self._kept_alive: dict[Waiting, None] = {}
         self._events: Counter[str] = Counter()
         self._logged_at = 0.0
 
     def enter(self, address: str) -> str | None:
         """Counts a new connection; None, or why it is refused. When all places are taken, the one that has waited
-        longest for a request gives up its own."""
+        longest for a request gives up its own: one without any request so far, if there is one."""
         place = place_of(address)
         if self._of[place] >= self.most_per_address and not self._exempt(address):
             self.note("too many from one address")
@@ -57,8 +59,8 @@ class Connections:
         return None
 
     def evict_one(self) -> bool:
-        """Ends the connection that has waited longest for a request; False when none waits."""
-        oldest = next(iter(self._waiting), None)
+        """Ends a connection that waits for a request, as `enter` says; False when none waits."""
+        oldest = next(iter(self._silent), None) or next(iter(self._kept_alive), None)
         if oldest is None:
             return False
         self.stop_waiting(oldest)
@@ -72,11 +74,13 @@ class Connections:
         if self._of[place] <= 0:
             del self._of[place]
 
-    def wait(self, connection: Waiting) -> None:
-        self._waiting.setdefault(connection)
+    def wait(self, connection: Waiting, kept_alive: bool = False) -> None:
+        """`kept_alive`: it has had a request."""
+        (self._kept_alive if kept_alive else self._silent).setdefault(connection)
 
     def stop_waiting(self, connection: Waiting) -> None:
-        self._waiting.pop(connection, None)
+        self._silent.pop(connection, None)
+        self._kept_alive.pop(connection, None)
 
     def note(self, event: str) -> None:
         """Counts a refusal for the log."""

@@ -240,7 +240,7 @@ class Http(H11Protocol):
         """Notes what is being read, and since when."""
         state = self.conn.their_state
         if state is h11.IDLE:
-            self.all.wait(self)
+            self.all.wait(self, kept_alive=self.cycle is not None)
         else:
             self.all.stop_waiting(self)
         if state is not h11.SEND_BODY and not (state is h11.IDLE and (self.conn.buffered or self.cycle is None)):

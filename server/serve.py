@@ -28,6 +28,7 @@ from server.app import create_app
 from server.connections import Connections, most_by_files
 from server.errors import AddressInUse, StartError
 from server.front import trust
+from server.jobs.pool import LocalPool
 from server.jobs.protocol import REAL_ENGINE
 from server.listener import Listener
 from server.protocol import Http, answer
@@ -39,10 +40,17 @@ GRACE = 3  # seconds that answers in progress are given to end
 KEEP_ALIVE = 30  # seconds without a request: clients that look every few seconds keep their connection
 
 
-def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[str], None] = lambda url: None) -> None:
+def serve(
+    settings: Settings,
+    *,
+    engine: str = REAL_ENGINE,
+    on_ready: Callable[[str], None] = lambda url: None,
+    on_broken: Callable[[str], None] = lambda reason: None,
+) -> None:
     """Returns after SIGTERM or SIGINT, within a few seconds; call it from the main thread.
 
-    `on_ready` is told the base URL once requests are answered. Raises StartError before anything has started.
+    `on_ready` gets the base URL once requests are answered, `on_broken` the reason when no worker can start (once).
+    Raises StartError before anything has started.
     """
     return_large_blocks()
     certificate = tls.given(settings)
@@ -81,7 +89,12 @@ def serve(settings: Settings, *, engine: str = REAL_ENGINE, on_ready: Callable[[
         try:
             encryption = tls.context(certificate) if certificate else None
             server = Server(
-                config, connections, encryption, lambda: _started(on_ready, url, app), app.state.house.begin_to_stop
+                config,
+                connections,
+                encryption,
+                lambda: _started(on_ready, url, app),
+                app.state.house.begin_to_stop,
+                _once(app.state.house.health.pool, on_broken),
             )
             with app.state.house.health.data.temporaries_here():
                 server.run(sockets=[listener])
@@ -97,6 +110,19 @@ def _started(on_ready: Callable[[str], None], url: str, app: FastAPI) -> None:
     on_ready(url)
 
 
+def _once(pool: LocalPool, on_broken: Callable[[str], None]) -> Callable[[], None]:
+    """Reports the first time that no worker can start; to be called again and again."""
+    said = False
+
+    def look() -> None:
+        nonlocal said
+        if not said and (reason := pool.broken()) is not None:
+            said = True
+            on_broken(reason + pool.remedy())
+
+    return look
+
+
 class Server(uvicorn.Server):
     """uvicorn's, with our own listener and protocol."""
 
@@ -107,12 +133,14 @@ class Server(uvicorn.Server):
         encryption: ssl.SSLContext | None = None,
         on_started: Callable[[], None] = lambda: None,
         on_exit: Callable[[], None] = lambda: None,
+        each_second: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
         self._connections = connections
         self._encryption = encryption
         self._on_started = on_started
         self._on_exit = on_exit
+        self._each_second = each_second
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._on_exit()  # callers that wait for a job are answered before the grace is over
@@ -158,6 +186,7 @@ class Server(uvicorn.Server):
                 if isinstance(connection, Http):
                     connection.check(now)
             self._connections.log(now)
+            self._each_second()
         return await super().on_tick(counter)
 
 

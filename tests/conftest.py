@@ -15,6 +15,9 @@ import structlog
 
 from tests import pace
 
+# else each of many processes compiles every module anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 

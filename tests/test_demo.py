@@ -69,7 +69,7 @@ def test_lies_there_as_published_checkpoints_do(name: str) -> None:
     assert (info.family.sizes.default, info.family.frames.default, info.family.fps) == ((96, 64), 49, 8)
 
 
-@pytest.mark.parametrize("frames", [FILM, FRAMES])
+@pytest.mark.parametrize("frames", [pytest.param(FILM, marks=pytest.mark.slow), FRAMES])
 def test_the_judge_is_right_about_drawn_scenes(frames: int) -> None:
     for scene, prompt in asked(30, frames):
         assert all(right(scene, look(render(scene, 64, 96)))), prompt
@@ -88,6 +88,7 @@ def test_the_judge_is_not_lenient() -> None:
     assert look(twice).shape == "none", "two circles where one should be"
 
 
+@pytest.mark.slow
 def test_no_prompt_of_the_evaluation_is_said_in_training_or_said_twice() -> None:
     rng = np.random.default_rng(0)
     said = {dataset.say(sample_scene(rng, FILM), rng) for _ in range(5000)}
@@ -128,6 +129,7 @@ def test_a_picture_stays_the_first_frame_and_the_prompt_moves_it(engine: Engine,
     assert moved >= 8, f"{moved} of 10 objects go the asked way; chance is 1 in {len(MOTIONS)}"
 
 
+@pytest.mark.slow
 def test_everything_that_is_asked_matters(engine: Engine, tmp_path: Path) -> None:
     prompt = "a big white circle moves left on a blue background"
 
@@ -148,6 +150,7 @@ def test_everything_that_is_asked_matters(engine: Engine, tmp_path: Path) -> Non
     assert look(others["prompt"]).background == "red"
 
 
+@pytest.mark.slow
 def test_more_steps_come_nearer_to_the_end(engine: Engine, tmp_path: Path) -> None:
     prompt = "a big white circle moves left on a blue background"
     films = {
@@ -259,7 +262,7 @@ def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Pat
     assert (steps < 0.2).all() and np.abs(steps).max() < 1.5, steps  # one pixel a frame at 8 fps
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 96), (64, 64), (80, 80), (720, 480)])
+@pytest.mark.parametrize(("width", "height"), [(64, 96), (80, 80), pytest.param(720, 480, marks=pytest.mark.slow)])
 def test_shapes_of_frames(engine: Engine, width: int, height: int, tmp_path: Path) -> None:
     frames = clip(engine, "a white square on a green background", tmp_path, width=width, height=height, num_frames=9)
     assert frames.shape == (9, height, width, 3)
@@ -269,6 +272,7 @@ def test_shapes_of_frames(engine: Engine, width: int, height: int, tmp_path: Pat
         assert seen.shape == "square"
 
 
+@pytest.mark.slow
 def test_video_to_video_at_low_strength_keeps_the_clip(engine: Engine, tmp_path: Path) -> None:
     source = clip(engine, "a white circle on a blue background", tmp_path)
     (tmp_path / "clip.mp4").rename(tmp_path / "source.mp4")
@@ -286,6 +290,7 @@ def test_video_to_video_at_low_strength_keeps_the_clip(engine: Engine, tmp_path:
     assert look(remade).background == "red"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("with_picture", "whiter"), [(False, 60), (True, 15)])
 def test_a_lora_gives_every_shape_a_white_outline(
     engine: Engine, with_picture: bool, whiter: int, tmp_path: Path

@@ -103,7 +103,7 @@ def locate(source: Path) -> tuple[Path, str | None]:
     if (source / MODEL_INDEX).exists():
         return source, source.name if source.parent.name == "snapshots" else None
     if not source.is_dir():
-        raise ImportRefused(f"{source} is not a folder")
+        raise ImportRefused(f"{source} is neither a folder nor RIFE's weights file")
     if (source / "snapshots").is_dir():
         ref = source / "refs" / "main"
         order = [source / "snapshots" / ref.read_text().strip()] if ref.is_file() else []

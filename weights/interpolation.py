@@ -34,7 +34,7 @@ def rife_weights(given: Path | None = None, models_dir: Path | None = None) -> P
 def named(given: Path) -> Path:
     """A file that a person named. Raises WeightsError for none, and for an ending that RIFE weights do not have."""
     if given.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"no RIFE weights file: those end in {', '.join(SUFFIXES)}")
+        raise WeightsError(f"not a RIFE weights file: its name must end in {', '.join(SUFFIXES)}")
     if not given.is_file():
         raise WeightsError("there is no such file")
     return given

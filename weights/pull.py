@@ -141,9 +141,9 @@ def plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
         if isinstance(cause, hub.OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set, so nothing is fetched; unset it and pull again"
         if isinstance(cause, hub.HfHubHTTPError) and cause.response is not None:
-            return f"{endpoint} answered {cause.response.status_code}; pull again later, it resumes"
+            return f"{endpoint} answered {cause.response.status_code}; try again later, a download resumes"
         if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyError"):
-            return f"{endpoint} cannot be reached ({cause}); pull again later, it resumes"
+            return f"{endpoint} cannot be reached ({cause}); try again later, a download resumes"
     return f"{where} could not be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -38,7 +38,9 @@ def check_clip(path: Path, *, longest: float = LONGEST, pixels: int = PIXELS) ->
     if "max pixel count" in words:
         raise MediaUnreadable("file_too_large", f"the video has more than {pixels} pixels a frame")
     if done.returncode:
-        raise MediaUnreadable("unsupported_video_format", "the file is not a video that can be decoded, or it is torn")
+        raise MediaUnreadable(
+            "unsupported_video_format", "the file is not a video that can be decoded, or it is damaged"
+        )
     if found := _DURATION.search(words):
         hours, minutes, seconds = found.groups()
         if int(hours) * 3600 + int(minutes) * 60 + float(seconds) > longest:

@@ -109,7 +109,9 @@ def read_video(
     if "max pixel count" in words and not frames:
         raise _too_large(max_pixels)
     if code or _CUT_OFF.search(words):
-        raise MediaUnreadable("unsupported_video_format", "the file is not a video that can be decoded, or it is torn")
+        raise MediaUnreadable(
+            "unsupported_video_format", "the file is not a video that can be decoded, or it is damaged"
+        )
     if not frames:
         raise MediaUnreadable("video_duration_too_short", "the video holds no frame")
     return _even(frames, words, max_seconds)

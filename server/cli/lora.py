@@ -42,6 +42,8 @@ def _plainly() -> Iterator[None]:
         yield
     except (WeightsError, ServerError, LoraError) as e:
         raise fail(str(getattr(e, "message", e))) from None
+    except BrokenPipeError:  # `lora list | head`: nobody reads on
+        raise
     except OSError as e:
         raise fail(f"{e.filename or 'the LoRA folder'}: {e.strerror or e}") from None
     except KeyboardInterrupt:

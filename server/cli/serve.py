@@ -64,7 +64,7 @@ def serve(
         )
         from server.serve import serve as run  # the whole server: not before the settings are right
 
-        run(settings, on_ready=lambda url: _banner(url, settings))
+        run(settings, on_ready=lambda url: _banner(url, settings), on_broken=_broken)
     except StartError as e:
         raise fail(e.message) from None
 
@@ -102,6 +102,14 @@ def _banner(url: str, settings: Settings) -> None:
         line()
         line(REAL_WEIGHTS, "yellow")
     line()
+
+
+def _broken(reason: str) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    text = f"\nThis server makes no videos: {reason}. It tries again every 30 seconds.\n"
+    console.print(text, style="bold red", soft_wrap=True)
 
 
 def _keys(settings: Settings) -> str:

@@ -40,6 +40,8 @@ def _plainly() -> Iterator[None]:
         raise fail(error.message) from error
     except WeightsError as error:
         raise fail(str(error)) from error
+    except BrokenPipeError:  # `weights list | head`: nobody reads on
+        raise
     except OSError as error:
         raise fail(f"{error.filename or 'the models folder'}: {error.strerror or error}") from error
     except KeyboardInterrupt as error:

@@ -101,6 +101,10 @@ class LocalPool:
             return None
         return f"the worker on {slots[0].spec.device} cannot start: {slots[0].error}"
 
+    def remedy(self) -> str:
+        """What to add to `broken` for the operator; empty where nothing is known to help."""
+        return remedy(self._slots[0].error or "") if self._slots else ""
+
     # -- from the owner -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -261,10 +265,13 @@ class LocalPool:
     def _give_up(self, slot: Slot, why: str) -> None:
         """Until the next try; logged when it is news."""
         if slot.error != why:
-            advice = "; run `make setup`" if why.startswith(("ImportError", "ModuleNotFoundError")) else ""
-            log.error(f"the worker on {slot.spec.device} cannot start: {why}{advice}", retry_seconds=RETRY)
+            log.error(f"the worker on {slot.spec.device} cannot start: {why}{remedy(why)}", retry_seconds=RETRY)
         slot.state, slot.error, slot.retry_at = WorkerState.BROKEN, why, self._clock() + RETRY
         slot.failed_starts = 0
+
+
+def remedy(why: str) -> str:
+    return "; run `make setup`" if why.startswith(("ImportError", "ModuleNotFoundError")) else ""
 
 
 def specs_for(devices: Iterable[str], spec: WorkerSpec) -> list[WorkerSpec]:

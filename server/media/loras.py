@@ -235,6 +235,8 @@ class Loras:
         """Its SHA-256. Raises LoraError unless it is what the pin says and fits the model that answers the task."""
         model = self._models.get(task)  # None: that is said when the job is submitted
         config = None if model is None else model.folder / "transformer" / "config.json"
+        if config is not None and not config.is_file():  # a model whose folder is gone; its jobs will say so
+            config = None
         await self._inspectors.lora(path, owner, config, alpha)
         sha256 = await asyncio.to_thread(lora_file.digest, path)
         if pin not in (None, sha256):

@@ -71,7 +71,15 @@ class Target:
 
     @contextmanager
     def bystander(self, *more: str) -> Iterator[Seen]:
-        """Measures what another key notices meanwhile; the result is complete after the block. `more`: "images"."""
+        """Measures what another key notices meanwhile, and before it, once, what it notices in peace; the result is
+        complete after the block. `more`: "images"."""
+        if self._quiet is None:
+            self.measure_quiet()
+        with self._bystander(*more) as seen:
+            yield seen
+
+    @contextmanager
+    def _bystander(self, *more: str) -> Iterator[Seen]:
         seen = Seen()
         program = [sys.executable, "-m", "tests.attacks.bystander", self.address, BYSTANDER, *more]
         with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -94,8 +102,8 @@ class Target:
             yield session
 
     def measure_quiet(self) -> Seen:
-        """What a bystander notices without an attack; also the memory before it. `attacked` has done it once."""
-        with self.bystander("images") as seen:
+        """What a bystander notices without an attack; also the memory before it."""
+        with self._bystander("images") as seen:
             time.sleep(QUIET_SECONDS)
         self._quiet, self._quiet_mib = seen, self.api_mib
         assert seen.jobs and not seen.errors, seen
@@ -131,10 +139,15 @@ class Target:
 
 @contextmanager
 def attacked(
-    folder: Path, *, drain_seconds: float = 1.0, program: str = "tests.server.clients.stand_in", **settings: Any
+    folder: Path,
+    *,
+    drain_seconds: float = 1.0,
+    program: str = "tests.server.clients.stand_in",
+    files: int | None = None,
+    **settings: Any,
 ) -> Iterator[Target]:
-    """A server on loopback that knows the keys ATTACKER and BYSTANDER, already measured in peace. `program`: the module
-    that runs it."""
+    """A server on loopback that knows the keys ATTACKER and BYSTANDER. `program`: the module
+    that runs it. `files`: its limit of open files."""
     port = free_port()
     models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
     given = {
@@ -151,7 +164,7 @@ def attacked(
     log = folder / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", program],
+            [*(["prlimit", f"--nofile={files}:{files}"] if files else []), sys.executable, "-m", program],
             env=environment({name: str(value) for name, value in given.items()}),
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -159,7 +172,6 @@ def attacked(
         target = Target(f"127.0.0.1:{port}", process, log, drain_seconds)
         try:
             _await_ready(target)
-            target.measure_quiet()
             yield target
         finally:
             if process.poll() is None:

@@ -18,6 +18,7 @@ import requests
 from tests import pace
 from tests.attacks.rig import ATTACKER, Target, attacked
 
+pytestmark = pytest.mark.slow
 MIB = 2**20
 REFUSED_BODY = 18 * MIB
 SENT_AT_MOST = 600 * MIB
@@ -159,7 +160,6 @@ def test_many_uploads_of_one_key(target: Target) -> None:
     target.assert_memory_returns()
 
 
-@pytest.mark.slow
 def test_a_server_that_is_killed_in_an_upload_starts_clean(tmp_path: Path) -> None:
     with attacked(tmp_path) as target:
         host, _, port = target.address.partition(":")

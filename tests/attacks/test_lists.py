@@ -19,6 +19,7 @@ PREDICTIONS = "/v1/models/cuuupid/cogvideox-5b/predictions"
 @pytest.mark.slow
 def test_long_lists_from_many_connections(tmp_path: Path) -> None:
     with attacked(tmp_path, max_queue=1000) as target, target.as_attacker() as attacker:
+        target.measure_quiet()
         body = {"input": {"prompt": f"fail=internal {'a' * 10_000}"}}
         for _ in range(JOBS):
             attacker.post(f"{target.url}{PREDICTIONS}", json=body, timeout=60).raise_for_status()

@@ -14,6 +14,7 @@ from tests import pace
 from tests.attacks.hosts import Answer, drip, drip_head, hang, host, text
 from tests.attacks.rig import ATTACKER, BYSTANDER, NOTICEABLE, Target, attacked
 
+pytestmark = pytest.mark.slow
 PATH = "/v2/cog-video-5b-i2v"
 SECONDS = 4.0  # for each attack
 

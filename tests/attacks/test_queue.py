@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.attacks.rig import attacked
@@ -12,6 +13,7 @@ SENT = 60
 LIMIT = 20
 
 
+@pytest.mark.slow
 def test_a_key_cannot_fill_the_queue(tmp_path: Path) -> None:
     with attacked(tmp_path, max_queue=LIMIT) as target, target.as_attacker() as attacker:
         with target.bystander() as seen:

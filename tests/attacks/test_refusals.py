@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.attacks.rig import ATTACKER, Target, attacked
@@ -26,6 +27,7 @@ def send(target: Target, number: int) -> int:
         return session.post(f"{target.url}/v1/videos", json=body, headers=headers, timeout=60).status_code
 
 
+@pytest.mark.slow
 def test_a_flood_of_refused_requests(tmp_path: Path) -> None:
     with attacked(tmp_path) as target:
         before = len(target.log_text())

@@ -12,6 +12,7 @@ import pytest
 from tests.attacks.rig import attacked
 
 
+@pytest.mark.slow
 def test_a_server_that_stands_still_is_noticed_and_one_in_peace_is_not(tmp_path: Path) -> None:
     with attacked(tmp_path) as target:
         with target.bystander() as seen:

@@ -16,6 +16,7 @@ from server.jobs.jobs import STREAMS_PER_KEY, WAITS_PER_KEY
 from tests import pace
 from tests.attacks.rig import ATTACKER, BYSTANDER, Target, attacked
 
+pytestmark = pytest.mark.slow
 FAL = "/queue/fal-ai/cogvideox-5b"
 OTHERS = tuple(f"other{n}:secret" for n in range(3))
 JOBS = 8  # of each key, that are followed
@@ -28,6 +29,7 @@ BUSY = 0.15  # of a core, that the streams may take
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     keys = ",".join((ATTACKER, BYSTANDER, *OTHERS))
     with attacked(tmp_path_factory.mktemp("streams"), api_keys=keys, max_queue=200) as target:
+        target.measure_quiet()
         yield target
 
 
@@ -55,7 +57,6 @@ def api_seconds(target: Target) -> float:
     return times.user + times.system
 
 
-@pytest.mark.slow
 def test_streams_of_four_keys(target: Target) -> None:
     keys = (ATTACKER, *OTHERS)
     jobs = {key: [submit(target, key, "steps=2 sleep=0.3") for _ in range(JOBS)] for key in keys}

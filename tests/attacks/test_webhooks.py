@@ -23,6 +23,7 @@ from tests.server.clients.running import free_port
 from tests.server.house import plain
 from tests.server.test_webhooks import Ear
 
+pytestmark = pytest.mark.slow
 PATH = "/queue/fal-ai/cogvideox-5b"
 LETTERS = 700
 SECONDS = 4.0
@@ -86,19 +87,16 @@ def attack_unnoticed(target: Target, hooks: list[str]) -> None:
     target.assert_unnoticed(seen)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("answer", [hang, drip_head])
 def test_hosts_that_keep_their_callers(target: Target, answer: Answer) -> None:
     with host(answer, "0.0.0.0") as port:  # so that there are many of them
         attack_unnoticed(target, [f"http://127.0.{n % 100}.1:{port}/hook" for n in range(LETTERS)])
 
 
-@pytest.mark.slow
 def test_hosts_that_refuse(target: Target) -> None:
     attack_unnoticed(target, [f"http://127.0.0.1:{free_port()}/hook"] * LETTERS)
 
 
-@pytest.mark.slow
 def test_the_server_stops_all_the_same(target: Target) -> None:
     target.assert_memory_returns()
     target.assert_stops()

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipelines.models import FAMILIES, describe
 from server.cli import keys
-from server.cli.serve import _banner
+from server.cli.serve import _banner, _broken
 from server.jobs.served import Served
 from tests.server.house import checkpoint, plain
 
@@ -41,6 +41,12 @@ def test_the_licence_is_told_once(
     said = banner(tmp_path, monkeypatch, capsys, "cogvideox-5b", "cogvideox-5b-i2v")
     assert said.count("commercial use needs registration with Zhipu: https://") == 1
     assert "License" not in banner(tmp_path, monkeypatch, capsys, "cogvideox-2b")
+
+
+def test_a_worker_that_cannot_start_is_said_below_the_banner(capsys: pytest.CaptureFixture[str]) -> None:
+    _broken("the worker on cpu cannot start: ImportError: libcudnn.so.9: cannot open; run `make setup`")
+    said = capsys.readouterr().err
+    assert "\nThis server makes no videos: the worker on cpu cannot start: ImportError: libcudnn" in said
 
 
 def test_keys_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

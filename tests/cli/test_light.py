@@ -118,3 +118,22 @@ def test_a_hub_that_cannot_be_reached_is_one_line(command: list[str], tmp_path: 
     assert (code, said.count("\n")) == (2, 1), said
     assert said.startswith("cogvideox: http://127.0.0.1:9 cannot be reached (") and "it resumes" in said
     assert not modules & set(HEAVY)
+
+
+@pytest.mark.parametrize("command", [["weights", "list"], ["lora", "list"]], ids=" ".join)
+def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, command: list[str]) -> None:
+    """`weights list | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-m", "server.cli", *command]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        program,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=tmp_path,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert done.stderr == ""

@@ -44,7 +44,7 @@ def files(folder: Path) -> dict[Path, str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("command", ["serve", "generate"])
+@pytest.mark.parametrize("command", ["serve", pytest.param("generate", marks=pytest.mark.slow)])
 def test_a_file_that_is_none_is_told_at_the_start(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 REQUEST = GenerationRequest("a red circle moves left", num_inference_steps=4, seed=7)
 
 
+@pytest.mark.slow
 def test_the_paths_take_every_task() -> None:
     for kind, task in (("1.5-5b", Task.V2V), ("1.5-5b-i2v", Task.I2V)):
         model = Loader(CPU).load(checkpoints.cached(kind))  # type: ignore[arg-type]
@@ -57,6 +58,7 @@ def test_cancelling_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rig.until_cancelled(module, rig.engine(module, build("5b", CPU, "tiny"), CPU), REQUEST, 2) == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_options_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upscaler = options.enlarging(CPU)
     monkeypatch.setattr("pipelines.super_resolution.load", lambda *_: upscaler)

@@ -137,7 +137,12 @@ def image_of(frame: torch.Tensor, path: Path) -> Media:
 
 @pytest.mark.parametrize(
     ("kind", "values"),
-    [("5b", {}), ("2b", {}), ("5b-i2v", {"image": True}), ("1.5-5b", {"num_frames": 20, "width": 64, "height": 64})],
+    [
+        pytest.param("5b", {}, marks=pytest.mark.slow),
+        ("2b", {}),
+        pytest.param("5b-i2v", {"image": True}, marks=pytest.mark.slow),
+        pytest.param("1.5-5b", {"num_frames": 20, "width": 64, "height": 64}, marks=pytest.mark.slow),
+    ],
 )
 def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
     """The 2B's VAE is not the one of the checkpoint that continues its video."""
@@ -155,7 +160,7 @@ def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, An
     for point in points(events):
         rest = list(new_engine().run(request, kind, resume=point.data))
         assert [e.done for e in rest if isinstance(e, Progress)] == list(range(point.step + 1, clips * STEPS + 1))
-        assert any(isinstance(e, Log) and f"going on after step {point.step} of" in e.message for e in rest)
+        assert any(isinstance(e, Log) and f"resumed after step {point.step} of" in e.message for e in rest)
         result = finished(rest)
         assert (result.video, result.manifest) == (whole.video, whole.manifest)
 
@@ -239,7 +244,7 @@ def test_memory_that_runs_out_in_a_further_clip(monkeypatch: pytest.MonkeyPatch)
     bomb = Bomb(transformer, {2}, monkeypatch)
     result = finished(events := list(engine.run(request, "5b")))
     assert bomb.calls > 2 and result.video == whole.video
-    assert any(isinstance(e, Log) and "step 2 of 2: going on with" in e.message for e in events), "of the clip's own"
+    assert any(isinstance(e, Log) and "step 2 of 2: continuing with" in e.message for e in events), "of the clip's own"
 
 
 def test_the_request_says_so() -> None:

@@ -32,7 +32,7 @@ def test_out_of_memory_while_sampling_climbs_and_keeps_the_latents(monkeypatch: 
         assert bomb.calls == 4, "three steps and the one that failed: no step is done twice"
     result = finished(events)
     warnings = [e.message for e in events if isinstance(e, Log) and e.level == "WARN"]
-    assert warnings == ["out of memory while step 2 of 3: going on with model"]
+    assert warnings == ["out of memory while step 2 of 3: continuing with model"]
     assert result.video == plain.video
     assert result.memory.startswith("model: climbed after running out of memory")
     again = finished(engine.run(ask(scheduler="dpm"), "5b"))

@@ -88,6 +88,25 @@ def test_the_time_left_is_that_of_all_stages() -> None:
     assert progress is not None and (progress.eta, progress.share) == (5, pytest.approx(0.9))
 
 
+def test_other_stages_do_not_stand_for_a_run_whose_steps_are_unknown() -> None:
+    clock = Hand()
+    meter = Meter(clock=clock)
+    meter.expect("encode", 1)
+    meter.expect("denoise", 30, 18)  # resumed
+    meter.usual = {"finish": 0.1}
+    with meter.doing("encode"):
+        clock.now += 1
+    meter.count("encode")
+    etas = []
+    for _ in range(2):
+        with meter.doing("denoise"):
+            clock.now += 10
+        progress = meter.advance("denoise")
+        assert progress is not None
+        etas.append(progress.eta)
+    assert etas == [None, 100]
+
+
 def test_a_first_unit_that_warms_up_is_left_out() -> None:
     clock = Hand()
     meter = Meter(clock=clock)

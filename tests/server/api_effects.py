@@ -33,6 +33,7 @@ Values = dict[Field, Any]
 def effect(rig: Rig, call: Call, field: Field, choose: Callable[[Sender, Scene], Values]) -> tuple[int, dict[str, Any]]:
     """The status of the answer, and all that came of the call, by place."""
     client = TestClient(rig.app, base_url=BASE, raise_server_exceptions=False)
+    client.portal = rig.portal
     sender = Sender(client, next(rig.keys), rig)
     rig.release()
     began, scene = rig.clock.now, Scene()

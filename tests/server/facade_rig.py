@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from anyio.from_thread import BlockingPortal
 from fastapi import FastAPI
 from pydantic import SecretStr
 
@@ -64,6 +65,7 @@ class Rig:
     clock: Clock
     sent: list[str] = field(default_factory=list)
     holds: bool = False  # jobs stay in the queue
+    portal: BlockingPortal | None = None  # the one event loop of several clients
     keys: Iterator[str] = field(default_factory=lambda: iter(()))
     _before: frozenset[str] = frozenset()
 

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from server.facades.registry import FACADES
 from tests.server.api_effects import Values, effect, leaves
@@ -93,6 +94,8 @@ def rigs() -> Iterator[Callable[[str], Rig]]:
             keys = [f"k{number}.secret" for number in range(1000)]
             found = there.enter_context(facade(name, keys=",".join(keys), clock=CLOCK))
             found.keys = iter(keys)
+            found.portal = there.enter_context(start_blocking_portal())
+            there.callback(found.portal.call, found.context.inspectors.close)
             return found
 
         yield rig

@@ -135,7 +135,7 @@ def test_settings() -> None:
         with pytest.raises(BadSetting, match=f"COGVIDEOX_PROMPT_HELP{name}"):
             helper_of(plain(**wrong))
     for url in (f"http://user:{KEY}@h/v1", "http://h:99999/v1", "http://h:port/v1", "http://:80/v1", "http://h/v1?a=b"):
-        with pytest.raises(BadSetting, match=r"^--prompt-help-url: ") as told:
+        with pytest.raises(BadSetting, match=r"^COGVIDEOX_PROMPT_HELP_URL: ") as told:
             Settings.load(prompt_help_url=url)
         assert KEY not in str(told.value)
 

@@ -33,7 +33,8 @@ MAIN = f"""
 from server.serve import serve
 from server.settings import Settings
 if __name__ == "__main__":
-    serve(Settings.load(), engine={ENGINE!r}, on_ready=lambda url: print(url, flush=True))
+    told = lambda line: print(line, flush=True)
+    serve(Settings.load(), engine={ENGINE!r}, on_ready=told, on_broken=told)
 """
 
 
@@ -74,6 +75,15 @@ def run(url: str, prompt: str = "steps=100000 sleep=0.06") -> str:
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def test_a_worker_that_cannot_start_is_reported_beside_the_banner(tmp_path: Path) -> None:
+    (checkpoint(tmp_path / "tiny") / "broken").write_text("import")
+    with server(tmp_path) as (process, url):
+        assert url.startswith("http://") and process.stdout is not None
+        reason = process.stdout.readline()
+        assert reason.startswith("the worker on cpu cannot start: ImportError: libcudnn.so.9"), reason
+        assert reason.endswith("; run `make setup`\n")
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

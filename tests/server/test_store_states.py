@@ -198,6 +198,6 @@ class StoreStates(RuleBasedStateMachine):
 
 
 StoreStates.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 TestStoreStates = StoreStates.TestCase

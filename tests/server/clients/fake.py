@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from pydantic import SecretStr
@@ -29,6 +30,7 @@ from server.errors import MediaError
 from server.jobs.follow import Seen
 from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
 from server.media.inspectors import Inspectors
+from server.room import Room
 from server.settings import Settings
 from server.shares import Shares
 from server.signing import Signing
@@ -259,7 +261,7 @@ def fake_context(*, keys: str = "", **settings: Any) -> tuple[Context, FakeJobs,
         cast(Any, jobs),
         cast(Any, intake),
         artifacts,
-        cast(Any, None),
+        cast(Any, SimpleNamespace(room=Room(lambda: 2**40, 0))),
         Keys(given),
         Signing(_secrets()),
         cast(Any, FakeLoras()),
