@@ -19,7 +19,6 @@ from starlette.types import Message
 from server.datadir import full_disk_named
 from server.facades.wire import MAX_BODY, BodyTooLarge
 
-MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 MOST_FIELDS = 1000
 MAX_URLENCODED = 2**20  # bytes: each escape takes the parser some hundred bytes and a microsecond

@@ -67,14 +67,14 @@ class Door:
     async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         """At most `limit` bytes; raises TooLarge, DownloadFailed."""
         data = bytearray()
-        async with self._turn(owner), self._transfer(self._seconds, owner, limit) as session:
+        async with self._turn(owner), self._transfer(self._seconds, owner) as session:
             async for chunk in _follow(session, url, limit):
                 data += chunk
         return bytes(data)
 
     async def save(self, url: str, limit: int, file: Writable, seconds: float | None = None, owner: str = "") -> None:
         """At most `limit` bytes into `file`; raises TooLarge, DownloadFailed, DiskFull."""
-        async with self._turn(owner), self._transfer(seconds or self._seconds, owner, limit) as session:
+        async with self._turn(owner), self._transfer(seconds or self._seconds, owner) as session:
             async for chunk in _follow(session, url, limit):
                 with full_disk_named():
                     file.write(chunk)
@@ -82,7 +82,7 @@ class Door:
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, owner: str = "") -> int:
         """Sends `body` there and gives the status of the answer, a redirect's too; raises DownloadFailed, and of that
         Unreachable where no answer came."""
-        async with self._transfer(seconds, owner, 0) as session:
+        async with self._transfer(seconds, owner) as session:
             _check_scheme(url)
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 return answer.status
@@ -104,13 +104,13 @@ class Door:
             self._downloads.give_back(owner)
 
     @asynccontextmanager
-    async def _transfer(self, seconds: float, owner: str, most: int) -> AsyncIterator[aiohttp.ClientSession]:
-        """A session for one transfer of up to `most` bytes. Turns what goes wrong in it into DownloadFailed."""
+    async def _transfer(self, seconds: float, owner: str) -> AsyncIterator[aiohttp.ClientSession]:
+        """A session for one transfer. Turns what goes wrong in it into DownloadFailed."""
         task = asyncio.current_task()
         if task is not None:
             self._transfers.add(task)
         try:
-            async with asyncio.timeout(seconds), self._session(owner, most) as session:
+            async with asyncio.timeout(seconds), self._session(owner) as session:
                 yield session
         except TimeoutError:
             raise Unreachable(f"it took longer than {seconds:g} seconds") from None
@@ -134,12 +134,12 @@ class Door:
             if task is not None:
                 self._transfers.discard(task)
 
-    def _session(self, owner: str, most: int) -> aiohttp.ClientSession:
+    def _session(self, owner: str) -> aiohttp.ClientSession:
         """One for each transfer, so that no transfer waits for a connection of another."""
         connector = aiohttp.TCPConnector(
             socket_factory=self._dial, resolver=self._names.of(owner), use_dns_cache=False, force_close=True
         )
-        connector._factory = partial(Answer, asyncio.get_running_loop(), most)  # type: ignore[assignment]
+        connector._factory = partial(Answer, asyncio.get_running_loop())  # type: ignore[assignment]
         return aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,  # a thousandth of a file could take as long as all of it

@@ -25,7 +25,8 @@ from server.room import TAG, Counted
 
 UPLOAD_BYTES = 256 * 2**20
 TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"
-MAX_PARTS = 10_000
+MAX_PARTS = 10_000  # the highest number of a part
+MOST_PARTS = 1000  # of one upload: each is looked at when another comes
 PART_NAME = re.compile(r"[1-9]\d{0,4}")
 OVER = "this upload is finished, or was never begun"
 
@@ -95,11 +96,12 @@ class Uploads:
             self.room.growing(key[:TAG]) as grow,
             tempfile.NamedTemporaryFile(dir=self._data.uploads) as file,
         ):
-            folder.mkdir(exist_ok=True)
-            digest = await _write(chunks, file, UPLOAD_BYTES - _size_of_parts(folder, but=number), grow)
+            there = await asyncio.to_thread(_make_room_for_part, folder, number)
+            digest = await _write(chunks, file, UPLOAD_BYTES - there, grow)
             await asyncio.to_thread(copy_atomically, Path(file.name), folder / str(number))
             self.room.note(key[:TAG], file.tell(), brought=True)
-        if _size_of_parts(folder) > UPLOAD_BYTES:  # parts that came at the same time knew nothing of each other
+        # parts that came at the same time knew nothing of each other
+        if await asyncio.to_thread(_size_of_parts, folder) > UPLOAD_BYTES:
             (folder / str(number)).unlink(missing_ok=True)
             raise UploadTooLarge(TOO_LARGE)
         return f'"{digest}"'
@@ -116,21 +118,29 @@ class Uploads:
         """The file made of those parts in ascending order. Raises UploadBroken, UploadTooLarge, DiskFull."""
         wanted = sorted(set(numbers))
         folder = self._data.uploads / key
-        if not KEY.fullmatch(key) or not wanted or not all((folder / str(n)).is_file() for n in wanted):
+        if (
+            not KEY.fullmatch(key)
+            or not wanted
+            or len(wanted) > MOST_PARTS
+            or not await asyncio.to_thread(lambda: all((folder / str(n)).is_file() for n in wanted))
+        ):
             raise UploadBroken("parts of this upload are missing")
 
         async def joined() -> AsyncIterator[bytes]:
             for number in wanted:
                 with (folder / str(number)).open("rb") as part:
-                    while chunk := part.read(2**20):
+                    while chunk := await asyncio.to_thread(part.read, 2**20):
                         yield chunk
 
         artifact = await self._store(joined(), name, media_type, keep_seconds, key, again=True)
+        await asyncio.to_thread(self._drop_parts, folder)
+        return artifact
+
+    def _drop_parts(self, folder: Path) -> None:
         parts = list(_parts(folder))
         shutil.rmtree(folder, ignore_errors=True)
         for tag, size, brought, at in parts:
             self.room.note(tag, -size, brought, at)
-        return artifact
 
     def parts(self) -> Iterator[Counted]:
         """Those of unfinished uploads, as `Room.note` takes them."""
@@ -160,6 +170,14 @@ def _parts(folder: Path) -> Iterator[Counted]:
             if PART_NAME.fullmatch(path.name):
                 found = path.stat()
                 yield folder.name[:TAG], found.st_size, True, found.st_mtime
+
+
+def _make_room_for_part(folder: Path, number: int) -> int:
+    """Bytes of the other parts. Raises UploadTooLarge when there are too many."""
+    folder.mkdir(exist_ok=True)
+    if sum(1 for _ in folder.iterdir()) >= MOST_PARTS and not (folder / str(number)).exists():
+        raise UploadTooLarge(f"the upload has more than {MOST_PARTS} parts")
+    return _size_of_parts(folder, but=number)
 
 
 def _size_of_parts(folder: Path, but: int | None = None) -> int:

@@ -200,3 +200,14 @@ def test_secrets_are_kept(tmp_path: Path) -> None:
     for token, parts in ((first.token("a", "b"), ("ab", "")), (other.token("a"), ("a",)), ("", ("a",)), ("ü", ("a",))):
         assert not first.allows(token, *parts)
     assert all(oct(p.stat().st_mode)[-2:] == "00" for p in (tmp_path / "keys").rglob("*"))
+
+
+def test_parts_without_end(uploads: Uploads, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is looked at when another comes, so their number is limited; one that comes again is no other."""
+    monkeypatch.setattr("server.media.uploads.MOST_PARTS", 3)
+    key = artifacts.new_key("")
+    for number in (1, 2, 10_000, 2):
+        asyncio.run(uploads.store_part(key, number, chunks(b"x")))
+    with pytest.raises(UploadTooLarge, match="3 parts"):
+        asyncio.run(uploads.store_part(key, 4, chunks(b"x")))
+    assert asyncio.run(uploads.complete(key, [1, 2, 10_000], "a.bin")).size == 3

@@ -266,6 +266,9 @@ def test_names_are_each_keys_own_and_the_oldest_go() -> None:
     for name in ("a", "b", "c", "a"):
         with ids.taken("me", name):
             pass
+    for name in ("a", "b", "c"):  # of another key, which makes nobody else's forgotten
+        with ids.taken("you", name):
+            pass
     with pytest.raises(Repeated), ids.taken("me", "c"):
         pass
 

@@ -6,10 +6,11 @@ Does not know: jobs. For one event loop.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MOST = 10_000
+MOST = 10_000  # of each key
 
 
 class Repeated(Exception):
@@ -19,7 +20,7 @@ class Repeated(Exception):
 class RequestIds:
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._taken: dict[tuple[str, str], None] = {}
+        self._taken: dict[str, dict[str, None]] = defaultdict(dict)
 
     @contextmanager
     def taken(self, owner: str, name: str | None) -> Iterator[None]:
@@ -27,14 +28,14 @@ class RequestIds:
         if name is None:
             yield
             return
-        key = owner, name
-        if key in self._taken:
+        names = self._taken[owner]
+        if name in names:
             raise Repeated
-        self._taken[key] = None
+        names[name] = None
         try:
             yield
         except BaseException:
-            self._taken.pop(key, None)
+            names.pop(name, None)
             raise
-        while len(self._taken) > self._most:
-            del self._taken[next(iter(self._taken))]
+        while len(names) > self._most:
+            del names[next(iter(names))]
