@@ -113,7 +113,8 @@ def test_every_job_of_a_batch_is_checked_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["weights", "pull", "cogvideox-2b"], ["lora", "add", "owner/name"]], ids=" ".join)
 def test_a_hub_that_cannot_be_reached_is_one_line(command: list[str], tmp_path: Path) -> None:
     """No retries are counted out, and none are made: five of them took half a minute."""
-    environ = {"HF_ENDPOINT": "http://127.0.0.1:9", "COGVIDEOX_MODELS_DIR": str(tmp_path), "NO_PROXY": "*"}
+    environ = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+    environ["COGVIDEOX_MODELS_DIR"] = str(tmp_path)
     code, said, modules = run(tmp_path, *command, **environ)
     assert (code, said.count("\n")) == (2, 1), said
     assert said.startswith("cogvideox: http://127.0.0.1:9 cannot be reached (") and "a download resumes" in said
