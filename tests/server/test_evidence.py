@@ -24,9 +24,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def pid_of(house: House) -> int:
-    process = house.health.pool._slots[0].process
-    assert process is not None and process.pid is not None
-    return process.pid
+    """Of the worker, or of the one that is about to take its place."""
+    slot = house.health.pool._slots[0]
+    process = until(lambda: slot.process)
+    assert process.pid is not None
+    return int(process.pid)
 
 
 def killed(house: House) -> str:
