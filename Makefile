@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(TORCH)
 DEV := $(VENV)/.ready-dev
 
-.PHONY: help setup setup-dev serve test test-slow fuzz soak check fix test-gpu bench demo-eval demo-sheet demo-model \
+.PHONY: help setup setup-dev serve test test-slow attacks fuzz soak check fix test-gpu bench demo-eval demo-sheet demo-model \
         lock audit image image-digest clean
 .DEFAULT_GOAL := help
 
@@ -40,6 +40,9 @@ test: $(DEV)  ## the tests, all but the slow ones
 
 test-slow: $(DEV)  ## the slow tests: every vendor's own client, the docs' commands, killed processes
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+
+attacks: $(DEV)  ## what one hostile client costs another, one attack at a time: at most half a second
+	STRICT_ATTACKS=1 $(BIN)/python -m pytest tests/attacks
 
 fuzz: $(DEV)  ## 2,000 requests nobody would send, to each API
 	FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/server/test_api_fuzz.py

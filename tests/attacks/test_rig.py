@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.rig import attacked
+from tests import pace
+from tests.attacks.rig import NOTICEABLE, attacked
 
 
 @pytest.mark.slow
@@ -21,7 +22,7 @@ def test_a_server_that_stands_still_is_noticed_and_one_in_peace_is_not(tmp_path:
         target.assert_memory_returns()
         with target.bystander() as seen:
             os.kill(target.process.pid, signal.SIGSTOP)
-            time.sleep(3)
+            time.sleep(pace.seconds(2 * NOTICEABLE))
             os.kill(target.process.pid, signal.SIGCONT)
         with pytest.raises(AssertionError, match="in peace"):
             target.assert_unnoticed(seen)

@@ -34,7 +34,7 @@ def files(folder: Path) -> dict[Path, str]:
     (folder / "text.pth").write_text("not weights")
     return {
         folder / "gone.pkl": "there is no such file",
-        folder / "net.onnx": "those end in .safetensors",
+        folder / "net.onnx": "its name must end in .safetensors",
         folder / "code.pkl": "no pickle of plain tensors",
         folder / "plain-code.pkl": "no pickle of plain tensors",
         folder / "style.safetensors": "no RIFE weights; get flownet 4.25",
