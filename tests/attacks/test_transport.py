@@ -265,10 +265,10 @@ def test_answers_that_nobody_reads(target: Target) -> None:
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="no prlimit")
 def test_more_connections_than_files(tmp_path: Path) -> None:
     """Connections leave enough files for everything else, and the longest idle one goes for each new one."""
-    with attacked(tmp_path, files=400) as target, ExitStack() as stack:
+    with attacked(tmp_path, files=1000) as target, ExitStack() as stack:
         process = psutil.Process(target.process.pid)
         with target.bystander() as seen:
-            for _ in range(600):
+            for _ in range(800):
                 stack.enter_context(connect(target))
                 time.sleep(0.005)  # one that is in the middle of its first request may be taken for a silent one
             begun = process.cpu_times()
