@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _SECRETS = ("COGVIDEOX_", "AWS_")  # settings and credentials that no such program needs
 _PR_SET_PDEATHSIG = 1
+REFUSED = 3  # exit status of a program that read a file and found it to be of no use; its output says why
 
 
 def command(module: str, *args: str) -> list[str]:
@@ -47,6 +48,26 @@ def run(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[
         finally:
             end(process.pid)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def verdict(module: str, *files: Path, seconds: float) -> tuple[str | None, str]:
+    """Why the program has no use for the first of `files`, in a line, None when it has; and its output."""
+    try:
+        done = run(module, *map(str, files), seconds=seconds)
+    except subprocess.TimeoutExpired:
+        return f"could not be read within {seconds:g} seconds", ""
+    if done.returncode == 0:
+        return None, done.stdout.strip()
+    if done.returncode != REFUSED:
+        return "cannot be read: the process that tried has died", ""
+    return done.stdout.strip().removeprefix(f"{files[0].name} "), ""
+
+
+def refuse(error: OSError | ValueError) -> int:
+    """For the program itself: says what is wrong with its file; returns the status to exit with."""
+    unread = f"cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"
+    sys.stdout.write(unread if isinstance(error, OSError) else " ".join(str(error).split())[:400])
+    return REFUSED
 
 
 def end(pid: int) -> None:

@@ -7,7 +7,6 @@ Which published versions have which shape. Does not know: the setting that names
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from pipelines.rife import Shape
 
 SECONDS = 300.0
-REFUSED = 3
 # channels of the blocks, then of the encoder within and of what it gives -> versions; others may share their shape
 _VERSIONS = {
     (192, 128, 96, 64, 0, 0): "4.6",
@@ -39,27 +37,15 @@ _VERSIONS = {
 
 def refusal(file: Path) -> str | None:
     """Why `file` is of no use, in a line; None when it loads. Takes as long as torch takes to begin."""
-    return _read(file)[0]
+    return child.verdict("pipelines.rife_check", file, seconds=SECONDS)[0]
 
 
 def convert(file: Path, target: Path) -> str:
     """Writes `file` to `target` as safetensors; returns which versions are shaped so. Raises WeightsError."""
-    why, said = _read(file, target)
+    why, said = child.verdict("pipelines.rife_check", file, target, seconds=SECONDS)
     if why is not None:
         raise WeightsError(f"{file}: {why}")
     return said
-
-
-def _read(*files: Path) -> tuple[str | None, str]:
-    try:
-        done = child.run("pipelines.rife_check", *map(str, files), seconds=SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"could not be read within {SECONDS:g} seconds", ""
-    if done.returncode == 0:
-        return None, done.stdout.strip()
-    if done.returncode != REFUSED:
-        return "cannot be read: the process that tried has died", ""
-    return done.stdout.strip().removeprefix(f"{files[0].name} "), ""
 
 
 def described(shape: Shape) -> str:
@@ -79,12 +65,8 @@ def main(file: str, target: str | None = None) -> int:
 
     try:
         net = rife.load(file, "cpu")
-    except OSError as e:
-        sys.stdout.write(f"cannot be read: {e.strerror or type(e).__name__}")
-        return REFUSED
-    except ValueError as e:
-        sys.stdout.write(" ".join(str(e).split())[:400])
-        return REFUSED
+    except (OSError, ValueError) as e:
+        return child.refuse(e)
     if target is None:
         return 0
     try:
@@ -92,7 +74,7 @@ def main(file: str, target: str | None = None) -> int:
         save_file({name: value.clone().contiguous() for name, value in net.state_dict().items()}, target)
     except Exception as e:  # safetensors has its own words for a full disk
         sys.stdout.write(f"{target} cannot be written: {e}")
-        return REFUSED
+        return child.REFUSED
     sys.stdout.write(described(net.shape))
     return 0
 

@@ -6,14 +6,13 @@ that names the file.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+from pipelines import child
+
 SUFFIXES = (".safetensors", ".pth")
 SECONDS = 300.0
-REFUSED = 3
 
 
 def wrong_file(file: Path) -> str | None:
@@ -29,20 +28,7 @@ def wrong_file(file: Path) -> str | None:
 
 def refusal(file: Path) -> str | None:
     """Why `file` cannot be used, in a line; None when it loads. Takes as long as torch takes to be imported."""
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
-    # -P: a folder `pipelines` in the working directory is not this one
-    command = [sys.executable, "-P", "-m", "pipelines.upscaler_check", str(file)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        return f"could not be read within {SECONDS:g} seconds"
-    if done.returncode == 0:
-        return None
-    if done.returncode != REFUSED:
-        return "cannot be read: the process that tried has died"
-    return done.stdout.strip().removeprefix(f"{file.name} ")
+    return child.verdict("pipelines.upscaler_check", file, seconds=SECONDS)[0]
 
 
 def main(file: str) -> int:
@@ -52,12 +38,8 @@ def main(file: str) -> int:
 
     try:
         super_resolution.load(file, torch.device("cpu"))
-    except OSError as e:
-        sys.stdout.write(f"cannot be read: {e.strerror or type(e).__name__}")
-        return REFUSED
-    except ValueError as e:
-        sys.stdout.write(" ".join(str(e).split())[:400])
-        return REFUSED
+    except (OSError, ValueError) as e:
+        return child.refuse(e)
     return 0
 
 

@@ -8,7 +8,6 @@ Linux, and everywhere when the pipe ends.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import queue
@@ -21,7 +20,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipelines import environment
+from pipelines import child, environment
 from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded
 from pipelines.request import GenerationRequest, RequestError
 from server.jobs.prompts import Helper
@@ -29,7 +28,6 @@ from server.jobs.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, W
 
 NICE = 10  # below the API process, which must answer while this one computes
 POISONED = 42  # exit status when the device's context is beyond repair
-PR_SET_PDEATHSIG = 1
 EXPECTED = ("GenerationError", "ModelError")  # their messages say all there is to say; the dispatcher logs them
 
 
@@ -174,9 +172,7 @@ def _poisons(error: Exception) -> bool:
 
 
 def _die_with(parent: int) -> None:
-    # NOTE: the signal comes when the *thread* that spawned this process ends
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    child.die_with_parent()
     if os.getppid() != parent:
         os._exit(0)
 

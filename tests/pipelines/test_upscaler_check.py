@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines import upscaler_check
+from pipelines import child, upscaler_check
 from tests.pipelines.upscalers import small, spandrel
 
 
@@ -39,7 +39,7 @@ def test_what_is_a_network_and_what_is_none(
         assert upscaler_check.wrong_file(tmp_path / name) is None
     assert capsys.readouterr().out == ""
     for name in ("other.pth", "code.pth", "plain-code.pth", "text.pth", "text.safetensors", "empty.pth"):
-        assert upscaler_check.main(str(tmp_path / name)) == upscaler_check.REFUSED, name
+        assert upscaler_check.main(str(tmp_path / name)) == child.REFUSED, name
         said = capsys.readouterr().out
         assert said.startswith(f"{name} is no") and "\n" not in said, said
     assert not (tmp_path / "code-ran").exists()
