@@ -218,16 +218,20 @@ class Artifacts:
         return found if found is not None and found.file_name == parts[-1] else None
 
     def respond(self, request: Request, key: str, name: str) -> Response:
-        """The answer to GET or HEAD of /files/{key}/{name}, with ranges; 404 and 503 as JSON."""
+        """The answer to GET or HEAD of /files/{key}/{name}, as `sent`; 404 and 503 as JSON."""
         try:
-            stored = self._find(key)
-            if stored is not None and stored.name == name:
-                return self._storage.respond(request, stored, headers_of(name))
+            return self.sent(request, key, name)
         except StorageDown as e:
             return JSONResponse({"detail": e.message}, 503, headers=CORS)
         except FileNotFoundError:
-            pass
-        return JSONResponse(GONE, 404, headers=CORS)
+            return JSONResponse(GONE, 404, headers=CORS)
+
+    def sent(self, request: Request, key: str, name: str) -> Response:
+        """The file as the answer to GET or HEAD: ranges, conditions. Raises FileNotFoundError, StorageDown."""
+        stored = self._find(key)
+        if stored is None or stored.name != name:
+            raise FileNotFoundError(name)
+        return self._storage.respond(request, stored, headers_of(name))
 
 
 def _surplus(files: list[Stored], limit: int, now: float, safe: float = HOUR) -> list[str]:

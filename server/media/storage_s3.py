@@ -27,6 +27,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Send
 
 from server.errors import BadSetting
+from server.media.conditions import bodiless, wanted
 from server.media.storage import CORS, KEY, Storage, StorageDown, Stored
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ PIECE = 2**20  # bytes handed on at a time
 SIGNED_SECONDS = 3600.0
 AGAIN_SECONDS = 10.0  # after a failure, until somebody looks whether it has passed
 OBJECT = re.compile(rf"({KEY.pattern})/(?:until-(\d+\.\d+|inf)/)?([^/]+)")
-RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 KEPT_HEADERS = ("content-type", "content-disposition", "cache-control")
 
 log = structlog.get_logger()
@@ -113,15 +113,12 @@ class ObjectStorage(Storage):
         shown = {**headers, "accept-ranges": "bytes", "last-modified": formatdate(stored.made_at, usegmt=True)}
         if stored.tag:
             shown["etag"] = stored.tag
-        condition = request.headers.get("if-range")
-        part = None
-        if condition is None or condition in (shown.get("etag"), shown["last-modified"]):
-            part = part_of(request.headers.get("range", ""), stored.size)
-        begin, end = part or (0, stored.size)
-        if part is not None and begin >= end:
-            return Response(None, 416, {**CORS, "content-range": f"bytes */{stored.size}"})
-        status = 200 if part is None else 206
-        if part is not None:
+        what = wanted(request.headers, stored.tag, stored.made_at, stored.size)
+        if what.status not in (200, 206):
+            return bodiless(what, shown, stored.size)
+        status, begin, end = 200, 0, stored.size
+        if len(what.parts) == 1:  # S3 gives one part at a time, and the standard lets us send all where more are asked
+            (begin, end), status = what.parts[0], 206
             shown["content-range"] = f"bytes {begin}-{end - 1}/{stored.size}"
         shown["content-length"] = str(end - begin)
         if request.method == "HEAD" or begin == end:
@@ -179,22 +176,6 @@ class Passed(StreamingResponse):
             await super().stream_response(send)
         except StorageDown:
             return  # without the last message the connection is cut
-
-
-def part_of(asked: str, size: int) -> tuple[int, int] | None:
-    """Which bytes a Range header means, from the first to behind the last: none, when the file ends before.
-
-    None for all of them: there is no header, or it names no single range of bytes, which the standard lets us ignore.
-    """
-    found = RANGE.fullmatch(asked.strip())
-    if found is None or not any(found.groups()):
-        return None
-    first, last = found.groups()
-    if not first:
-        return max(0, size - int(last)), size
-    if last and int(last) < int(first):
-        return None
-    return int(first), min(size, int(last) + 1) if last else size
 
 
 def _client_options() -> ClientConfig:

@@ -24,8 +24,9 @@ from server.datadir import DataDir
 from server.errors import BadSetting, DiskFull
 from server.jobs.job import Artifact
 from server.media.artifacts import Artifacts, Limits
+from server.media.conditions import ranges_of
 from server.media.storage import LocalStorage, Storage, StorageDown, storage_of
-from server.media.storage_s3 import ObjectStorage, part_of
+from server.media.storage_s3 import ObjectStorage
 from tests.server.house import plain
 from tests.server.s3 import Cloud
 
@@ -164,9 +165,79 @@ def test_no_such_range(artifacts: Artifacts, asked: str) -> None:
         assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */2048")
 
 
-@pytest.mark.parametrize("asked", ["", "bytes=5-2", "bytes=-", "bytes=1-2,4-5", "lines=1-2", "bytes=a-b", "bytes=٣-"])
-def test_what_is_no_range_means_all(asked: str) -> None:
-    assert part_of(asked, 2048) is None
+NO_RANGES = ["", "bytes=5-2", "bytes=-", "lines=1-2", "items=0-1", "bytes", "bytes=", "bytes=a-b", "bytes=+1-2"]
+
+
+@pytest.mark.parametrize("asked", [*NO_RANGES, "bytes=1_0-20", "bytes=0-1,a-b", "bytes=" + "0-0," * 101, "0-1"])
+def test_what_is_no_range_means_all(artifacts: Artifacts, asked: str) -> None:
+    film = artifacts.put("video.mp4", "video/mp4", FILM)
+    with client_of(artifacts) as client:
+        answer = client.get(address(film), headers={"range": asked})
+        assert (answer.status_code, answer.content) == (200, FILM)
+    assert ranges_of("bytes=٣-", 2048) is None
+
+
+def test_several_ranges(artifacts: Artifacts, storage: Storage) -> None:
+    film = artifacts.put("video.mp4", "video/mp4", FILM)
+    with client_of(artifacts) as client:
+        answer = client.get(address(film), headers={"range": "bytes=0-9, 20-29,9999-"})
+        one = client.get(address(film), headers={"range": "Bytes=9999-,,20-29"})
+    assert (one.status_code, one.content) == (206, FILM[20:30])
+    if not isinstance(storage, LocalStorage):
+        assert (answer.status_code, answer.content) == (200, FILM)
+        return
+    assert answer.status_code == 206 and answer.headers["content-type"].startswith("multipart/byteranges")
+    assert answer.content.count(b"Content-Range: bytes") == 2 and FILM[20:30] in answer.content
+    assert len(answer.content) == int(answer.headers["content-length"])
+
+
+LATER, EARLIER = "Fri, 01 Jan 2100 00:00:00 GMT", "Mon, 01 Jan 2001 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"if-none-match": "{tag}"}, 304),
+        ({"if-none-match": "W/{tag}"}, 304),
+        ({"if-none-match": '"a", "b,c",W/{tag}'}, 304),
+        ({"if-none-match": "*"}, 304),
+        ({"if-none-match": '"another"'}, 200),
+        ({"if-none-match": '"another"', "if-modified-since": LATER}, 200),
+        ({"if-none-match": "{tag}", "range": "bytes=0-9"}, 304),
+        ({"if-modified-since": "{modified}"}, 304),
+        ({"if-modified-since": LATER}, 304),
+        ({"if-modified-since": EARLIER}, 200),
+        ({"if-modified-since": "yesterday"}, 200),
+        ({"if-match": "{tag}"}, 200),
+        ({"if-match": "*"}, 200),
+        ({"if-match": "W/{tag}"}, 412),
+        ({"if-match": '"another"'}, 412),
+        ({"if-unmodified-since": "{modified}"}, 200),
+        ({"if-unmodified-since": EARLIER}, 412),
+        ({"if-range": "{tag}", "range": "bytes=9999-"}, 416),
+        ({"if-range": '"another"', "range": "bytes=9999-"}, 200),
+        ({"if-range": "W/{tag}", "range": "bytes=0-9"}, 200),
+        ({"if-range": "{modified}", "range": "bytes=0-9"}, 206),
+        ({"if-range": EARLIER, "range": "bytes=0-9"}, 200),
+    ],
+)
+def test_conditions(artifacts: Artifacts, headers: dict[str, str], status: int) -> None:
+    film = artifacts.put("video.mp4", "video/mp4", FILM)
+    with client_of(artifacts) as client:
+        shown = client.head(address(film)).headers
+        given = {k: v.format(tag=shown["etag"], modified=shown["last-modified"]) for k, v in headers.items()}
+        for method in ("GET", "HEAD"):
+            answer = client.request(method, address(film), headers=given)
+            assert answer.status_code == status, answer.text
+            assert answer.headers["access-control-allow-origin"] == "*"
+            if status == 304:
+                assert answer.headers["etag"] == shown["etag"] and not answer.content
+                assert answer.headers["cache-control"] == shown["cache-control"]
+                assert "content-length" not in answer.headers and "content-type" not in answer.headers
+
+
+def test_ranges_of_nothing() -> None:
+    assert ranges_of("bytes=0-", 0) == ranges_of("bytes=-5", 0) == []
 
 
 def test_not_there(artifacts: Artifacts, storage: Storage) -> None:

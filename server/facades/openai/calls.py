@@ -127,8 +127,7 @@ class Videos:
             if variant == "spritesheet":
                 return Response(await self._spritesheet(request, job, job.video), media_type="image/jpeg")
             asset = job.video if variant == "video" else job.poster
-            data = await run_in_threadpool(self.context.artifacts.read, asset)
-            return Response(data, media_type=asset.media_type)
+            return await run_in_threadpool(self.context.artifacts.sent, request, asset.key, asset.file_name)
         except FileNotFoundError:
             raise Refused(404, "The files of this video are gone.", "video_id", "not_found") from None
         except NoSpritesheet as e:

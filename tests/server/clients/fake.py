@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from pydantic import SecretStr
 from starlette.requests import Request
+from starlette.responses import Response
 
 from pipelines.models import FAMILIES, ModelInfo
 from pipelines.plan import resolve
@@ -245,6 +246,9 @@ class FakeArtifacts:
 
     def read(self, artifact: Artifact) -> bytes:
         return VIDEO
+
+    def sent(self, request: Request, key: str, name: str) -> Response:
+        return Response(VIDEO, media_type="image/jpeg" if name.endswith(".jpg") else "video/mp4")
 
 
 def model_for(task: Task) -> ModelInfo:
