@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -23,7 +25,53 @@ URLENCODED = "application/x-www-form-urlencoded"
 MOST_FIELDS = 1000
 MAX_URLENCODED = 2**20  # bytes: each escape takes the parser some hundred bytes and a microsecond
 PIECE = 64 * 2**10  # bytes that are parsed before anything else has its turn
+FILE_TYPES = (b"image/", b"video/", b"audio/", b"application/octet-stream")
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # but for those of text, and ESC
 UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # whose decoders raise other errors, or take minutes
+
+
+class Parts(MultiPartParser):
+    """Takes a part for a file also where no file name comes with it: when its type is a file's, or it is no text.
+
+    NOTE: reads what is private in Starlette's parser, which calls every part without a file name a text.
+    """
+
+    def on_headers_finished(self) -> None:
+        kind = dict(self._current_part.item_headers).get(b"content-type", b"").strip().lower()
+        if kind.startswith(FILE_TYPES):
+            self._call_it_a_file()
+        super().on_headers_finished()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None and not self._current_part.data and _is_binary(data[start:end]):
+            self._current_fields -= 1
+            self._call_it_a_file()
+            super().on_headers_finished()
+        super().on_part_data(data, start, end)
+
+    def _call_it_a_file(self) -> None:
+        disposition = self._current_part.content_disposition or b""
+        if b"filename" not in parse_options_header(disposition)[1]:
+            self._current_part.content_disposition = disposition + b'; filename=""'
+
+
+def _is_binary(data: bytes) -> bool:
+    """Neither UTF-8 nor, as it has control characters, text in an older encoding."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)  # a character may be cut in two at the end
+    except UnicodeDecodeError:
+        return CONTROL.search(data) is not None
+    return False
+
+
+async def parsed_form(request: Request, **limits: int) -> FormData:
+    """`Request.form` with `Parts`. Raises HTTPException 400 for what cannot be parsed."""
+    if parse_options_header(request.headers.get("content-type"))[0] != b"multipart/form-data":
+        return await request.form(**limits)
+    try:
+        return await Parts(request.headers, request.stream(), **limits).parse()
+    except MultiPartException as e:
+        raise HTTPException(400, e.message) from None
 
 
 class FormLimits:
@@ -74,7 +122,7 @@ async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
         return {"type": "http.request", "body": body[begin:at], "more_body": at < len(body)}
 
     with full_disk_named():
-        form = await Request(request.scope, receive).form(max_part_size=MAX_BODY)
+        form = await parsed_form(Request(request.scope, receive), max_part_size=MAX_BODY)
     try:
         yield form
     finally:

@@ -28,11 +28,12 @@ TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"
 MAX_PARTS = 10_000  # the highest number of a part
 MOST_PARTS = 1000  # of one upload: each is looked at when another comes
 PART_NAME = re.compile(r"[1-9]\d{0,4}")
+EMPTY = "the upload is empty: not one byte of the file came"
 OVER = "this upload is finished, or was never begun"
 
 
 class UploadBroken(ServerError):
-    """Parts are missing, the key is not one of ours, or the file is there already."""
+    """No byte came, parts are missing, the key is not one of ours, or the file is there already."""
 
 
 class Uploads:
@@ -53,7 +54,8 @@ class Uploads:
     ) -> Artifact:
         """The file, kept under `key` (`Artifacts.new_key`; a fresh one of that owner by default).
 
-        Raises UploadTooLarge (StorageQuotaExceeded), UploadBroken (that key is taken), DiskFull; nothing is left then.
+        Raises UploadTooLarge (StorageQuotaExceeded), UploadBroken (that key is taken, no byte came), DiskFull; nothing
+        is left then.
         """
         key = key or self._artifacts.new_key(owner)
         return await self._store(chunks, name, media_type, keep_seconds, key)
@@ -186,7 +188,7 @@ def _size_of_parts(folder: Path, but: int | None = None) -> int:
 
 
 async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int, grow: Callable[[int], None]) -> str:
-    """Hex MD5 of what was written: an ETag, not a safeguard."""
+    """Hex MD5 of what was written: an ETag, not a safeguard. Raises UploadBroken for nothing, UploadTooLarge."""
     digest, size = hashlib.md5(usedforsecurity=False), 0
     async for chunk in chunks:
         size += len(chunk)
@@ -195,5 +197,7 @@ async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: i
         grow(len(chunk))
         digest.update(chunk)
         await asyncio.to_thread(file.write, chunk)  # type: ignore[union-attr]
+    if not size:
+        raise UploadBroken(EMPTY)
     file.flush()  # type: ignore[union-attr]
     return digest.hexdigest()

@@ -70,6 +70,8 @@ class Files:
         file = fields["file"]
         if not isinstance(file, FormFile):
             raise Refused(400, "Invalid 'file': must be a file of a multipart form", "file", "invalid_type")
+        if not file:
+            raise Refused(400, "Invalid 'file': the file is empty", "file", "invalid_value")
         keep = given.expires_after.seconds if given.expires_after else None
         artifact = await self.context.uploads.store(
             _once(file), file.name, file.media_type, keep_seconds=keep, owner=request.state.owner

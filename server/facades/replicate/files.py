@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.datadir import full_disk_named, write_atomically
-from server.facades.forms import FormLimits
+from server.facades.forms import FormLimits, parsed_form
 from server.facades.replicate import errors
 from server.facades.replicate.answers import timestamp
 from server.facades.replicate.catalog import page
@@ -49,14 +49,19 @@ class Files:
             return await self._create(request, counted(request, grow=grow, look=limits.check))
 
     async def _create(self, request: Request, read: Request) -> Response:
-        async with read.form(max_files=10, max_fields=10) as form:
+        form = await parsed_form(read, max_files=10, max_fields=10)
+        try:
             content = form.get("content")
             if not isinstance(content, UploadFile):
                 raise errors.Refused(errors.Invalid("required", "", "content is required, as a file"))
+            if not content.size:
+                raise errors.Refused(errors.Invalid("invalid", "content", "The file is empty"))
             metadata = await _metadata(form.get("metadata"))
             name = _text(form.get("filename")) or content.filename or "file"
             kind = _text(form.get("type")) or content.content_type or "application/octet-stream"
             record = await self._store(request, content, name[:NAME], kind[:NAME], metadata)
+        finally:
+            await form.close()
         return Json(await run_in_threadpool(self._answer, request, record), status_code=201)
 
     async def _store(

@@ -107,7 +107,8 @@ async def _fields(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").strip().lower().startswith("multipart/form-data"):
         async with form_of(request, body) as form:
             return {
-                name: await value.read() if isinstance(value, UploadFile) else value for name, value in form.items()
+                name: await _file(name, value) if isinstance(value, UploadFile) else value
+                for name, value in form.items()
             }
     fields = await parsed(body)
     if fields is None:
@@ -115,3 +116,10 @@ async def _fields(request: Request) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise errors.Refused(400, errors.BAD_BODY, "the body must be a JSON object")
     return fields
+
+
+async def _file(name: str, given: UploadFile) -> bytes:
+    """Empty for a browser's file box that was left empty."""
+    if given.filename and not given.size:
+        raise errors.Refused(400, errors.INVALID, f"{name[:100]}: the file is empty")
+    return await given.read()
