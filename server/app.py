@@ -29,12 +29,15 @@ from server.auth import Keys, check_bind, owner_of
 from server.bodies import Bodies, Counted
 from server.context import Context
 from server.datadir import DataDir
+from server.decoded import Decoded
 from server.docs import add_docs
 from server.errors import DiskFull
 from server.facades import v1
+from server.facades.cors import Cors
 from server.facades.registry import FACADES
 from server.facades.wire import MAX_BODY, Unavailable
 from server.front import ByPrefix, Forwarded, Labelled
+from server.heads import answer_heads
 from server.health import Health
 from server.jobs.checkpoints import Checkpoints
 from server.jobs.dispatcher import Dispatcher
@@ -56,7 +59,7 @@ from server.media.inspectors import Inspectors
 from server.media.loras import Loras
 from server.media.retention import Retention
 from server.media.storage import CORS, storage_of
-from server.media.uploads import Uploads
+from server.media.uploads import UPLOAD_BYTES, Uploads
 from server.openapi import merged
 from server.ratelimit import Limited, Limiter
 from server.requestlog import Flood, Logged, note_refusals, noting
@@ -225,7 +228,8 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     app: FastAPI = FastAPIOffline(
         title="CogVideoX server", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    add_docs(app)
+    app.router.redirect_slashes = False  # `ByPrefix` takes them off
+    add_docs(app, house.context.artifacts.base_url)
     app.state.house = house
     served = [name for name in FACADES if name in settings.served_apis]
     facades = {name: FACADES[name].create(house.context) for name in served}
@@ -241,6 +245,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             for name, facade in facades.items()
         }
     _own_routes(app, house, served)
+    answer_heads((app, *facades.values()))
     own_document = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -251,8 +256,10 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     routes += v1.shared(doors)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
     app.add_middleware(ByPrefix, routes=routes)
+    app.add_middleware(Decoded, limit=UPLOAD_BYTES)
     app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
+    app.add_middleware(Cors)
     clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}
     app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of, flood=flood)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
@@ -293,7 +300,6 @@ def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
         body = {"status": "not ready" if obstacles else "ready", "problems": obstacles}
         return JSONResponse(body, 503 if obstacles else 200)
 
-    @app.head("/files/{key}/{name}", include_in_schema=False)
     @app.get("/files/{key}/{name}", tags=["server"], response_class=FileResponse)
     async def file(request: Request, key: str, name: str) -> Response:
         """A result. Whoever knows its address may have it."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.datastructures import MutableHeaders
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
+OPENAPI = "/openapi.json"
 STATIC = "/static-offline-docs"  # where fastapi-offline serves Swagger UI
 INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 MARKUP = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml")
@@ -19,12 +22,22 @@ NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancest
 OWN = "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; connect-src 'self'"
 
 
-def add_docs(app: FastAPI) -> None:
+def add_docs(app: FastAPI, base_url: Callable[[Request], str]) -> None:
+    """`base_url`: what a client calls the server. The page's own links are relative: a proxy may put it below any path,
+    and not tell us."""
+    (plain,) = [route for route in app.router.routes if getattr(route, "path", "") == app.openapi_url]
+    app.router.routes.remove(plain)
+
+    @app.get(OPENAPI, include_in_schema=False)
+    def openapi(request: Request) -> JSONResponse:
+        below = urlsplit(base_url(request)).path.rstrip("/")
+        return JSONResponse({**app.openapi(), "servers": [{"url": below}]} if below else app.openapi())
+
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
+        root = ".." if request.scope.get("raw_path", b"").endswith(b"/") else "."
         page = get_swagger_ui_html(
-            openapi_url=f"{root}{app.openapi_url}",
+            openapi_url=f"{root}{OPENAPI}",
             title=f"{app.title} - Swagger UI",
             swagger_js_url=f"{root}{STATIC}/swagger-ui-bundle.js",
             swagger_css_url=f"{root}{STATIC}/swagger-ui.css",

@@ -6,6 +6,7 @@ Knows: paths' first segments, headers. Does not know: what the façades do. ASGI
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -17,21 +18,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.docs import protect
 from server.jobs.served import LABELS
+from server.media.artifacts import PREFIX
 
 MODEL_HEADER = "x-cogvideox-model"
+PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+){1,20}")
 
 log = structlog.get_logger()
 
 
 class ByPrefix:
-    """Hands a request to the app of the longest matching prefix, its path untouched; else to `app`."""
+    """Hands a request to the app of the longest matching prefix, its path untouched; else to `app`, without a last
+    slash."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[tuple[str, ASGIApp]]) -> None:
         self.app = app
         self.routes = sorted(routes, key=lambda route: len(route[0]), reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.choose(scope)(scope, receive, send)
+        chosen = self.choose(scope)
+        if chosen is self.app and scope["type"] == "http":
+            scope["path"] = scope["path"].rstrip("/") or "/"
+        await chosen(scope, receive, send)
 
     def choose(self, scope: Scope) -> ASGIApp:
         if scope["type"] != "http":
@@ -44,10 +51,10 @@ class ByPrefix:
 
 
 class Forwarded:
-    """Believes what a trusted proxy says of the caller: X-Forwarded-For, -Proto and -Host.
+    """Believes what a trusted proxy says of the caller: X-Forwarded-For, -Proto, -Host and -Prefix.
 
     Of a chain of proxies the values nearest to us that no trusted proxy's address stands behind are taken, so that
-    what a caller made up is passed over.
+    what a caller made up is passed over. Prefixes are put together: each proxy has taken its own off the path.
     """
 
     def __init__(self, app: ASGIApp, trusted: str) -> None:
@@ -70,6 +77,8 @@ class Forwarded:
         if host := _last(headers.get("x-forwarded-host", "")):
             rest = [(name, value) for name, value in scope["headers"] if name != b"host"]
             scope["headers"] = [*rest, (b"host", host.encode("latin-1"))]
+        prefixes = [part.strip().strip("/") for part in headers.get("x-forwarded-prefix", "").split(",")]
+        scope[PREFIX] = prefix if PATH.fullmatch(prefix := "".join(f"/{part}" for part in prefixes if part)) else ""
 
 
 def trust(trusted: str) -> Callable[[str], bool]:

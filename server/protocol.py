@@ -344,5 +344,5 @@ def answer(status: int, why: str) -> bytes:
     """A whole answer after which the connection ends."""
     body = json.dumps({"detail": f"{HTTPStatus(status).phrase}: {why}"}).encode()
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-    head += "x-content-type-options: nosniff\r\n"
+    head += "x-content-type-options: nosniff\r\naccess-control-allow-origin: *\r\n"
     return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body

@@ -164,8 +164,8 @@ class Settings(BaseSettings):
     apis: Apis = Field(",".join(APIS), description="APIs to enable, separated by commas")
     trusted_proxies: Networks = Field(
         "127.0.0.1,::1",
-        description="addresses or networks, separated by commas, whose X-Forwarded-For, -Proto and -Host headers are"
-        " trusted; none for no proxy",
+        description="addresses or networks, separated by commas, whose X-Forwarded-For, -Proto, -Host and -Prefix"
+        " headers are trusted; none for no proxy",
     )
     max_connections: Connections = Field(
         2048, description="maximum number of open connections; fewer where the limit of open files is lower"

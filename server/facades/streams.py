@@ -1,14 +1,15 @@
-"""Event streams of jobs, of which one caller may hold only so many."""
+"""Event streams of jobs, of which one caller may hold only so many, and which no proxy may keep back."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 KEEP_ALIVE = 15.0  # seconds of silence after which a stream says a comment
+HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}  # the second one is for nginx
 
 
 class EventStream(StreamingResponse):
@@ -17,9 +18,12 @@ class EventStream(StreamingResponse):
     def __init__(
         self, events: AsyncIterator[str], headers: Mapping[str, str], place: AbstractContextManager[None]
     ) -> None:
-        super().__init__(events, headers=headers, media_type="text/event-stream")
+        super().__init__(events, headers={**HEADERS, **headers}, media_type="text/event-stream")
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place:
+            if scope["method"] == "HEAD":
+                await Response(None, headers=self.headers)(scope, receive, send)
+                return
             await super().__call__(scope, receive, send)

@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.facades.wire import BodyTooLarge
 
 MODELS = "/v1/models"
 FILES = "/v1/files"
@@ -62,13 +66,14 @@ class Files:
             await mine(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        messages, seen = [await receive()], b""
-        while True:
-            seen += messages[-1].get("body", b"")
-            part = FIRST_PART.search(seen)
-            if part or len(seen) > PEEK or not messages[-1].get("more_body"):
-                break
-            messages.append(await receive())
+        messages, seen, part = list[Message](), b"", None
+        with suppress(HTTPException, BodyTooLarge):  # of a compressed body; raised again when it is read
+            while part is None and len(seen) <= PEEK:
+                messages.append(await receive())
+                seen += messages[-1].get("body", b"")
+                part = FIRST_PART.search(seen)
+                if not messages[-1].get("more_body"):
+                    break
 
         async def again() -> Message:
             return messages.pop(0) if messages else await receive()

@@ -25,6 +25,7 @@ from server.jobs.job import Artifact
 from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storage, StorageDown, Stored
 from server.room import DAY, HOUR, TAG, Counted, tag_of
 
+PREFIX = "cogvideox.prefix"  # in a request's scope: the path that a proxy has us below
 HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
 # what a browser may be told a file is; anything else is bytes, so that an upload can never act as a page of ours
 MEDIA_TYPES = {
@@ -197,7 +198,7 @@ class Artifacts:
         if not HOST.fullmatch(host):
             name, port = request.scope.get("server") or ("127.0.0.1", 80)
             host = f"{name}:{port}"
-        return f"{request.scope['scheme']}://{host}"
+        return f"{request.scope['scheme']}://{host}{request.scope.get(PREFIX, '')}"
 
     def url(self, artifact: Artifact, base: str) -> str:
         return f"{base.rstrip('/')}/files/{artifact.key}/{quote(artifact.file_name)}"

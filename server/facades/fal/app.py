@@ -10,11 +10,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 
 from server.context import Context
+from server.facades.cors import Cors
 from server.facades.fal import errors
 from server.facades.fal.admission import admit
 from server.facades.fal.calls import Fal
@@ -37,10 +37,6 @@ PREFIXES = (
     *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
     *("/storage", "/files/upload", "/tokens", "/.well-known/jwks.json"),
 )
-EXPOSED = [
-    *("x-fal-request-id", "x-fal-error-type", "x-fal-request-timeout-type", "x-fal-retryable", "x-fal-needs-retry"),
-    *("x-fal-billable-units", "etag", "content-range", "accept-ranges"),
-]
 FILE = "/fal/files/{key}/{name}"
 BYTES = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}}
 
@@ -77,13 +73,7 @@ def create(context: Context) -> FastAPI:
         return admit(context, request)
 
     app.add_middleware(Doorman, look=look)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
-        allow_headers=["*"],
-        expose_headers=EXPOSED,
-    )
+    app.add_middleware(Cors)
     return app
 
 

@@ -123,7 +123,7 @@ class Fal:
         job = self._find(request_id, request.state.owner)
         if job is None:
             return _not_found(request_id)
-        headers = {"x-fal-request-id": job.id, "cache-control": "no-store"}
+        headers = {"x-fal-request-id": job.id}
         place = self.jobs.streams.held(holder(request.state.owner, request))
         return EventStream(self._events(request, job), headers, place)
 

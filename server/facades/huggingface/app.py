@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from pipelines.request import Task
 from server.auth import Unauthorized
 from server.context import Context
+from server.facades.cors import Cors
 from server.facades.huggingface import errors
 from server.facades.huggingface.models import MODELS, OWNERS, Inference, Parameters, TextInference, generation, task_of
 from server.facades.wire import (
@@ -35,7 +35,6 @@ PREFIXES = ("/hf-inference", "/models", "/huggingface")
 FACADE = "huggingface"
 CALL = "/hf-inference/models/{owner}/{name}"
 ALIASES = ("/models/{owner}/{name}", "/huggingface/models/{owner}/{name}", f"/huggingface{CALL}")
-EXPOSED = ["x-request-id", "x-compute-time"]
 JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # with white space, or the mark some editors put before a text
 BYTES = {"schema": {"type": "string", "format": "binary"}}
 
@@ -142,7 +141,5 @@ def create(context: Context) -> FastAPI:
         return None
 
     app.add_middleware(Doorman, look=look)
-    app.add_middleware(
-        CORSMiddleware, allow_origins=["*"], allow_methods=["POST"], allow_headers=["*"], expose_headers=EXPOSED
-    )
+    app.add_middleware(Cors)
     return app

@@ -10,11 +10,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from server.context import Context
+from server.facades.cors import Cors
 from server.facades.modelslab import errors
 from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_ULTRA, Kind, ModelsLab
 from server.facades.modelslab.models import Fetch, FetchById, Upload
@@ -58,7 +58,7 @@ def create(context: Context) -> FastAPI:
     document(app, [*(kind.input for kind in ROOMS[MAIN].values()), Fetch, FetchById, Upload])
     _answer_errors(app, context)
     app.add_middleware(Doorman, look=_without_last_slash)
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD", "POST"], allow_headers=["*"])
+    app.add_middleware(Cors)
     return app
 
 

@@ -28,6 +28,7 @@ TIPS = {
     404: "Check the address",
     405: "Check the method",
     413: "Send less, or the address of the picture instead of the picture",
+    415: "Send the body compressed with gzip or deflate, or as it is",
     429: "Send the request again after the seconds in retry_after",
 }
 TIP = "Try again later; the server's log may say more"

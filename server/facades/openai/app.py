@@ -10,12 +10,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.auth import Unauthorized
 from server.context import Context
+from server.facades.cors import Cors
 from server.facades.openai import errors
 from server.facades.openai.calls import LONGEST_PAGE, PAGE, VARIANTS, Videos
 from server.facades.openai.errors import Failure
@@ -36,7 +36,6 @@ PREFIXES = (
     "/v1/responses",
     ALIAS,
 )
-EXPOSED = ["openai-poll-after-ms", "x-request-id", "x-model", "x-inference-time-s"]
 FORM_ONLY = ("multipart/form-data",)
 BOTH = ("multipart/form-data", "application/json")
 
@@ -107,13 +106,7 @@ def create(context: Context) -> FastAPI:
         return None
 
     app.add_middleware(Doorman, look=look)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["*"],
-        expose_headers=EXPOSED,
-    )
+    app.add_middleware(Cors)
     return app
 
 

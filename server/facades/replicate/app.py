@@ -11,12 +11,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.auth import Unauthorized
 from server.context import Context
+from server.facades.cors import Cors
 from server.facades.replicate import errors
 from server.facades.replicate.about import About
 from server.facades.replicate.calls import Predictions
@@ -153,9 +153,4 @@ def _guard(app: FastAPI, context: Context) -> None:
         return None
 
     app.add_middleware(Doorman, look=look)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_methods=["GET", "POST", "DELETE", "PATCH", "QUERY"],
-        allow_headers=["*"],
-    )
+    app.add_middleware(Cors)

@@ -30,7 +30,7 @@ class Watch:
         job = self._find(prediction_id, token)
         base = self.context.artifacts.base_url(request)
         place = self.jobs.streams.held(holder(job.owner, request))
-        return EventStream(self._events(job, base), {"cache-control": "no-store"}, place)
+        return EventStream(self._events(job, base), {}, place)
 
     async def _events(self, job: Job, base: str) -> AsyncIterator[str]:
         number, shown, said = 0, (0, 0), time.monotonic()

@@ -10,12 +10,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from server.auth import Unauthorized
 from server.context import Context
+from server.facades.cors import Cors
 from server.facades.segmind import answers, errors
 from server.facades.segmind.assets import Asset
 from server.facades.segmind.body import read_fields
@@ -35,14 +35,6 @@ RESERVED = {
     "predictions", "models", "files", "videos", "deployments", "account", "webhooks", "requests", "trainings",
     "collections", "hardware", "chat", "images", "audio", "completions", "embeddings", "responses", "get-user-credits",
 }  # fmt: skip
-EXPOSED = [
-    "x-request-id",
-    "x-generation-time",
-    "x-cost",
-    "x-remaining-credits",
-    "x-seed-value",
-    "x-rate-limit-reset-at-utc",
-]
 FORM = {"schema": {"type": "string", "enum": ["json", "binary"]}, "required": False}
 FORM_PARAMETERS = [
     {"name": "response", "in": "query", "description": "the form of the answer", **FORM},
@@ -181,9 +173,7 @@ def create(context: Context) -> FastAPI:
         return None
 
     app.add_middleware(Doorman, look=look)
-    app.add_middleware(
-        CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED
-    )
+    app.add_middleware(Cors)
     return app
 
 

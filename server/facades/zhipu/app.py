@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.auth import Unauthorized
 from server.context import Context
+from server.facades.cors import Cors
 from server.facades.wire import Doorman, body_schema, document
 from server.facades.zhipu import errors
 from server.facades.zhipu.calls import Zhipu
@@ -66,7 +66,7 @@ def create(context: Context) -> FastAPI:
         return None
 
     app.add_middleware(Doorman, look=look)
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"])
+    app.add_middleware(Cors)
     return app
 
 
