@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import threading
 from pathlib import Path
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -17,10 +13,9 @@ from starlette.testclient import TestClient
 
 from server.docs import NOTHING
 from server.front import Labelled
+from tests.server.browser import needs_browser, shown
 from tests.server.house import app
-from tests.server.house import until as wait_until
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+from tests.server.live import live
 
 
 def test_the_page_runs_its_own_scripts_and_no_others(tmp_path: Path) -> None:
@@ -68,25 +63,9 @@ def test_an_uploaded_file_never_acts_as_a_page(tmp_path: Path, name: str, kind: 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@needs_browser
 def test_a_browser_shows_the_page(tmp_path: Path) -> None:
-    server = uvicorn.Server(uvicorn.Config(app(tmp_path), port=0, log_level="error"))
-    running = threading.Thread(target=server.run)
-    running.start()
-    try:
-        wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        command = [
-            str(BROWSER),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={tmp_path / 'profile'}",
-        ]
-        command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
-        shown = subprocess.run([*command, f"http://127.0.0.1:{port}/docs"], capture_output=True, text=True, timeout=120)
-    finally:
-        server.should_exit = True
-        running.join()
-    assert "/v1/videos" in shown.stdout and "opblock" in shown.stdout, shown.stdout[-500:]
-    assert "Content Security Policy" not in shown.stderr
+    with live(app(tmp_path)) as port:
+        page, log = shown(f"http://127.0.0.1:{port}/docs", tmp_path / "profile")
+    assert "/v1/videos" in page and "opblock" in page, page[-500:]
+    assert "Content Security Policy" not in log
