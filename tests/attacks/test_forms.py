@@ -3,6 +3,7 @@ of escapes."""
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +37,24 @@ def test_nobody_else_waits(target: Target, name: str) -> None:
     with target.bystander() as seen, target.as_attacker() as session:
         for path in PATHS if "application/json" not in kind else PATHS[:1]:
             answer = session.post(target.url + path, data=body, headers={"content-type": kind}, timeout=120)
+            assert 400 <= answer.status_code < 500, (path, answer.status_code, answer.text[:200])
+    target.assert_unnoticed(seen)
+    target.assert_memory_returns()
+
+
+BOMBS = {
+    "a thousand times as long": gzip.compress(bytes(256 * 2**20), 6),
+    "of many small members": gzip.compress(b"") * 100_000,
+    "of nothing": b"\x1f\x8b\x08" + bytes(7) + b"\0\0\0\xff\xff" * (8 * 2**20 // 5),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_nobody_waits_while_a_body_is_decompressed(target: Target, name: str) -> None:
+    with target.bystander() as seen, target.as_attacker() as session:
+        for path in PATHS[:2]:
+            headers = {"content-type": "application/json", "content-encoding": "gzip"}
+            answer = session.post(target.url + path, data=BOMBS[name], headers=headers, timeout=120)
             assert 400 <= answer.status_code < 500, (path, answer.status_code, answer.text[:200])
     target.assert_unnoticed(seen)
     target.assert_memory_returns()
