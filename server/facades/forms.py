@@ -26,6 +26,7 @@ MOST_FIELDS = 1000
 MAX_URLENCODED = 2**20  # bytes: each escape takes the parser some hundred bytes and a microsecond
 PIECE = 64 * 2**10  # bytes that are parsed before anything else has its turn
 FILE_TYPES = (b"image/", b"video/", b"audio/", b"application/octet-stream")
+PROBED = 1024  # bytes of a part at whose end it is decided that it is a text
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # but for those of text, and ESC
 UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # whose decoders raise other errors, or take minutes
 
@@ -43,10 +44,12 @@ class Parts(MultiPartParser):
         super().on_headers_finished()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._current_part.file is None and not self._current_part.data and _is_binary(data[start:end]):
+        part = self._current_part
+        if part.file is None and len(part.data) < PROBED and _is_binary(bytes(part.data) + data[start:end]):
             self._current_fields -= 1
             self._call_it_a_file()
             super().on_headers_finished()
+            self._file_parts_to_write.append((part, bytes(part.data)))
         super().on_part_data(data, start, end)
 
     def _call_it_a_file(self) -> None:

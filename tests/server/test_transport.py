@@ -491,3 +491,12 @@ def test_a_long_file_without_a_name(client: TestClient) -> None:
     body, headers = form("content", PNG + bytes(3 * 2**20))
     answer = client.post("/replicate/v1/files", content=body, headers=headers)
     assert answer.status_code == 201 and answer.json()["size"] == len(PNG) + 3 * 2**20
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 50])
+def test_a_file_without_a_name_in_pieces(client: TestClient, size: int) -> None:
+    body, headers = form("content", PNG)
+    pieces = (body[at : at + size] for at in range(0, len(body), size))
+    answer = client.post("/replicate/v1/files", content=pieces, headers=headers)
+    assert answer.status_code == 201, answer.text
+    assert client.get(answer.json()["urls"]["get"]).content == PNG
