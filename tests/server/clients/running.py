@@ -30,6 +30,7 @@ from pipelines import environment as environment_of_the_engine
 from tests import pace
 
 HERE = Path(__file__).parent
+CACHE = HERE.parent.parent.parent / ".cache" / "clients"
 KEY = "id:secret"
 START_SECONDS = 120
 SCRIPT_SECONDS = 600
@@ -146,8 +147,11 @@ def served_folder(folder: Path) -> Iterator[str]:
         httpd.shutdown()
 
 
-def run_script(name: str, folder: Path, replace: dict[str, str]) -> str:
-    """Runs a client's script in `folder` with addresses, key and picture filled in, and gives back what it printed."""
+def run_script(name: str, folder: Path, replace: dict[str, str], requirement: str = "") -> str:
+    """Runs a client's script in `folder` with addresses, key and picture filled in, and gives back what it printed.
+
+    `requirement`: the version of a Python client to run it with, instead of the installed one.
+    """
     text = (HERE / "scripts" / name).read_text(encoding="utf-8")
     for old, new in replace.items():
         text = text.replace(old, new)
@@ -159,7 +163,8 @@ def run_script(name: str, folder: Path, replace: dict[str, str]) -> str:
         program = [sys.executable]
     script = folder / name
     script.write_text(text, encoding="utf-8")
-    return _run([*program, script.name], folder, FAL_KEY=KEY, NO_PROXY="*", no_proxy="*")
+    other = {"PYTHONPATH": str(python_client(requirement))} if requirement else {}
+    return _run([*program, script.name], folder, FAL_KEY=KEY, NO_PROXY="*", no_proxy="*", **other)
 
 
 def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
@@ -183,6 +188,19 @@ def node() -> tuple[str, list[str]]:
     root = Path(spec.origin).parent
     program = root / "bin" / "node"
     return str(program), [str(program), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def python_client(requirement: str) -> Path:
+    """The folder with another version of a client than the installed one; it shares what that one needs."""
+    folder = CACHE / requirement.replace("==", "-")
+    stamp = folder / ".installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not stamp.exists():
+            pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+            _run([*pip, "--target", str(folder), requirement, "distro"], folder)
+            stamp.touch()
+    return folder
 
 
 def installed_packages() -> Path:
