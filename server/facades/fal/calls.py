@@ -19,6 +19,7 @@ from server.context import Context
 from server.errors import QueueFull
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
+from server.facades.fal.surface import QUEUE
 from server.facades.fal.terms import Terms
 from server.facades.streams import KEEP_ALIVE, EventStream
 from server.facades.wire import REFUSAL, Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
@@ -181,7 +182,11 @@ class Fal:
         return self.jobs.position(job) if job.status is Status.QUEUED else 0
 
     def _base(self, request: Request) -> str:
-        prefix = "/queue" if self.context.settings.public_url else request.state.fal_prefix
+        prefix: str = request.state.fal_prefix
+        if prefix == QUEUE:
+            return prefix
+        if self.context.settings.public_url:
+            prefix = "/queue"
         return f"{self.context.artifacts.base_url(request)}{prefix}"
 
 
