@@ -184,8 +184,8 @@ class Settings(BaseSettings):
     )
     replicate_output: Literal["auto", "url", "data"] = Field(
         "auto",
-        description="output of a Replicate prediction: the video's URL or a data URI; auto sends data to Replicate's"
-        " own clients over plain http, where they cannot read a URL",
+        description="output of a Replicate prediction: the video's URL or a data URI; auto sends data to clients that"
+        " cannot read a URL: Replicate's run() over plain http, the AI SDK at a private address",
     )
     modelslab_status: Literal["ok", "real"] = Field(
         "ok", description="HTTP status of errors in the ModelsLab API: ok sends 200, real the matching code"

@@ -43,8 +43,10 @@ def test_keys() -> None:
         (f"http://queue.here{APP}", {}, "http://queue.here"),
         (f"http://here{APP}?fal_webhook=http%3A%2F%2Fx", {}, "http://here"),
         (f"http://here{APP}", {"x-fal-queue-priority": "low"}, "http://here"),
-        ("http://here/fal/proxy", {"x-fal-target-url": f"https://queue.fal.run{APP}"}, "http://here/queue"),
-        ("http://here/api/fal/proxy/", {"x-fal-target-url": f"https://queue.fal.run{APP}/"}, "http://here/queue"),
+        (f"http://here/queue{QUEUE}", {}, "http://here/queue"),
+        (f"http://here/queue/queue/{QUEUE}/", {}, "http://here/queue"),
+        (f"http://here/run{QUEUE}", {}, "http://here/queue"),
+        (f"http://here/fal/queue/fal{QUEUE}", {}, "http://here/fal/queue"),
     ],
 )
 def test_ways_to_the_queue(served: Served, url: str, headers: dict[str, str], base: str) -> None:
@@ -57,10 +59,30 @@ def test_ways_to_the_queue(served: Served, url: str, headers: dict[str, str], ba
     assert client.get(receipt.json()["response_url"]).json()["prompt"] == "a"
 
 
+@pytest.mark.parametrize("route", ["/fal/proxy", "/api/fal/proxy/"])
+@pytest.mark.parametrize("public_url", [None, "https://films.example.org"])
+def test_the_proxys_clients_get_fals_own_addresses(route: str, public_url: str | None) -> None:
+    """Some of them send the key to no other address than the first one's, and all send these through the proxy."""
+    client, jobs = build(public_url=public_url)
+    target = f"https://queue.fal.run{APP}"
+    receipt = client.post(route, json={"prompt": "a"}, headers={"x-fal-target-url": target}).json()
+    here = f"{target}/requests/{jobs.last.id}"
+    links = {"response_url": here, "status_url": f"{here}/status", "cancel_url": f"{here}/cancel"}
+    assert links.items() <= receipt.items()
+    status = client.get(route, headers={"x-fal-target-url": receipt["status_url"]}).json()
+    assert status["status"] == "COMPLETED" and links.items() <= status.items()
+    result = client.get(route, headers={"x-fal-target-url": receipt["response_url"]}).json()
+    assert result["video"]["url"].startswith("http://"), "files are fetched from here"
+    stream = client.get(route, headers={"x-fal-target-url": f"{here}/status/stream"})
+    assert f'"response_url": "{here}"' in stream.text
+
+
 @pytest.mark.parametrize(
     ("url", "headers"),
     [
         (f"http://here{RUN}/", {}),
+        (f"http://here/run{RUN}", {}),
+        (f"http://here/queue{RUN}", {}),
         (f"http://here/run/{APP}", {}),
         (f"http://fal.run{APP}", {}),
         ("http://here/fal/proxy", {"x-fal-target-url": f"https://fal.run{APP}"}),

@@ -77,6 +77,17 @@ def test_a_deadline_is_no_other_call() -> None:
         assert (first["id"], first["deadline"]) == (again["id"], again["deadline"])
 
 
+def test_how_it_is_to_be_answered_is_no_other_call() -> None:
+    path, body = CALLS["replicate"]
+    with facade("replicate") as rig, TestClient(rig.app) as client:
+        ways = ({"prefer": "wait"}, {}, {"prefer": "wait=5", "user-agent": "curl/8"})
+        said = {HEADER: "one", "user-agent": "replicate-python/1.0.7"}
+        answers = [client.post(path, json=body, headers={**said, **way}).json() for way in ways]
+        assert len({answer["id"] for answer in answers}) == 1
+        kinds = [answer["output"].partition(":")[0] for answer in answers]
+        assert kinds == ["data", "data", "http"], "the client that created it and waited reads the same again"
+
+
 def test_a_request_id_may_come_again_under_one_key() -> None:
     path, body = CALLS["zhipu"]
     with facade("zhipu") as rig, TestClient(rig.app) as client:

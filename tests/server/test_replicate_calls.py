@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import time
 from base64 import b64decode
 from collections.abc import Iterator
 
 import pytest
+from starlette.requests import Request
+from starlette.testclient import TestClient
 
+from pipelines.request import Media
+from server.facades import replicate
+from server.facades.replicate.calls import wait_seconds
+from server.jobs.job import Job
 from tests.server import golden
-from tests.server.clients.fake import VIDEO, FakeJobs, fail, hold
-from tests.server.test_replicate import B5, WAIT, A, Served, build
+from tests.server.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
+from tests.server.test_replicate import B5, I2V, WAIT, A, Served, build
 
 
 @pytest.fixture
@@ -19,25 +27,88 @@ def served() -> Iterator[Served]:
         yield client, jobs, intake
 
 
-def test_the_film_itself_for_replicates_clients_over_http() -> None:
-    data = "data:video/mp4;base64,"
-    for setting, base, agent, is_data in (
-        ("auto", "http://here", "replicate-python/1.0.7", True),
-        ("auto", "http://here", "replicate-javascript/1.4.0", True),
-        ("auto", "https://here", "replicate-python/1.0.7", False),
+PYTHON = "replicate-python/1.0.7"
+JAVASCRIPT = "replicate-javascript/1.4.0"
+AI_SDK = "ai-sdk/replicate/3.0.46 ai-sdk/provider-utils/5.0.81 runtime/node.js/v24.19.0"
+DATA = "data:video/mp4;base64,"
+
+
+@pytest.mark.parametrize(
+    ("setting", "base", "agent", "is_data"),
+    [
+        ("auto", "http://here", PYTHON, True),
+        ("auto", "http://1.1.1.1", PYTHON, True),
+        ("auto", "http://here", JAVASCRIPT, True),
+        ("auto", "http://here", "replicate-python/10.0.0b1", True),
+        ("auto", "http://here", "Replicate/Python 2.0.0-beta.4", True),
+        ("auto", "http://here", "AsyncReplicate/Python 2.0.0-beta.4", True),
+        ("auto", "http://here", "_ModuleClient/Python 2.0.0-beta.4", True),
+        ("auto", "https://here", PYTHON, False),
+        ("auto", "https://here", "Replicate/Python 2.0.0-beta.4", False),
+        ("auto", "http://here", "replicate-python/0.25.2", False),
+        ("auto", "http://here", "replicate-python/0.34.2", False),
+        ("auto", "http://here", "replicate-javascript/0.34.1", False),
+        ("auto", "http://here", "replicate-go/1.0.0", False),
+        ("auto", "http://here", "my-program replicate-python/1.0.7", False),
         ("auto", "http://here", "python-requests/2", False),
         ("auto", "http://here", "unknown/None; hf_hub/2.4.0", False),
-        ("url", "http://here", "replicate-python/1.0.7", False),
+        ("auto", "http://here", AI_SDK, True),
+        ("auto", "https://127.0.0.1:8000", AI_SDK, True),
+        ("auto", "http://[::1]:8000", f"ai/7.0.173 {AI_SDK}", True),
+        ("auto", "http://gpu.local", AI_SDK, True),
+        ("auto", "http://localhost", AI_SDK, True),
+        ("auto", "http://10.1.2.3:8000", AI_SDK, True),
+        ("auto", "http://192.168.1.5", AI_SDK, True),
+        ("auto", "https://video.example.org", AI_SDK, False),
+        ("auto", "http://1.1.1.1:8000", AI_SDK, False),
+        ("url", "http://here", PYTHON, False),
+        ("url", "http://localhost", AI_SDK, False),
         ("data", "https://here", "anything", True),
-    ):
-        client, _, _ = build(base, replicate_output=setting)
-        answer = client.post(B5, json=A, headers={**WAIT, "user-agent": agent}).json()
-        assert answer["output"].startswith(data if is_data else f"{base}/files/key-")
-        assert client.get(answer["urls"]["get"], headers={"user-agent": agent}).json()["output"] == answer["output"]
-        listed = client.get("/v1/predictions", headers={"user-agent": agent}).json()["results"]
-        assert listed[0]["output"].startswith(f"{base}/files/"), "a list holds no films"
-        if is_data:
-            assert b64decode(answer["output"].removeprefix(data)) == VIDEO
+    ],
+)
+def test_the_film_itself_for_those_who_cannot_read_its_address(
+    setting: str, base: str, agent: str, is_data: bool
+) -> None:
+    client, *_ = build(base, replicate_output=setting)
+    said = {"user-agent": agent}
+    answer = client.post(B5, json=A, headers={**WAIT, **said}).json()
+    assert answer["output"].startswith(DATA if is_data else f"{base}/files/key-")
+    assert client.get(answer["urls"]["get"], headers=said).json()["output"] == answer["output"]
+    assert client.post(answer["urls"]["cancel"], headers=said).json()["output"] == answer["output"]
+    listed = client.get("/v1/predictions", headers=said).json()["results"]
+    assert listed[0]["output"].startswith(f"{base}/files/"), "a list holds no films"
+    assert "_" not in {name[0] for name in answer}, "what is kept for ourselves is not told"
+    if is_data:
+        assert b64decode(answer["output"].removeprefix(DATA)) == VIDEO
+
+
+def test_a_prediction_that_nobody_waited_for_names_its_address() -> None:
+    """`predictions.create()` of the same clients: their programs look at `output`."""
+    client, _, _ = build("http://here")
+    for agent in (PYTHON, JAVASCRIPT, "Replicate/Python 2.0.0-beta.4"):
+        for prefer in ({}, {"prefer": "respond-async"}, {"prefer": "wait=0"}):
+            answer = client.post(B5, json=A, headers={**prefer, "user-agent": agent}).json()
+            got = client.get(answer["urls"]["get"], headers={"user-agent": agent}).json()
+            assert got["output"].startswith("http://here/files/key-")
+
+
+def test_how_a_prediction_is_answered_is_kept_with_it() -> None:
+    client, *_ = build("http://here")
+    client.post(B5, json=A, headers={**WAIT, "user-agent": PYTHON})
+    url = client.get("/v1/predictions").json()["results"][0]["urls"]["get"]
+    for agent, is_data in ((PYTHON, True), (JAVASCRIPT, True), ("replicate-python/0.34.2", False), ("curl/8", False)):
+        assert client.get(url, headers={"user-agent": agent}).json()["output"].startswith(DATA) is is_data
+    url = client.post(B5, json=A, headers={**WAIT, "user-agent": "curl/8"}).json()["urls"]["get"]
+    assert client.get(url, headers={"user-agent": PYTHON}).json()["output"].startswith("http://here/files/")
+
+
+def test_webhooks_name_the_address() -> None:
+    context, jobs, _ = fake_context()
+    client = TestClient(replicate.FACADE.create(context), base_url="http://here")
+    hook = {"webhook": "https://example.com/hook"}
+    client.post(B5, json={**A, **hook}, headers={**WAIT, "user-agent": PYTHON})
+    letter = replicate.FACADE.letter(context, jobs.last, "completed")
+    assert letter is not None and json.loads(letter.body)["output"].startswith("http://here/files/")
 
 
 def test_blocking(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +117,7 @@ def test_blocking(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "succeeded"
     assert client.post(B5, json=A, headers={"prefer": "respond-async, wait=5"}).json()["status"] == "succeeded"
     jobs.end = FakeJobs.start
-    monkeypatch.setattr("server.facades.replicate.calls.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("server.facades.replicate.agents.LONGEST_WAIT", 0.05)
     for prefer in ("wait", "wait=1", "wait=900"):
         answer = client.post(B5, json=A, headers={"prefer": prefer}).json()
         assert (answer["status"], answer["started_at"], answer["output"]) == ("starting", None, None)
@@ -55,6 +126,56 @@ def test_blocking(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "failed"
     jobs.end = lambda jobs, job: (jobs.jobs.pop(job), None)[1]
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "starting", "removed meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"prefer": "wait"}, 55),
+        ({"prefer": "wait=60"}, 55),
+        ({"prefer": "respond-async; wait=600"}, 55),
+        ({"prefer": f"wait={'9' * 400}"}, 55),
+        ({"prefer": "wait=54"}, 54),
+        ({"prefer": "wait", "user-agent": PYTHON}, 55),
+        ({"prefer": "wait", "user-agent": "replicate-python/0.34.2"}, 25),
+        ({"prefer": "wait=10", "user-agent": "replicate-python/0.34.2"}, 10),
+        ({"prefer": "wait", "x-stainless-read-timeout": "60"}, 55),
+        ({"prefer": "wait=60", "x-stainless-read-timeout": "12.0"}, 11),
+        ({"prefer": "wait", "x-stainless-read-timeout": "600"}, 55),
+        *(
+            ({"prefer": "wait", "x-stainless-read-timeout": odd}, 55)
+            for odd in ("0", "-1", "nan", "inf", "1e1", "x", "")
+        ),
+    ],
+)
+def test_a_blocking_call_ends_before_its_client_gives_up(headers: dict[str, str], seconds: float) -> None:
+    """Replicate's newer client waits for 60 seconds or as long as it says, and then creates another prediction."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert wait_seconds(Request({"type": "http", "headers": raw})) == pytest.approx(seconds)
+
+
+def test_what_comes_before_the_wait_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as fetching a picture."""
+    client, jobs, _ = build()
+    jobs.end = FakeJobs.start
+    waited: list[float | None] = []
+
+    async def wait(job_id: str, timeout: float | None = None) -> Job:
+        waited.append(timeout)
+        return jobs.jobs[job_id]
+
+    async def slow(intake: FakeIntake, value: str, field: str, *, owner: str = "") -> Media:
+        clock[0] += 50.0
+        return Media("somewhere", "0" * 64)
+
+    clock = [time.monotonic()]
+    monkeypatch.setattr("server.facades.replicate.calls.monotonic", lambda: clock[0])
+    monkeypatch.setattr(FakeIntake, "picture", slow)
+    monkeypatch.setattr(jobs, "wait", wait)
+    assert client.post(I2V, json={"input": {"prompt": "a", "image": PICTURE}}, headers=WAIT).status_code == 201
+    clock[0] += 100.0
+    assert client.post(B5, json=A, headers=WAIT).status_code == 201
+    assert waited == pytest.approx([5.0, 55.0])
 
 
 def test_deadlines(served: Served) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from server.context import Context
+from server.facades.ai_sdk import video_or_url
 from server.facades.fal import errors
 from server.facades.fal.models import APP
 from server.jobs.job import Artifact, Job, LogLine, Status
@@ -66,17 +67,17 @@ def notes(job: Job) -> list[LogLine]:
     return [LogLine(0, job.created_at, "WARN", text) for text in said]
 
 
-def outcome(context: Context, job: Job, base: str) -> dict[str, Any] | errors.Failure:
-    """What came of a job that has ended. `base`: our address, for the link to the file."""
+def outcome(context: Context, job: Job, base: str, *, as_data: bool = False) -> dict[str, Any] | errors.Failure:
+    """What came of a job that has ended. `base`: our address, for the link to the file. `as_data`: the video itself."""
     if job.status is not Status.SUCCEEDED or job.video is None:
         return errors.of_job(job)
-    return output(context, job, job.video, base)
+    return output(context, job, job.video, base, as_data)
 
 
-def output(context: Context, job: Job, video: Artifact, base: str) -> dict[str, Any]:
+def output(context: Context, job: Job, video: Artifact, base: str, as_data: bool) -> dict[str, Any]:
     return {
         "video": {
-            "url": context.artifacts.url(video, base),
+            "url": video_or_url(context, video, base, as_data),
             "content_type": video.media_type,
             "file_name": video.file_name,
             "file_size": video.size,

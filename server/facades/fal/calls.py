@@ -17,8 +17,10 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.errors import QueueFull
+from server.facades.ai_sdk import agent_of, is_ai_sdk, refuses
 from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
+from server.facades.fal.surface import QUEUE
 from server.facades.fal.terms import Terms
 from server.facades.streams import KEEP_ALIVE, EventStream
 from server.facades.wire import REFUSAL, Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
@@ -44,7 +46,7 @@ class Fal:
             done = await finished_or_dropped(request, self.jobs, job, agreed.start_within, one_shot=True)
         if done is None:
             raise ClientDisconnect
-        return self._outcome(request, done)
+        return await run_in_threadpool(self._outcome, request, done)
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
         """Accepts whatever it is given, as fal does: what is wrong with it shows at the result address."""
@@ -169,7 +171,8 @@ class Fal:
         return Json({"status": "CANCELLATION_REQUESTED"}, status_code=202, headers=headers)
 
     def _outcome(self, request: Request, job: Job) -> Response:
-        outcome = answers.outcome(self.context, job, self.context.artifacts.base_url(request))
+        base = self.context.artifacts.base_url(request)
+        outcome = answers.outcome(self.context, job, base, as_data=refuses(agent_of(request), base))
         if isinstance(outcome, errors.Failure):
             return errors.respond(outcome, job.id)
         return Json(outcome, headers={"x-fal-request-id": job.id})
@@ -181,7 +184,11 @@ class Fal:
         return self.jobs.position(job) if job.status is Status.QUEUED else 0
 
     def _base(self, request: Request) -> str:
-        prefix = "/queue" if self.context.settings.public_url else request.state.fal_prefix
+        prefix: str = request.state.fal_prefix
+        if prefix == QUEUE or is_ai_sdk(agent_of(request)):
+            return QUEUE
+        if self.context.settings.public_url:
+            prefix = "/queue"
         return f"{self.context.artifacts.base_url(request)}{prefix}"
 
 

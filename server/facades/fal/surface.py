@@ -19,13 +19,17 @@ from starlette.types import Scope
 Surface = Literal["run", "queue", "other"]
 PROXIES = ("/fal/proxy", "/api/fal/proxy")
 TARGET = "x-fal-target-url"
+QUEUE = "https://queue.fal.run"
+# a client that puts its base before the path of one of our addresses doubles what both begin with
+SURFACES = re.compile(r"(?:(/fal)?/(run|queue)(?=/|$))+")
 REST = re.compile(r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known)(?:/.*)?)", re.DOTALL)
 OPEN = re.compile(r"/fal/files/.+|/\.well-known/jwks\.json", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Place:
-    """`prefix` is what the addresses in our answers put before fal's own path, so that they lead back here."""
+    """`prefix` is what the addresses in our answers put before fal's own path, so that they lead back here: a whole
+    address for a client of the proxy, which sends whatever is fal's through it."""
 
     surface: Surface
     path: str
@@ -48,7 +52,7 @@ def locate(path: str, query: bytes, headers: Headers) -> Place:
     if path in PROXIES:
         target = _target(headers.get(TARGET, ""))
         place = _named(_clean(unquote(target.path)), target.query.encode(), target.hostname or "", headers)
-        return Place(place.surface, place.path, place.query)
+        return Place(place.surface, place.path, place.query, QUEUE)
     return _named(path, query, headers.get("host", ""), headers)
 
 
@@ -63,7 +67,7 @@ def _target(text: str) -> SplitResult:
 
 
 def _named(path: str, query: bytes, host: str, headers: Headers) -> Place:
-    if match := re.match(r"(/fal)?/(run|queue)(?=/|$)", path):
+    if match := SURFACES.match(path):
         rest = path[match.end() :] or "/"
         return Place("run" if match[2] == "run" else "queue", rest, query, f"{match[1] or ''}/queue")
     if match := REST.fullmatch(path):

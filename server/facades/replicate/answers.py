@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from server.context import Context
+from server.facades.ai_sdk import video_or_url
 from server.facades.replicate import errors, logs
 from server.facades.replicate.models import MODELS
-from server.jobs.job import Artifact, Job, LogLine, Status
+from server.jobs.job import Job, LogLine, Status
 
 NAME = "replicate"
 WORDS = {
@@ -67,7 +68,7 @@ def prediction(
         "version": job.payload["version"],
         "input": job.payload["input"],
         "logs": logs.text(job, lines, time.time()),
-        "output": None if job.video is None else output(context, job.video, base, as_data),
+        "output": None if job.video is None else video_or_url(context, job.video, base, as_data),
         "data_removed": False,
         "error": errors.of_job(job, MODELS[job.endpoint].fields),
         "source": "api",
@@ -89,16 +90,6 @@ def deadline(job: Job) -> float | None:
     """Unix seconds by which its caller wanted it to have ended."""
     seconds = job.payload.get("cancel_after")
     return None if seconds is None else job.created_at + float(seconds)
-
-
-def output(context: Context, video: Artifact, base: str, as_data: bool) -> str:
-    if as_data:
-        try:
-            content = base64.b64encode(context.artifacts.read(video)).decode("ascii")
-            return f"data:{video.media_type};base64,{content}"
-        except FileNotFoundError:
-            pass  # the address says so better
-    return context.artifacts.url(video, base)
 
 
 def urls(context: Context, job: Job, root: str) -> dict[str, str]:

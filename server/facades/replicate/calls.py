@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -19,7 +20,8 @@ from starlette.responses import Response
 from pipelines.request import RequestError
 from server.context import Context
 from server.errors import TooManyAtOnce
-from server.facades.replicate import answers, errors
+from server.facades.ai_sdk import agent_of
+from server.facades.replicate import agents, answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (
     CogVideoXImageInput,
@@ -37,10 +39,10 @@ from server.facades.wire import Json, idempotency, is_callable, kept, read_json
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
 from server.shares import holder
 
-LONGEST_WAIT = 60.0  # seconds a call may block
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
+WAITED = "_waited_for"  # in a payload: created with `Prefer: wait` by a client that reads files
 INPUTS = 100  # fields of an input that are kept
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
@@ -87,13 +89,14 @@ class Predictions:
         return await self._create(request, fields, Asked(model, model.version, wanted, f"{owner}/{name}"[:200]))
 
     async def _create(self, request: Request, fields: dict[str, Any], asked: Asked) -> Response:
+        begun = monotonic()
         webhook = self._webhook(request, asked.wanted)
         cancel_after = _duration(request.headers.get("cancel-after", ""))
         job = await self._submit(request, fields, asked, webhook, cancel_after)
-        if seconds := wait_seconds(request.headers.get("prefer", "")):
+        if seconds := wait_seconds(request):
             # removed meanwhile, or the server stops and starts it again later, or too many calls wait
             with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
-                job = await self.jobs.wait(job.id, timeout=seconds)
+                job = await self.jobs.wait(job.id, timeout=max(0.0, begun + seconds - monotonic()))
             if not job.status.is_terminal:
                 job = answers.waiting(job)
         return await run_in_threadpool(self._answer, request, job, 201)
@@ -118,6 +121,8 @@ class Predictions:
         }
         if webhook is not None:
             payload["webhook_events_filter"] = list(webhook.events)
+        if wait_seconds(request) and agents.reads_files(agent_of(request)):
+            payload[WAITED] = True
         try:
             return await run_in_threadpool(
                 self.jobs.submit,
@@ -159,7 +164,7 @@ class Predictions:
         return await run_in_threadpool(self._answer, request, job)
 
     async def list(self, request: Request) -> Response:
-        async with self.jobs.pages.turn(request.state.owner, LONGEST_WAIT):
+        async with self.jobs.pages.turn(request.state.owner, agents.LONGEST_WAIT):
             return await run_in_threadpool(self._list, request)
 
     def _list(self, request: Request) -> Response:
@@ -205,30 +210,28 @@ class Predictions:
         return job
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:
-        setting = self.context.settings.replicate_output
-        # over http Replicate's own clients leave an address a mere string, and `output.read()` fails
-        plain = self.context.artifacts.base_url(request).startswith("http:")
-        own = request.headers.get("user-agent", "").startswith("replicate-")
-        return Json(
-            self._body(
-                request, job, self.jobs.logs(job.id), as_data=setting == "data" or (setting == "auto" and plain and own)
-            ),
-            status_code=status,
-        )
+        base = self.context.artifacts.base_url(request)
+        setting, waited_for = self.context.settings.replicate_output, WAITED in job.payload
+        as_data = agents.is_data(setting, agent_of(request), base, waited_for)
+        return Json(self._body(request, job, self.jobs.logs(job.id), as_data=as_data), status_code=status)
 
     def _body(self, request: Request, job: Job, lines: Sequence[LogLine], *, as_data: bool) -> dict[str, Any]:
         base = self.context.artifacts.base_url(request)
         return answers.prediction(self.context, job, base, self.root(request), lines, as_data=as_data)
 
 
-def wait_seconds(prefer: str) -> float:
+def _agent(request: Request) -> str:
+    return request.headers.get("user-agent", "")
+
+
+def wait_seconds(request: Request) -> float:
     """How long a call may block, of its header Prefer; 0 for not at all."""
-    for part in re.split("[,;]", prefer.lower()):
+    for part in re.split("[,;]", request.headers.get("prefer", "").lower()):
         name, equals, value = (piece.strip(' "') for piece in part.partition("="))
         if name == "wait" and not equals:
-            return LONGEST_WAIT
+            return agents.longest_wait(request.headers)
         if name == "wait" and value.isascii() and value.isdecimal():
-            return min(float(value[:400]), LONGEST_WAIT)
+            return min(float(value[:400]), agents.longest_wait(request.headers))
     return 0.0
 
 

@@ -1,4 +1,4 @@
-"""How to reach this server with Replicate's own two clients, and with Hugging Face's through Replicate's shape."""
+"""How to reach this server with Replicate's own two clients, and with others through Replicate's shape."""
 
 from __future__ import annotations
 
@@ -25,6 +25,21 @@ const output = await replicate.run("cuuupid/cogvideox-5b", { input });
 await writeFile("video.mp4", output);
 """
 
+AI_SDK = """\
+import { writeFile } from "node:fs/promises";
+
+import { createReplicate } from "@ai-sdk/replicate";
+import { experimental_generateVideo as generateVideo } from "ai";
+
+const replicate = createReplicate({ apiToken: "YOUR_API_KEY", baseURL: "http://127.0.0.1:8000/v1" });
+const { video } = await generateVideo({
+  model: replicate.video("thudm/cogvideox-t2v"),
+  prompt: "a red circle moves left on a blue background",
+  poll: { intervalMs: 2000, timeoutMs: 3600000 },
+});
+await writeFile("video.mp4", video.uint8Array);
+"""
+
 HUGGING_FACE = """\
 from pathlib import Path
 
@@ -45,5 +60,6 @@ Path("video.mp4").write_bytes(video)
 CLIENTS = (
     Snippet("Replicate, Python", "python", PYTHON),
     Snippet("Replicate, JavaScript", "js", JAVASCRIPT),
+    Snippet("AI SDK (Vercel) through Replicate's API", "js", AI_SDK),
     Snippet("huggingface_hub through Replicate's API", "python", HUGGING_FACE),
 )

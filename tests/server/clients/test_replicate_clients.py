@@ -118,11 +118,39 @@ def test_hugging_face_through_replicates_shape(server: str, tmp_path: Path, monk
 
 def test_a_run_that_blocks_too_short_a_time_goes_on_by_asking(client: replicate.Client) -> None:
     assert client.run(B5, input={"prompt": "steps=20 sleep=0.1"}, wait=1).read() == FILM
-    assert client.run(B5, input={"prompt": "steps=5 sleep=0.1"}, wait=False).read() == FILM
+    polled = client.run(B5, input={"prompt": "steps=5 sleep=0.1"}, wait=False)
+    assert fetch(polled).content == FILM, "nobody waited: an address, which over http is text"
     version = client.models.get(B5).latest_version
     assert client.run(f"{B5}:{version.id}", input=QUICK).read() == FILM
     address = client.run(T2V, input=QUICK, use_file_output=False)
     assert base64.b64decode(address.removeprefix("data:video/mp4;base64,")) == FILM
+
+
+ADDRESS, DATA = "text", "file"
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [
+        ("0.25.2", {"run": ADDRESS, "created": ADDRESS}),
+        ("0.34.2", {"run": ADDRESS, "created": ADDRESS, "waited": ADDRESS}),
+        ("1.0.7", {"run": DATA, "created": ADDRESS, "waited": DATA}),
+        ("2.0.0b4", {"run": DATA, "module": DATA, "async": DATA, "created": ADDRESS, "late": "starting"}),
+    ],
+)
+def test_what_each_version_makes_of_the_output(
+    stand_in: str, tmp_path: Path, version: str, wanted: dict[str, str]
+) -> None:
+    printed = run_script("replicate_run.py", tmp_path, {"SERVER": stand_in}, f"replicate=={version}")
+    told = json.loads(printed.strip().splitlines()[-1])
+    assert {name: kind for name, (kind, _) in told.items()} == wanted
+    for kind, value in told.values():
+        if kind == DATA:
+            assert value == len(FILM)
+        elif kind == ADDRESS:
+            assert fetch(value).content == FILM
+        else:
+            assert value == "data:", "the one that waited too short a time reads the same later"
 
 
 def test_async_run(stand_in: str) -> None:
@@ -319,7 +347,7 @@ def test_javascript(server: str, stand_in: str, picture: Path, tmp_path: Path) -
     assert told["later"] == len(FILM)
     assert told["seen"][0][0] == "starting" and told["seen"][-1] == ["succeeded", _all(15)]
     assert len(set(told["versions"])) == 1
-    assert told["polled"] == ["starting", "succeeded", "succeeded", "data:video/mp4;base6"]
+    assert told["polled"] == ["starting", "succeeded", "succeeded", f"http://{stand_in}"[:20]]
     assert told["deployed"] == ["succeeded", "acme/films", B5]
     assert fetch(told["address"]).content == FILM
     assert told["cancelled"] == "canceled"

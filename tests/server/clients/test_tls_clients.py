@@ -20,7 +20,7 @@ from cryptography import x509
 
 from server import tls
 from tests import pace
-from tests.server.clients.running import KEY, command, fetch, node, running_server, stand_in_server
+from tests.server.clients.running import KEY, command, fetch, installed_packages, node, running_server, stand_in_server
 
 PROMPT = "steps=3 sleep=0.01"
 
@@ -118,6 +118,37 @@ console.log(JSON.stringify(await answer.json()));
 def test_node(port: int, trusted: str) -> None:
     program = [node()[0], "--input-type=module", "--eval", NODE, f"https://localhost:{port}/health/live"]
     assert json.loads(run(program, NODE_EXTRA_CA_CERTS=trusted)) == {"status": "alive"}
+
+
+REPLICATE = f"""
+import json, replicate
+client = replicate.Client(api_token="{KEY}", base_url="https://localhost:PORT")
+client.poll_interval = 0.1
+wanted = {{"prompt": "{PROMPT}"}}
+outputs = [client.run("cuuupid/cogvideox-5b", input=wanted, wait=wait) for wait in (True, False)]
+made = client.models.predictions.create("cuuupid/cogvideox-5b", wanted, wait=True)
+print(json.dumps([made.output, *(output.url for output in outputs)]), *(len(output.read()) for output in outputs))
+"""
+REPLICATE_JS = f"""
+import Replicate from "replicate";
+const replicate = new Replicate({{ auth: "{KEY}", baseUrl: "https://localhost:PORT/v1" }});
+const wanted = {{ input: {{ prompt: "{PROMPT}" }}, wait: {{ mode: "poll" }} }};
+const output = await replicate.run("cuuupid/cogvideox-5b", wanted);
+console.log(JSON.stringify([String(output.url())]), (await output.blob()).size);
+"""
+
+
+def test_replicates_clients_make_files_of_addresses(port: int, trusted: str, tmp_path: Path) -> None:
+    """Over https no data URIs are needed, by who waits and by who polls."""
+    (tmp_path / "node_modules").symlink_to(installed_packages())
+    (tmp_path / "program.mjs").write_text(REPLICATE_JS.replace("PORT", str(port)))
+    for said in (
+        run([sys.executable, "-c", REPLICATE.replace("PORT", str(port))], SSL_CERT_FILE=trusted),
+        run([node()[0], str(tmp_path / "program.mjs")], NODE_EXTRA_CA_CERTS=trusted),
+    ):
+        urls, _, sizes = said.strip().rpartition("] ")
+        assert all(url.startswith(f"https://localhost:{port}/files/") for url in json.loads(f"{urls}]"))
+        assert set(sizes.split()) == {"1000"}
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])

@@ -1,0 +1,55 @@
+"""Vercel's AI SDK, which downloads nothing from localhost and private addresses: there it is sent the video itself.
+
+Knows: its user agents, and which of our addresses it refuses. Does not know: any vendor.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from server.context import Context
+from server.jobs.job import Artifact
+from server.media.addresses import is_public
+
+LOCAL = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+
+
+def agent_of(request: Request) -> str:
+    return request.headers.get("user-agent", "")
+
+
+def is_ai_sdk(agent: str) -> bool:
+    return "ai-sdk/" in agent
+
+
+def refuses(agent: str, base: str) -> bool:
+    """Whether this client is the AI SDK and would not download from `base`, our address."""
+    return is_ai_sdk(agent) and is_private(base)
+
+
+def is_private(base: str) -> bool:
+    """Whether that address is one of this machine or of a private network, as far as its name tells."""
+    try:
+        host = (urlsplit(base).hostname or "").rstrip(".").lower()
+    except ValueError:  # brackets around what is no address
+        return False
+    try:
+        ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(LOCAL)
+    return not is_public(host)
+
+
+def video_or_url(context: Context, video: Artifact, base: str, as_data: bool) -> str:
+    """A data: URI of the video, or its address where that is asked for or the video is gone."""
+    if as_data:
+        try:
+            content = b64encode(context.artifacts.read(video)).decode("ascii")
+            return f"data:{video.media_type};base64,{content}"
+        except FileNotFoundError:
+            pass  # the address says so better
+    return context.artifacts.url(video, base)
