@@ -33,7 +33,7 @@ from server.facades.modelslab.models import (
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown
+from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
 from server.shares import holder
@@ -87,7 +87,7 @@ class ModelsLab:
             wanted,
             facade=FACADE,
             endpoint=kind.name,
-            payload={**_told(given), "notes": [*notes, *more]},
+            payload={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
             owner=owner,
             keep_seconds=TEMP_SECONDS if given.temp else None,
             webhook=None if given.webhook is None else Webhook(given.webhook, base),

@@ -15,7 +15,8 @@ from server.context import Context
 from server.facades.openai import answers
 from server.facades.openai.errors import Refused
 from server.facades.openai.files import find
-from server.facades.openai.models import DEFAULT_SIZE, IGNORED, NOT_HERE, CreateVideo, FileId, opened
+from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
+from server.facades.wire import unknown
 from weights.catalog import published
 
 BAGS = {  # vLLM-Omni's objects -> what is taken from them when it is not given beside them
@@ -38,7 +39,6 @@ BAGS = {  # vLLM-Omni's objects -> what is taken from them when it is not given 
 }
 ONLY_PICTURES = "This model makes videos from pictures only: send 'input_reference'."
 PICTURES = ("input_reference", "image_reference")
-MOST_NOTES, LONGEST_NAME = 20, 60  # of fields without effect that are named, and characters of one
 DRAWN = "enable_frame_interpolation"
 
 
@@ -54,20 +54,21 @@ def validated(fields: dict[str, Any]) -> CreateVideo:
 
 def notes(context: Context, fields: dict[str, Any], given: CreateVideo) -> list[str]:
     """Which of the fields that were sent have no effect, and why."""
-    sent = {name: value for name, value in fields.items() if name not in CreateVideo.model_fields or name in IGNORED}
+    sent = dict(fields)
     for bag, members in BAGS.items():
         held = opened(fields.get(bag))
         if isinstance(held, dict):
             sent |= {f"{bag}.{name}": value for name, value in held.items() if name not in members}
     said = []
     for name, value in sent.items():
-        usual, why = IGNORED.get(name.rpartition(".")[2], (None, NOT_HERE))
+        usual, why = IGNORED.get(name.rpartition(".")[2], (None, ""))
         plain = str(value).lower() if isinstance(value, bool | int | float | str) else value
-        if value is not None and plain != str(usual).lower():
-            said.append(f"{name[:LONGEST_NAME]}: ignored ({why})")
+        if why and value is not None and plain != str(usual).lower():
+            said.append(f"{name}: ignored ({why})")
     if given.enable_frame_interpolation and not context.jobs.rife_available:
         said.append(f"{DRAWN}: ignored (no network that draws frames is installed)")
-    return said if len(said) <= MOST_NOTES else [*said[:MOST_NOTES], f"and {len(said) - MOST_NOTES} more fields"]
+    others = [name for name in sent if name.rpartition(".")[2] not in IGNORED]
+    return [*said, *unknown(others, CreateVideo.model_fields)]
 
 
 async def generation(context: Context, given: CreateVideo, owner: str) -> GenerationRequest:

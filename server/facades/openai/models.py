@@ -33,7 +33,6 @@ BLUE = (
 )
 
 
-NOT_HERE = "not a field of this server"
 NO_SOUND = "CogVideoX makes silent videos"
 ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
 INTERPOLATION = "the network that draws frames is the server's own"
