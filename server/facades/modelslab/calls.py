@@ -29,6 +29,7 @@ from server.facades.modelslab.models import (
     ImageToVideo,
     ImageToVideoUltra,
     TextToVideo,
+    TextToVideoFusion,
     TextToVideoUltra,
     present,
 )
@@ -48,13 +49,14 @@ FILM = re.compile(r"(?:^|/)generations/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of generation, by the name ModelsLab's v6 gives it."""
+    """A kind of generation, by the name ModelsLab's v6 gives it."""
 
     name: str
     input: type[Given]
 
 
 T2V = Kind("text2video", TextToVideo)
+T2V_FUSION = Kind("text2video", TextToVideoFusion)
 I2V = Kind("img2video", ImageToVideo)
 T2V_ULTRA = Kind("text2video_ultra", TextToVideoUltra)
 I2V_ULTRA = Kind("img2video_ultra", ImageToVideoUltra)
@@ -116,8 +118,11 @@ class ModelsLab:
         return await self._answer(job, self.context.artifacts.base_url(request))
 
     async def _answer(self, job: Job, base: str, fetch_url: str | None = None) -> Response:
+        if job.status.is_terminal:
+            return Json(answers.of_job(job, base, 0))
         position = await run_in_threadpool(self.jobs.position, job)
-        return Json(answers.of_job(job, base, position, fetch_url))
+        expected = await run_in_threadpool(self.jobs.expected, job)
+        return Json(answers.of_job(job, base, position, expected, fetch_url))
 
     async def upload(self, request: Request) -> Response:
         fields, owner = await self._fields(request)

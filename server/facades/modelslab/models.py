@@ -156,6 +156,12 @@ class TextToVideo(Sized):
     improved_sampling_seed: Int | None = Field(None, examples=[42, 43])
 
 
+class TextToVideoFusion(TextToVideo):
+    """v7's `text-to-video`, whose clients name their file `.mp4`."""
+
+    output_type: OutputType = Field("mp4", examples=["mp4", "gif"])
+
+
 class ImageToVideo(Sized):
     """`img2video`. Without a prompt the picture is all there is."""
 
