@@ -92,12 +92,12 @@ def deliver(film: Film, ladder: Ladder, device: torch.device) -> Generator[Event
 
             def closing(left: int) -> None:
                 film.clock.check()
-                left = min([max(1, left), *to_encode[-1:]])  # the last one is done when the file is whole
-                if not to_encode:
-                    meter.expect("finish", left)
-                elif left < to_encode[-1]:
-                    meter.count("finish", to_encode[-1] - left)
-                to_encode.append(left)
+                to_encode.append(min([max(1, left), *to_encode[-1:]]))  # the last is done when the file is whole
+                if len(to_encode) == 1:
+                    meter.expect("finish", to_encode[0] + effort.before_encoding(plan, to_encode[0]))
+                elif (more := to_encode[-2] - to_encode[-1]) > 0:
+                    begun = to_encode[-2] < to_encode[0]
+                    meter.count("finish", more if begun else more + effort.before_encoding(plan, to_encode[0]))
 
             with meter.doing("finish"):
                 with (
@@ -118,7 +118,7 @@ def deliver(film: Film, ladder: Ladder, device: torch.device) -> Generator[Event
                 if to_encode[-1] < to_encode[0]:
                     meter.count("finish", to_encode[-1])
                 else:
-                    meter.advance("finish", to_encode[-1])
+                    meter.advance("finish", to_encode[0] + effort.before_encoding(plan, to_encode[0]))
             return first, count, told
 
         try:

@@ -71,7 +71,13 @@ def begin_delivery(meter: Meter, film: Film) -> None:
     frames = frame_counts(film.plan, film.net is not None, film.upscaler is not None)
     for stage, count in frames.items():
         meter.expect(stage, count)
-    meter.expect("finish", frames["write"] if film.plan.output_format == "gif" else min(frames["write"], HELD_BACK))
+    left = frames["write"] if film.plan.output_format == "gif" else min(frames["write"], HELD_BACK)
+    meter.expect("finish", left + before_encoding(film.plan, left))
+
+
+def before_encoding(plan: Plan, frames: int) -> int:
+    """What comes before the first frame is encoded, as a number of frames: a GIF's palette."""
+    return frames // 2 if plan.output_format == "gif" else 0
 
 
 def sizes(film: Film) -> dict[StageName, float]:

@@ -223,12 +223,11 @@ class Jobs:
             return job.eta
         steps = (job.plan or {}).get("num_inference_steps", 0)
         took = [
-            seconds * max(1.0, steps / known) if known else seconds for seconds, known in self._store.took(job.model)
+            seconds + sampling * max(0.0, steps / known - 1) if known else seconds
+            for seconds, sampling, known in self._store.took(job.model)
         ]
-        if not took:
-            return None
-        if running:
-            return max(took)
+        if running or not took:
+            return max(took, default=None)
         ahead = self.position(job) + self._store.counts()[Status.RUNNING]
         return max(took) * (1 + ahead // len(self._served.devices))
 

@@ -13,7 +13,7 @@ from server.jobs.job import Artifact, Job, Status
 from tests.server.facade_rig import Clock, Rig, facade
 
 FILE = Artifact("key", "video/mp4", "film.mp4", 9)
-SECONDS = 70.0  # that each video takes here
+SECONDS, SAMPLING = 70.0, 40.0  # that each video takes here
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def make(rig: Rig, steps: int = 20) -> None:
     rig.store.progress(job.id, job.attempt, steps=steps)
     assert rig.clock.now is not None
     rig.clock.now += SECONDS
-    rig.store.finish(job.id, job.attempt, video=FILE, poster=FILE, manifest=FILE, timings={}, memory="")
+    rig.store.finish(
+        job.id, job.attempt, video=FILE, poster=FILE, manifest=FILE, timings={"denoise": SAMPLING}, memory=""
+    )
 
 
 def test_nothing_is_known_before_the_first_video(rig: Rig) -> None:
@@ -60,5 +62,5 @@ def test_what_the_latest_took_and_what_is_ahead(rig: Rig) -> None:
 
 def test_more_steps_take_longer(rig: Rig) -> None:
     make(rig, 20)
-    assert rig.context.jobs.expected(sent(rig, 50)) == 2.5 * SECONDS
+    assert rig.context.jobs.expected(sent(rig, 50)) == SECONDS + 1.5 * SAMPLING
     assert eta(rig.context.jobs.expected(sent(rig, 10)), 1) == 2 * SECONDS

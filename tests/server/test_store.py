@@ -457,6 +457,6 @@ def test_what_the_latest_videos_took(store: JobStore) -> None:
             store.fail(claimed.id, claimed.attempt, JobError("internal", "no video"))
         else:
             store.finish(claimed.id, claimed.attempt, **DONE)
-    assert store.took("tiny") == [(0.0, steps) for steps in (5, 4, 3, 2, 1)]
-    assert store.took("tiny", 1) == [(0.0, 5)]
+    assert store.took("tiny") == [(0.0, 1.5, steps) for steps in (5, 4, 3, 2, 1)]
+    assert store.took("tiny", 1) == [(0.0, 1.5, 5)]
     assert store.took("another") == []
