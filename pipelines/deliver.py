@@ -88,10 +88,21 @@ def deliver(film: Film, ladder: Ladder, device: torch.device) -> Generator[Event
             told = film.manifest(device, ladder.placement.rung)
             check, first, count = FrameCheck(), b"", 0
             effort.begin_delivery(meter, film)
+            to_encode: list[int] = []
+
+            def closing(left: int) -> None:
+                film.clock.check()
+                to_encode.append(min([max(1, left), *to_encode[-1:]]))  # the last is done when the file is whole
+                if len(to_encode) == 1:
+                    meter.expect("finish", to_encode[0] + effort.before_encoding(plan, to_encode[0]))
+                elif (more := to_encode[-2] - to_encode[-1]) > 0:
+                    begun = to_encode[-2] < to_encode[0]
+                    meter.count("finish", more if begun else more + effort.before_encoding(plan, to_encode[0]))
+
             with meter.doing("finish"):
                 with (
                     contextlib.closing(_frames(film, ladder, device)) as made,
-                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told) as writer,
+                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told, closing) as writer,
                 ):
                     decoded = meter.over("decode", made, counted=False)
                     drawn = finish(decoded, plan, film.net, film.upscaler, meter.over)
@@ -104,7 +115,10 @@ def deliver(film: Film, ladder: Ladder, device: torch.device) -> Generator[Event
                         count += len(frames)
                         meter.count("write", len(frames))
                     check.finish()
-                meter.advance("finish")
+                if to_encode[-1] < to_encode[0]:
+                    meter.count("finish", to_encode[-1])
+                else:
+                    meter.advance("finish", to_encode[0] + effort.before_encoding(plan, to_encode[0]))
             return first, count, told
 
         try:

@@ -19,8 +19,11 @@ from pipelines.progress import Meter
 from pipelines.request import Task
 
 CONVOLUTION = 6.0  # how many times longer a multiplication takes in the VAE's 3D convolutions than in a transformer
-ENCODED_A_SECOND = 4e7  # pixels of video that ffmpeg encodes, before it was measured
-HELD_BACK = 50  # frames that an encoder may keep until the file is closed
+# pixels of video that ffmpeg takes in a second, and that it encodes while the file is closed, before it was measured
+TAKEN = {"mp4": 4e7, "webm": 2e7, "gif": 3e6}
+ENCODED = {"mp4": 4e7, "webm": 8e6, "gif": 1e6}
+ENCODING = ("write", "finish")  # the stages that depend on the format
+HELD_BACK = 50  # frames that an encoder may keep until the file is closed; a GIF's keeps all
 LATENT = 8  # pixels of the video on a side of a latent pixel
 LATENT_FRAMES = 4  # frames of the video in a latent frame
 
@@ -31,15 +34,21 @@ class Speeds:
 
     _known: dict[tuple[str, str], float] = field(default_factory=dict)
 
-    def learn(self, model: str, measured: Mapping[StageName, float], sizes: Mapping[StageName, float]) -> None:
+    def learn(
+        self, model: str, measured: Mapping[StageName, float], sizes: Mapping[StageName, float], kind: str = "mp4"
+    ) -> None:
+        """`kind`: the file's format."""
         for stage, seconds in measured.items():
             if sizes.get(stage):
-                self._known[model, stage] = seconds / sizes[stage]
+                self._known[model, _of_kind(stage, kind)] = seconds / sizes[stage]
 
-    def usual(self, model: str, sizes: Mapping[StageName, float]) -> dict[str, float]:
-        return {
-            stage: self._known[model, stage] * size for stage, size in sizes.items() if (model, stage) in self._known
-        }
+    def usual(self, model: str, sizes: Mapping[StageName, float], kind: str = "mp4") -> dict[str, float]:
+        known = {stage: self._known.get((model, _of_kind(stage, kind))) for stage in sizes}
+        return {stage: known_one * sizes[stage] for stage, known_one in known.items() if known_one is not None}
+
+
+def _of_kind(stage: str, kind: str) -> str:
+    return f"{stage} {kind}" if stage in ENCODING else stage
 
 
 def prepare(meter: Meter, film: Film, speeds: Speeds) -> None:
@@ -49,9 +58,9 @@ def prepare(meter: Meter, film: Film, speeds: Speeds) -> None:
     begin_delivery(meter, film)
     file_pixels = plan.width * plan.height
     meter.usual = {
-        "write": file_pixels / ENCODED_A_SECOND,
-        "finish": file_pixels * min(plan.num_frames, HELD_BACK) / ENCODED_A_SECOND,
-        **speeds.usual(plan.model, sizes(film)),
+        "write": file_pixels / TAKEN[plan.output_format],
+        "finish": file_pixels / ENCODED[plan.output_format],
+        **speeds.usual(plan.model, sizes(film), plan.output_format),
     }
     meter.in_steps = _in_steps(film)
 
@@ -59,9 +68,16 @@ def prepare(meter: Meter, film: Film, speeds: Speeds) -> None:
 def begin_delivery(meter: Meter, film: Film) -> None:
     """What is to be done from clean latents on; also when it begins anew after the device ran out of memory."""
     meter.expect("decode", decodings(film.clips), film.decoded)
-    for stage, count in frame_counts(film.plan, film.net is not None, film.upscaler is not None).items():
+    frames = frame_counts(film.plan, film.net is not None, film.upscaler is not None)
+    for stage, count in frames.items():
         meter.expect(stage, count)
-    meter.expect("finish", 1)
+    left = frames["write"] if film.plan.output_format == "gif" else min(frames["write"], HELD_BACK)
+    meter.expect("finish", left + before_encoding(film.plan, left))
+
+
+def before_encoding(plan: Plan, frames: int) -> int:
+    """What comes before the first frame is encoded, as a number of frames: a GIF's palette."""
+    return frames // 2 if plan.output_format == "gif" else 0
 
 
 def sizes(film: Film) -> dict[StageName, float]:
@@ -76,7 +92,7 @@ def sizes(film: Film) -> dict[StageName, float]:
         "enlarge": float(model_pixels),
         "interpolate": float(file_pixels if film.upscaler is not None else model_pixels),
         "write": float(file_pixels),
-        "finish": float(file_pixels * min(plan.num_frames, HELD_BACK)),
+        "finish": float(file_pixels),
     }
 
 

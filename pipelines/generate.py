@@ -118,7 +118,7 @@ class Engine:
             pixels, _ = yield from self._make(film, clip, pixels, joint)
         finished, memory = yield from self._make(film, clips[-1], pixels, deliver)
         yield Stage("finish")
-        self._speeds.learn(plan.model, film.meter.measured(), effort.sizes(film))
+        self._speeds.learn(plan.model, film.meter.measured(), effort.sizes(film), plan.output_format)
         yield Finished(**finished, timings=clock.timings(), memory=memory)
 
     def _others(self, request: GenerationRequest) -> list[ModelInfo]:

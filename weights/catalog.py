@@ -182,6 +182,20 @@ def known_name(text: str) -> str | None:
     return None
 
 
+def plain_name(name: str) -> str:
+    """`name` as clients' names are compared: of any owner, `zai-org/CogVideoX-5b` is `cogvideox5b`."""
+    return re.sub(r"[^a-z0-9.]", "", name.strip().rstrip("/").rpartition("/")[2].lower())
+
+
+def published(name: str) -> Checkpoint | None:
+    """The published checkpoint of that name or Hub id, whatever owner a client puts before it; None for others."""
+    wanted = plain_name(name)
+    for checkpoint in CATALOG.values():
+        if checkpoint.repository and wanted in (plain_name(checkpoint.name), plain_name(checkpoint.repository)):
+            return checkpoint
+    return None
+
+
 def name_of(asked: str, models_dir: Path) -> str:
     """What `find` takes `asked` for: the catalog's name for a Hub id, unless a folder is called exactly that."""
     known = known_name(asked)

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +35,7 @@ from pipelines.video.process import ffmpeg, file_url
 
 GIF_MAX_FPS = 50  # a GIF counts in 1/100 s, and browsers play a delay of 1/100 s as 1/10 s
 JPEG_QUALITY = 90
+TELL_EVERY = 0.25  # seconds between two looks at how far ffmpeg is while the file is closed
 
 _BIT_EXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact")
 # The number of x264 threads changes the bytes, so it is never the machine's. 4 feeds veryfast from one pipe.
@@ -69,6 +72,9 @@ class VideoWriter:
     `width`, `height` in pixels, `fps` in frames a second (29.97 may be a Fraction). ValueError for sizes below 2,
     `fps` <= 0, a GIF faster than `GIF_MAX_FPS`, an unknown format, or a manifest that JSON cannot hold. EncodeError if
     ffmpeg fails or no frame came. Leaving the block by an exception kills ffmpeg and removes what there was.
+
+    `closing` is called with the number of frames that ffmpeg has still to encode while the file is closed, which takes
+    most of the time for a GIF; what it raises ends the writing.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class VideoWriter:
         fps: float | Fraction,
         output_format: Literal["mp4", "gif", "webm"],
         manifest: dict[str, Any],
+        closing: Callable[[int], None] = lambda left: None,
     ) -> None:
         if output_format not in _ENCODERS:
             raise ValueError(f"output format {output_format!r} is none of {', '.join(_ENCODERS)}")
@@ -95,6 +102,7 @@ class VideoWriter:
         self._pad = (height % 2, width % 2) if output_format == "mp4" else (0, 0)
         self._scratch = tempfile.TemporaryDirectory(dir=self.path.parent, prefix=f".{self.path.name}.")
         self._closed = False
+        self._closing = closing
         try:
             self._errors: IO[bytes] = (Path(self._scratch.name) / "errors").open("w+b")
             self._process = self._start(Fraction(fps).limit_denominator(1001))
@@ -104,11 +112,12 @@ class VideoWriter:
 
     def _start(self, rate: Fraction) -> subprocess.Popen[bytes]:
         scratch = Path(self._scratch.name)
-        self._part = scratch / "video"
+        self._part, self._told = scratch / "video", scratch / "told"
         tags = scratch / "tags"
         tags.write_text(manifests.to_ffmetadata(self._comment), encoding="ascii", newline="\n")
         size = f"{self.coded_width}x{self.coded_height}"
         command = [ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
+        command += ["-progress", file_url(self._told), "-stats_period", str(TELL_EVERY)]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(rate), "-i", "pipe:0"]
         if self._format != "gif":
             command += ["-f", "ffmetadata", "-i", file_url(tags), "-map", "0:v", "-map_metadata", "1"]
@@ -160,12 +169,34 @@ class VideoWriter:
         try:
             if not self.frames:
                 raise EncodeError("no frame was written")
-            self._process.communicate()
+            self._encode_the_rest()
             if self._process.returncode:
                 raise EncodeError(f"ffmpeg failed ({self._process.returncode}): {self._words()}")
             self._finish()
         finally:
             self.abort()
+
+    def _encode_the_rest(self) -> None:
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+        while True:
+            self._closing(max(0, self.frames - self._encoded()))
+            try:
+                self._process.wait(TELL_EVERY)
+                return
+            except subprocess.TimeoutExpired:
+                pass
+
+    def _encoded(self) -> int:
+        """Frames that ffmpeg has encoded, by its latest word."""
+        try:
+            with self._told.open("rb") as told:
+                told.seek(max(0, self._told.stat().st_size - 4096))
+                found = re.findall(rb"^frame=\s*(\d+)$", told.read(), re.MULTILINE)
+        except OSError:  # it has said nothing yet
+            return 0
+        return int(found[-1]) if found else 0
 
     def _finish(self) -> None:
         part = self._part

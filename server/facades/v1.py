@@ -41,7 +41,8 @@ class Models:
         self.openai, self.replicate = openai, replicate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        depth = scope["path"].strip("/").count("/")
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        depth = raw.strip(b"/").count(b"/")  # OpenAI's client escapes the slash in a model's name
         if depth == 1 and scope["method"] == "GET":
             await (await _both(self.openai, self.replicate, scope))(scope, receive, send)
         else:

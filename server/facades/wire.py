@@ -41,6 +41,8 @@ KEPT = 64_000  # characters of a request's fields that are kept in the job table
 SHOWN = 200  # characters of a caller's own value that an error repeats
 LONGEST_URL = 8192  # characters
 LONGEST_NAME = 255  # characters of an Idempotency-Key
+UNKNOWN, LONGEST_FIELD = 20, 60  # fields without effect that are named, and characters of one's name
+NOT_A_FIELD = "this server has no such field"
 REFUSAL = "refusal"  # in a request's state: the exception that it ended in, for the log
 
 
@@ -297,6 +299,13 @@ def _abridged(value: Any, left: Left, depth: int = 3) -> Any:
 
 def _plain(key: str) -> str:
     return key[:SHOWN].encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def unknown(given: Iterable[str], known: Iterable[str]) -> list[str]:
+    """A note for each field that was sent and that the call does not have, at most UNKNOWN of them."""
+    names = sorted(set(given) - set(known))
+    said = [f"{_plain(name[:LONGEST_FIELD])}: ignored ({NOT_A_FIELD})" for name in names[:UNKNOWN]]
+    return said if len(names) <= UNKNOWN else [*said, f"and {len(names) - UNKNOWN} more fields"]
 
 
 async def finished_or_dropped(

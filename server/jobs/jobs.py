@@ -215,6 +215,22 @@ class Jobs:
         """Queued jobs ahead of it; 0 for the next one, and for one that is not queued."""
         return self._store.position(job.id)
 
+    def expected(self, job: Job) -> float | None:
+        """Seconds until its video is there: by its own estimate, before there is one by what the model's latest videos
+        took and what is ahead. None while nothing is known."""
+        running = job.status is Status.RUNNING
+        if running and job.eta is not None:
+            return job.eta
+        steps = (job.plan or {}).get("num_inference_steps", 0)
+        took = [
+            seconds + sampling * max(0.0, steps / known - 1) if known else seconds
+            for seconds, sampling, known in self._store.took(job.model)
+        ]
+        if running or not took:
+            return max(took, default=None)
+        ahead = self.position(job) + self._store.counts()[Status.RUNNING]
+        return max(took) * (1 + ahead // len(self._served.devices))
+
     def logs_of(self, jobs: Collection[Job]) -> dict[str, list[LogLine]]:
         """The lines of each that has some, by its id."""
         return self._store.logs_of([job.id for job in jobs])

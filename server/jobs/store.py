@@ -170,6 +170,14 @@ class JobStore:
             rows = db.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
         return dict.fromkeys(Status, 0) | {Status(status): int(count) for status, count in rows}
 
+    def took(self, model: str, latest: int = 5) -> list[tuple[float, float, int]]:
+        """Of each of the model's latest videos: seconds of work, those of them spent sampling, and its steps."""
+        made = (jobs.c.model == model, jobs.c.status == Status.SUCCEEDED.value, jobs.c.started_at.is_not(None))
+        spent = select(jobs.c.finished_at - jobs.c.started_at, jobs.c.timings, jobs.c.steps).where(*made)
+        with self._engine.connect() as db:
+            rows = db.execute(spent.order_by(jobs.c.n.desc()).limit(latest)).all()
+        return [(float(seconds), float(timings.get("denoise", 0)), int(steps)) for seconds, timings, steps in rows]
+
     def unfinished(self) -> dict[Status, int]:
         """Of the jobs that have not ended; however many have, they take no time here."""
         going = [s for s in Status if not s.is_terminal]

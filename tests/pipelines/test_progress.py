@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from pipelines import environment
+from pipelines import effort, environment, progress
 from pipelines.decode import decode, decoder_calls, watched
 from pipelines.events import Event, Progress
 from pipelines.finish import finish, frame_counts
@@ -18,6 +19,7 @@ from pipelines.plan import resolve
 from pipelines.progress import Meter, sentence, time_left
 from pipelines.request import GenerationRequest
 from pipelines.super_resolution import Upscaler
+from pipelines.video import VideoWriter
 from tests import checkpoints
 from tests.pipelines.engines import Bomb, ask, finished, new_engine
 from tests.pipelines.test_extend import LONG
@@ -164,7 +166,7 @@ def engine() -> Engine:
 def test_every_stage_is_counted(engine: Engine) -> None:
     told = Told().run(engine, ask(num_frames=17), "5b")
     check(told)
-    assert {one.stage for one in told.all} == {"denoise", "decode", "write"}
+    assert {one.stage for one in told.all} - {"finish"} == {"denoise", "decode", "write"}
     assert told.of("denoise")[-1].total == 3 and told.of("write")[-1].total == 17
     assert told.of("decode")[-1].total == 2, "five latent frames, in pairs, the odd one with the first"
     last = told.of("denoise")[-1]
@@ -287,3 +289,50 @@ def test_on_the_demo_the_time_left_is_near_the_truth() -> None:
     assert last_step.eta is not None and really / 10 < last_step.eta < really * 20, (last_step, really)
     decoding = [one.eta for _, one in at if one.stage == "decode"]
     assert len(decoding) == 2 and decoding[0] and decoding[1] is not None and 0 <= decoding[1] < decoding[0]
+
+
+def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GIF has one palette for the whole clip, so that nothing is encoded before the last frame is there."""
+    lefts = iter([17, 17, 12, 12, 3, 0])
+
+    def slowly(writer: VideoWriter) -> None:
+        for left in lefts:
+            writer._closing(left)
+        whole(writer)
+
+    whole = VideoWriter._encode_the_rest
+    monkeypatch.setattr(VideoWriter, "_encode_the_rest", slowly)
+    monkeypatch.setattr(progress, "TELL_EVERY", 0)
+    told = Told().run(engine, ask(num_frames=17, output_format="gif"), "5b")
+    check(told)
+    assert [(one.done, one.total) for one in told.of("finish")][:2] == [(13, 25), (22, 25)], (
+        "the palette counts as half as many frames"
+    )
+    assert all(one.eta for one in told.of("finish")[:-1])
+    assert finished(told.events).frames == 17
+
+
+def test_a_gif_takes_longer_than_a_film(engine: Engine) -> None:
+    """Nothing is known of either yet, and what is learned of one is not taken for the other."""
+    engine = Engine(engine.models, "cpu")
+    sizes = {"width": 256, "height": 256, "num_frames": 17}
+    first = [Told().run(engine, ask(**sizes, output_format=kind), "5b").of("denoise") for kind in ("mp4", "gif")]
+    film, gif = (steps[-1].eta or 0.0 for steps in first)
+    pixels = 17 * 256 * 256
+    assert gif - film > 0.5 * pixels / effort.ENCODED["gif"]
+    known = engine._speeds
+    assert known.usual("5b", {"finish": 1.0}, "gif") != known.usual("5b", {"finish": 1.0}, "mp4")
+    assert known.usual("5b", {"finish": 1.0}, "webm") == {}
+
+
+def test_what_closes_a_file_may_end_it(tmp_path: Path) -> None:
+    """A cancel, for instance: nothing is left behind, and ffmpeg has ended."""
+
+    def closing(left: int) -> None:
+        raise InterruptedError
+
+    path = tmp_path / "film.gif"
+    with pytest.raises(InterruptedError), VideoWriter(path, 64, 48, 8, "gif", {}, closing) as writer:
+        writer.write(np.zeros((4, 48, 64, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+    assert writer._process.poll() is not None

@@ -139,11 +139,20 @@ def _fal_token_used(sender: Sender, answer: Any) -> None:
         sender.send("POST", "/run/fal-ai/cogvideox-5b", params=token, json=PROMPT, with_key=False)
 
 
-def _fal_loras(sender: Sender) -> Scene:
+def _style(sender: Sender) -> None:
     folder = sender.rig.context.settings.lora_folder
     folder.mkdir(exist_ok=True)
     tensors(folder / "style.safetensors", {"transformer_blocks.0.attn1.to_q.lora_A.weight": [1, 1]})
+
+
+def _fal_loras(sender: Sender) -> Scene:
+    _style(sender)
     return Scene(examples={"loras": [[], [{"path": "style", "scale": 0.5}]]})
+
+
+def _openai_lora(sender: Sender) -> Scene:
+    _style(sender)
+    return Scene()
 
 
 def _zhipu_prompt(sender: Sender) -> Scene:
@@ -156,6 +165,8 @@ SCENES: dict[tuple[str, str], Callable[[Sender], Scene]] = {
     ("openai", "GET /v1/videos/{video_id}/content"): _openai_video,
     ("openai", "GET /v1/videos"): _openai_videos,
     ("openai", "GET /v1/files"): _openai_files,
+    ("openai", "lora"): _openai_lora,
+    ("openai", "frame_interpolation_exp"): lambda _: Scene(values={"enable_frame_interpolation": True}),
     ("openai", "model"): lambda _: Scene(examples={"model": ["sora-2", "another"]}, refuses=True),
     ("modelslab", "model_id"): lambda _: Scene(examples={"model_id": ["cogvideox", "another"]}, refuses=True),
     ("zhipu", "POST /api/paas/v4/videos/generations"): _zhipu_prompt,

@@ -114,6 +114,9 @@ def test_names(served: Served) -> None:
                 assert answer.status_code == 200
                 assert (jobs.last.request.image is not None) == ("I2V" in name)
                 assert jobs.last.endpoint == written
+    for written in ("zai-org/cogvideox-1.5-5b-i2v", "THUDM/CogVideoX_5b"):
+        assert client.post(f"/models/{written}", json={"inputs": PICTURE}).status_code == 200
+        assert (jobs.last.request.image is not None) == ("i2v" in written)
     for path in (f"/huggingface{T2V}", "/huggingface/models/zai-org/CogVideoX-5b", f"{T2V}/"):
         assert client.post(path, json={"inputs": "a"}).status_code == 200
     for other in ("zai-org/CogVLM", "somebody/CogVideoX-5b", "zai-org/CogVideoX-5b-I2V-x", "a/b"):

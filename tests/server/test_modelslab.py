@@ -217,6 +217,34 @@ def test_real_codes() -> None:
         assert (failed.status_code, failed.json()["status"]) == (200, "error")
 
 
+V7 = "/api/v7/video-fusion"
+
+
+@pytest.mark.parametrize("mount", ["", "/modelslab"])
+def test_v7_has_real_codes_and_films(mount: str) -> None:
+    context, jobs, _ = fake_context(keys="mine")
+    with client_of(context) as client:
+        here, key = mount + V7, {"key": "mine"}
+        for path, body, code in (
+            ("/text-to-video", ASK, 401),
+            ("/text-to-video", {**key, "prompt": "a"}, 400),
+            ("/text-to-video", {**key, **ASK, "model_id": "nothing"}, 400),
+            ("/image-to-video", {**key, **ASK}, 400),
+            ("/fetch/1", key, 404),
+            ("/fetch", key, 400),
+            ("/base64_to_url", {**key, "base64_string": "?"}, 400),
+        ):
+            refused = client.post(here + path, json=body)
+            assert (refused.status_code, refused.json()["status"] in ("error", "failed")) == (code, True), path
+            assert client.post(f"{mount}/api/v6/video/text2video", json=ASK).status_code == 200, "v6 as ever"
+        for given, made in (({}, "mp4"), ({"output_type": "gif"}, "gif")):
+            answer = client.post(f"{here}/text-to-video", json={**key, **ASK, **given})
+            assert (answer.status_code, answer.json()["output"][0][-4:]) == (200, f".{made}")
+            assert jobs.last.request.output_format == made
+        client.post(f"{mount}/api/v6/video/text2video", json={**key, **ASK})
+        assert jobs.last.request.output_format == "gif", "v6 as ever"
+
+
 def test_a_stopping_server_promises_the_film_for_later(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     client, jobs, _ = served
     jobs.end = hold

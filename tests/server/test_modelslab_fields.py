@@ -190,6 +190,21 @@ def test_seeds(served: Served) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["zai-org/CogVideoX-2b", "THUDM/CogVideoX1.5-5B", "cogvideox-1.5-5b", "CogVideoX-2B"])
+def test_names_of_checkpoints(served: Served, name: str) -> None:
+    made(served, "text2video", model_id=name)
+    refused = served[0].post(f"{ROOM}text2video", json={"prompt": "a", "model_id": "zai-org/CogVideoX-5b-I2V"}).json()
+    assert refused["message"].startswith("Model not found: zai-org/cogvideox-5b-i2v")
+    made(served, "img2video", model_id="zai-org/CogVideoX-5b-I2V")
+
+
+def test_unknown_fields_are_named(served: Served) -> None:
+    for kind in KINDS:
+        _, notes = made(served, kind.name, aspect_ratio="16:9", duration=5)
+        unknown = [f"{name}: ignored (this server has no such field)" for name in ("aspect_ratio", "duration")]
+        assert notes[-2:] == unknown
+
+
 @pytest.mark.parametrize("name", ["cogvideox", "cogvideox-2", "CogVideoX-5b", "wanx"])
 def test_models(served: Served, name: str) -> None:
     client, _, _ = served

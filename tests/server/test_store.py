@@ -444,3 +444,19 @@ def test_a_database_that_is_not_there() -> None:
         with pytest.raises(BadSetting) as caught:
             JobStore(url)
         assert "secret" not in caught.value.message
+
+
+def test_what_the_latest_videos_took(store: JobStore) -> None:
+    assert store.took("tiny") == []
+    for number in range(7):
+        store.submit(job(str(number)))
+        claimed = store.claim()
+        assert claimed is not None
+        store.progress(claimed.id, claimed.attempt, steps=number)
+        if number == 6:
+            store.fail(claimed.id, claimed.attempt, JobError("internal", "no video"))
+        else:
+            store.finish(claimed.id, claimed.attempt, **DONE)
+    assert store.took("tiny") == [(0.0, 1.5, steps) for steps in (5, 4, 3, 2, 1)]
+    assert store.took("tiny", 1) == [(0.0, 1.5, 5)]
+    assert store.took("another") == []

@@ -163,7 +163,9 @@ def real(tmp_path: Path) -> Iterator[TestClient]:
 def test_the_real_lists_of_models(real: TestClient) -> None:
     body = real.get("/v1/models").json()
     assert body["object"] == "list"
-    assert {model["id"] for model in body["data"]} == {"cogvideox-5b", "cogvideox-5b-i2v"}
+    listed = {model["id"] for model in body["data"]}
+    assert {one for one in listed if not one.startswith("sora-")} == {"cogvideox-5b", "cogvideox-5b-i2v"}
+    assert {"sora-2", "sora-2-pro"} < listed
     assert {"previous", "next"} <= set(body)
     assert all(model["owner"] and model["name"] for model in body["results"])
     assert body["results"]
@@ -203,6 +205,11 @@ def test_the_real_refusals(real: TestClient) -> None:
     ):
         assert answer.status_code == status
         assert {"title", "status", "detail"} <= set(answer.json()), "Replicate's words"
+
+
+def test_a_name_whose_slash_is_escaped_is_openais(real: TestClient) -> None:
+    assert real.get("/v1/models/zai-org%2FCogVideoX-5b").json()["id"] == "zai-org/CogVideoX-5b"
+    assert real.get("/v1/models/zai-org/CogVideoX-5b").status_code == 404, "Replicate has no such model"
 
 
 def test_a_search_for_models_is_replicates() -> None:

@@ -124,6 +124,41 @@ def test_sizes_are_the_files(served: Served, size: str) -> None:
     assert not said or "made at 720x480" in said[0]
 
 
+@pytest.mark.parametrize("path", [CREATE, UNIFIED])
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [
+        *(("480p", (854, 480)), ("480P", (854, 480)), (" 720P ", (1280, 720)), ("1080P", (1920, 1080))),
+        *(("1080p", (1920, 1080)), ("2K", (1920, 1080)), ("4k", (3840, 2160))),
+    ],
+)
+def test_a_size_may_be_a_word(served: Served, path: str, size: str, sides: tuple[int, int]) -> None:
+    request = made(served, path, size=size)
+    assert (request.width, request.height) == sides
+    assert served[1].last.plan is not None and served[1].last.plan["width"] == sides[0]
+
+
+def test_a_word_has_the_shape_that_302_is_told(served: Served) -> None:
+    request = made(served, UNIFIED, size="720P", aspect_ratio="9:16")
+    assert (request.width, request.height) == (720, 1280)
+    assert (made(served, UNIFIED, size="720x480", aspect_ratio="9:16").width) == 720
+
+
+@pytest.mark.parametrize("name", ["CogVideoX-3", "zai-org/CogVideoX-5b", "THUDM/CogVideoX-2b", "cogvideox-1.5-5b"])
+@pytest.mark.parametrize("path", [CREATE, UNIFIED])
+def test_names_of_checkpoints(served: Served, path: str, name: str) -> None:
+    assert f"model: {name} -> cogvideox-5b (what this server has)" in notes_of(served, path, model=name)
+
+
+def test_unknown_fields_are_named(served: Served) -> None:
+    said = notes_of(served, negative_prompt="blurry", loop=True)
+    assert [note for note in said if "no such field" in note] == [
+        "loop: ignored (this server has no such field)",
+        "negative_prompt: ignored (this server has no such field)",
+    ]
+    assert not any("negative_prompt" in note for note in notes_of(served, UNIFIED, negative_prompt="blurry"))
+
+
 def test_notes_say_what_is_otherwise(served: Served) -> None:
     always = ["model: cogvideox-2 -> cogvideox-5b (what this server has)"]
     always += ["size: none -> 720x480 (the model's own)", "quality: speed -> 25 steps"]

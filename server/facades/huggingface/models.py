@@ -13,15 +13,10 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
 from server.facades.wire import MAX_PROMPT, flaw
+from weights.catalog import published
 
 OWNERS = ("zai-org", "THUDM")
-MODELS = {
-    "CogVideoX-2b": Task.T2V,
-    "CogVideoX-5b": Task.T2V,
-    "CogVideoX1.5-5B": Task.T2V,
-    "CogVideoX-5b-I2V": Task.I2V,
-    "CogVideoX1.5-5B-I2V": Task.I2V,
-}
+MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V", "CogVideoX1.5-5B-I2V")
 NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
 
 
@@ -29,7 +24,8 @@ def task_of(owner: str, name: str) -> Task | None:
     """What that model is for; None for one that is not CogVideoX. As on the hub, letters' case does not count."""
     if owner.lower() not in [one.lower() for one in OWNERS]:
         return None
-    return next((task for known, task in MODELS.items() if known.lower() == name.lower()), None)
+    checkpoint = published(name)
+    return None if checkpoint is None else Task.T2V if Task.T2V in checkpoint.tasks else Task.I2V
 
 
 def _writable(text: str) -> str:

@@ -16,6 +16,8 @@ FACADE = Facade(
     PREFIXES,
     create,
     CLIENTS,
-    lambda context, request, error: errors.respond(errors.of_exception(error), context.settings.modelslab_status),
+    lambda context, request, error: errors.respond(
+        errors.of_exception(error), context.settings.modelslab_status, request.scope["path"]
+    ),
     letter,
 )

@@ -42,17 +42,17 @@ def notes(job: Job) -> list[str]:
     ]
 
 
-def eta(job: Job, position: int) -> int:
+def eta(expected: float | None, position: int) -> int:
     """Whole seconds, 1 at least."""
-    if job.eta is not None:
-        return max(1, math.ceil(job.eta))
-    return USUAL_SECONDS * (position + 1)
+    return USUAL_SECONDS * (position + 1) if expected is None else max(1, math.ceil(expected))
 
 
-def of_job(job: Job, base: str, position: int, fetch_url: str | None = None) -> dict[str, Any]:
+def of_job(
+    job: Job, base: str, position: int, expected: float | None = None, fetch_url: str | None = None
+) -> dict[str, Any]:
     """The answer about a job; `fetch_url` in the answer to its creation only, which tells more while there is no film.
 
-    `position`: jobs before it.
+    `position`: jobs before it. `expected`: seconds until there is a film, where anything is known.
     """
     if job.status is Status.SUCCEEDED:
         return _success(job, base)
@@ -64,7 +64,7 @@ def of_job(job: Job, base: str, position: int, fetch_url: str | None = None) -> 
             "output": [],
             "tip": TIP_FAILED,
         }
-    seconds = eta(job, position)
+    seconds = eta(expected, position)
     if fetch_url is None:
         return {
             "status": "processing",

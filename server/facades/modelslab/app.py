@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, Response
 from server.context import Context
 from server.facades.cors import Cors
 from server.facades.modelslab import errors
-from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_ULTRA, Kind, ModelsLab
+from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_FUSION, T2V_ULTRA, Kind, ModelsLab
 from server.facades.modelslab.models import Fetch, FetchById, Upload
 from server.facades.wire import Doorman, body_schema, document
 
@@ -29,7 +29,7 @@ ROOMS: dict[str, dict[str, Kind]] = {
     "/api/v1/enterprise/video": {kind.name: kind for kind in (T2V, I2V, T2V_ULTRA, I2V_ULTRA)},
     "/api/v1/enterprise/ultra_video": {"text2video": T2V_ULTRA},
     "/api/v1/enterprise/image_to_video_ultra": {"img2video": I2V_ULTRA},
-    "/api/v7/video-fusion": {"text-to-video": T2V, "image-to-video": I2V},
+    "/api/v7/video-fusion": {"text-to-video": T2V_FUSION, "image-to-video": I2V},
 }
 ROOT_UPLOADS = ("/api/v6/base64_to_url", "/api/v7/base64_to_url")
 
@@ -99,7 +99,7 @@ def _generation(calls: ModelsLab, kind: Kind) -> Call:
 
 def _answer_errors(app: FastAPI, context: Context) -> None:
     def on_error(request: Request, error: Exception) -> Response:
-        return errors.respond(errors.of_exception(error), context.settings.modelslab_status)
+        return errors.respond(errors.of_exception(error), context.settings.modelslab_status, request.scope["path"])
 
     for kind in errors.KINDS:
         app.add_exception_handler(kind, on_error)

@@ -29,11 +29,12 @@ from server.facades.modelslab.models import (
     ImageToVideo,
     ImageToVideoUltra,
     TextToVideo,
+    TextToVideoFusion,
     TextToVideoUltra,
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown
+from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
 from server.shares import holder
@@ -48,13 +49,14 @@ FILM = re.compile(r"(?:^|/)generations/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of generation, by the name ModelsLab's v6 gives it."""
+    """A kind of generation, by the name ModelsLab's v6 gives it."""
 
     name: str
     input: type[Given]
 
 
 T2V = Kind("text2video", TextToVideo)
+T2V_FUSION = Kind("text2video", TextToVideoFusion)
 I2V = Kind("img2video", ImageToVideo)
 T2V_ULTRA = Kind("text2video_ultra", TextToVideoUltra)
 I2V_ULTRA = Kind("img2video_ultra", ImageToVideoUltra)
@@ -87,7 +89,7 @@ class ModelsLab:
             wanted,
             facade=FACADE,
             endpoint=kind.name,
-            payload={**_told(given), "notes": [*notes, *more]},
+            payload={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
             owner=owner,
             keep_seconds=TEMP_SECONDS if given.temp else None,
             webhook=None if given.webhook is None else Webhook(given.webhook, base),
@@ -116,8 +118,11 @@ class ModelsLab:
         return await self._answer(job, self.context.artifacts.base_url(request))
 
     async def _answer(self, job: Job, base: str, fetch_url: str | None = None) -> Response:
+        if job.status.is_terminal:
+            return Json(answers.of_job(job, base, 0))
         position = await run_in_threadpool(self.jobs.position, job)
-        return Json(answers.of_job(job, base, position, fetch_url))
+        expected = await run_in_threadpool(self.jobs.expected, job)
+        return Json(answers.of_job(job, base, position, expected, fetch_url))
 
     async def upload(self, request: Request) -> Response:
         fields, owner = await self._fields(request)

@@ -1,6 +1,7 @@
 """Everything that can go wrong, in ModelsLab's words: `{"status", "message", "tip"}`. The one place that makes those.
 
-Knows: which code fits what, and that ModelsLab answers 200 to what it refuses. Does not know: who raised it and why.
+Knows: which code fits what, and that ModelsLab answers 200 to what it refuses, but for its v7. Does not know: who
+raised it and why.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ TIPS = {
     415: "Send the body compressed with gzip or deflate, or as it is",
     429: "Send the request again after the seconds in retry_after",
 }
+V7 = "/api/v7/"
 TIP = "Try again later; the server's log may say more"
 
 
@@ -55,9 +57,11 @@ class Refused(Exception):
         self.failure = failure
 
 
-def respond(failure: Failure, setting: Literal["ok", "real"]) -> Json:
-    """What is refused is told with a 200 unless `setting` says otherwise; what the server cannot do never is."""
-    code = 200 if setting == "ok" and failure.code < 500 and not failure.plain else failure.code
+def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json:
+    """What is refused is told with a 200 unless `setting` says otherwise, or the version that is called, by its path;
+    what the server cannot do never is."""
+    real = setting == "real" or path.removeprefix("/modelslab").startswith(V7)
+    code = failure.code if real or failure.code >= 500 or failure.plain else 200
     return Json(failure.body, status_code=code, headers=dict(failure.headers))
 
 

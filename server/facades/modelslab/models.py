@@ -12,8 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from pipelines.request import MAX_SEED
+from pipelines.request import MAX_SEED, Task
 from server.facades.wire import MAX_PROMPT, flaw, is_callable, shown
+from weights.catalog import published
 
 RANDOM_SEED = -1
 MAX_URL = 8192
@@ -53,9 +54,12 @@ def _address(url: str) -> str:
     return url.strip()
 
 
-def _one_of(known: tuple[str, ...]) -> Callable[[str], str]:
+def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
+    """Or the name of a published checkpoint that is made for the task."""
+
     def check(name: str) -> str:
-        if name not in known:
+        checkpoint = published(name)
+        if name not in known and (checkpoint is None or task not in checkpoint.tasks):
             raise PydanticCustomError("unknown_model", "Model not found: {name}", {"name": shown(name)})
         return name
 
@@ -69,8 +73,12 @@ Prompt = Annotated[Text, AfterValidator(_not_blank)]
 Picture = Annotated[str, AfterValidator(_writable), AfterValidator(_not_blank)]
 Address = Annotated[str, Field(max_length=MAX_URL), AfterValidator(_writable), AfterValidator(_address)]
 OutputType = Annotated[Literal["mp4", "gif"], BeforeValidator(_lower)]
-TextModel = Annotated[str, BeforeValidator(_lower), AfterValidator(_writable), AfterValidator(_one_of(TEXT_MODELS))]
-ImageModel = Annotated[str, BeforeValidator(_lower), AfterValidator(_writable), AfterValidator(_one_of(IMAGE_MODELS))]
+TextModel = Annotated[
+    str, BeforeValidator(_lower), AfterValidator(_writable), AfterValidator(_one_of(TEXT_MODELS, Task.T2V))
+]
+ImageModel = Annotated[
+    str, BeforeValidator(_lower), AfterValidator(_writable), AfterValidator(_one_of(IMAGE_MODELS, Task.I2V))
+]
 TrackId = Annotated[str, BeforeValidator(_number_as_text), Field(max_length=1000), AfterValidator(_writable)]
 Share = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Int, Field(ge=1)]
@@ -146,6 +154,12 @@ class TextToVideo(Sized):
     clip_skip: Annotated[Int, Field(ge=0)] | None = Field(None, examples=[2, 1])
     use_improved_sampling: bool = Field(False, examples=[True, "yes"])
     improved_sampling_seed: Int | None = Field(None, examples=[42, 43])
+
+
+class TextToVideoFusion(TextToVideo):
+    """v7's `text-to-video`, whose clients name their file `.mp4`."""
+
+    output_type: OutputType = Field("mp4", examples=["mp4", "gif"])
 
 
 class ImageToVideo(Sized):

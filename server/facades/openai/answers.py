@@ -14,9 +14,11 @@ from pipelines.models import ModelInfo
 from server.context import Context
 from server.facades.openai import errors
 from server.jobs.job import Job, Status
+from weights.catalog import plain_name
 
 PREFIX = "video_"
 SORA = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")  # programs name these; what is served here answers
+LISTED_SORA = ("sora-2", "sora-2-pro", "sora-2-2025-10-06", "sora-2-2025-12-08", "sora-2-pro-2025-10-06")
 WORDS = {
     Status.QUEUED: "queued",
     Status.RUNNING: "in_progress",
@@ -56,8 +58,21 @@ def video(context: Context, job: Job, base: str) -> dict[str, Any]:
         "error": _error(job) if failed else None,
         "remixed_from_video_id": job.payload.get("remixed_from_video_id"),
         "url": None if job.video is None else context.artifacts.url(job.video, base),
-        "notes": [f"{n['field']}: {n['asked']} -> {n['used']} ({n['reason']})" for n in plan.get("notes", ())],
+        "notes": notes(job),
     }
+
+
+def notes(job: Job) -> list[str]:
+    """What is done otherwise than asked: another model, fields without effect, what the plan changed."""
+    asked, said = job.payload.get("model", ""), []
+    if asked and not SORA.fullmatch(asked) and plain_name(asked) != plain_name(job.model):
+        said.append(f"model: {asked} -> {job.model} (what is served here for {job.request.task})")
+    planned = (job.plan or {}).get("notes", ())
+    return [
+        *said,
+        *job.payload.get("notes", ()),
+        *(f"{n['field']}: {n['asked']} -> {n['used']} ({n['reason']})" for n in planned),
+    ]
 
 
 def _error(job: Job) -> dict[str, str]:
@@ -73,11 +88,6 @@ def page(videos: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
         "last_id": videos[-1]["id"] if videos else None,
         "has_more": has_more,
     }
-
-
-def plain_name(name: str) -> str:
-    """`name` as names are compared: `zai-org/CogVideoX-5b` is `cogvideox-5b`."""
-    return re.sub(r"[^a-z0-9.]", "", name.rpartition("/")[2].lower())
 
 
 def named(models: Iterable[ModelInfo], name: str) -> ModelInfo | None:

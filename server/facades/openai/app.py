@@ -78,7 +78,7 @@ def create(context: Context) -> FastAPI:
         ("content", "GET", "/v1/videos/{video_id}/content", videos.content, CONTENT),
         ("remix", "POST", "/v1/videos/{video_id}/remix", videos.remix, body_schema(RemixVideo)),
         ("models", "GET", "/v1/models", videos.models, {}),
-        ("model", "GET", "/v1/models/{name}", videos.model, {}),
+        ("model", "GET", "/v1/models/{name:path}", videos.model, {}),
         ("upload file", "POST", "/v1/files", files.create, body_schema(CreateFile, types=FORM_ONLY)),
         ("files", "GET", "/v1/files", files.list, LIST_FILES),
         ("file", "GET", "/v1/files/{file_id}", files.retrieve, {}),

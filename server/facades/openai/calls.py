@@ -25,6 +25,7 @@ from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.facades.wire import Json, finished_or_dropped, idempotency, kept
 from server.jobs.job import Artifact, Job, Status
 from server.shares import holder
+from weights.catalog import published
 
 FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
@@ -66,7 +67,8 @@ class Videos:
         fields = await read_fields(request)
         given = intake.validated(fields)
         generation = await intake.generation(self.context, given, request.state.owner)
-        return await self._queue(request, generation, kept(fields, CreateVideo.model_fields))
+        notes = kept({"notes": intake.notes(self.context, fields, given)}, ["notes"])
+        return await self._queue(request, generation, {**kept(fields, CreateVideo.model_fields), **notes})
 
     async def remix(self, request: Request, video_id: str) -> Response:
         given = RemixVideo.model_validate(await read_fields(request))
@@ -156,12 +158,15 @@ class Videos:
 
     def models(self) -> Response:
         infos = {info.name: info for info in self.jobs.models.values()}
+        usual = next(iter(infos.values()), None)
+        if usual is not None:  # what these names stand for
+            infos |= dict.fromkeys(answers.LISTED_SORA, usual)
         return Json({"object": "list", "data": [answers.model(name, info) for name, info in infos.items()]})
 
     def model(self, name: str) -> Response:
         infos = list(self.jobs.models.values())
         info = answers.named(infos, name)
-        if info is None and infos and answers.SORA.fullmatch(name):
+        if info is None and infos and (answers.SORA.fullmatch(name) or published(name) is not None):
             info = infos[0]
         if info is None:
             message = f"The model '{name[:100]}' does not exist or you do not have access to it."

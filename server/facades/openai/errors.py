@@ -18,13 +18,13 @@ from starlette.requests import ClientDisconnect
 from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
-from server.facades.openai.models import CreateVideo, ExpiresAfter
+from server.facades.openai.models import Adapter, CreateVideo, ExpiresAfter
 from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
 
 INVALID = "invalid_request_error"
 FINAL = {"x-should-retry": "false"}
-FIELDS = {"image": "input_reference", "duration": "seconds"}  # GenerationRequest's names -> OpenAI's
+FIELDS = {"image": "input_reference", "duration": "seconds", "loras": "lora"}  # GenerationRequest's names -> OpenAI's
 NO_KEY = "You didn't provide an API key: send it as 'Authorization: Bearer YOUR_API_KEY'."
 BAD_KEY = "Incorrect API key provided."
 
@@ -111,7 +111,7 @@ def _of_request(name: str, message: str) -> Failure:
 
 RANGES = {  # both sides of a range are told, whichever was overstepped
     shown_as.format(name): (spec["minimum"], spec["maximum"])
-    for model, shown_as in ((CreateVideo, "{}"), (ExpiresAfter, "expires_after[{}]"))
+    for model, shown_as in ((CreateVideo, "{}"), (ExpiresAfter, "expires_after[{}]"), (Adapter, "lora[{}]"))
     for name, whole in model.model_json_schema()["properties"].items()
     for spec in (whole, *whole.get("anyOf", ()))
     if "minimum" in spec and "maximum" in spec

@@ -1,4 +1,4 @@
-"""OpenAI's fields -> GenerationRequest: pictures fetched, names of models checked.
+"""OpenAI's fields -> GenerationRequest: pictures and LoRAs fetched, names of models checked.
 
 Knows: what each field means here. Does not know: paths, answers, how a video is made.
 """
@@ -9,12 +9,15 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from pipelines.request import GenerationRequest, Media, Task
+from pipelines.ranges import MAX_FPS, MIN_SECONDS
+from pipelines.request import GenerationRequest, Lora, Media, Task
 from server.context import Context
 from server.facades.openai import answers
 from server.facades.openai.errors import Refused
 from server.facades.openai.files import find
-from server.facades.openai.models import DEFAULT_SIZE, CreateVideo, FileId, opened
+from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
+from server.facades.wire import unknown
+from weights.catalog import published
 
 BAGS = {  # vLLM-Omni's objects -> what is taken from them when it is not given beside them
     "video_params": ("num_frames", "fps", "width", "height"),
@@ -29,10 +32,14 @@ BAGS = {  # vLLM-Omni's objects -> what is taken from them when it is not given 
         "height",
         "fit",
         "extend",
+        "lora",
+        "enable_frame_interpolation",
+        "frame_interpolation_exp",
     ),
 }
 ONLY_PICTURES = "This model makes videos from pictures only: send 'input_reference'."
 PICTURES = ("input_reference", "image_reference")
+DRAWN = "enable_frame_interpolation"
 
 
 def validated(fields: dict[str, Any]) -> CreateVideo:
@@ -45,8 +52,27 @@ def validated(fields: dict[str, Any]) -> CreateVideo:
     return CreateVideo.model_validate({**unpacked, **fields})
 
 
+def notes(context: Context, fields: dict[str, Any], given: CreateVideo) -> list[str]:
+    """Which of the fields that were sent have no effect, and why."""
+    sent = dict(fields)
+    for bag, members in BAGS.items():
+        held = opened(fields.get(bag))
+        if isinstance(held, dict):
+            sent |= {f"{bag}.{name}": value for name, value in held.items() if name not in members}
+    said = []
+    for name, value in sent.items():
+        usual, why = IGNORED.get(name.rpartition(".")[2], (None, ""))
+        plain = str(value).lower() if isinstance(value, bool | int | float | str) else value
+        if why and value is not None and plain != str(usual).lower():
+            said.append(f"{name}: ignored ({why})")
+    if given.enable_frame_interpolation and not context.jobs.rife_available:
+        said.append(f"{DRAWN}: ignored (no network that draws frames is installed)")
+    others = [name for name in sent if name.rpartition(".")[2] not in IGNORED]
+    return [*said, *unknown(others, CreateVideo.model_fields)]
+
+
 async def generation(context: Context, given: CreateVideo, owner: str) -> GenerationRequest:
-    """Raises Refused, MediaError, DiskFull."""
+    """Raises Refused, MediaError, RequestError, DiskFull."""
     if given.input_reference is not None and given.image_reference is not None:
         raise Refused(400, "Send either 'input_reference' or 'image_reference'.", "image_reference", "invalid_value")
     models = context.jobs.models
@@ -58,7 +84,16 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
         raise Refused(400, message, references[0][0] if references else "input_reference", "model_not_found")
     own_rate = models[task].family.fps
     rate = given.fps or own_rate
-    smooth = given.num_frames is None and rate > own_rate and context.jobs.rife_available
+    frames, seconds = given.num_frames, float(given.seconds) if given.num_frames is None else None
+    drawn_rate = rate if frames is None and rate > own_rate and context.jobs.rife_available else None
+    if given.enable_frame_interpolation and context.jobs.rife_available:
+        drawn_rate = rate * 2**given.frame_interpolation_exp
+        if drawn_rate > MAX_FPS:
+            message = f"{rate} frames a second become {drawn_rate}, at most {MAX_FPS} are possible"
+            raise Refused(400, f"Invalid '{DRAWN}': {message}", DRAWN, "invalid_value")
+        if frames is not None and rate != own_rate:  # they last as long as they would without those between them
+            seconds = max(MIN_SECONDS, frames / rate)
+            frames = None
     size = given.size or (None if given.width or given.height else DEFAULT_SIZE)
     width, height = (int(side) for side in size.split("x")) if size else (given.width, given.height)
     image = None
@@ -68,30 +103,40 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
         prompt=given.prompt,
         negative_prompt=given.negative_prompt,
         image=image,
-        num_frames=given.num_frames,
-        duration=given.seconds if given.num_frames is None else None,
+        num_frames=frames,
+        duration=seconds,
         width=width,
         height=height,
         fit=given.fit or "auto",
         fps=rate,
-        interpolate_fps=rate if smooth else None,
+        interpolate_fps=drawn_rate,
         num_inference_steps=given.num_inference_steps,
         guidance_scale=given.guidance_scale,
         seed=given.seed,
+        loras=await _loras(context, given, task, owner),
         extend=given.extend,
     )
 
 
+async def _loras(context: Context, given: CreateVideo, task: Task, owner: str) -> tuple[Lora, ...]:
+    if given.lora is None:
+        return ()
+    return (await context.loras.take(given.lora.path, given.lora.scale, task, field="lora", owner=owner),)
+
+
 def _check_model(context: Context, name: str | None, task: Task) -> None:
-    """A served name stands for all that is served, as one name does at OpenAI: the picture decides which answers."""
+    """A served name, or that of a published checkpoint, stands for all that is served, as one name does at OpenAI: the
+    picture decides which answers."""
     if name is None or answers.SORA.fullmatch(name):
         return
     served = context.jobs.models
-    info = answers.named(served.values(), name)
-    if info is None:
+    info, checkpoint = answers.named(served.values(), name), published(name)
+    if info is None and checkpoint is None:
         names = ", ".join(f"'{one}'" for one in sorted({info.name for info in served.values()}))
-        raise Refused(400, f"Invalid value: '{name[:100]}'. Supported values are: {names}.", "model", "invalid_value")
-    if task is Task.T2V and task not in info.tasks:
+        text = f"Invalid value: '{name[:100]}'. Supported values are: {names}, and the names of all CogVideoX models."
+        raise Refused(400, text, "model", "invalid_value")
+    tasks = info.tasks if info is not None else checkpoint.tasks if checkpoint is not None else ()
+    if task is Task.T2V and task not in tasks:
         raise Refused(400, ONLY_PICTURES, "input_reference", "missing_required_parameter")
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from pipelines.ranges import MAX_LORA_SCALE
 from pipelines.request import MAX_SEED
 from server.facades.wire import MAX_PROMPT, flaw
 
@@ -30,6 +31,22 @@ BLUE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjAB"
     "Hxw3M2AAAAAASUVORK5CYII="
 )
+
+
+NO_SOUND = "CogVideoX makes silent videos"
+ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
+INTERPOLATION = "the network that draws frames is the server's own"
+IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: the value that asks for nothing, and why
+    "flow_shift": (None, "CogVideoX's schedulers have no shift"),
+    "guidance_scale_2": (None, ONE_TRANSFORMER),
+    "boundary_ratio": (None, ONE_TRANSFORMER),
+    "true_cfg_scale": (None, "guidance_scale is CogVideoX's own"),
+    "generate_sound": (False, NO_SOUND),
+    "sound_duration": (None, NO_SOUND),
+    "frame_interpolation_scale": (1, INTERPOLATION),
+    "frame_interpolation_model_path": (None, INTERPOLATION),
+    "user": (None, "keys tell users apart"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,19 @@ def _picture(value: Any) -> Any:
     return value
 
 
+def _lora(value: Any) -> Any:
+    """vLLM-Omni's names of its members, of which each has several."""
+    value = opened(value)
+    if isinstance(value, str):
+        return {"path": value}
+    if not isinstance(value, dict):
+        raise _wrong("must be an object with path and scale, or the path alone")
+    given = {name: one for name, one in value.items() if one is not None and one != ""}
+    members = {"path": LORA_PATHS + LORA_NAMES, "scale": ("scale", "lora_scale")}
+    found = {here: next((given[name] for name in names if name in given), None) for here, names in members.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def _size(size: str) -> str:
     found = SIZE.fullmatch(size.strip().lower())
     if found is None or not all(MIN_SIDE <= int(side) <= MAX_SIDE for side in found.groups()):
@@ -122,6 +152,25 @@ _REFERENCE: dict[str, Any] = {
     ]
 }
 Picture = Annotated[Any, BeforeValidator(_picture), WithJsonSchema(_REFERENCE)]
+LORA_PATHS = ("path", "lora_path", "local_path")
+LORA_NAMES = ("name", "lora_name", "adapter")
+
+
+class Adapter(BaseModel):
+    """`path`: a URL, or the name of a LoRA that is installed here."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    path: Annotated[str, AfterValidator(_writable), AfterValidator(_not_blank)]
+    scale: Annotated[float, Field(ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE), NO_BOOL] = 1.0
+
+
+_ADAPTER: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "description": "a URL, or the name of a LoRA that is installed here"},
+        {"type": "object", "properties": {"path": {"type": "string"}, "scale": {"type": "number"}}},
+    ]
+}
 Bag = Annotated[
     dict[str, Any],
     BeforeValidator(_object),
@@ -130,7 +179,8 @@ Bag = Annotated[
 
 
 class CreateVideo(BaseModel):
-    """Unknown fields are ignored, null means absent. In a form, objects are bracketed names or JSON in a text."""
+    """Fields without effect are named in `notes`, null means absent. In a form, objects are bracketed names or JSON in
+    a text."""
 
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
 
@@ -152,8 +202,24 @@ class CreateVideo(BaseModel):
     fit: Literal["crop", "pad", "stretch"] | None = Field(None, examples=["pad", "stretch"])
     extend: bool | None = Field(None, examples=[True, False])
     image_reference: Picture | None = Field(None, examples=[{"image_url": RED}, {"image_url": BLUE}])
+    lora: Annotated[Adapter, BeforeValidator(_lora), WithJsonSchema(_ADAPTER)] | None = Field(
+        None, examples=[{"name": "style", "scale": 0.5}, "style"]
+    )
+    enable_frame_interpolation: bool = Field(False, examples=[True, False])
+    frame_interpolation_exp: Annotated[int, Field(ge=1, le=4), NO_BOOL] = Field(
+        1, description="2 to that power times as many frames a second", examples=[1, 2]
+    )
     video_params: Bag | None = Field(None, examples=[{"num_frames": 49, "fps": 8}, '{"num_frames": 25}'])
     extra_params: Bag | None = Field(None, examples=[{"seed": 42}, '{"seed": 7}'])
+    flow_shift: Any = Field(None, examples=[3, 5])
+    guidance_scale_2: Any = Field(None, examples=[3, 5])
+    boundary_ratio: Any = Field(None, examples=[0.5, 0.9])
+    true_cfg_scale: Any = Field(None, examples=[3, 5])
+    generate_sound: Any = Field(None, examples=[True, "true"])
+    sound_duration: Any = Field(None, examples=[2, 4])
+    frame_interpolation_scale: Any = Field(None, examples=[0.5, 2])
+    frame_interpolation_model_path: Any = Field(None, examples=["owner/rife", "another/rife"])
+    user: Any = Field(None, examples=["somebody", "somebody else"])
 
 
 class RemixVideo(BaseModel):

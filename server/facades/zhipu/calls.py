@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.facades.forms import form_of
-from server.facades.wire import Json, idempotency, kept, parsed, read_body
+from server.facades.wire import Json, idempotency, kept, parsed, read_body, unknown
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.pictures import picture
@@ -66,7 +66,7 @@ class Zhipu:
 
     async def _submit(self, request: Request, fields: dict[str, Any], given: VideoGeneration) -> Job:
         owner, rife, name = request.state.owner, self.jobs.rife_available, idempotency(request)
-        notes = mapping.notes(given, rife)
+        notes = [*mapping.notes(given, rife), *unknown(fields, type(given).model_fields)]
         if request.query_params.get("webhook"):
             notes.append("webhook: ignored (nobody is called; ask for the task)")
         try:

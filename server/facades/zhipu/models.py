@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipelines.request import Task
 from server.facades.wire import flaw, shown
+from weights.catalog import published
 
 MODELS = ("cogvideox-3", "cogvideox-2", "cogvideox-flash", "cogvideox")
 FIRST_AND_LAST = "cogvideox-3"  # the one that takes two pictures
@@ -27,6 +29,7 @@ MAX_PROMPT = 512  # characters
 MAX_REQUEST_ID = 256  # characters
 MAX_IDS = 100
 SHORT_SIDES = {"480p": 480, "720p": 720, "1080p": 1080, "2k": 1080, "4k": 2160}
+WIDE = "16:9"
 ASPECT_RATIOS = ("16:9", "9:16", "4:3", "3:4", "1:1")
 RED = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEX/AAAZ4gk3AAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
 BLUE = (
@@ -73,15 +76,21 @@ def _one_of(*allowed: Any) -> Callable[[Any], Any]:
 
 
 def _model(name: str) -> str:
-    if name not in MODELS:
+    """Zhipu's name, or that of a published checkpoint."""
+    plain = name.strip().lower()
+    if plain not in MODELS and published(name) is None:
         raise PydanticCustomError(
-            "no_such_model", f"{{given}} does not exist; there are {', '.join(MODELS)}", {"given": repr(shown(name))}
+            "no_such_model",
+            f"{{given}} does not exist; there are {', '.join(MODELS)}",
+            {"given": repr(shown(name))},
         )
-    return name
+    return plain
 
 
 def _relayed_model(name: str) -> str:
-    """302.AI takes capitals, underscores and the task at the end of a name."""
+    """302.AI takes underscores and the task at the end of a name."""
+    if published(name) is not None:
+        return _model(name)
     plain = name.lower().replace("_", "-")
     for task in ("-t2v", "-i2v"):
         plain = plain.removesuffix(task)
@@ -106,6 +115,16 @@ def _plain_size(value: Any) -> Any:
     return value.strip().lower().replace("*", "x") if isinstance(value, str) else value
 
 
+def _pixels(size: str, shape: str = WIDE) -> tuple[int, int]:
+    """Width and height of `WIDTHxHEIGHT`, or of a word for the short side in that shape."""
+    if size not in SHORT_SIDES:
+        width, height = size.split("x")
+        return int(width), int(height)
+    short, (across, down) = SHORT_SIDES[size], (int(part) for part in shape.split(":"))
+    long = round(short * max(across, down) / min(across, down) / 2) * 2
+    return (long, short) if across >= down else (short, long)
+
+
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64 else value
 
@@ -120,9 +139,6 @@ Model = Annotated[str, AfterValidator(_model), Field(json_schema_extra=_enum(*MO
 Seconds = Annotated[int, AfterValidator(_one_of(*SECONDS)), Field(json_schema_extra=_enum(*SECONDS))]
 Rate = Annotated[int, AfterValidator(_one_of(*RATES)), Field(json_schema_extra=_enum(*RATES))]
 Size = Annotated[
-    str, BeforeValidator(_plain_size), AfterValidator(_one_of(*SIZES)), Field(json_schema_extra=_enum(*SIZES))
-]
-Resolution = Annotated[
     str,
     BeforeValidator(_plain_size),
     AfterValidator(_one_of(*SHORT_SIDES, *SIZES)),
@@ -150,7 +166,7 @@ class VideoGeneration(BaseModel):
     quality: Quality = Field("speed", examples=["speed", "quality"])
     with_audio: bool = Field(False, examples=[True, "true"])
     watermark_enabled: bool | None = Field(None, examples=[True, "true"])
-    size: Size | None = Field(None, examples=["1920x1080", "720x480"])
+    size: Size | None = Field(None, description="pixels, or the short side of 16:9", examples=["1920x1080", "720x480"])
     fps: Rate = Field(30, examples=[30, 60])
     duration: Seconds = Field(5, description="in seconds", examples=[5, 10])
     request_id: RequestId | None = Field(
@@ -169,7 +185,9 @@ class VideoGeneration(BaseModel):
     def _asks_for_something(self) -> VideoGeneration:
         if not self.prompt and not self.pictures:
             raise PydanticCustomError("nothing_asked", "prompt or image_url is required")
-        count = len(self.pictures)
+        count, checkpoint = len(self.pictures), published(self.model)
+        if not count and checkpoint is not None and Task.T2V not in checkpoint.tasks:
+            raise PydanticCustomError("pictures", f"image_url: {checkpoint.repository} makes videos from pictures only")
         if count > 2:
             raise PydanticCustomError("pictures", "image_url must be one picture, or two: the first and last frame")
         if count == 2 and self.model != FIRST_AND_LAST:
@@ -188,10 +206,7 @@ class VideoGeneration(BaseModel):
     @property
     def sides(self) -> tuple[int, int] | None:
         """Width and height in pixels; None when nothing is said of them."""
-        if self.size is None:
-            return None
-        width, height = self.size.split("x")
-        return int(width), int(height)
+        return None if self.size is None else _pixels(self.size)
 
 
 class UnifiedVideo(VideoGeneration):
@@ -202,7 +217,7 @@ class UnifiedVideo(VideoGeneration):
     end_image: Any = Field(None, examples=PICTURES)
     video: Any = Field(None, examples=["https://example.com/a.mp4", "https://example.com/b.mp4"])
     negative_prompt: Prompt = Field("", examples=["low quality", "blurry"])
-    resolution: Resolution | None = Field(None, examples=["1080p", "720p"])
+    resolution: Size | None = Field(None, examples=["1080p", "720p"])
     aspect_ratio: Annotated[str, AfterValidator(_one_of(*ASPECT_RATIOS))] | None = Field(
         None, json_schema_extra=_enum(*ASPECT_RATIOS), examples=["16:9", "9:16"]
     )
@@ -221,14 +236,9 @@ class UnifiedVideo(VideoGeneration):
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        if self.size is not None or (self.resolution is None and self.aspect_ratio is None):
-            return super().sides
-        if self.resolution in SIZES:
-            return self.model_copy(update={"size": self.resolution}).sides
-        short = SHORT_SIDES[self.resolution or "480p"]
-        across, down = (int(part) for part in (self.aspect_ratio or "16:9").split(":"))
-        long = round(short * max(across, down) / min(across, down) / 2) * 2
-        return (long, short) if across >= down else (short, long)
+        if self.size is None and self.resolution is None and self.aspect_ratio is None:
+            return None
+        return _pixels(self.size or self.resolution or "480p", self.aspect_ratio or WIDE)
 
 
 class Tasks(BaseModel):

@@ -125,6 +125,9 @@ class FakeJobs:
         waiting = [j.id for j in self.jobs.values() if j.status is Status.QUEUED]
         return waiting.index(job.id) if job.id in waiting else 0
 
+    def expected(self, job: Job) -> float | None:
+        return job.eta
+
     def counts(self) -> dict[Status, int]:
         return Counter(job.status for job in self.jobs.values())
 
