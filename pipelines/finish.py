@@ -124,18 +124,34 @@ def frame_counts(plan: Plan, interpolated: bool, enlarged: bool) -> dict[StageNa
         return {"write": source, **({"enlarge": source} if enlarged else {})}
     if plan.pace is not None:
         source = plan.made
-    places = rife.plan(source, plan.pace or plan.model_fps, plan.interpolate_fps or plan.fps)
     if plan.pace is not None:
-        places = places[: plan.num_frames]
+        places = rife.plan(source, plan.pace, plan.interpolate_fps or plan.fps)[: plan.num_frames]
         source = min(source, places[-1][0] + (1 if places[-1][1] == 0 else 2))
-    return {"interpolate": len(places), "write": len(places), **({"enlarge": source} if enlarged else {})}
+    wanted = _interpolated_frames(plan)
+    return {"interpolate": wanted, "write": wanted, **({"enlarge": source} if enlarged else {})}
+
+
+def _interpolated_frames(plan: Plan) -> int:
+    """How many frames there are at `interpolate_fps`: those of the duration that was asked, else as many as last as
+    long as what is shown does at its own rate."""
+    if plan.pace is not None:
+        return plan.num_frames
+    shown_frames, own, rate = len(shown(plan)), plan.model_fps, plan.interpolate_fps or plan.fps
+    nearest = (2 * shown_frames * rate + own) // (2 * own)
+    return max(nearest, len(rife.plan(shown_frames, own, rate)))
 
 
 def _interpolated(frames: Iterator[torch.Tensor], plan: Plan, net: Any) -> Iterator[torch.Tensor]:
+    """Nothing can be drawn after the last frame, which stays for as long as it does without interpolation."""
     singles = (frame.float() / 255 for frame in frames)
     drawn = rife.interpolate(net, singles, plan.pace or plan.model_fps, plan.interpolate_fps or plan.fps)
-    wanted = None if plan.pace is None else plan.num_frames
-    return ((new.clamp(0, 1) * 255).round().to(torch.uint8) for new in islice(drawn, wanted))
+    wanted = _interpolated_frames(plan)
+    new: torch.Tensor | None = None
+    for made in islice(drawn, wanted):
+        new, wanted = (made.clamp(0, 1) * 255).round().to(torch.uint8), wanted - 1
+        yield new
+    if new is not None:
+        yield from repeat(new, wanted)
 
 
 def _sized(frame: torch.Tensor, plan: Plan) -> torch.Tensor:

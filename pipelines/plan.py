@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.extend import extension_of
 from pipelines.models import ModelInfo
-from pipelines.ranges import MAX_FRAMES, MAX_SIDE, check_ranges
+from pipelines.ranges import MAX_FRAMES, MAX_SIDE, MIN_SIDE, check_ranges, spoken
 from pipelines.request import Fit, GenerationRequest, Lora, OutputFormat, RequestError, SchedulerName, Task
 
 GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
@@ -98,7 +98,11 @@ class Plan:
 
 
 def _even(side: float) -> int:
-    return min(MAX_SIDE, max(16, round(side / 2) * 2))
+    return max(MIN_SIDE, round(side / 2) * 2)
+
+
+def _too_large(name: str, side: int, other: str, follows: int) -> RequestError:
+    return RequestError(name, f"{side} makes the {other} {follows} in this shape; it must be {spoken(other)}")
 
 
 def _size(
@@ -112,8 +116,12 @@ def _size(
             asked_w, asked_h = rule.nearest(shape_w, shape_h)
         case None, int(asked_h):
             asked_w = _even(asked_h * shape_w / shape_h)
+            if asked_w > MAX_SIDE:
+                raise _too_large("height", asked_h, "width", asked_w)
         case int(asked_w), None:
             asked_h = _even(asked_w * shape_h / shape_w)
+            if asked_h > MAX_SIDE:
+                raise _too_large("width", asked_w, "height", asked_h)
         case int(asked_w), int(asked_h):
             pass
         case _:

@@ -1,57 +1,78 @@
-"""What no model can take: the ranges of a request's numbers, and fields that make no sense together.
+"""What no model can take: the ranges of a request's numbers, text that nothing can write, and fields that make no sense
+together.
 
-Knows: the widest range of each field. Pure: no torch, no files. Does not know: models, vendors with narrower ranges.
+Knows: the widest range of each field, the only place where it stands. Pure: no torch, no files. Does not know: models,
+vendors with narrower ranges.
 """
 
 from __future__ import annotations
 
-import math
-
 from pipelines.request import MAX_SEED, GenerationRequest, RequestError, Task
 
 MAX_FRAMES = 1000
-MAX_SIDE = 4096
+MIN_SIDE, MAX_SIDE = 16, 4096
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100
 MAX_FPS = 120
 MAX_LORAS = 8
 MAX_LORA_SCALE = 10
 MIN_SECONDS, MAX_SECONDS = 0.1, 120
+RANGES: dict[str, tuple[float, float]] = {  # GenerationRequest's names -> both ends, which are possible
+    "num_frames": (1, MAX_FRAMES),
+    "width": (MIN_SIDE, MAX_SIDE),
+    "height": (MIN_SIDE, MAX_SIDE),
+    "fps": (1, MAX_FPS),
+    "interpolate_fps": (1, MAX_FPS),
+    "duration": (MIN_SECONDS, MAX_SECONDS),
+    "num_inference_steps": (1, MAX_STEPS),
+    "guidance_scale": (0, MAX_GUIDANCE),
+    "strength": (0, 1),
+    "seed": (0, MAX_SEED),
+}
 
 
-def _plain(value: float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def flaw(text: str) -> str | None:
+    """Why no tokenizer, file or database takes this text; None for all others."""
+    if "\0" in text:
+        return "it contains a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        if 0xDC80 <= ord(text[e.start]) <= 0xDCFF:  # how Python keeps such a byte of an argument or a file name
+            return "it is not valid UTF-8"
+        return "it contains half a surrogate pair"
+    return None
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high or not math.isfinite(value):
-        raise RequestError(name, f"must be between {low} and {high}, got {_plain(value)}")
+def _plain(value: int | float) -> str:
+    """As short as it can be without being another number: 100, and 100.0000001."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:20]}… ({len(text)} digits)"
+
+
+def spoken(name: str) -> str:
+    """The range of a field: `between 0 and 100`."""
+    low, high = RANGES[name]
+    return f"between {low} and {high}"
 
 
 def check_ranges(request: GenerationRequest) -> None:
     """Raises RequestError for what no model can take."""
-    for name, low, high in (
-        ("num_frames", 1, MAX_FRAMES),
-        ("width", 16, MAX_SIDE),
-        ("height", 16, MAX_SIDE),
-        ("fps", 1, MAX_FPS),
-        ("interpolate_fps", 1, MAX_FPS),
-        ("duration", MIN_SECONDS, MAX_SECONDS),
-        ("num_inference_steps", 1, MAX_STEPS),
-        ("guidance_scale", 0, MAX_GUIDANCE),
-        ("strength", 0, 1),
-        ("seed", 0, MAX_SEED),
-    ):
+    for name, (low, high) in RANGES.items():
         value = getattr(request, name)
-        if value is not None:
-            _within(name, value, low, high)
+        if value is not None and not low <= value <= high:  # NaN too
+            raise RequestError(name, f"must be {spoken(name)}, got {_plain(value)}")
     if len(request.loras) > MAX_LORAS:
         raise RequestError("loras", f"at most {MAX_LORAS} LoRAs are possible, got {len(request.loras)}")
     for lora in request.loras:
-        if not abs(lora.scale) <= MAX_LORA_SCALE:  # NaN too
+        if not abs(lora.scale) <= MAX_LORA_SCALE:
             raise RequestError(
                 "loras", f"a scale must be between -{MAX_LORA_SCALE} and {MAX_LORA_SCALE}, got {_plain(lora.scale)}"
             )
+    _check_texts(request)
     if not request.prompt.strip():
         raise RequestError("prompt", "must not be empty")
     if request.image is not None and request.video is not None:
@@ -60,3 +81,9 @@ def check_ranges(request: GenerationRequest) -> None:
         raise RequestError("duration", "give a duration or a number of frames, not both")
     if request.strength is not None and request.task is not Task.V2V:
         raise RequestError("strength", "acts on video-to-video only; there is no source video here")
+
+
+def _check_texts(request: GenerationRequest) -> None:
+    for name in ("prompt", "negative_prompt", "asked_prompt", "prompt_note"):
+        if wrong := flaw(getattr(request, name) or ""):
+            raise RequestError(name, f"must be plain text: {wrong}")

@@ -7,6 +7,7 @@ variables for a service called `cogvideox`; those are not reported.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 from server.errors import BadSetting
+from server.text_file import NotText, read_lines
 
 PREFIX = "COGVIDEOX_"
 SIMILAR = 0.75  # of difflib, between a name and a setting's: `PROT` and `PORT` have 0.75
@@ -67,10 +69,9 @@ def _lines(env_file: Path) -> Iterator[tuple[str, str]]:
     if not env_file.exists():
         return
     try:
-        with env_file.open(encoding="utf-8-sig") as file:
-            lines = list(parse_stream(file))
-    except UnicodeDecodeError:
-        raise BadSetting(f"{env_file} is not UTF-8 text") from None
+        lines = list(parse_stream(io.StringIO("\n".join(read_lines(env_file)))))
+    except NotText as e:
+        raise BadSetting(str(e)) from None
     except OSError as e:
         raise BadSetting(f"{env_file} cannot be read: {e.strerror}") from None
     for line in lines:

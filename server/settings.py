@@ -38,6 +38,7 @@ from server.setting_types import (
     Url,
     listed,
 )
+from server.text_file import encoding_of
 from weights.catalog import default_models_dir
 
 ENV_FILE = Path(".env")
@@ -57,7 +58,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=ENV_FILE,
-        env_file_encoding="utf-8-sig",  # a byte order mark would hide the first line
         extra="ignore",
         env_ignore_empty=True,
         frozen=True,
@@ -287,12 +287,17 @@ class Settings(BaseSettings):
         given = {k: v for k, v in given.items() if v is not None}
         called = {name: f"--{name.replace('_', '-')}" for name in given if name in FLAGS} | dict(names or {})
         check_names(cls.model_fields, ENV_FILE)
+        given["_env_file_encoding"] = _encoding(ENV_FILE)
         try:
             settings = cls(**given)
         except ValidationError as e:
             raise BadSetting("; ".join(_complaint(cls, error, called) for error in e.errors())) from None
         settings._names.update(called)
         return settings
+
+
+def _encoding(file: Path) -> str:
+    return encoding_of(file.read_bytes() if file.is_file() else b"")
 
 
 def variable(name: str) -> str:
@@ -315,5 +320,7 @@ def _complaint(settings: type[Settings], error: Any, called: Mapping[str, str]) 
             reason = f"must be {field.description}"
         elif error["type"].startswith("bool"):
             reason = "must be true or false"
+        elif error["type"] == "string_unicode":
+            reason = "must be plain text: it is not valid UTF-8"
     shown = "" if name in HIDDEN else f"={plain(error['input'])}"
     return f"{called.get(name, variable(name))}{shown}: {reason}"

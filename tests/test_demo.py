@@ -258,7 +258,7 @@ def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Pat
     red = film[..., 0] > 128
     track = np.array([np.nonzero(mask)[1].mean() for mask in red])
     steps = np.diff(track)
-    assert len(film) == 2 * FRAMES - 1
+    assert len(film) == 2 * FRAMES
     assert (steps < 0.2).all() and np.abs(steps).max() < 1.5, steps  # one pixel a frame at 8 fps
 
 

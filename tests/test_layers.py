@@ -25,7 +25,7 @@ LAYERS = (
     ),
     ("pipelines",),
     (
-        *("server.errors", "server.settings", "server.setting_names", "server.setting_types"),
+        *("server.errors", "server.settings", "server.setting_names", "server.setting_types", "server.text_file"),
         *("server.auth", "server.bodies", "server.datadir", "server.private", "server.room", "server.shares"),
         "server.signing",
     ),

@@ -6,14 +6,16 @@ Knows: option and field names, file names, how a user's mistake is worded. Does 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from pipelines.ranges import check_ranges
-from pipelines.request import Fit, GenerationRequest, Lora, Media, RequestError, draw_seed
+from pipelines.ranges import check_ranges, flaw
+from pipelines.request import Fit, GenerationRequest, Lora, Media, OutputFormat, RequestError, draw_seed
+from server.text_file import NotText, read_lines
 from weights.catalog import WeightsError
 
 # names in a batch file and on the command line -> GenerationRequest's
@@ -29,6 +31,25 @@ FLAGS = {
 
 class Usage(Exception):
     """A mistake of the user: one line, exit code 2."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where videos go: a file, or a folder of them."""
+
+    path: Path
+    is_folder: bool
+
+    @classmethod
+    def of(cls, text: str) -> Target:
+        """A name without a suffix is a folder's, and so is one that ends in a slash or is a folder's already."""
+        path = home(text, "output")
+        return cls(path, text[-1:] in ("/", os.sep) or path.is_dir() or not path.suffix)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the name is one that a video may have."""
+        return self.path.suffix.lower().removeprefix(".") in get_args(OutputFormat)
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,14 @@ def flag(field: str) -> str:
     return FLAGS.get(field, f"--{field.replace('_', '-')}")
 
 
+def home(text: str, field: str) -> Path:
+    """`~` and `~name` are home folders. Raises RequestError."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise RequestError(field, f"{text} has no such home folder") from None
+
+
 def same_media(name: str, sha256: str, path: str | Path | None) -> dict[str, str]:
     if path is None or not Path(path).is_file():
         raise Usage(f"this video was made from a{'n' if name == 'image' else ''} {name}; give it with --{name}")
@@ -77,8 +106,8 @@ def beside(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def to_request(prompt: str, given: dict[str, Any], output: Path | None) -> GenerationRequest:
-    """A request from options or a batch line. Raises RequestError naming the field."""
+def to_request(prompt: str, given: dict[str, Any], file: Path | None) -> GenerationRequest:
+    """A request from options or a batch line, for the file that it becomes. Raises RequestError naming the field."""
     values = {k: v for k, v in given.items() if k != "size"}
     if given.get("size") is not None:
         try:
@@ -90,7 +119,7 @@ def to_request(prompt: str, given: dict[str, Any], output: Path | None) -> Gener
             ) from None
     for name in ("image", "video"):
         if values.get(name) is not None:
-            path = Path(str(values[name])).expanduser()
+            path = home(str(values[name]), name)
             if not path.is_file():
                 raise RequestError(name, f"{path} is {'not a file' if path.exists() else 'not there'}")
             try:
@@ -98,8 +127,8 @@ def to_request(prompt: str, given: dict[str, Any], output: Path | None) -> Gener
             except OSError as e:
                 raise RequestError(name, f"{path} cannot be read: {e.strerror}") from None
     values["loras"] = tuple(to_lora(str(one)) for one in values.get("loras") or ())
-    if output is not None and output.suffix:
-        values["output_format"] = _format_of(output)
+    if file is not None:
+        values["output_format"] = _format_of(file)
     return GenerationRequest(prompt=prompt, **values)
 
 
@@ -123,7 +152,7 @@ def to_lora(text: str) -> Lora:
 
 
 def _lora_file(name: str) -> Path | None:
-    path = Path(name).expanduser()
+    path = home(name, "loras")
     if path.is_file():
         return path
     from server.settings import Settings
@@ -142,37 +171,41 @@ def _format_of(path: Path) -> Any:
     return suffix
 
 
-def several(prompt: str, given: dict[str, Any], output: Path | None, count: int) -> Iterator[Job]:
+def several(prompt: str, given: dict[str, Any], output: Target | None, count: int) -> Iterator[Job]:
     """`count` requests with seed, seed+1, ... and a file each."""
-    typed = Job(GenerationRequest(prompt), output or Path("outputs"))
+    file = None if output is None or output.is_folder else output.path
+    folder = Path("outputs") if output is None else output.path
+    typed = Job(GenerationRequest(prompt), folder)
     try:
-        request = to_request(prompt, given, output)
+        if file is not None and output is not None and not output.is_video:
+            raise RequestError("output", f"{file.name} must end in .mp4, .gif or .webm, or in / if it is a folder")
+        request = to_request(prompt, given, file)
         seed = draw_seed() if request.seed is None else request.seed
         check_ranges(replace(request, seed=seed))
         check_ranges(replace(request, seed=seed + count - 1))
     except RequestError as e:
         raise typed.mistake(e.field, e.message) from None
-    folder = output if output is not None and not output.suffix else Path("outputs")
     for i in range(count):
-        if output is not None and output.suffix:
-            path = output if count == 1 else output.with_name(f"{output.stem}-{i + 1}{output.suffix}")
+        if file is not None:
+            path = file if count == 1 else file.with_name(f"{file.stem}-{i + 1}{file.suffix}")
         else:
             path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed + i}.{request.output_format}"
         yield Job(replace(request, seed=seed + i), path)
 
 
-def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[Job]:
+def batch(file: Path, given: dict[str, Any], output: Target | None) -> Iterator[Job]:
     """The requests of a JSONL file; a line's own values win over options. Files are named by line number."""
-    if output is not None and output.suffix:
+    if output is not None and not output.is_folder and (output.is_video or output.path.exists()):
         raise Usage("--output: with --batch it must be a folder")
-    folder = output or file.with_suffix("")
+    # a file without a suffix would have the folder's name
+    folder = output.path if output else file.with_suffix("") if file.suffix else file.with_name(f"{file.name}-videos")
     taken: dict[Path, int] = {}
     known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
     known -= {"asked_prompt", "prompt_note"}
     try:
-        lines = file.read_text("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise Usage(f"--batch: {file} is not UTF-8 text") from None
+        lines = read_lines(file)
+    except NotText as e:
+        raise Usage(str(e)) from None
     except OSError as e:
         raise Usage(f"--batch: {file} cannot be read: {e.strerror}") from None
     for number, line in enumerate(lines, 1):
@@ -180,6 +213,8 @@ def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[Jo
             continue
         try:
             values = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise Usage(f"{file}:{number}: not JSON: {e.msg} (column {e.colno})") from None
         except (ValueError, RecursionError) as e:
             raise Usage(f"{file}:{number}: not JSON: {e}") from None
         if not isinstance(values, dict) or not isinstance(values.get("prompt"), str):
@@ -187,6 +222,10 @@ def batch(file: Path, given: dict[str, Any], output: Path | None) -> Iterator[Jo
         unknown = sorted(set(values) - known)
         if unknown:
             raise Usage(f"{file}:{number}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        for name, value in values.items():
+            for text in value if isinstance(value, list) else [value]:
+                if wrong := flaw(text) if isinstance(text, str) else None:
+                    raise Usage(f"{file}:{number}: {name}: must be plain text: {wrong}")
         typed = frozenset(values)
         values = {ALIASES.get(k, k): v for k, v in values.items()}
         path = folder / str(values.pop("output", f"{number:04}.mp4"))
@@ -221,8 +260,9 @@ def _check_types(request: GenerationRequest) -> None:
     for name, allowed in (("fit", get_args(Fit)), ("scheduler", (None, "ddim", "dpm"))):
         if getattr(request, name) not in allowed:
             raise RequestError(name, f"must be one of {', '.join(str(a) for a in allowed if a)}")
-    for name in ("extend", "prompt_help", "strict"):
-        if not isinstance(getattr(request, name), bool):
+    for name in ("extend", "prompt_help", "strict", "use_dynamic_cfg"):
+        value = getattr(request, name)
+        if not isinstance(value, bool) and not (value is None and name in ("extend", "use_dynamic_cfg")):
             raise RequestError(name, f"must be true or false, got {getattr(request, name)!r}")
     if not isinstance(request.negative_prompt, str):
         raise RequestError("negative_prompt", "must be text")

@@ -106,8 +106,10 @@ def generate(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File (.mp4, .gif, .webm) or folder.", rich_help_panel=OUTPUT),
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="File (.mp4, .gif, .webm) or folder.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE, rich_help_panel=OUTPUT)] = False,
     count: Annotated[
@@ -149,12 +151,13 @@ def generate(
         settings = Settings.load(model=model, device=device, memory=memory, upscaler=upscaler)
         if batch is not None and prompt is not None:
             raise Usage("PROMPT: not with --batch, whose lines have their own")
+        target = None if output is None else asked.Target.of(output)
         if batch is not None:
-            jobs = list(asked.batch(batch, given, output))
+            jobs = list(asked.batch(batch, given, target))
         elif prompt is None:
             raise Usage("a prompt is needed, or --batch FILE")
         else:
-            jobs = list(asked.several(prompt, given, output, count))
+            jobs = list(asked.several(prompt, given, target, count))
         run_all(jobs, settings, resume=batch is not None, overwrite=overwrite)
     except RequestError as e:
         raise fail(f"{asked.flag(e.field)}: {e.message}") from None

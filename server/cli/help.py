@@ -1,15 +1,21 @@
-"""How `--help` looks: usage and types in plain letters, defaults of the settings beside their flags, examples.
+"""How `--help` looks: usage and types in plain letters, defaults of the settings beside their flags, examples. A
+mistake in typing is one line instead.
 
 Knows: typer's own pages. Does not know: what any command does. The settings are imported only to print a page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer._click.exceptions import NoArgsIsHelpError, UsageError
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+from server.cli.common import fail
+from server.cli.usage import complaint, unwritable
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter, Parameter
@@ -17,10 +23,30 @@ if TYPE_CHECKING:
 TYPES = {"<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "N", "<bool>": ""}
 
 
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except NoArgsIsHelpError:
+        raise
+    except UsageError as e:
+        raise fail(complaint(e)) from None
+
+
+def _written(ctx: Context) -> Context:
+    if (wrong := unwritable(ctx)) is not None:
+        raise fail(wrong)
+    return ctx
+
+
 class Command(TyperCommand):
     """`examples` are shown below the options, as they would be typed."""
 
     examples: tuple[str, ...] = ()
+
+    def make_context(self, *args: Any, **how: Any) -> Context:
+        with _in_one_line():
+            return _written(super().make_context(*args, **how))
 
     def get_params(self, ctx: Context) -> list[Parameter]:
         return _plain(super().get_params(ctx), ctx)
@@ -43,6 +69,14 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
+    def make_context(self, *args: Any, **how: Any) -> Context:
+        with _in_one_line():
+            return super().make_context(*args, **how)
+
+    def resolve_command(self, *args: Any, **how: Any) -> Any:
+        with _in_one_line():
+            return super().resolve_command(*args, **how)
+
     def get_params(self, ctx: Context) -> list[Parameter]:
         return _plain(super().get_params(ctx), ctx)
 

@@ -22,7 +22,10 @@ from weights.catalog import WeightsError
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A video that this project made.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="[default: FILE with .replay before the suffix]")
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="File or folder. [default: FILE with .replay before the suffix]"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
     image: Annotated[Path | None, typer.Option(help="The image it was made from, if that was moved.")] = None,
@@ -39,8 +42,8 @@ def replay(
     from server.errors import ServerError
     from server.settings import Settings
 
-    target = output or file.with_name(f"{file.stem}.replay{file.suffix}")
     try:
+        target = _target(file, output)
         if not file.is_file():
             raise Usage(f"{file} is {'not a file' if file.exists() else 'not there'}")
         manifest = read_manifest(file)
@@ -79,6 +82,20 @@ def replay(
         raise fail("stopped", 130) from None
     same = target.read_bytes() == file.read_bytes()
     typer.echo("byte for byte the same file" if same else "not the same bytes: " + _difference(manifest, target))
+
+
+def _target(file: Path, output: str | None) -> Path:
+    again = file.with_name(f"{file.stem}.replay{file.suffix}")
+    if output is None:
+        return again
+    given = asked.Target.of(output)
+    if given.is_folder:
+        return given.path / again.name
+    if given.path.suffix.lower() != file.suffix.lower():
+        raise Usage(
+            f"--output: {given.path.name} must end in {file.suffix} as the video does, or in / if it is a folder"
+        )
+    return given.path
 
 
 def _models(manifest: dict[str, Any]) -> str:

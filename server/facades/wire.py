@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipelines.ranges import flaw as flaw  # the façades have it from here
 from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.bodies import SCOPE_KEY, SHORT, Share
@@ -237,17 +238,6 @@ def _short(text: str) -> str:
 
 def _no_constant(name: str) -> NoReturn:
     raise BadBody(f"{name} is not a JSON value")
-
-
-def flaw(text: str) -> str | None:
-    """Why no tokenizer, file or database takes this text; None for all others."""
-    if "\0" in text:
-        return "it contains a NUL character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "it contains half a surrogate pair"
-    return None
 
 
 def shown(value: Any) -> Any:

@@ -231,8 +231,8 @@ def test_interpolation_keeps_the_duration_and_says_which_network_draws(own: bool
     torch.save(state_dict("4.25"), weights)
     events = list(new_engine(rife_weights=weights if own else None).run(ask(interpolate_fps=16), "5b"))
     result = finished(events)
-    assert (result.frames, result.fps) == (17, 16)
-    assert len(frames_of(result, tmp_path)) == 17
+    assert (result.frames, result.fps) == (18, 16)
+    assert len(frames_of(result, tmp_path)) == 18
     logs = " ".join(e.message for e in events if isinstance(e, Log))
     file = weights if own else interpolation.SHIPPED
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()

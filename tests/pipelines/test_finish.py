@@ -78,9 +78,11 @@ def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: fl
         assert place == pytest.approx(round(exact) if lies_on_a_frame else int(exact) + 0.5, abs=0.11)
 
 
-def test_interpolation_without_a_duration_ends_with_the_last_frame() -> None:
-    film = shown(plan(num_frames=9, interpolate_fps=16, **SIZE), build(state_dict(TINY)))
-    assert film == pytest.approx([k / 2 for k in range(17)], abs=0.11)
+@pytest.mark.parametrize("rate", [16, 32])
+def test_interpolation_holds_the_last_frame_for_its_time(rate: int) -> None:
+    film = shown(plan(num_frames=9, interpolate_fps=rate, **SIZE), build(state_dict(TINY)))
+    assert len(film) / rate == 9 / 8
+    assert film[-rate // 8 :] == pytest.approx([8] * (rate // 8), abs=0.11) and film[-rate // 8 - 1] < 7.7
 
 
 @pytest.mark.parametrize("rife", [False, True])
@@ -123,7 +125,7 @@ def test_an_upscaler_sees_each_frame_that_is_shown_once() -> None:
 def test_interpolation_comes_after_the_upscaler() -> None:
     given, film = enlarged(plan(num_frames=9, interpolate_fps=16, **LARGE), build(state_dict(TINY)))
     assert given == list(range(9)), "not what is drawn between them"
-    assert film == pytest.approx([k / 2 for k in range(17)], abs=0.11)
+    assert film == pytest.approx([*(k / 2 for k in range(17)), 8], abs=0.11)
 
 
 @pytest.mark.parametrize(

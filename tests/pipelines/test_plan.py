@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.models import FAMILIES, ModelInfo
 from pipelines.plan import Plan, Source, resolve
-from pipelines.ranges import MAX_FRAMES
+from pipelines.ranges import MAX_FRAMES, RANGES, check_ranges
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task, draw_seed
 
 PICTURE = Media("picture.png", "0" * 64)
@@ -159,6 +159,39 @@ def test_a_source_clip_is_taken_at_the_models_rate(name: str, source: Source, fr
 def test_nonsense_names_the_field_and_the_range(field: str, value: float) -> None:
     with pytest.raises(RequestError, match=rf"^{field}: must be between") as e:
         plan(**{field: value})
+    assert e.value.field == field
+
+
+def test_both_ends_of_each_range_are_possible_and_nothing_beyond() -> None:
+    for name, ends in RANGES.items():
+        more = {"video": CLIP} if name == "strength" else {}
+        for value in ends:
+            check_ranges(ask(**{name: value}, **more))
+        for value in (ends[0] - 1e-7, ends[1] + (1 if name == "seed" else 1e-7), math.nan):
+            with pytest.raises(RequestError) as e:
+                check_ranges(ask(**{name: value}, **more))
+            shown = str(value) if name == "seed" else e.value.message.rpartition(" ")[2]
+            assert e.value.message == f"must be between {ends[0]} and {ends[1]}, got {shown}"
+            assert math.isnan(value) or float(shown) == value, (
+                "the number that was given, and not the nearest short one"
+            )
+
+
+def test_a_side_that_follows_from_the_other_has_the_same_range() -> None:
+    with pytest.raises(
+        RequestError, match=r"^height: 4000 makes the width 6000 in this shape; it must be between 16 and"
+    ):
+        plan(height=4000)
+    with pytest.raises(RequestError, match=r"^width: 4000 makes the height 6000 in this shape"):
+        plan("cogvideox-1.5-5b-i2v", width=4000, image=PICTURE, source=Source(600, 900))
+    assert plan(height=2000).width == 3000
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "a\udce9", "a\0b"])
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "asked_prompt", "prompt_note"])
+def test_text_that_nothing_can_write_is_refused_before_anything_is_loaded(field: str, text: str) -> None:
+    with pytest.raises(RequestError, match=f"^{field}: must be plain text: it ") as e:
+        plan(**{field: text})
     assert e.value.field == field
 
 

@@ -181,7 +181,7 @@ def test_frames_that_are_enlarged_and_interpolated_are_counted(monkeypatch: pyte
     told = Told().run(engine, ask(num_frames=9, width=128, height=96, interpolate_fps=16), "5b")
     check(told)
     assert told.of("enlarge")[-1].total == 9
-    assert told.of("interpolate")[-1].total == told.of("write")[-1].total == finished(told.events).frames == 17
+    assert told.of("interpolate")[-1].total == told.of("write")[-1].total == finished(told.events).frames == 18
 
 
 def test_clips_that_continue_each_other_are_one_whole(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from pipelines.ranges import MAX_LORA_SCALE, MAX_LORAS
+from pipelines.ranges import MAX_LORA_SCALE, MAX_LORAS, MAX_SIDE, MIN_SIDE
 from pipelines.request import MAX_SEED, Task
 from server.facades.fal.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
 from server.facades.wire import MAX_PROMPT, flaw
@@ -48,10 +48,10 @@ Number = Annotated[float, _no_bool("float_type")]
 
 
 class ImageSize(BaseModel):
-    """Pixels; a side that is left out is 512."""
+    """Pixels; a side that is left out is 512. fal says up to 14142, which nothing here can make."""
 
-    width: Whole = Field(512, gt=0, le=14142, examples=[720, 512])
-    height: Whole = Field(512, gt=0, le=14142, examples=[480, 512])
+    width: Whole = Field(512, ge=MIN_SIDE, le=MAX_SIDE, examples=[720, 512])
+    height: Whole = Field(512, ge=MIN_SIDE, le=MAX_SIDE, examples=[480, 512])
 
 
 def _size(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
 from server.facades.wire import MAX_PROMPT, flaw
 from weights.catalog import published
@@ -55,8 +56,8 @@ Unwanted = Annotated[Text, BeforeValidator(_joined), WithJsonSchema(ONE_OR_MORE)
 class Size(BaseModel):
     """Pixels."""
 
-    width: int = Field(ge=16, le=4096, examples=[720, 480])
-    height: int = Field(ge=16, le=4096, examples=[480, 720])
+    width: int = Field(ge=MIN_SIDE, le=MAX_SIDE, examples=[720, 480])
+    height: int = Field(ge=MIN_SIDE, le=MAX_SIDE, examples=[480, 720])
 
 
 class Parameters(BaseModel):
@@ -70,9 +71,9 @@ class Parameters(BaseModel):
         examples=["it rolls away", "it jumps"],
     )
     negative_prompt: Unwanted | None = Field(default=None, examples=[["low quality", "blurry"], "dark, grainy"])
-    num_frames: float | None = Field(default=None, ge=1, le=1000, description="rounded", examples=[49, 17])
-    num_inference_steps: int | None = Field(default=None, ge=1, le=1000, examples=[50, 20])
-    guidance_scale: float | None = Field(default=None, ge=0, le=100, examples=[6, 7.5])
+    num_frames: float | None = Field(default=None, ge=1, le=MAX_FRAMES, description="rounded", examples=[49, 17])
+    num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[50, 20])
+    guidance_scale: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE, examples=[6, 7.5])
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, examples=[42, 7])
     target_size: Size | None = Field(
         default=None,

@@ -14,13 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pipelines.ranges import MAX_LORA_SCALE
+from pipelines.ranges import MAX_FPS, MAX_FRAMES, MAX_LORA_SCALE, MAX_SIDE, MIN_SIDE
 from pipelines.request import MAX_SEED
 from server.facades.wire import MAX_PROMPT, flaw
 
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
-MIN_SIDE, MAX_SIDE = 16, 4096
 PURPOSES = ("user_data", "vision", "assistants", "batch", "fine-tune", "evals")
 SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
 RED = (
@@ -138,8 +137,8 @@ Seconds = Annotated[int, Field(ge=1, le=60), NO_BOOL]
 Steps = Annotated[int, Field(ge=1, le=200), NO_BOOL]
 Guidance = Annotated[float, Field(ge=0, le=20), NO_BOOL]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), NO_BOOL]
-Frames = Annotated[int, Field(ge=1, le=1000), NO_BOOL]
-Rate = Annotated[int, Field(ge=1, le=120), NO_BOOL]
+Frames = Annotated[int, Field(ge=1, le=MAX_FRAMES), NO_BOOL]
+Rate = Annotated[int, Field(ge=1, le=MAX_FPS), NO_BOOL]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE), NO_BOOL]
 Lifetime = Annotated[int, Field(ge=3600, le=2592000), NO_BOOL]
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from pipelines.ranges import MAX_FRAMES
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
 from server.facades.wire import MAX_PROMPT, flaw
 
@@ -83,7 +84,7 @@ class CogVideoXTextInput(BaseModel):
     prompt: Text = Field(description="Prompt", examples=["a red circle moves left", "a blue square moves right"])
     num_inference_steps: Whole = Field(50, ge=1, le=500, description="Denoising steps", examples=[50, 20])
     guidance_scale: Number = Field(6, ge=1, le=20, description="Classifier-free guidance scale", examples=[6, 7.5])
-    num_frames: Whole = Field(FRAMES, ge=1, le=1000, description="Frames of the video", examples=[49, 25])
+    num_frames: Whole = Field(FRAMES, ge=1, le=MAX_FRAMES, description="Frames of the video", examples=[49, 25])
     seed: Seed | None = Field(None, description="Left out, one is drawn", examples=[42, 7])
 
 

@@ -5,6 +5,7 @@ Knows: the events Replicate's clients read. Does not know: who may ask (the addr
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
@@ -19,6 +20,8 @@ from server.facades.replicate.models import MODELS
 from server.facades.streams import KEEP_ALIVE, EventStream
 from server.jobs.job import Job, Status
 from server.shares import holder
+
+LINE_END = re.compile(r"\r\n|\r|\n")  # where the event stream format ends a line
 
 
 class Watch:
@@ -79,5 +82,6 @@ class Watch:
 
 
 def _event(name: str, data: str, number: int) -> str:
-    lines = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
+    pieces = LINE_END.split(data)  # and at nothing else: a client joins them with line feeds
+    lines = "".join(f"data: {line}\n" for line in pieces[: -1 if len(pieces) > 1 and not pieces[-1] else None])
     return f"event: {name}\nid: {number}\n{lines}\n"

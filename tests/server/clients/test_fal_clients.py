@@ -37,9 +37,9 @@ def fetched(url: str, folder: Path) -> Film:
 
 
 def promised(model: ModelInfo, *, rife: bool = True) -> Film:
-    """At fal's 16 fps; with its default, `use_rife`, there is one more frame between any two."""
+    """At fal's 16 fps; with its default, `use_rife`, twice as many frames: as long as the model's own."""
     frames = model.family.frames.default
-    return Film(2 * frames - 1 if rife else frames, 16, *SIZE)
+    return Film(2 * frames if rife else frames, 16, *SIZE)
 
 
 def heard(ear: Ear, count: int) -> list[tuple[dict[str, str], Any]]:

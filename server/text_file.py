@@ -1,0 +1,53 @@
+"""Text files that somebody wrote with whatever was at hand: batch files, `.env`.
+
+Knows: encodings and the ends of lines. Does not know: what is in the lines.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+BOMS = (  # UTF-32's first: its mark begins with UTF-16's
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+
+
+class NotText(ValueError):
+    """Names the file, and the line where one is to blame."""
+
+
+def encoding_of(data: bytes) -> str:
+    """By the byte order mark, as PowerShell's `>` writes one; UTF-8 without."""
+    return next((encoding for bom, encoding in BOMS if data.startswith(bom)), "utf-8-sig")
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines without their ends, which are \\n or \\r\\n: any other character belongs to its line.
+
+    Raises NotText, OSError.
+    """
+    data = file.read_bytes()
+    encoding = encoding_of(data)
+    if encoding == "utf-8-sig" and _is_wide(data):
+        raise NotText(f"{file} looks like UTF-16 without a byte order mark; save it as UTF-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as e:
+        number = data[: e.start].decode(encoding, "ignore").count("\n") + 1
+        name = encoding.removesuffix("-sig").upper()
+        raise NotText(
+            f"{file}:{number}: not {name} text (byte 0x{data[e.start]:02X}); save the file as UTF-8"
+        ) from None
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise NotText(f"{file}:{number}: it contains a NUL character")
+    return lines
+
+
+def _is_wide(data: bytes) -> bool:
+    """Whether every second byte of the beginning is 0, nearly: ordinary text in UTF-16."""
+    some = data[: min(len(data), 200) // 2 * 2]
+    return any(2 * some[start::2].count(0) > len(some) * 0.8 for start in (0, 1)) and len(some) >= 4
