@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.wire import MAX_PROMPT, flaw, is_blank
 
 OWNERS = ("zai-org", "THUDM")
 MODELS = {
@@ -39,7 +39,7 @@ def _writable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise PydanticCustomError("blank", "must not be blank")
     return text
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import MAX_SEED
-from server.facades.wire import MAX_PROMPT, flaw, is_callable, shown
+from server.facades.wire import MAX_PROMPT, flaw, is_blank, is_callable, shown
 
 RANDOM_SEED = -1
 MAX_URL = 8192
@@ -34,7 +34,7 @@ def _writable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise PydanticCustomError("blank", "is required")
     return text
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import MAX_SEED
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.wire import MAX_PROMPT, flaw, is_blank
 
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
@@ -50,7 +50,7 @@ def _writable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise _wrong("must not be blank")
     return text
 
@@ -64,7 +64,7 @@ def _no_bool(value: Any) -> Any:
 
 def opened(value: Any) -> Any:
     """An object that a form carries as JSON in a text; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+    if isinstance(value, str) and value[:MAX_PROMPT].lstrip().startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
     return value

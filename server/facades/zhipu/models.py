@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.facades.wire import flaw, shown
+from server.facades.wire import flaw, is_blank, shown
 
 MODELS = ("cogvideox-3", "cogvideox-2", "cogvideox-flash", "cogvideox")
 FIRST_AND_LAST = "cogvideox-3"  # the one that takes two pictures
@@ -39,7 +39,7 @@ def present(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in fields.items()
-        if value is not None and value not in ([], {}) and not (isinstance(value, str | bytes) and not value.strip())
+        if value is not None and value not in ([], {}) and not (isinstance(value, str | bytes) and is_blank(value))
     }
 
 
