@@ -27,7 +27,7 @@ LAYERS = (
     (
         *("server.errors", "server.settings", "server.setting_names", "server.setting_types", "server.text_file"),
         *("server.auth", "server.bodies", "server.datadir", "server.private", "server.room", "server.shares"),
-        "server.signing",
+        *("server.signing", "server.steps"),
     ),
     ("server.media", "server.jobs"),
     ("server.context",),
@@ -95,7 +95,19 @@ def test_only_the_engine_imports_torch() -> None:
 
 def test_facades_share_nothing_but_the_job() -> None:
     facades = ROOT / "server" / "facades"
-    common = ("__init__", "wire", "facade", "registry", "v1", "streams", "forms", "cors", "ai_sdk", "__pycache__")
+    common = (
+        "__init__",
+        "wire",
+        "json_bodies",
+        "facade",
+        "registry",
+        "v1",
+        "streams",
+        "forms",
+        "cors",
+        "ai_sdk",
+        "__pycache__",
+    )
     vendors = {p.stem for p in facades.iterdir() if p.stem not in common}
     for path in facades.rglob("*.py"):
         own = path.relative_to(facades).parts[0].removesuffix(".py")

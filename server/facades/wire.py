@@ -6,12 +6,12 @@ Knows: bytes, ASGI and pydantic. Does not know: any vendor's words; what these e
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -28,15 +28,15 @@ from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.bodies import SCOPE_KEY, SHORT, Share
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.json_bodies import MAX_VALUES as MAX_VALUES
+from server.facades.json_bodies import BadBody as BadBody
+from server.facades.json_bodies import parse_json as parse_json
+from server.facades.json_bodies import parsed as parsed
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, NoWorker, Stopped
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
-LONG_JSON = 2**20  # bytes
-MAX_VALUES = 100_000  # in a JSON body: the parser stops everything else while it reads, seconds for 100 MB of `0,0,0`
-MAX_ESCAPES = 4_000_000  # in a JSON body: an image in base64 has one in 64 characters, for its slashes
-LONGEST_NUMBER = 1000  # characters of one in a JSON body: taking one apart costs the square of its length
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
 KEPT = 64_000  # characters of a request's fields that are kept in the job table
 SHOWN = 200  # characters of a caller's own value that an error repeats
@@ -45,18 +45,6 @@ LONGEST_NAME = 255  # characters of an Idempotency-Key
 UNKNOWN, LONGEST_FIELD = 20, 60  # fields without effect that are named, and characters of one's name
 NOT_A_FIELD = "this server has no such field"
 REFUSAL = "refusal"  # in a request's state: the exception that it ended in, for the log
-
-
-PARSER = ThreadPoolExecutor(1, "json")
-
-
-class BadBody(Exception):
-    """A body that is no JSON document; `position` is the character where it stops being one."""
-
-    def __init__(self, message: str, position: int = 0) -> None:
-        super().__init__(message)
-        self.message = message
-        self.position = position
 
 
 class BodyTooLarge(Exception):
@@ -131,15 +119,16 @@ async def collected(
     if share is not None and length is not None and length > SHORT:
         await share.take(owner, length)
         counted = length
-    body = bytearray(begun)
+    body = io.BytesIO()  # whose value is no copy
+    body.write(begun)
     async for chunk in chunks:
-        body += chunk
-        if len(body) > limit:
+        body.write(chunk)
+        if body.tell() > limit:
             raise BodyTooLarge(limit)
-        if share is not None and len(body) > counted:  # a body that does not say how long it is
+        if share is not None and body.tell() > counted:  # a body that does not say how long it is
             share.take_now(owner, STEP)
             counted += STEP
-    return bytes(body)
+    return body.getvalue()
 
 
 def body_length(request: Request) -> int | None:
@@ -152,14 +141,7 @@ def body_length(request: Request) -> int | None:
 
 async def read_json(request: Request) -> Any:
     """The document in the body, None when that is empty. Raises BadBody and what `read_body` raises."""
-    return await parsed(await read_body(request))
-
-
-async def parsed(body: bytes) -> Any:
-    """As `parse_json`. A long body is parsed in a thread, one at a time: nothing else runs during each of its steps."""
-    if len(body) <= LONG_JSON:
-        return parse_json(body)
-    return await asyncio.get_running_loop().run_in_executor(PARSER, parse_json, body)
+    return await parsed(await read_body(request), getattr(request.state, "owner", ""))
 
 
 def counted(
@@ -204,40 +186,9 @@ def is_callable(url: str) -> bool:
     return whole and len(url) <= LONGEST_URL and url.isprintable() and " " not in url and flaw(url) is None
 
 
-def parse_json(body: bytes) -> Any:
-    """The document in `body`, None when it is empty (a JSON content type without a body is common)."""
-    if not body.strip():
-        return None
-    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:  # what a picture in base64 has none of
-        raise BadBody(f"The body holds more than {MAX_VALUES} values")
-    if len(body) > MAX_ESCAPES and body.count(b"\\") > MAX_ESCAPES:
-        raise BadBody(f"The body holds more than {MAX_ESCAPES} escapes")
-    try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant, parse_int=_integer, parse_float=_real)
-    except json.JSONDecodeError as error:
-        raise BadBody(error.msg, error.pos) from error
-    except UnicodeDecodeError as error:
-        raise BadBody("The body is not UTF-8", error.start) from error
-    except RecursionError as error:
-        raise BadBody("The body is nested too deeply") from error
-
-
-def _integer(text: str) -> int:
-    return int(_short(text))
-
-
-def _real(text: str) -> float:
-    return float(_short(text))
-
-
-def _short(text: str) -> str:
-    if len(text) > LONGEST_NUMBER:
-        raise BadBody("The body holds a number that is too long")
-    return text
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise BadBody(f"{name} is not a JSON value")
+def is_blank(text: str | bytes) -> bool:
+    """Whether it is white space; of a long text its beginning decides."""
+    return not text[:MAX_PROMPT].strip()
 
 
 def shown(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ class Seen:
     lines: list[LogLine]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Followed:
     job: Job
     changed: asyncio.Future[None]
@@ -66,6 +66,8 @@ class Follower:
         self._store = store
         self._followed: dict[str, _Followed] = {}
         self._task: asyncio.Task[None] | None = None
+        self._fresh = set[_Followed]()  # whose stream begins
+        self._looking = asyncio.Lock()
         # not the event loop's own threads: whatever may hold those up must not keep callers waiting
         self._thread = ThreadPoolExecutor(1, "follower")
         self._stopping = False
@@ -114,8 +116,23 @@ class Follower:
                 one = self._followed.setdefault(job_id, one)
         self._raise_if_stopped(one)
         if stream and not one.streams:
-            _take_in(await self._in_thread(partial(self._look_closer, one)))
+            await self._look_closer(one)
         return self._reading(one, stream)
+
+    async def _look_closer(self, one: _Followed) -> None:
+        """Together with all others whose streams begin meanwhile: hundreds may at once."""
+        self._fresh.add(one)
+        async with self._looking:
+            if one not in self._fresh:
+                return
+            some, self._fresh = self._fresh, set()
+            try:
+                news = await self._in_thread(partial(self._closer, some))
+            except BaseException:
+                self._fresh |= some - {one}
+                raise
+            for found in news:
+                _take_in(found)
 
     @contextmanager
     def _reading(self, one: _Followed, stream: bool) -> Iterator[_Followed]:
@@ -171,10 +188,10 @@ class Follower:
             self._add_details([news for news in found if news.job is not None and news.one.streams])
         return found
 
-    def _look_closer(self, one: _Followed) -> _News:
-        news = _News(one, one.job, 0, [])
-        self._add_details([news])
-        return news
+    def _closer(self, some: Iterable[_Followed]) -> list[_News]:
+        found = [_News(one, one.job, 0, []) for one in some]
+        self._add_details(found)
+        return found
 
     def _add_details(self, found: list[_News]) -> None:
         jobs = [news.job for news in found if news.job is not None]

@@ -1,48 +1,91 @@
-"""Files that a client sends as text: data: URIs and bare base64, decoded by single calls that take little time.
+"""Files that a client sends as text: data: URIs and bare base64, decoded piece by piece, each in little time.
 
 Knows: both alphabets of base64, percent escapes, limits. Does not know: what the bytes should be.
+All functions here that return an iterator raise TooLarge and DownloadFailed while it is read.
 """
 
 from __future__ import annotations
 
 import binascii
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
 from server.media.door import DownloadFailed, TooLarge
+from server.room import Writable
+from server.steps import steps
 
 ESCAPES = 100_000  # in a data: URI; base64 has next to none
+HEAD = 8192  # characters in which the comma comes
 SPACE = b" \t\n\r\v\f"
 STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
-def from_data_uri(uri: str, limit: int) -> bytes:
-    """Raises TooLarge, DownloadFailed."""
-    head, comma, body = uri.partition(",")
-    if not comma:
+class NotBase64(DownloadFailed):
+    def __init__(self) -> None:
+        super().__init__("it is neither an http(s) URL, nor a data: URI, nor base64")
+
+
+def from_data_uri(uri: str, limit: int) -> Iterator[bytes]:
+    """The file in it, of at most `limit` bytes."""
+    comma = uri.find(",", 0, HEAD)
+    if comma < 0:
         raise DownloadFailed("the data: URI has no comma")
-    if len(body) > limit * 4:
+    if len(uri) - comma > limit * 4:
         raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-    data = unescaped(body)
-    return from_base64(data, limit) if head.lower().rstrip().endswith(";base64") else data
+    is_base64 = uri[:comma].lower().rstrip().endswith(";base64")
+    return from_base64(unescaped(uri, comma + 1), limit) if is_base64 else unescaped(uri, comma + 1)
 
 
-def unescaped(body: str) -> bytes:
-    """Percent-decoded. Raises DownloadFailed."""
-    # each escape becomes an object of Python's, and nothing else runs while they are made
-    if body.count("%") > ESCAPES:
-        raise DownloadFailed(f"the data: URI has more than {ESCAPES} percent escapes; send it as base64")
-    return unquote_to_bytes(body)
+def unescaped(text: str, begin: int = 0) -> Iterator[bytes]:
+    """Percent-decoded, from `begin` on."""
+    escapes, left = 0, ""
+    for at, end in steps(begin, len(text)):
+        piece = left + text[at:end]
+        cut = piece.find("%", max(0, len(piece) - 2)) if end < len(text) else -1  # an escape whose end is to come
+        piece, left = (piece[:cut], piece[cut:]) if cut >= 0 else (piece, "")
+        # each escape becomes an object of Python's, and nothing else runs while they are made
+        escapes += piece.count("%")
+        if escapes > ESCAPES:
+            raise DownloadFailed(f"the data: URI has more than {ESCAPES} percent escapes; send it as base64")
+        yield unquote_to_bytes(piece.encode("utf-8", "replace"))
 
 
-def from_base64(text: str | bytes, limit: int) -> bytes:
-    """Whitespace and missing padding are accepted, and both alphabets; anything else is not base64.
+def encoded(text: str, begin: int = 0) -> Iterator[bytes]:
+    """In UTF-8, from `begin` on."""
+    return (text[at:end].encode("utf-8", "replace") for at, end in steps(begin, len(text)))
 
-    Raises TooLarge, DownloadFailed.
-    """
-    plain = (text.encode("utf-8", "replace") if isinstance(text, str) else text).translate(STANDARD, SPACE).rstrip(b"=")
-    if len(plain) * 3 // 4 > limit:
-        raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
+
+def from_base64(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Whitespace and missing padding are accepted, and both alphabets; anything else is not base64."""
+    left, size, padded = b"", 0, False
+    for piece in pieces:
+        plain = piece.translate(STANDARD, SPACE)
+        digits = plain.rstrip(b"=")
+        if padded and digits:
+            raise NotBase64
+        padded = padded or len(digits) < len(plain)
+        digits = left + digits
+        size += len(digits) - len(left)
+        if size * 3 // 4 > limit:
+            raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
+        whole = len(digits) - len(digits) % 4
+        left = digits[whole:]
+        yield _decoded(digits[:whole])
+    yield _decoded(left + b"=" * (-len(left) % 4))
+
+
+def _decoded(digits: bytes) -> bytes:
     try:
-        return binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
+        return binascii.a2b_base64(digits, strict_mode=True)
     except binascii.Error:
-        raise DownloadFailed("it is neither an http(s) URL, nor a data: URI, nor base64") from None
+        raise NotBase64 from None
+
+
+def pour(pieces: Iterable[bytes], limit: int, file: Writable) -> None:
+    """Writes them, `limit` bytes at most. Raises TooLarge, DownloadFailed, and what `file` does."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > limit:
+            raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
+        file.write(piece)

@@ -20,11 +20,12 @@ from server.datadir import DataDir, arriving, settle
 from server.errors import MediaCode, MediaError, StorageQuotaExceeded
 from server.jobs.job import Artifact
 from server.media.artifacts import Artifacts
-from server.media.data_uris import from_base64, from_data_uri
+from server.media.data_uris import encoded, from_base64, from_data_uri, pour
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors
 from server.room import Growing, Writable, tag_of
 from server.shares import Shares
+from server.steps import in_turn
 
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20
@@ -109,7 +110,7 @@ class Intake:
         if isinstance(value, bytes):
             data = value
         elif value[:LEADING].lstrip()[:5].lower() == "data:":
-            data = await asyncio.to_thread(from_data_uri, value, limit)
+            return await in_turn(owner, len(value), pour, from_data_uri(value, limit), limit, file)
         elif SCHEME.match(url := value[:URL_LENGTH].strip()):
             if len(value) > URL_LENGTH:
                 raise DownloadFailed(f"the URL has more than {URL_LENGTH} characters")
@@ -118,7 +119,7 @@ class Intake:
                 return await self._door.save(url, limit, file, owner=owner)
             data = await asyncio.to_thread(self._read, own, limit)
         else:
-            data = await asyncio.to_thread(from_base64, value, limit)
+            return await in_turn(owner, len(value), pour, from_base64(encoded(value), limit), limit, file)
         if len(data) > limit:
             raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
         await asyncio.to_thread(file.write, data)

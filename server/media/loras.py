@@ -31,12 +31,13 @@ from pipelines.request import Lora, RequestError, Task
 from server.datadir import DataDir, full_disk_named, write_atomically
 from server.errors import MediaError, StorageQuotaExceeded
 from server.media.artifacts import Artifacts
-from server.media.data_uris import from_data_uri
+from server.media.data_uris import from_data_uri, pour
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors, TooSlow
 from server.room import Growing, Writable, tag_of
 from server.settings import Settings
 from server.shares import Shares
+from server.steps import in_turn
 from weights import loras
 from weights.catalog import WeightsError
 
@@ -85,7 +86,7 @@ class Loras:
             return await self._take(value, scale, task, field, fresh, owner)
 
     async def _take(self, value: str, scale: float, task: Task, field: str, fresh: bool, owner: str) -> Lora:
-        is_data = value.lstrip()[:5].lower() == "data:"
+        is_data = value[:LENGTH].lstrip()[:5].lower() == "data:"
         name, pin, alpha = (value.strip(), None, None) if is_data else _parsed(value, field)
         try:
             if is_data:
@@ -169,9 +170,8 @@ class Loras:
     async def _write(self, url: str, file: Writable, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, FileNotFoundError."""
         if url[:5].lower() == "data:":
-            data = await asyncio.to_thread(from_data_uri, url, self._most)
-            size = len(data)
-        elif (own := await asyncio.to_thread(self._artifacts.of_url, url)) is not None:
+            return await in_turn(owner, len(url), pour, from_data_uri(url, self._most), self._most, file)
+        if (own := await asyncio.to_thread(self._artifacts.of_url, url)) is not None:
             data, size = b"", own.size
             if size <= self._most:
                 data = await asyncio.to_thread(self._artifacts.read, own)
@@ -179,7 +179,7 @@ class Loras:
             return await self._door.save(url, self._most, file, SECONDS, owner)
         if size > self._most:
             raise TooLarge(f"the file is larger than {self._most // 2**20} MiB")
-        file.write(data)
+        await asyncio.to_thread(file.write, data)
         return None
 
     def _kept(self, note: Path, pin: str | None) -> Path | None:

@@ -187,6 +187,11 @@ def _size_of_parts(folder: Path, but: int | None = None) -> int:
     return sum(p.stat().st_size for p in folder.iterdir() if PART_NAME.fullmatch(p.name) and p.name != str(but))
 
 
+async def chunks_of(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
 async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int, grow: Callable[[int], None]) -> str:
     """Hex MD5 of what was written: an ETag, not a safeguard. Raises UploadBroken for nothing, UploadTooLarge."""
     digest, size = hashlib.md5(usedforsecurity=False), 0

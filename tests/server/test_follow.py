@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from pipelines.request import GenerationRequest
 from server.jobs.follow import Follower, Seen, Stopped
@@ -130,3 +131,58 @@ def test_many_readers_take_no_more_queries(store: JobStore, monkeypatch: pytest.
         assert not follower._followed
 
     asyncio.run(main())
+
+
+def test_streams_that_begin_at_once_are_looked_at_together(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = list[int]()
+    positions = store.positions
+
+    def counted(numbers: Collection[int]) -> dict[int, int]:
+        looks.append(len(numbers))
+        return positions(numbers)
+
+    monkeypatch.setattr(store, "positions", counted)
+    names = [f"job{n}" for n in range(20)]
+    for name in names:
+        store.submit(job(name))
+        store.log(name, name)
+
+    async def main() -> dict[str, list[Seen]]:
+        follower, found = Follower(store), dict[str, list[Seen]]()
+        reading = [asyncio.create_task(collect(follower, name, found.setdefault(name, []))) for name in names * 5]
+        await soon(lambda: all(len(seen) >= 5 for seen in found.values()))
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        assert not follower._fresh and not follower._followed
+        return found
+
+    found = asyncio.run(main())
+    for n, name in enumerate(names):
+        assert [(seen.position, [line.message for line in seen.lines]) for seen in found[name][:5]] == [(n, [name])] * 5
+    assert len(looks) <= len(names) and sum(looks) < 3 * len(names), looks
+
+
+def test_a_look_that_fails_fails_for_one_stream_only(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.submit(job("a"))
+    store.submit(job("b"))
+    positions, failures = store.positions, [OperationalError("", None, Exception("locked"))]
+
+    def failing(numbers: Collection[int]) -> dict[int, int]:
+        if failures:
+            raise failures.pop()
+        return positions(numbers)
+
+    monkeypatch.setattr(store, "positions", failing)
+
+    async def main() -> list[object]:
+        follower = Follower(store)
+
+        async def first(name: str) -> int:
+            async with aclosing(follower.follow(name)) as changes:
+                return (await anext(changes)).position
+
+        return list(await asyncio.gather(first("a"), first("b"), return_exceptions=True))
+
+    found = asyncio.run(main())
+    assert isinstance(found[0], OperationalError) and found[1] == 1

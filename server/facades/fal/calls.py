@@ -54,7 +54,7 @@ class Fal:
         await self._check_length(request)
         body = await read_body(request)
         try:
-            job = await self._submit(request, endpoint, await parsed(body), agreed)
+            job = await self._submit(request, endpoint, await parsed(body, request.state.owner), agreed)
         except errors.REFUSALS as error:
             if errors.is_about_a_header(error):
                 raise

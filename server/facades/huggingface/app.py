@@ -72,7 +72,7 @@ class HuggingFace:
             image = await self.context.intake.picture(body, "inputs", owner=request.state.owner)
             payload: dict[str, Any] = {}
         else:
-            payload = await _fields(body)
+            payload = await _fields(body, request.state.owner)
             kind = TextInference if task is Task.T2V else Inference
             given = kind.model_validate(payload)
             inputs, parameters = given.inputs, given.parameters or Parameters()
@@ -89,8 +89,8 @@ class HuggingFace:
         )
 
 
-async def _fields(body: bytes) -> dict[str, Any]:
-    fields = await parsed(body)
+async def _fields(body: bytes, owner: str) -> dict[str, Any]:
+    fields = await parsed(body, owner)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

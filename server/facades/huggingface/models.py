@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.wire import MAX_PROMPT, flaw, is_blank
 from weights.catalog import published
 
 OWNERS = ("zai-org", "THUDM")
@@ -36,7 +36,7 @@ def _writable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise PydanticCustomError("blank", "must not be blank")
     return text
 

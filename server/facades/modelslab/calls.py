@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,7 +36,9 @@ from server.facades.modelslab.uploads import decoded
 from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
+from server.media.uploads import chunks_of
 from server.shares import holder
+from server.steps import in_turn
 
 FACADE = "modelslab"
 HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
@@ -132,10 +133,10 @@ class ModelsLab:
             wrong = "must be a string" if name in given else "is required"
             raise errors.Refused(errors.Failure(400, f"{name} {wrong}"))
         try:
-            data, media_type = await run_in_threadpool(decoded, given[name])
+            pieces, media_type = await in_turn(owner, len(given[name]), decoded, given[name])
         except ValueError as e:
             raise errors.Refused(errors.Failure(400, f"{name}: {e}")) from None
-        artifact = await self.context.uploads.store(_whole(data), "upload", media_type, owner=owner)
+        artifact = await self.context.uploads.store(chunks_of(pieces), "upload", media_type, owner=owner)
         url = self.context.artifacts.url(artifact, self.context.artifacts.base_url(request))
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
@@ -174,7 +175,7 @@ class ModelsLab:
                 body, owner = await keyed.read(request, self.strangers, self.folder, identify, grow)
         else:
             body = await collected(request, request.stream(), owner=owner)
-        fields = await parsed(body)
+        fields = await parsed(body, owner or "")
         fields = {} if fields is None else fields
         if not isinstance(fields, dict):
             raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
@@ -197,7 +198,3 @@ def _number(value: Any) -> int | None:
     """A job's number, as a client repeats it."""
     text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
-
-
-async def _whole(data: bytes) -> AsyncIterator[bytes]:
-    yield data

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import MAX_SEED, Task
-from server.facades.wire import MAX_PROMPT, flaw, is_callable, shown
+from server.facades.wire import MAX_PROMPT, flaw, is_blank, is_callable, shown
 from weights.catalog import published
 
 RANDOM_SEED = -1
@@ -35,7 +35,7 @@ def _writable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise PydanticCustomError("blank", "is required")
     return text
 

@@ -5,11 +5,12 @@ Knows: data URIs, and a few kinds of file by their first bytes. Does not know: w
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 
-SPACE = re.compile(r"\s+")
+from server.media.data_uris import HEAD, encoded, from_base64
+from server.media.door import DownloadFailed
+from server.media.uploads import UPLOAD_BYTES
+
 FIRST_BYTES = (
     (re.compile(rb"\x89PNG\r\n"), "image/png"),
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
@@ -19,22 +20,22 @@ FIRST_BYTES = (
 )
 
 
-def decoded(text: str) -> tuple[bytes, str]:
-    """The bytes of a data URI or of plain base64, and their media type as said or as seen ("" when neither).
+def decoded(text: str) -> tuple[list[bytes], str]:
+    """The bytes of a data URI or of plain base64, in pieces, and their media type as said or as seen ("" when neither).
 
     Raises ValueError with the reason.
     """
-    text, media_type = text.strip(), ""
-    if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().rstrip().endswith(";base64"):
+    begin, media_type = 0, ""
+    if text[:HEAD].lstrip()[:5].lower() == "data:":
+        begin = text.find(",", 0, HEAD) + 1
+        head = text[:begin].lstrip()[5:-1].lower()
+        if not head.rstrip().endswith(";base64"):
             raise ValueError("the data: URI does not hold base64")
-        media_type = head[5:].partition(";")[0].strip().lower()
+        media_type = head.partition(";")[0].strip()
     try:
-        body = SPACE.sub("", text).rstrip("=").encode("ascii").translate(bytes.maketrans(b"-_", b"+/"))
-        data = base64.b64decode(body + b"=" * (-len(body) % 4), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
+        pieces = [piece for piece in from_base64(encoded(text, begin), UPLOAD_BYTES) if piece]
+    except DownloadFailed:
         raise ValueError("it is neither a data: URI nor base64") from None
-    if not data:
+    if not pieces:
         raise ValueError("the file is empty")
-    return data, media_type or next((kind for first, kind in FIRST_BYTES if first.match(data)), "")
+    return pieces, media_type or next((kind for first, kind in FIRST_BYTES if first.match(pieces[0])), "")

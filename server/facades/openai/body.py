@@ -33,7 +33,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     body = await read_body(request)
     if kind in FORMS and not (kind == FORMS[1] and body.lstrip().startswith(b"{")):
         return await _of_form(request, body)
-    fields = await parsed(body)
+    fields = await parsed(body, request.state.owner)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.ranges import MAX_FPS, MAX_FRAMES, MAX_LORA_SCALE, MAX_SIDE, MIN_SIDE
 from pipelines.request import MAX_SEED
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.wire import MAX_PROMPT, flaw, is_blank
 
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
@@ -66,7 +66,7 @@ def _writable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise _wrong("must not be blank")
     return text
 
@@ -80,7 +80,7 @@ def _no_bool(value: Any) -> Any:
 
 def opened(value: Any) -> Any:
     """An object that a form carries as JSON in a text; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+    if isinstance(value, str) and value[:MAX_PROMPT].lstrip().startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
     return value

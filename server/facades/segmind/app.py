@@ -24,6 +24,7 @@ from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, Uplo
 from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
 from server.shares import holder
+from server.steps import in_turn
 
 # NOTE: "/v1" is shared: a façade with a longer prefix there (/v1/videos, /v1/predictions) comes before this one
 PREFIXES = ("/v1", "/v2", "/upload-asset", "/segmind")
@@ -111,7 +112,7 @@ class Segmind:
     async def upload(self, request: Request) -> Response:
         given = UploadAsset.model_validate(await read_fields(request, forms=False))
         uris = enumerate(given.data_urls)
-        assets = [await run_in_threadpool(Asset.of, uri, f"data_urls[{n}]") for n, uri in uris]
+        assets = [await in_turn(request.state.owner, len(uri), Asset.of, uri, f"data_urls[{n}]") for n, uri in uris]
         stored = [await asset.keep(self.context, request.state.owner) for asset in assets]
         base = self.context.artifacts.base_url(request)
         urls = [self.context.artifacts.url(artifact, base) for artifact in stored]

@@ -7,50 +7,45 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from server.context import Context
 from server.facades.segmind.errors import Refused
 from server.jobs.job import Artifact
-from server.media.data_uris import from_base64, unescaped
+from server.media.data_uris import HEAD, NotBase64, from_base64, unescaped
 from server.media.door import DownloadFailed
-from server.media.uploads import UPLOAD_BYTES
+from server.media.uploads import UPLOAD_BYTES, chunks_of
 
 MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
-CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Asset:
     media_type: str
-    data: bytes
+    pieces: list[bytes]
 
     @classmethod
     def of(cls, uri: str, name: str) -> Asset:
         """What `uri` holds, a file of any type; `name` is what an error calls it. Raises Refused."""
-        head, comma, body = uri.strip().partition(",")
-        if not comma or head[:5].lower() != "data:":
+        comma = (uri := uri.strip()).find(",", 0, HEAD)
+        head = uri[: max(0, comma)].lower()
+        if not head.startswith("data:"):
             raise Refused(400, f"{name} must be a data: URI, as in data:image/png;base64,iVBORw0…")
-        kind, *options = head[5:].lower().split(";")
+        kind, *options = head[5:].split(";")
+        data = unescaped(uri, comma + 1)
+        if "base64" in (option.strip() for option in options):
+            data = from_base64(data, UPLOAD_BYTES)
         try:
-            data = unescaped(body)
+            pieces = [piece for piece in data if piece]
+        except NotBase64:
+            raise Refused(400, f"{name} says base64, and what follows is not") from None
         except DownloadFailed as e:
             raise Refused(400, f"{name}: {e.message}") from None
-        if "base64" in (option.strip() for option in options):
-            try:
-                data = from_base64(data, UPLOAD_BYTES)
-            except DownloadFailed:
-                raise Refused(400, f"{name} says base64, and what follows is not") from None
-        if not data:
+        if not pieces:
             raise Refused(400, f"{name} holds no data")
-        return cls(kind.strip() if MEDIA_TYPE.fullmatch(kind.strip()) else "application/octet-stream", data)
+        return cls(kind.strip() if MEDIA_TYPE.fullmatch(kind.strip()) else "application/octet-stream", pieces)
 
     async def keep(self, context: Context, owner: str) -> Artifact:
         """Raises DiskFull, UploadTooLarge."""
         file_name = f"asset{mimetypes.guess_extension(self.media_type) or ''}"
-        return await context.uploads.store(self._chunks(), file_name, self.media_type, owner=owner)
-
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        for begin in range(0, len(self.data), CHUNK):
-            yield self.data[begin : begin + CHUNK]
+        return await context.uploads.store(chunks_of(self.pieces), file_name, self.media_type, owner=owner)

@@ -27,7 +27,7 @@ async def read_fields(request: Request, *, forms: bool = True) -> dict[str, Any]
         taken = "application/json or multipart/form-data" if forms else "application/json"
         raise Refused(406, f"Invalid content type {kind[:100]}: send {taken}")
     else:
-        fields = await parsed(body)
+        fields = await parsed(body, request.state.owner)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

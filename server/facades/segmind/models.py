@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import GenerationRequest, Media, Task
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.wire import MAX_PROMPT, flaw, is_blank
 
 SEED_LIMIT = 2**53 - 1
 SIZE = (720, 480)  # both models' only one at Segmind, whatever model answers here
@@ -35,7 +35,7 @@ def _writable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise PydanticCustomError("blank", "must not be blank")
     return text
 

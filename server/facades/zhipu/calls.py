@@ -110,7 +110,7 @@ async def _fields(request: Request) -> dict[str, Any]:
                 name: await _file(name, value) if isinstance(value, UploadFile) else value
                 for name, value in form.items()
             }
-    fields = await parsed(body)
+    fields = await parsed(body, request.state.owner)
     if fields is None:
         return {}
     if not isinstance(fields, dict):

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJson
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import Task
-from server.facades.wire import flaw, shown
+from server.facades.wire import flaw, is_blank, shown
 from weights.catalog import published
 
 MODELS = ("cogvideox-3", "cogvideox-2", "cogvideox-flash", "cogvideox")
@@ -42,7 +42,7 @@ def present(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in fields.items()
-        if value is not None and value not in ([], {}) and not (isinstance(value, str | bytes) and not value.strip())
+        if value is not None and value not in ([], {}) and not (isinstance(value, str | bytes) and is_blank(value))
     }
 
 
