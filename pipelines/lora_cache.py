@@ -76,7 +76,7 @@ def attach_all(transformer: Any, loras: Sequence[tuple[Lora, Adapter]]) -> Gener
             f" {loaded.modules} modules, {adapter.bytes / 2**20:.1f} MiB; layout {loaded.layout}"
         )
         alpha = adapter.alpha(one.alpha)
-        if (doubt := lora_file.doubt(adapter.match, alpha)) is not None:
+        for doubt in lora_file.doubts(adapter.match, alpha, one.alpha):
             yield Log(f"lora {file}: {doubt}", "WARN")
         strengths.append(alpha.values)
     return {"alphas": strengths} if strengths else {}

@@ -174,20 +174,21 @@ def describe(path: Path, models_dir: Path) -> dict[str, Any]:
         return {**about, "problem": [f"{name}: {reason}" for name, reason in reasons.items()]}
     found = next(iter(fits.values()))
     alpha = lora_file.alpha_of(file, found)
-    ranks = sorted({pair.rank for pair in found.pairs.values()})
-    factors = sorted({alpha.values[module] / pair.rank for module, pair in found.pairs.items()})
-    kinds = {re.sub(r"^transformer_blocks\.\d+\.", "", module) for module in found.pairs}
-    blocks = {module.split(".")[1] for module in found.pairs if module.startswith("transformer_blocks.")}
-    doubt = lora_file.doubt(found, alpha)
+    ranks = sorted({part.rank for part in found.parts.values()})
+    factors = sorted({alpha.values[module] / part.rank for module, part in found.parts.items()})
+    kinds = {re.sub(r"^transformer_blocks\.\d+\.", "", module) for module in found.parts}
+    blocks = {module.split(".")[1] for module in found.parts if module.startswith("transformer_blocks.")}
+    doubts = lora_file.doubts(found, alpha)
     return {
         **about,
         "layout": found.layout,
+        "kind": ", ".join(found.kinds),
         "rank": ", ".join(map(str, ranks)),
         "alpha": f"{_span(sorted(set(alpha.values.values())))} (from {alpha.source})",
         "factor": f"{_span(factors)} (alpha / rank, times a request's scale)",
         "base": ", ".join(fits),
-        "modules": f"{len(found.pairs)}: {', '.join(sorted(kinds))} of {len(blocks)} blocks",
-        **({"note": doubt} if doubt else {}),
+        "modules": f"{len(found.parts)}: {', '.join(sorted(kinds))} of {len(blocks)} blocks",
+        **({"note": doubts} if doubts else {}),
     }
 
 

@@ -20,7 +20,7 @@ from pipelines.lora_cache import Adapters
 from pipelines.request import GenerationRequest, Lora, RequestError
 from tests import checkpoints
 from tests.pipelines.engines import ask, clip_file, finished, new_engine, picture_file
-from tests.pipelines.loras import LAYOUTS, MODULES, RANK, Pairs, draw, write
+from tests.pipelines.loras import LAYOUTS, MODULES, RANK, Pairs, draw, of_kinds, write
 
 SHORT = {"num_frames": 5, "num_inference_steps": 2}
 TASKS: list[tuple[checkpoints.Kind, str]] = [
@@ -172,7 +172,7 @@ def test_what_cannot_be_used_is_refused_and_the_engine_goes_on(engine: Engine, t
     for lora, match in (
         (Lora(str(write(tmp_path / "wide.safetensors", wide))), r"3072 channels \(CogVideoX-5B or 1.5-5B\)"),
         (Lora(str(torn)), "torn.safetensors: cannot be read: torn"),
-        (Lora(str(pickled)), r"code.pt: a LoRA must be a \.safetensors file"),
+        (Lora(str(pickled)), r"code.pt: it is a pickle .*`cogvideox lora add` converts it"),
         (Lora(str(tmp_path / "absent.safetensors")), "absent.safetensors: cannot be read"),
         (Lora(str(good), sha256="0" * 64), "its SHA-256 is .*, asked for was 000"),
         (Lora(str(good), 11.0), "between -10 and 10"),
@@ -202,7 +202,7 @@ def test_adapters_are_kept_by_hash_and_the_least_recently_used_goes(engine: Engi
     assert kept.get(Lora(str(paths[1])), "another", transformer) is not second
     paths[1].write_bytes(paths[2].read_bytes())
     changed = kept.get(Lora(str(paths[1])), "5b", transformer)
-    assert torch.equal(changed.pairs[MODULES[0]][0], found[2].pairs[MODULES[0]][0])
+    assert torch.equal(changed.tensors[MODULES[0]]["lora_A.weight"], found[2].tensors[MODULES[0]]["lora_A.weight"])
     assert Adapters(room=1).get(Lora(str(paths[0])), "5b", transformer).bytes == size
 
 
@@ -220,8 +220,11 @@ def test_their_memory_counts_when_the_profile_is_chosen(engine: Engine, tmp_path
 
 
 @pytest.mark.parametrize("memory", ["model", "group", "sequential"])
-def test_offloaded_models_take_them_too(engine: Engine, tmp_path: Path, memory: Any) -> None:
+@pytest.mark.parametrize("kinds", ["LoRA", "DoRA, LoHa, LoKr"])
+def test_offloaded_models_take_them_too(engine: Engine, tmp_path: Path, memory: Any, kinds: str) -> None:
     path = write(tmp_path / "style.safetensors", known(engine), "kohya")
+    if kinds != "LoRA":
+        of_kinds(engine.loader.load(engine.models["5b"], "5b").transformer, path)
     request = ask(**SHORT, loras=(Lora(str(path), 0.5),))
     offloading = new_engine(memory=memory)
     wanted, _ = made(engine, request)
