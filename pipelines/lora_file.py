@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipelines.lora_layout import Layers, LoraError, Match, Part, Shape, match
 from pipelines.lora_names import bare
@@ -34,16 +34,27 @@ NUMBER_LENGTH = 100  # characters of a number in a text
 MOST_ALPHA = 1e6  # of a request or an owner
 PLAIN = re.compile(r"[\w.-]*")
 HEAD = 300  # bytes, enough for `kind_of`
-PICKLE = "a pickle (.pt, .bin, .ckpt), which can run code when it is read"
-CONVERTED = "`cogvideox lora add` converts it where COGVIDEOX_LORA_PICKLE=true"
+
+
+class Kind(NamedTuple):
+    """Of a file that is none: what it is, and what to do instead."""
+
+    name: str
+    hint: str
+
+
+PICKLE = Kind(
+    "a pickle (.pt, .bin, .ckpt), which can run code when it is read",
+    "`cogvideox lora add` converts it where COGVIDEOX_LORA_PICKLE=true",
+)
 _KINDS = (
     ((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), PICKLE),
-    ((b"PK\x03\x04", b"PK\x05\x06"), "an archive (.zip); unpack it and give the file in it"),
-    ((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd"), "an archive; unpack it first"),
-    ((b"GGUF",), "a GGUF file"),
-    ((b"version https://git-lfs",), "a Git LFS pointer, not the file: run `git lfs pull` where it came from"),
-    ((b"<",), "a web page; give the URL of the file itself"),
-    ((b"{",), "a JSON text"),
+    ((b"PK\x03\x04", b"PK\x05\x06"), Kind("an archive (.zip)", "give the file that is in it")),
+    ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), Kind("a compressed file", "give the file that is in it")),
+    ((b"7z\xbc\xaf", b"Rar!"), Kind("an archive (.7z, .rar)", "give the file that is in it")),
+    ((b"GGUF",), Kind("a GGUF file", "give the safetensors file of it")),
+    ((b"<",), Kind("a web page", "give the address of the file itself")),
+    ((b"{",), Kind("a JSON text", "give the address of the file itself")),
 )
 
 
@@ -87,10 +98,10 @@ def read(path: Path) -> LoraFile:
         raise LoraError(f"cannot be read: {e.strerror}") from e
     if kind is None:
         raise LoraError("a LoRA must be a .safetensors file, also by its name; rename it if it is one")
-    raise LoraError(f"it is {kind}; a LoRA must be a .safetensors file" + (f"; {CONVERTED}" if kind == PICKLE else ""))
+    raise LoraError(f"a LoRA must be a .safetensors file, this is {kind.name}; {kind.hint}")
 
 
-def kind_of(head: bytes) -> str | None:
+def kind_of(head: bytes) -> Kind | None:
     """What a file that begins so is, in words, if it is surely no safetensors file."""
     if head[8:9] == b"{":  # after eight bytes of a length, which may look like anything
         return None
@@ -105,7 +116,7 @@ def content(path: Path) -> LoraFile:
     try:
         with path.open("rb") as file:
             if (kind := kind_of(file.read(HEAD))) is not None:
-                raise LoraError(f"cannot be read: it is {kind}")
+                raise LoraError(f"cannot be read: it is {kind.name}; {kind.hint}")
         header = read_whole_header(path)
         found, scalars = header.tensors, {}
         with path.open("rb") as file:
@@ -127,7 +138,7 @@ def matched(file: LoraFile, layers: Layers) -> Match:
     for part in found.parts.values():
         for key in part.keys.values():
             if file.dtypes[key] not in FLOATING:
-                raise LoraError(f"{key}: it is {file.dtypes[key]}, not a tensor of floating numbers")
+                raise LoraError(f"{key}: its tensors are no matrices of floating numbers but {file.dtypes[key]}")
     return found
 
 

@@ -88,13 +88,18 @@ def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
         else:
             found.setdefault(module, {})[what] = key
     strange = [*(m for m in (*found, *alphas) if m not in layers or m not in found), *others]
+    fit = {module: keys for module, keys in found.items() if module in layers}
+    # the model that it is for may have layers of the same names: this comes before shapes are compared
     if (model := lora_names.foreign(strange)) is not None:
-        raise LoraError(f"it is for {model}, not for CogVideoX; it holds {_some(strange)}")
-    if (kind := lora_names.unsupported(others)) is not None:
-        raise LoraError(f"it is {kind}, which is not supported; it holds {_some(others)}")
-    parts = {m: _part(m, keys, shapes, layers[m]) for m, keys in found.items() if m in layers}
-    if not parts or strange:
-        raise LoraError(_expected(shapes, len(parts), len(found), strange, len(text), layers))
+        held = "it holds nothing for this transformer" if not fit else f"{len(fit)} of its modules are called alike"
+        raise LoraError(f"it is for {model}, not for CogVideoX; {held}; it holds {_some(strange)}")
+    kind = lora_names.unsupported(others)
+    if kind is not None or not fit:
+        known = "" if kind is None else f"it is {kind}, which is not supported; "
+        raise LoraError(known + _expected(shapes, len(fit), len(found), strange, len(text), layers))
+    parts = {module: _part(module, keys, shapes, layers[module]) for module, keys in fit.items()}
+    if strange:
+        raise LoraError(_expected(shapes, len(fit), len(found), strange, len(text), layers))
     first = next(iter(next(iter(parts.values())).keys.values()))
     return Match(lora_names.layout(first), parts, alphas, len(text))
 
@@ -240,7 +245,7 @@ def _expected(keys: Iterable[str], fit: int, count: int, strange: list[str], tex
     if not fit and not strange and text:
         return f"it is for the text encoder only ({text} layers of it), to which LoRAs are not applied here"
     if fit == count and fit:
-        what = f"its {fit} modules fit, but it also holds what is no part of them: {_some(strange)}"
+        what = f"all of its {fit} modules fit, but it holds more, not of this transformer: {_some(strange)}"
     elif fit:
         what = f"only {fit} of {count} modules fit; not of this transformer: {_some(strange)}"
     else:
