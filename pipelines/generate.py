@@ -27,7 +27,7 @@ from pipelines.film import Clip, Film
 from pipelines.finish import source_frames
 from pipelines.finishers import Finishers
 from pipelines.loader import Loader, Model
-from pipelines.lora_cache import Adapters, attach_all
+from pipelines.lora_cache import Adapters, attach_all, names, strength, text_notes
 from pipelines.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.plan import Note, Plan, resolve
@@ -102,7 +102,7 @@ class Engine:
         if net is not None and self.finishers.rife_weights == SHIPPED and _draws(plan):
             plan = replace(plan, notes=(*plan.notes, _small_network(plan)))
         clips = self._clips(request, plan, loaded)
-        plan = replace(plan, loras=clips[0].plan.loras)
+        plan = replace(plan, loras=clips[0].plan.loras, notes=(*plan.notes, *text_notes(request, clips[0].adapters)))
         yield Started(plan.to_dict())
         for note in plan.notes:
             yield Log(str(note))
@@ -164,12 +164,7 @@ class Engine:
             film.keys.append(key_of(film.request, plan, {**identity(loaded, self.device), **strengths, **after}))
             latents = yield from self._latents(film, clip, pixels, ladder)
             if not torch.isfinite(latents).all():
-                raise GenerationError(
-                    "bad_output",
-                    f"sampling ended in NaN: {loaded.info.family.title} ran in {short(loaded.dtype)},"
-                    f" it was trained in {loaded.info.family.dtype}"
-                    + (f"; it may be the LoRA{'s' * (len(clip.adapters) > 1)}" if clip.adapters else ""),
-                )
+                raise GenerationError("bad_output", f"sampling ended in NaN{_cause(clip)}")
             film.latents.append(latents.cpu())
             film.clock.next("decode")
             yield Stage("decode")
@@ -269,6 +264,20 @@ def _moved(sampling: Sampling, device: torch.device) -> Sampling:
         latents=sampling.latents.to(device),
         old_pred_original_sample=None if old is None else old.to(device),
     )
+
+
+def _cause(clip: Clip) -> str:
+    """Of NaN, as far as can be said."""
+    loaded, causes = clip.model, []
+    if short(loaded.dtype) not in (loaded.info.family.dtype, "float32"):
+        causes.append(
+            f"{loaded.info.family.title} ran in {short(loaded.dtype)}, it was trained in {loaded.info.family.dtype}"
+        )
+    if clip.adapters:
+        called = names([one for one, _ in clip.adapters])
+        acting = [strength(name, *one) for name, one in zip(called, clip.adapters, strict=True)]
+        causes.append(f"it ran with {', '.join(acting)}; try a smaller scale or without")
+    return ": " + "; ".join(causes) if causes else "; the checkpoint's weights may be damaged"
 
 
 def _draws(plan: Plan) -> bool:

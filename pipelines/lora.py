@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipelines import lora_file
 from pipelines.lora_file import Alpha, AlphaSource, LoraFile
-from pipelines.lora_layout import LoraError, Match, Shape
+from pipelines.lora_layout import LoraError, Match, Part, Shape
+from pipelines.lora_names import MAGNITUDE
 
 __all__ = ["Adapter", "LoadedLora", "LoraError", "attach", "load_lora", "read_adapter", "unload"]
 
@@ -44,16 +46,17 @@ class LoadedLora:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA that fits a transformer: (A, B) by module, in main memory and in the dtype it computes in."""
+    """A LoRA that fits a transformer: its tensors by module and by PEFT's names, in main memory and in the dtype they
+    compute in."""
 
     file: LoraFile
     match: Match
     sha256: str
-    pairs: dict[str, tuple[Tensor, Tensor]]
+    tensors: dict[str, dict[str, Tensor]]
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for pair in self.pairs.values() for t in pair)
+        return sum(t.numel() * t.element_size() for part in self.tensors.values() for t in part.values())
 
     def alpha(self, asked: float | None = None) -> Alpha:
         """As it stands now: the owner may change a sidecar while the tensors are kept."""
@@ -64,7 +67,7 @@ def load_lora(
     pipeline_or_transformer: Any, path: str | Path, scale: float, name: str, alpha: float | None = None
 ) -> LoadedLora:
     """`read_adapter`, then `attach`."""
-    _, transformer = _parts(pipeline_or_transformer)
+    transformer = _transformer(pipeline_or_transformer)
     return attach(pipeline_or_transformer, read_adapter(transformer, Path(path)), scale, name, alpha)
 
 
@@ -74,18 +77,27 @@ def read_adapter(transformer: nn.Module, path: Path) -> Adapter:
     layers = dict(_base_layers(transformer))
     file = lora_file.read(path)
     found = lora_file.matched(file, {name: _shape(name, layer) for name, layer in layers.items()})
-    pairs = {}
+    tensors = {}
     try:
-        with safe_open(path, framework="pt") as tensors:
-            for module, pair in found.pairs.items():
+        with safe_open(path, framework="pt") as opened:
+            for module, part in found.parts.items():
                 dtype = _computes_in(layers[module])
-                halves = (tensors.get_tensor(pair.down), tensors.get_tensor(pair.up))
-                # copies: what safetensors gives is the file itself, which its owner may overwrite
-                down, up = (half.to(dtype or half.dtype, copy=True) for half in halves)
-                pairs[module] = (down, up)
+                tensors[module] = {name: _read(opened, key, dtype) for name, key in part.keys.items()}
     except (SafetensorError, OSError) as e:
         raise LoraError(f"cannot be read: {e}") from e
-    return Adapter(file, found, lora_file.digest(path), pairs)
+    return Adapter(file, found, lora_file.digest(path), tensors)
+
+
+def _read(opened: Any, key: str, dtype: torch.dtype | None) -> Tensor:
+    """Raises LoraError for numbers that are none, in the file or in `dtype`."""
+    stored: Tensor = opened.get_tensor(key)
+    # a copy: what safetensors gives is the file itself, which its owner may overwrite
+    tensor = stored.to(dtype or stored.dtype, copy=True)
+    if not torch.isfinite(tensor.float()).all():
+        if torch.isfinite(stored.float()).all():
+            raise LoraError(f"{key}: it holds numbers too large for {str(dtype).removeprefix('torch.')}")
+        raise LoraError(f"{key}: it holds NaN or infinite numbers")
+    return tensor
 
 
 def attach(
@@ -93,10 +105,10 @@ def attach(
 ) -> LoadedLora:
     """Let `adapter` act under `name` with `scale`, beside those already there; `alpha` counts where the file has none.
 
-    Give the pipeline rather than the transformer when its offloading is on. LoraError for a name in use, a scale or an
-    alpha that is no number, or fused query-key-value projections; nothing is attached then.
+    Offloading must be off. With a scale of 0 nothing is attached: DoRA would act even then. LoraError for a name in
+    use, a scale or an alpha that is no number, or fused query-key-value projections; nothing is attached then.
     """
-    pipeline, transformer = _parts(pipeline_or_transformer)
+    transformer = _transformer(pipeline_or_transformer)
     if not name or "." in name:
         raise LoraError(f"an adapter's name must be without dots, not {name!r}")
     if name in getattr(transformer, "peft_config", {}):
@@ -108,21 +120,22 @@ def attach(
     strength = adapter.alpha(alpha)
     first = not getattr(transformer, "peft_config", {})
     try:
-        _attach(pipeline, transformer, name, adapter.pairs, strength.values)
-        _activate(transformer, name, scale, set(adapter.pairs))
+        if scale:
+            _attach(transformer, name, adapter, strength.values)
+            _activate(transformer, name, scale, set(adapter.tensors))
     except Exception as e:
         if first:
             unload(transformer)
-        elif name in transformer.peft_config:
+        elif name in getattr(transformer, "peft_config", {}):
             _drop(transformer, name)
         if isinstance(e, torch.OutOfMemoryError):
             raise
         raise LoraError(f"could not be attached: {e}") from e
-    ranks = {pair.rank for pair in adapter.match.pairs.values()}
+    ranks = {part.rank for part in adapter.match.parts.values()}
     return LoadedLora(
         name=name,
         scale=scale,
-        modules=len(adapter.pairs),
+        modules=len(adapter.tensors),
         rank=ranks.pop() if len(ranks) == 1 else None,
         alpha=strength.common,
         alpha_source=strength.source,
@@ -132,15 +145,14 @@ def attach(
 
 def unload(pipeline_or_transformer: Any) -> None:
     """Take all adapters off; the plain layers come back with the weights they had, bit for bit."""
-    _, transformer = _parts(pipeline_or_transformer)
+    transformer = _transformer(pipeline_or_transformer)
     if hasattr(transformer, "peft_config"):
         transformer.unload_lora()
 
 
-def _parts(pipeline_or_transformer: Any) -> tuple[Any, Any]:
-    if isinstance(pipeline_or_transformer, nn.Module):
-        return None, pipeline_or_transformer
-    return pipeline_or_transformer, pipeline_or_transformer.transformer
+def _transformer(pipeline_or_transformer: Any) -> Any:
+    is_module = isinstance(pipeline_or_transformer, nn.Module)
+    return pipeline_or_transformer if is_module else pipeline_or_transformer.transformer
 
 
 def _base_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -169,34 +181,78 @@ def _computes_in(layer: nn.Module) -> torch.dtype | None:
     return dtype if dtype in (torch.float32, torch.bfloat16, torch.float16) else None
 
 
-def _attach(
-    pipeline: Any,
+def _attach(transformer: Any, name: str, adapter: Adapter, alpha: Mapping[str, float]) -> None:
+    layers = dict(_base_layers(transformer))
+    groups: dict[tuple[str, bool], dict[str, Part]] = {}
+    for module, part in adapter.match.parts.items():
+        groups.setdefault((part.kind, "lora_B.bias" in part.keys), {})[module] = part
+    for (kind, has_bias), parts in groups.items():
+        tensors = {
+            module: {key: t.to(**_like(layers[module]), copy=True) for key, t in adapter.tensors[module].items()}
+            for module in parts
+        }
+        with warnings.catch_warnings():
+            # A second adapter is what was asked for. The worker has one thread that touches models, so this is safe.
+            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+            if kind in ("LoRA", "DoRA"):
+                _inject_lora(transformer, name, parts, tensors, alpha, has_bias)
+            else:
+                _inject_lycoris(transformer, name, parts, tensors, alpha)
+        transformer._hf_peft_config_loaded = True  # as diffusers' own loader says it
+
+
+def _inject_lora(
     transformer: Any,
     name: str,
-    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    parts: Mapping[str, Part],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    alpha: Mapping[str, float],
+    has_bias: bool,
+) -> None:
+    """Parts of one kind, as diffusers' own loader attaches them."""
+    ranks = {module: part.rank for module, part in parts.items()}
+    rank, usual = (Counter(v).most_common(1)[0][0] for v in (ranks.values(), (alpha[m] for m in parts)))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=usual,
+        rank_pattern={f"^{m}": r for m, r in ranks.items() if r != rank},
+        alpha_pattern={f"^{m}": alpha[m] for m in parts if alpha[m] != usual},
+        target_modules=list(parts),
+        use_dora=next(iter(parts.values())).kind == "DoRA",
+        lora_bias=has_bias,
+    )
+    state_dict = {}
+    for module, own in tensors.items():
+        ones = (1,) * (own["lora_A.weight"].ndim - 2)
+        for key, tensor in own.items():
+            is_magnitude = key == MAGNITUDE  # of a convolution [1, out, 1, 1], else [out]
+            state_dict[f"{module}.{key}"] = (
+                tensor.reshape((1, -1, *ones) if ones else (-1,)) if is_magnitude else tensor
+            )
+    inject_adapter_in_model(config, transformer, adapter_name=name, state_dict=state_dict, low_cpu_mem_usage=True)
+    set_peft_model_state_dict(transformer, state_dict, name, low_cpu_mem_usage=True)
+
+
+def _inject_lycoris(
+    transformer: Any,
+    name: str,
+    parts: Mapping[str, Part],
+    tensors: Mapping[str, Mapping[str, Tensor]],
     alpha: Mapping[str, float],
 ) -> None:
-    layers = dict(_base_layers(transformer))
-    state_dict = {}
-    for module, halves in pairs.items():
-        for key, half in zip(("lora_A", "lora_B"), halves, strict=True):
-            state_dict[f"{module}.{key}.weight"] = half.to(**_like(layers[module]), copy=True)
-    ranks = {module: down.shape[0] for module, (down, _) in pairs.items()}
-    rank, usual = (Counter(v).most_common(1)[0][0] for v in (ranks.values(), alpha.values()))
-    # Given as metadata, the configuration is taken as it is; left out, diffusers would guess it from the tensors.
-    config = {
-        "r": rank,
-        "lora_alpha": usual,
-        "rank_pattern": {f"^{m}": r for m, r in ranks.items() if r != rank},
-        "alpha_pattern": {f"^{m}": a for m, a in alpha.items() if a != usual},
-        "target_modules": list(pairs),
-    }
-    with warnings.catch_warnings():
-        # A second adapter is what was asked for. The worker has one thread that touches models, so this is safe.
-        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-        transformer.load_lora_adapter(
-            state_dict, prefix=None, adapter_name=name, metadata=config, low_cpu_mem_usage=True, _pipeline=pipeline
-        )
+    """Parts of one kind, LoHa or LoKr. PEFT would choose its own shapes for them: the file's are put in their place."""
+    of_kind = LoHaConfig if next(iter(parts.values())).kind == "LoHa" else LoKrConfig
+    config = of_kind(r=1, alpha=1, target_modules=list(parts))
+    inject_adapter_in_model(config, transformer, adapter_name=name, low_cpu_mem_usage=True)
+    for module, own in tensors.items():
+        layer = transformer.get_submodule(module)
+        for key in layer.adapter_layer_names:
+            of_adapters = getattr(layer, key)
+            if name in of_adapters:
+                del of_adapters[name]
+            if key in own:
+                of_adapters[name] = nn.Parameter(own[key], requires_grad=False)
+        layer.r[name], layer.alpha[name] = parts[module].rank, alpha[module]
 
 
 def _like(layer: nn.Module) -> dict[str, Any]:

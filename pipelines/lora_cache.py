@@ -6,6 +6,7 @@ come from.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch import nn
 from pipelines import lora_file
 from pipelines.events import Event, Log
 from pipelines.lora import Adapter, LoraError, attach, read_adapter
-from pipelines.request import Lora, RequestError
+from pipelines.plan import Note
+from pipelines.request import GenerationRequest, Lora, RequestError
 
+FETCHED = re.compile(r"[0-9a-f]{64}\.safetensors")  # what the server calls those that it fetched
 ROOM = 2 * 2**30  # bytes: some eight LoRAs of rank 128 for the 5B in bfloat16
 
 
@@ -52,20 +55,50 @@ class Adapters:
 
     def all(self, loras: Iterable[Lora], model: str, transformer: nn.Module) -> list[tuple[Lora, Adapter]]:
         """Raises RequestError."""
-        found = []
-        for one in loras:
+        loras, found = list(loras), []
+        for name, one in zip(names(loras), loras, strict=True):
             try:
                 found.append((one, self.get(one, model, transformer)))
             except (LoraError, OSError) as e:
-                raise RequestError("loras", f"{Path(one.path).name}: {e}") from e
+                raise RequestError("loras", f"{name}: {e}") from e
         return found
+
+
+def names(loras: Sequence[Lora]) -> list[str]:
+    """What each is called in messages: its file, with its number where that alone would not tell them apart."""
+    files = [Path(one.path).name for one in loras]
+    return [
+        f"{file} (number {n})" if files.count(file) > 1 or (FETCHED.fullmatch(file) and len(files) > 1) else file
+        for n, file in enumerate(files, 1)
+    ]
+
+
+def text_notes(request: GenerationRequest, loras: Sequence[tuple[Lora, Adapter]]) -> list[Note]:
+    """For those that have a part for the text encoder. Raises RequestError when the request is strict."""
+    notes = []
+    for name, (_, adapter) in zip(names([one for one, _ in loras]), loras, strict=True):
+        if adapter.match.text:
+            reason = f"its part for the text encoder ({adapter.match.text} layers) cannot be applied here"
+            if request.strict:
+                raise RequestError("loras", f"{name} is not possible as asked: {reason}")
+            notes.append(Note("loras", name, "its part for the transformer", reason))
+    return notes
+
+
+def strength(name: str, one: Lora, adapter: Adapter) -> str:
+    """How strong it acts and who says so."""
+    alpha = adapter.alpha(one.alpha)
+    strongest = max(alpha.values, key=lambda m: abs(alpha.values[m] / adapter.match.parts[m].rank))
+    return (
+        f"{name} at scale {one.scale:g}, alpha {alpha.values[strongest]:g} (from {alpha.source}), rank"
+        f" {adapter.match.parts[strongest].rank}"
+    )
 
 
 def attach_all(transformer: Any, loras: Sequence[tuple[Lora, Adapter]]) -> Generator[Event, None, dict[str, Any]]:
     """Says what each is and how strong. Returns what beside the files decides their effect. Raises RequestError."""
     strengths = []
-    for n, (one, adapter) in enumerate(loras):
-        file = Path(one.path).name
+    for n, (file, (one, adapter)) in enumerate(zip(names([one for one, _ in loras]), loras, strict=True)):
         try:
             loaded = attach(transformer, adapter, one.scale, f"lora{n}", one.alpha)
         except LoraError as e:
@@ -74,9 +107,10 @@ def attach_all(transformer: Any, loras: Sequence[tuple[Lora, Adapter]]) -> Gener
             f"lora {file}: scale {loaded.scale:g}, rank {loaded.rank or 'differs'}, alpha"
             f" {'differs' if loaded.alpha is None else f'{loaded.alpha:g}'} (from {loaded.alpha_source}),"
             f" {loaded.modules} modules, {adapter.bytes / 2**20:.1f} MiB; layout {loaded.layout}"
+            + ("" if loaded.scale else "; with scale 0 it does nothing")
         )
         alpha = adapter.alpha(one.alpha)
-        if (doubt := lora_file.doubt(adapter.match, alpha)) is not None:
+        for doubt in lora_file.doubts(adapter.match, alpha, one.alpha):
             yield Log(f"lora {file}: {doubt}", "WARN")
         strengths.append(alpha.values)
     return {"alphas": strengths} if strengths else {}

@@ -3,7 +3,7 @@
 Knows: safetensors, the places where alpha is kept and which of them is believed. Does not know: adapters, transformers
 beyond their layers' names and shapes.
 
-    effect of one module:  W + scale x alpha / rank x B A      (arXiv 2106.09685, section 4.1)
+    effect of one module:  W + scale x alpha / rank x B A      (arXiv 2106.09685, section 4.1; LoHa and LoKr likewise)
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pipelines.lora_layout import Layers, LoraError, Match, Shape, match
+from pipelines.lora_layout import Layers, LoraError, Match, Part, Shape, match
+from pipelines.lora_names import bare
 from weights.safetensors_header import BrokenFile, read_whole_header
 
 AlphaSource = Literal[
@@ -29,6 +31,31 @@ FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 FLOATING = {*FLOATS, "BF16", "F8_E4M3", "F8_E5M2"}
 SIDECAR_BYTES = 2**20
 NUMBER_LENGTH = 100  # characters of a number in a text
+MOST_ALPHA = 1e6  # of a request or an owner
+PLAIN = re.compile(r"[\w.-]*")
+HEAD = 300  # bytes, enough for `kind_of`
+
+
+class Kind(NamedTuple):
+    """Of a file that is none: what it is, and what to do instead."""
+
+    name: str
+    hint: str
+
+
+PICKLE = Kind(
+    "a pickle (.pt, .bin, .ckpt), which can run code when it is read",
+    "`cogvideox lora add` converts it where COGVIDEOX_LORA_PICKLE=true",
+)
+_KINDS = (
+    ((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), PICKLE),
+    ((b"PK\x03\x04", b"PK\x05\x06"), Kind("an archive (.zip)", "give the file that is in it")),
+    ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), Kind("a compressed file", "give the file that is in it")),
+    ((b"7z\xbc\xaf", b"Rar!"), Kind("an archive (.7z, .rar)", "give the file that is in it")),
+    ((b"GGUF",), Kind("a GGUF file", "give the safetensors file of it")),
+    ((b"<",), Kind("a web page", "give the address of the file itself")),
+    ((b"{",), Kind("a JSON text", "give the address of the file itself")),
+)
 
 
 @dataclass(frozen=True)
@@ -62,14 +89,34 @@ class Alpha:
 
 def read(path: Path) -> LoraFile:
     """Raises LoraError for what is no whole safetensors file, by its name and by what is in it."""
-    if path.suffix.lower() != ".safetensors":
-        raise LoraError("a LoRA must be a .safetensors file; other kinds can run code when they are read")
-    return content(path)
+    if path.suffix.lower() == ".safetensors":
+        return content(path)
+    try:
+        with path.open("rb") as file:
+            kind = kind_of(file.read(HEAD))
+    except OSError as e:
+        raise LoraError(f"cannot be read: {e.strerror}") from e
+    if kind is None:
+        raise LoraError("a LoRA must be a .safetensors file, also by its name; rename it if it is one")
+    raise LoraError(f"a LoRA must be a .safetensors file, this is {kind.name}; {kind.hint}")
+
+
+def kind_of(head: bytes) -> Kind | None:
+    """What a file that begins so is, in words, if it is surely no safetensors file."""
+    if head[8:9] == b"{":  # after eight bytes of a length, which may look like anything
+        return None
+    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # the name of a zip's first entry
+    if head.startswith(b"PK\x03\x04") and first.endswith((b"/data.pkl", b"/version", b"/byteorder")):
+        return PICKLE
+    return next((kind for starts, kind in _KINDS if head.lstrip().startswith(starts)), None)
 
 
 def content(path: Path) -> LoraFile:
     """As `read`, whatever the file is called."""
     try:
+        with path.open("rb") as file:
+            if (kind := kind_of(file.read(HEAD))) is not None:
+                raise LoraError(f"cannot be read: it is {kind.name}; {kind.hint}")
         header = read_whole_header(path)
         found, scalars = header.tensors, {}
         with path.open("rb") as file:
@@ -86,11 +133,12 @@ def content(path: Path) -> LoraFile:
 
 
 def matched(file: LoraFile, layers: Layers) -> Match:
-    """Raises LoraError unless the whole file fits."""
+    """Raises LoraError unless all that is for the transformer fits."""
     found = match(file.shapes, layers)
-    for pair in found.pairs.values():
-        if not {file.dtypes[pair.down], file.dtypes[pair.up]} <= FLOATING:
-            raise LoraError(f"{pair.down}: its tensors are no matrices of floating numbers")
+    for part in found.parts.values():
+        for key in part.keys.values():
+            if file.dtypes[key] not in FLOATING:
+                raise LoraError(f"{key}: its tensors are no matrices of floating numbers but {file.dtypes[key]}")
     return found
 
 
@@ -99,30 +147,47 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
 
     Raises LoraError for one that is there and makes no sense.
     """
-    ranks = {module: pair.rank for module, pair in found.pairs.items()}
+    parts, usual = found.parts, {module: float(part.rank) for module, part in found.parts.items()}
+    scaled = {module for module, part in parts.items() if not part.is_whole}
     beside = sidecar(file.path)
-    if beside.is_file() and (values := _from_config(_text(beside), beside.name, ranks, "alpha")):
+    if beside.is_file() and (values := _from_config(_text(beside), beside.name, parts)):
         return Alpha("sidecar", values)
-    if (own := file.metadata.get("lora_adapter_metadata")) and (values := _from_config(own, "its metadata", ranks)):
+    if (own := file.metadata.get("lora_adapter_metadata")) and (values := _from_config(own, "its metadata", parts)):
         return Alpha("metadata", values)
     for key in ("ss_network_alpha", "lora_alpha", "alpha"):
         if (text := file.metadata.get(key)) is not None:
-            return Alpha("metadata", dict.fromkeys(ranks, _finite(text, key)))
+            return Alpha("metadata", usual | dict.fromkeys(scaled, _finite(text, f"{key} in its metadata")))
     config = file.path.with_name("adapter_config.json")
-    if config.is_file() and (values := _from_config(_text(config), config.name, ranks)):
+    if config.is_file() and (values := _from_config(_text(config), config.name, parts)):
         return Alpha("adapter_config.json", values)
     if found.alphas:  # a module without one has the factor 1, as in kohya's own loader
-        return Alpha("alpha tensors", {m: _tensor(file, found, m, float(rank)) for m, rank in ranks.items()})
+        return Alpha(
+            "alpha tensors", {m: _tensor(file, found, m, rank) if m in scaled else rank for m, rank in usual.items()}
+        )
     if asked is not None:
-        return Alpha("request", dict.fromkeys(ranks, asked))
-    return Alpha(NOWHERE, {m: float(rank) for m, rank in ranks.items()})
+        return Alpha("request", usual | dict.fromkeys(scaled, asked))
+    return Alpha(NOWHERE, usual)
 
 
-def doubt(found: Match, alpha: Alpha) -> str | None:
-    """What should be said of an alpha that was guessed."""
-    if alpha.source != NOWHERE or not found.is_bare:
-        return None
-    return "alpha is not in the file; exports of the original SAT trainer are meant with alpha 1: add it with --alpha 1"
+def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
+    """What should be said of a LoRA: parts of it that do nothing, an alpha that was guessed or passed over."""
+    said = []
+    if found.text:
+        said.append(f"its part for the text encoder ({found.text} layers) is not applied; the transformer's part is")
+    if asked is not None and alpha.source != "request":
+        said.append(f"alpha {asked:g} of the request is not used: alpha is known from {alpha.source}")
+    if alpha.source == NOWHERE and found.is_bare and found.kinds == ["LoRA"]:
+        said.append(
+            "alpha is not in the file; exports of the original SAT trainer are meant with alpha 1:"
+            " `cogvideox lora add FILE --alpha 1`, or #alpha=1 in a request"
+        )
+    return said
+
+
+def check_alpha(alpha: float) -> None:
+    """For one that a request or an owner gives. Raises LoraError."""
+    if not 0 < alpha <= MOST_ALPHA:  # NaN too
+        raise LoraError(f"alpha must be a number above 0, at most {MOST_ALPHA:.0f}")
 
 
 def sidecar(path: Path) -> Path:
@@ -178,23 +243,51 @@ def _text(path: Path) -> str:
         raise LoraError(f"{path.name} cannot be read: {e.strerror}") from e
 
 
-def _from_config(text: str, where: str, ranks: Mapping[str, int], name: str = "lora_alpha") -> dict[str, float]:
-    """Alpha per module from a PEFT configuration (JSON); empty if it has none. Keys may carry `transformer.`."""
+def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, float]:
+    """Alpha per module from a PEFT configuration or a sidecar (JSON); empty if it has none. Keys may carry
+    `transformer.`; LoRA's alpha is called lora_alpha, LoHa's, LoKr's and a sidecar's alpha."""
     try:
         config = {str(k).removeprefix("transformer."): v for k, v in json.loads(text).items()}
-        if config.get(name) is None:
-            return {}
-        alpha = _finite(config[name], name)
-        # Suffixes are compared as text: a file's regular expressions are not for running.
-        patterns = {k.lstrip("^"): _finite(v, k) for k, v in (config.get("alpha_pattern") or {}).items()}
+        name = next((one for one in ("lora_alpha", "alpha") if config.get(one) is not None), None)
+        patterns = dict(config.get("alpha_pattern") or {})
+        ranks = dict(config.get("rank_pattern") or {})
     except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise LoraError(f"{where} is no PEFT configuration: {e}") from e
-    order = {pattern: n for n, pattern in enumerate(patterns)}
+    if name is None:
+        return {}
+    alpha = _finite(config[name], f"{name} in {where}")
+    alphas = _by_module(patterns, parts, alpha, f"alpha_pattern in {where}")
+    if any(part.is_whole for part in parts.values()) and config.get("r") is not None:  # the trainer's word on the rank
+        ranks_of = _by_module(ranks, parts, _finite(config["r"], f"r in {where}"), f"rank_pattern in {where}")
+    else:
+        ranks_of = dict.fromkeys(parts, 1.0)
     out = {}
-    for module, rank in ranks.items():
+    for module, part in parts.items():
+        # rank-stabilised LoRA divides by the root of the rank, arXiv 2312.03732
+        out[module] = alphas[module] * (math.sqrt(part.rank) if config.get("use_rslora") else 1)
+        if part.is_whole:
+            if ranks_of[module] < 1:
+                raise LoraError(f"r in {where} is {ranks_of[module]:g}, less than 1")
+            out[module] /= ranks_of[module]
+    return out
+
+
+def _by_module(patterns: Mapping[Any, Any], modules: Iterable[str], usual: float, where: str) -> dict[str, float]:
+    """The first pattern that is a module's name or the end of it counts, as in PEFT; else `usual`."""
+    said: dict[str, float] = {}
+    for pattern, value in patterns.items():
+        # compared as text: a file's regular expressions are not for running
+        plain = bare(str(pattern).removeprefix("^").removesuffix("$").replace("\\.", ".")).removeprefix("transformer.")
+        if not PLAIN.fullmatch(plain):
+            raise LoraError(
+                f"{where} holds a regular expression, {str(pattern)[:80]!r}, which is not followed;"
+                " `cogvideox lora add FILE --alpha NUMBER` says alpha instead"
+            )
+        said.setdefault(plain, _finite(value, f"{plain[:80]} of {where}"))
+    order = {pattern: n for n, pattern in enumerate(said)}
+    out = {}
+    for module in modules:
         parts = module.split(".")
         ends = [end for n in range(len(parts)) if (end := ".".join(parts[n:])) in order]
-        own = patterns[min(ends, key=order.__getitem__)] if ends else alpha
-        # rank-stabilised LoRA divides by the root of the rank, arXiv 2312.03732
-        out[module] = own * math.sqrt(rank) if config.get("use_rslora") else own
+        out[module] = said[min(ends, key=order.__getitem__)] if ends else usual
     return out

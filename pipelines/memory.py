@@ -210,7 +210,8 @@ class Placement:
             if profile == "sequential":
                 from accelerate import cpu_offload
 
-                cpu_offload(module, execution_device=self.device)
+                # adapters lie beside the layer that they act on and read its weights: all of them visit together
+                cpu_offload(module, execution_device=self.device, preload_module_classes=["Linear", "Conv2d"])
             else:
                 from diffusers.hooks import apply_group_offloading
 

@@ -34,28 +34,34 @@ LISTED = 10  # names in a message
 
 def installed(folder: Path) -> list[str]:
     """The names of all LoRA files there, as `find` takes them: the folder's where it holds one."""
-    names = []
+    names: dict[str, list[str]] = {}
     for path in folder.rglob(f"*{SUFFIX}"):
         inside = path.relative_to(folder)
         if path.is_file() and NAME.fullmatch(inside.as_posix()):
             alone = path.parent != folder and len(list(path.parent.glob(f"*{SUFFIX}"))) == 1
-            names.append(inside.parent.as_posix() if alone else inside.as_posix().removesuffix(SUFFIX))
-    return sorted(names)
+            name = inside.parent.as_posix() if alone else inside.as_posix().removesuffix(SUFFIX)
+            names.setdefault(name, []).append(inside.as_posix())
+    return sorted(one for name, files in names.items() for one in ([name] if len(files) == 1 else files))
 
 
 def find(name: str, folder: Path) -> Path | None:
     """The file of that name: its path in the folder with or without .safetensors, or a folder with one file in it.
 
-    None if there is none. Raises WeightsError for what is no name, and for a folder with several files.
+    None if there is none. Raises WeightsError for what is no name, for a folder with several files, and where a file
+    and a folder have that name.
     """
     if not NAME.fullmatch(name):
         raise WeightsError(f"{name[:100]!r} is no name of a LoRA: letters, digits, . _ - and / between folders")
-    for path in (folder / name, folder / f"{name}{SUFFIX}"):
-        if path.suffix == SUFFIX and path.is_file():
-            return path
-    inside = sorted((folder / name).glob(f"*{SUFFIX}")) or sorted((folder / name).glob(f"**/*{SUFFIX}"))
+    path, alone = folder / name, folder / f"{name}{SUFFIX}"
+    if path.suffix == SUFFIX and path.is_file():
+        return path
+    inside = sorted((folder / name).glob(f"*{SUFFIX}"))
+    if alone.is_file():
+        inside = [alone, *(inside if len(inside) == 1 else [])]  # several have names of their own
+    inside = inside or sorted((folder / name).glob(f"**/*{SUFFIX}"))
     if len(inside) > 1:
-        raise WeightsError(f"{name} holds several LoRAs, name one of them: {_some(folder, inside)}")
+        verb = "is the name of" if alone in inside else "holds"
+        raise WeightsError(f"{name} {verb} several LoRAs, name one of them: {_some(folder, inside)}")
     return inside[0] if inside else None
 
 

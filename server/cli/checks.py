@@ -56,7 +56,8 @@ def _check_lora(path: Path, model: ModelInfo) -> None:
 
     try:
         config = json.loads((model.folder / "transformer" / "config.json").read_text("utf-8"))
-        lora_file.matched(lora_file.read(path), lora_layout.layers_of(config))
+        file = lora_file.read(path)
+        lora_file.alpha_of(file, lora_file.matched(file, lora_layout.layers_of(config)))
     except lora_layout.LoraError as e:
         raise RequestError("loras", f"{path}: {e}") from None
     except OSError as e:

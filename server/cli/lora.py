@@ -105,6 +105,8 @@ def add(
 ) -> None:
     """Copy or download a LoRA into the folder. Pickled ones need COGVIDEOX_LORA_PICKLE=true."""
     with _plainly():
+        if alpha is not None:
+            lora_file.check_alpha(alpha)
         settings = _settings(loras_dir)
         folder = settings.lora_folder
         if re.match(r"https?://", source, re.IGNORECASE):
@@ -123,8 +125,10 @@ def add(
             for name in loras.installed(folder):
                 if _installed(name, folder) in files:
                     typer.echo(name)
+                    _warn(_installed(name, folder), settings.models_dir)
             return
         typer.echo(str(added.relative_to(folder).parent))
+        _warn(added, settings.models_dir)
 
 
 @app.command()
@@ -171,23 +175,27 @@ def describe(path: Path, models_dir: Path) -> dict[str, Any]:
         except LoraError as e:
             reasons[name] = str(e)
     if not fits:
-        return {**about, "problem": [f"{name}: {reason}" for name, reason in reasons.items()]}
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(name)
+        return {**about, "problem": [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]}
     found = next(iter(fits.values()))
     alpha = lora_file.alpha_of(file, found)
-    ranks = sorted({pair.rank for pair in found.pairs.values()})
-    factors = sorted({alpha.values[module] / pair.rank for module, pair in found.pairs.items()})
-    kinds = {re.sub(r"^transformer_blocks\.\d+\.", "", module) for module in found.pairs}
-    blocks = {module.split(".")[1] for module in found.pairs if module.startswith("transformer_blocks.")}
-    doubt = lora_file.doubt(found, alpha)
+    ranks = sorted({part.rank for part in found.parts.values()})
+    factors = sorted({alpha.values[module] / part.rank for module, part in found.parts.items()})
+    kinds = {re.sub(r"^transformer_blocks\.\d+\.", "", module) for module in found.parts}
+    blocks = {module.split(".")[1] for module in found.parts if module.startswith("transformer_blocks.")}
+    doubts = lora_file.doubts(found, alpha)
     return {
         **about,
         "layout": found.layout,
+        "kind": ", ".join(found.kinds),
         "rank": ", ".join(map(str, ranks)),
         "alpha": f"{_span(sorted(set(alpha.values.values())))} (from {alpha.source})",
         "factor": f"{_span(factors)} (alpha / rank, times a request's scale)",
         "base": ", ".join(fits),
-        "modules": f"{len(found.pairs)}: {', '.join(sorted(kinds))} of {len(blocks)} blocks",
-        **({"note": doubt} if doubt else {}),
+        "modules": f"{len(found.parts)}: {', '.join(sorted(kinds))} of {len(blocks)} blocks",
+        **({"note": doubts} if doubts else {}),
     }
 
 
@@ -217,6 +225,15 @@ def _row(path: Path, models_dir: Path) -> tuple[str, str, str, str]:
     return escape(found["base"]), found["rank"], escape(found["alpha"]), size
 
 
+def _warn(path: Path, models_dir: Path) -> None:
+    """What `inspect` would say of a file that was just added and will not do as it is."""
+    with _about(path):
+        found = describe(path, models_dir)
+    for said in (*found.get("problem", ())[:1], *found.get("note", ())):
+        fits = "it fits no model known here: " if "problem" in found else ""
+        typer.echo(f"note: {fits}{said}", err=True)
+
+
 def _span(values: list[float]) -> str:
     return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
 
@@ -237,17 +254,19 @@ def _add(
     file: Path, settings: Settings, name: str | None, alpha: float | None, sha256: str | None, origin: str
 ) -> Path:
     _check_hash(file, sha256)
+    with file.open("rb") as opened:
+        kind = lora_file.kind_of(opened.read(lora_file.HEAD))
     wanted = name or re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-.") or "lora"
     with tempfile.TemporaryDirectory() as scratch:
-        if file.suffix.lower() in PICKLED:
+        if kind == lora_file.PICKLE:
             if not settings.lora_pickle:
-                raise WeightsError(f"{file.name} is a pickle, which can run code; COGVIDEOX_LORA_PICKLE=true takes it")
+                raise WeightsError(f"{file.name} is {kind.name}; COGVIDEOX_LORA_PICKLE=true converts it")
             made = Path(scratch) / "made.safetensors"
             with _about(file):
                 lora_pickle.convert(file, made)
             file = made
-        if _looks_like_a_page(file):
-            raise WeightsError(f"{file.name} is a web page, no LoRA; give the address of the file itself")
+        elif kind is not None:
+            raise WeightsError(f"{file.name} is {kind.name}, no LoRA; {kind.hint}")
         with _about(file):
             lora_file.content(file)
         return loras.add(file, settings.lora_folder, wanted, alpha, origin)
@@ -266,11 +285,6 @@ def _pull(source: str, settings: Settings, alpha: float | None, sha256: str | No
             _check_hash(one, sha256)
             lora_file.read(one)
         return [loras.settle(one, scratch, folder, alpha, source) for one in found]
-
-
-def _looks_like_a_page(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(64).lstrip()[:1] == b"<"
 
 
 def _check_hash(file: Path, sha256: str | None) -> None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import os
 import re
 import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import unquote
 
 import structlog
 
@@ -46,7 +45,6 @@ AT_ONCE, PER_KEY, WAITING = 8, 2, 100  # LoRAs being fetched or checked
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 HEX = re.compile(r"[0-9a-f]{64}")
-PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 log = structlog.get_logger()
 
@@ -200,11 +198,11 @@ class Loras:
         if pin not in (None, sha256):
             raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")
         with came.open("rb") as file:
-            head = file.read(64)
-        if head.startswith(PICKLES):
+            kind = lora_file.kind_of(file.read(lora_file.HEAD))
+        if kind == lora_file.PICKLE:
             path = await self._converted(came, owner)
-        elif head.lstrip()[:1] == b"<":
-            raise LoraError("a web page came, no LoRA; give the address of the file itself")
+        elif kind is not None:
+            raise LoraError(f"{kind.name} came, no LoRA; {kind.hint}")
         else:
             await self._inspectors.lora(came, owner)
             path = self._file(sha256)
@@ -215,7 +213,9 @@ class Loras:
 
     async def _converted(self, came: Path, owner: str) -> Path:
         if not self._may_pickle:
-            raise LoraError("it is a pickle, which can run code when it is read; a LoRA must be a safetensors file")
+            raise LoraError(
+                f"it is {lora_file.PICKLE.name}; a LoRA must be a safetensors file, unless COGVIDEOX_LORA_PICKLE=true"
+            )
         with tempfile.TemporaryDirectory(dir=self._data.loras, prefix=".") as folder:
             made = Path(folder) / "made.safetensors"
             command = child.command(lora_pickle.MODULE, str(came), str(made))
@@ -269,16 +269,25 @@ def _parsed(value: str, field: str) -> tuple[str, str | None, float | None]:
     if len(value) > LENGTH:
         raise RequestError(field, f"must have at most {LENGTH} characters")
     name, _, said = value.strip().partition("#")
-    more = {key: values[-1] for key, values in parse_qs(said).items()}
+    more: dict[str, str] = {}
+    for one in said.split("&") if "=" in said or not SCHEME.match(name) else ():  # else a page's fragment
+        key, _, text = one.partition("=")
+        if (key and key not in ("sha256", "alpha")) or key in more:
+            raise RequestError(
+                field, f"after # only sha256=HEX and alpha=NUMBER may stand, each once; got {one[:80]!r}"
+            )
+        if key:
+            more[key] = unquote(text)
     pin, alpha = more.get("sha256"), more.get("alpha")
     if pin is not None and not HEX.fullmatch(pin := pin.lower()):
-        raise RequestError(field, "sha256 must be 64 hexadecimal digits")
+        raise RequestError(field, "#sha256 must be 64 hexadecimal digits")
     if alpha is None:
         return name, pin, None
     try:
         number = float(alpha)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= 1e6:
-        raise RequestError(field, "alpha must be a number above 0, at most 1000000")
+        lora_file.check_alpha(number)
+    except (LoraError, ValueError):  # LoraError is one, with the range in it
+        raise RequestError(
+            field, f"#alpha must be a number above 0, at most {lora_file.MOST_ALPHA:.0f}, got {alpha[:40]!r}"
+        ) from None
     return name, pin, number

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from pipelines.video import read_manifest
 from server.cli import app
 from tests import checkpoints
-from tests.server.lora_host import Host, hosted, lora_file, tensors
+from tests.server.lora_host import Host, hosted, lora_file, tensors, zipped
 from tests.weights import hub
 from weights import loras
 
@@ -126,6 +126,34 @@ def test_add_from_an_address(host: Host, tmp_path: Path) -> None:
     refused(["add", host.url("/html"), "--name", "page"], "a web page, no LoRA")
     refused(["add", host.url("/absent"), "--name", "none"], "the host answered 404")
     refused(["add", host.url(), "--name", "other", "--sha256", "0" * 64], "asked for was 000")
+
+
+def test_what_add_inspect_and_generate_say_is_what_the_server_says(tmp_path: Path) -> None:
+    for alpha in ("nan", "0", "-3", "inf"):
+        refused(
+            ["add", str(lora_file(tmp_path / "style.safetensors")), "--alpha", alpha], "alpha must be a number above 0"
+        )
+    (tmp_path / "style.zip").write_bytes(zipped())
+    refused(["add", "style.zip"], "style.zip is an archive (.zip), no LoRA; give the file that is in it")
+    torch.save(tensors(), tmp_path / "noextension")
+    refused(["add", "noextension"], "is a pickle")
+    refused(["inspect", "noextension"], "a LoRA must be a .safetensors file, this is a pickle")
+    lora_file(tmp_path / "run.safetensors").rename(tmp_path / "bare")
+    refused(["inspect", "bare"], "also by its name; rename it if it is one")
+    assert done("add", "bare") == "bare\n"
+    foreign = {
+        key.replace("transformer_blocks", "blocks").replace("attn1", "self_attn"): v for key, v in tensors().items()
+    }
+    save_file(foreign, tmp_path / "wan.safetensors")
+    result = call("add", "wan.safetensors")
+    assert result.exit_code == 0
+    assert "fits no model known here" in result.output and "it is for Wan, not for CogVideoX" in result.output
+    assert call("inspect", "wan").stdout.count("it is for Wan") <= 3  # once for each reason, not for each model
+    text = {f"text_encoder.encoder.block.0.q.lora_{half}.weight": torch.ones(4, 4) for half in "AB"}
+    save_file({**tensors(), **text}, tmp_path / "both.safetensors")
+    assert "note: its part for the text encoder (1 layers) is not applied" in call("add", "both.safetensors").output
+    assert "note: its part for the text encoder (1 layers)" in done("inspect", "both")
+    assert "kind: LoRA" in done("inspect", "both")
 
 
 def test_add_from_the_hub(repository: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,64 @@ def by_hand(transformer: Any, pairs: Pairs, factor: float | Callable[[str], floa
     return run(changed)
 
 
+Tensors = dict[str, Tensor]
+Made = tuple[Tensors, Tensor]  # tensors by PEFT's names, and the difference they make to the weight
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape))) * 0.3
+
+
+def loha(weight: Tensor, rank: int = 3) -> Made:
+    out, rest = weight.shape[0], weight[0].numel()
+    w1a, w1b, w2a, w2b = (drawn(*s, seed=n) for n, s in enumerate(((out, rank), (rank, rest)) * 2))
+    named = {"hada_w1_a": w1a, "hada_w1_b": w1b, "hada_w2_a": w2a, "hada_w2_b": w2b}
+    return named, ((w1a @ w1b) * (w2a @ w2b)).reshape(weight.shape)
+
+
+def loha_with_cores(weight: Tensor, rank: int = 3) -> Made:
+    out, rest, *kernel = weight.shape
+    named: Tensors = {}
+    made = torch.ones(weight.shape)
+    for n in (1, 2):
+        core, a, b = drawn(rank, rank, *kernel, seed=n), drawn(rank, out, seed=n), drawn(rank, rest, seed=n)
+        named |= {f"hada_t{n}": core, f"hada_w{n}_a": a, f"hada_w{n}_b": b}
+        made = made * torch.einsum("ijkl,io,jc->ockl", core, a, b)
+    return named, made
+
+
+def lokr(weight: Tensor, rank: int | None, both: bool = False, factor: int = 4) -> Made:
+    """`rank` None: both whole."""
+    out, rest, *kernel = weight.shape
+    named: Tensors = {}
+    one = drawn(factor, 2)
+    if both and rank:
+        named |= {"lokr_w1_a": drawn(factor, rank), "lokr_w1_b": drawn(rank, 2)}
+        one = named["lokr_w1_a"] @ named["lokr_w1_b"]
+    else:
+        named["lokr_w1"] = one
+    two = drawn(out // factor, rest // 2, *kernel)
+    if rank:
+        named |= {"lokr_w2_a": drawn(out // factor, rank), "lokr_w2_b": drawn(rank, two[0].numel())}
+        two = (named["lokr_w2_a"] @ named["lokr_w2_b"]).reshape(two.shape)
+    else:
+        named["lokr_w2"] = two
+    return named, torch.kron(one.reshape(*one.shape, *(1 for _ in kernel)), two)
+
+
+def of_kinds(transformer: Any, path: Path) -> Path:
+    """DoRA, LoHa and LoKr on three layers of one block, strong enough to be seen."""
+    first, second, third = MODULES[:3]
+    weight = transformer.get_submodule(second).weight
+    down, up = draw(transformer, [first])[first]
+    norm = drawn(weight.shape[0]) + 1
+    tensors = {f"{first}.lora_A.weight": down, f"{first}.lora_B.weight": up, f"{first}.lora_magnitude_vector": norm}
+    tensors |= {f"{second}.{what}": t for what, t in loha(weight)[0].items()}
+    tensors |= {f"{third}.{what}": t for what, t in lokr(weight, 2)[0].items()}
+    save_file({f"transformer.{name}": tensor * 3 for name, tensor in tensors.items()}, path)
+    return path
+
+
 def kohya(name: str, prefix: str = "lora_unet__") -> str:
     return prefix + name.replace(".", "_")
 
@@ -87,7 +146,21 @@ LAYOUTS: dict[str, Callable[[str], tuple[str, str]]] = {
     "dotted down up": lambda m: (f"transformer.{m}.lora.down.weight", f"transformer.{m}.lora.up.weight"),
     "VideoX-Fun": lambda m: (f"{kohya(m)}.lora_down.weight", f"{kohya(m)}.lora_up.weight"),
     "kohya": lambda m: (f"{kohya(m, 'lora_unet_')}.lora_down.weight", f"{kohya(m, 'lora_unet_')}.lora_up.weight"),
+    "compiled": lambda m: (f"transformer._orig_mod.{m}.lora_A.weight", f"transformer._orig_mod.{m}.lora_B.weight"),
+    "sharded dump": lambda m: (
+        f"module._fsdp_wrapped_module.base_model.model._orig_mod.{checkpointed(m)}.lora_A.default.weight",
+        f"module._fsdp_wrapped_module.base_model.model._orig_mod.{checkpointed(m)}.lora_B.default.weight",
+    ),
+    "kohya of a compiled network": lambda m: (
+        f"{kohya('_orig_mod.' + checkpointed(m))}.lora_down.weight",
+        f"{kohya('_orig_mod.' + checkpointed(m))}.lora_up.weight",
+    ),
 }
+
+
+def checkpointed(name: str) -> str:
+    """As a block is called that computes again on the way back, and is compiled."""
+    return re.sub(r"(transformer_blocks\.\d+)\.", r"\1._checkpoint_wrapped_module._orig_mod.", name)
 
 
 def write(

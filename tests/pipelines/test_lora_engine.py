@@ -14,13 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.decode import decode
+from pipelines.errors import GenerationError
 from pipelines.events import Event, Log, Started
 from pipelines.generate import Engine
+from pipelines.lora import read_adapter
 from pipelines.lora_cache import Adapters
 from pipelines.request import GenerationRequest, Lora, RequestError
 from tests import checkpoints
 from tests.pipelines.engines import ask, clip_file, finished, new_engine, picture_file
-from tests.pipelines.loras import LAYOUTS, MODULES, RANK, Pairs, draw, write
+from tests.pipelines.loras import LAYOUTS, MODULES, RANK, Pairs, draw, of_kinds, write
 
 SHORT = {"num_frames": 5, "num_inference_steps": 2}
 TASKS: list[tuple[checkpoints.Kind, str]] = [
@@ -172,7 +174,10 @@ def test_what_cannot_be_used_is_refused_and_the_engine_goes_on(engine: Engine, t
     for lora, match in (
         (Lora(str(write(tmp_path / "wide.safetensors", wide))), r"3072 channels \(CogVideoX-5B or 1.5-5B\)"),
         (Lora(str(torn)), "torn.safetensors: cannot be read: torn"),
-        (Lora(str(pickled)), r"code.pt: a LoRA must be a \.safetensors file"),
+        (
+            Lora(str(pickled)),
+            r"code.pt: a LoRA must be a \.safetensors file, this is a pickle .*`cogvideox lora add`",
+        ),
         (Lora(str(tmp_path / "absent.safetensors")), "absent.safetensors: cannot be read"),
         (Lora(str(good), sha256="0" * 64), "its SHA-256 is .*, asked for was 000"),
         (Lora(str(good), 11.0), "between -10 and 10"),
@@ -202,7 +207,7 @@ def test_adapters_are_kept_by_hash_and_the_least_recently_used_goes(engine: Engi
     assert kept.get(Lora(str(paths[1])), "another", transformer) is not second
     paths[1].write_bytes(paths[2].read_bytes())
     changed = kept.get(Lora(str(paths[1])), "5b", transformer)
-    assert torch.equal(changed.pairs[MODULES[0]][0], found[2].pairs[MODULES[0]][0])
+    assert torch.equal(changed.tensors[MODULES[0]]["lora_A.weight"], found[2].tensors[MODULES[0]]["lora_A.weight"])
     assert Adapters(room=1).get(Lora(str(paths[0])), "5b", transformer).bytes == size
 
 
@@ -220,8 +225,11 @@ def test_their_memory_counts_when_the_profile_is_chosen(engine: Engine, tmp_path
 
 
 @pytest.mark.parametrize("memory", ["model", "group", "sequential"])
-def test_offloaded_models_take_them_too(engine: Engine, tmp_path: Path, memory: Any) -> None:
+@pytest.mark.parametrize("kinds", ["LoRA", "DoRA, LoHa, LoKr"])
+def test_offloaded_models_take_them_too(engine: Engine, tmp_path: Path, memory: Any, kinds: str) -> None:
     path = write(tmp_path / "style.safetensors", known(engine), "kohya")
+    if kinds != "LoRA":
+        of_kinds(engine.loader.load(engine.models["5b"], "5b").transformer, path)
     request = ask(**SHORT, loras=(Lora(str(path), 0.5),))
     offloading = new_engine(memory=memory)
     wanted, _ = made(engine, request)
@@ -230,3 +238,67 @@ def test_offloaded_models_take_them_too(engine: Engine, tmp_path: Path, memory: 
         assert torch.equal(latents, wanted)
         assert torch.equal(made(offloading, ask(**SHORT))[0], made(engine, ask(**SHORT))[0])
     assert not torch.equal(wanted, made(engine, ask(**SHORT))[0])
+
+
+def test_two_of_one_name_both_act_and_are_told_apart(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    one = write(tmp_path / "style.safetensors", known(engine))
+    two = write(tmp_path / "other" / "style.safetensors", known(engine, seed=6))
+
+    def latents(*loras: Lora) -> Tensor:
+        return made(engine, ask(**SHORT, loras=loras))[0]
+
+    assert torch.allclose(latents(Lora(str(one), 0.3), Lora(str(one), 0.4)), latents(Lora(str(one), 0.7)), atol=1e-4)
+    assert not torch.allclose(latents(Lora(str(one), 0.3), Lora(str(two), 0.4)), latents(Lora(str(one), 0.7)), atol=0.1)
+    loras = (Lora(str(one), 0.3), Lora(str(two), 0.0, alpha=9.0))
+    said = [e.message for e in engine.run(ask(**SHORT, loras=loras), "5b") if isinstance(e, Log)]
+    assert any(line.startswith("lora style.safetensors (number 1): scale 0.3, rank 4") for line in said)
+    assert any(
+        line.startswith("lora style.safetensors (number 2): scale 0, ") and "does nothing" in line for line in said
+    )
+    assert any("(number 2): alpha 9 of the request" in line for line in said) is False  # the file does not know it
+    two.write_bytes(one.read_bytes()[:-9])
+    with pytest.raises(RequestError, match=r"style.safetensors \(number 2\): cannot be read: torn"):
+        finished(engine.run(ask(**SHORT, loras=loras), "5b"))
+
+
+def test_nan_is_put_to_what_it_comes_from(engine: Engine, tmp_path: Path) -> None:
+    pairs = known(engine)
+    pairs[MODULES[3]][0][0, 0] = float("nan")
+    path = write(tmp_path / "broken.safetensors", pairs)
+    with pytest.raises(
+        RequestError, match=rf"broken.safetensors: transformer.{MODULES[3]}.lora_A.weight: it holds NaN"
+    ):
+        finished(engine.run(ask(**SHORT, loras=(Lora(str(path)),)), "5b"))
+    huge = {name: (down * 1e30, up * 1e30) for name, (down, up) in known(engine).items()}
+    path = write(tmp_path / "huge.safetensors", huge)
+    match = r"NaN: it ran with huge.safetensors at scale 2, alpha 8 \(from request\), rank 4; try a smaller scale"
+    with pytest.raises(GenerationError, match=match):
+        finished(engine.run(ask(**SHORT, loras=(Lora(str(path), 2.0, alpha=8.0),)), "5b"))
+    transformer = engine.loader.load(engine.models["5b"], "5b").transformer.to(torch.float16)
+    try:
+        path = write(tmp_path / "wide.safetensors", {name: (d * 1e6, u) for name, (d, u) in known(engine).items()})
+        with pytest.raises(ValueError, match=r"lora_A.weight: it holds numbers too large for float16"):
+            read_adapter(transformer, path)
+    finally:
+        transformer.float()
+
+
+def test_an_alpha_of_the_request_that_does_not_count_is_said(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "style.safetensors", known(engine), ss_network_alpha="4")
+    events = list(engine.run(ask(**SHORT, loras=(Lora(str(path), alpha=9.0),)), "5b"))
+    said = [e.message for e in events if isinstance(e, Log) and e.level == "WARN"]
+    assert said == ["lora style.safetensors: alpha 9 of the request is not used: alpha is known from metadata"]
+
+
+def test_a_part_for_the_text_encoder_is_a_note_or_refused_when_strict(engine: Engine, tmp_path: Path) -> None:
+    extra = {f"lora_te_encoder_block_0.lora_{half}.weight": torch.ones(4, 4) for half in ("down", "up")}
+    request = ask(**SHORT, loras=(Lora(str(write(tmp_path / "both.safetensors", known(engine), extra=extra))),))
+    without = replace(request, loras=(Lora(str(write(tmp_path / "one.safetensors", known(engine)))),))
+    note = (
+        "both.safetensors -> its part for the transformer (its part for the text encoder (1 layers) cannot be applied"
+    )
+    assert any(note in one for one in finished(engine.run(request, "5b")).manifest["notes"])
+    assert torch.equal(made(engine, request)[0], made(engine, without)[0])
+    with pytest.raises(RequestError, match=r"both.safetensors is not possible as asked: its part for the text encoder"):
+        finished(engine.run(replace(request, strict=True, num_frames=9), "5b"))

@@ -50,17 +50,16 @@ def test_files_that_are_no_lora_for_this(tmp_path: Path) -> None:
     cases: dict[str, dict[str, Tensor]] = {
         "nothing for this transformer; it holds blocks": {"blocks.0.lora_A.weight": down, "blocks.0.lora_B.weight": up},
         "nothing for this transformer; it holds weight": {"weight": down},
-        "nothing for this transformer; it holds lora_unet": {"lora_unet_down_blocks_0.lora_up.weight": up},
+        r"for Stable Diffusion \(a UNet\), .* nothing for this transformer; it holds lora_unet": {
+            "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": up
+        },
         "only half": {f"{key}.lora_A.weight": down},
         "twice": {f"{key}.lora_A.weight": down, f"{MODULES[0]}.lora_down.weight": down.clone()},
         "differ in rank": {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up[:, :2].contiguous()},
-        "no matrices": {f"{key}.lora_A.weight": down.int(), f"{key}.lora_B.weight": up.int()},
-        "DoRA": {
-            f"{key}.lora_A.weight": down,
-            f"{key}.lora_B.weight": up,
-            f"{key}.lora_magnitude_vector": torch.ones(9),
+        "no matrices of floating numbers but I32": {
+            f"{key}.lora_A.weight": down.int(),
+            f"{key}.lora_B.weight": up.int(),
         },
-        "LoHa": {"lora_unet__a.hada_w1_a": down},
     }
     for match, tensors in cases.items():
         save_file(tensors, tmp_path / "a.safetensors")
@@ -73,12 +72,15 @@ def test_a_file_of_which_only_some_fits_is_refused_with_what_was_expected(tmp_pa
     net = tiny()
     down, up = draw(net)[MODULES[0]]
     strange: dict[str, Tensor] = {
-        "text_encoder.layers.0.q.lora_A.weight": down,
-        "text_encoder.layers.0.q.lora_B.weight": up,
+        "image_encoder.layers.0.q.lora_A.weight": down,
+        "image_encoder.layers.0.q.lora_B.weight": up,
     }
     for extra, match in (
-        (strange, "only 8 of 9 modules fit; not of this transformer: text_encoder.layers.0.q"),
-        ({"transformer.proj_out.diff": up}, "not of this transformer: transformer.proj_out.diff"),
+        (strange, "only 8 of 9 modules fit; not of this transformer: image_encoder.layers.0.q"),
+        (
+            {"transformer.proj_out.bias": up},
+            "all of its 8 modules fit, but it holds more, not of this transformer: transformer.p",
+        ),
         ({"transformer.transformer_blocks.0.attn1.to_x.alpha": up[0, 0].clone()}, "transformer_blocks.0.attn1.to_x"),
     ):
         path = write(tmp_path / "a.safetensors", draw(net), extra=extra)

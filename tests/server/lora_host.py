@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +38,13 @@ def lora_file(path: Path, **shape: int) -> Path:
     return path
 
 
+def zipped() -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("style.safetensors", lora())
+    return data.getvalue()
+
+
 class Host(ThreadingHTTPServer):
     """`files`: what is at each path; `asked`: the paths that were, in order."""
 
@@ -49,6 +58,8 @@ class Host(ThreadingHTTPServer):
             "/html": HTML,
             "/torn.safetensors": lora()[:-50],
             "/empty": b"",
+            "/style.zip": zipped(),
+            "/style.gguf": b"GGUF" + bytes(60),
             "/large": bytes(3 * 2**20),
         }
         self.asked: list[str] = []

@@ -140,6 +140,8 @@ def test_a_kept_file_that_is_another_by_now_is_fetched_again(place: Place, host:
         ("/html", "a web page came, no LoRA", None),
         ("/torn.safetensors", "cannot be read: torn", None),
         ("/empty", "cannot be read", None),
+        ("/style.zip", "an archive (.zip) came, no LoRA; give the file that is in it", None),
+        ("/style.gguf", "a GGUF file came, no LoRA", None),
         ("/wide.safetensors", "64 -> 64 channels, the transformer has 32 -> 32", None),
         ("/absent", "the host answered 404", "file_download_error"),
         ("/large", "larger than 2 MiB", "file_too_large"),
@@ -225,8 +227,13 @@ def test_names_of_the_folder(place: Place) -> None:
     place.refused("some/one", "`cogvideox lora add some/one` fetches it from the hub")
     for name in ("../flat", "/etc/passwd", "a/../../b", "..", ".hidden", "a//b", "", "a\x00b", "x" * 9000, "ü", "a b"):
         place.refused(name, "")
-    for alpha in ("nan", "-1", "0", "x", "1e9"):
-        place.refused(f"flat#alpha={alpha}", "alpha must be a number")
+    assert place.take("flat#alpha=1e%2B2") == [Lora(str(flat), 0.5, None, 100.0)]
+    for alpha in ("nan", "-1", "0", "x", "1e9", "", "2#sha256=0"):
+        place.refused(f"flat#alpha={alpha}", f"#alpha must be a number above 0, at most 1000000, got '{alpha}'")
+    for said in ("alfa=2", "ALPHA=2", "alpha=1&alpha=2", "alpha", "readme"):
+        wrong = "alpha=2" if "&" in said else said
+        place.refused(f"flat#{said}", "" if said == "alpha" else f"each once; got '{wrong}'")
+    place.refused("flat#sha256=abc", "#sha256 must be 64 hexadecimal digits")
     assert place.take("flat", task=Task.I2V), "no model here answers that: said when the job is submitted"
 
 

@@ -107,3 +107,21 @@ def test_removing_one_of_several_leaves_the_others(tmp_path: Path) -> None:
     assert loras.installed(tmp_path) == ["owner/name"]
     loras.remove("owner/name", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_and_a_folder_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    flat, inside = lora_file(tmp_path / "style.safetensors"), lora_file(tmp_path / "style" / "x.safetensors")
+    lora_file(tmp_path / "owner.safetensors")
+    lora_file(tmp_path / "owner" / "deep" / "y.safetensors")
+    assert loras.installed(tmp_path) == ["owner", "owner/deep", "style.safetensors", "style/x.safetensors"]
+    for name in loras.installed(tmp_path):
+        assert loras.find(name, tmp_path) is not None
+    assert loras.find("style.safetensors", tmp_path) == flat
+    assert loras.find("style/x", tmp_path) == inside
+    several = "style is the name of several LoRAs, name one of them: style.safetensors, style/x.safetensors"
+    for call in (loras.find, loras.remove):
+        with pytest.raises(WeightsError, match=several):
+            call("style", tmp_path)
+    lora_file(tmp_path / "style" / "z.safetensors")
+    assert loras.find("style", tmp_path) == flat
+    assert "style" in loras.installed(tmp_path)
