@@ -35,6 +35,8 @@ def flaw(text: str) -> str | None:
     """Why no tokenizer, file or database takes this text; None for all others."""
     if "\0" in text:
         return "it contains a NUL character"
+    if text.isascii():
+        return None
     try:
         text.encode()
     except UnicodeEncodeError as e:
