@@ -15,6 +15,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from server.facades.wire import MAX_BODY
 from tests.server.house import app, ended, house_of
@@ -432,6 +434,20 @@ def test_prefixes(made: FastAPI, port: int, given: str, prefix: str) -> None:
     assert client.get("/v1/models").status_code == 200
     stranger = TestClient(made, headers={"x-forwarded-prefix": given}, client=("192.0.2.1", 1))
     assert stranger.post("/storage/auth/token").json()["base_url"] == "http://testserver"
+
+
+def test_mounted_in_another_app(made: FastAPI, port: int) -> None:
+    client = TestClient(Starlette(routes=[Mount("/studio", made)]), client=("192.0.2.1", 1))
+    assert client.get("/studio/openapi.json").json()["servers"] == [{"url": "/studio"}]
+    assert (
+        client.get("/studio/docs").status_code
+        == client.get("/studio/static-offline-docs/swagger-ui.css").status_code
+        == 200
+    )
+    address = client.post("/studio/storage/upload/initiate", json={"file_name": "a", "content_type": "a/b"}).json()
+    assert address["file_url"].startswith("http://testserver/studio/fal/files/")
+    assert client.put(address["upload_url"], content=b"abc").status_code == 200
+    assert client.get(address["file_url"]).content == b"abc"
 
 
 def test_a_public_url_with_a_path(tmp_path: Path) -> None:
