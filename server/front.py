@@ -62,6 +62,10 @@ class Forwarded:
         self.trusts = trust(trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (root := scope.get("root_path", "").rstrip("/")):  # mounted in another app
+            scope[PREFIX], scope["root_path"] = root, ""
+            if scope["path"].startswith(f"{root}/"):
+                scope["path"] = scope["path"].removeprefix(root)
         if scope["type"] == "http" and scope.get("client") and self.trusts(scope["client"][0]):
             self.believe(scope)
         await self.app(scope, receive, send)
@@ -78,7 +82,8 @@ class Forwarded:
             rest = [(name, value) for name, value in scope["headers"] if name != b"host"]
             scope["headers"] = [*rest, (b"host", host.encode("latin-1"))]
         prefixes = [part.strip().strip("/") for part in headers.get("x-forwarded-prefix", "").split(",")]
-        scope[PREFIX] = prefix if PATH.fullmatch(prefix := "".join(f"/{part}" for part in prefixes if part)) else ""
+        if PATH.fullmatch(prefix := "".join(f"/{part}" for part in prefixes if part)):
+            scope[PREFIX] = prefix + scope.get(PREFIX, "")
 
 
 def trust(trusted: str) -> Callable[[str], bool]:

@@ -33,12 +33,14 @@ class Wanted:
 def wanted(headers: Headers, tag: str, modified: float, size: int) -> Wanted:
     """What a GET or HEAD with these headers is to be answered with. `modified` in unix seconds."""
     modified = int(modified)  # the header has no fractions
-    if (known := headers.get("if-match")) is not None:
+    if "if-match" in headers:
+        known = ",".join(headers.getlist("if-match"))
         if known.strip() != "*" and tag not in TAG.findall(known):
             return Wanted(412)
     elif (since := _time(headers.get("if-unmodified-since"))) is not None and modified > since:
         return Wanted(412)
-    if (known := ",".join(headers.getlist("if-none-match"))) or "if-none-match" in headers:
+    if "if-none-match" in headers:
+        known = ",".join(headers.getlist("if-none-match"))
         if known.strip() == "*" or _plain(tag) in map(_plain, TAG.findall(known)):
             return Wanted(304)
     elif (since := _time(headers.get("if-modified-since"))) is not None and modified <= since:

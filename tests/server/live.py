@@ -1,19 +1,35 @@
-"""The whole server on a port of its own, as `cogvideox serve` runs it, in a thread."""
+"""The whole server on a port of its own, as `cogvideox serve` runs it, in a thread; and one call to each API."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from server.connections import Connections
 from server.serve import Server
 from tests import pace
+from tests.server.house import house_of
+
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fal": ("/queue/fal-ai/cogvideox-5b", {"prompt": "steps=1"}),
+    "segmind": ("/v2/cog-video-5b-t2v", {"prompt": "steps=1"}),
+    "zhipu": ("/api/paas/v4/videos/generations", {"model": "cogvideox-2", "prompt": "steps=1"}),
+    "modelslab": ("/api/v6/video/text2video", {"model_id": "cogvideox", "prompt": "steps=1", "instant_response": True}),
+    "openai": ("/v1/videos", {"prompt": "steps=1"}),
+    "replicate": ("/v1/models/cuuupid/cogvideox-5b/predictions", {"input": {"prompt": "steps=1"}}),
+    "huggingface": ("/hf-inference/models/zai-org/CogVideoX-5b", {"inputs": "steps=1"}),
+}
+API = pytest.mark.parametrize("name", CALLS)
 
 
 @contextmanager
@@ -47,3 +63,18 @@ def exchange(port: int, request: bytes) -> tuple[bytes, bytes]:
             found += data
     head, _, body = found.partition(b"\r\n\r\n")
     return head.lower(), body
+
+
+def last_prompt(made: FastAPI, name: str) -> str:
+    return house_of(made).context.jobs.page(name, "", 1)[0].request.prompt
+
+
+def asking(name: str, prompt: str) -> tuple[str, bytes]:
+    path, fields = CALLS[name]
+    return path, json.dumps(fields).replace("steps=1", f"steps=1 {prompt}").encode()
+
+
+def upload_address(client: TestClient) -> str:
+    asked = {"file_name": "a.bin", "content_type": "application/octet-stream"}
+    address: str = client.post("/storage/upload/initiate", json=asked).json()["upload_url"]
+    return address

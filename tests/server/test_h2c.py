@@ -14,8 +14,7 @@ from fastapi import FastAPI
 
 from tests import pace
 from tests.server.house import app, house_of
-from tests.server.live import live
-from tests.server.test_transport import API, asking, last_prompt
+from tests.server.live import API, asking, last_prompt, live
 
 JAVA = """
 import java.net.URI;
