@@ -106,7 +106,7 @@ def add(
     """Copy or download a LoRA into the folder. Pickled ones need COGVIDEOX_LORA_PICKLE=true."""
     with _plainly():
         settings = _settings(loras_dir)
-        folder = settings.lora_folder
+        folder, source = settings.lora_folder, loras.hub_name(source) or source
         if re.match(r"https?://", source, re.IGNORECASE):
             with tempfile.TemporaryDirectory() as scratch:
                 file = Path(scratch) / (Path(unquote(urlsplit(source).path)).name or "lora")
