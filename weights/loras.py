@@ -4,7 +4,7 @@ Knows: the folder's layout, the hub through `weights.pull`'s words. Does not kno
 Run as a program it fetches one LoRA, and is ended by the kernel when its time is up.
 
     NAME.safetensors   put there by hand, or NAME/FILE.safetensors with what lies beside it
-    OWNER/NAME/…       a repository of the hub
+    OWNER/NAME/…       a repository of the hub, OWNER/NAME@REVISION/… where it is not of its main branch
     FILE.json          beside FILE.safetensors: the owner's own word on it, such as {"alpha": 1}
 """
 
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from weights.catalog import Checkpoint, WeightsError
 from weights.pull import hub_download, plain_words
@@ -27,7 +28,10 @@ from weights.pull import hub_download, plain_words
 SUFFIX = ".safetensors"
 PART = r"\w[\w .()+,@=-]{0,95}"
 NAME = re.compile(rf"{PART}(/{PART}){{0,5}}")
-REPOSITORY = re.compile(rf"([A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:/(.+{re.escape(SUFFIX)}))?", re.ASCII)
+WORD = r"[A-Za-z0-9_][\w.-]*"
+REPOSITORY = re.compile(rf"({WORD}/{WORD})(?:@({WORD}))?(?:/(.+{re.escape(SUFFIX)}))?", re.ASCII)
+HUB = re.compile(r"hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)(?::443)?/", re.IGNORECASE)
+PAGES = ("resolve", "blob", "raw", "tree")  # of a repository's files, before their revision
 CONFIG = "adapter_config.json"
 LISTED = 10  # names in a message
 
@@ -63,6 +67,29 @@ def find(name: str, folder: Path) -> Path | None:
         verb = "is the name of" if alone in inside else "holds"
         raise WeightsError(f"{name} {verb} several LoRAs, name one of them: {_some(folder, inside)}")
     return inside[0] if inside else None
+
+
+def hub_name(address: str) -> str | None:
+    """What `find` and `pull` call the LoRA at an address of the Hugging Face Hub: `https://huggingface.co/OWNER/NAME`,
+    `…/resolve/REVISION/FILE.safetensors`, and the hub's other forms of these. None for other addresses.
+
+    Raises WeightsError for a revision that no folder can be called.
+    """
+    if not (hub := HUB.match(address)):
+        return None
+    parts = [unquote(part) for part in re.split("[?#]", address[hub.end() :])[0].split("/") if part]
+    if hub[0].lower() == "hf://" or len(parts) == 2:
+        name = "/".join(parts)
+        return name if REPOSITORY.fullmatch(name) else None
+    if len(parts) < 4 or parts[2] not in PAGES:
+        return None
+    owner, repository, page, revision, *inside = parts
+    if page != "tree" and not parts[-1].lower().endswith(SUFFIX):
+        return None
+    if not re.fullmatch(WORD, revision, re.ASCII):
+        raise WeightsError(f"{revision[:100]!r} is no revision that can be fetched: letters, digits, . _ and -")
+    at = "" if revision == "main" else f"@{revision}"
+    return "/".join((owner, repository + at, *inside))
 
 
 def unknown(name: str, folder: Path) -> str:
@@ -130,14 +157,16 @@ def pull(
     snapshot_download: Callable[..., Any] | None = None,
 ) -> Path:
     """Fetches OWNER/NAME, or OWNER/NAME/FILE.safetensors, from the hub into `folder`; returns the file or the folder.
+    Either may name a revision, OWNER/NAME@REVISION, and has its place under that name then.
 
     Only safetensors and the PEFT configuration. Raises WeightsError, also when more than `limit` bytes would come.
     """
     asked = REPOSITORY.fullmatch(name)
     if not asked or not NAME.fullmatch(name):
         raise WeightsError(f"{name[:100]!r} is no repository: OWNER/NAME, or OWNER/NAME/FILE{SUFFIX}")
-    repository, file = asked.group(1), asked.group(2)
-    home = folder / repository
+    repository, file = asked[1], asked[3]
+    home = folder / (f"{repository}@{asked[2]}" if asked[2] else repository)
+    revision = revision or asked[2]
     patterns = [file, str(PurePosixPath(file).with_name(CONFIG))] if file else [f"*{SUFFIX}", f"*{CONFIG}"]
     what = {"repo_id": repository, "revision": revision, "local_dir": home, "allow_patterns": patterns}
     try:

@@ -108,7 +108,7 @@ def add(
         if alpha is not None:
             lora_file.check_alpha(alpha)
         settings = _settings(loras_dir)
-        folder = settings.lora_folder
+        folder, source = settings.lora_folder, loras.hub_name(source) or source
         if re.match(r"https?://", source, re.IGNORECASE):
             with tempfile.TemporaryDirectory() as scratch:
                 file = Path(scratch) / (Path(unquote(urlsplit(source).path)).name or "lora")

@@ -4,6 +4,7 @@ Knows: how a LoRA is named, what may be fetched, where it is kept (by its SHA-25
 answer. Does not know: vendors' error shapes, adapters.
 
     style   owner/name   owner/name/file.safetensors   https://…/style.safetensors   data:…
+    https://huggingface.co/owner/name/resolve/main/file.safetensors, which is owner/name/file.safetensors
     and after any but the last  #sha256=<hex>  what the file must be  &alpha=<number>  where the file does not say
 
 What comes from an address is fetched once: again only when `fresh` or when the pin differs.
@@ -87,6 +88,8 @@ class Loras:
         is_data = value[:LENGTH].lstrip()[:5].lower() == "data:"
         name, pin, alpha = (value.strip(), None, None) if is_data else _parsed(value, field)
         try:
+            if not is_data:
+                name = loras.hub_name(name) or name
             if is_data:
                 path = await self._fetched(name, None, None, field, owner)
             elif SCHEME.match(name):

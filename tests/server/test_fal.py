@@ -67,6 +67,27 @@ def test_sizes(served: Served, size: Any, pixels: tuple[int, int]) -> None:
     assert (jobs.last.request.width, jobs.last.request.height) == pixels
 
 
+@pytest.mark.parametrize(
+    ("given", "text"), [(["blurry", "dark"], "blurry, dark"), (["a", " "], "a"), ([], ""), ("blurry", "blurry")]
+)
+def test_negative_prompt_may_be_a_list(served: Served, given: Any, text: str) -> None:
+    """As huggingface_hub sends it through its provider fal-ai."""
+    client, jobs = served
+    for path in ("/run/fal-ai/cogvideox-5b", "/queue/fal-ai/cogvideox-5b"):
+        assert client.post(path, json={"prompt": "a", "negative_prompt": given}).status_code == 200
+        assert jobs.last.request.negative_prompt == text
+    refused = client.post("/run/fal-ai/cogvideox-5b", json={"prompt": "a", "negative_prompt": [1]})
+    assert refused.json()["detail"][0]["loc"] == ["body", "negative_prompt"]
+
+
+def test_the_log_names_fields_that_fal_does_not_have(served: Served) -> None:
+    client, _ = served
+    receipt = client.post("/queue/fal-ai/cogvideox-5b", json={"prompt": "a", "num_frames": 49.0, "sync_mode": 1}).json()
+    logs = client.get(f"{receipt['status_url']}?logs=1").json()["logs"]
+    said = [line["message"] for line in logs if "no such field" in line["message"]]
+    assert said == [f"{name}: ignored (this server has no such field)" for name in ("num_frames", "sync_mode")]
+
+
 def test_picture_and_clip(served: Served) -> None:
     client, jobs = served
     assert client.post(f"{RUN}/image-to-video", json={"prompt": "a", "image_url": PICTURE}).status_code == 200

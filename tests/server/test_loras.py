@@ -266,6 +266,28 @@ def test_the_hub_is_asked_only_where_the_owner_allows(place: Place, repository: 
     place.refused("gone/away", "gone/away could not be fetched from the hub", "file_download_error", lora_pull=True)
 
 
+def test_an_address_of_the_hub_is_a_name(place: Place, repository: hub.Hub) -> None:
+    address = "https://huggingface.co/some/style/resolve/main/style.safetensors"
+    place.refused(
+        f"{address}?download=true", "`cogvideox lora add some/style/style.safetensors` fetches it from the hub"
+    )
+    assert repository.served == []
+    home = place.tmp / "styles" / "some"
+    file = lora_file(home / "style" / "style.safetensors")
+    for other in ("huggingface.co", "hf.co"):
+        for page in ("resolve", "blob"):
+            (found,) = place.take(f"https://{other}/some/style/{page}/main/style.safetensors#alpha=4")
+            assert found == Lora(str(file), 0.5, None, 4.0)
+    place.refused(address.replace("main", "v2"), "no LoRA 'some/style@v2/style.safetensors' is installed here")
+    place.refused(address.replace("main", "refs%2Fpr%2F1"), "'refs/pr/1' is no revision")
+    (pulled,) = place.take(address.replace("main", "v2"), lora_pull=True)
+    assert Path(pulled.path) == home / "style@v2" / "style.safetensors"
+    assert "style.safetensors" in repository.served
+    served = len(repository.served)
+    assert place.take(address.replace("main", "v2"), lora_pull=True) == [pulled]
+    assert len(repository.served) == served, "it is installed by now"
+
+
 def test_what_the_hub_gives_is_installed_only_when_it_is_known_to_fit(place: Place, repository: hub.Hub) -> None:
     file = lora_file(repository.folder / "style.safetensors", width=64)
     place.refused("some/style", "64 -> 64 channels, the transformer has 32", lora_pull=True)

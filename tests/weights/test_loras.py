@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -125,3 +126,54 @@ def test_a_file_and_a_folder_of_one_name_are_told_apart(tmp_path: Path) -> None:
     lora_file(tmp_path / "style" / "z.safetensors")
     assert loras.find("style", tmp_path) == flat
     assert "style" in loras.installed(tmp_path)
+
+
+HUB = "https://huggingface.co/some/style"
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (f"{HUB}/resolve/main/a.safetensors", "some/style/a.safetensors"),
+        (f"{HUB}/resolve/main/a.safetensors?download=true", "some/style/a.safetensors"),
+        (f"{HUB}/blob/main/more/a.safetensors", "some/style/more/a.safetensors"),
+        (f"{HUB}/raw/main/a%20b.safetensors", "some/style/a b.safetensors"),
+        (f"{HUB}/resolve/v1.0/a.safetensors", "some/style@v1.0/a.safetensors"),
+        ("http://hf.co/some/style/resolve/0123abc/a.safetensors", "some/style@0123abc/a.safetensors"),
+        ("HTTPS://www.HuggingFace.co:443/some/style/resolve/main/a.safetensors", "some/style/a.safetensors"),
+        ("huggingface.co/some/style/blob/main/a.safetensors", "some/style/a.safetensors"),
+        (HUB, "some/style"),
+        (f"{HUB}/", "some/style"),
+        (f"{HUB}/tree/main", "some/style"),
+        (f"{HUB}/tree/v2", "some/style@v2"),
+        ("hf://some/style@v2/a.safetensors", "some/style@v2/a.safetensors"),
+        (f"{HUB}/resolve/main/a.bin", None),
+        ("https://huggingface.co/datasets/some/style/resolve/main/a.safetensors", None),
+        ("https://huggingface.co.example.org/some/style/resolve/main/a.safetensors", None),
+        ("https://huggingface.co@example.org/some/style/resolve/main/a.safetensors", None),
+        ("https://example.org/huggingface.co/some/style/resolve/main/a.safetensors", None),
+        ("some/style", None),
+        ("huggingface.co", None),
+    ],
+)
+def test_addresses_of_the_hub(address: str, name: str | None) -> None:
+    assert loras.hub_name(address) == name
+
+
+@pytest.mark.parametrize("revision", ["refs%2Fpr%2F1", "..", "a%00b", "%20", "@"])
+def test_revisions_that_no_folder_is_called(revision: str) -> None:
+    with pytest.raises(WeightsError, match="is no revision"):
+        loras.hub_name(f"{HUB}/resolve/{revision}/a.safetensors")
+
+
+def test_pull_a_revision(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(**what: Any) -> list[Any]:
+        asked.append(what)
+        return [SimpleNamespace(filename="a.safetensors", file_size=1)]
+
+    made = loras.pull("some/style@v2/a.safetensors", tmp_path, LIMIT, snapshot_download=download)
+    assert made == tmp_path / "some" / "style@v2" / "a.safetensors"
+    assert {one["revision"] for one in asked} == {"v2"}
+    assert {one["repo_id"] for one in asked} == {"some/style"}

@@ -23,7 +23,17 @@ from server.facades.fal.models import Endpoint
 from server.facades.fal.surface import QUEUE
 from server.facades.fal.terms import Terms
 from server.facades.streams import KEEP_ALIVE, EventStream
-from server.facades.wire import REFUSAL, Json, finished_or_dropped, idempotency, kept, parsed, read_body, read_json
+from server.facades.wire import (
+    REFUSAL,
+    Json,
+    finished_or_dropped,
+    idempotency,
+    kept,
+    parsed,
+    read_body,
+    read_json,
+    unknown,
+)
 from server.jobs.job import Job, JobError, Status
 from server.shares import holder
 
@@ -201,7 +211,8 @@ async def _input(request: Request) -> Any:
 def _payload(endpoint: Endpoint, given: Any, agreed: Terms) -> dict[str, Any]:
     fields = given if isinstance(given, dict) else {}
     deadline = {} if agreed.start_within is None else {"x-fal-request-timeout": agreed.start_within}
-    return {**kept(fields, endpoint.input.model_fields), **deadline}
+    ignored = kept({"ignored": unknown(fields, endpoint.input.model_fields)}, ["ignored"])
+    return {**kept(fields, endpoint.input.model_fields), **deadline, **ignored}
 
 
 def _not_found(request_id: str) -> Response:

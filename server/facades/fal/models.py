@@ -71,7 +71,15 @@ def _writable(text: str) -> str:
     return text
 
 
+def _joined(value: Any) -> Any:
+    """Hugging Face's client sends a list of texts."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ", ".join(part for part in value if part.strip())
+    return value
+
+
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
+Unwanted = Annotated[Text, BeforeValidator(_joined)]
 Link = Annotated[str, Field(min_length=1), AfterValidator(_writable)]
 VideoSize = Annotated[
     ImageSize,
@@ -97,7 +105,7 @@ class TextToVideoInput(BaseModel):
     video_size: VideoSize | None = Field(  # None is `DEFAULT_SIZE`
         None, examples=[{"width": 720, "height": 480}, "square"]
     )
-    negative_prompt: Text = Field("", examples=["", "blurry"])
+    negative_prompt: Unwanted = Field("", examples=["", "blurry"])
     loras: list[LoraWeight] = Field(
         [], max_length=MAX_LORAS, examples=[[], [{"path": "https://example.org/lora.safetensors", "scale": 1}]]
     )
