@@ -38,8 +38,9 @@ serve: $(STAMP)  ## start the server on http://127.0.0.1:8000
 test: $(DEV)  ## the tests, all but the slow ones
 	$(BIN)/python -m pytest -n 4 -m "not slow" --ignore tests/server/clients
 
+# three workers on any machine: the attacks mostly wait
 test-slow: $(DEV)  ## the slow tests: every vendor's own client, the docs' commands, killed processes
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+	$(BIN)/python -m pytest -n 3 -m slow
 
 attacks: $(DEV)  ## what one hostile client costs another, one attack at a time: at most half a second
 	STRICT_ATTACKS=1 $(BIN)/python -m pytest tests/attacks

@@ -117,7 +117,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     try:
         store = JobStore(settings.database)
     except BaseException:
-        data.close()
+        data.abandon()
         raise
     try:
         issued = KeyStore(store.database)
@@ -128,7 +128,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         storage = storage_of(settings, data.artifacts)
     except BaseException:
         store.close()
-        data.close()
+        data.abandon()
         raise
     artifacts = Artifacts(data, settings.public_url, storage=storage)
     spec = WorkerSpec("", settings.memory, served.folders, served.rife_weights, settings.upscaler, engine, helper)

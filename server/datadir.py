@@ -50,6 +50,8 @@ class DataDir:
         self.keys = self.root / "keys"
         self._turn = Lock()
         try:
+            self._was_there = self.root.is_dir()
+            self._was_new = not self._was_there or not any(self.root.iterdir())
             data_folder(self.root, log.warning)  # prompts, videos and keys
             records = self.root / "openai", self.root / "replicate"
             for folder in (
@@ -100,6 +102,17 @@ class DataDir:
 
     def close(self) -> None:
         self._lock.close()
+
+    def abandon(self) -> None:
+        """After a start that failed: as `close`, and a folder that was new or empty is so again. The lock is ours: no
+        other server has put anything there."""
+        if self._was_new:
+            for path in self.root.iterdir():
+                _remove(path)
+            if not self._was_there:
+                with suppress(OSError):
+                    self.root.rmdir()
+        self.close()
 
     @property
     def free_bytes(self) -> int:

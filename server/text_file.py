@@ -35,11 +35,10 @@ def read_lines(file: Path) -> list[str]:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as e:
-        number = data[: e.start].decode(encoding, "ignore").count("\n") + 1
-        name = encoding.removesuffix("-sig").upper()
-        raise NotText(
-            f"{file}:{number}: not {name} text (byte 0x{data[e.start]:02X}); save the file as UTF-8"
-        ) from None
+        if encoding != "utf-8-sig":
+            raise NotText(f"{file} is not UTF-8 text, and damaged {encoding.upper()}; save it as UTF-8") from None
+        number = data[: e.start].count(b"\n") + 1
+        raise NotText(f"{file}:{number}: not UTF-8 text (byte 0x{data[e.start]:02X}); save the file as UTF-8") from None
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     for number, line in enumerate(lines, 1):
         if "\0" in line:

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from pipelines.video import read_video
 from server.cli import app as commands_of
 from server.settings import Settings
-from tests import pace
-from tests.server.clients.running import fetch, inherited, installed_packages, node, running_server
+from tests import forked, pace
+from tests.server.clients.running import fetch, few_steps, inherited, installed_packages, node, running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [
@@ -31,7 +31,7 @@ DOCS = [
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:8000"
 MADE_ELSEWHERE = {
-    "make serve": "started below as what it runs",
+    "make serve": "tests/server/clients start what it runs",
     "make setup": "tests/scripts/test_setup_environment.py runs it against a small index",
     "git pull": "there is nothing to pull from",
     "python3 -m venv cogvideox-env": "as above",
@@ -58,15 +58,21 @@ def elsewhere(command: str) -> bool:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("docs"), api_keys="") as address:
+    with running_server(tmp_path_factory.mktemp("docs"), few_steps(), api_keys="") as address:
         yield address
 
 
-def run(arguments: list[str], folder: Path) -> str:
+def environ(folder: Path) -> dict[str, str]:
     env = inherited()
     env |= {"COGVIDEOX_MODELS_DIR": str(folder / "none"), "COGVIDEOX_DEVICE": "cpu", "NO_PROXY": "*", "no_proxy": "*"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=pace.seconds(600))
+    return env
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    done = subprocess.run(
+        arguments, cwd=folder, env=environ(folder), capture_output=True, text=True, timeout=pace.seconds(600)
+    )
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -79,18 +85,18 @@ def test_commands_of_the_command_line(tmp_path: Path) -> None:
     """In the order of the text: later ones use what earlier ones made."""
     Image.new("RGB", (96, 64), (40, 80, 220)).save(tmp_path / "first.png")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a blue square", "seed": 3, "frames": 9, "steps": 4}\n')
-    ran = 0
+    ours = []
     for command in commands():
         words = shlex.split(command)
         if words[0] != "cogvideox" or elsewhere(command):
             continue
         if words[1] == "generate" and "--steps" not in words and "--batch" not in words:
-            words += ["--steps", "8"]  # the text leaves the default, which is only slower
-        said = run([sys.executable, "-m", "server.cli", *words[1:]], tmp_path)
-        ran += 1
-        if words[1] == "replay":
+            words += ["--steps", "4"]  # the text leaves the default, which is only slower
+        ours.append(words[1:])
+    for words, said in zip(ours, forked.run(ours, tmp_path, environ(tmp_path), pace.seconds(900)), strict=True):
+        if words[0] == "replay":
             assert "byte for byte the same file" in said
-    assert ran >= 7
+    assert len(ours) >= 7
     assert frames(tmp_path / "circle.mp4") == 49
     assert frames(tmp_path / "star.webm") == 25
     assert frames(tmp_path / "three-3.gif") == 49

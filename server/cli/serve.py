@@ -98,6 +98,10 @@ def _banner(url: str, settings: Settings) -> None:
         line("\nClients trust its certificate after")
         for variable, clients in TRUST.items():
             line(f"  export {variable}={shlex.quote(str(trusted))}  # {clients}")
+    if base.startswith("https://") and "fal" in settings.served_apis:
+        there = base.removeprefix("https://")
+        line("\nfal's Python client comes here, without a change to the program, with")
+        line(f"  FAL_RUN_HOST={there}/run FAL_QUEUE_RUN_HOST={there}/queue")
     if served.is_demo:
         line()
         line(REAL_WEIGHTS, "yellow")

@@ -35,6 +35,16 @@ def test_a_long_url_is_one_word(
     assert f"  data            {tmp_path / 'data'}\n" in said
 
 
+def test_https_comes_with_the_variables_of_fals_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It speaks nothing but https, so they are of no use without."""
+    line = "  FAL_RUN_HOST=a.example.org:8443/run FAL_QUEUE_RUN_HOST=a.example.org:8443/queue\n"
+    assert line in banner(tmp_path, monkeypatch, capsys, public_url="https://a.example.org:8443")
+    assert "FAL_" not in banner(tmp_path, monkeypatch, capsys)
+    assert "FAL_" not in banner(tmp_path, monkeypatch, capsys, public_url="https://a.example.org", apis="openai")
+
+
 def test_the_licence_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

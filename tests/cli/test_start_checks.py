@@ -268,6 +268,26 @@ def test_the_open_server_is_not_reachable() -> None:
     assert "keys create NAME --data-dir data" in said
 
 
+@pytest.mark.parametrize("there", [None, "empty", "used"])
+def test_a_start_that_fails_leaves_the_data_folder_as_it_was(there: str | None) -> None:
+    """Else `keys create` would take it for a server's."""
+    folder = Path("place/data")
+    if there is not None:
+        folder.mkdir(parents=True)
+    if there == "used":
+        assert CliRunner().invoke(app, ["keys", "create", "a", "--data-dir", str(folder), "--new"]).exit_code == 0
+        assert CliRunner().invoke(app, ["keys", "list", "--data-dir", str(folder)]).exit_code == 0
+    before = sorted(folder.rglob("*"))
+    for settings in ({"HOST": "0.0.0.0"}, {"DATABASE_URL": "postgresql://u:p@127.0.0.1:9/x"}):
+        if there == "used" and "HOST" in settings:
+            continue  # it has a key, and starts
+        refused(serve("--data-dir", str(folder), **settings))
+        after = sorted(path for path in folder.rglob("*") if there != "used" or path.name.startswith("jobs.db"))
+        assert after == before and folder.exists() == (there is not None)
+    made = CliRunner().invoke(app, ["keys", "list", "--data-dir", str(folder)])
+    assert (made.exit_code == 0) == (there == "used"), made.output
+
+
 def test_a_home_folder_in_a_setting_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     Path(".env").write_text("COGVIDEOX_DATA_DIR=~/videos\n")

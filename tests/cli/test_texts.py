@@ -112,7 +112,7 @@ def test_a_batch_in_any_encoding_that_says_what_it_is(encoding: str, end: str) -
         (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', "list:2: not UTF-8 text (byte 0xE9); save the file as UTF-8"),
         ('{"prompt": "é"}\n'.encode("utf-16-le"), "list looks like UTF-16 without a byte order mark; save it as UTF-8"),
         ('{"prompt": "é"}\n'.encode("utf-16-be"), "list looks like UTF-16 without a byte order mark; save it as UTF-8"),
-        (b'\xff\xfe{\x00\n\x00\x00', "list:2: not UTF-16 text"),
+        (b'\xff\xfe{\x00\n\x00\x00', "list is not UTF-8 text, and damaged UTF-16; save it as UTF-8"),
         (b'{"prompt": "a"}\n{"prompt": "\x00"}\n', "list:2: it contains a NUL character"),
     ],
 )  # fmt: skip

@@ -12,13 +12,13 @@ from pipelines.models import ModelInfo
 from pipelines.request import Task
 from server.jobs.served import choose
 from server.settings import Settings
-from tests.server.clients.running import running_server, served_folder, stand_in_server
+from tests.server.clients.running import few_steps, running_server, served_folder, stand_in_server
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of the real server on the demo model; its key is `running.KEY`."""
-    with running_server(tmp_path_factory.mktemp("server"), allow_private_urls="true") as address:
+    """`host:port` of the real server on the demo model, with few steps; its key is `running.KEY`."""
+    with running_server(tmp_path_factory.mktemp("server"), few_steps(), allow_private_urls="true") as address:
         yield address
 
 

@@ -79,6 +79,11 @@ def command() -> list[str]:
     return [sys.executable, "-m", "server.cli", "serve"]
 
 
+def few_steps() -> list[str]:
+    """The real engine takes few steps, for clients that leave the number to the API."""
+    return [sys.executable, "-m", "tests.server.clients.stand_in", "tests.server.few_steps:Engine"]
+
+
 @contextmanager
 def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
     """`host:port` of a server over the engine that does as the prompt says, and that asks for KEY."""

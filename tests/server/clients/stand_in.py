@@ -1,9 +1,12 @@
-"""The server over an engine that does as the prompt says: `python -m tests.server.clients.stand_in`."""
+"""The server over another engine, by default the one that does as the prompt says:
+`python -m tests.server.clients.stand_in [MODULE:ENGINE]`."""
 
 from __future__ import annotations
+
+import sys
 
 from server.serve import serve
 from server.settings import Settings
 
 if __name__ == "__main__":
-    serve(Settings.load(), engine="tests.server.fake_engine:Engine")
+    serve(Settings.load(), engine=sys.argv[1] if len(sys.argv) > 1 else "tests.server.fake_engine:Engine")

@@ -201,6 +201,7 @@ def test_what_the_banner_says_is_so(tmp_path: Path) -> None:
         exported = [shlex.split(line, comments=True)[1] for line in said.splitlines() if "export " in line]
         given = dict(line.split("=", 1) for line in exported)
         assert given == dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), trust)
+        assert f"FAL_RUN_HOST={address}/run FAL_QUEUE_RUN_HOST={address}/queue\n" in said
         url = f"https://{address}/health/live"
         for script in ("import httpx as client", "import requests as client"):
             program = [sys.executable, "-c", f"{script}; print(client.get({url!r}).text)"]
