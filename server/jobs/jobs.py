@@ -31,7 +31,8 @@ __all__ = ["Jobs", "Stopped"]
 log = structlog.get_logger()
 
 STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams; without keys, of one address
-PAGES, PAGES_PER_KEY = 4, 2  # answers with many jobs, which take the processor for longer than others
+PAGES, PAGES_PER_KEY = 4, 2  # answers with many jobs or files, which take the processor for longer than others
+PAGE_WAIT = 60.0  # seconds that such an answer waits for others of its key
 WAITS, WAITS_PER_KEY = 2000, 200  # calls that wait for a job, the same
 BROKEN_EVERY = 1.0  # seconds between two looks whether a worker can start
 

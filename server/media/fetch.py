@@ -7,7 +7,6 @@ API keys. Does not know: vendors' error shapes, how a file is checked, what a mo
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
@@ -32,8 +31,6 @@ VIDEO_BYTES = 200 * 2**20
 URL_LENGTH = 8192
 LEADING = 1000  # characters of white space and scheme in front of a data: URI
 AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # downloaded, decoded from base64 or checked
-LARGE = 2**20  # characters or bytes of a value after which memory is tidied
-COLLECT_SECONDS = 5.0  # later, when its answer is out
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Check = Callable[[Path, str], Awaitable[None]]
@@ -47,7 +44,6 @@ class Intake:
         self._artifacts = artifacts
         self._door = door
         self._inspectors = inspectors
-        self._collecting: asyncio.TimerHandle | None = None
         self._turns = Shares("images and clips", AT_ONCE, PER_KEY, WAITING)
 
     async def picture(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
@@ -74,8 +70,6 @@ class Intake:
         self, value: str | bytes, field: str, owner: str, limit: int, empty: MediaCode, check: Check
     ) -> Media:
         """Nothing is decoded or downloaded before this owner's turn, so that what waits takes no memory of its own."""
-        if len(value) > LARGE:
-            self._collect_later()
         async with self._turns.turn(owner):
             room, tag = self._data.room, tag_of(owner)
             with arriving(self._data.inputs) as (part, file), room.growing(tag) as grow:
@@ -98,12 +92,6 @@ class Intake:
                     await asyncio.to_thread(settle, part, file, path)
                     room.note_fetched(tag, size)
                 return Media(str(path), digest)
-
-    def _collect_later(self) -> None:
-        """An error keeps what it was about, in a cycle that the collector of an idle server would not look at."""
-        if self._collecting is not None:
-            self._collecting.cancel()
-        self._collecting = asyncio.get_running_loop().call_later(COLLECT_SECONDS, gc.collect)
 
     async def _write(self, value: str | bytes, limit: int, file: Writable, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, DiskFull."""

@@ -1,11 +1,14 @@
 """The server, with a watch on its interpreter: `python -m tests.attacks.holds`. Linux only.
 
+It never collects garbage, so that memory which hangs in a cycle is seen.
+
 Each time one thread kept all others from running for LONG seconds of its own CPU time, it prints `held SECONDS WHERE`.
 CPU time tells a busy server from a busy machine.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -48,5 +51,6 @@ def _watch() -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()
     threading.Thread(target=_watch, daemon=True).start()
     serve(Settings.load(), engine="tests.server.fake_engine:Engine")

@@ -31,8 +31,7 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with attacked(tmp_path_factory.mktemp("holds"), program="tests.attacks.holds") as target:
-        with target.as_attacker() as session:  # what is done once only
-            session.post(f"{target.url}/v1/videos", json={"prompt": "steps=1 sleep=0"}, timeout=60)
+        target.measure_quiet()
         yield target
 
 
@@ -93,3 +92,7 @@ def test_nothing_is_held_for_long(target: Target, name: str) -> None:
     print(f"{name}: {together:.3f} s a call, {sorted(held)[-2:]}")  # noqa: T201
     assert together < pace.seconds(TOGETHER), sorted(held)[-5:]
     assert requests.get(f"{target.url}/health/live", timeout=60).status_code == 200
+
+
+def test_the_memory_comes_back_without_a_collection(target: Target) -> None:
+    target.assert_memory_returns()

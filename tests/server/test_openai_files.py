@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from server.context import Context
 from server.datadir import DataDir
 from server.facades import openai
+from server.facades.openai import files
 from server.facades.openai.models import PURPOSES
 from server.media.artifacts import Artifacts
 from server.media.uploads import Uploads
@@ -213,3 +214,14 @@ def test_a_film_that_is_torn_or_gone(served: Served, tmp_path: Path) -> None:
     for variant in ("video", "spritesheet", "thumbnail"):
         answer = client.get(f"{path}/content?variant={variant}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_lists_of_one_key_take_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, context, *_ = served
+    monkeypatch.setattr(files, "PAGE_WAIT", 0.01)
+    with context.jobs.pages.held(owner := context.keys.identify({"authorization": "Bearer mine"})):
+        assert client.get("/v1/files").status_code == 200
+        with context.jobs.pages.held(owner):
+            assert client.get("/v1/files").status_code == 429
+            assert client.get("/v1/files", headers={"authorization": "Bearer yours"}).status_code == 200
+    assert client.get("/v1/files").status_code == 200

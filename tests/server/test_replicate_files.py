@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from server.datadir import DataDir
 from server.facades import replicate
+from server.facades.replicate import files
 from server.facades.replicate.models import MODELS
 from server.media.artifacts import Artifacts
 from server.media.uploads import Uploads
@@ -97,6 +98,17 @@ def test_files_are_their_owners(served: Served) -> None:
     assert client.get(FILES, headers=theirs).json()["results"] == []
     assert client.get(f"{FILES}/{file['id']}").status_code == 200
     assert client.post(FILES, headers={"authorization": ""}).status_code == 401
+
+
+def test_lists_of_one_key_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PAGE_WAIT", 0.01)
+    context, _, _ = fake_context(keys="mine,yours", data_dir=tmp_path / "data")
+    client = TestClient(replicate.FACADE.create(context))
+    mine, theirs = ({"authorization": f"Bearer {key}"} for key in ("mine", "yours"))
+    with context.jobs.pages.held(owner := context.keys.identify(mine)), context.jobs.pages.held(owner):
+        assert client.get(FILES, headers=mine).status_code == 429
+        assert client.get(FILES, headers=theirs).status_code == 200
+    assert client.get(FILES, headers=mine).status_code == 200
 
 
 def test_files_last_a_day(served: Served, clock: Clock) -> None:

@@ -24,13 +24,13 @@ from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.facades.wire import Json, finished_or_dropped, idempotency, kept
 from server.jobs.job import Artifact, Job, Status
+from server.jobs.jobs import PAGE_WAIT
 from server.shares import holder
 from weights.catalog import published
 
 FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
 PAGE, LONGEST_PAGE = 20, 100
-PAGE_WAIT = 60.0  # seconds that a list waits for others of its key
 VARIANTS = ("video", "thumbnail", "spritesheet")
 REMEMBERED = 1000  # deleted videos whose place in the list is known
 

@@ -26,6 +26,7 @@ from server.facades.openai.models import CreateFile
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.wire import Json, flaw
 from server.jobs.job import Artifact
+from server.jobs.jobs import PAGE_WAIT
 
 PREFIX = "file-"
 ID = re.compile(PREFIX + "[A-Za-z0-9_-]{32}")
@@ -96,7 +97,11 @@ class Files:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / record["id"], json.dumps(record).encode("ascii"))
 
-    def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
+        async with self.context.jobs.pages.turn(request.state.owner, PAGE_WAIT):
+            return await run_in_threadpool(self._list, request)
+
+    def _list(self, request: Request) -> Response:
         query = request.query_params
         limit, purpose, after = limit_of(query, LONGEST_PAGE, LONGEST_PAGE), query.get("purpose"), query.get("after")
         paths = _folder(self.context, request.state.owner).glob(f"{PREFIX}*")

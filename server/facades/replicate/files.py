@@ -25,6 +25,7 @@ from server.facades.replicate import errors
 from server.facades.replicate.answers import timestamp
 from server.facades.replicate.catalog import page
 from server.facades.wire import Json, check_length, counted, flaw, parse_json
+from server.jobs.jobs import PAGE_WAIT
 from server.room import tag_of
 
 KEPT = 24 * 3600.0  # seconds, as at Replicate
@@ -89,8 +90,12 @@ class Files:
         await run_in_threadpool(self._keep, request.state.owner, record)
         return record
 
-    def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
         """Newest first; all of a day's on one page."""
+        async with self.context.jobs.pages.turn(request.state.owner, PAGE_WAIT):
+            return await run_in_threadpool(self._list, request)
+
+    def _list(self, request: Request) -> Response:
         records = [self._read(path) for path in self._of(request.state.owner).glob("*.json")]
         there = sorted(filter(None, records), key=lambda record: str(record["created_at"]), reverse=True)
         return Json(page([self._answer(request, record) for record in there]))

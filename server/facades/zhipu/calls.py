@@ -21,9 +21,9 @@ from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, pr
 from server.facades.zhipu.pictures import picture
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
+from server.jobs.jobs import PAGE_WAIT
 
 FACADE = "zhipu"
-PAGE_WAIT = 60.0  # seconds that an answer about many tasks waits for others of its key
 
 
 class Zhipu:
