@@ -78,7 +78,7 @@ def text_notes(request: GenerationRequest, loras: Sequence[tuple[Lora, Adapter]]
     notes = []
     for name, (_, adapter) in zip(names([one for one, _ in loras]), loras, strict=True):
         if adapter.match.text:
-            reason = f"its part for the text encoder ({adapter.match.text} layers) cannot be applied here"
+            reason = f"its part for the text encoder ({adapter.match.text_layers}) cannot be applied here"
             if request.strict:
                 raise RequestError("loras", f"{name} is not possible as asked: {reason}")
             notes.append(Note("loras", name, "its part for the transformer", reason))

@@ -108,6 +108,8 @@ def kind_of(head: bytes) -> Kind | None:
     first = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # the name of a zip's first entry
     if head.startswith(b"PK\x03\x04") and first.endswith((b"/data.pkl", b"/version", b"/byteorder")):
         return PICKLE
+    if head[257:262] == b"ustar":
+        return Kind("an archive (.tar)", "give the file that is in it")
     return next((kind for starts, kind in _KINDS if head.lstrip().startswith(starts)), None)
 
 
@@ -155,7 +157,7 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
     if (own := file.metadata.get("lora_adapter_metadata")) and (values := _from_config(own, "its metadata", parts)):
         return Alpha("metadata", values)
     for key in ("ss_network_alpha", "lora_alpha", "alpha"):
-        if (text := file.metadata.get(key)) is not None:
+        if (text := file.metadata.get(key)) not in (None, "", "None"):  # kohya writes None
             return Alpha("metadata", usual | dict.fromkeys(scaled, _finite(text, f"{key} in its metadata")))
     config = file.path.with_name("adapter_config.json")
     if config.is_file() and (values := _from_config(_text(config), config.name, parts)):
@@ -173,7 +175,7 @@ def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
     """What should be said of a LoRA: parts of it that do nothing, an alpha that was guessed or passed over."""
     said = []
     if found.text:
-        said.append(f"its part for the text encoder ({found.text} layers) is not applied; the transformer's part is")
+        said.append(f"its part for the text encoder ({found.text_layers}) is not applied; the transformer's part is")
     if asked is not None and alpha.source != "request":
         said.append(f"alpha {asked:g} of the request is not used: alpha is known from {alpha.source}")
     if alpha.source == NOWHERE and found.is_bare and found.kinds == ["LoRA"]:

@@ -57,7 +57,12 @@ class Match:
 
     @property
     def is_bare(self) -> bool:
-        return self.layout.startswith("no prefix")
+        """As exports of the SAT trainer are."""
+        return self.layout.startswith("no prefix") and not self.layout.endswith("wrapped names")
+
+    @property
+    def text_layers(self) -> str:
+        return _layers(self.text)
 
     @property
     def kinds(self) -> list[str]:
@@ -229,6 +234,9 @@ def _sizes(module: str, made: Shape, weight: Shape) -> str:
     if made[:2] == weight[:2]:
         return f"it is for a weight of {list(made)}, the transformer has {list(weight)}"
     first = module == "patch_embed.proj" and made[0] == weight[0]
+    if first and len(made) != len(weight):
+        models = ("CogVideoX 1.5", "an older CogVideoX") if len(made) == 2 else ("an older CogVideoX", "1.5's")
+        return f"it is for {models[0]}, {list(made)}, the transformer is {models[1]}, {list(weight)}"
     said = [_channels(shape[1], shape[0]) for shape in (made, weight)]
     if first and made[1] in (2 * weight[1], weight[1] / 2):
         names = ("image-to-video", "text-to-video") if made[1] > weight[1] else ("text-to-video", "image-to-video")
@@ -243,7 +251,7 @@ def _channels(inputs: int, outputs: int) -> str:
 
 def _expected(keys: Iterable[str], fit: int, count: int, strange: list[str], text: int, layers: Layers) -> str:
     if not fit and not strange and text:
-        return f"it is for the text encoder only ({text} layers of it), to which LoRAs are not applied here"
+        return f"it is for the text encoder only ({_layers(text)} of it), to which LoRAs are not applied here"
     if fit == count and fit:
         what = f"all of its {fit} modules fit, but it holds more, not of this transformer: {_some(strange)}"
     elif fit:
@@ -259,6 +267,10 @@ def _expected(keys: Iterable[str], fit: int, count: int, strange: list[str], tex
         f" {', '.join(first)}, the same up to block {count - 1}, {', '.join(also)}; under transformer.,"
         " diffusion_model., base_model.model., lora_unet_, lycoris_ or without a prefix"
     )
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'s' * (count != 1)}"
 
 
 def _some(names: list[str]) -> str:

@@ -151,8 +151,8 @@ def test_what_add_inspect_and_generate_say_is_what_the_server_says(tmp_path: Pat
     assert call("inspect", "wan").stdout.count("it is for Wan") <= 3  # once for each reason, not for each model
     text = {f"text_encoder.encoder.block.0.q.lora_{half}.weight": torch.ones(4, 4) for half in "AB"}
     save_file({**tensors(), **text}, tmp_path / "both.safetensors")
-    assert "note: its part for the text encoder (1 layers) is not applied" in call("add", "both.safetensors").output
-    assert "note: its part for the text encoder (1 layers)" in done("inspect", "both")
+    assert "note: its part for the text encoder (1 layer) is not applied" in call("add", "both.safetensors").output
+    assert "note: its part for the text encoder (1 layer)" in done("inspect", "both")
     assert "kind: LoRA" in done("inspect", "both")
 
 

@@ -295,9 +295,7 @@ def test_a_part_for_the_text_encoder_is_a_note_or_refused_when_strict(engine: En
     extra = {f"lora_te_encoder_block_0.lora_{half}.weight": torch.ones(4, 4) for half in ("down", "up")}
     request = ask(**SHORT, loras=(Lora(str(write(tmp_path / "both.safetensors", known(engine), extra=extra))),))
     without = replace(request, loras=(Lora(str(write(tmp_path / "one.safetensors", known(engine)))),))
-    note = (
-        "both.safetensors -> its part for the transformer (its part for the text encoder (1 layers) cannot be applied"
-    )
+    note = "both.safetensors -> its part for the transformer (its part for the text encoder (1 layer) cannot be applied"
     assert any(note in one for one in finished(engine.run(request, "5b")).manifest["notes"])
     assert torch.equal(made(engine, request)[0], made(engine, without)[0])
     with pytest.raises(RequestError, match=r"both.safetensors is not possible as asked: its part for the text encoder"):

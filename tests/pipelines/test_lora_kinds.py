@@ -236,7 +236,7 @@ def test_a_part_for_the_text_encoder_is_left_aside_and_named(tmp_path: Path, pre
     pairs = draw(net)
     found = read_adapter(net, write(tmp_path / "a.safetensors", pairs, extra=extra))
     (said,) = lora_file.doubts(found.match, found.alpha())
-    assert said == "its part for the text encoder (1 layers) is not applied; the transformer's part is"
+    assert said == "its part for the text encoder (1 layer) is not applied; the transformer's part is"
     save_file(extra, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match=r"for the text encoder only \(1 layers of it\), to which LoRAs are not"):
+    with pytest.raises(ValueError, match=r"for the text encoder only \(1 layer of it\), to which LoRAs are not"):
         read_adapter(net, tmp_path / "b.safetensors")

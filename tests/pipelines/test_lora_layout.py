@@ -56,6 +56,25 @@ def test_the_base_is_told_by_shape(layout: str) -> None:
         match(large, published("cogvideox-2b"))
 
 
+def test_what_the_patch_embedding_is_for_is_told() -> None:
+    key = "transformer.patch_embed.proj.lora_{}.weight"
+
+    def refused(of: str, on: str, words: str) -> None:
+        high, *wide = published(of)["patch_embed.proj"]
+        shapes = {key.format("A"): (4, *wide), key.format("B"): (high, 4, *(1 for _ in wide[1:]))}
+        assert match(shapes, published(of)).parts["patch_embed.proj"].rank == 4
+        with pytest.raises(LoraError, match=words):
+            match(shapes, published(on))
+
+    refused("cogvideox-5b-i2v", "cogvideox-5b", r"32 -> 3072 .*\(image-to-video\), .* 16 -> 3072 .*\(text-to-video\)")
+    refused("cogvideox-5b", "cogvideox-5b-i2v", r"16 -> 3072 .*\(text-to-video\), .* 32 -> 3072 .*\(image-to-video\)")
+    refused("cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", r"128 -> 3072 .*\(text-to-video\), .*\(image-to-video\)")
+    refused("cogvideox-5b", "cogvideox-1.5-5b", r"an older CogVideoX, \[3072, 16, 2, 2\], .* is 1.5's, \[3072, 128\]")
+    refused(
+        "cogvideox-1.5-5b", "cogvideox-5b", r"for CogVideoX 1.5, \[3072, 128\], .* is an older CogVideoX, \[3072, 16, 2"
+    )
+
+
 def test_layouts_have_names(tmp_path: Path) -> None:
     net = tiny()
     layers = {n: tuple(m.weight.shape) for n, m in net.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -68,6 +87,7 @@ def test_layouts_have_names(tmp_path: Path) -> None:
     assert named["VideoX-Fun"] == "lora_unet__, lora_down/lora_up (kohya, VideoX-Fun)"
     assert named["diffusion_model"].startswith("diffusion_model., ")
     assert named["peft"].startswith("base_model.model., ")
+    assert named["sharded dump"] == "raw PEFT dump, lora_A/lora_B, wrapped names"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -77,6 +97,30 @@ def test_alpha_tensors_are_read_in_every_dtype(tmp_path: Path, dtype: torch.dtyp
     alphas = {f"transformer.{m}.alpha": torch.tensor(0.5 + n, dtype=dtype) for n, m in enumerate(MODULES)}
     file = read(write(tmp_path / "a.safetensors", draw(net), extra=alphas))
     assert alpha_of(file, matched(file, layers)).values == {m: 0.5 + n for n, m in enumerate(MODULES)}
+
+
+def test_an_alpha_that_kohya_did_not_know_is_none(tmp_path: Path) -> None:
+    net = tiny()
+    layers = {n: tuple(m.weight.shape) for n, m in net.named_modules() if isinstance(m, torch.nn.Linear)}
+    file = read(write(tmp_path / "a.safetensors", draw(net), ss_network_alpha="None"))
+    assert alpha_of(file, matched(file, layers)).source == lora_file.NOWHERE
+
+
+def test_patterns_that_are_no_names_are_refused_and_wrapped_ones_are_read(tmp_path: Path) -> None:
+    net = tiny()
+    layers = {n: tuple(m.weight.shape) for n, m in net.named_modules() if isinstance(m, torch.nn.Linear)}
+
+    def alphas(**patterns: object) -> dict[str, float]:
+        config = json.dumps({"lora_alpha": 8, "alpha_pattern": patterns["said"]})
+        file = read(write(tmp_path / "a.safetensors", draw(net), lora_adapter_metadata=config))
+        return alpha_of(file, matched(file, layers)).values
+
+    for pattern in (r"^_orig_mod\.transformer_blocks\.1\.attn1\.to_q$", f"transformer.{MODULES[4]}", MODULES[4]):
+        assert alphas(said={pattern: 2}) == {m: 2 if m == MODULES[4] else 8 for m in MODULES}
+    with pytest.raises(LoraError, match=r"its metadata holds a regular expression, '.*to_\[qk\]', .* --alpha NUMBER"):
+        alphas(said={".*to_[qk]": 2})
+    with pytest.raises(LoraError, match="to_q of alpha_pattern in its metadata is 'x', not a number"):
+        alphas(said={"to_q": "x"})
 
 
 def test_headers_that_lie(tmp_path: Path) -> None:
