@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests import checkpoints
 from weights import record
@@ -95,6 +96,62 @@ def test_index_pointing_outside_is_refused(folder: Path) -> None:
 def test_weights_of_another_checkpoint_are_noticed(folder: Path) -> None:
     pretend(folder, in_channels=32)
     assert "weights beside it do not have" in str(verify(folder).problems[0])
+
+
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    """Which of the two is taken would be the library's choice."""
+    shards = sorted((folder / "transformer").glob("*.safetensors"))
+    tensors = load_file(shards[1])
+    name, value = next(iter(load_file(shards[0]).items()))
+    save_file(tensors | {name: value * 2}, shards[1], {"format": "pt"})
+    assert f"{shards[1].name}: holds {name}, which transformer/{shards[0].name} holds too" in str(
+        verify(folder).problems[0]
+    )
+
+
+def test_swapped_shards_are_refused(folder: Path) -> None:
+    first, second, *_ = sorted((folder / "text_encoder").glob("*.safetensors"))
+    first.rename(folder / "kept")
+    second.rename(first)
+    (folder / "kept").rename(second)
+    assert {p.path for p in verify(folder).problems} == {f"text_encoder/{p.name}" for p in (first, second)}
+
+
+def test_fun_models_are_refused_by_their_channels(tmp_path: Path) -> None:
+    folder = checkpoints.build("5b", tmp_path, transformer={"in_channels": 33})
+    (problem,) = verify(folder).problems
+    assert problem.path == "transformer/config.json"
+    assert "in_channels is 33, expected 16 (text to video) or 32 (image to video)" in problem.what
+    assert "CogVideoX-Fun" in problem.what
+    assert "cogvideox weights list" in problem.remedy
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_quantised_weights_are_named(folder: Path, part: str) -> None:
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
+    for file in (folder / part).glob("*.safetensors*"):
+        file.unlink()
+    (folder / part / "diffusion_pytorch_model.bin").touch()  # torchao's are pickled
+    (problem,) = verify(folder).problems
+    assert (problem.path, "quantised by torchao" in problem.what) == (f"{part}/config.json", True)
+    assert "cogvideox weights pull" in problem.remedy
+
+
+@pytest.mark.parametrize("library", [8, ["x"], {"load_in_8bit": True}])
+def test_whatever_quantised_them(folder: Path, library: object) -> None:
+    pretend(folder, quantization_config=library)
+    assert "quantised by" in str(verify(folder).problems[0])
+
+
+def test_an_fp16_variant_alone_is_named(folder: Path) -> None:
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert str(verify(folder).problems[0]) == (
+        "vae/diffusion_pytorch_model.safetensors: missing, there is only the variant fp16: "
+        "diffusion_pytorch_model.fp16.safetensors (mv vae/diffusion_pytorch_model.fp16.safetensors "
+        "vae/diffusion_pytorch_model.safetensors)"
+    )
 
 
 def test_deep_needs_a_record(folder: Path) -> None:
