@@ -146,6 +146,8 @@ def _transformer(path: str, full: Config) -> Iterator[Problem]:
     for key in _SWITCHES:
         if not isinstance(full[key], bool):
             yield Problem(path, f"{key} is {_shown(full[key])}, expected true or false", _MEND)
+    if not _is_number(full["dropout"]) or not 0 <= full["dropout"] <= 1:
+        yield Problem(path, f"dropout is {_shown(full['dropout'])}, expected a number from 0 to 1", _MEND)
     if full["use_learned_positional_embeddings"] is True and full["use_rotary_positional_embeddings"] is not True:
         what = "use_learned_positional_embeddings is true, expected use_rotary_positional_embeddings with it"
         yield Problem(path, what, _MEND)

@@ -38,6 +38,8 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
     """
     folder, commit = locate(source.expanduser())
     report = verify(folder)
+    if report.ok:
+        report = verify(folder, deep=True)
     if not report.ok:
         raise ImportRefused(f"{folder} is not whole: " + "; ".join(map(str, report.problems)))
     checkpoint = recognise(folder)
@@ -75,7 +77,7 @@ def import_transformer(found: Transformer, models_dir: Path, base: str | None, n
             if not file.startswith("transformer/"):
                 _bring((other / file).resolve(), scratch / file)
         fill(found, other, scratch, _bring)
-        if problems := verify(scratch).problems:
+        if problems := verify(scratch, deep=True).problems:
             raise ImportRefused(f"{found.source} does not fit {base_name}: " + "; ".join(map(str, problems)))
         made_from = base_name if base_name in CATALOG else None
         record.write(scratch, record.Record(record.measure(scratch, wanted(scratch)), made_from))

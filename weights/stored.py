@@ -69,6 +69,8 @@ def _sharded(folder: Path, part: str, path: str, stored: Stored) -> Iterator[Pro
             yield problem
         elif absent := [t for t, s in places.items() if s == shard and t not in tensors]:
             yield Problem(name, f"lacks the tensor {_some(absent)} that the index promises")
+        elif more := [t for t in tensors if t not in places]:
+            yield Problem(name, f"holds the tensor {_some(more)}, which the index does not name")
         elif twice := [t for t in tensors if t in stored.tensors]:
             yield Problem(name, f"holds {_some(twice)}, which {stored.tensors[twice[0]][0]} holds too")
         stored.tensors |= {t: (name, tensor) for t, tensor in tensors.items()}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weights import configs, record, stored, tokens
+from weights import configs, numbers, record, stored, tokens
 from weights.catalog import CATALOG, COMPONENTS, MODEL_INDEX, Checkpoint
 from weights.expected import EXPECTED
 from weights.interpolation import NETWORKS, SHIPPED
@@ -68,6 +68,8 @@ def verify(folder: Path, *, deep: bool = False) -> Report:
         problems = list(_structure(folder, found)) or list(_mixture(folder, found))
         problems = problems or list(configs.problems(folder)) or list(_contents(folder, found))
         warnings = list(_oddities(folder, checkpoint))
+        if deep and not problems:
+            problems = list(_numbers(folder, found))
     compared = False
     try:
         known = record.read(folder)
@@ -121,11 +123,19 @@ def _contents(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
             yield from tokens.problems(folder, config["vocab_size"])
 
 
+def _numbers(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
+    for file in sorted({file for one in found.values() for file, _ in one.tensors.values()}):
+        if name := numbers.broken_tensor(folder / file):
+            yield Problem(file, f"the tensor {name} holds NaN or infinity, expected numbers")
+
+
 def _mixture(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
     """A config from one checkpoint beside the weights of another, the folder being whole otherwise."""
     config = configs.whole("transformer", read_json(folder, "transformer/config.json")[0])
     shapes = {name: tensor.shape for name, (_, tensor) in found["transformer"].tensors.items()}
     depth, channels = config["num_layers"], config["in_channels"]
+    if type(depth) is not int or type(channels) is not int:
+        return  # weights.configs says it better
     layers = len({n.split(".")[1] for n in shapes if n.startswith("transformer_blocks.")})
     patch = shapes.get("patch_embed.proj.weight", ())  # 1.0: (width, channels, 2, 2); 1.5: (width, channels * 2*2*2)
     sides = (config.get("patch_size") or 2, config.get("patch_size_t") or 1)

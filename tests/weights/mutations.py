@@ -60,7 +60,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "norm_elementwise_affine": [False],
         "add_control_layer": [True],
         "quantization_config": [{"quant_method": "torchao"}],
-        "dropout": [0.1],
+        "dropout": [0.1, 2],
     },
     "vae/config.json": {
         "_class_name": ["AutoencoderKLWan"],
@@ -103,8 +103,11 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "timestep_spacing": ["linspace"],  # ours is always trailing
         "trained_betas": [[0.1] * 1000],
     },
+    "tokenizer/added_tokens.json": {"circle": [5]},
     "tokenizer/tokenizer_config.json": {
         "eos_token": ["a"], "pad_token": ["red"], "padding_side": ["left"], "model_max_length": [5],
+        "added_tokens_decoder": [{"5": {"content": "red"}}, {"7": {"content": "</s>"}}],
+        "additional_special_tokens": [["red"]],
     },
 }  # fmt: skip
 

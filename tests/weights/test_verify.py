@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests import checkpoints
 from weights import record
-from weights.imports import wanted
+from weights.imports import ImportRefused, import_folder, wanted
+from weights.numbers import broken_tensor
 from weights.safetensors_header import BrokenFile, read_header
 from weights.verify import recognise, verify
 
@@ -151,6 +153,43 @@ def test_an_fp16_variant_alone_is_named(folder: Path) -> None:
         "vae/diffusion_pytorch_model.safetensors: missing, there is only the variant fp16: "
         "diffusion_pytorch_model.fp16.safetensors (mv vae/diffusion_pytorch_model.fp16.safetensors "
         "vae/diffusion_pytorch_model.safetensors)"
+    )
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b"])  # float16, bfloat16
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_deep_finds_what_is_no_number(kind: checkpoints.Kind, number: float, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoints.cached(kind, single_file=True), tmp_path / "checkpoint"))
+    assert verify(folder, deep=True).ok
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["decoder.conv_out.conv.bias"][2] = number
+    save_file(tensors, file)
+    assert verify(folder).ok
+    (problem,) = verify(folder, deep=True).problems
+    assert "the tensor decoder.conv_out.conv.bias holds NaN or infinity" in str(problem)
+    with pytest.raises(ImportRefused, match=r"decoder\.conv_out\.conv\.bias holds NaN"):
+        import_folder(folder, tmp_path / "models", "mine")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_largest_number_is_one(dtype: torch.dtype, tmp_path: Path) -> None:
+    file, most = tmp_path / "x.safetensors", torch.finfo(dtype).max
+    save_file({"fine": torch.tensor([most, -most, 0.0], dtype=dtype)}, file)
+    assert broken_tensor(file) is None
+    save_file({"fine": torch.zeros(3), "odd": torch.tensor([0.0, float("nan")], dtype=dtype)}, file)
+    assert broken_tensor(file) == "odd"
+
+
+def test_a_tensor_that_the_index_does_not_name(folder: Path) -> None:
+    """Libraries differ in whether they take it."""
+    path = folder / "text_encoder" / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    name = sorted(index["weight_map"])[-1]
+    shard = index["weight_map"].pop(name)
+    path.write_text(json.dumps(index))
+    assert f"text_encoder/{shard}: holds the tensor {name}, which the index does not name" in str(
+        verify(folder).problems[0]
     )
 
 
