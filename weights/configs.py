@@ -70,10 +70,13 @@ def unusual(folder: Path) -> Iterator[str]:
                 yield f"{FILES[part]}: {key} is {_shown(config[key])}, CogVideoX-5B has {_shown(value)}"
 
 
+def wrong_pipeline(index: Config) -> Problem | None:
+    if (name := index.get("_class_name")) in [*TASKS]:
+        return None
+    return Problem(MODEL_INDEX, f"is for a {_shown(name)}, expected {', '.join(TASKS)}", _NOT_OURS)
+
+
 def _index(index: Config) -> Iterator[Problem]:
-    if (name := str(index.get("_class_name"))) not in TASKS:
-        yield Problem(MODEL_INDEX, f"is for a {_shown(name)}, expected {', '.join(TASKS)}", _NOT_OURS)
-        return
     for part in COMPONENTS:
         entry = index.get(part)
         if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in CLASSES[part]):

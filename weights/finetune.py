@@ -160,10 +160,11 @@ def fill(found: Transformer, base: Path, folder: Path, bring: Callable[[Path, Pa
     (folder / "transformer").mkdir(parents=True, exist_ok=True)
     (folder / _CONFIG).write_text(json.dumps(content, indent=2) + "\n")
     target = folder / "transformer" / f"{_STEM}.safetensors"
-    if len(found.files) == 1 and found.layout == "diffusers" and not found.prefix:
+    wanted = layouts.plan(found.tensors, found.layout, found.prefix)
+    if len(found.files) == 1 and found.layout == "diffusers" and wanted.keys() == found.tensors.keys():
         bring(found.files[0].resolve(), target)
         return
     try:
-        layouts.write(layouts.plan(found.tensors, found.layout, found.prefix), target)
+        layouts.write(wanted, target)
     except ValueError as error:
         raise WeightsError(f"{found.source}: {error}") from error

@@ -70,7 +70,7 @@ def import_transformer(found: Transformer, models_dir: Path, base: str | None, n
     if name in CATALOG or name in interpolation.NETWORKS:
         raise ImportRefused(f"{name} is the name of another model: choose a --name for it")
     target = models_dir / _free_name(name, models_dir)
-    if (broken := verify(other).problems) or not any(other.glob("transformer/config.json")):
+    if broken := verify(other).problems:
         raise ImportRefused(f"{base_name} is not whole: " + "; ".join(map(str, broken)))
     with _arriving(found.source, target) as scratch:
         for file in wanted(other):

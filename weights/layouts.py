@@ -22,6 +22,8 @@ _MARKS: Mapping[Layout, str] = {
     "diffusers": "transformer_blocks.0.attn1.to_q.weight",
     "original": "transformer.layers.0.attention.query_key_value.weight",
 }
+# what trainers wrap around modules, and so into names
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.(.+)")
 _LISTED = re.compile(r"mixins\.adaln_layer\.(query_layernorm_list|key_layernorm_list|adaLN_modulations)\.(\d+)\.(.+)")
 _IN_LAYER = {
@@ -60,19 +62,23 @@ class Piece:
 
 def layout_of(names: Iterable[str]) -> tuple[Layout, str] | None:
     """The layout and the prefix of its names; None for tensors that are no CogVideoX transformer's."""
-    for name in names:
+    for name in map(_unwrapped, names):
         for layout, mark in _MARKS.items():
             if name == mark or name.endswith("." + mark):
                 return layout, name.removesuffix(mark)
     return None
 
 
+def _unwrapped(name: str) -> str:
+    return _WRAPPERS.sub("", name)
+
+
 def plan(tensors: Mapping[str, tuple[Path, Tensor]], layout: Layout, prefix: str) -> dict[str, list[Piece]]:
     """diffusers' name -> what to join along the first dimension. Names without the prefix are another model's."""
     wanted: dict[str, list[Piece]] = {}
     for name, (file, tensor) in tensors.items():
-        if name.startswith(prefix):
-            short = name.removeprefix(prefix)
+        if (short := _unwrapped(name)).startswith(prefix):
+            short = short.removeprefix(prefix)
             pairs = _renamed(short) if layout == "original" else [(short, [(0, 1)])]
             for new, shares in pairs:
                 wanted[new] = [Piece(file, tensor, number, of) for number, of in shares]

@@ -92,6 +92,9 @@ def _structure(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
     index, problem = read_json(folder, MODEL_INDEX)
     if problem:
         yield problem
+    elif wrong := configs.wrong_pipeline(index):
+        yield wrong
+        return  # what another model's folder lacks is no news
     elif missing := [c for c in COMPONENTS if c not in index]:
         yield Problem(MODEL_INDEX, f"does not name {', '.join(missing)}", "this is not a CogVideoX checkpoint")
     for component in COMPONENTS:
@@ -134,7 +137,8 @@ def _mixture(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
     config = configs.whole("transformer", read_json(folder, "transformer/config.json")[0])
     shapes = {name: tensor.shape for name, (_, tensor) in found["transformer"].tensors.items()}
     depth, channels = config["num_layers"], config["in_channels"]
-    if type(depth) is not int or type(channels) is not int:
+    named = config.get("_class_name") in configs.CLASSES["transformer"]
+    if not named or type(depth) is not int or type(channels) is not int:
         return  # weights.configs says it better
     layers = len({n.split(".")[1] for n in shapes if n.startswith("transformer_blocks.")})
     patch = shapes.get("patch_embed.proj.weight", ())  # 1.0: (width, channels, 2, 2); 1.5: (width, channels * 2*2*2)

@@ -110,6 +110,12 @@ def prefixed(tensors: Tensors) -> Tensors:
     return {f"model.diffusion_model.{name}": value for name, value in tensors.items()}
 
 
+def wrapped(tensors: Tensors) -> Tensors:
+    """By compile, FSDP and gradient checkpointing at once."""
+    inner = {name.replace("_blocks.1.", "_blocks.1._checkpoint_wrapped_module."): t for name, t in tensors.items()}
+    return {f"_fsdp_wrapped_module._orig_mod.{name}": value for name, value in inner.items()}
+
+
 FORMS: dict[str, Callable[[Path], Path]] = {
     "folder": lambda tuned: tuned,
     "flat": lambda tuned: tuned / "transformer",
@@ -117,6 +123,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "file": lambda tuned: tuned / "transformer" / STEM,
     "original": lambda tuned: rewritten(tuned, original, config=False),
     "prefixed": lambda tuned: rewritten(tuned, prefixed, config=True),
+    "wrapped": lambda tuned: rewritten(tuned, wrapped, config=False),
     "shards": shards,
     "cache": lambda tuned: hub_cache(tuned, tuned.parent / "models--me--tune"),
 }

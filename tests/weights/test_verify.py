@@ -119,6 +119,15 @@ def test_swapped_shards_are_refused(folder: Path) -> None:
     assert {p.path for p in verify(folder).problems} == {f"text_encoder/{p.name}" for p in (first, second)}
 
 
+def test_another_model_is_one_problem(folder: Path) -> None:
+    """Not a list of what it lacks to be a CogVideoX."""
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "WanPipeline"}))
+    shutil.rmtree(folder / "vae")
+    (problem,) = verify(folder).problems
+    assert problem.what.startswith("is for a WanPipeline, expected CogVideoXPipeline")
+
+
 def test_fun_models_are_refused_by_their_channels(tmp_path: Path) -> None:
     folder = checkpoints.build("5b", tmp_path, transformer={"in_channels": 33})
     (problem,) = verify(folder).problems
