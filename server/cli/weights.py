@@ -169,8 +169,9 @@ def import_(
     from weights import record
     from weights.finetune import look
     from weights.imports import import_folder, import_network, import_transformer
+    from weights.verify import verify as inspect
 
-    said = ""
+    said: list[str] = []
     asked = source.expanduser()
     with _plainly(), Console(stderr=True).status("reading every byte once"):
         folder = _models_dir(models_dir)
@@ -183,11 +184,13 @@ def import_(
         elif name is not None:
             raise WeightsError(f"{source}: RIFE's weights take no --name")
         else:
-            target, said = import_network(source, folder, convert)
-            said = f"{said}; sha256 {record.sha256(target)}"
+            target, what = import_network(source, folder, convert)
+            said = [f"{what}; sha256 {record.sha256(target)}"]
+        if target.is_dir():
+            said = [f"note: {warning}" for warning in inspect(target).warnings]
     typer.echo(str(target))
-    if said:
-        typer.echo(said, err=True)
+    for line in said:
+        typer.echo(line, err=True)
 
 
 @app.command()
