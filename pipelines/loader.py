@@ -114,6 +114,9 @@ class Loader:
         key = folder.resolve()
         if key in self._models:
             return self._models[key]
+        if problems := verify(folder).problems:
+            more = f" (and {len(problems) - 1} more: cogvideox weights verify)" if len(problems) > 1 else ""
+            raise ModelError(f"{folder} does not load: {problems[0]}{more}")
         info = describe(folder, name)
         dtype = self.dtype_for(info)
         try:
@@ -128,7 +131,8 @@ class Loader:
                 revision=_revision(folder),
             )
         except Exception as e:  # every library below has its own ways to refuse a torn or foreign file
-            raise ModelError(f"{folder} does not load: {_why(folder, e)}") from e
+            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise ModelError(f"{folder} does not load: {why}") from e
         if info.latent_patch_frames > 1:
             _widen_positions(model.transformer)
         self._models[key] = model
@@ -139,23 +143,14 @@ class Loader:
         for other_part, other_dtype, other_path, module in self._components:
             if other_part == part and other_dtype == dtype and same_files(path, other_path):
                 return module
-        arguments = {"local_files_only": True, "use_safetensors": True}
-        if part == "text_encoder":
-            module = T5EncoderModel.from_pretrained(path, dtype=dtype, **arguments)
-        else:
-            module = CLASSES[part].from_pretrained(path, torch_dtype=dtype, **arguments)
+        arguments = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        key = "dtype" if part == "text_encoder" else "torch_dtype"
+        module, found = CLASSES[part].from_pretrained(path, **{key: dtype}, **arguments)
+        if missing := sorted(found["missing_keys"]):  # the library would draw them at random
+            raise ModelError(f"{part} lacks {len(missing)} of its tensors, such as {missing[0]}")
         module.eval().requires_grad_(False)
         self._components.append((part, dtype, path, module))
         return module
-
-
-def _why(folder: Path, error: Exception) -> str:
-    """What `weights verify` finds wrong with the files, or else the library's own first line."""
-    problems = verify(folder).problems
-    if problems:
-        more = f" (and {len(problems) - 1} more: cogvideox weights verify)" if len(problems) > 1 else ""
-        return f"{problems[0].path}: {problems[0].what}{more}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _widen_positions(transformer: Any) -> None:

@@ -219,7 +219,9 @@ def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
     for folder in (models_dir / asked, Path(asked).expanduser()):
         if asked and _is_checkpoint(folder):
             return folder
-    why = f"the folder has no {MODEL_INDEX}" if asked and Path(asked).expanduser().is_dir() else ""
+    why = ""
+    if asked and Path(asked).expanduser().is_dir():
+        why = f"the folder has no {MODEL_INDEX}: cogvideox weights import {asked} takes it or says what it is"
     raise UnknownCheckpoint(asked or "''", why, (one.name for one in installed(models_dir)))
 
 

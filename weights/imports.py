@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from weights import interpolation, record
+from weights import foreign, interpolation, record
 from weights.catalog import ALLOW_PATTERNS, CATALOG, MODEL_INDEX, WeightsError
+from weights.finetune import Transformer, base_folder, fill
 from weights.verify import recognise, verify
 
 PARTIAL = ".partial"  # inside the models folder: what is on its way in; hidden from the catalog's listing
@@ -37,6 +38,8 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
     """
     folder, commit = locate(source.expanduser())
     report = verify(folder)
+    if report.ok:
+        report = verify(folder, deep=True)
     if not report.ok:
         raise ImportRefused(f"{folder} is not whole: " + "; ".join(map(str, report.problems)))
     checkpoint = recognise(folder)
@@ -54,6 +57,30 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
         _hold_against_blobs(folder, files)
         repository = checkpoint.repository if checkpoint else None
         record.write(scratch, record.Record(files, checkpoint.name if checkpoint else None, repository, commit))
+    return target
+
+
+def import_transformer(found: Transformer, models_dir: Path, base: str | None, name: str | None = None) -> Path:
+    """Bring a transformer in as `models_dir/<name>`, with the other parts of the checkpoint `base`.
+
+    `name` None takes one from the source. Raises WeightsError.
+    """
+    base_name, other = base_folder(base, found, models_dir)
+    name = name or found.name
+    if name in CATALOG or name in interpolation.NETWORKS:
+        raise ImportRefused(f"{name} is the name of another model: choose a --name for it")
+    target = models_dir / _free_name(name, models_dir)
+    if broken := verify(other).problems:
+        raise ImportRefused(f"{base_name} is not whole: " + "; ".join(map(str, broken)))
+    with _arriving(found.source, target) as scratch:
+        for file in wanted(other):
+            if not file.startswith("transformer/"):
+                _bring((other / file).resolve(), scratch / file)
+        fill(found, other, scratch, _bring)
+        if problems := verify(scratch, deep=True).problems:
+            raise ImportRefused(f"{found.source} does not fit {base_name}: " + "; ".join(map(str, problems)))
+        made_from = base_name if base_name in CATALOG else None
+        record.write(scratch, record.Record(record.measure(scratch, wanted(scratch)), made_from))
     return target
 
 
@@ -104,20 +131,14 @@ def locate(source: Path) -> tuple[Path, str | None]:
         return source, source.name if source.parent.name == "snapshots" else None
     if not source.is_dir():
         raise ImportRefused(f"{source} is not a folder")
-    if (source / "snapshots").is_dir():
-        ref = source / "refs" / "main"
-        order = [source / "snapshots" / ref.read_text().strip()] if ref.is_file() else []
-        order += sorted((source / "snapshots").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
-        for snapshot in order:
-            if (snapshot / MODEL_INDEX).exists():
-                return snapshot, snapshot.name
-        raise ImportRefused(f"{source} is a Hugging Face cache without a diffusers checkpoint in it")
-    hub = source / "hub" if (source / "hub").is_dir() else source
-    if caches := sorted(p.name for p in hub.glob("models--*CogVideoX*")):
-        raise ImportRefused(f"{hub} holds several models, name one of: {', '.join(str(hub / c) for c in caches)}")
-    if any(source.glob("**/mp_rank_*_model_states.pt")):
-        raise ImportRefused(f"{source} holds SAT weights; the diffusers form of the checkpoint is needed")
-    raise ImportRefused(f"{source} has no {MODEL_INDEX}, so it is not a diffusers checkpoint")
+    snapshots = foreign.snapshots(source)
+    for snapshot in snapshots:
+        if (snapshot / MODEL_INDEX).exists():
+            return snapshot, snapshot.name
+    if snapshots:
+        how = foreign.folder_step(snapshots[0])
+        raise ImportRefused(f"{source} is a Hugging Face cache without a diffusers checkpoint in it: {how}")
+    raise ImportRefused(foreign.hub_step(source) or foreign.folder_step(source))
 
 
 def wanted(folder: Path) -> list[str]:

@@ -149,34 +149,48 @@ def import_(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR|FILE", help="A diffusers folder, one of the Hugging Face cache, or RIFE's flownet."
+            metavar="DIR|FILE",
+            help="A diffusers folder, one of the Hugging Face cache, a fine-tuned transformer, or RIFE's flownet.",
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name for the model; recognised by default.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="NAME|DIR", help="For a transformer alone: the model with the other parts."),
+    ] = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Install what is on this machine already: a model, linked where possible, or RIFE's weights for frame
-    interpolation (.pkl, .pth, .pt, .safetensors)."""
+    """Install what is on this machine already: a model, linked where possible; a transformer from a full fine-tune
+    (a folder, or one .safetensors file, in the layout of diffusers or the original one) with the other parts of --base;
+    or RIFE's weights for frame interpolation (.pkl, .pth, .pt, .safetensors)."""
     from rich.console import Console
 
     from pipelines.rife_check import convert
     from weights import record
-    from weights.imports import import_folder, import_network
+    from weights.finetune import look
+    from weights.imports import import_folder, import_network, import_transformer
+    from weights.verify import verify as inspect
 
-    said = ""
+    said: list[str] = []
     asked = source.expanduser()
     with _plainly(), Console(stderr=True).status("reading every byte once"):
         folder = _models_dir(models_dir)
-        if not asked.is_file() and (asked.is_dir() or asked.suffix.lower() not in SUFFIXES):
+        if (transformer := look(asked)) is not None:
+            target = import_transformer(transformer, folder, base, name)
+        elif base is not None:
+            raise WeightsError(f"{source} holds no transformer alone, so it takes no --base")
+        elif not asked.is_file() and (asked.is_dir() or asked.suffix.lower() not in SUFFIXES):
             target = import_folder(source, folder, name)
         elif name is not None:
             raise WeightsError(f"{source}: RIFE's weights take no --name")
         else:
-            target, said = import_network(source, folder, convert)
-            said = f"{said}; sha256 {record.sha256(target)}"
+            target, what = import_network(source, folder, convert)
+            said = [f"{what}; sha256 {record.sha256(target)}"]
+        if target.is_dir():
+            said = [f"note: {warning}" for warning in inspect(target).warnings]
     typer.echo(str(target))
-    if said:
-        typer.echo(said, err=True)
+    for line in said:
+        typer.echo(line, err=True)
 
 
 @app.command()

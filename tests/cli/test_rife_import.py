@@ -90,7 +90,10 @@ def test_a_pickled_file_is_kept_as_safetensors(tmp_path: Path) -> None:
 def test_a_file_that_is_none_leaves_nothing(tmp_path: Path) -> None:
     wrong, models = files(tmp_path), tmp_path / "models"
     (tmp_path / "net.onnx").write_bytes(b"")
-    for name in ("gone.pkl", "code.pkl", "style.safetensors"):  # tests/cli/test_rife_setting.py has them all
+    wrong[tmp_path / "style.safetensors"] = "a LoRA, not a checkpoint: cogvideox lora add"
+    wrong[tmp_path / "torn.safetensors"] = "torn: "
+    # tests/cli/test_rife_setting.py has them all
+    for name in ("gone.pkl", "code.pkl", "style.safetensors", "torn.safetensors"):
         file, says = tmp_path / name, wrong[tmp_path / name]
         done = weights("import", file, models=models)
         assert (done.exit_code, done.stdout) == (2, ""), done.output

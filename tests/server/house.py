@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +16,80 @@ from server.app import House, create_app
 from server.jobs.job import Job
 from server.settings import Settings
 from tests.pace import until
+from weights.configs import CLASSES, whole
+from weights.expected import EXPECTED
+from weights.stored import STEMS
 
+TOKENIZER = Path(__file__).resolve().parents[2] / "weights" / "demo" / "tokenizer" / "tokenizer.json"
 ENGINE = "tests.server.fake_engine:Engine"
 
 
-def checkpoint(folder: Path, *, image: bool = False) -> Path:
-    """A folder that is a CogVideoX checkpoint as far as one sees without loading it."""
-    parts = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+def checkpoint(folder: Path, *, image: bool = False, channels: int | None = None) -> Path:
+    """A folder that is a CogVideoX checkpoint as far as one sees without loading it; its weights are zeros."""
+    libraries = {"text_encoder": "transformers", "tokenizer": "transformers"}
     configs: dict[str, dict[str, Any]] = {
-        "model_index.json": {"_class_name": "CogVideoXPipeline", **{part: ["library", "Class"] for part in parts}},
+        "model_index.json": {
+            "_class_name": "CogVideoXImageToVideoPipeline" if image else "CogVideoXPipeline",
+            **{part: [libraries.get(part, "diffusers"), names[0]] for part, names in CLASSES.items()},
+        },
         "transformer/config.json": {
             "_class_name": "CogVideoXTransformer3DModel",
-            "in_channels": 32 if image else 16,
+            "in_channels": channels or (32 if image else 16),
             "out_channels": 16,
             "num_layers": 2,
             "num_attention_heads": 4,
+            "attention_head_dim": 4,
+            "time_embed_dim": 4,
+            "text_embed_dim": 4,
             "sample_width": 8,
             "sample_height": 6,
             "sample_frames": 17,
         },
-        "vae/config.json": {"block_out_channels": [8]},
-        "text_encoder/config.json": {},
+        "vae/config.json": {
+            "_class_name": "AutoencoderKLCogVideoX",
+            "block_out_channels": [4] * 4,
+            "norm_num_groups": 4,
+            "layers_per_block": 1,
+        },
+        "text_encoder/config.json": {
+            "model_type": "t5",
+            "feed_forward_proj": "gated-gelu",
+            "vocab_size": 385,
+            "d_model": 4,
+            "d_kv": 4,
+            "d_ff": 4,
+            "num_layers": 1,
+            "num_heads": 1,
+        },
         "tokenizer/tokenizer_config.json": {},
-        "scheduler/scheduler_config.json": {"_class_name": "CogVideoXDDIMScheduler"},
+        "scheduler/scheduler_config.json": {
+            "_class_name": "CogVideoXDDIMScheduler",
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "clip_sample": False,
+        },
     }
     for name, config in configs.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(config))
-    (folder / "tokenizer" / "spiece.model").write_text("pieces")
-    patch = [1, 32 if image else 16, 2, 2]
-    blocks = {f"transformer_blocks.{n}.weight": [1] for n in range(2)}
-    tensors(
-        folder / "transformer" / "diffusion_pytorch_model.safetensors", {"patch_embed.proj.weight": patch, **blocks}
-    )
-    tensors(folder / "vae" / "diffusion_pytorch_model.safetensors", {"weight": [1]})
-    tensors(folder / "text_encoder" / "model.safetensors", {"weight": [1]})
+    shutil.copyfile(TOKENIZER, folder / "tokenizer" / "tokenizer.json")
+    for part, expected in EXPECTED.items():
+        shapes = expected(whole(part, configs[f"{part}/config.json"]))
+        tensors(folder / part / f"{STEMS[part]}.safetensors", shapes)
     return folder
 
 
-def tensors(path: Path, shapes: dict[str, list[int]]) -> None:
-    """A safetensors file of zeros, one byte each."""
+def tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A safetensors file of zeros, two bytes each."""
     header, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + math.prod(shape)
-        header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [begin, end]}
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
     said = json.dumps(header).encode()
-    path.write_bytes(len(said).to_bytes(8, "little") + said + bytes(end))
+    with path.open("wb") as file:
+        file.write(len(said).to_bytes(8, "little") + said)
+        file.truncate(8 + len(said) + end)
 
 
 def plain(**given: Any) -> Settings:

@@ -235,6 +235,18 @@ def test_half_a_checkpoint_is_not_served(tmp_path: Path, monkeypatch: pytest.Mon
         served(tmp_path, device="cpu", model="cogvideox-5b")
 
 
+def test_what_our_pipelines_cannot_run_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weights.catalog._packaged", lambda name: tmp_path / name)
+    monkeypatch.setattr("server.jobs.served.count_cuda_devices", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    checkpoint(tmp_path / "demo")
+    checkpoint(tmp_path / "cogvideox-5b", channels=33)
+    (problem,) = choose(plain(models_dir=tmp_path)).problems
+    assert problem.startswith("cogvideox-5b is installed and not served: transformer/config.json: in_channels is 33")
+    with pytest.raises(BadSetting, match=r"=cogvideox-5b: does not load: .*CogVideoX-Fun.*weights list"):
+        served(tmp_path, device="cpu", model="cogvideox-5b")
+
+
 def test_the_demo_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weights.catalog._packaged", lambda name: tmp_path / name)
     checkpoint(tmp_path / "demo")

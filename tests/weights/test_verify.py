@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests import checkpoints
 from weights import record
-from weights.imports import wanted
+from weights.imports import ImportRefused, import_folder, wanted
+from weights.numbers import broken_tensor
 from weights.safetensors_header import BrokenFile, read_header
 from weights.verify import recognise, verify
 
@@ -95,6 +98,108 @@ def test_index_pointing_outside_is_refused(folder: Path) -> None:
 def test_weights_of_another_checkpoint_are_noticed(folder: Path) -> None:
     pretend(folder, in_channels=32)
     assert "weights beside it do not have" in str(verify(folder).problems[0])
+
+
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    """Which of the two is taken would be the library's choice."""
+    shards = sorted((folder / "transformer").glob("*.safetensors"))
+    tensors = load_file(shards[1])
+    name, value = next(iter(load_file(shards[0]).items()))
+    save_file(tensors | {name: value * 2}, shards[1], {"format": "pt"})
+    assert f"{shards[1].name}: holds {name}, which transformer/{shards[0].name} holds too" in str(
+        verify(folder).problems[0]
+    )
+
+
+def test_swapped_shards_are_refused(folder: Path) -> None:
+    first, second, *_ = sorted((folder / "text_encoder").glob("*.safetensors"))
+    first.rename(folder / "kept")
+    second.rename(first)
+    (folder / "kept").rename(second)
+    assert {p.path for p in verify(folder).problems} == {f"text_encoder/{p.name}" for p in (first, second)}
+
+
+def test_another_model_is_one_problem(folder: Path) -> None:
+    """Not a list of what it lacks to be a CogVideoX."""
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "WanPipeline"}))
+    shutil.rmtree(folder / "vae")
+    (problem,) = verify(folder).problems
+    assert problem.what.startswith("is for a WanPipeline, expected CogVideoXPipeline")
+
+
+def test_fun_models_are_refused_by_their_channels(tmp_path: Path) -> None:
+    folder = checkpoints.build("5b", tmp_path, transformer={"in_channels": 33})
+    (problem,) = verify(folder).problems
+    assert problem.path == "transformer/config.json"
+    assert "in_channels is 33, expected 16 (text to video) or 32 (image to video)" in problem.what
+    assert "CogVideoX-Fun" in problem.what
+    assert "cogvideox weights list" in problem.remedy
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_quantised_weights_are_named(folder: Path, part: str) -> None:
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
+    for file in (folder / part).glob("*.safetensors*"):
+        file.unlink()
+    (folder / part / "diffusion_pytorch_model.bin").touch()  # torchao's are pickled
+    (problem,) = verify(folder).problems
+    assert (problem.path, "quantised by torchao" in problem.what) == (f"{part}/config.json", True)
+    assert "cogvideox weights pull" in problem.remedy
+
+
+@pytest.mark.parametrize("library", [8, ["x"], {"load_in_8bit": True}])
+def test_whatever_quantised_them(folder: Path, library: object) -> None:
+    pretend(folder, quantization_config=library)
+    assert "quantised by" in str(verify(folder).problems[0])
+
+
+def test_an_fp16_variant_alone_is_named(folder: Path) -> None:
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert str(verify(folder).problems[0]) == (
+        "vae/diffusion_pytorch_model.safetensors: missing, there is only the variant fp16: "
+        "diffusion_pytorch_model.fp16.safetensors (mv vae/diffusion_pytorch_model.fp16.safetensors "
+        "vae/diffusion_pytorch_model.safetensors)"
+    )
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b"])  # float16, bfloat16
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_deep_finds_what_is_no_number(kind: checkpoints.Kind, number: float, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoints.cached(kind, single_file=True), tmp_path / "checkpoint"))
+    assert verify(folder, deep=True).ok
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["decoder.conv_out.conv.bias"][2] = number
+    save_file(tensors, file)
+    assert verify(folder).ok
+    (problem,) = verify(folder, deep=True).problems
+    assert "the tensor decoder.conv_out.conv.bias holds NaN or infinity" in str(problem)
+    with pytest.raises(ImportRefused, match=r"decoder\.conv_out\.conv\.bias holds NaN"):
+        import_folder(folder, tmp_path / "models", "mine")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_largest_number_is_one(dtype: torch.dtype, tmp_path: Path) -> None:
+    file, most = tmp_path / "x.safetensors", torch.finfo(dtype).max
+    save_file({"fine": torch.tensor([most, -most, 0.0], dtype=dtype)}, file)
+    assert broken_tensor(file) is None
+    save_file({"fine": torch.zeros(3), "odd": torch.tensor([0.0, float("nan")], dtype=dtype)}, file)
+    assert broken_tensor(file) == "odd"
+
+
+def test_a_tensor_that_the_index_does_not_name(folder: Path) -> None:
+    """Libraries differ in whether they take it."""
+    path = folder / "text_encoder" / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    name = sorted(index["weight_map"])[-1]
+    shard = index["weight_map"].pop(name)
+    path.write_text(json.dumps(index))
+    assert f"text_encoder/{shard}: holds the tensor {name}, which the index does not name" in str(
+        verify(folder).problems[0]
+    )
 
 
 def test_deep_needs_a_record(folder: Path) -> None:

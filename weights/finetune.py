@@ -1,0 +1,170 @@
+"""A transformer by itself, as a full fine-tune leaves it, made a checkpoint with the other parts of a base.
+
+Knows: the folders and files that trainers write: `transformer/`, a flat folder, one safetensors file, shards, in
+diffusers' layout or the original one. Does not know: how a folder arrives in the models folder (`weights.imports`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from weights import foreign, layouts
+from weights.catalog import CATALOG, MODEL_INDEX, WeightsError, find, name_of
+from weights.configs import CLASSES, quantised
+from weights.problem import read_json, read_tensors
+from weights.safetensors_header import Tensor
+from weights.stored import FLOATS, STEMS
+
+_STEM = STEMS["transformer"]
+_CONFIG = "transformer/config.json"
+_PLAIN = ("transformer", "checkpoint", "model", "pytorch_model", "snapshots", _STEM)  # names that say nothing
+_OWN_PARTS = ("num_layers", "num_attention_heads", "in_channels", "patch_size_t", "ofs_embed_dim")
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """`files`: its weights, safetensors; `config`: that beside them, or None where the base's has to do."""
+
+    source: Path
+    files: tuple[Path, ...]
+    tensors: dict[str, tuple[Path, Tensor]]
+    layout: layouts.Layout
+    prefix: str
+    config: Path | None
+
+    @property
+    def name(self) -> str:
+        """For the models folder, after the file or the folder that has a telling name."""
+        path = self.source.absolute()
+        names = [path.stem if path.is_file() else path.name, *(p.name for p in path.parents)]
+        if path.parent.name == "snapshots":  # of a Hugging Face cache: models--owner--name/snapshots/commit
+            names = [path.parent.parent.name.rpartition("--")[2]]
+        good = (re.sub(r"[^A-Za-z0-9._-]+", "-", n).strip("-._")[:64] for n in names)
+        return next((n for n in good if n and n.lower() not in _PLAIN), "fine-tune")
+
+
+def look(source: Path) -> Transformer | None:
+    """The transformer that `source` is or holds; None where there is something else. Raises WeightsError for a file
+    or a folder that is recognised as no use, with the next step."""
+    if source.is_file():
+        return _file(source)
+    if not source.is_dir() or (source / MODEL_INDEX).exists():
+        return None
+    snapshots = foreign.snapshots(source)
+    if any((one / MODEL_INDEX).exists() for one in snapshots):
+        return None
+    return next((found for one in (source, *snapshots) if (found := _folder(one))), None)
+
+
+def _file(source: Path) -> Transformer | None:
+    tensors, problem = (
+        ({}, None) if source.suffix.lower() != ".safetensors" else read_tensors(source.parent, source.name)
+    )
+    if problem:
+        raise WeightsError(f"{source}: {problem.what}")
+    found = _of_files(source, (source,), None)
+    if found is None and (step := foreign.file_step(source, tensors)):
+        raise WeightsError(step)
+    return found
+
+
+def _folder(source: Path) -> Transformer | None:
+    inner = source / "transformer" if (source / "transformer").is_dir() else source
+    config = inner / "config.json"
+    content = read_json(inner, "config.json")[0]
+    if content.get("_class_name", CLASSES["transformer"][0]) not in CLASSES["transformer"]:
+        if inner == source:
+            return None
+        raise WeightsError(f"{config}: is a {str(content['_class_name'])[:80]}, expected {CLASSES['transformer'][0]}")
+    if problem := quantised("transformer", content):
+        raise WeightsError(f"{config}: {problem.what} ({problem.remedy})")
+    files = sorted(inner.glob("*.safetensors"))
+    if (single := inner / f"{_STEM}.safetensors") in files:
+        files = [single]
+    elif alone := [f for f in files if not re.search(r"-\d{5}-of-\d{5}", f.name)]:
+        ours = [f for f in alone if layouts.layout_of(read_tensors(inner, f.name)[0])]
+        if len(ours) > 1:
+            raise WeightsError(f"{inner} holds {', '.join(f.name for f in ours)[:200]}: name one of them")
+        files = ours or alone[:1]
+    else:
+        _all_shards(files)
+    return _of_files(source, tuple(files), config if config.is_file() else None)
+
+
+def _all_shards(files: list[Path]) -> None:
+    """Raises WeightsError for a set of shards that is not whole, by their names."""
+    for match in (re.search(r"(.*)-\d{5}-of-(\d{5})\.safetensors$", f.name) for f in files):
+        assert match is not None
+        names = [f"{match[1]}-{n:05d}-of-{match[2]}.safetensors" for n in range(1, min(int(match[2]), 1000) + 1)]
+        if absent := set(names) - {f.name for f in files}:
+            raise WeightsError(f"{files[0].parent / min(absent)}: missing, expected {len(names)} shards; copy it there")
+
+
+def _of_files(source: Path, files: tuple[Path, ...], config: Path | None) -> Transformer | None:
+    tensors: dict[str, tuple[Path, Tensor]] = {}
+    for file in files:
+        if file.suffix.lower() != ".safetensors":
+            return None
+        found, problem = read_tensors(file.parent, file.name)
+        if problem:
+            raise WeightsError(f"{file}: {problem.what}")
+        if twice := [name for name in found if name in tensors]:
+            raise WeightsError(f"{file}: holds {twice[0]}, which {tensors[twice[0]][0].name} holds too")
+        tensors |= {name: (file, tensor) for name, tensor in found.items()}
+    layout = layouts.layout_of(tensors)
+    if layout is None:
+        return None
+    for name, (file, tensor) in tensors.items():
+        if tensor.dtype not in FLOATS:
+            what = f"{name} is stored as {tensor.dtype}, expected F32, F16 or BF16: quantised weights"
+            raise WeightsError(f"{file}: {what} (get the file that is not quantised)")
+    return Transformer(source, files, tensors, *layout, config)
+
+
+def base_folder(base: str | None, found: Transformer, models_dir: Path) -> tuple[str, Path]:
+    """The name and the folder of the checkpoint that gives the other parts. Raises WeightsError."""
+    known = _made_from(found)
+    if base is None:
+        how = f"cogvideox weights import {found.source} --base {known or 'cogvideox-5b'}"
+        raise WeightsError(f"{found.source} holds a transformer only; name the checkpoint with the other parts: {how}")
+    name = name_of(base, models_dir)
+    folder = find(name, models_dir)
+    if folder is None:
+        raise WeightsError(f"{name} is not installed, and its other parts are needed: cogvideox weights pull {name}")
+    if known and name in CATALOG and known != name:
+        raise WeightsError(f"{found.config}: describes {known}, expected {name}: use --base {known}")
+    return name, folder
+
+
+def _made_from(found: Transformer) -> str | None:
+    """Which of the catalog's has this transformer's config."""
+    config = read_json(found.config.parent, found.config.name)[0] if found.config else {}
+    for checkpoint in CATALOG.values():
+        published = checkpoint.configs.get("transformer")
+        if published and all(config.get(k) == published[k] for k in _OWN_PARTS):
+            return checkpoint.name
+    return None
+
+
+def fill(found: Transformer, base: Path, folder: Path, bring: Callable[[Path, Path], None]) -> None:
+    """Write `folder/transformer`. `bring(source, target)` links or copies. Raises WeightsError."""
+    content = read_json(base, _CONFIG)[0]
+    if found.config is not None:
+        content, problem = read_json(found.config.parent, found.config.name)
+        if problem:
+            raise WeightsError(f"{found.config}: {problem.what}")
+    (folder / "transformer").mkdir(parents=True, exist_ok=True)
+    (folder / _CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    target = folder / "transformer" / f"{_STEM}.safetensors"
+    wanted = layouts.plan(found.tensors, found.layout, found.prefix)
+    if len(found.files) == 1 and found.layout == "diffusers" and wanted.keys() == found.tensors.keys():
+        bring(found.files[0].resolve(), target)
+        return
+    try:
+        layouts.write(wanted, target)
+    except ValueError as error:
+        raise WeightsError(f"{found.source}: {error}") from error

@@ -1,0 +1,138 @@
+"""What else a person may hold for a checkpoint, recognised by names and headers, each with the next step.
+
+Knows: GGUF, DeepSpeed and SAT folders, pickles, LoRAs, single parts of a checkpoint, Hugging Face caches. Does not
+know: how to read any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from weights.catalog import MODEL_INDEX
+from weights.problem import read_json
+from weights.stored import RESAVE
+
+BASE = "cogvideox weights import {} --base cogvideox-5b"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_DEPTH, _FILES = 4, 20_000  # a folder given by mistake may be a whole disk
+_IN_PICKLE = (b"transformer_blocks", b"query_key_value", b"diffusion_model", b"SelfAttention", b"text_proj")
+
+
+def folder_step(folder: Path) -> str:
+    """What `folder` holds, and what to do; it is no diffusers folder and no transformer."""
+    names = _names(folder)
+    base = {name.rpartition("/")[2]: name for name in names}
+    if zero := _first(base, lambda n: "zero_pp_rank_" in n) or base.get("zero_to_fp32.py"):
+        how = f"python zero_to_fp32.py {folder} OUT --safe_serialization, then {BASE.format('OUT')}"
+        return f"{folder} holds a DeepSpeed ZeRO checkpoint ({zero}), expected safetensors: {how}"
+    if sat := _first(base, lambda n: n.startswith("mp_rank_") and n.endswith("_model_states.pt")):
+        how = "convert them with scripts/convert_cogvideox_to_diffusers.py of diffusers, then cogvideox weights import"
+        return f"{folder} holds SAT weights ({sat}); the diffusers form of the checkpoint is needed: {how}"
+    if "latest" in base:
+        return f"{folder} holds a DeepSpeed checkpoint without its weights; import the one that training wrote last"
+    if gguf := _first(base, lambda n: n.lower().endswith(".gguf")):
+        return f"{folder}: {gguf_step(gguf)}"
+    if lora := _first(base, lambda n: n in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")):
+        return f"{folder} holds a LoRA, not a checkpoint: cogvideox lora add {folder / lora}"
+    name = read_json(folder, "config.json")[0].get("_class_name") or read_json(folder, "config.json")[0].get(
+        "model_type"
+    )
+    if name:
+        return (
+            f"{folder} holds a {str(name)[:80]} alone, so it is not a diffusers checkpoint; import the folder above it"
+        )
+    if pickle := _first(base, lambda n: n.lower().endswith(_PICKLES)):
+        return f"{folder} holds pickled weights ({pickle}), expected safetensors: {RESAVE}"
+    return f"{folder} has no {MODEL_INDEX}, so it is not a diffusers checkpoint"
+
+
+def file_step(file: Path, tensors: Iterable[str]) -> str | None:
+    """What a file is and what to do; None where it may be RIFE's. `tensors`: their names, for safetensors."""
+    suffix, names = file.suffix.lower(), list(tensors)
+    if suffix == ".gguf":
+        return f"{file}: {gguf_step(file.name)}"
+    if "zero_pp_rank_" in file.name or (file.name.startswith("mp_rank_") and suffix == ".pt"):
+        return folder_step(file.parent)
+    if any(".lora_" in n or n.startswith("lora_") for n in names):
+        return f"{file}: a LoRA, not a checkpoint: cogvideox lora add {file}"
+    for part, marks in (
+        ("vae", ("decoder.mid_block.", "first_stage_model.", "decoder.up.")),
+        ("text encoder", ("encoder.block.", "shared.weight")),
+    ):
+        if any(n.startswith(marks) for n in names):
+            return f"{file}: the {part} of a checkpoint alone; import the folder of the whole checkpoint"
+    if suffix in _PICKLES and _of_diffusion(file):
+        return f"{file}: pickled weights of a video model, expected safetensors: {RESAVE}"
+    if suffix in (".bin", ".ckpt"):
+        return f"{file}: a pickle, expected safetensors: {RESAVE}"
+    return None
+
+
+def gguf_step(name: str) -> str:
+    return (
+        f"{name} is a GGUF file, whose weights are quantised; expected safetensors in F32, F16 or BF16: "
+        "cogvideox weights pull NAME"
+    )
+
+
+def snapshots(cache: Path) -> list[Path]:
+    """The snapshots of one model in a Hugging Face cache, the one of `main` first, then the newest."""
+    if not (cache / "snapshots").is_dir():
+        return []
+    ref = cache / "refs" / "main"
+    order = [cache / "snapshots" / ref.read_text().strip()] if ref.is_file() else []
+    others = sorted((cache / "snapshots").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+    return list(dict.fromkeys((*order, *others)))
+
+
+def hub_step(source: Path) -> str | None:
+    """For the whole cache of Hugging Face: which of its models to name."""
+    hub = source / "hub" if (source / "hub").is_dir() else source
+    every = sorted(hub.glob("models--*"))
+    caches = [c for c in every if "cogvideox" in c.name.lower() or any(_ours(s) for s in snapshots(c))]
+    if len(caches) == 1:
+        return f"{hub} is a Hugging Face cache with one CogVideoX model: cogvideox weights import {caches[0]}"
+    if caches:
+        return f"{hub} holds several models, name one of: {', '.join(map(str, caches))}"
+    if every:
+        return f"{hub} is a Hugging Face cache without a CogVideoX model: cogvideox weights pull NAME"
+    return None
+
+
+def _ours(snapshot: Path) -> bool:
+    names = (MODEL_INDEX, "config.json", "transformer/config.json")
+    return any("CogVideoX" in str(read_json(snapshot, n)[0].get("_class_name")) for n in names)
+
+
+def _of_diffusion(file: Path) -> bool:
+    """Whether the names in a pickle are a video model's; nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            name = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
+            if name is None:
+                return False
+            with archive.open(name) as pickled:
+                data = pickled.read(16 * 2**20)
+    except (OSError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile):
+        return False
+    return any(mark in data for mark in _IN_PICKLE)
+
+
+def _names(folder: Path) -> list[str]:
+    found: list[str] = []
+    for path, folders, files in os.walk(folder):
+        inner = Path(path).relative_to(folder)
+        if len(inner.parts) >= _DEPTH:
+            folders.clear()
+        folders.sort()
+        found += [(inner / name).as_posix() for name in sorted(files)]
+        if len(found) > _FILES:
+            break
+    return found
+
+
+def _first(base: dict[str, str], fits: Callable[[str], bool]) -> str | None:
+    return next((whole for name, whole in base.items() if fits(name)), None)

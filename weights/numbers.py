@@ -1,0 +1,31 @@
+"""Whether the numbers in a weights file are numbers: a training that went wrong leaves NaN or infinity behind.
+
+Reads every byte, in pieces, without torch: such a number is one whose exponent bits are all set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from weights.safetensors_header import read_header
+
+_EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
+_WIDTH = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+_PIECE = 2**24  # bytes
+
+
+def broken_tensor(path: Path) -> str | None:
+    """The name of a tensor that holds NaN or infinity; None when all are finite. Raises BrokenFile, OSError."""
+    with path.open("rb") as file:
+        for name, tensor in sorted(read_header(path).items(), key=lambda item: item[1].begin):
+            if (exponent := _EXPONENT.get(tensor.dtype)) is None:
+                continue
+            kind = np.dtype(f"<u{_WIDTH[tensor.dtype]}")
+            file.seek(tensor.begin)
+            for at in range(tensor.begin, tensor.end, _PIECE):
+                values = np.frombuffer(file.read(min(_PIECE, tensor.end - at)), kind)
+                if bool(((values & kind.type(exponent)) == exponent).any()):
+                    return name
+    return None
