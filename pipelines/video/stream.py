@@ -33,6 +33,7 @@ _ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ayuv|vuya|ya\d|pal8")
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these leave transparency out
 _WIDE = ("bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte431", "smpte432", "ebu3213")
 
+_RARE = ("ycgco", "bt2020c", "ictcp", "chroma-derived-nc", "chroma-derived-c")  # matrices that swscale does not know
 _EXACT = "accurate_rnd+full_chroma_int"  # without, swscale's colours are up to two levels too dark
 SWSCALE = f"bicubic+{_EXACT}"  # for the filters that ffmpeg puts in
 # Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
@@ -73,22 +74,28 @@ class Stream:
         fit, colour = _fit(pixels, longest_side), self._colour()
         white = [_ON_WHITE] if self.alpha else []
         steps = [fit, colour, *white] if colour else [*white, fit]
+        if self.matrix in _RARE:
+            steps.insert(0, "setparams=colorspace=bt709")  # so that swscale passes it on to zscale
         shrink = [] if longest_side is None else [_shrink(longest_side)]
         return ",".join([*steps, _SQUARE, fit, *shrink])
 
     def _colour(self) -> str:
         hdr = self.transfer in HDR
-        if not hdr and self.primaries not in _WIDE:
+        if not hdr and self.primaries not in _WIDE and self.matrix not in _RARE:
             return ""
-        primaries = self.primaries if self.primaries in _WIDE or self.primaries == "bt709" else "bt2020"
+        primaries = self.primaries if self.primaries in ("bt709", *_WIDE) else "bt2020" if hdr else "bt709"
         tags = f"pin={primaries}:tin={self.transfer if hdr else 'bt709'}"
-        if self.matrix == "unknown" and not _is_rgb(self.format):
+        if self.matrix in _RARE:
+            tags += f":min={self.matrix}"
+        elif self.matrix == "unknown" and not _is_rgb(self.format):
             tags += f":min={'bt2020nc' if hdr else 'smpte170m'}"
         planes = f"gbr{'a' if self.alpha else ''}p"
+        whole = f"{planes}16le" if _is_rgb(self.format) else f"yuv{'a' if self.alpha else ''}444p16le"
+        tags = f"format={whole},zscale={tags}"  # zscale takes no odd sides where colour has half the lines
         if not hdr:
-            return f"zscale={tags}:p=bt709:t=bt709:m=gbr:r=full,format={planes}"
+            return f"{tags}:p=bt709:t=bt709:m=gbr:r=full,format={planes}"
         tone = f"tonemap=mobius:param={KNEE}:peak={PEAK / REFERENCE_WHITE:.4f}:desat=0"
-        linear = f"zscale={tags}:t=linear:npl={REFERENCE_WHITE}:m=gbr:r=full,format={planes}f32le"
+        linear = f"{tags}:t=linear:npl={REFERENCE_WHITE}:m=gbr:r=full,format={planes}f32le"
         return f"{linear},zscale=p=bt709,{tone},zscale=t=bt709,format={planes}"
 
 

@@ -257,6 +257,12 @@ clip(
     "-profile:v",
     "3",
 )
+clip("HLG, full range", "mp4", *converted("m=2020_ncl:p=2020:t=arib-std-b67:r=pc"), *X265)
+clip("PQ in RGB", "mkv", *converted("m=gbr:p=2020:t=smpte2084:r=pc", "gbrp10le"), "-c:v", "ffv1")
+clip("PQ, ICtCp", "mp4", *converted("m=ictcp:p=2020:t=smpte2084", "yuv444p10le"), *X265)
+clip("BT.2020, constant luminance", "mp4", *converted("m=2020_cl:p=2020:t=2020_10", "yuv444p10le"), *X265)
+clip("YCgCo", "mp4", *converted("m=ycgco", "yuv444p"), *X264)
+clip("H.264 in RGB", "mp4", "-c:v", "libx264rgb", "-crf", "1")
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -270,6 +276,16 @@ def test_clips(name: str, tmp_path: Path) -> None:
         frame = frame[::2, ::2]
     assert distance(frame) <= CLOSE
     assert (read.note is not None) == name.startswith(("PQ", "HLG"))
+
+
+def test_odd_sides_in_other_colours(tmp_path: Path) -> None:
+    vp9 = ("-c:v", "libvpx-vp9", "-lossless", "1", "-cpu-used", "8")
+    for to in ("m=2020_ncl:p=2020:t=smpte2084", "m=170m:p=170m:t=601"):
+        whole, half = converted(to, "yuv444p10le"), "format=yuv420p10le"
+        path = encode(tmp_path / "a.webm", SCENE[:-1, :-1], whole[0], f"{whole[1]},{half}", *vp9)
+        check_clip(path)
+        read = read_video(path, max_frames=9, max_pixels=10**6, max_seconds=9).frames[2]
+        assert distance(np.pad(read, ((0, 1), (0, 1), (0, 0)))) <= CLOSE
 
 
 def test_bright_light_is_compressed_not_cut_off(tmp_path: Path) -> None:
