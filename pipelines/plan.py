@@ -37,12 +37,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Source:
-    """The picture or clip a request came with: pixels, and for a clip its length and rate."""
+    """The picture or clip a request came with: pixels, a clip's length and rate, `notes` about its colours."""
 
     width: int
     height: int
     frames: int = 1
     fps: float | None = None
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,7 @@ def resolve(
             notes.append(Note("prompt", request.asked_prompt, request.prompt, request.prompt_note))
         else:
             notes.append(Note("prompt_help", "asked for", "the prompt as it was", request.prompt_note))
+    notes += source.notes if source is not None else ()
     width, height, model_width, model_height, fit = _size(request, model, source, note)
     interpolate = request.interpolate_fps if request.interpolate_fps != family.fps else None
     fps = family.fps if request.interpolate_fps else request.fps or family.fps

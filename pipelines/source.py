@@ -11,13 +11,14 @@ from PIL import Image
 
 from pipelines.errors import GenerationError
 from pipelines.models import ModelInfo
-from pipelines.plan import Source
+from pipelines.plan import Note, Source
 from pipelines.request import GenerationRequest
 from pipelines.video import Clip, MediaUnreadable, read_picture, read_video
+from pipelines.video.stream import SOURCE_PIXELS
 
 # of a clip to work from; the server's door refuses longer or larger ones (pipelines/video/probe.py)
 SECONDS = 60.0
-PIXELS = 1920 * 1088
+PIXELS = 1920 * 1088  # of a frame that is kept; larger ones are scaled down as they are decoded
 RATE = 120  # frames a second at most
 
 
@@ -26,21 +27,27 @@ def read_source(request: GenerationRequest, info: ModelInfo) -> tuple[Image.Imag
     try:
         if request.image is not None:
             picture = read_picture(Path(request.image.path).read_bytes())
-            return picture, None, Source(*picture.size)
+            return picture, None, Source(*picture.size, notes=_notes("image", picture.info.get("note")))
         if request.video is not None:
             wanted = info.family.frames.maximum / info.family.fps + 1  # seconds: what the model can use, and a little
             clip = read_video(
                 request.video.path,
                 max_frames=int(wanted * RATE),
                 max_pixels=PIXELS,
+                source_pixels=SOURCE_PIXELS,
                 max_seconds=SECONDS,
                 first_seconds=wanted,
                 longest_side=2 * max(max(size) for size in info.family.sizes.native),
             )
-            return None, clip, Source(clip.width, clip.height, len(clip.frames), clip.fps)
+            notes = _notes("video", clip.note)
+            return None, clip, Source(clip.width, clip.height, len(clip.frames), clip.fps, notes)
     except MediaUnreadable as e:
         raise GenerationError("media_error", str(e), "image" if request.image is not None else "video") from e
     except OSError as e:
         field = "image" if request.image is not None else "video"
         raise GenerationError("media_error", f"cannot be read: {e.strerror or e}", field) from e
     return None, None, None
+
+
+def _notes(field: str, note: tuple[str, str, str] | None) -> tuple[Note, ...]:
+    return () if note is None else (Note(field, *note),)

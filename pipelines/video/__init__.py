@@ -5,7 +5,10 @@ Knows: the bundled ffmpeg, file formats, uint8 RGB arrays. Does not know: torch,
     writer.py    VideoWriter, poster
     manifest.py  read_manifest
     reader.py    read_video, Clip, resample_indices
+    stream.py    what a clip's file says of its picture, and the filters for it
     picture.py   read_picture
+    colour.py    an image's profile and tags -> sRGB
+    kinds.py     what a file is, by its first bytes
     structure.py what a hostile image may be made of
     probe.py     check_clip
     check.py     FrameCheck

@@ -1,6 +1,9 @@
-"""An image that somebody sent -> RGB, upright, opaque; refuses what would not fit in memory or takes too long.
+"""An image that somebody sent -> sRGB, upright, opaque; refuses what would not fit in memory or takes too long.
 
-Knows: PNG, JPEG, WebP and the first frame of a GIF. Does not know: the size a model wants (`pipelines.upscale`).
+Knows: which formats are read, and how much of them. Does not know: the size a model wants (`pipelines.upscale`).
+Of what moves or has pages the first one is read. Images of more than MAX_PIXELS are read at a half, a quarter or an
+eighth of their size: a JPEG is decoded so, which takes little memory, others are reduced before anything is made of
+them. Below that every pixel counts.
 """
 
 from __future__ import annotations
@@ -9,64 +12,84 @@ import io
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageChops, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from pipelines.video import structure
+from pipelines.video import colour, kinds, structure
 from pipelines.video.process import MediaUnreadable
 
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 65_535  # pixels; a PNG of one column would take a pointer for each of its millions of rows
-SCANNED_PIXELS = 20 * MAX_PIXELS  # pixels x scans of a JPEG: each scan goes over the whole image
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+READ_PIXELS = 64_000_000  # of the file: panoramas of phones
+READ_JPEG_PIXELS = 256_000_000  # phones of 200 megapixels
+SCANNED_PIXELS = 800_000_000  # pixels x scans of a JPEG: each scan goes over the whole image
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000")
+_QUICK_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF")
 _QUICK_BYTES = 2 * 2**20
 _QUICK_PIXELS = 4_000_000
 _QUICK_PARTS = 1000
+_QUICK_PROFILE = 2**14  # bytes
+_LAST_ROWS = 32  # of a JPEG without its end marker, which may be missing
+
+# Pillow's own limits are for programs that show text; these let through what image generators and editors write
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
+Image.MAX_IMAGE_PIXELS = READ_JPEG_PIXELS // 2  # Pillow refuses twice as many
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes address space, which is limited
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An image of which only the beginning was read."""
+    """An image of which only the beginning was read. `shrink`: at which share of its size it is read, 1, 2, 4 or 8."""
 
     data: bytes
-    parts: int
-    scans: int
+    parts: structure.Parts
     pixels: int
+    shrink: int
+    is_plain: bool
 
     @property
     def is_quick(self) -> bool:
         """Whether even a hostile one is decoded in a fraction of a second."""
-        small = len(self.data) <= _QUICK_BYTES and self.parts <= _QUICK_PARTS
-        return small and self.pixels * self.scans <= _QUICK_PIXELS
+        small = len(self.data) <= _QUICK_BYTES and self.parts.count <= _QUICK_PARTS
+        return self.is_plain and small and self.pixels * self.parts.scans <= _QUICK_PIXELS
 
 
 def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """RGB image, turned by its EXIF orientation, transparency laid on white.
+    """RGB image in sRGB, turned by its EXIF orientation, transparency laid on white. `info["note"]`, where there is
+    one: what was sent, what was made of it and why.
 
-    MediaUnreadable with code `unsupported_image_format` (not PNG, JPEG, WebP, GIF), `image_too_large` (width x height
-    above `max_pixels` or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or made of
-    too many parts).
+    MediaUnreadable with code `unsupported_image_format` (none of `kinds.PICTURES`), `image_too_large` (width x height
+    above READ_PIXELS or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or made of
+    too many parts). Images above `max_pixels` come back smaller.
     """
     return decode(look(data, max_pixels=max_pixels))
 
 
 def look(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Opened:
     """Checks the limits without decoding a pixel. Raises as `read_picture`."""
-    parts, scans = structure.count(data)
+    parts = structure.count(data)
     image = _open(data)
     pixels = image.width * image.height
-    if pixels > max_pixels:
+    most = READ_JPEG_PIXELS if image.format in ("JPEG", "MPO") else READ_PIXELS
+    if pixels > most:
         raise MediaUnreadable(
             "image_too_large",
-            f"the image is {image.width}x{image.height}; at most {max_pixels / 1e6:g} million pixels are read",
+            f"the image is {image.width}x{image.height}; at most {most / 1e6:g} million pixels are read",
         )
     if max(image.size) > MAX_SIDE:
         raise MediaUnreadable(
             "image_too_large", f"the image is {image.width}x{image.height}; a side has at most {MAX_SIDE} pixels"
         )
-    if pixels * scans > SCANNED_PIXELS:
+    if pixels * parts.scans > SCANNED_PIXELS:
         most = SCANNED_PIXELS // pixels
-        raise MediaUnreadable("image_load_error", f"the image has {scans} scans; at most {most} are read at its size")
-    return Opened(data, parts, scans, pixels)
+        raise MediaUnreadable(
+            "image_load_error", f"the image has {parts.scans} scans; at most {most} are read at its size"
+        )
+    if not parts.begun:
+        raise MediaUnreadable("image_load_error", "the image is damaged: it ends too early")
+    shrink = next((n for n in (1, 2, 4) if pixels <= max_pixels * n * n), 8)
+    profile = image.info.get("icc_profile") or b""
+    plain = image.format in _QUICK_FORMATS and len(profile) <= _QUICK_PROFILE
+    return Opened(data, parts, pixels, shrink, plain)
 
 
 def decode(opened: Opened) -> Image.Image:
@@ -75,34 +98,93 @@ def decode(opened: Opened) -> Image.Image:
         with warnings.catch_warnings(
             action="ignore"
         ):  # Pillow warns of each broken tag, of which there may be thousands
-            _open(opened.data).verify()
-            image = _open(opened.data)  # verify() leaves the image unusable
-            image.load()
-            return _flatten(ImageOps.exif_transpose(image))
+            if opened.parts.ended:
+                _open(opened.data).verify()
+                image = _loaded(opened.data, opened.shrink)  # verify() leaves the image unusable
+            else:
+                image = _unended(opened)
+            found = colour.colours_of(image, opened.data)
+            image = _one_of_few(ImageOps.exif_transpose(image))
+            if opened.shrink > 1 and image.width * image.height == opened.pixels:
+                image = image.reduce(opened.shrink)
+            image, broken = colour.to_srgb(image, found.profile)
+            image = _opaque(image)
     except MemoryError:
+        raise
+    except MediaUnreadable:
         raise
     except Exception as e:  # Pillow's decoders raise whatever they like at torn data: OSError, SyntaxError, ValueError
         raise MediaUnreadable("image_load_error", f"the image is damaged: {str(e)[:200]}") from e
+    image.info.clear()
+    if broken is not None:
+        image.info["note"] = ("colour profile", "sRGB", broken)
+    elif found.hdr is not None:
+        image.info["note"] = (f"{found.hdr} (HDR)", "sRGB", "the model knows no high dynamic range")
+    return image
 
 
 def _open(data: bytes) -> Image.Image:
+    kind = kinds.named(data)
+    formats = (*_FORMATS, *_heif()) if kind == "a HEIC image" else _FORMATS
     try:
         with warnings.catch_warnings(action="ignore"):
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            return Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise MediaUnreadable("image_too_large", "the image has more pixels than are read") from e
     except UnidentifiedImageError as e:
-        message = "the file is empty" if not data else "the image is not a PNG, JPEG, WebP or GIF"
+        what = f"the file is {kind}" if kind else "the file is not an image that is known"
+        message = "the file is empty" if not data else f"{what}, or it is damaged; {kinds.PICTURES} are read"
         raise MediaUnreadable("unsupported_image_format", message) from e
     except (OSError, SyntaxError, ValueError) as e:
         raise MediaUnreadable("image_load_error", f"the image is damaged: {e}") from e
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _heif() -> tuple[str]:
+    from pillow_heif import register_heif_opener  # libraries of 25 MB that few processes need
+
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    return ("HEIF",)
+
+
+def _loaded(data: bytes, shrink: int) -> Image.Image:
+    image = _open(data)
+    if shrink > 1:
+        image.draft(image.mode, (image.width // shrink, image.height // shrink))  # a JPEG's decoder halves as it goes
+    image.load()
+    return image
+
+
+def _unended(opened: Opened) -> Image.Image:
+    """A JPEG without its end marker. Raises MediaUnreadable when more than its last rows are missing.
+
+    Where data is missing, what the decoder draws depends on the bytes after it; where none is, they are passed over.
+    """
+    data, end = opened.data.removesuffix(b"\xff"), b"\xff\xd9"
+    image = _loaded(data + end, opened.shrink)
+    other = _loaded(data + b"\x55\xaa" * 512 + end, opened.shrink)
+    differing = ImageChops.difference(image, other).getbbox()
+    if differing is not None and differing[1] < image.height - _LAST_ROWS:
+        raise MediaUnreadable("image_load_error", "the image is damaged: it ends too early")
+    return image
+
+
+def _one_of_few(image: Image.Image) -> Image.Image:
+    """L, RGB, RGBA, CMYK or LAB."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to white
         levels = image.convert("I").point(lambda level: level * (1 / 257) + 0.5)
-        return levels.convert("L").convert("RGB")
+        return levels.convert("L")
+    if image.mode == "F":
+        brightest = image.getextrema()[1]
+        whole = 255 if isinstance(brightest, float) and brightest <= 1.0 else 1
+        return image.point(lambda level: level * whole + 0.5).convert("L")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode == "RGBA":
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")

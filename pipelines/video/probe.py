@@ -5,43 +5,26 @@ Knows: how to ask ffmpeg for the first frame and the length. Does not know: wher
 
 from __future__ import annotations
 
-import re
-import subprocess
 from pathlib import Path
 
-from pipelines import child
-from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
+from pipelines.video import stream
+from pipelines.video.process import MediaUnreadable
 
 SECONDS = 30.0  # ffmpeg may take
 LONGEST = 60.0  # seconds; the worker reads no longer ones
-PIXELS = 1920 * 1088
-THREADS = "2"  # each takes address space, which is limited
-_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
+PIXELS = stream.SOURCE_PIXELS  # of a frame in the file
+KEPT_PIXELS = 1920 * 1088  # of a frame as the worker has it; larger ones are scaled down as they are decoded
+_THREADS = ("-threads", "2", "-filter_threads", "2")  # each takes address space, which is limited
 
 
 def check_clip(path: Path, *, longest: float = LONGEST, pixels: int = PIXELS) -> None:
-    """`longest` in seconds, `pixels` of one frame. Raises MediaUnreadable."""
-    command = [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", "-threads", THREADS, "-max_pixels", str(pixels)]
-    command += [*guarded_input(path), "-map", "0:v:0", "-an", "-sn", "-dn", "-frames:v", "1", "-f", "null", "-"]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=SECONDS,
-            check=False,
-            preexec_fn=child.die_with_parent,  # this process has one thread
-        )
-    except subprocess.TimeoutExpired:
-        raise MediaUnreadable("unsupported_video_format", "the video takes too long to decode") from None
-    words = done.stderr.decode("utf-8", "replace")
-    if "max pixel count" in words:
-        raise MediaUnreadable("file_too_large", f"the video has more than {pixels} pixels a frame")
+    """`longest` in seconds, `pixels` of one frame in the file. Raises MediaUnreadable."""
+    found = stream.describe(path, pixels=pixels, seconds=SECONDS)
+    stream.check_length(path, found, longest)
+    command, *rest = stream.arguments(path, found, pixels)
+    output = ["-map", "0:v:0", "-an", "-sn", "-dn", "-vf", found.filters(KEPT_PIXELS), "-pix_fmt", "rgb24"]
+    done = stream.run([command, *_THREADS, *rest, *output, "-frames:v", "1", "-f", "null", "-"], SECONDS)
     if done.returncode:
         raise MediaUnreadable(
             "unsupported_video_format", "the file is not a video that can be decoded, or it is damaged"
         )
-    if found := _DURATION.search(words):
-        hours, minutes, seconds = found.groups()
-        if int(hours) * 3600 + int(minutes) * 60 + float(seconds) > longest:
-            raise MediaUnreadable("video_duration_too_long", f"the video is longer than {longest:g} seconds")

@@ -22,8 +22,15 @@ MediaCode = Literal[
 
 # Containers that hold their own bytes. HLS, DASH, concat and image sequences are left out because they are lists
 # of other files: a stranger's upload must not make ffmpeg open anything else.
-_FORMATS = "mov,matroska,gif,avi"
-_DECODERS = "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,gif,mjpeg,png,prores,rawvideo"
+_FORMATS = "mov,matroska,gif,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,apng,webp_anim"
+_DECODERS = ",".join(
+    (
+        "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,av1,libdav1d",
+        "mpeg1video,mpeg2video,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,h263,flv,vp6f,theora,wmv1,wmv2,wmv3,vc1,dvvideo",
+        "prores,dnxhd,cfhd,mjpeg,ffv1,ffvhuff,huffyuv,utvideo,qtrle,png,rawvideo,v210",
+        "gif,apng,webp,webp_anim",
+    )
+)
 
 
 class MediaUnreadable(ValueError):

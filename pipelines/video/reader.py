@@ -1,8 +1,8 @@
 """A clip that somebody sent -> uint8 frames at an even rate, within limits; which frames to take for another rate.
 
 Knows: decoding through ffmpeg, timestamps, the limits it is given. Does not know: what a model wants.
-One ffmpeg process writes PPM pictures into a pipe, so every size is checked before its pixels are read. High dynamic
-range is not tone-mapped, and audio is dropped.
+One ffmpeg process writes PPM pictures into a pipe, so every size is checked before its pixels are read. Sound is
+dropped.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ import re
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
+from pipelines.video import stream as streams
+from pipelines.video.process import MediaUnreadable
 
-# Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
-_SQUARE = "scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags=bicubic+accurate_rnd,setsar=1"
 _SHOW = "showinfo=checksum=0"
 _TIME = re.compile(r"^\[Parsed_showinfo[^\]]*\] n: *\d+ .*?pts_time:(-?[\d.]+)", re.MULTILINE)
-_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _RATE = re.compile(r"^  Stream #.*: Video: .*?([\d.]+) fps", re.MULTILINE)
 # ffmpeg takes a file that ends too early for a shorter clip, and only mentions it. Lines of its own begin with `[`.
 _CUT_OFF = re.compile(r"^\[.*(partial file|File ended prematurely|LZW decode failed)", re.MULTILINE)
@@ -34,10 +32,12 @@ _TICK = 0.001  # seconds; the coarsest clock among the formats (WebM), hence how
 
 @dataclass(frozen=True)
 class Clip:
-    """`frames`: uint8 RGB [T, H, W, 3], evenly spaced at `fps` frames a second."""
+    """`frames`: uint8 sRGB [T, H, W, 3], evenly spaced at `fps` frames a second. `note`: what was sent, what was made
+    of it and why, where somebody may wonder."""
 
     frames: NDArray[np.uint8]
     fps: float
+    note: tuple[str, str, str] | None = None
 
     @property
     def width(self) -> int:
@@ -56,29 +56,23 @@ def read_video(
     max_seconds: float,
     first_seconds: float | None = None,
     longest_side: int | None = None,
+    source_pixels: int | None = None,
     timeout: float = 120.0,
 ) -> Clip:
-    """Decode an MP4 / MOV, WebM / MKV, GIF or AVI; upright, square pixels, variable rate made even.
+    """Decode a clip of any of `kinds.CLIPS`; upright, square pixels, opaque, sRGB, variable rate made even.
 
     `first_seconds`: only that much from the start is decoded. `longest_side`: larger frames are scaled down to it.
+    `source_pixels`: frames up to so many are scaled down to `max_pixels`; without it they are refused.
     Memory stays below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame,
     `timeout` in seconds. MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow
-    to decode), `file_too_large` (a frame above `max_pixels`), `video_duration_too_long` (above `max_seconds` or
+    to decode), `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or
     `max_frames`), `video_duration_too_short` (no frame). Only this one file is opened, whatever it names.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MediaUnreadable("unsupported_video_format", "the video is not a file")
-    decoder_limit = 2 * max_pixels + 256 * 256  # the decoder counts its padding; the exact limit is checked below
-    command = [
-        ffmpeg(),
-        "-hide_banner",
-        "-nostats",
-        "-nostdin",
-        "-max_pixels",
-        str(decoder_limit),
-        *guarded_input(path),
-    ]
+    pixels = source_pixels or max_pixels
+    stream = streams.describe(path, pixels=pixels, seconds=min(timeout, streams.SECONDS))
+    streams.check_length(path, stream, max_seconds)
+    command = streams.arguments(path, stream, pixels)
     command += [
         "-map",
         "0:v:0",
@@ -90,14 +84,26 @@ def read_video(
         "-fps_mode",
         "passthrough",
     ]
-    filters = _SQUARE if longest_side is None else f"{_SQUARE},{_shrink(longest_side)}"
-    command += ["-vf", f"{filters},{_SHOW}", "-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "pipe:1"]
+    filters = stream.filters(max_pixels, longest_side)
+    command += [
+        "-sws_flags",
+        streams.SWSCALE,
+        "-vf",
+        f"{filters},{_SHOW}",
+        "-c:v",
+        "ppm",
+        "-pix_fmt",
+        "rgb24",
+        "-f",
+        "image2pipe",
+        "pipe:1",
+    ]
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         watchdog = threading.Timer(timeout, process.kill)
         watchdog.start()
         try:
-            frames = _frames(process, Path(log.name), max_frames, max_pixels, max_seconds)
+            frames = _frames(process, max_frames, max_pixels)
             code = process.wait()
         finally:
             watchdog.cancel()
@@ -105,26 +111,20 @@ def read_video(
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        words = _read(Path(log.name))
+        # By name: seeking the handle that ffmpeg inherited would move the place where it writes.
+        words = Path(log.name).read_text("utf-8", "replace")
     if "max pixel count" in words and not frames:
-        raise _too_large(max_pixels)
+        raise streams.too_large(pixels)
     if code or _CUT_OFF.search(words):
         raise MediaUnreadable(
             "unsupported_video_format", "the file is not a video that can be decoded, or it is damaged"
         )
     if not frames:
         raise MediaUnreadable("video_duration_too_short", "the video holds no frame")
-    return _even(frames, words, max_seconds)
+    return replace(_even(frames, words, max_seconds), note=stream.note)
 
 
-def _shrink(side: int) -> str:
-    wide = "gt(iw,ih)"
-    return f"scale=w='if({wide},min(iw,{side}),-1)':h='if({wide},-1,min(ih,{side}))':flags=area+accurate_rnd,setsar=1"
-
-
-def _frames(
-    process: subprocess.Popen[bytes], log: Path, max_frames: int, max_pixels: int, max_seconds: float
-) -> list[NDArray[np.uint8]]:
+def _frames(process: subprocess.Popen[bytes], max_frames: int, max_pixels: int) -> list[NDArray[np.uint8]]:
     pipe = process.stdout
     frames: list[NDArray[np.uint8]] = []
     while pipe is not None and (magic := pipe.readline(16)):
@@ -134,14 +134,11 @@ def _frames(
             break  # ffmpeg was killed in the middle of a header; its exit status says the rest
         width, height = int(size[0]), int(size[1])
         if width * height > max_pixels:
-            raise _too_large(max_pixels)
+            raise streams.too_large(max_pixels, f"{width}x{height}")
         if frames and frames[0].shape[:2] != (height, width):
             raise MediaUnreadable("unsupported_video_format", "the video changes its size on the way")
         if len(frames) == max_frames:
             raise MediaUnreadable("video_duration_too_long", f"the video has more than {max_frames} frames")
-        if not frames and (stated := _DURATION.search(_read(log))):
-            hours, minutes, seconds = stated.groups()
-            _check_duration(int(hours) * 3600 + int(minutes) * 60 + float(seconds), max_seconds)
         data = pipe.read(width * height * 3)
         if len(data) < width * height * 3:
             break
@@ -158,7 +155,7 @@ def _even(frames: list[NDArray[np.uint8]], words: str, max_seconds: float) -> Cl
         return Clip(np.stack(frames), float(stated.group(1)) if stated else 1.0)
     span = float(times[-1] - times[0])
     fps = _usual_rate(count, span)
-    _check_duration(count / fps, max_seconds)
+    streams.check_seconds(count / fps, max_seconds)
     wanted = times[0] + np.arange(count) / fps
     if np.abs(times - wanted).max() > 0.5 / fps:
         middles = (times[1:] + times[:-1]) / 2
@@ -172,21 +169,6 @@ def _usual_rate(count: int, span: float) -> float:
     whole = max(1, round(rate))
     usual = min((whole, whole * 1000 / 1001), key=lambda r: abs((count - 1) / r - span))
     return float(usual) if abs((count - 1) / usual - span) <= _TICK else rate
-
-
-def _check_duration(seconds: float, max_seconds: float) -> None:
-    if seconds > max_seconds + 0.05:  # containers round, and count audio's last packet
-        message = f"the video lasts {seconds:.2f} s; at most {max_seconds:g} s are read"
-        raise MediaUnreadable("video_duration_too_long", message)
-
-
-def _too_large(max_pixels: int) -> MediaUnreadable:
-    return MediaUnreadable("file_too_large", f"the video's frames have more than {max_pixels / 1e6:g} million pixels")
-
-
-def _read(log: Path) -> str:
-    # By name: seeking the handle that ffmpeg inherited would move the place where it writes.
-    return log.read_text("utf-8", "replace")
 
 
 def resample_indices(n_source: int, source_fps: float, target_fps: float, count: int) -> list[int]:

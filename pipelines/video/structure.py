@@ -6,6 +6,7 @@ Knows: the chunks of a PNG, the segments and scans of a JPEG, the blocks of a GI
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from pipelines.video.process import MediaUnreadable
 
@@ -16,15 +17,26 @@ _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xff 
 _SOS, _EOI, _BARE = 0xDA, 0xD9, (0x01, 0xD8)
 
 
-def count(data: bytes) -> tuple[int, int]:
-    """Parts, and scans over the whole image (1 for what is no JPEG). MediaUnreadable above the limits."""
+@dataclass(frozen=True)
+class Parts:
+    """`scans`: over the whole image, 1 for what is no JPEG. `ended`: whether a JPEG has its end marker; `begun`:
+    whether at least the last scan of each of its colours has begun."""
+
+    count: int = 1
+    scans: int = 1
+    ended: bool = True
+    begun: bool = True
+
+
+def count(data: bytes) -> Parts:
+    """MediaUnreadable above the limits."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _chunks(data), 1
+        return Parts(_chunks(data))
     if data.startswith(b"\xff\xd8"):
         return _segments(data)
     if data.startswith(b"GIF8"):
-        return _blocks(data), 1
-    return 1, 1
+        return Parts(_blocks(data))
+    return Parts()
 
 
 def _chunks(data: bytes) -> int:
@@ -35,21 +47,38 @@ def _chunks(data: bytes) -> int:
     return found
 
 
-def _segments(data: bytes) -> tuple[int, int]:
+def _segments(data: bytes) -> Parts:
     found = scans = 0
-    position = 2
+    last: dict[int, set[bool]] = {}  # of each colour, whether the last scan of its means and of its details has begun
+    position, ended = 2, False
     while marker := _MARKER.search(data, position):
         kind, position = marker[1][0], marker.end()
         if kind == _EOI:
+            ended = True
             break
         if kind == _SOS:
             scans += 1
             if scans > SCANS:
                 raise MediaUnreadable("image_load_error", f"the image has more than {SCANS} scans")
+            _note_scan(data[position : position + 16], last)
         if kind not in _BARE:
             position += int.from_bytes(data[position : position + 2], "big")
         found = _counted(found + 1, "segments")
-    return found, max(1, scans)
+    return Parts(found, max(1, scans), ended, bool(last) and all(len(parts) == 2 for parts in last.values()))
+
+
+def _note_scan(head: bytes, last: dict[int, set[bool]]) -> None:
+    """`head`: what follows the marker of a scan. A scan that leaves no low bits out is the last of what it holds."""
+    colours = head[2] if len(head) > 2 else 0
+    selection = head[3 + 2 * colours : 6 + 2 * colours]
+    if len(selection) < 3:
+        return
+    first, end, bits = selection[0], selection[1], selection[2] & 15
+    for n in range(colours):
+        begun = last.setdefault(head[3 + 2 * n], set())
+        if bits == 0:
+            begun |= {True} if first == 0 else set()
+            begun |= {False} if end > 0 else set()
 
 
 def _blocks(data: bytes) -> int:

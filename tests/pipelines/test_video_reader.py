@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines.video import MediaUnreadable, VideoWriter, read_video, resample_indices
+from pipelines.video.probe import KEPT_PIXELS, PIXELS, check_clip
 from tests.pipelines.films import FORMATS, Format, code_of, describe, read, run_ffmpeg, save, waves
 
 
@@ -133,3 +134,63 @@ def test_only_the_start_is_read_and_large_frames_are_scaled_down(tmp_path: Path)
     assert abs(int(clip.frames[-1].mean()) - 38) <= 3
     upright = read_video(path, max_frames=200, max_pixels=10**6, max_seconds=60, longest_side=4000)
     assert upright.frames.shape == (100, 160, 320, 3)
+
+
+@pytest.mark.parametrize("size", ["3840x2160", "2160x3840", "2560x1440", "1920x1200", "4096x2160", "5312x2988"])
+def test_large_frames_are_scaled_as_they_are_decoded(tmp_path: Path, size: str) -> None:
+    path = tmp_path / "a.mp4"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", f"color=white:s={size}:r=8:d=0.25,drawbox=w=iw/2:c=black:t=fill"),
+        *("-c:v", "libx264", "-preset", "ultrafast", path),
+    )
+    check_clip(path)
+    clip = read_video(path, max_frames=9, max_pixels=KEPT_PIXELS, source_pixels=PIXELS, max_seconds=60)
+    width, height = map(int, size.split("x"))
+    assert 0.97 * KEPT_PIXELS < clip.width * clip.height <= KEPT_PIXELS
+    assert clip.width / clip.height == pytest.approx(width / height, rel=0.005)
+    middle = clip.width // 2
+    assert clip.frames[:, :, : middle - 4].max() < 5 and clip.frames[:, :, middle + 4 :].min() > 250
+
+
+def test_frames_that_are_too_large_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    run_ffmpeg("-f", "lavfi", "-i", "color=s=7680x4320:r=1:d=1", "-c:v", "libx264", "-preset", "ultrafast", path)
+    with pytest.raises(MediaUnreadable, match="at most 16 million pixels") as e:
+        check_clip(path)
+    assert e.value.code == "file_too_large"
+    with pytest.raises(MediaUnreadable, match=r"are 96x64; at most 0\.006 million"):
+        read(save(tmp_path / "b.mp4", waves(2, 64, 96)), max_pixels=6000)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "ts"])
+def test_a_clip_is_as_long_as_its_picture(tmp_path: Path, suffix: str) -> None:
+    short, long = tmp_path / f"short.{suffix}", tmp_path / f"long.{suffix}"
+    picture = save(tmp_path / "a.mp4", waves(16, 32, 32))  # 2 s
+    run_ffmpeg("-i", picture, "-f", "lavfi", "-i", "sine=d=70", "-c:v", "copy", "-c:a", "aac", short)
+    run_ffmpeg(
+        "-stream_loop", "34", "-i", picture, "-f", "lavfi", "-i", "sine=d=5", "-c:v", "copy", "-c:a", "aac", long
+    )
+    check_clip(short, longest=60)
+    assert len(read(short, max_seconds=60).frames) == 16
+    assert code_of(lambda: check_clip(long, longest=60)) == "video_duration_too_long"
+    assert code_of(lambda: read(long, max_seconds=60, max_frames=1000)) == "video_duration_too_long"
+
+
+def test_a_length_the_header_hides_is_found_before_a_job_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "a.webm"
+    run_ffmpeg("-i", save(tmp_path / "a.mp4", waves(40, 32, 32)), "-c:v", "libvpx-vp9", "-live", "1", path)
+    path.write_bytes(path.read_bytes().replace(b"\x44\x89", b"\xec\x82", 1).replace(b"DURATION", b"XURATION"))
+    assert "Duration: N/A" in describe(path)
+    check_clip(path, longest=6)
+    assert code_of(lambda: check_clip(path, longest=4)) == "video_duration_too_long"
+
+
+def test_the_message_names_what_was_sent(tmp_path: Path) -> None:
+    raw = tmp_path / "a.mp4"
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=8:d=1", "-c:v", "jpeg2000", raw)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg")
+    (tmp_path / "page").write_bytes(b"<!doctype html><p>Not found")
+    for name, words in (("a.mp4", "encoded as jpeg2000"), ("a.jpg", "a JPEG image"), ("page", "an HTML page")):
+        with pytest.raises(MediaUnreadable, match=words) as e:
+            check_clip(tmp_path / name)
+        assert e.value.code == "unsupported_video_format"

@@ -282,7 +282,9 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "gif in name only": (lambda: b"GIF89a/*<script>*/=1;alert(1)//", "unsupp image_load_error"),
     "svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', "unsupp"),
     "postscript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n", "unsupp"),
-    "tiff": (lambda: picture("TIFF"), "unsupp"),
+    "cut tiff": (lambda: picture("TIFF", (300, 300))[:-400], "image_load_error"),
+    "cut avif": (lambda: picture("AVIF", (300, 300))[:200], "unsupp image_load_error"),
+    "photoshop": (lambda: b"8BPS\0\1" + bytes(100), "unsupp"),
     "icns": (lambda: b"icns" + bytes(100), "unsupp"),
     "pdf": (lambda: picture("PDF"), "unsupp"),
 }

@@ -16,7 +16,11 @@ FIRST_BYTES = (
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
     (re.compile(rb"GIF8"), "image/gif"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "image/avif"),
+    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "image/heic"),
     (re.compile(rb"....ftyp", re.DOTALL), "video/mp4"),
+    (re.compile(rb"\x1aE\xdf\xa3"), "video/webm"),
+    (re.compile(rb"II\*\0|MM\0\*"), "image/tiff"),
 )
 
 

@@ -1,0 +1,210 @@
+"""The picture of a clip as its file describes it, and the filters that make upright sRGB frames of it.
+
+Knows: ffmpeg's description, colour tags, transparency, sizes. Does not know: frames, what a model wants.
+Standard range stays as it is but for its primaries: code values of BT.709 are taken for sRGB, as players do. High
+dynamic range is mapped to it: up to 80 % of the reference white (203 cd/m2, ITU-R BT.2408) light stays as it is, above
+that it is compressed so that 1,000 cd/m2 is white. Transparency is laid on white.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import child
+from pipelines.video import kinds
+from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
+
+SOURCE_PIXELS = 16_000_000  # of one frame that is decoded: 5.3K
+SECONDS = 30.0  # ffmpeg may take to describe a clip
+REFERENCE_WHITE, PEAK, KNEE = 203, 1000, 0.8  # cd/m2, cd/m2, share of the reference white
+HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
+
+_PADDED = 1_000_000  # pixels; decoders count the blocks that reach over a frame's edge
+_VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>.*)$", re.MULTILINE)
+_PIXELS = re.compile(r", (?P<format>\w+)(?:\((?P<tags>[^)]*)\))?, (?P<width>\d+)x(?P<height>\d+)")
+_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
+_OUT_TIME = re.compile(r"^out_time_us=(-?\d+)", re.MULTILINE)
+_ALPHA_MODE = re.compile(r"^ +alpha_mode +: 1", re.MULTILINE | re.IGNORECASE)
+_ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ayuv|vuya|ya\d|pal8")
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these leave transparency out
+_WIDE = ("bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte431", "smpte432", "ebu3213")
+
+_RARE = ("ycgco", "bt2020c", "ictcp", "chroma-derived-nc", "chroma-derived-c")  # matrices that swscale does not know
+_EXACT = "accurate_rnd+full_chroma_int"  # without, swscale's colours are up to two levels too dark
+SWSCALE = f"bicubic+{_EXACT}"  # for the filters that ffmpeg puts in
+# Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
+_SQUARE = f"scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags={SWSCALE},setsar=1"
+_ON_WHITE = "format=rgba,split[a][b];[a]lutrgb=r=255:g=255:b=255:a=255[w];[w][b]overlay=format=rgb"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """`words`: ffmpeg's. `seconds`: of the picture, None where only decoding would tell."""
+
+    words: str
+    codec: str
+    format: str
+    matrix: str
+    primaries: str
+    transfer: str
+    width: int
+    height: int
+    alpha: bool
+
+    @property
+    def decoder(self) -> list[str]:
+        """Arguments that stand before those that open the file."""
+        return ["-c:v:0", _WITH_ALPHA[self.codec]] if self.alpha and self.codec in _WITH_ALPHA else []
+
+    @property
+    def note(self) -> tuple[str, str, str] | None:
+        """What was sent, what is made of it and why, where somebody may wonder."""
+        if self.transfer in HDR:
+            why = f"the model knows no high dynamic range; light above {KNEE * REFERENCE_WHITE:.0f} cd/m2 is compressed"
+            return f"{HDR[self.transfer]} (HDR)", "sRGB", why
+        return None
+
+    def filters(self, pixels: int, longest_side: int | None = None) -> str:
+        """For `-vf`: upright, opaque, square pixels. A frame of more than `pixels` is scaled down to so many, one with
+        a side above `longest_side` to that."""
+        fit, colour = _fit(pixels, longest_side), self._colour()
+        white = [_ON_WHITE] if self.alpha else []
+        steps = [fit, colour, *white] if colour else [*white, fit]
+        if self.matrix in _RARE:
+            steps.insert(0, "setparams=colorspace=bt709")  # so that swscale passes it on to zscale
+        shrink = [] if longest_side is None else [_shrink(longest_side)]
+        return ",".join([*steps, _SQUARE, fit, *shrink])
+
+    def _colour(self) -> str:
+        hdr = self.transfer in HDR
+        if not hdr and self.primaries not in _WIDE and self.matrix not in _RARE:
+            return ""
+        primaries = self.primaries if self.primaries in ("bt709", *_WIDE) else "bt2020" if hdr else "bt709"
+        tags = f"pin={primaries}:tin={self.transfer if hdr else 'bt709'}"
+        if self.matrix in _RARE:
+            tags += f":min={self.matrix}"
+        elif self.matrix == "unknown" and not _is_rgb(self.format):
+            tags += f":min={'bt2020nc' if hdr else 'smpte170m'}"
+        planes = f"gbr{'a' if self.alpha else ''}p"
+        whole = f"{planes}16le" if _is_rgb(self.format) else f"yuv{'a' if self.alpha else ''}444p16le"
+        tags = f"format={whole},zscale={tags}"  # zscale takes no odd sides where colour has half the lines
+        if not hdr:
+            return f"{tags}:p=bt709:t=bt709:m=gbr:r=full,format={planes}"
+        tone = f"tonemap=mobius:param={KNEE}:peak={PEAK / REFERENCE_WHITE:.4f}:desat=0"
+        linear = f"{tags}:t=linear:npl={REFERENCE_WHITE}:m=gbr:r=full,format={planes}f32le"
+        return f"{linear},zscale=p=bt709,{tone},zscale=t=bt709,format={planes}"
+
+
+def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECONDS) -> Stream:
+    """Raises MediaUnreadable for what is no video, is of a kind that is not taken, or has larger frames."""
+    if not path.is_file():
+        raise MediaUnreadable("unsupported_video_format", "the video is not a file")
+    words = _said(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
+    found = _VIDEO.search(words)
+    if "max pixel count" in words:
+        raise too_large(pixels)
+    shape = _PIXELS.search(found["rest"]) if found else None
+    if found is not None and "not on whitelist" in words and (shape is None or shape["format"] == "none"):
+        raise MediaUnreadable(
+            "unsupported_video_format", f"a video encoded as {found['codec']} is not read; H.264 is the safest"
+        )
+    if found is None or shape is None or int(shape["width"]) * int(shape["height"]) == 0:
+        raise _unreadable(path)
+    width, height = int(shape["width"]), int(shape["height"])
+    if width * height > pixels:
+        raise too_large(pixels, f"{width}x{height}")
+    matrix, primaries, transfer = _tags(shape["tags"] or "")
+    after = words[found.end() :].split("\n  Stream #")[0]
+    alpha = bool(_ALPHA.match(shape["format"])) or (found["codec"] in _WITH_ALPHA and bool(_ALPHA_MODE.search(after)))
+    return Stream(words, found["codec"], shape["format"], matrix, primaries, transfer, width, height, alpha)
+
+
+def check_length(path: Path, stream: Stream, most: float) -> None:
+    """Raises MediaUnreadable when the picture lasts longer than `most` seconds. Sound beside it does not count."""
+    if stated := _DURATION.search(stream.words):
+        hours, minutes, seconds = stated.groups()
+        if int(hours) * 3600 + int(minutes) * 60 + float(seconds) <= most:
+            return
+    output = ["-map", "0:v:0", "-c", "copy", "-t", str(most + 1), "-f", "null", "-progress", "pipe:1", "-"]
+    done = _said(path, output, SOURCE_PIXELS, SECONDS)
+    if times := _OUT_TIME.findall(done.stdout.decode("utf-8", "replace")):
+        check_seconds(int(times[-1]) / 1e6, most)
+
+
+def check_seconds(seconds: float, most: float) -> None:
+    """MediaUnreadable for more than `most`."""
+    if seconds > most + 0.05:  # clocks of containers are rounded
+        message = f"the video lasts {seconds:.2f} s; at most {most:g} s are read"
+        raise MediaUnreadable("video_duration_too_long", message)
+
+
+def too_large(pixels: int, size: str = "") -> MediaUnreadable:
+    found = f"are {size}" if size else "are larger"
+    return MediaUnreadable(
+        "file_too_large", f"the video's frames {found}; at most {pixels / 1e6:g} million pixels are read"
+    )
+
+
+def arguments(path: Path, stream: Stream, pixels: int) -> list[str]:
+    """The command up to the input."""
+    # NOTE: a decoder counts its padding; `describe` has checked the exact size
+    limits = ["-max_pixels", str(2 * pixels + 256 * 256 if pixels < _PADDED else pixels + _PADDED)]
+    return [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *limits, *stream.decoder, *guarded_input(path)]
+
+
+def run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
+    """Raises MediaUnreadable when it takes longer."""
+    alone = threading.active_count() == 1  # only then may anything run between fork and exec
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            preexec_fn=child.die_with_parent if alone else None,
+        )
+    except subprocess.TimeoutExpired:
+        raise MediaUnreadable("unsupported_video_format", "the video takes too long to decode") from None
+
+
+def _said(path: Path, output: list[str], pixels: int, seconds: float) -> subprocess.CompletedProcess[bytes]:
+    limits = ["-threads", "2", "-max_pixels", str(pixels + _PADDED)]
+    return run([ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *limits, *guarded_input(path), *output], seconds)
+
+
+def _unreadable(path: Path) -> MediaUnreadable:
+    with path.open("rb") as file:
+        kind = kinds.named(file.read(kinds.HEAD))
+    found = f"the file is {kind} that cannot be decoded" if kind else "the file is not a video that can be decoded"
+    return MediaUnreadable("unsupported_video_format", f"{found}, or it is damaged; {kinds.CLIPS} are read")
+
+
+def _tags(words: str) -> tuple[str, str, str]:
+    """Matrix, primaries and transfer of "tv, bt2020nc/bt2020/smpte2084, progressive"; one word stands for all three."""
+    for word in words.split(", "):
+        if word.count("/") == 2:
+            matrix, primaries, transfer = word.split("/")
+            return matrix, primaries, transfer
+        if word in ("bt709", *_WIDE):
+            return word, word, word
+    return "unknown", "unknown", "unknown"
+
+
+def _is_rgb(name: str) -> bool:
+    return name.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "pal8", "x2"))
+
+
+def _fit(pixels: int, side: int | None) -> str:
+    most = f"sqrt({pixels}/(iw*ih))" if side is None else f"min(sqrt({pixels}/(iw*ih)),{side}/max(iw,ih))"
+    share = f"if(gt(iw*ih,{pixels}),{most},1)"
+    return f"scale=w='max(1,trunc(iw*{share}))':h='max(1,trunc(ih*{share}))':flags=area+{_EXACT}"
+
+
+def _shrink(side: int) -> str:
+    wide = "gt(iw,ih)"
+    return f"scale=w='if({wide},min(iw,{side}),-1)':h='if({wide},-1,min(ih,{side}))':flags=area+{_EXACT},setsar=1"
