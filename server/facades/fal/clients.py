@@ -1,4 +1,5 @@
-"""How to reach this server with fal's own two clients: the shortest whole programs."""
+"""How to reach this server with fal's own two clients and with others that can talk to fal: the shortest whole
+programs."""
 
 from server.facades.facade import Snippet
 
@@ -29,7 +30,44 @@ const { data } = await fal.subscribe("fal-ai/cogvideox-5b", { input });
 console.log(data.video.url);
 """
 
+LITELLM = """\
+import time
+from pathlib import Path
+
+import litellm
+
+server = {"api_base": "http://127.0.0.1:8000/queue", "api_key": "YOUR_API_KEY"}
+
+video = litellm.video_generation(
+    model="fal_ai/fal-ai/cogvideox-5b", prompt="a red circle moves left on a blue background", **server
+)
+while video.status in ("queued", "in_progress"):
+    time.sleep(1)
+    video = litellm.video_status(video.id, **server)
+Path("video.mp4").write_bytes(litellm.video_content(video.id, **server))
+"""
+
+HUGGING_FACE = """\
+from pathlib import Path
+
+from huggingface_hub import InferenceClient
+from huggingface_hub.hf_api import InferenceProviderMapping
+from huggingface_hub.inference._providers import PROVIDERS
+from huggingface_hub.inference._providers._common import HARDCODED_MODEL_INFERENCE_MAPPING
+
+model, task = "zai-org/CogVideoX-5b", "text-to-video"
+HARDCODED_MODEL_INFERENCE_MAPPING["fal-ai"][model] = InferenceProviderMapping(
+    provider="fal-ai", hf_model_id=model, providerId="fal-ai/cogvideox-5b", task=task, status="live"
+)
+PROVIDERS["fal-ai"][task].base_url = "http://127.0.0.1:8000/queue"
+
+client = InferenceClient(provider="fal-ai", api_key="YOUR_API_KEY")
+Path("video.mp4").write_bytes(client.text_to_video("a red circle moves left on a blue background", model=model))
+"""
+
 CLIENTS = (
     Snippet("fal.ai, Python", "python", PYTHON),
     Snippet("fal.ai, JavaScript", "js", JAVASCRIPT),
+    Snippet("LiteLLM through fal_ai", "python", LITELLM),
+    Snippet("huggingface_hub through fal-ai", "python", HUGGING_FACE),
 )
