@@ -22,7 +22,15 @@ from pipelines.video import read_video
 from server.cli import app as commands_of
 from server.settings import Settings
 from tests import forked, pace
-from tests.server.clients.running import fetch, few_steps, inherited, installed_packages, node, running_server
+from tests.server.clients.running import (
+    fetch,
+    few_steps,
+    inherited,
+    installed_packages,
+    node,
+    python_for,
+    running_server,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [
@@ -113,8 +121,9 @@ def test_curl(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_programs(number: int, server: str, tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(blocks("python")[number].replace(ADDRESS, server))
-    said = run([sys.executable, "program.py"], tmp_path)
+    program = blocks("python")[number]
+    (tmp_path / "program.py").write_text(program.replace(ADDRESS, server))
+    said = run([python_for(program), "program.py"], tmp_path)
     film = tmp_path / "video.mp4"
     if said.startswith(f"http://{server}/"):
         film.write_bytes(fetch(said.split()[0]).content)

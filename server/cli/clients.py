@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 KEY = "YOUR_API_KEY"
-COMMENT = {"python": "#", "sh": "#", "js": "//"}
+COMMENT = {"python": "#", "sh": "#", "js": "//", "yaml": "#", "json": "//"}
 
 
 def clients(

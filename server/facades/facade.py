@@ -26,7 +26,7 @@ class Snippet:
     """A program that reaches this server with a vendor's own client. `text` names ADDRESS and KEY, to be replaced."""
 
     title: str
-    language: str  # as after a Markdown fence: python, js, sh
+    language: str  # as after a Markdown fence: python, js, sh, yaml, json
     text: str
 
     def filled(self, address: str, key: str) -> str:

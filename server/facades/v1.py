@@ -1,6 +1,7 @@
 """The addresses under `/v1` that two clouds claim: one place that says whose a request is.
 
-Knows: the lists of models and of files are OpenAI's and Replicate's at once, and what tells their uploads apart.
+Knows: the lists of models and of files are OpenAI's and Replicate's at once, that of models fal's too, and what tells
+their uploads and searches apart.
 Does not know: what they answer. Where only one of the two is served, it has these addresses to itself.
 """
 
@@ -11,7 +12,9 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qsl
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +23,7 @@ from server.facades.wire import BodyTooLarge
 
 MODELS = "/v1/models"
 FILES = "/v1/files"
+FALS = {"endpoint_id", "expand", "q", "category", "status", "limit"}  # parameters that only fal's list has
 PEEK = 65536  # bytes of a form that are looked at
 FIRST_PART = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^";\s]+)[";\s]', re.IGNORECASE | re.MULTILINE)
 REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its form; OpenAI's are file, purpose, …
@@ -27,11 +31,31 @@ REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its
 
 def shared(facades: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
     """Routes for `front.ByPrefix`."""
-    openai, replicate = facades.get("openai"), facades.get("replicate")
-    if openai is None or replicate is None:
-        only = openai or replicate
-        return [] if only is None else [(MODELS, only), (FILES, only)]
-    return [(MODELS, Models(openai, replicate)), (FILES, Files(openai, replicate))]
+    openai, replicate, fal = (facades.get(name) for name in ("openai", "replicate", "fal"))
+    models = files = openai or replicate
+    if openai is not None and replicate is not None:
+        models, files = Models(openai, replicate), Files(openai, replicate)
+    if fal is not None:
+        models = fal if models is None else Searched(fal, models)
+    return [(path, app) for path, app in ((MODELS, models), (FILES, files)) if app is not None]
+
+
+class Searched:
+    """`/v1/models` to fal where the request looks like its tools' (by the host, the kind of key or the parameters), and
+    the prices always."""
+
+    def __init__(self, fal: ASGIApp, others: ASGIApp) -> None:
+        self.fal, self.others = fal, others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, path = Headers(scope=scope), scope["path"].rstrip("/")
+        names = {name.removesuffix("[]") for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), True)}
+        by_fal = (
+            headers.get("host", "").startswith("api.fal.") or headers.get("authorization", "")[:4].lower() == "key "
+        )
+        searched = path == MODELS and scope["method"] == "GET" and (by_fal or names & FALS)
+        priced = path == f"{MODELS}/pricing" or path.startswith(f"{MODELS}/pricing/")
+        await (self.fal if searched or priced else self.others)(scope, receive, send)
 
 
 class Models:

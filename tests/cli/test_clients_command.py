@@ -42,7 +42,7 @@ def test_every_cloud_has_programs_that_name_the_address_and_the_key(name: str) -
     for snippet in of(name):
         assert ADDRESS.partition("://")[2] in snippet.text
         assert KEY in snippet.text
-        assert snippet.language in ("python", "js", "sh")
+        assert snippet.language in ("python", "js", "sh", "yaml", "json")
         if snippet.language == "python":
             ast.parse(snippet.text)
     titles = [snippet.title for snippet in of(name)]

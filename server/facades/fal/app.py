@@ -30,12 +30,13 @@ from server.facades.fal.models import (
     UploadedPart,
     UploadedParts,
 )
+from server.facades.fal.shelf import serve
 from server.facades.fal.storage import Storage
 from server.facades.wire import Doorman, Json, body_schema, document
 
 PREFIXES = (
     *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
-    *("/storage", "/files/upload", "/tokens", "/.well-known/jwks.json"),
+    *("/storage", "/files/upload", "/tokens", "/.well-known/jwks.json", "/api/openapi", "/models/fal-ai"),
 )
 FILE = "/fal/files/{key}/{name}"
 BYTES = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}}
@@ -50,6 +51,7 @@ def create(context: Context) -> FastAPI:
     for base in ENDPOINTS:
         _serve_requests(app, fal, f"/queue/{base}/requests/{{request_id}}", in_schema=base == APP)
     _serve_storage(app, context)
+    serve(app, context)
     bodies = (AppToken, NewFile, UploadedPart, UploadedParts)
     document(app, [ImageSize, LoraWeight, *(endpoint.input for endpoint in ENDPOINTS.values()), *bodies])
 

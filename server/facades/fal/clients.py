@@ -1,4 +1,5 @@
-"""How to reach this server with fal's own two clients: the shortest whole programs."""
+"""How to reach this server with fal's own two clients and with others that can talk to fal: the shortest whole
+programs."""
 
 from server.facades.facade import Snippet
 
@@ -54,7 +55,7 @@ await writeFile("video.mp4", video.uint8Array);
 """
 
 # it asks the Hub who offers the model: the program answers that itself
-HUGGING_FACE = """\
+HUGGING_FACE_JS = """\
 import { writeFile } from "node:fs/promises";
 
 import { InferenceClient } from "@huggingface/inference";
@@ -75,9 +76,46 @@ clearInterval(awake);
 await writeFile("video.mp4", video.stream());
 """
 
+LITELLM = """\
+import time
+from pathlib import Path
+
+import litellm
+
+server = {"api_base": "http://127.0.0.1:8000/queue", "api_key": "YOUR_API_KEY"}
+
+video = litellm.video_generation(
+    model="fal_ai/fal-ai/cogvideox-5b", prompt="a red circle moves left on a blue background", **server
+)
+while video.status in ("queued", "in_progress"):
+    time.sleep(1)
+    video = litellm.video_status(video.id, **server)
+Path("video.mp4").write_bytes(litellm.video_content(video.id, **server))
+"""
+
+HUGGING_FACE = """\
+from pathlib import Path
+
+from huggingface_hub import InferenceClient
+from huggingface_hub.hf_api import InferenceProviderMapping
+from huggingface_hub.inference._providers import PROVIDERS
+from huggingface_hub.inference._providers._common import HARDCODED_MODEL_INFERENCE_MAPPING
+
+model, task = "zai-org/CogVideoX-5b", "text-to-video"
+HARDCODED_MODEL_INFERENCE_MAPPING["fal-ai"][model] = InferenceProviderMapping(
+    provider="fal-ai", hf_model_id=model, providerId="fal-ai/cogvideox-5b", task=task, status="live"
+)
+PROVIDERS["fal-ai"][task].base_url = "http://127.0.0.1:8000/queue"
+
+client = InferenceClient(provider="fal-ai", api_key="YOUR_API_KEY")
+Path("video.mp4").write_bytes(client.text_to_video("a red circle moves left on a blue background", model=model))
+"""
+
 CLIENTS = (
     Snippet("fal.ai, Python", "python", PYTHON),
     Snippet("fal.ai, JavaScript", "js", JAVASCRIPT),
     Snippet("AI SDK (Vercel) through fal's API", "js", AI_SDK),
-    Snippet("@huggingface/inference through fal's API", "js", HUGGING_FACE),
+    Snippet("@huggingface/inference through fal's API", "js", HUGGING_FACE_JS),
+    Snippet("LiteLLM through fal's API", "python", LITELLM),
+    Snippet("huggingface_hub through fal's API", "python", HUGGING_FACE),
 )

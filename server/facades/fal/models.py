@@ -110,7 +110,7 @@ class TextToVideoInput(BaseModel):
         [], max_length=MAX_LORAS, examples=[[], [{"path": "https://example.org/lora.safetensors", "scale": 1}]]
     )
     num_inference_steps: Whole = Field(50, ge=1, le=50, examples=[50, 20])
-    seed: Whole | None = Field(None, ge=0, le=MAX_SEED, examples=[42, 7])
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), _no_bool("int_type")] | None = Field(None, examples=[42, 7])
     guidance_scale: Number = Field(7, ge=0, le=20, examples=[7, 6.5])
     use_rife: bool = Field(True, examples=[False, True])
     export_fps: Whole = Field(16, ge=4, le=32, examples=[16, 8])

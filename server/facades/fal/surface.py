@@ -22,8 +22,12 @@ TARGET = "x-fal-target-url"
 QUEUE = "https://queue.fal.run"
 # a client that puts its base before the path of one of our addresses doubles what both begin with
 SURFACES = re.compile(r"(?:(/fal)?/(run|queue)(?=/|$))+")
-REST = re.compile(r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known)(?:/.*)?)", re.DOTALL)
-OPEN = re.compile(r"/fal/files/.+|/\.well-known/jwks\.json", re.DOTALL)
+REST = re.compile(
+    r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known|v1/models|api/openapi|models)(?:/.*)?)", re.DOTALL
+)
+CATALOGUE = r"/v1/models(?:/.*)?|/api/openapi/.+|/models/.+"
+OPEN = re.compile(rf"/fal/files/.+|/\.well-known/jwks\.json|{CATALOGUE}", re.DOTALL)
+DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # of one app, at its own address
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Place:
     @property
     def is_open(self) -> bool:
         """No key is asked for: what may be done there shows in the address itself, or is for everybody."""
-        return self.surface == "other" and OPEN.fullmatch(self.path) is not None
+        open_to_all = OPEN if self.surface == "other" else DOCUMENT
+        return open_to_all.fullmatch(self.path) is not None
 
 
 class NoTarget(Exception):

@@ -1,6 +1,7 @@
 """Programs that reach this server with OpenAI's own client, and without one."""
 
 from server.facades.facade import ADDRESS, KEY, Snippet
+from server.facades.openai.recipes import LITELLM, LITELLM_PROXY, N8N, OPEN_WEBUI
 
 PYTHON = f"""\
 from openai import OpenAI
@@ -54,4 +55,8 @@ CLIENTS = (
     Snippet("OpenAI, JavaScript", "js", JAVASCRIPT),
     Snippet("TanStack AI", "js", TANSTACK),
     Snippet("OpenAI, curl", "sh", CURL),
+    Snippet("LiteLLM", "python", LITELLM),
+    Snippet("LiteLLM's proxy: config.yaml", "yaml", LITELLM_PROXY),
+    Snippet("Open WebUI: a tool", "python", OPEN_WEBUI),
+    Snippet("n8n: a workflow to import", "json", N8N),
 )

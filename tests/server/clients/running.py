@@ -219,6 +219,30 @@ def _major(program: str) -> int:
     return int(_run([program, "--print", "process.versions.node"], HERE).partition(".")[0])
 
 
+def litellm() -> Path:
+    """The folder of programs of an environment with LiteLLM and its proxy, made once, in `.cache`, from litellm.txt.
+
+    NOTE: LiteLLM and diffusers want versions of importlib-metadata that exclude each other.
+    """
+    wanted = (HERE / "litellm.txt").read_text(encoding="utf-8")
+    home = HERE.parents[2] / ".cache" / "tests" / "litellm"
+    home.mkdir(parents=True, exist_ok=True)
+    stamp, programs = home / ".installed", home / "environment" / "bin"
+    with FileLock(home / ".lock"):
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+            _run([sys.executable, "-m", "venv", "--clear", str(home / "environment")], HERE)
+            _run(
+                [str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check", "-r", "litellm.txt"], HERE
+            )
+            stamp.write_text(wanted, encoding="utf-8")
+    return programs
+
+
+def python_for(program: str) -> str:
+    """The interpreter that has what the program imports."""
+    return str(litellm() / "python") if "import litellm" in program else sys.executable
+
+
 def installed_packages() -> Path:
     """The node_modules folder with what package.json pins."""
     modules = HERE / "node_modules"

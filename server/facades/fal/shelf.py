@@ -1,0 +1,139 @@
+"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. None asks for a key.
+
+Knows: their parameters and how each is refused. Does not know: what the catalogue says (`catalog` does).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from server.context import Context
+from server.facades.fal import catalog
+from server.facades.fal.errors import Rejected
+from server.facades.fal.models import APP, ENDPOINTS, Endpoint
+from server.facades.wire import Json, read_json
+
+LONGEST_PAGE = 100
+MOST_IDS = 50
+EXPANSIONS = ("openapi-3.0", "enterprise_status")
+STATUSES = ("active", "deprecated")
+I2V = f"{APP}/image-to-video"
+
+
+def serve(app: FastAPI, context: Context) -> None:
+    def base(request: Request) -> str:
+        return context.artifacts.base_url(request)
+
+    def models(request: Request) -> Response:
+        return Json(_models(request, base(request)))
+
+    def pricing(request: Request) -> Response:
+        asked = _ids(request) or list(ENDPOINTS)
+        if strangers := [one for one in asked if one not in ENDPOINTS]:
+            raise Rejected(404, f"endpoint_id: there is no app {strangers[0][:100]} here; there are {_known()}")
+        prices = [catalog.price(one) for one in asked]
+        return Json({"prices": prices, "next_cursor": None, "has_more": False})
+
+    async def estimate(request: Request) -> Response:
+        asked = await read_json(request)
+        kind = asked.get("estimate_type") if isinstance(asked, dict) else None
+        if kind not in ("historical_api_price", "unit_price"):
+            raise Rejected(400, "estimate_type must be historical_api_price or unit_price")
+        return Json({"estimate_type": kind, "total_cost": 0.0, "currency": "USD"})
+
+    def document(request: Request) -> Response:
+        asked = _ids(request)
+        if len(asked) != 1 or asked[0] not in ENDPOINTS:
+            code = 404 if len(asked) == 1 else 400
+            raise Rejected(code, f"endpoint_id must name one of the apps here: {_known()}")
+        return Json(catalog.openapi(ENDPOINTS[asked[0]], base(request)))
+
+    def schema_of(endpoint: Endpoint) -> Callable[[Request], Response]:
+        def schema(request: Request) -> Response:
+            return Json(catalog.openapi(endpoint, base(request)))
+
+        return schema
+
+    def page_of(endpoint: Endpoint) -> Callable[[Request], Response]:
+        def page(request: Request) -> Response:
+            return PlainTextResponse(catalog.llms_txt(endpoint, base(request)))
+
+        return page
+
+    query = [_parameter("endpoint_id", APP, I2V)]
+    calls: list[tuple[str, str, Callable[..., Any], list[dict[str, Any]]]] = [
+        ("search", "/v1/models", models, [*query, *SEARCH]),
+        ("prices", "/v1/models/pricing", pricing, query),
+        ("OpenAPI document", "/api/openapi/queue/openapi.json", document, query),
+    ]
+    for name, path, call, parameters in calls:
+        app.add_api_route(path, call, methods=["GET"], name=name, openapi_extra={"parameters": parameters})
+    app.add_api_route("/v1/models/pricing/estimate", estimate, methods=["POST"], include_in_schema=False)
+    for endpoint in ENDPOINTS.values():
+        app.add_api_route(f"/models/{endpoint.id}/llms.txt", page_of(endpoint), methods=["GET"], name="page")
+        for surface in ("models", "run", "queue"):
+            for tail in ("schema", "openapi.json"):
+                path, shown = f"/{surface}/{endpoint.id}/{tail}", (surface, tail) == ("run", "schema")
+                app.add_api_route(path, schema_of(endpoint), methods=["GET"], name="schema", include_in_schema=shown)
+
+
+def _parameter(name: str, *examples: Any, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": "string", **schema, "examples": list(examples)}}
+
+
+SEARCH = [
+    _parameter("q", "cogvideox", "image"),
+    _parameter("category", "text-to-video", "image-to-video"),
+    _parameter("status", *STATUSES, enum=[*STATUSES]),
+    _parameter("limit", 1, 2, type="integer", minimum=1, maximum=LONGEST_PAGE, default=LONGEST_PAGE),
+    _parameter("cursor", "1", "2"),
+    _parameter("expand", *EXPANSIONS, enum=[*EXPANSIONS]),
+]
+
+
+def _models(request: Request, base: str) -> dict[str, Any]:
+    query = request.query_params
+    status, expand = query.get("status", ""), _several(request, "expand")
+    if status and status not in STATUSES:
+        raise Rejected(400, f"status must be {' or '.join(STATUSES)}, got {status[:100]}")
+    if strange := [one for one in expand if one not in EXPANSIONS]:
+        raise Rejected(400, f"expand must be {' or '.join(EXPANSIONS)}, got {strange[0][:100]}")
+    limit, start = _whole(query.get("limit"), "limit", 1, LONGEST_PAGE), _whole(query.get("cursor"), "cursor", 0, 10**6)
+    ids = _ids(request) or catalog.found(query.get("q", ""), query.get("category", ""), status)
+    page = ids[start or 0 :][: limit or LONGEST_PAGE]
+    end = (start or 0) + len(page)
+    more = end < len(ids)
+    models = [catalog.entry(one, base, EXPANSIONS[0] in expand) for one in page]
+    return {"models": models, "next_cursor": str(end) if more else None, "has_more": more}
+
+
+def _whole(given: str | None, name: str, low: int, high: int) -> int | None:
+    if not given:
+        return None
+    if not re.fullmatch("[0-9]{1,9}", given, re.ASCII) or not low <= int(given) <= high:
+        raise Rejected(400, f"{name} must be a whole number from {low} to {high}, got {given[:100]}")
+    return int(given)
+
+
+def _ids(request: Request) -> list[str]:
+    """Each once, in the order they are asked for."""
+    ids = list(dict.fromkeys(one.strip("/") for one in _several(request, "endpoint_id")))
+    if len(ids) > MOST_IDS:
+        raise Rejected(400, f"endpoint_id: at most {MOST_IDS} can be asked for at once, got {len(ids)}")
+    return ids
+
+
+def _several(request: Request, name: str) -> list[str]:
+    """A parameter that is repeated, or holds several between commas."""
+    given = [*request.query_params.getlist(name), *request.query_params.getlist(f"{name}[]")]
+    return [one.strip() for text in given for one in text.split(",") if one.strip()]
+
+
+def _known() -> str:
+    return ", ".join(ENDPOINTS)
