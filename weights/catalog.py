@@ -182,6 +182,14 @@ def known_name(text: str) -> str | None:
     return None
 
 
+def home(path: str | Path) -> Path:
+    """`~` and `~name` are home folders; where there is no such user the name stays, and nothing is there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def name_of(asked: str, models_dir: Path) -> str:
     """What `find` takes `asked` for: the catalog's name for a Hub id, unless a folder is called exactly that."""
     known = known_name(asked)
@@ -189,7 +197,7 @@ def name_of(asked: str, models_dir: Path) -> str:
         return asked
     if _is_checkpoint(_folder(known, models_dir)):
         return known
-    return asked if _is_checkpoint(Path(asked).expanduser()) else known
+    return asked if _is_checkpoint(home(asked)) else known
 
 
 def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
@@ -202,10 +210,10 @@ def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
     if asked in CATALOG:
         folder = _folder(asked, models_dir)
         return folder if _is_checkpoint(folder) else None
-    for folder in (models_dir / asked, Path(asked).expanduser()):
+    for folder in (models_dir / asked, home(asked)):
         if asked and _is_checkpoint(folder):
             return folder
-    why = f"the folder has no {MODEL_INDEX}" if asked and Path(asked).expanduser().is_dir() else ""
+    why = f"the folder has no {MODEL_INDEX}" if asked and home(asked).is_dir() else ""
     raise UnknownCheckpoint(asked or "''", why, (one.name for one in installed(models_dir)))
 
 
