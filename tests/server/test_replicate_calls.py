@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from server.facades.replicate.watch import _event
 from tests.server import golden
 from tests.server.clients.fake import VIDEO, FakeJobs, fail, hold
 from tests.server.test_replicate import B5, WAIT, A, Served, build
@@ -97,3 +98,17 @@ def test_browsers(served: Served) -> None:
     }
     assert client.options(B5, headers=asked).headers["access-control-allow-origin"] == "*"
     assert client.post(B5, json={}, headers={"origin": "http://page"}).headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        ("", [""]),
+        ("a\n", ["a"]),
+        ("a\r\nb\rc\n\nd", ["a", "b", "c", "", "d"]),
+        ("a\u2028b\x85c\x0bd", ["a\u2028b\x85c\x0bd"]),
+    ],
+)
+def test_an_event_ends_lines_where_its_format_does(data: str, lines: list[str]) -> None:
+    """A client joins the lines with line feeds: nothing else may have been cut."""
+    assert _event("logs", data, 7) == "event: logs\nid: 7\n" + "".join(f"data: {line}\n" for line in lines) + "\n"
