@@ -196,6 +196,14 @@ def published(name: str) -> Checkpoint | None:
     return None
 
 
+def home(path: str | Path) -> Path:
+    """`~` and `~name` are home folders; where there is no such user the name stays, and nothing is there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def name_of(asked: str, models_dir: Path) -> str:
     """What `find` takes `asked` for: the catalog's name for a Hub id, unless a folder is called exactly that."""
     known = known_name(asked)
@@ -203,7 +211,7 @@ def name_of(asked: str, models_dir: Path) -> str:
         return asked
     if _is_checkpoint(_folder(known, models_dir)):
         return known
-    return asked if _is_checkpoint(Path(asked).expanduser()) else known
+    return asked if _is_checkpoint(home(asked)) else known
 
 
 def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
@@ -216,11 +224,11 @@ def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
     if asked in CATALOG:
         folder = _folder(asked, models_dir)
         return folder if _is_checkpoint(folder) else None
-    for folder in (models_dir / asked, Path(asked).expanduser()):
+    for folder in (models_dir / asked, home(asked)):
         if asked and _is_checkpoint(folder):
             return folder
     why = ""
-    if asked and Path(asked).expanduser().is_dir():
+    if asked and home(asked).is_dir():
         why = f"the folder has no {MODEL_INDEX}: cogvideox weights import {asked} takes it or says what it is"
     raise UnknownCheckpoint(asked or "''", why, (one.name for one in installed(models_dir)))
 

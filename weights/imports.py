@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weights import foreign, interpolation, record
-from weights.catalog import ALLOW_PATTERNS, CATALOG, MODEL_INDEX, WeightsError
+from weights.catalog import ALLOW_PATTERNS, CATALOG, MODEL_INDEX, WeightsError, home
 from weights.finetune import Transformer, base_folder, fill
 from weights.verify import recognise, verify
 
@@ -36,7 +36,7 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
     `name` None takes the catalog's for these configs. The source is verified first and its bytes are hashed into the
     record; a cache's files whose blob carries a SHA-256 are held against it. Raises ImportRefused.
     """
-    folder, commit = locate(source.expanduser())
+    folder, commit = locate(home(source))
     report = verify(folder)
     if report.ok:
         report = verify(folder, deep=True)
@@ -89,7 +89,7 @@ def import_network(file: Path, models_dir: Path, convert: Callable[[Path, Path],
 
     `convert(file, target)` writes `target` as safetensors. Raises WeightsError, as it may.
     """
-    file = file.expanduser()
+    file = home(file)
     try:
         interpolation.named(file)
     except WeightsError as error:

@@ -116,8 +116,8 @@ def add(
 
                 asyncio.run(_download(source, file, settings))
                 added = _add(file, settings, name, alpha, sha256, source)
-        elif Path(source).expanduser().is_file():
-            added = _add(Path(source).expanduser(), settings, name, alpha, sha256, "")
+        elif catalog.home(source).is_file():
+            added = _add(catalog.home(source), settings, name, alpha, sha256, "")
         elif source.lower().endswith((loras.SUFFIX, *PICKLED)) and source.count("/") != 2:
             raise WeightsError(f"{source} is not there")
         else:
@@ -239,8 +239,8 @@ def _span(values: list[float]) -> str:
 
 
 def _path(named: str, folder: Path) -> Path:
-    if Path(named).expanduser().is_file():
-        return Path(named).expanduser()
+    if catalog.home(named).is_file():
+        return catalog.home(named)
     return _installed(named, folder)
 
 

@@ -172,7 +172,7 @@ def import_(
     from weights.verify import verify as inspect
 
     said: list[str] = []
-    asked = source.expanduser()
+    asked = catalog.home(source)
     with _plainly(), Console(stderr=True).status("reading every byte once"):
         folder = _models_dir(models_dir)
         if (transformer := look(asked)) is not None:
@@ -207,7 +207,7 @@ def verify(
     with _plainly(), Console(stderr=True).status("checking"):
         folder = _models_dir(models_dir)
         # a folder that lost its model_index.json is no checkpoint to `find`, yet there is much to say about it
-        asked = Path(checkpoint).expanduser()
+        asked = catalog.home(checkpoint)
         name = catalog.name_of(checkpoint, folder)
         by_path = name not in (*CATALOG, *NETWORKS) and asked.is_dir()
         broken_name = folder / name if (folder / name).is_dir() else None

@@ -184,6 +184,21 @@ def test_a_folder_with_a_dot_is_made_for_a_batch_and_for_a_slash(monkeypatch: py
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        *(["lora", "add"], ["lora", "inspect"], ["weights", "import"], ["weights", "verify"], ["weights", "where"]),
+        *(["generate", "x", "--model"], ["generate", "x", "--upscaler"], ["keys", "list", "--data-dir"]),
+        *(["generate", "x", "--video"], ["generate", "--batch"], ["replay"]),
+    ],
+    ids=" ".join,
+)
+def test_a_home_folder_of_nobody_is_a_file_that_is_not_there(words: list[str]) -> None:
+    done = call(*words, "~nobody-here/a.safetensors")
+    assert done.exit_code == 2 and done.stderr.startswith("cogvideox: "), (done.output, done.exception)
+    assert done.stderr.count("\n") == 1 and "nobody-here" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["x", "--fit", "round"], "--fit: must be one of auto, crop, pad, stretch, got 'round'"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -204,8 +204,8 @@ def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
         yield Asked(call.method, target + odd, (AUTHORISED, AS_JSON), _json(base), "query")
 
 
-def around(path: str, places: dict[str, Any]) -> Iterator[Asked]:
-    """For one address, whatever it takes: other methods, other ids, other keys."""
+def around(path: str, places: dict[str, Any], methods: Iterable[str] = ("GET", "POST")) -> Iterator[Asked]:
+    """For one address, whatever it takes: other methods, other ids, other keys. `methods`: those it is there for."""
     target = path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     for method in METHODS:
         for body in (b"", b"{}", b'{"prompt": "a"}'):
@@ -214,7 +214,7 @@ def around(path: str, places: dict[str, Any]) -> Iterator[Asked]:
         for place in PLACES:
             others = {key: quote(str(value), safe="") for key, value in places.items()}
             odd = path.format_map({**others, name: place}).encode()
-            for method in ("GET", "POST", "PUT", "DELETE"):
+            for method in methods:
                 yield Asked(method, odd, (AUTHORISED, AS_JSON), b'{"prompt": "a"}', f"{{{name}}}")
     for keys in KEYS:
         for method in ("GET", "POST"):

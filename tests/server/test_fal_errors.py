@@ -48,10 +48,10 @@ INVALID = [
     (invalid(use_rife=True), "feature_not_supported", ["body", "use_rife"]),
     (invalid(video_size="huge"), "one_of", ["body", "video_size"]),
     (invalid(video_size=[1, 2]), "one_of", ["body", "video_size"]),
-    (invalid(video_size={"width": 0}), "greater_than_equal", ["body", "video_size", "width"]),
-    (invalid(video_size={"width": 15}), "greater_than_equal", ["body", "video_size", "width"]),
-    (invalid(video_size={"width": 4097}), "less_than_equal", ["body", "video_size", "width"]),
-    (invalid(video_size={"height": 20000}), "less_than_equal", ["body", "video_size", "height"]),
+    (invalid(video_size={"width": 0}), "greater_than", ["body", "video_size", "width"]),
+    (invalid(video_size={"width": 15}), "value_error", ["body", "video_size"]),
+    (invalid(video_size={"width": 9000}), "value_error", ["body", "video_size"]),
+    (invalid(video_size={"height": 20000}), "value_error", ["body", "video_size"]),
     (invalid(loras={}), "list_type", ["body", "loras"]),
     (invalid(loras=[{}]), "missing", ["body", "loras", 0, "path"]),
     (invalid(loras=[{"path": "https://x/y"}]), "file_download_error", ["body", "loras", 0, "path"]),
@@ -73,7 +73,7 @@ def test_invalid_input(served: Served, body: Any, kind: str, loc: list[str | int
     assert answer.status_code == 422
     detail = answer.json()["detail"]
     assert [(one["type"], one["loc"]) for one in detail] == [(kind, loc)]
-    assert detail[0]["msg"]
+    assert detail[0]["msg"] and "14142" not in detail[0]["msg"]
     assert detail[0]["url"].endswith(kind)
     assert answer.headers["x-fal-retryable"] == answer.headers["x-fal-needs-retry"] == "false"
     assert not jobs.jobs

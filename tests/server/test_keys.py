@@ -77,7 +77,7 @@ def test_a_keys_own_limits_go_before_the_servers(tmp_path: Path) -> None:
     with TestClient(application) as client:
 
         def send(key: str) -> int:
-            body = {"prompt": "steps=500 sleep=0.05"}
+            body = {"prompt": "steps=100000 sleep=0.05"}
             return client.post("/v2/cog-video-5b-t2v", json=body, headers={"x-api-key": key}).status_code
 
         assert [send(plain), send(favoured), send(favoured)] == [200, 200, 200]

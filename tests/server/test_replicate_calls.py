@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from pipelines.request import Media
 from server.facades import replicate
 from server.facades.replicate.calls import wait_seconds
+from server.facades.replicate.watch import _event
 from server.jobs.job import Job
 from tests.server import golden
 from tests.server.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
@@ -218,3 +219,17 @@ def test_browsers(served: Served) -> None:
     }
     assert client.options(B5, headers=asked).headers["access-control-allow-origin"] == "*"
     assert client.post(B5, json={}, headers={"origin": "http://page"}).headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        ("", [""]),
+        ("a\n", ["a"]),
+        ("a\r\nb\rc\n\nd", ["a", "b", "c", "", "d"]),
+        ("a\u2028b\x85c\x0bd", ["a\u2028b\x85c\x0bd"]),
+    ],
+)
+def test_an_event_ends_lines_where_its_format_does(data: str, lines: list[str]) -> None:
+    """A client joins the lines with line feeds: nothing else may have been cut."""
+    assert _event("logs", data, 7) == "event: logs\nid: 7\n" + "".join(f"data: {line}\n" for line in lines) + "\n"

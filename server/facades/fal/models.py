@@ -47,11 +47,14 @@ Whole = Annotated[int, _no_bool("int_type")]
 Number = Annotated[float, _no_bool("float_type")]
 
 
-class ImageSize(BaseModel):
-    """Pixels; a side that is left out is 512. fal says up to 14142, which nothing here can make."""
+POSSIBLE: dict[str, Any] = {"minimum": MIN_SIDE, "maximum": MAX_SIDE}
 
-    width: Whole = Field(512, ge=MIN_SIDE, le=MAX_SIDE, examples=[720, 512])
-    height: Whole = Field(512, ge=MIN_SIDE, le=MAX_SIDE, examples=[480, 512])
+
+class ImageSize(BaseModel):
+    """Pixels; a side that is left out is 512. fal says up to 14142; here `pipelines.ranges` says what is possible."""
+
+    width: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[720, 512])
+    height: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[480, 512])
 
 
 def _size(value: Any) -> Any:
