@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
 from server.bodies import Bodies, Counted
+from server.calls import Fair
 from server.context import Context
 from server.datadir import DataDir
 from server.docs import add_docs
@@ -251,6 +252,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     routes += v1.shared(doors)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
     app.add_middleware(ByPrefix, routes=routes)
+    app.add_middleware(Fair)
     app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
     clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}

@@ -12,9 +12,9 @@ import pytest
 from tests.attacks.rig import ATTACKER, Target, attacked
 
 pytestmark = pytest.mark.slow
-CONNECTIONS = 16
+CONNECTIONS = 150
 SECONDS = 4.0
-TOGETHER = 200  # requests that are sent before an answer is read
+TOGETHER = 20  # requests that are sent before an answer is read
 
 Ask = Callable[[Target, str], str]
 
