@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
 from server.bodies import Bodies, Counted
+from server.calls import Fair
 from server.context import Context
 from server.datadir import DataDir
 from server.decoded import Decoded
@@ -257,6 +258,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
     app.add_middleware(ByPrefix, routes=routes)
     app.add_middleware(Decoded, limit=UPLOAD_BYTES)
+    app.add_middleware(Fair)
     app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
     app.add_middleware(Cors)

@@ -27,7 +27,7 @@ LAYERS = (
     (
         *("server.errors", "server.settings", "server.setting_names", "server.setting_types", "server.text_file"),
         *("server.auth", "server.bodies", "server.datadir", "server.private", "server.room", "server.shares"),
-        *("server.signing", "server.steps"),
+        *("server.signing", "server.steps", "server.calls"),
     ),
     ("server.media", "server.jobs"),
     ("server.context",),

@@ -27,6 +27,7 @@ from pipelines.ranges import flaw as flaw  # the façades have it from here
 from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.bodies import SCOPE_KEY, SHORT, Share
+from server.calls import in_turn
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.json_bodies import MAX_VALUES as MAX_VALUES
 from server.facades.json_bodies import BadBody as BadBody
@@ -34,6 +35,7 @@ from server.facades.json_bodies import parse_json as parse_json
 from server.facades.json_bodies import parsed as parsed
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, NoWorker, Stopped
+from server.shares import holder
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
@@ -302,15 +304,22 @@ async def _hung_up(request: Request) -> None:
 
 
 class Doorman:
-    """ASGI middleware: shows each HTTP request to `look`, which may rewrite its scope or answer in the app's stead."""
+    """ASGI middleware: shows each HTTP request to `look`, which may rewrite its scope or answer in the app's stead.
+    What it names as `state.owner` takes turns with other keys."""
 
     def __init__(self, app: ASGIApp, look: Callable[[Request], Awaitable[Response | None]]) -> None:
         self.app = app
         self.look = look
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self.look(Request(scope)) if scope["type"] == "http" else None
-        await (answer or self.app)(scope, receive, send)
+        request = Request(scope) if scope["type"] == "http" else None
+        answer = await self.look(request) if request is not None else None
+        owner = getattr(request.state, "owner", None) if request is not None else None
+        if request is None or answer is not None or owner is None:
+            await (answer or self.app)(scope, receive, send)
+            return
+        async with in_turn(scope, holder(owner, request), send) as sending:
+            await self.app(scope, receive, sending)
 
 
 def body_schema(*models: type[BaseModel], types: Iterable[str] = ("application/json",)) -> dict[str, Any]:

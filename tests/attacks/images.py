@@ -17,9 +17,7 @@ def chunk(kind: bytes, content: bytes = b"") -> bytes:
 
 def empty_chunks(count: int, kind: bytes = b"tEXt") -> bytes:
     """An 8x8 PNG with that many chunks of nothing, before its pixels; IDAT: within them."""
-    small = small_png(8)
-    begin = small.index(b"IDAT") - 4
-    return small[:begin] + chunk(kind) * count + small[begin:]
+    return with_chunks(chunk(kind) * count)
 
 
 def small_png(side: int = 64) -> bytes:
@@ -84,3 +82,29 @@ def exif_of(entries: int, bytes_each: int) -> bytes:
     tags = b"Exif\0\0II\x2a\0\x08\0\0\0" + struct.pack("<H", len(fields)) + b"".join(fields) + bytes(4)
     tags = tags.ljust(65_000, b"\0")
     return made.getvalue()[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + made.getvalue()[2:]
+
+
+def with_chunks(chunks: bytes) -> bytes:
+    """An 8x8 PNG with those before its pixels."""
+    small = small_png(8)
+    begin = small.index(b"IDAT") - 4
+    return small[:begin] + chunks + small[begin:]
+
+
+def unfolding_profile(mib: int) -> bytes:
+    """A colour profile of so many MiB, in about a thousandth of that."""
+    packer = zlib.compressobj(9)
+    profile = b"".join(packer.compress(bytes(2**20)) for _ in range(mib)) + packer.flush()
+    return with_chunks(chunk(b"iCCP", b"x\0\0" + profile))
+
+
+def unfolding_texts(count: int) -> bytes:
+    """Of a little less than one MiB each, the most that Pillow takes of one; it takes 64 MiB together."""
+    text = zlib.compress(bytes(2**20 - 10))
+    return with_chunks(b"".join(chunk(b"zTXt", b"k%d\0\0" % n + text) for n in range(count)))
+
+
+def tags_png(entries: int) -> bytes:
+    """An EXIF block of that many tags, each of which says that it holds a million bytes."""
+    tag = struct.pack("<HHII", 0x9000, 7, 10**6, 8)
+    return with_chunks(chunk(b"eXIf", b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + tag * entries))

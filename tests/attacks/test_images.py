@@ -55,6 +55,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes | str], int, int]] = {  # what, how 
     "a GIF of comments": (lambda: images.gif_of(1, 20_000), 8, 400),
     "a GIF of many frames": (lambda: images.gif_of(100_000), 5, 200),
     "tags over tags": (lambda: images.exif_of(5_400, 64_000), 5, 200),
+    "a colour profile that unfolds to a gigabyte": (lambda: images.unfolding_profile(1024), 8, 400),
+    "texts that unfold to 64 MiB": (lambda: images.unfolding_texts(63), 5, 200),
+    "texts that unfold to gigabytes": (lambda: images.unfolding_texts(9_000), 8, 400),
+    "tags of a PNG by the thousand": (lambda: images.tags_png(65_535), 5, 200),
     "percent escapes": (lambda: "data:image/png," + "%41" * 10_000_000, 4, 400),
     "white space in base64": (lambda: "data:image/png;base64," + "A " * 15_000_000, 4, 400),
 }  # fmt: skip

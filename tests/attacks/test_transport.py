@@ -307,7 +307,8 @@ def test_java_offers_http_2(target: Target) -> None:
     with connect(target) as line:
         line.sendall(head.encode())
         line.sendall(body)
-        answer = b""
-        while not answer.endswith(b"}") and (more := line.recv(65536)):  # the head may come before the rest
-            answer += more
+        answer = line.recv(65536)
+        while not answer.endswith(b"}"):  # the head may come first
+            answer += (more := line.recv(65536))
+            assert more, answer
     assert answer.startswith(b"HTTP/1.1 200 ") and b'"prompt":"steps=1 sleep=0"' in answer, answer
