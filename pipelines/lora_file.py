@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from pipelines.lora_layout import Layers, LoraError, Match, Part, Shape, match
 from pipelines.lora_names import bare
@@ -32,6 +33,7 @@ FLOATING = {*FLOATS, "BF16", "F8_E4M3", "F8_E5M2"}
 SIDECAR_BYTES = 2**20
 NUMBER_LENGTH = 100  # characters of a number in a text
 MOST_ALPHA = 1e6  # of a request or an owner
+HEX = re.compile(r"[0-9a-f]{64}")
 PLAIN = re.compile(r"[\w.-]*")
 HEAD = 300  # bytes, enough for `kind_of`
 
@@ -184,6 +186,28 @@ def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
             " `cogvideox lora add FILE --alpha 1`, or #alpha=1 in a request"
         )
     return said
+
+
+def options(said: str) -> tuple[str | None, float | None]:
+    """SHA-256 and alpha of what stands after # in a LoRA's name or URL. Raises LoraError."""
+    more: dict[str, str] = {}
+    for one in filter(None, said.split("&")):
+        key, _, text = one.partition("=")
+        if key not in ("sha256", "alpha") or key in more:
+            raise LoraError(f"after # only sha256=HEX and alpha=NUMBER may stand, each once; got {one[:80]!r}")
+        more[key] = unquote(text)
+    pin, alpha = more.get("sha256"), more.get("alpha")
+    if pin is not None and not HEX.fullmatch(pin := pin.lower()):
+        raise LoraError("#sha256 must be 64 hexadecimal digits")
+    if alpha is None:
+        return pin, None
+    try:
+        number = float(alpha)
+        check_alpha(number)
+    except ValueError:  # LoraError is one
+        said = f"#alpha must be a number above 0, at most {MOST_ALPHA:.0f}, got {alpha[:40]!r}"
+        raise LoraError(said) from None
+    return pin, number
 
 
 def check_alpha(alpha: float) -> None:

@@ -223,7 +223,12 @@ def test_generate_and_replay_take_installed_names(tmp_path: Path) -> None:
     assert Path("styled.mp4").read_bytes() != Path("plain.mp4").read_bytes()
     again = CliRunner().invoke(app, ["replay", "styled.mp4", *model[:4]])
     assert "byte for byte the same file" in again.output, again.output
+    result = generate("strong.mp4", "--lora", "style.safetensors#alpha=9:0.5")
+    assert "alpha 9 (from request)" in result.output, result.output
     for lora, words in (
+        ("style.safetensors#alfa=9:0.5", "after # only sha256=HEX and alpha=NUMBER may stand, each once; got 'alfa=9'"),
+        ("style.safetensors#alpha=0", "#alpha must be a number above 0"),
+        ("nobody#alpha=1", "nobody is not a file, and no LoRA of that name is installed"),
         ("nobody", "no LoRA of that name is installed"),
         ("mine:x", "must be FILE.safetensors[:SCALE]"),
         ("https://example.org/a.safetensors:2", "nothing is downloaded here; cogvideox lora add https://example.org"),
