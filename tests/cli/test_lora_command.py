@@ -154,6 +154,10 @@ def test_what_add_inspect_and_generate_say_is_what_the_server_says(tmp_path: Pat
     assert "note: its part for the text encoder (1 layer) is not applied" in call("add", "both.safetensors").output
     assert "note: its part for the text encoder (1 layer)" in done("inspect", "both")
     assert "kind: LoRA" in done("inspect", "both")
+    name = "lycoris_transformer_blocks_0_attn1_to_q.lokr_w"
+    save_file({f"{name}1": torch.ones(4, 4), f"{name}2": torch.ones(8, 8)}, tmp_path / "whole.safetensors")
+    said = done("inspect", "whole.safetensors")
+    assert "kind: LoKr" in said and "rank: none" in said and "factor: 1 " in said
 
 
 def test_add_from_the_hub(repository: Path, tmp_path: Path) -> None:
