@@ -160,14 +160,14 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
         return Alpha("metadata", values)
     for key in ("ss_network_alpha", "lora_alpha", "alpha"):
         if (text := file.metadata.get(key)) not in (None, "", "None"):  # kohya writes None
-            return Alpha("metadata", usual | dict.fromkeys(scaled, _finite(text, f"{key} in its metadata")))
+            value = _finite(text, f"{key} in its metadata")
+            return Alpha("metadata", usual | dict.fromkeys(scaled, value) if value else usual)
     config = file.path.with_name("adapter_config.json")
     if config.is_file() and (values := _from_config(_text(config), config.name, parts)):
         return Alpha("adapter_config.json", values)
-    if found.alphas:  # a module without one has the factor 1, as in kohya's own loader
-        return Alpha(
-            "alpha tensors", {m: _tensor(file, found, m, rank) if m in scaled else rank for m, rank in usual.items()}
-        )
+    if found.alphas:  # a module without one, or with 0, has the factor 1, as in kohya's own loader
+        read = {m: _tensor(file, found, m, rank) for m, rank in usual.items() if m in scaled}
+        return Alpha("alpha tensors", {m: read.get(m) or rank for m, rank in usual.items()})
     if asked is not None:
         return Alpha("request", usual | dict.fromkeys(scaled, asked))
     return Alpha(NOWHERE, usual)
@@ -180,6 +180,8 @@ def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
         said.append(f"its part for the text encoder ({found.text_layers}) is not applied; the transformer's part is")
     if asked is not None and alpha.source != "request":
         said.append(f"alpha {asked:g} of the request is not used: alpha is known from {alpha.source}")
+    if not any(alpha.values.values()):
+        said.append(f"alpha is 0 (from {alpha.source}), so that it does nothing")
     if alpha.source == NOWHERE and found.is_bare and found.kinds == ["LoRA"]:
         said.append(
             "alpha is not in the file; exports of the original SAT trainer are meant with alpha 1:"
