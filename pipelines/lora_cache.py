@@ -107,6 +107,7 @@ def attach_all(transformer: Any, loras: Sequence[tuple[Lora, Adapter]]) -> Gener
             f"lora {file}: scale {loaded.scale:g}, rank {loaded.rank or 'differs'}, alpha"
             f" {'differs' if loaded.alpha is None else f'{loaded.alpha:g}'} (from {loaded.alpha_source}),"
             f" {loaded.modules} modules, {adapter.bytes / 2**20:.1f} MiB; layout {loaded.layout}"
+            + ("" if adapter.match.kinds == ["LoRA"] else f"; {', '.join(adapter.match.kinds)}")
             + ("" if loaded.scale else "; with scale 0 it does nothing")
         )
         alpha = adapter.alpha(one.alpha)

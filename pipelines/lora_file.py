@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from pipelines.lora_layout import Layers, LoraError, Match, Part, Shape, match
 from pipelines.lora_names import bare
@@ -32,6 +33,7 @@ FLOATING = {*FLOATS, "BF16", "F8_E4M3", "F8_E5M2"}
 SIDECAR_BYTES = 2**20
 NUMBER_LENGTH = 100  # characters of a number in a text
 MOST_ALPHA = 1e6  # of a request or an owner
+HEX = re.compile(r"[0-9a-f]{64}")
 PLAIN = re.compile(r"[\w.-]*")
 HEAD = 300  # bytes, enough for `kind_of`
 
@@ -158,14 +160,14 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
         return Alpha("metadata", values)
     for key in ("ss_network_alpha", "lora_alpha", "alpha"):
         if (text := file.metadata.get(key)) not in (None, "", "None"):  # kohya writes None
-            return Alpha("metadata", usual | dict.fromkeys(scaled, _finite(text, f"{key} in its metadata")))
+            value = _finite(text, f"{key} in its metadata")
+            return Alpha("metadata", usual | dict.fromkeys(scaled, value) if value else usual)
     config = file.path.with_name("adapter_config.json")
     if config.is_file() and (values := _from_config(_text(config), config.name, parts)):
         return Alpha("adapter_config.json", values)
-    if found.alphas:  # a module without one has the factor 1, as in kohya's own loader
-        return Alpha(
-            "alpha tensors", {m: _tensor(file, found, m, rank) if m in scaled else rank for m, rank in usual.items()}
-        )
+    if found.alphas:  # a module without one, or with 0, has the factor 1, as in kohya's own loader
+        read = {m: _tensor(file, found, m, rank) for m, rank in usual.items() if m in scaled}
+        return Alpha("alpha tensors", {m: read.get(m) or rank for m, rank in usual.items()})
     if asked is not None:
         return Alpha("request", usual | dict.fromkeys(scaled, asked))
     return Alpha(NOWHERE, usual)
@@ -178,12 +180,36 @@ def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
         said.append(f"its part for the text encoder ({found.text_layers}) is not applied; the transformer's part is")
     if asked is not None and alpha.source != "request":
         said.append(f"alpha {asked:g} of the request is not used: alpha is known from {alpha.source}")
+    if not any(alpha.values.values()):
+        said.append(f"alpha is 0 (from {alpha.source}), so that it does nothing")
     if alpha.source == NOWHERE and found.is_bare and found.kinds == ["LoRA"]:
         said.append(
             "alpha is not in the file; exports of the original SAT trainer are meant with alpha 1:"
             " `cogvideox lora add FILE --alpha 1`, or #alpha=1 in a request"
         )
     return said
+
+
+def options(said: str) -> tuple[str | None, float | None]:
+    """SHA-256 and alpha of what stands after # in a LoRA's name or URL. Raises LoraError."""
+    more: dict[str, str] = {}
+    for one in filter(None, said.split("&")):
+        key, _, text = one.partition("=")
+        if key not in ("sha256", "alpha") or key in more:
+            raise LoraError(f"after # only sha256=HEX and alpha=NUMBER may stand, each once; got {one[:80]!r}")
+        more[key] = unquote(text)
+    pin, alpha = more.get("sha256"), more.get("alpha")
+    if pin is not None and not HEX.fullmatch(pin := pin.lower()):
+        raise LoraError("#sha256 must be 64 hexadecimal digits")
+    if alpha is None:
+        return pin, None
+    try:
+        number = float(alpha)
+        check_alpha(number)
+    except ValueError:  # LoraError is one
+        said = f"#alpha must be a number above 0, at most {MOST_ALPHA:.0f}, got {alpha[:40]!r}"
+        raise LoraError(said) from None
+    return pin, number
 
 
 def check_alpha(alpha: float) -> None:

@@ -15,7 +15,7 @@ _KOHYA_PREFIXES = ("base_model_model_", "transformer_", "diffusion_model_", "mod
 # torch.compile, FSDP, activation checkpointing, Lightning, DDP and DeepSpeed, PEFT's own layers
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module")
 _WRAPPED = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_WRAPPERS)}|module|base_layer)\.")
-_WRAPPED_KOHYA = re.compile(rf"_*(?:(?:{'|'.join(w.strip('_') for w in _WRAPPERS)})_+)+")
+_WRAPPED_KOHYA = re.compile(rf"_{{0,3}}(?:(?:{'|'.join(w.strip('_') for w in _WRAPPERS)})_{{1,3}})+")
 
 # `lora_A.weight`, with an adapter's name in between as raw PEFT dumps have it, or the down / up words of others
 _LORA = re.compile(

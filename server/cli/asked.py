@@ -133,22 +133,38 @@ def to_request(prompt: str, given: dict[str, Any], file: Path | None) -> Generat
 
 
 def to_lora(text: str) -> Lora:
-    """`FILE.safetensors[:SCALE]`, or the name of an installed one, `NAME[:SCALE]`."""
+    """`FILE.safetensors[:SCALE]`, or the name of an installed one, `NAME[:SCALE]`; before the scale may stand
+    `#sha256=HEX&alpha=NUMBER`, as in requests."""
     if "://" in text:
         raise RequestError("loras", f"nothing is downloaded here; cogvideox lora add {text}, then give its name")
-    path, scale = _lora_file(text), 1.0
-    head, _, tail = text.rpartition(":")
-    if path is None and head:
+    if (path := _lora_file(text)) is not None:
+        return Lora(str(path))
+    name, mark, said = text.partition("#")
+    head, colon, tail = (said if mark else text).rpartition(":")
+    scale = 1.0
+    if colon and (head or mark):
         try:
-            path, scale = _lora_file(head), float(tail)
+            scale = float(tail)
         except ValueError:
             raise RequestError("loras", f"must be FILE.safetensors[:SCALE] or NAME[:SCALE], got {text!r}") from None
-        text = head
+        name, said = (name, head) if mark else (head, "")
+    path = _lora_file(name)
     if path is None:
         raise RequestError(
-            "loras", f"{text} is not a file, and no LoRA of that name is installed (cogvideox lora list)"
+            "loras", f"{name} is not a file, and no LoRA of that name is installed (cogvideox lora list)"
         )
-    return Lora(str(path), scale)
+    sha256, alpha = _options(said)
+    return Lora(str(path), scale, sha256, alpha)
+
+
+def _options(said: str) -> tuple[str | None, float | None]:
+    from pipelines import lora_file
+    from pipelines.lora_layout import LoraError
+
+    try:
+        return lora_file.options(said)
+    except LoraError as e:
+        raise RequestError("loras", str(e)) from None
 
 
 def _lora_file(name: str) -> Path | None:

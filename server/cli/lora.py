@@ -181,7 +181,7 @@ def describe(path: Path, models_dir: Path) -> dict[str, Any]:
         return {**about, "problem": [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]}
     found = next(iter(fits.values()))
     alpha = lora_file.alpha_of(file, found)
-    ranks = sorted({part.rank for part in found.parts.values()})
+    ranks = sorted({part.rank for part in found.parts.values() if not part.is_whole})
     factors = sorted({alpha.values[module] / part.rank for module, part in found.parts.items()})
     kinds = {re.sub(r"^transformer_blocks\.\d+\.", "", module) for module in found.parts}
     blocks = {module.split(".")[1] for module in found.parts if module.startswith("transformer_blocks.")}
@@ -190,7 +190,7 @@ def describe(path: Path, models_dir: Path) -> dict[str, Any]:
         **about,
         "layout": found.layout,
         "kind": ", ".join(found.kinds),
-        "rank": ", ".join(map(str, ranks)),
+        "rank": ", ".join(map(str, ranks)) or "none",
         "alpha": f"{_span(sorted(set(alpha.values.values())))} (from {alpha.source})",
         "factor": f"{_span(factors)} (alpha / rank, times a request's scale)",
         "base": ", ".join(fits),

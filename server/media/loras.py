@@ -20,7 +20,6 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote
 
 import structlog
 
@@ -45,7 +44,6 @@ SECONDS = 100.0  # for one download: fal's Python client waits 120 for an answer
 AT_ONCE, PER_KEY, WAITING = 8, 2, 100  # LoRAs being fetched or checked
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-HEX = re.compile(r"[0-9a-f]{64}")
 
 log = structlog.get_logger()
 
@@ -272,25 +270,9 @@ def _parsed(value: str, field: str) -> tuple[str, str | None, float | None]:
     if len(value) > LENGTH:
         raise RequestError(field, f"must have at most {LENGTH} characters")
     name, _, said = value.strip().partition("#")
-    more: dict[str, str] = {}
-    for one in said.split("&") if "=" in said or not SCHEME.match(name) else ():  # else a page's fragment
-        key, _, text = one.partition("=")
-        if (key and key not in ("sha256", "alpha")) or key in more:
-            raise RequestError(
-                field, f"after # only sha256=HEX and alpha=NUMBER may stand, each once; got {one[:80]!r}"
-            )
-        if key:
-            more[key] = unquote(text)
-    pin, alpha = more.get("sha256"), more.get("alpha")
-    if pin is not None and not HEX.fullmatch(pin := pin.lower()):
-        raise RequestError(field, "#sha256 must be 64 hexadecimal digits")
-    if alpha is None:
-        return name, pin, None
+    if "=" not in said and SCHEME.match(name):  # a page's fragment
+        return name, None, None
     try:
-        number = float(alpha)
-        lora_file.check_alpha(number)
-    except (LoraError, ValueError):  # LoraError is one, with the range in it
-        raise RequestError(
-            field, f"#alpha must be a number above 0, at most {lora_file.MOST_ALPHA:.0f}, got {alpha[:40]!r}"
-        ) from None
-    return name, pin, number
+        return name, *lora_file.options(said)
+    except LoraError as e:
+        raise RequestError(field, str(e)) from None

@@ -154,6 +154,10 @@ def test_what_add_inspect_and_generate_say_is_what_the_server_says(tmp_path: Pat
     assert "note: its part for the text encoder (1 layer) is not applied" in call("add", "both.safetensors").output
     assert "note: its part for the text encoder (1 layer)" in done("inspect", "both")
     assert "kind: LoRA" in done("inspect", "both")
+    name = "lycoris_transformer_blocks_0_attn1_to_q.lokr_w"
+    save_file({f"{name}1": torch.ones(4, 4), f"{name}2": torch.ones(8, 8)}, tmp_path / "whole.safetensors")
+    said = done("inspect", "whole.safetensors")
+    assert "kind: LoKr" in said and "rank: none" in said and "factor: 1 " in said
 
 
 def test_add_from_the_hub(repository: Path, tmp_path: Path) -> None:
@@ -223,7 +227,12 @@ def test_generate_and_replay_take_installed_names(tmp_path: Path) -> None:
     assert Path("styled.mp4").read_bytes() != Path("plain.mp4").read_bytes()
     again = CliRunner().invoke(app, ["replay", "styled.mp4", *model[:4]])
     assert "byte for byte the same file" in again.output, again.output
+    result = generate("strong.mp4", "--lora", "style.safetensors#alpha=9:0.5")
+    assert "alpha 9 (from request)" in result.output, result.output
     for lora, words in (
+        ("style.safetensors#alfa=9:0.5", "after # only sha256=HEX and alpha=NUMBER may stand, each once; got 'alfa=9'"),
+        ("style.safetensors#alpha=0", "#alpha must be a number above 0"),
+        ("nobody#alpha=1", "nobody is not a file, and no LoRA of that name is installed"),
         ("nobody", "no LoRA of that name is installed"),
         ("mine:x", "must be FILE.safetensors[:SCALE]"),
         ("https://example.org/a.safetensors:2", "nothing is downloaded here; cogvideox lora add https://example.org"),

@@ -36,12 +36,12 @@ def tiny(heads: int = 2) -> Any:
         ).eval()
 
 
-def run(transformer: Any) -> Tensor:
+def run(transformer: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         out: Tensor = transformer(
-            hidden_states=torch.randn(1, 3, 4, 8, 8, generator=g),
-            encoder_hidden_states=torch.randn(1, 6, 8, generator=g),
+            hidden_states=torch.randn(1, 3, 4, 8, 8, generator=g).to(dtype),
+            encoder_hidden_states=torch.randn(1, 6, 8, generator=g).to(dtype),
             timestep=torch.tensor([500]),
         ).sample
     return out
@@ -118,7 +118,7 @@ def lokr(weight: Tensor, rank: int | None, both: bool = False, factor: int = 4) 
 def of_kinds(transformer: Any, path: Path) -> Path:
     """DoRA, LoHa and LoKr on three layers of one block, strong enough to be seen."""
     first, second, third = MODULES[:3]
-    weight = transformer.get_submodule(second).weight
+    weight = transformer.get_submodule(second).weight.float()
     down, up = draw(transformer, [first])[first]
     norm = drawn(weight.shape[0]) + 1
     tensors = {f"{first}.lora_A.weight": down, f"{first}.lora_B.weight": up, f"{first}.lora_magnitude_vector": norm}

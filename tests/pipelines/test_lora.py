@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 from pipelines.lora import LoadedLora, load_lora, unload
 from pipelines.lora_file import NOWHERE
-from tests.pipelines.loras import LAYOUTS, MODULES, RANK, by_hand, close, draw, run, tiny, write
+from tests.pipelines.loras import LAYOUTS, MODULES, RANK, by_hand, close, draw, of_kinds, run, tiny, write
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -170,8 +171,10 @@ def test_adapters_compute_in_the_transformers_dtype_and_draw_no_random_numbers(t
     net = tiny().to(torch.bfloat16)
     state = torch.random.get_rng_state()
     load_lora(net, write(tmp_path / "a.safetensors", draw(net)), 1.0, "a")
+    load_lora(net, of_kinds(net, tmp_path / "b.safetensors"), 1.0, "b")
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert {p.dtype for n, p in net.named_parameters() if "lora_" in n} == {torch.bfloat16}
+    assert {p.dtype for n, p in net.named_parameters() if re.search("lora_|hada_|lokr_", n)} == {torch.bfloat16}
+    assert torch.isfinite(run(net, torch.bfloat16)).all()
 
 
 def test_a_pipeline_will_do(tmp_path: Path) -> None:

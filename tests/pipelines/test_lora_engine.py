@@ -147,6 +147,11 @@ def test_the_log_says_alphas_origin_and_the_manifest_says_which_file(engine: Eng
     asked = list(engine.run(ask(**SHORT, loras=(Lora(str(path), 0.7, alpha=1.0),)), "5b"))
     assert any(isinstance(e, Log) and "alpha 1 (from request)" in e.message for e in asked)
     assert finished(asked).video != finished(events).video
+    of_kinds(engine.loader.load(engine.models["5b"], "5b").transformer, path)
+    said = [e for e in engine.run(ask(**SHORT, loras=(Lora(str(path)),)), "5b") if isinstance(e, Log)]
+    assert any(
+        "rank differs, alpha differs (from nothing" in e.message and "; DoRA, LoHa, LoKr" in e.message for e in said
+    )
 
 
 def test_what_an_owner_says_of_alpha_later_makes_another_video(

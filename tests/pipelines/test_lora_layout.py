@@ -106,6 +106,18 @@ def test_an_alpha_that_kohya_did_not_know_is_none(tmp_path: Path) -> None:
     assert alpha_of(file, matched(file, layers)).source == lora_file.NOWHERE
 
 
+def test_an_alpha_of_nought_is_the_rank_as_in_kohyas_loader_and_elsewhere_is_said(tmp_path: Path) -> None:
+    net = tiny()
+    layers = {n: tuple(m.weight.shape) for n, m in net.named_modules() if isinstance(m, torch.nn.Linear)}
+    nought = {f"transformer.{m}.alpha": torch.tensor(0.0) for m in MODULES}
+    for extra, meta in ((nought, {}), ({}, {"ss_network_alpha": "0.0"})):
+        file = read(write(tmp_path / "a.safetensors", draw(net), extra=extra, **meta))
+        assert alpha_of(file, matched(file, layers)).values == dict.fromkeys(MODULES, 4.0)
+    file = read(write(tmp_path / "a.safetensors", draw(net), lora_adapter_metadata='{"lora_alpha": 0}'))
+    alpha = alpha_of(file, found := matched(file, layers))
+    assert lora_file.doubts(found, alpha) == ["alpha is 0 (from metadata), so that it does nothing"]
+
+
 def test_patterns_that_are_no_names_are_refused_and_wrapped_ones_are_read(tmp_path: Path) -> None:
     net = tiny()
     layers = {n: tuple(m.weight.shape) for n, m in net.named_modules() if isinstance(m, torch.nn.Linear)}
