@@ -94,6 +94,9 @@ def _part(part: str, config: Config) -> Iterator[Problem]:
             isinstance(names, list) and str(names[0]) in ("T5EncoderModel", "T5Model", "T5ForConditionalGeneration")
         ):
             yield Problem(path, f"is a {_shown(names)}, expected T5EncoderModel", _NOT_OURS)
+        for key in ("dropout_rate", "classifier_dropout", "initializer_factor"):
+            if not _is_number(config.get(key, 0.0)):
+                yield Problem(path, f"{key} is {_shown(config[key])}, expected a number", _MEND)
     elif (name := config.get("_class_name")) not in CLASSES[part]:
         yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", _NOT_OURS)
         return
@@ -191,7 +194,8 @@ def _together(index: Config, full: dict[str, Config]) -> Iterator[Problem]:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)
+    """Whole numbers stay whole: libraries count with them."""
+    return bool(found == wanted) and (type(found) is type(wanted) or (isinstance(wanted, float) and _is_number(found)))
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

@@ -88,6 +88,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "layer_norm_epsilon": [1e-5],
         "relative_attention_max_distance": [64],
         "is_decoder": [True],
+        "classifier_dropout": ["0.0"],
         "quantization_config": [{"quant_method": "bitsandbytes"}],
         "tie_word_embeddings": [False],
     },
@@ -98,7 +99,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "snr_shift_scale": [3.0, "1"],
         "rescale_betas_zero_snr": [False],
         "clip_sample": [True],
-        "num_train_timesteps": [500],
+        "num_train_timesteps": [500, 1000.0],
         "set_alpha_to_one": [False],
         "timestep_spacing": ["linspace"],  # ours is always trailing
         "trained_betas": [[0.1] * 1000],
