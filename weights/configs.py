@@ -7,7 +7,7 @@ no weight depends on is the danger: the wrong one loads, and makes another video
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,9 @@ def _part(part: str, config: Config) -> Iterator[Problem]:
             isinstance(names, list) and str(names[0]) in ("T5EncoderModel", "T5Model", "T5ForConditionalGeneration")
         ):
             yield Problem(path, f"is a {_shown(names)}, expected T5EncoderModel", _NOT_OURS)
+        for key, (expected, fits) in _T5_KINDS.items():
+            if key in config and not fits(config[key]):
+                yield Problem(path, f"{key} is {_shown(config[key])}, expected {expected}", _MEND)
     elif (name := config.get("_class_name")) not in CLASSES[part]:
         yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", _NOT_OURS)
         return
@@ -190,16 +193,43 @@ def _together(index: Config, full: dict[str, Config]) -> Iterator[Problem]:
         yield Problem(FILES["vae"], f"{what}, as CogVideoX {'1.5' if second else '1.0'} has it", _MEND)
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)
-
-
 def _is_whole(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    return value is None or _is_whole(value, 0, 1_000_000)
+
+
+# fields that change no video, but that the library refuses with another type
+_T5_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("dropout_rate", "classifier_dropout"), ("a number from 0 to 1", _is_share)),
+    **dict.fromkeys(("use_cache", "is_encoder_decoder", "tie_word_embeddings"), ("true or false", _is_switch)),
+    **dict.fromkeys(("eos_token_id", "pad_token_id", "decoder_start_token_id"), ("a whole number", _is_id)),
+    **dict.fromkeys(
+        ("dtype", "torch_dtype"),
+        ("float32, float16 or bfloat16", lambda v: v is None or v in ["float32", "float16", "bfloat16"]),
+    ),
+    "num_decoder_layers": ("a whole number", _is_id),
+    "initializer_factor": ("a number", _is_number),
+}
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Whole numbers stay whole: libraries count with them."""
+    return bool(found == wanted) and (type(found) is type(wanted) or (isinstance(wanted, float) and _is_number(found)))
 
 
 def _shown(value: Any) -> str:
