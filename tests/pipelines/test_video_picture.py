@@ -151,6 +151,13 @@ def test_a_jpeg_that_is_cut_off_is_refused(share: float, options: dict[str, Any]
     assert code_of(lambda: read_picture(whole[: int(len(whole) * share)])) == "image_load_error"
 
 
+def test_a_png_without_its_last_chunk_is_read_and_one_without_pixels_is_not() -> None:
+    whole = encoded(noise(), "PNG")
+    assert np.array_equal(np.asarray(read_picture(whole[:-12])), np.asarray(noise()))
+    assert code_of(lambda: read_picture(whole[:-13])) == "image_load_error"
+    assert code_of(lambda: read_picture(whole[:33])) == "unsupported_image_format"
+
+
 @pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt"])
 def test_large_text_beside_the_pixels_does_not_matter(name: bytes) -> None:
     """A workflow of an image generator; an editor's history."""
