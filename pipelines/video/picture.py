@@ -131,7 +131,7 @@ def decode(opened: Opened) -> Image.Image:
 
 def _open(data: bytes) -> Image.Image:
     kind = kinds.named(data)
-    formats = (*_FORMATS, *_heif()) if kind == "a HEIC image" else _FORMATS
+    formats = (*_FORMATS, *_heif()) if kind and "HEIC" in kind else _FORMATS
     try:
         with warnings.catch_warnings(action="ignore"):
             return Image.open(io.BytesIO(data), formats=formats)

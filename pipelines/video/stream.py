@@ -103,6 +103,8 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
     """Raises MediaUnreadable for what is no video, is of a kind that is not taken, or has larger frames."""
     if not path.is_file():
         raise MediaUnreadable("unsupported_video_format", "the video is not a file")
+    if _kind(path) in (kinds.AVIF, kinds.HEIC):  # ffmpeg would show a tile of it
+        raise _unreadable(path)
     words = _said(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
     found = _VIDEO.search(words)
     if "max pixel count" in words:
@@ -143,9 +145,9 @@ def check_seconds(seconds: float, most: float) -> None:
 
 
 def too_large(pixels: int, size: str = "") -> MediaUnreadable:
-    found = f"are {size}" if size else "are larger"
+    found = f"are {size}" if size else "are too large"
     return MediaUnreadable(
-        "file_too_large", f"the video's frames {found}; at most {pixels / 1e6:g} million pixels are read"
+        "file_too_large", f"the video's frames {found}; at most {pixels / 1e6:g} million pixels each are read"
     )
 
 
@@ -178,10 +180,14 @@ def _said(path: Path, output: list[str], pixels: int, seconds: float) -> subproc
 
 
 def _unreadable(path: Path) -> MediaUnreadable:
-    with path.open("rb") as file:
-        kind = kinds.named(file.read(kinds.HEAD))
+    kind = _kind(path)
     found = f"the file is {kind} that cannot be decoded" if kind else "the file is not a video that can be decoded"
     return MediaUnreadable("unsupported_video_format", f"{found}, or it is damaged; {kinds.CLIPS} are read")
+
+
+def _kind(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return kinds.named(file.read(kinds.HEAD))
 
 
 def _tags(words: str) -> tuple[str, str, str]:

@@ -35,6 +35,8 @@ MEDIA_TYPES = {
     "jpeg": "image/jpeg",
     "png": "image/png",
     "webp": "image/webp",
+    "avif": "image/avif",
+    "heic": "image/heic",
     "mov": "video/quicktime",
     "json": "application/json",
     "txt": "text/plain",

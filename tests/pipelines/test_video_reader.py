@@ -188,9 +188,15 @@ def test_a_length_the_header_hides_is_found_before_a_job_is_made(tmp_path: Path)
 def test_the_message_names_what_was_sent(tmp_path: Path) -> None:
     raw = tmp_path / "a.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=8:d=1", "-c:v", "jpeg2000", raw)
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg")
+    for kind in ("jpg", "avif"):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"a.{kind}")
     (tmp_path / "page").write_bytes(b"<!doctype html><p>Not found")
-    for name, words in (("a.mp4", "encoded as jpeg2000"), ("a.jpg", "a JPEG image"), ("page", "an HTML page")):
+    for name, words in (
+        ("a.mp4", "encoded as jpeg2000"),
+        ("a.jpg", "a JPEG image"),
+        ("a.avif", "an AVIF image"),
+        ("page", "an HTML page"),
+    ):
         with pytest.raises(MediaUnreadable, match=words) as e:
             check_clip(tmp_path / name)
         assert e.value.code == "unsupported_video_format"
