@@ -138,8 +138,11 @@ def _open(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise MediaUnreadable("image_too_large", "the image has more pixels than are read") from e
     except UnidentifiedImageError as e:
-        what = f"the file is {kind}" if kind else "the file is not an image that is known"
-        message = "the file is empty" if not data else f"{what}, or it is damaged; {kinds.PICTURES} are read"
+        message = "the image is not a PNG, JPEG, WebP or GIF, nor an AVIF, HEIC, TIFF, BMP or JPEG 2000"
+        if kind:
+            message = f"the file is {kind}, or it is damaged; {kinds.PICTURES} are read"
+        if not data:
+            message = "the file is empty"
         raise MediaUnreadable("unsupported_image_format", message) from e
     except (OSError, SyntaxError, ValueError) as e:
         raise MediaUnreadable("image_load_error", f"the image is damaged: {e}") from e

@@ -74,9 +74,15 @@ def test_no_video(tmp_path: Path, content: bytes) -> None:
 
 def test_no_video_at_all(tmp_path: Path) -> None:
     assert code_of(lambda: read(tmp_path / "absent")) == "unsupported_video_format"
-    sound = tmp_path / "a.mp4"
+    sound, cover = tmp_path / "a.mp4", tmp_path / "cover.jpg"
     run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", sound)
     assert code_of(lambda: read(sound)) == "unsupported_video_format"
+    Image.new("RGB", (32, 32)).save(cover)
+    song = tmp_path / "a.m4a"
+    covered = ("-map", "0", "-map", "1", "-c:v", "mjpeg", "-disposition:v:0", "attached_pic", "-c:a", "aac")
+    run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-i", cover, *covered, song)
+    assert "attached pic" in describe(song)
+    assert code_of(lambda: read(song)) == "unsupported_video_format"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
