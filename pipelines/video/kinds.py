@@ -9,7 +9,6 @@ import re
 
 PICTURES = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and JPEG 2000"
 CLIPS = "MP4, MOV, 3GP, WebM, MKV, AVI, MPEG, TS, FLV, WMV, OGV, MXF, GIF, APNG and animated WebP"
-AVIF, HEIC = "an AVIF image", "a HEIC image"
 HEAD = 4096  # bytes that are looked at
 
 _KINDS = [
@@ -24,9 +23,9 @@ _KINDS = [
         (rb"RIFF.{4}WAVE", "a WAV sound"),
         (rb"BM.{12}[\x0c-\x7c]\0\0\0", "a BMP image"),
         (rb"(II\*\0|MM\0\*|II\+\0|MM\0\+)", "a TIFF image or a camera's raw file"),
-        (rb".{4}ftypavif", AVIF),
+        (rb".{4}ftypavif", "an AVIF"),
         (rb".{4}ftypavis", "an animated AVIF"),
-        (rb".{4}ftyp(hei|mif1)", HEIC),
+        (rb".{4}ftyp(hei|mif1)", "a HEIC"),
         (rb".{4}ftyp(hev|msf1)", "an animated HEIC"),
         (rb".{4}ftypcrx ", "a camera's raw file"),
         (rb".{4}ftypM4[AB]", "an M4A sound"),

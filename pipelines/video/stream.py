@@ -104,7 +104,7 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
     """Raises MediaUnreadable for what is no video, is of a kind that is not taken, or has larger frames."""
     if not path.is_file():
         raise MediaUnreadable("unsupported_video_format", "the video is not a file")
-    if _kind(path) in (kinds.AVIF, kinds.HEIC):  # ffmpeg would show a tile of it
+    if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would show one tile, or one frame
         raise _unreadable(path)
     words = _said(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
     found = _VIDEO.search(words)

@@ -200,7 +200,7 @@ def test_the_message_names_what_was_sent(tmp_path: Path) -> None:
     for name, words in (
         ("a.mp4", "encoded as jpeg2000"),
         ("a.jpg", "a JPEG image"),
-        ("a.avif", "an AVIF image"),
+        ("a.avif", "an AVIF"),
         ("page", "an HTML page"),
     ):
         with pytest.raises(MediaUnreadable, match=words) as e:
