@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from pipelines.video import MediaUnreadable, read_picture
 from tests.pipelines.films import code_of
@@ -193,3 +194,16 @@ def test_cmyk_goes_through_its_profile() -> None:
     data = encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", icc_profile=press(), quality=100)
     assert np.abs(np.array(read_picture(data).getpixel((8, 8))) - (0, 138, 200)).max() <= 6
     assert read_picture(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG")).getpixel((8, 8)) == (0, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "MPO"])
+def test_every_format_is_turned_once(kind: str) -> None:
+    register_heif_opener()  # for writing
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste((255, 255, 255), (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.info["exif"] = exif.tobytes()  # HEIC's own box is written by it; its EXIF is for show
+    upright = read_picture(encoded(image, kind, **({} if kind == "HEIF" else {"exif": exif})))
+    assert upright.size == (32, 64)
+    assert np.asarray(upright)[:28].mean() > 240 > 15 > np.asarray(upright)[36:].mean()
