@@ -68,8 +68,13 @@ def colours_of(image: Image.Image, data: bytes) -> Colours:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """RGB, or RGBA as it was; and why the profile was left out, where it was. `image`: L, RGB, RGBA, CMYK or LAB; it
-    may be changed."""
+    """RGB or RGBA; and why the profile was left out, where it was. `image`: L, LA, RGB, RGBA, CMYK or LAB; it may be
+    changed."""
+    if image.mode == "LA":
+        grey, alpha = image.split()
+        seen, why = to_srgb(grey, profile)
+        seen.putalpha(alpha)
+        return seen, why
     if image.mode == "LAB":
         return _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "RGB"), None
     if profile is None:
@@ -124,6 +129,8 @@ def _png(image: Image.Image) -> bytes | None:
     """Of the gAMA and cHRM chunks."""
     corners: Primaries = image.info.get("chromaticity", SRGB)
     gamma: float | None = image.info.get("gamma")
+    if gamma and not 0.1 <= gamma <= 4:  # nobody's
+        gamma = None
     if all(abs(a - b) < 0.003 for a, b in zip(corners, SRGB, strict=True)):
         corners = SRGB
         if gamma and abs(gamma - 1 / 2.2) < 0.002:  # as the standard has sRGB written

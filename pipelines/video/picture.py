@@ -28,6 +28,7 @@ _QUICK_BYTES = 2 * 2**20
 _QUICK_PIXELS = 4_000_000
 _QUICK_PARTS = 1000
 _QUICK_PROFILE = 2**14  # bytes
+_END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 _LAST_ROWS = 32  # of a JPEG without its end marker, which may be missing
 
 # Pillow's own limits are for programs that show text; these let through what image generators and editors write
@@ -45,6 +46,10 @@ class Opened:
     pixels: int
     shrink: int
     is_plain: bool
+
+    @property
+    def is_png(self) -> bool:
+        return self.data.startswith(b"\x89PNG")
 
     @property
     def is_quick(self) -> bool:
@@ -98,9 +103,10 @@ def decode(opened: Opened) -> Image.Image:
         with warnings.catch_warnings(
             action="ignore"
         ):  # Pillow warns of each broken tag, of which there may be thousands
-            if opened.parts.ended:
-                _open(opened.data).verify()
-                image = _loaded(opened.data, opened.shrink)  # verify() leaves the image unusable
+            if opened.parts.ended or opened.is_png:
+                data = opened.data if opened.parts.ended else opened.data + _END_OF_PNG
+                _open(data).verify()
+                image = _loaded(data, opened.shrink)  # verify() leaves the image unusable
             else:
                 image = _unended(opened)
             found = colour.colours_of(image, opened.data)
@@ -125,15 +131,18 @@ def decode(opened: Opened) -> Image.Image:
 
 def _open(data: bytes) -> Image.Image:
     kind = kinds.named(data)
-    formats = (*_FORMATS, *_heif()) if kind == "a HEIC image" else _FORMATS
+    formats = (*_FORMATS, *_heif()) if kind and "HEIC" in kind else _FORMATS
     try:
         with warnings.catch_warnings(action="ignore"):
             return Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise MediaUnreadable("image_too_large", "the image has more pixels than are read") from e
     except UnidentifiedImageError as e:
-        what = f"the file is {kind}" if kind else "the file is not an image that is known"
-        message = "the file is empty" if not data else f"{what}, or it is damaged; {kinds.PICTURES} are read"
+        message = "the image is not a PNG, JPEG, WebP or GIF, nor an AVIF, HEIC, TIFF, BMP or JPEG 2000"
+        if kind:
+            message = f"the file is {kind}, or it is damaged; {kinds.PICTURES} are read"
+        if not data:
+            message = "the file is empty"
         raise MediaUnreadable("unsupported_image_format", message) from e
     except (OSError, SyntaxError, ValueError) as e:
         raise MediaUnreadable("image_load_error", f"the image is damaged: {e}") from e
@@ -169,7 +178,7 @@ def _unended(opened: Opened) -> Image.Image:
 
 
 def _one_of_few(image: Image.Image) -> Image.Image:
-    """L, RGB, RGBA, CMYK or LAB."""
+    """L, LA, RGB, RGBA, CMYK or LAB."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to white
         levels = image.convert("I").point(lambda level: level * (1 / 257) + 0.5)
         return levels.convert("L")
@@ -178,7 +187,7 @@ def _one_of_few(image: Image.Image) -> Image.Image:
         whole = 255 if isinstance(brightest, float) and brightest <= 1.0 else 1
         return image.point(lambda level: level * whole + 0.5).convert("L")
     if image.has_transparency_data:
-        return image.convert("RGBA")
+        return image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
     if image.mode in ("L", "RGB", "CMYK", "LAB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")

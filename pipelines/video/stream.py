@@ -24,7 +24,7 @@ REFERENCE_WHITE, PEAK, KNEE = 203, 1000, 0.8  # cd/m2, cd/m2, share of the refer
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 _PADDED = 1_000_000  # pixels; decoders count the blocks that reach over a frame's edge
-_VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>.*)$", re.MULTILINE)
+_VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>(?:(?!\(attached pic).)*)$", re.MULTILINE)
 _PIXELS = re.compile(r", (?P<format>\w+)(?:\((?P<tags>[^)]*)\))?, (?P<width>\d+)x(?P<height>\d+)")
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _OUT_TIME = re.compile(r"^out_time_us=(-?\d+)", re.MULTILINE)
@@ -32,10 +32,10 @@ _ALPHA_MODE = re.compile(r"^ +alpha_mode +: 1", re.MULTILINE | re.IGNORECASE)
 _ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ayuv|vuya|ya\d|pal8")
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these leave transparency out
 _WIDE = ("bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte431", "smpte432", "ebu3213")
-
 _RARE = ("ycgco", "bt2020c", "ictcp", "chroma-derived-nc", "chroma-derived-c")  # matrices that swscale does not know
 _EXACT = "accurate_rnd+full_chroma_int"  # without, swscale's colours are up to two levels too dark
 SWSCALE = f"bicubic+{_EXACT}"  # for the filters that ffmpeg puts in
+
 # Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
 _SQUARE = f"scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags={SWSCALE},setsar=1"
 _ON_WHITE = "format=rgba,split[a][b];[a]lutrgb=r=255:g=255:b=255:a=255[w];[w][b]overlay=format=rgb"
@@ -43,7 +43,8 @@ _ON_WHITE = "format=rgba,split[a][b];[a]lutrgb=r=255:g=255:b=255:a=255[w];[w][b]
 
 @dataclass(frozen=True)
 class Stream:
-    """`words`: ffmpeg's. `seconds`: of the picture, None where only decoding would tell."""
+    """`words`: ffmpeg's own. `width`, `height`: in the file, before it is turned. `alpha`: it may be transparent.
+    `matrix`, `primaries`, `transfer`: as ffmpeg names them, "unknown" where the file says nothing."""
 
     words: str
     codec: str
@@ -103,6 +104,8 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
     """Raises MediaUnreadable for what is no video, is of a kind that is not taken, or has larger frames."""
     if not path.is_file():
         raise MediaUnreadable("unsupported_video_format", "the video is not a file")
+    if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would show one tile, or one frame
+        raise _unreadable(path)
     words = _said(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
     found = _VIDEO.search(words)
     if "max pixel count" in words:
@@ -129,7 +132,7 @@ def check_length(path: Path, stream: Stream, most: float) -> None:
         hours, minutes, seconds = stated.groups()
         if int(hours) * 3600 + int(minutes) * 60 + float(seconds) <= most:
             return
-    output = ["-map", "0:v:0", "-c", "copy", "-t", str(most + 1), "-f", "null", "-progress", "pipe:1", "-"]
+    output = ["-map", "0:V:0", "-c", "copy", "-t", str(most + 1), "-f", "null", "-progress", "pipe:1", "-"]
     done = _said(path, output, SOURCE_PIXELS, SECONDS)
     if times := _OUT_TIME.findall(done.stdout.decode("utf-8", "replace")):
         check_seconds(int(times[-1]) / 1e6, most)
@@ -143,9 +146,9 @@ def check_seconds(seconds: float, most: float) -> None:
 
 
 def too_large(pixels: int, size: str = "") -> MediaUnreadable:
-    found = f"are {size}" if size else "are larger"
+    found = f"are {size}" if size else "are too large"
     return MediaUnreadable(
-        "file_too_large", f"the video's frames {found}; at most {pixels / 1e6:g} million pixels are read"
+        "file_too_large", f"the video's frames {found}; at most {pixels / 1e6:g} million pixels each are read"
     )
 
 
@@ -178,10 +181,14 @@ def _said(path: Path, output: list[str], pixels: int, seconds: float) -> subproc
 
 
 def _unreadable(path: Path) -> MediaUnreadable:
-    with path.open("rb") as file:
-        kind = kinds.named(file.read(kinds.HEAD))
+    kind = _kind(path)
     found = f"the file is {kind} that cannot be decoded" if kind else "the file is not a video that can be decoded"
     return MediaUnreadable("unsupported_video_format", f"{found}, or it is damaged; {kinds.CLIPS} are read")
+
+
+def _kind(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return kinds.named(file.read(kinds.HEAD))
 
 
 def _tags(words: str) -> tuple[str, str, str]:

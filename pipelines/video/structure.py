@@ -19,8 +19,8 @@ _SOS, _EOI, _BARE = 0xDA, 0xD9, (0x01, 0xD8)
 
 @dataclass(frozen=True)
 class Parts:
-    """`scans`: over the whole image, 1 for what is no JPEG. `ended`: whether a JPEG has its end marker; `begun`:
-    whether at least the last scan of each of its colours has begun."""
+    """`scans`: over the whole image, 1 for what is no JPEG. `ended`: whether a JPEG has its end marker, or a PNG of
+    whole chunks the one that ends it; `begun`: whether the last scan of each of a JPEG's colours has begun."""
 
     count: int = 1
     scans: int = 1
@@ -31,7 +31,7 @@ class Parts:
 def count(data: bytes) -> Parts:
     """MediaUnreadable above the limits."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return Parts(_chunks(data))
+        return _chunks(data)
     if data.startswith(b"\xff\xd8"):
         return _segments(data)
     if data.startswith(b"GIF8"):
@@ -39,12 +39,15 @@ def count(data: bytes) -> Parts:
     return Parts()
 
 
-def _chunks(data: bytes) -> int:
-    found, position = 0, 8
+def _chunks(data: bytes) -> Parts:
+    found, position, name = 0, 8, b""
     while position < len(data):
+        name = data[position + 4 : position + 8]
         position += 12 + int.from_bytes(data[position : position + 4], "big")
         found = _counted(found + 1, "chunks")
-    return found
+        if name == b"IEND":
+            break
+    return Parts(found, ended=name == b"IEND" or position != len(data))
 
 
 def _segments(data: bytes) -> Parts:

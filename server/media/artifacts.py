@@ -36,6 +36,8 @@ MEDIA_TYPES = {
     "jpeg": "image/jpeg",
     "png": "image/png",
     "webp": "image/webp",
+    "avif": "image/avif",
+    "heic": "image/heic",
     "mov": "video/quicktime",
     "json": "application/json",
     "txt": "text/plain",

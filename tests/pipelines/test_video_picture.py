@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from pipelines.video import MediaUnreadable, read_picture
 from tests.pipelines.films import code_of
@@ -151,6 +152,13 @@ def test_a_jpeg_that_is_cut_off_is_refused(share: float, options: dict[str, Any]
     assert code_of(lambda: read_picture(whole[: int(len(whole) * share)])) == "image_load_error"
 
 
+def test_a_png_without_its_last_chunk_is_read_and_one_without_pixels_is_not() -> None:
+    whole = encoded(noise(), "PNG")
+    assert np.array_equal(np.asarray(read_picture(whole[:-12])), np.asarray(noise()))
+    assert code_of(lambda: read_picture(whole[:-13])) == "image_load_error"
+    assert code_of(lambda: read_picture(whole[:33])) == "unsupported_image_format"
+
+
 @pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt"])
 def test_large_text_beside_the_pixels_does_not_matter(name: bytes) -> None:
     """A workflow of an image generator; an editor's history."""
@@ -186,3 +194,16 @@ def test_cmyk_goes_through_its_profile() -> None:
     data = encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", icc_profile=press(), quality=100)
     assert np.abs(np.array(read_picture(data).getpixel((8, 8))) - (0, 138, 200)).max() <= 6
     assert read_picture(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG")).getpixel((8, 8)) == (0, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "MPO"])
+def test_every_format_is_turned_once(kind: str) -> None:
+    register_heif_opener()  # for writing
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste((255, 255, 255), (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.info["exif"] = exif.tobytes()  # HEIC's own box is written by it; its EXIF is for show
+    upright = read_picture(encoded(image, kind, **({} if kind == "HEIF" else {"exif": exif})))
+    assert upright.size == (32, 64)
+    assert np.asarray(upright)[:28].mean() > 240 > 15 > np.asarray(upright)[36:].mean()

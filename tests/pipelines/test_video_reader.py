@@ -74,9 +74,15 @@ def test_no_video(tmp_path: Path, content: bytes) -> None:
 
 def test_no_video_at_all(tmp_path: Path) -> None:
     assert code_of(lambda: read(tmp_path / "absent")) == "unsupported_video_format"
-    sound = tmp_path / "a.mp4"
+    sound, cover = tmp_path / "a.mp4", tmp_path / "cover.jpg"
     run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", sound)
     assert code_of(lambda: read(sound)) == "unsupported_video_format"
+    Image.new("RGB", (32, 32)).save(cover)
+    song = tmp_path / "a.m4a"
+    covered = ("-map", "0", "-map", "1", "-c:v", "mjpeg", "-disposition:v:0", "attached_pic", "-c:a", "aac")
+    run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-i", cover, *covered, song)
+    assert "attached pic" in describe(song)
+    assert code_of(lambda: read(song)) == "unsupported_video_format"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -188,9 +194,15 @@ def test_a_length_the_header_hides_is_found_before_a_job_is_made(tmp_path: Path)
 def test_the_message_names_what_was_sent(tmp_path: Path) -> None:
     raw = tmp_path / "a.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=8:d=1", "-c:v", "jpeg2000", raw)
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg")
+    for kind in ("jpg", "avif"):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"a.{kind}")
     (tmp_path / "page").write_bytes(b"<!doctype html><p>Not found")
-    for name, words in (("a.mp4", "encoded as jpeg2000"), ("a.jpg", "a JPEG image"), ("page", "an HTML page")):
+    for name, words in (
+        ("a.mp4", "encoded as jpeg2000"),
+        ("a.jpg", "a JPEG image"),
+        ("a.avif", "an AVIF"),
+        ("page", "an HTML page"),
+    ):
         with pytest.raises(MediaUnreadable, match=words) as e:
             check_clip(tmp_path / name)
         assert e.value.code == "unsupported_video_format"

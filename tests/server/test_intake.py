@@ -247,7 +247,7 @@ def test_every_form_of_a_picture(artifacts: Artifacts, data: DataDir, host: str)
     assert [p.name for p in data.inputs.iterdir()] == [media.sha256]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "MPO"])
 def test_kinds_of_pictures(artifacts: Artifacts, kind: str) -> None:
     assert take(artifacts, picture(kind)).sha256
 
