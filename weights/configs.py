@@ -64,9 +64,12 @@ def problems(folder: Path) -> Iterator[Problem]:
 def unusual(folder: Path) -> Iterator[str]:
     """Values that no weight depends on, so that nothing can tell whether this model was made with them."""
     for part, usual in USUAL.items():
-        config = whole(part, read_json(folder, FILES[part])[0])
+        found = read_json(folder, FILES[part])[0]
+        config = whole(part, found)
         for key, value in usual.items():
-            if not _same(config[key], value) and config[key] != _SCALES[False]:
+            if key not in found:
+                yield f"{FILES[part]}: {key} is left out, which means {_shown(config[key])}"
+            elif not _same(config[key], value) and config[key] != _SCALES[False]:
                 yield f"{FILES[part]}: {key} is {_shown(config[key])}, CogVideoX-5B has {_shown(value)}"
 
 
@@ -149,6 +152,9 @@ def _transformer(path: str, full: Config) -> Iterator[Problem]:
         )
     if full["ofs_embed_dim"] is not None and not _is_whole(full["ofs_embed_dim"], 2, 65536):
         yield Problem(path, f"ofs_embed_dim is {_shown(full['ofs_embed_dim'])}, expected null or a whole number", _MEND)
+    for key in ("sample_height", "sample_width"):
+        if _is_whole(full[key], 1, 1024) and full[key] % 2:
+            yield Problem(path, f"{key} is {full[key]}, expected an even number: patches have two", _MEND)
     for key in _SWITCHES:
         if not isinstance(full[key], bool):
             yield Problem(path, f"{key} is {_shown(full[key])}, expected true or false", _MEND)

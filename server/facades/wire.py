@@ -305,21 +305,27 @@ async def _hung_up(request: Request) -> None:
 
 class Doorman:
     """ASGI middleware: shows each HTTP request to `look`, which may rewrite its scope or answer in the app's stead.
-    What it names as `state.owner` takes turns with other keys."""
+
+    Requests of the key that it names as `state.owner` take turns with those of others, and so do those it answers, by
+    their address.
+    """
 
     def __init__(self, app: ASGIApp, look: Callable[[Request], Awaitable[Response | None]]) -> None:
         self.app = app
         self.look = look
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope) if scope["type"] == "http" else None
-        answer = await self.look(request) if request is not None else None
-        owner = getattr(request.state, "owner", None) if request is not None else None
-        if request is None or answer is not None or owner is None:
-            await (answer or self.app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        answer = await self.look(request)
+        owner = "" if answer is not None else getattr(request.state, "owner", None)
+        if owner is None:  # a key that comes with the body
+            await self.app(scope, receive, send)
             return
         async with in_turn(scope, holder(owner, request), send) as sending:
-            await self.app(scope, receive, sending)
+            await (answer or self.app)(scope, receive, sending)
 
 
 def body_schema(*models: type[BaseModel], types: Iterable[str] = ("application/json",)) -> dict[str, Any]:

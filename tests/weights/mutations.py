@@ -61,6 +61,8 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "add_control_layer": [True],
         "quantization_config": [{"quant_method": "torchao"}],
         "dropout": [0.1, 2],
+        "sample_height": [7],
+        "sample_width": [7],
     },
     "vae/config.json": {
         "_class_name": ["AutoencoderKLWan"],
