@@ -153,6 +153,7 @@ def _mixture(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
 
 
 def _oddities(folder: Path, checkpoint: Checkpoint | None) -> Iterator[str]:
+    yield from configs.unknown(folder)
     if checkpoint is None:
         packaged = folder.name in CATALOG and CATALOG[folder.name].packaged
         if (folder / "transformer" / "config.json").is_file() and not packaged:

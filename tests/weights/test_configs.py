@@ -76,3 +76,21 @@ def test_parts_of_two_models_are_refused(name: str, other: str, tmp_path: Path) 
         harmless = {"invert_scale_latents"} if ours["transformer"]["in_channels"] == 16 else set()  # text to video
         assert {p.path for p in configs.problems(folder)} == ({FILES[part]} if differ - harmless else set())
         path.write_text(before)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "scheduler"])
+def test_a_field_of_another_version_is_noted(part: str, tmp_path: Path) -> None:
+    """diffusers passes over it, so the video is the same."""
+    folder = published("cogvideox-5b", tmp_path)
+    path = folder / FILES[part]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": 256, "_name_or_path": "x"}))
+    assert [str(p) for p in configs.problems(folder)] == []
+    (note,) = configs.unknown(folder)
+    assert note.startswith(f"{FILES[part]}: sample_size is 256, which {CLASSES[part][0]}")
+
+
+def test_cogvideox_fun_is_refused_whatever_its_channels(tmp_path: Path) -> None:
+    folder = published("cogvideox-5b-i2v", tmp_path)
+    path = folder / FILES["transformer"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "add_noise_in_inpaint_model": True}))
+    assert "a field of CogVideoX-Fun" in str(next(configs.problems(folder)))
