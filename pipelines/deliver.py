@@ -115,9 +115,9 @@ def deliver(film: Film, ladder: Ladder, device: torch.device) -> Generator[Event
                         count += len(frames)
                         meter.count("write", len(frames))
                     check.finish()
-                if to_encode[-1] < to_encode[0]:
+                if to_encode and to_encode[-1] < to_encode[0]:
                     meter.count("finish", to_encode[-1])
-                else:
+                elif to_encode:
                     meter.advance("finish", to_encode[0] + effort.before_encoding(plan, to_encode[0]))
             return first, count, told
 

@@ -182,14 +182,14 @@ class Follower:
         for one in which:
             state = states.get(one.job.id)
             job = None if state is None else whole.get(one.job.id) or replace(one.job, **state)
-            found.append(_News(one, job, one.position, []))
+            found.append(_News(one, job))
         ended = any(news.job is not None and news.job.status.is_terminal for news in found)
         if details or ended:  # what ends does so with the last lines of its log
             self._add_details([news for news in found if news.job is not None and news.one.streams])
         return found
 
     def _closer(self, some: Iterable[_Followed]) -> list[_News]:
-        found = [_News(one, one.job, 0, []) for one in some]
+        found = [_News(one, one.job) for one in some]
         self._add_details(found)
         return found
 
@@ -207,12 +207,13 @@ class Follower:
 
 @dataclass
 class _News:
-    """What a look found about `one`; `job` is None when it is deleted."""
+    """What a look found about `one`; `job` is None when it is deleted, `position` where it was not looked up: then
+    another look may have found it meanwhile."""
 
     one: _Followed
     job: Job | None
-    position: int
-    lines: list[LogLine]
+    position: int | None = None
+    lines: list[LogLine] = field(default_factory=list)
 
 
 def _has_turned(job: Job, state: dict[str, Any] | None) -> bool:
@@ -225,11 +226,12 @@ def _has_turned(job: Job, state: dict[str, Any] | None) -> bool:
 def _take_in(news: _News) -> None:
     one = news.one
     lines = [line for line in news.lines if line.seq > one.last_line]
-    if (one.job, one.position, one.gone) == (news.job, news.position, False) and not lines:
+    position = one.position if news.position is None else news.position
+    if (one.job, one.position, one.gone) == (news.job, position, False) and not lines:
         return
     one.gone = news.job is None
     one.job = news.job or one.job
-    one.position = news.position
+    one.position = position
     one.lines += lines
     _announce(one)
 

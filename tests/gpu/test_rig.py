@@ -70,7 +70,7 @@ def test_the_options_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     large = GenerationRequest("a red circle", **short, loras=styles, interpolate_fps=16, width=80, height=60)
     made = rig.made(module, engine, large, "5b")
     assert plain.frames.shape == (18, 48, 64, 3)
-    assert made.frames.shape == (35, 60, 80, 3)
+    assert made.frames.shape == (36, 60, 80, 3)
     assert sum("style.safetensors" in line for line in made.said) == 2
     assert plain.latents.shape == made.latents.shape
     assert not torch.equal(made.latents, plain.latents)

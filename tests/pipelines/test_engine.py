@@ -185,7 +185,7 @@ def test_nan_latents_fail_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> Non
     transformer = engine.loader.load(engine.models["5b"], "5b").transformer
     forward = transformer.forward
     monkeypatch.setattr(transformer, "forward", lambda *a, **k: (forward(*a, **k)[0] * float("nan"),))
-    with pytest.raises(GenerationError, match=r"NaN.*float32.*trained in bfloat16") as e:
+    with pytest.raises(GenerationError, match=r"NaN; the checkpoint's weights may be damaged") as e:
         finished(engine.run(ask(), "5b"))
     assert e.value.code == "bad_output"
 

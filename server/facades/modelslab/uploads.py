@@ -32,14 +32,15 @@ def decoded(text: str) -> tuple[list[bytes], str]:
     begin, media_type = 0, ""
     if text[:HEAD].lstrip()[:5].lower() == "data:":
         begin = text.find(",", 0, HEAD) + 1
-        head = text[:begin].lstrip()[5:-1].lower()
-        if not head.rstrip().endswith(";base64"):
+        said = text[:begin].lstrip()[5:-1].lower()
+        if not said.rstrip().endswith(";base64"):
             raise ValueError("the data: URI does not hold base64")
-        media_type = head.partition(";")[0].strip()
+        media_type = said.partition(";")[0].strip()
     try:
         pieces = [piece for piece in from_base64(encoded(text, begin), UPLOAD_BYTES) if piece]
     except DownloadFailed:
         raise ValueError("it is neither a data: URI nor base64") from None
     if not pieces:
         raise ValueError("the file is empty")
-    return pieces, media_type or next((kind for first, kind in FIRST_BYTES if first.match(pieces[0])), "")
+    head = b"".join(pieces[:2])  # a short file's last bytes are a piece of their own
+    return pieces, media_type or next((kind for first, kind in FIRST_BYTES if first.match(head)), "")
