@@ -132,7 +132,8 @@ def _check_model(context: Context, name: str | None, task: Task) -> None:
     served = context.jobs.models
     info, checkpoint = answers.named(served.values(), name), published(name)
     if info is None and checkpoint is None:
-        names = ", ".join(f"'{one}'" for one in sorted({info.name for info in served.values()}))
+        known = (*sorted({info.name for info in served.values()}), *answers.LISTED_SORA[:2])
+        names = ", ".join(f"'{one}'" for one in known)
         text = f"Invalid value: '{name[:100]}'. Supported values are: {names}, and the names of all CogVideoX models."
         raise Refused(400, text, "model", "invalid_value")
     tasks = info.tasks if info is not None else checkpoint.tasks if checkpoint is not None else ()
