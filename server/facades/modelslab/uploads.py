@@ -42,4 +42,5 @@ def decoded(text: str) -> tuple[list[bytes], str]:
         raise ValueError("it is neither a data: URI nor base64") from None
     if not pieces:
         raise ValueError("the file is empty")
-    return pieces, media_type or next((kind for first, kind in FIRST_BYTES if first.match(pieces[0])), "")
+    start = b"".join(pieces[:2])  # the last digits of a short text are a piece of their own
+    return pieces, media_type or next((kind for first, kind in FIRST_BYTES if first.match(start)), "")
