@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -75,6 +75,11 @@ async def parsed_form(request: Request, **limits: int) -> FormData:
         return await Parts(request.headers, request.stream(), **limits).parse()
     except MultiPartException as e:
         raise HTTPException(400, e.message) from None
+
+
+def is_left_empty(given: UploadFile) -> bool:
+    """Whether this is what a browser sends for a file box that was left empty, not a file without a byte."""
+    return not given.size and not given.filename and given.content_type in (None, "", "application/octet-stream")
 
 
 class FormLimits:

@@ -261,3 +261,12 @@ def test_a_file_without_a_name_in_pieces(client: TestClient, size: int) -> None:
     answer = client.post("/replicate/v1/files", content=pieces, headers=headers)
     assert answer.status_code == 201, answer.text
     assert client.get(answer.json()["urls"]["get"]).content == PNG
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_a_file_without_a_name_and_without_a_byte(client: TestClient, name: str) -> None:
+    """Its type says that a picture was meant, unlike in a browser's file box that was left empty."""
+    path, field, fields, _ = UNNAMED[name]
+    body, headers = form(field, b"", "image/png", **fields)
+    answer = client.post(path, content=body, headers=headers)
+    assert answer.status_code in (400, 422) and field in answer.text, answer.text
