@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -77,6 +77,11 @@ async def parsed_form(request: Request, **limits: int) -> FormData:
         raise HTTPException(400, e.message) from None
 
 
+def is_left_empty(given: UploadFile) -> bool:
+    """Whether this is what a browser sends for a file box that was left empty, not a file without a byte."""
+    return not given.size and not given.filename and given.content_type in (None, "", "application/octet-stream")
+
+
 class FormLimits:
     """`check` sees each piece of the body before the parser does.
 
@@ -111,12 +116,21 @@ def _codec(charset: str) -> str:
         return ""
 
 
+def _check_end(content_type: str, body: bytes) -> None:
+    """NOTE: the parser leaves out a part that broke off, and the form would merely seem to lack a field."""
+    kind, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if kind == b"multipart/form-data" and boundary and b"--" + boundary + b"--" not in body:
+        raise HTTPException(400, "The form is torn: it ends before its closing boundary")
+
+
 @asynccontextmanager
 async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
     """The form in a body that was already read. Raises HTTPException 400 for one that cannot be parsed, BodyTooLarge,
     DiskFull: files of more than 1 MiB lie in the temporary folder meanwhile."""
     limits, at = FormLimits(request.headers.get("content-type", "")), 0
     limits.check(body)
+    _check_end(request.headers.get("content-type", ""), body)
 
     async def receive() -> Message:
         nonlocal at

@@ -23,7 +23,7 @@ from server.facades.wire import BodyTooLarge
 
 MODELS = "/v1/models"
 FILES = "/v1/files"
-FALS = {"endpoint_id", "expand", "q", "category", "status", "limit"}  # parameters that only fal's list has
+FALS = {"endpoint_id", "expand", "q", "category", "status"}  # parameters that only fal's list has
 PEEK = 65536  # bytes of a form that are looked at
 FIRST_PART = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^";\s]+)[";\s]', re.IGNORECASE | re.MULTILINE)
 REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its form; OpenAI's are file, purpose, …
@@ -41,7 +41,8 @@ def shared(facades: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
 
 
 class Searched:
-    """`/v1/models` to fal where the request looks like its tools' (by the host, the kind of key or the parameters), and
+    """`/v1/models` to fal where the request looks like its tools' (by the host, the kind of key or the parameters, of which
+    many lists have `limit`), and
     the prices always."""
 
     def __init__(self, fal: ASGIApp, others: ASGIApp) -> None:
@@ -50,10 +51,9 @@ class Searched:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, path = Headers(scope=scope), scope["path"].rstrip("/")
         names = {name.removesuffix("[]") for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), True)}
-        by_fal = (
-            headers.get("host", "").startswith("api.fal.") or headers.get("authorization", "")[:4].lower() == "key "
-        )
-        searched = path == MODELS and scope["method"] == "GET" and (by_fal or names & FALS)
+        host, key = headers.get("host", ""), headers.get("authorization", "").lower()
+        by_fal = host.startswith("api.fal.") or key.startswith("key ") or names & FALS or ("limit" in names and not key)
+        searched = path == MODELS and scope["method"] in ("GET", "HEAD") and by_fal
         priced = path == f"{MODELS}/pricing" or path.startswith(f"{MODELS}/pricing/")
         await (self.fal if searched or priced else self.others)(scope, receive, send)
 

@@ -85,10 +85,13 @@ def test_whose_list_it_is(served: tuple[TestClient, FakeJobs]) -> None:
     bearer, key = {"authorization": "Bearer id:secret"}, {"authorization": "Key id:secret"}
     assert set(client.get("/v1/models", headers=bearer).json()) == {"object", "data", "previous", "next", "results"}
     assert client.get("/v1/models").status_code == 401
+    assert client.get("/v1/models?limit=1000", headers=bearer).json()["object"] == "list"
+    assert client.head("/v1/models?q=cogvideox").status_code == 200
     for answer in (
         client.get("/v1/models", headers=key),
         client.get("/v1/models", headers={"host": "api.fal.ai"}),
-        client.get("/v1/models?limit=3", headers=bearer),
+        client.get("/v1/models?limit=3"),
+        client.get("/v1/models?limit=3&q=cogvideox", headers=bearer),
         client.get("/fal/v1/models"),
         client.get("/fal/proxy", headers={"x-fal-target-url": "https://api.fal.ai/v1/models?q=cogvideox"}),
     ):

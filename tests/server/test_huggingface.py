@@ -135,6 +135,10 @@ INVALID = [
     (T2V, {"inputs": "a", "parameters": {"num_frames": 0}}, "parameters.num_frames must be at least 1, got 0"),
     (T2V, {"inputs": "a", "parameters": {"num_frames": 1e300}}, "parameters.num_frames must be at most 1000"),
     (T2V, {"inputs": "a", "parameters": {"num_frames": "many"}}, "parameters.num_frames must be a number"),
+    *(
+        (T2V, {"inputs": "a", "parameters": {name: True}}, f"parameters.{name} must be a number, got True")
+        for name in ("num_frames", "num_inference_steps", "guidance_scale", "seed")
+    ),
     (T2V, {"inputs": "a", "parameters": {"num_inference_steps": 2.5}}, "num_inference_steps must be an integer"),
     (T2V, {"inputs": "a", "parameters": {"num_inference_steps": 1001}}, "num_inference_steps must be at most 1000"),
     (

@@ -198,6 +198,13 @@ def test_names_of_checkpoints(served: Served, name: str) -> None:
     made(served, "img2video", model_id="zai-org/CogVideoX-5b-I2V")
 
 
+def test_another_checkpoint_than_the_named_one_is_said(served: Served) -> None:
+    for asked, answers in (("THUDM/CogVideoX-2b", True), ("zai-org/CogVideoX-5b", False), ("cogvideox", False)):
+        notes = served[0].post(f"{ROOM}text2video", json={"prompt": "a", "model_id": asked}).json()["notes"]
+        said = f"model_id: {asked.lower()} -> cogvideox-5b (what this server has)"
+        assert (said in notes) is answers, notes
+
+
 def test_unknown_fields_are_named(served: Served) -> None:
     for kind in KINDS:
         _, notes = made(served, kind.name, aspect_ratio="16:9", duration=5)

@@ -47,7 +47,7 @@ INVALID: list[tuple[Any, str | None, str, str]] = [
     ({"prompt": "a\0"}, "prompt", "invalid_value", "NUL"),
     ({"prompt": "\ud800"}, "prompt", "invalid_value", "plain text"),
     ({"prompt": "a", "model": "gpt-4"}, "model", "invalid_value", "'cogvideox-5b', 'cogvideox-5b-i2v'"),
-    ({"prompt": "a", "model": "sora-1"}, "model", "invalid_value", "Supported values are"),
+    ({"prompt": "a", "model": "sora-1"}, "model", "invalid_value", "'sora-2', 'sora-2-pro', and the names of all"),
     ({"prompt": "a", "model": ["sora-2"]}, "model", "invalid_type", "must be a string"),
     ({"prompt": "a", "model": "cogvideox-5b-i2v"}, "input_reference", "missing_required_parameter", "pictures only"),
     ({"prompt": "a", "seconds": 0}, "seconds", "integer_below_min_value", "between 1 and 60, got 0"),

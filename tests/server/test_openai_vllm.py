@@ -179,6 +179,21 @@ def test_frames_between_where_the_model_has_its_own_rate(served: Served) -> None
     assert (request.num_frames, request.fps, request.interpolate_fps) == (49, 8, 16)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"size": "720x480", "width": 96, "height": 480}, "width: ignored (size says it)"),
+        ({"size": "720x480", "video_params": {"height": 64}}, "height: ignored (size says it)"),
+        ({"num_frames": 49, "seconds": "8"}, "seconds: ignored (num_frames says it)"),
+        ({"frame_interpolation_exp": 2}, "frame_interpolation_exp: ignored (enable_frame_interpolation is not true)"),
+        ({"size": "720x480", "width": 720, "height": 480}, None),
+        ({"seconds": "8", "width": 96, "height": 64}, None),
+    ],
+)
+def test_a_field_that_another_one_overrules_is_named(served: Served, fields: dict[str, Any], said: str | None) -> None:
+    assert [note for note in notes_of(served, **fields) if "ignored" in note] == ([] if said is None else [said])
+
+
 def test_frames_between_that_cannot_be_drawn(served: Served) -> None:
     client, jobs = served
     assert notes_of(served, enable_frame_interpolation="true") == [

@@ -261,3 +261,29 @@ def test_a_file_without_a_name_in_pieces(client: TestClient, size: int) -> None:
     answer = client.post("/replicate/v1/files", content=pieces, headers=headers)
     assert answer.status_code == 201, answer.text
     assert client.get(answer.json()["urls"]["get"]).content == PNG
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_a_file_without_a_name_and_without_a_byte(client: TestClient, name: str) -> None:
+    """Its type says that a picture was meant, unlike in a browser's file box that was left empty."""
+    path, field, fields, _ = UNNAMED[name]
+    body, headers = form(field, b"", "image/png", **fields)
+    answer = client.post(path, content=body, headers=headers)
+    assert answer.status_code in (400, 422) and field in answer.text, answer.text
+
+
+@pytest.mark.parametrize("name", [one for one in UNNAMED if one != "replicate"])
+def test_a_form_that_breaks_off_is_refused(client: TestClient, name: str) -> None:
+    """Its last part would be left out, and a picture be missing without a word."""
+    path, field, fields, _ = UNNAMED[name]
+    body, headers = form(field, PNG, "image/png", **fields)
+    answer = client.post(path, content=body.removesuffix(b"--b--\r\n"), headers=headers)
+    assert answer.status_code == 400 and "closing boundary" in answer.text, answer.text
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-7", "ascii", "nonsense", "base64", "rot13"])
+def test_forms_in_strange_charsets(client: TestClient, charset: str) -> None:
+    body, headers = form("prompt", "café".encode())
+    headers["content-type"] += f"; charset={charset}"
+    for path in ("/v1/videos", "/302/v2/video/create", "/v2/cog-video-5b-t2v", "/replicate/v1/files"):
+        assert client.post(path, content=body, headers=headers).status_code in (200, 400, 422), path

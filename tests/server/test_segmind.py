@@ -120,6 +120,8 @@ INVALID = [
     ({"prompt": "a", "seed": -2}, "seed must be between 0 and 9007199254740991, or -1"),
     ({"prompt": "a", "seed": 2**53}, "seed must be between 0 and 9007199254740991, or -1"),
     ({"prompt": "a", "seed": 10**400}, "seed must be between"),
+    ({"prompt": "a", "seed": True}, "seed must be a number between -1 and 9007199254740991, got True"),
+    ({"prompt": "a", "steps": True}, "steps must be a number between 25 and 50, got True"),
     ({"prompt": "a", "base64": "perhaps"}, "base64 must be true or false"),
     ({"prompt": "a", "steps": 1, "frame_rate": 1}, "frame_rate must be between"),
     ([], "must be a JSON object"),

@@ -104,7 +104,7 @@ def _of_pydantic(error: dict[str, Any]) -> str:
             return f"{name} must be at most {_plain(bounds['le'])}, got {given}"
         case "string_too_long":
             return f"{name} must be at most {bounds['max_length']} characters long"
-        case "blank" | "unwritable":
+        case "blank" | "unwritable" | "boolean":
             return f"{name} {error['msg']}"
         case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
             return f"{name} must be an integer, got {given!r}"

@@ -53,11 +53,26 @@ Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
 Unwanted = Annotated[Text, BeforeValidator(_joined), WithJsonSchema(ONE_OR_MORE)]
 
 
+def _no_bool(value: Any) -> Any:
+    """Pydantic would take true for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean", "must be a number, got {given}", {"given": repr(value)})
+    return value
+
+
+NO_BOOL = BeforeValidator(_no_bool)
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE), NO_BOOL]
+Frames = Annotated[float, Field(ge=1, le=MAX_FRAMES), NO_BOOL]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS), NO_BOOL]
+Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE), NO_BOOL]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), NO_BOOL]
+
+
 class Size(BaseModel):
     """Pixels."""
 
-    width: int = Field(ge=MIN_SIDE, le=MAX_SIDE, examples=[720, 480])
-    height: int = Field(ge=MIN_SIDE, le=MAX_SIDE, examples=[480, 720])
+    width: Side = Field(examples=[720, 480])
+    height: Side = Field(examples=[480, 720])
 
 
 class Parameters(BaseModel):
@@ -71,10 +86,10 @@ class Parameters(BaseModel):
         examples=["it rolls away", "it jumps"],
     )
     negative_prompt: Unwanted | None = Field(default=None, examples=[["low quality", "blurry"], "dark, grainy"])
-    num_frames: float | None = Field(default=None, ge=1, le=MAX_FRAMES, description="rounded", examples=[49, 17])
-    num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[50, 20])
-    guidance_scale: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE, examples=[6, 7.5])
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, examples=[42, 7])
+    num_frames: Frames | None = Field(default=None, description="rounded", examples=[49, 17])
+    num_inference_steps: Steps | None = Field(default=None, examples=[50, 20])
+    guidance_scale: Guidance | None = Field(default=None, examples=[6, 7.5])
+    seed: Seed | None = Field(default=None, examples=[42, 7])
     target_size: Size | None = Field(
         default=None,
         examples=[{"width": 720, "height": 480}, {"width": 480, "height": 480}],

@@ -12,8 +12,10 @@ from typing import Any
 
 from server.context import Context
 from server.facades.modelslab import errors
+from server.facades.modelslab.models import TEXT_MODELS
 from server.jobs.job import Job, Status
 from server.jobs.webhooks import Letter
+from weights.catalog import plain_name, published
 
 USUAL_SECONDS = 30  # of a job nothing is known about yet
 LATER = "Try to fetch request after seconds estimated"
@@ -36,7 +38,11 @@ def meta(job: Job) -> dict[str, Any]:
 def notes(job: Job) -> list[str]:
     """What is not as it was asked for, by this façade and by the plan."""
     planned = (job.plan or {}).get("notes", ())
+    asked, said = str(job.payload.get("model_id", "")), []
+    if published(asked) and asked not in TEXT_MODELS and plain_name(asked) != plain_name(job.model):
+        said.append(f"model_id: {asked} -> {job.model} (what this server has)")
     return [
+        *said,
         *job.payload.get("notes", ()),
         *(f"{note['field']}: {note['asked']} -> {note['used']} ({note['reason']})" for note in planned),
     ]

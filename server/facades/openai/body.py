@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from server.facades.forms import form_of
+from server.facades.forms import form_of, is_left_empty
 from server.facades.openai.errors import Refused
 from server.facades.wire import parsed, read_body
 
@@ -58,6 +58,8 @@ async def _of_form(request: Request, body: bytes) -> dict[str, Any]:
 
 
 async def _file(given: UploadFile) -> FormFile | None:
+    if is_left_empty(given):
+        return None
     data = FormFile(await given.read())
     data.name, data.media_type = given.filename or "", given.content_type or ""
-    return data if data or data.name else None  # a browser's file box that was left empty
+    return data

@@ -5,6 +5,7 @@ Knows: what each field means here. Does not know: paths, answers, how a video is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -67,8 +68,21 @@ def notes(context: Context, fields: dict[str, Any], given: CreateVideo) -> list[
             said.append(f"{name}: ignored ({why})")
     if given.enable_frame_interpolation and not context.jobs.rife_available:
         said.append(f"{DRAWN}: ignored (no network that draws frames is installed)")
+    said += [f"{name}: ignored ({why})" for name, why in _overruled(given)]
     others = [name for name in sent if name.rpartition(".")[2] not in IGNORED]
     return [*said, *unknown(others, CreateVideo.model_fields)]
+
+
+def _overruled(given: CreateVideo) -> Iterator[tuple[str, str]]:
+    """Fields that were sent, and which other field leaves them without effect."""
+    set_here = given.model_fields_set
+    for name, side in zip(("width", "height"), given.size.split("x") if given.size else (), strict=False):
+        if getattr(given, name) not in (None, int(side)):
+            yield name, "size says it"
+    if given.num_frames is not None and "seconds" in set_here:
+        yield "seconds", "num_frames says it"
+    if not given.enable_frame_interpolation and "frame_interpolation_exp" in set_here:
+        yield "frame_interpolation_exp", f"{DRAWN} is not true"
 
 
 async def generation(context: Context, given: CreateVideo, owner: str) -> GenerationRequest:
@@ -132,7 +146,8 @@ def _check_model(context: Context, name: str | None, task: Task) -> None:
     served = context.jobs.models
     info, checkpoint = answers.named(served.values(), name), published(name)
     if info is None and checkpoint is None:
-        names = ", ".join(f"'{one}'" for one in sorted({info.name for info in served.values()}))
+        known = (*sorted({info.name for info in served.values()}), *answers.LISTED_SORA[:2])
+        names = ", ".join(f"'{one}'" for one in known)
         text = f"Invalid value: '{name[:100]}'. Supported values are: {names}, and the names of all CogVideoX models."
         raise Refused(400, text, "model", "invalid_value")
     tasks = info.tasks if info is not None else checkpoint.tasks if checkpoint is not None else ()

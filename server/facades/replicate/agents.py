@@ -16,7 +16,7 @@ from server.facades.ai_sdk import refuses
 FILES = re.compile(r"(?:replicate-(?:python|javascript)/|(?:Replicate|AsyncReplicate|_ModuleClient)/Python )(\d{1,9})")
 
 # seconds a call may block, in which the client has its answer before it gives up, and maybe sends the same again
-LONGEST_WAIT = 55.0
+LONGEST_WAIT = 54.0  # so that the answer is there before 55
 LONGEST_WAIT_OF_0 = 25.0  # replicate-python before 1.0, which gives up after 30
 OF_0 = "replicate-python/0."
 OWN_TIMEOUT = "x-stainless-read-timeout"  # the beta says when it gives up: after 60 unless its user says otherwise

@@ -64,7 +64,7 @@ def _parameter(place: str, name: str, description: str, *examples: str) -> dict[
 
 
 BLOCKING = [
-    _parameter("header", "Prefer", "`wait` blocks for up to 55 seconds, `wait=N` for N", "wait", "wait=5"),
+    _parameter("header", "Prefer", "`wait` blocks for up to 54 seconds, `wait=N` for N", "wait", "wait=5"),
     _parameter("header", "Cancel-After", "Cancels the prediction when it lasts longer", "30s", "5m"),
 ]
 CURSOR = {"parameters": [_parameter("query", "cursor", "From `next` or `previous` of another page")]}

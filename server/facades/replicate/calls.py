@@ -220,10 +220,6 @@ class Predictions:
         return answers.prediction(self.context, job, base, self.root(request), lines, as_data=as_data)
 
 
-def _agent(request: Request) -> str:
-    return request.headers.get("user-agent", "")
-
-
 def wait_seconds(request: Request) -> float:
     """How long a call may block, of its header Prefer; 0 for not at all."""
     for part in re.split("[,;]", request.headers.get("prefer", "").lower()):

@@ -124,7 +124,7 @@ def _of_pydantic(error: dict[str, Any]) -> str:
             return f"{name} {error['msg']}"
         case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
             return f"{name} must be an integer{_range(name)}, got {given!r}"
-        case "float_type" | "float_parsing" | "finite_number":
+        case "boolean" | "float_type" | "float_parsing" | "finite_number":
             return f"{name} must be a number{_range(name)}, got {given!r}"
         case "bool_type" | "bool_parsing":
             return f"{name} must be true or false, got {given!r}"

@@ -7,9 +7,9 @@ too, where Segmind documents none; left out there, they are the model's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import GenerationRequest, Media, Task
@@ -48,14 +48,22 @@ def _some_image(image: str | bytes) -> str | bytes:
     return image
 
 
+def _no_bool(value: Any) -> Any:
+    """Pydantic would take true for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean", "must be a number")
+    return value
+
+
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
 Prompt = Annotated[Text, AfterValidator(_not_blank)]
 Image = Annotated[str | bytes, AfterValidator(_some_image)]
-Frames = Annotated[int, Field(ge=16, le=60)]
-Steps = Annotated[int, Field(ge=25, le=50)]
-Guidance = Annotated[float, Field(ge=5, le=10)]
-Rate = Annotated[int, Field(ge=8, le=10)]
-Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 draws one")]
+NO_BOOL = BeforeValidator(_no_bool)
+Frames = Annotated[int, Field(ge=16, le=60), NO_BOOL]
+Steps = Annotated[int, Field(ge=25, le=50), NO_BOOL]
+Guidance = Annotated[float, Field(ge=5, le=10), NO_BOOL]
+Rate = Annotated[int, Field(ge=8, le=10), NO_BOOL]
+Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 draws one"), NO_BOOL]
 
 
 class TextToVideo(BaseModel):

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.forms import form_of
+from server.facades.forms import form_of, is_left_empty
 from server.facades.wire import Json, idempotency, kept, parsed, read_body, unknown
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
@@ -120,6 +120,6 @@ async def _fields(request: Request) -> dict[str, Any]:
 
 async def _file(name: str, given: UploadFile) -> bytes:
     """Empty for a browser's file box that was left empty."""
-    if given.filename and not given.size:
+    if not given.size and not is_left_empty(given):
         raise errors.Refused(400, errors.INVALID, f"{name[:100]}: the file is empty")
     return await given.read()
