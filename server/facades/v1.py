@@ -41,9 +41,8 @@ def shared(facades: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
 
 
 class Searched:
-    """`/v1/models` to fal where the request looks like its tools' (by the host, the kind of key or the parameters, of which
-    many lists have `limit`), and
-    the prices always."""
+    """`/v1/models` to fal where the request looks like its tools' (by the host, the kind of key or the parameters, of
+    which other lists have `limit` too), and the prices always."""
 
     def __init__(self, fal: ASGIApp, others: ASGIApp) -> None:
         self.fal, self.others = fal, others
