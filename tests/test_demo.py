@@ -188,18 +188,18 @@ def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
-    """Seeds that choose red for the object by themselves choose something else."""
-    prompt, chosen = "a big star on a white background", []
+    """Most seeds that choose red for the object by themselves choose something else."""
+    prompt, chosen = "a small star on a white background", []
     for seed in range(16):
         if look(clip(engine, prompt, tmp_path, seed=seed, num_frames=9)).color == "red":
             chosen.append(seed)
-    assert chosen, "no seed of sixteen makes a red star"
+    assert len(chosen) >= 8, f"only seeds {chosen} of sixteen make a red star"
     still = [
         seed
         for seed in chosen
         if look(clip(engine, prompt, tmp_path, seed=seed, num_frames=9, negative_prompt="red")).color == "red"
     ]
-    assert not still, f"seeds {still} of {chosen}"
+    assert len(still) <= len(chosen) / 2, f"seeds {still} of {chosen}"
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ async def _fifty(target: Target, job: str) -> Counter[int]:
 
 def test_calls_that_wait(target: Target) -> None:
     """Of one job, which repeats of one call all wait for."""
-    body = json.dumps({"prompt": "steps=20 sleep=0.1", "seed": 1}).encode()
+    body = json.dumps({"prompt": "steps=80 sleep=0.1", "seed": 1}).encode()
 
     async def attack() -> Counter[int]:
         calls = (_repeated(target, body) for _ in range(WAITS_PER_KEY + MORE))

@@ -79,12 +79,12 @@ def watched(target: Target) -> Iterator[list[float]]:
         watcher.join()
 
 
-HEADS = {
-    "one header of 60 MB": (431, [HEAD, b"X: ", *[b"a" * MIB] * 60]),
-    "a million headers": (431, [HEAD, b"a:\r\n" * 1_000_000]),
-    "a target of 60 MB": (414, [b"GET /", *[b"a" * MIB] * 60]),
+HEADS = {  # the statuses that may be the first; a key is asked for before trailers are read, or after
+    "one header of 60 MB": ({431}, [HEAD, b"X: ", *[b"a" * MIB] * 60]),
+    "a million headers": ({431}, [HEAD, b"a:\r\n" * 1_000_000]),
+    "a target of 60 MB": ({414}, [b"GET /", *[b"a" * MIB] * 60]),
     "a million trailers": (
-        431,
+        {401, 431},
         [b"POST /v1/videos HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"a:\r\n" * 1_000_000],
     ),
 }
@@ -100,7 +100,7 @@ def test_endless_heads(target: Target, name: str) -> None:
     expected, parts = HEADS[name]
     with target.bystander() as seen:
         for _ in range(3):
-            assert set(at_once(10, lambda: status(target, *parts))) == {expected}
+            assert set(at_once(10, lambda: status(target, *parts))) <= expected
     target.assert_unnoticed(seen)
     target.assert_memory_returns()
 
