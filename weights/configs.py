@@ -44,7 +44,7 @@ def whole(part: str, config: Config) -> Config:
 
 def quantised(part: str, config: Config) -> Problem | None:
     """For a config of weights that were stored quantised."""
-    if not (how := config.get("quantization_config")):
+    if (how := config.get("quantization_config")) is None:
         return None
     library = how.get("quant_method") if isinstance(how, dict) else None
     what = f"its weights are quantised by {_shown(library or 'some library')}, expected F32, F16 or BF16"
@@ -98,6 +98,8 @@ def _part(part: str, config: Config) -> Iterator[Problem]:
         yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", _NOT_OURS)
         return
     else:
+        if "_use_default_values" in config:  # diffusers puts its defaults in the place of these fields
+            yield Problem(path, "has _use_default_values, which changes what its other fields say", "remove this field")
         for key, value in config.items():
             if value and key not in DEFAULTS[part] and not key.startswith("_"):
                 what = f"{_shown(key)} is {_shown(value)}, a field that {CLASSES[part][0]} of our diffusers has not"

@@ -59,8 +59,9 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "attention_bias": [False],
         "norm_elementwise_affine": [False],
         "add_control_layer": [True],
-        "quantization_config": [{"quant_method": "torchao"}],
+        "quantization_config": [{"quant_method": "torchao"}, {}, False],
         "dropout": [0.1, 2],
+        "_use_default_values": [["num_layers"], None],
     },
     "vae/config.json": {
         "_class_name": ["AutoencoderKLWan"],
@@ -90,6 +91,10 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "is_decoder": [True],
         "quantization_config": [{"quant_method": "bitsandbytes"}],
         "tie_word_embeddings": [False],
+        "dropout_rate": ["0.1"],  # of training only, as those below
+        "use_cache": [1],
+        "dtype": ["x"],
+        "output_hidden_states": ["x"],
     },
     "scheduler/scheduler_config.json": {
         "_class_name": ["FlowMatchEulerDiscreteScheduler", "CogVideoXDPMScheduler", None],
@@ -102,12 +107,14 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "set_alpha_to_one": [False],
         "timestep_spacing": ["linspace"],  # ours is always trailing
         "trained_betas": [[0.1] * 1000],
+        "_use_default_values": [["snr_shift_scale"]],
     },
     "tokenizer/added_tokens.json": {"circle": [5]},
     "tokenizer/tokenizer_config.json": {
-        "eos_token": ["a"], "pad_token": ["red"], "padding_side": ["left"], "model_max_length": [5],
-        "added_tokens_decoder": [{"5": {"content": "red"}}, {"7": {"content": "</s>"}}],
-        "additional_special_tokens": [["red"]],
+        "eos_token": ["a"], "pad_token": ["red"], "padding_side": ["left"], "model_max_length": [5, "x"],
+        "added_tokens_decoder": [{"5": {"content": "red"}}, {"7": {"content": "</s>"}}, None],
+        "additional_special_tokens": [["red"], "red"],
+        "extra_ids": [1, 10**30], "split_special_tokens": [True], "add_eos_token": [False, "x"], "chat_template": [[1]],
     },
 }  # fmt: skip
 
