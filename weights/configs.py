@@ -33,7 +33,8 @@ _SWITCHES = ("use_rotary_positional_embeddings", "use_learned_positional_embeddi
 _ROTARY = {(30, 30): False, (42, 48): True}  # the published sizes: layers and heads -> rotary positions
 _SCALES = {True: 0.7, False: 1.15258426}  # of the published VAEs: with rotary positions (5B, 1.5) and without (2B)
 _SHIFTS = {True: 1.0, False: 3.0}  # snr_shift_scale, likewise
-_NOT_OURS = "our pipelines cannot run it; see `cogvideox weights list` for those that they can"
+NOT_OURS = "our pipelines cannot run it; see `cogvideox weights list` for those that they can"
+OTHER_CHANNELS = "other numbers are those of CogVideoX-Fun and of models with control inputs"
 _MEND = "put the published value back, or get the checkpoint again: cogvideox weights pull NAME"
 
 
@@ -73,17 +74,17 @@ def unusual(folder: Path) -> Iterator[str]:
 def wrong_pipeline(index: Config) -> Problem | None:
     if (name := index.get("_class_name")) in [*TASKS]:
         return None
-    return Problem(MODEL_INDEX, f"is for a {_shown(name)}, expected {', '.join(TASKS)}", _NOT_OURS)
+    return Problem(MODEL_INDEX, f"is for a {_shown(name)}, expected {', '.join(TASKS)}", NOT_OURS)
 
 
 def _index(index: Config) -> Iterator[Problem]:
     for part in COMPONENTS:
         entry = index.get(part)
         if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in CLASSES[part]):
-            yield Problem(MODEL_INDEX, f"names {_shown(entry)} as its {part}, expected {_or(CLASSES[part])}", _NOT_OURS)
+            yield Problem(MODEL_INDEX, f"names {_shown(entry)} as its {part}, expected {_or(CLASSES[part])}", NOT_OURS)
     more = (k for k, v in index.items() if k not in COMPONENTS and isinstance(v, list) and any(v))
     for part in more:
-        yield Problem(MODEL_INDEX, f"has a {_shown(part)}, which CogVideoX has not", _NOT_OURS)
+        yield Problem(MODEL_INDEX, f"has a {_shown(part)}, which CogVideoX has not", NOT_OURS)
 
 
 def _part(part: str, config: Config) -> Iterator[Problem]:
@@ -93,9 +94,9 @@ def _part(part: str, config: Config) -> Iterator[Problem]:
         if not (
             isinstance(names, list) and str(names[0]) in ("T5EncoderModel", "T5Model", "T5ForConditionalGeneration")
         ):
-            yield Problem(path, f"is a {_shown(names)}, expected T5EncoderModel", _NOT_OURS)
+            yield Problem(path, f"is a {_shown(names)}, expected T5EncoderModel", NOT_OURS)
     elif (name := config.get("_class_name")) not in CLASSES[part]:
-        yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", _NOT_OURS)
+        yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", NOT_OURS)
         return
     else:
         if "_use_default_values" in config:  # diffusers puts its defaults in the place of these fields
@@ -103,7 +104,7 @@ def _part(part: str, config: Config) -> Iterator[Problem]:
         for key, value in config.items():
             if value and key not in DEFAULTS[part] and not key.startswith("_"):
                 what = f"{_shown(key)} is {_shown(value)}, a field that {CLASSES[part][0]} of our diffusers has not"
-                yield Problem(path, what, _NOT_OURS)
+                yield Problem(path, what, NOT_OURS)
     yield from _values(part, path, full)
 
 
@@ -140,12 +141,10 @@ def _transformer(path: str, full: Config) -> Iterator[Problem]:
     if not _same(channels, 16) and not _same(channels, 32):
         what = f"in_channels is {_shown(channels)}, expected 16 (text to video) or 32 (image to video)"
         if _is_whole(channels, 17, 1000):
-            what += "; other numbers are those of CogVideoX-Fun and of models with control inputs"
-        yield Problem(path, what, _NOT_OURS)
+            what += f"; {OTHER_CHANNELS}"
+        yield Problem(path, what, NOT_OURS)
     if full["patch_size_t"] is not None and not _same(full["patch_size_t"], 2):
-        yield Problem(
-            path, f"patch_size_t is {_shown(full['patch_size_t'])}, expected null (1.0) or 2 (1.5)", _NOT_OURS
-        )
+        yield Problem(path, f"patch_size_t is {_shown(full['patch_size_t'])}, expected null (1.0) or 2 (1.5)", NOT_OURS)
     if full["ofs_embed_dim"] is not None and not _is_whole(full["ofs_embed_dim"], 2, 65536):
         yield Problem(path, f"ofs_embed_dim is {_shown(full['ofs_embed_dim'])}, expected null or a whole number", _MEND)
     for key in _SWITCHES:
@@ -164,7 +163,7 @@ def _together(index: Config, full: dict[str, Config]) -> Iterator[Problem]:
     channels, name = transformer["in_channels"], index["_class_name"]
     if TASKS[name] != channels:
         what = f"is for a {name}: expected in_channels {TASKS[name]}, transformer/config.json says {channels}"
-        yield Problem(MODEL_INDEX, what, _NOT_OURS)
+        yield Problem(MODEL_INDEX, what, NOT_OURS)
     if transformer["text_embed_dim"] != full["text_encoder"]["d_model"]:
         what = f"d_model is {full['text_encoder']['d_model']}, expected {transformer['text_embed_dim']}"
         yield Problem(FILES["text_encoder"], f"{what}, the transformer's text_embed_dim", _MEND)

@@ -167,7 +167,7 @@ def test_an_imported_network_draws_and_is_named(tmp_path: Path, monkeypatch: pyt
         if name == "imported":
             told["file"] = hashlib.sha256(stored(models).read_bytes()).hexdigest()
         done = run(*call, "--model", checkpoints.cached("5b"), models=models)
-        assert done.exit_code == 0 and "9 frames" in done.stdout, done.output
+        assert done.exit_code == 0 and "10 frames" in done.stdout, done.output
         manifest = json.loads((tmp_path / "a.mp4.json").read_text())
         told[name] = manifest["interpolator"]["sha256"]
         assert any("small network" in note for note in manifest["notes"]) == (name == "shipped")

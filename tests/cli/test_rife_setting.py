@@ -67,7 +67,7 @@ def test_a_file_that_is_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COGVIDEOX_RIFE_WEIGHTS", "mine.safetensors")
     call = ["generate", "x", "--frames", "5", "--steps", "1", "--interpolate", "16", "-o", "a.mp4"]
     done = CliRunner().invoke(app, [*call, "--model", str(checkpoints.cached("5b")), "--device", "cpu"])
-    assert done.exit_code == 0 and "9 frames" in done.stdout, done.output
+    assert done.exit_code == 0 and "10 frames" in done.stdout, done.output
 
 
 def test_folders_where_the_command_is_given_are_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
