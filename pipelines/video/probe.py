@@ -22,7 +22,7 @@ def check_clip(path: Path, *, longest: float = LONGEST, pixels: int = PIXELS) ->
     found = stream.describe(path, pixels=pixels, seconds=SECONDS)
     stream.check_length(path, found, longest)
     command, *rest = stream.arguments(path, found, pixels)
-    output = ["-map", "0:v:0", "-an", "-sn", "-dn", "-vf", found.filters(KEPT_PIXELS), "-pix_fmt", "rgb24"]
+    output = ["-map", "0:V:0", "-an", "-sn", "-dn", "-vf", found.filters(KEPT_PIXELS), "-pix_fmt", "rgb24"]
     done = stream.run([command, *_THREADS, *rest, *output, "-frames:v", "1", "-f", "null", "-"], SECONDS)
     if done.returncode:
         raise MediaUnreadable(

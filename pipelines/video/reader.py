@@ -75,7 +75,7 @@ def read_video(
     command = streams.arguments(path, stream, pixels)
     command += [
         "-map",
-        "0:v:0",
+        "0:V:0",
         "-an",
         "-sn",
         "-dn",

@@ -24,7 +24,8 @@ REFERENCE_WHITE, PEAK, KNEE = 203, 1000, 0.8  # cd/m2, cd/m2, share of the refer
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 _PADDED = 1_000_000  # pixels; decoders count the blocks that reach over a frame's edge
-_VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>.*)$", re.MULTILINE)
+_VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>(?!.*\(attached pic\)).*)$", re.MULTILINE)
+_SOUND = re.compile(r"^  Stream #\S+: Audio: ", re.MULTILINE)
 _PIXELS = re.compile(r", (?P<format>\w+)(?:\((?P<tags>[^)]*)\))?, (?P<width>\d+)x(?P<height>\d+)")
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _OUT_TIME = re.compile(r"^out_time_us=(-?\d+)", re.MULTILINE)
@@ -117,6 +118,10 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
             "unsupported_video_format", f"a video encoded as {found['codec']} is not read; H.264 is the safest"
         )
     if found is None or shape is None or int(shape["width"]) * int(shape["height"]) == 0:
+        if found is None and _SOUND.search(words):
+            raise MediaUnreadable(
+                "unsupported_video_format", f"the file is sound without a video; {kinds.CLIPS} are read"
+            )
         raise _unreadable(path)
     width, height = int(shape["width"]), int(shape["height"])
     if width * height > pixels:
@@ -133,7 +138,7 @@ def check_length(path: Path, stream: Stream, most: float) -> None:
         hours, minutes, seconds = stated.groups()
         if int(hours) * 3600 + int(minutes) * 60 + float(seconds) <= most:
             return
-    output = ["-map", "0:v:0", "-c", "copy", "-t", str(most + 1), "-f", "null", "-progress", "pipe:1", "-"]
+    output = ["-map", "0:V:0", "-c", "copy", "-t", str(most + 1), "-f", "null", "-progress", "pipe:1", "-"]
     done = _said(path, output, SOURCE_PIXELS, SECONDS)
     if times := _OUT_TIME.findall(done.stdout.decode("utf-8", "replace")):
         check_seconds(int(times[-1]) / 1e6, most)
