@@ -114,7 +114,8 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "eos_token": ["a"], "pad_token": ["red"], "padding_side": ["left"], "model_max_length": [5, "x"],
         "added_tokens_decoder": [{"5": {"content": "red"}}, {"7": {"content": "</s>"}}, None],
         "additional_special_tokens": [["red"], "red"],
-        "extra_ids": [1, 10**30], "split_special_tokens": [True], "add_eos_token": [False, "x"], "chat_template": [[1]],
+        "extra_ids": [1, 10**30], "split_special_tokens": [True], "add_eos_token": ["red"], "chat_template": [[1]],
+        "model_input_names": [None], "bos_token": ["red", 5], "mask_token": ["red"],
     },
 }  # fmt: skip
 
