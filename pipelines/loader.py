@@ -27,13 +27,14 @@ from diffusers import (
     CogVideoXVideoToVideoPipeline,
 )
 from diffusers.utils import logging as diffusers_logging
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from pipelines.memory import Weights, module_bytes
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.request import SchedulerName, Task
-from weights import record
+from weights import configs, record
+from weights.fields import DEFAULTS
 from weights.verify import verify
 
 for library in (diffusers_logging, transformers_logging):
@@ -143,14 +144,22 @@ class Loader:
         for other_part, other_dtype, other_path, module in self._components:
             if other_part == part and other_dtype == dtype and same_files(path, other_path):
                 return module
-        arguments = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        arguments: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
         key = "dtype" if part == "text_encoder" else "torch_dtype"
+        if part == "text_encoder":
+            arguments["config"] = _t5_config(path)
         module, found = CLASSES[part].from_pretrained(path, **{key: dtype}, **arguments)
         if missing := sorted(found["missing_keys"]):  # the library would draw them at random
             raise ModelError(f"{part} lacks {len(missing)} of its tensors, such as {missing[0]}")
         module.eval().requires_grad_(False)
         self._components.append((part, dtype, path, module))
         return module
+
+
+def _t5_config(path: Path) -> T5Config:
+    """Of the fields that the weights are checked against; the others are for training, and may say anything."""
+    config = configs.whole("text_encoder", json.loads((path / "config.json").read_text("utf-8")))
+    return T5Config(**{name: config[name] for name in DEFAULTS["text_encoder"]})
 
 
 def _widen_positions(transformer: Any) -> None:

@@ -252,7 +252,7 @@ def _read_shape(tensors: Mapping[str, Tensor]) -> Shape:
     if any(k.startswith(("block_tea.", "block0.convblock0.")) for k in tensors):
         raise ValueError(f"these are RIFE v3 weights, which are not supported; {_GET}")
     numbers = all(v.is_floating_point() and v.numel() and v.layout == torch.strided for v in tensors.values())
-    if not numbers or not any(k.startswith("block0.") for k in tensors):
+    if not numbers or not any(k.startswith("block0.conv0.") for k in tensors):
         raise ValueError(f"these are no RIFE weights; {_GET}")
     kernels = {k: v.shape for k, v in tensors.items() if v.ndim == 4}
     count = sum(f"block{k}.conv0.0.0.weight" in kernels for k in range(8))

@@ -7,7 +7,7 @@ no weight depends on is the danger: the wrong one loads, and makes another video
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ _SWITCHES = ("use_rotary_positional_embeddings", "use_learned_positional_embeddi
 _ROTARY = {(30, 30): False, (42, 48): True}  # the published sizes: layers and heads -> rotary positions
 _SCALES = {True: 0.7, False: 1.15258426}  # of the published VAEs: with rotary positions (5B, 1.5) and without (2B)
 _SHIFTS = {True: 1.0, False: 3.0}  # snr_shift_scale, likewise
-_NOT_OURS = "our pipelines cannot run it; see `cogvideox weights list` for those that they can"
+NOT_OURS = "our pipelines cannot run it; see `cogvideox weights list` for those that they can"
+OTHER_CHANNELS = "other numbers are those of CogVideoX-Fun and of models with control inputs"
 _MEND = "put the published value back, or get the checkpoint again: cogvideox weights pull NAME"
 
 
@@ -45,7 +46,7 @@ def whole(part: str, config: Config) -> Config:
 
 def quantised(part: str, config: Config) -> Problem | None:
     """For a config of weights that were stored quantised."""
-    if not (how := config.get("quantization_config")):
+    if (how := config.get("quantization_config")) is None:
         return None
     library = how.get("quant_method") if isinstance(how, dict) else None
     what = f"its weights are quantised by {_shown(library or 'some library')}, expected F32, F16 or BF16"
@@ -87,17 +88,17 @@ def unknown(folder: Path) -> Iterator[str]:
 def wrong_pipeline(index: Config) -> Problem | None:
     if (name := index.get("_class_name")) in [*TASKS]:
         return None
-    return Problem(MODEL_INDEX, f"is for a {_shown(name)}, expected {', '.join(TASKS)}", _NOT_OURS)
+    return Problem(MODEL_INDEX, f"is for a {_shown(name)}, expected {', '.join(TASKS)}", NOT_OURS)
 
 
 def _index(index: Config) -> Iterator[Problem]:
     for part in COMPONENTS:
         entry = index.get(part)
         if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in CLASSES[part]):
-            yield Problem(MODEL_INDEX, f"names {_shown(entry)} as its {part}, expected {_or(CLASSES[part])}", _NOT_OURS)
+            yield Problem(MODEL_INDEX, f"names {_shown(entry)} as its {part}, expected {_or(CLASSES[part])}", NOT_OURS)
     more = (k for k, v in index.items() if k not in COMPONENTS and isinstance(v, list) and any(v))
     for part in more:
-        yield Problem(MODEL_INDEX, f"has a {_shown(part)}, which CogVideoX has not", _NOT_OURS)
+        yield Problem(MODEL_INDEX, f"has a {_shown(part)}, which CogVideoX has not", NOT_OURS)
 
 
 def _part(part: str, config: Config) -> Iterator[Problem]:
@@ -107,17 +108,16 @@ def _part(part: str, config: Config) -> Iterator[Problem]:
         if not (
             isinstance(names, list) and str(names[0]) in ("T5EncoderModel", "T5Model", "T5ForConditionalGeneration")
         ):
-            yield Problem(path, f"is a {_shown(names)}, expected T5EncoderModel", _NOT_OURS)
-        for key, (expected, fits) in _T5_KINDS.items():
-            if key in config and not fits(config[key]):
-                yield Problem(path, f"{key} is {_shown(config[key])}, expected {expected}", _MEND)
+            yield Problem(path, f"is a {_shown(names)}, expected T5EncoderModel", NOT_OURS)
     elif (name := config.get("_class_name")) not in CLASSES[part]:
-        yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", _NOT_OURS)
+        yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", NOT_OURS)
         return
     else:
+        if "_use_default_values" in config:  # diffusers puts its defaults in the place of these fields
+            yield Problem(path, "has _use_default_values, which changes what its other fields say", "remove this field")
         for key in OTHER_MODELS:
             if config.get(key):
-                yield Problem(path, f"{key} is {_shown(config[key])}, a field of CogVideoX-Fun", _NOT_OURS)
+                yield Problem(path, f"{key} is {_shown(config[key])}, a field of CogVideoX-Fun", NOT_OURS)
     yield from _values(part, path, full)
 
 
@@ -154,12 +154,10 @@ def _transformer(path: str, full: Config) -> Iterator[Problem]:
     if not _same(channels, 16) and not _same(channels, 32):
         what = f"in_channels is {_shown(channels)}, expected 16 (text to video) or 32 (image to video)"
         if _is_whole(channels, 17, 1000):
-            what += "; other numbers are those of CogVideoX-Fun and of models with control inputs"
-        yield Problem(path, what, _NOT_OURS)
+            what += f"; {OTHER_CHANNELS}"
+        yield Problem(path, what, NOT_OURS)
     if full["patch_size_t"] is not None and not _same(full["patch_size_t"], 2):
-        yield Problem(
-            path, f"patch_size_t is {_shown(full['patch_size_t'])}, expected null (1.0) or 2 (1.5)", _NOT_OURS
-        )
+        yield Problem(path, f"patch_size_t is {_shown(full['patch_size_t'])}, expected null (1.0) or 2 (1.5)", NOT_OURS)
     if full["ofs_embed_dim"] is not None and not _is_whole(full["ofs_embed_dim"], 2, 65536):
         yield Problem(path, f"ofs_embed_dim is {_shown(full['ofs_embed_dim'])}, expected null or a whole number", _MEND)
     for key in ("sample_height", "sample_width"):
@@ -181,7 +179,7 @@ def _together(index: Config, full: dict[str, Config]) -> Iterator[Problem]:
     channels, name = transformer["in_channels"], index["_class_name"]
     if TASKS[name] != channels:
         what = f"is for a {name}: expected in_channels {TASKS[name]}, transformer/config.json says {channels}"
-        yield Problem(MODEL_INDEX, what, _NOT_OURS)
+        yield Problem(MODEL_INDEX, what, NOT_OURS)
     if transformer["text_embed_dim"] != full["text_encoder"]["d_model"]:
         what = f"d_model is {full['text_encoder']['d_model']}, expected {transformer['text_embed_dim']}"
         yield Problem(FILES["text_encoder"], f"{what}, the transformer's text_embed_dim", _MEND)
@@ -215,32 +213,6 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def _is_switch(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_id(value: Any) -> bool:
-    return value is None or _is_whole(value, 0, 1_000_000)
-
-
-# fields that change no video, but that the library refuses with another type
-_T5_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("dropout_rate", "classifier_dropout"), ("a number from 0 to 1", _is_share)),
-    **dict.fromkeys(("use_cache", "is_encoder_decoder", "tie_word_embeddings"), ("true or false", _is_switch)),
-    **dict.fromkeys(("eos_token_id", "pad_token_id", "decoder_start_token_id"), ("a whole number", _is_id)),
-    **dict.fromkeys(
-        ("dtype", "torch_dtype"),
-        ("float32, float16 or bfloat16", lambda v: v is None or v in ["float32", "float16", "bfloat16"]),
-    ),
-    "num_decoder_layers": ("a whole number", _is_id),
-    "initializer_factor": ("a number", _is_number),
-}
 
 
 def _same(found: Any, wanted: Any) -> bool:

@@ -118,6 +118,10 @@ def _of_files(source: Path, files: tuple[Path, ...], config: Path | None) -> Tra
     layout = layouts.layout_of(tensors)
     if layout is None:
         return None
+    prefixes = {one[1] for name in tensors if (one := layouts.layout_of([name]))}
+    if len(prefixes) > 1:
+        both = ", ".join(repr(p) for p in sorted(prefixes))
+        raise WeightsError(f"{source}: holds {len(prefixes)} transformers, their names begin with {both}; keep one")
     for name, (file, tensor) in tensors.items():
         if tensor.dtype not in FLOATS:
             what = f"{name} is stored as {tensor.dtype}, expected F32, F16 or BF16: quantised weights"

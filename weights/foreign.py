@@ -7,17 +7,22 @@ know: how to read any of them.
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from weights.catalog import MODEL_INDEX
+from weights.configs import CLASSES
+from weights.interpolation import SUFFIXES
 from weights.problem import read_json
 from weights.stored import RESAVE
 
 BASE = "cogvideox weights import {} --base cogvideox-5b"
+_TAKEN = "the folder of a checkpoint, or a transformer in .safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DEPTH, _FILES = 4, 20_000  # a folder given by mistake may be a whole disk
+_RIFE = re.compile(r"(?:module\.|flownet\.)*(?:block\d|blocks\.\d+\.conv|block_tea|encode\.|contextnet|unet|fusionnet)")
 _IN_PICKLE = (b"transformer_blocks", b"query_key_value", b"diffusion_model", b"SelfAttention", b"text_proj")
 
 
@@ -40,19 +45,30 @@ def folder_step(folder: Path) -> str:
     name = read_json(folder, "config.json")[0].get("_class_name") or read_json(folder, "config.json")[0].get(
         "model_type"
     )
-    if name:
+    pickle = _first(base, lambda n: n.lower().endswith(_PICKLES))
+    if name and not (pickle and str(name) in CLASSES["transformer"]):
         return (
             f"{folder} holds a {str(name)[:80]} alone, so it is not a diffusers checkpoint; import the folder above it"
         )
-    if pickle := _first(base, lambda n: n.lower().endswith(_PICKLES)):
+    if sharded := _first(base, lambda n: n.endswith(".distcp")):
+        how = f"accelerate merge-weights {(folder / sharded).parent} OUT, then {BASE.format('OUT')}"
+        return f"{folder} holds a distributed (FSDP) checkpoint ({sharded}), expected safetensors: {how}"
+    if inner := _inside(folder, names):
+        return f"{folder} holds folders of models, name one of them: {', '.join(inner)}"
+    if pickle:
         return f"{folder} holds pickled weights ({pickle}), expected safetensors: {RESAVE}"
     return f"{folder} has no {MODEL_INDEX}, so it is not a diffusers checkpoint"
+
+
+def is_unknown_folder(folder: Path) -> bool:
+    """Whether it is a folder and no whole checkpoint, as it is or in a Hugging Face cache."""
+    return folder.is_dir() and not any((one / MODEL_INDEX).exists() for one in (folder, *snapshots(folder)))
 
 
 def file_step(file: Path, tensors: Iterable[str]) -> str | None:
     """What a file is and what to do; None where it may be RIFE's. `tensors`: their names, for safetensors."""
     suffix, names = file.suffix.lower(), list(tensors)
-    if suffix == ".gguf":
+    if suffix == ".gguf" or _begins(file, b"GGUF"):
         return f"{file}: {gguf_step(file.name)}"
     if "zero_pp_rank_" in file.name or (file.name.startswith("mp_rank_") and suffix == ".pt"):
         return folder_step(file.parent)
@@ -68,7 +84,24 @@ def file_step(file: Path, tensors: Iterable[str]) -> str | None:
         return f"{file}: pickled weights of a video model, expected safetensors: {RESAVE}"
     if suffix in (".bin", ".ckpt"):
         return f"{file}: a pickle, expected safetensors: {RESAVE}"
-    return None
+    if names and not any(_RIFE.match(n) for n in names):
+        return f"{file}: holds {names[0][:80]}, so it is not CogVideoX's; expected {_TAKEN}"
+    return None if suffix in SUFFIXES else f"{file}: no weights that are known here; expected {_TAKEN}"
+
+
+def _begins(file: Path, mark: bytes) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(mark)) == mark
+    except OSError:
+        return False
+
+
+def _inside(folder: Path, names: list[str]) -> list[str]:
+    """The folders within that may be imported, a few of them."""
+    marks = (MODEL_INDEX, "transformer/config.json", ".safetensors")
+    found = [folder / name[: -len(mark)].rpartition("/")[0] for mark in marks for name in names if name.endswith(mark)]
+    return list(dict.fromkeys(str(one) for one in found if one != folder))[:3]
 
 
 def gguf_step(name: str) -> str:

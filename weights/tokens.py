@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,19 @@ _FIXED = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 _IDS = {"<pad>": 0, "</s>": 1, "<unk>": 2}
 _ADDED = re.compile(r"<extra_id_\d+>|<pad>|</?s>|<unk>")
 _SIDES = ("padding_side", "truncation_side")
+_EXTRA = 100  # <extra_id_0> to <extra_id_99>
+_SHAPES: Mapping[str, tuple[type, ...]] = {  # of what the library reads, in any other form it fails
+    "added_tokens_decoder": (dict,),
+    "additional_special_tokens": (list, dict),
+    "extra_special_tokens": (list, dict),
+    "model_max_length": (int, float),
+    "chat_template": (str,),
+    "model_input_names": (list,),
+    "model_specific_special_tokens": (dict,),
+}
+_NEVER_NULL = ("added_tokens_decoder", "model_input_names")
+_OTHERS = ("bos_token", "mask_token", "sep_token", "cls_token")
+_A = {dict: "an object", list: "a list", int: "a number", str: "a text"}
 _SPARE = 512  # rows of the embedding without a token; T5 has 128: a hundred extra ids, and padding
 
 
@@ -26,6 +39,18 @@ def problems(folder: Path, rows: int) -> Iterator[Problem]:
         for key in _SIDES:
             if config.get(key, "right") != "right":
                 yield Problem(name, f"{key} is {str(config[key])[:80]}, expected right")
+        for key, value in config.items():  # the library takes every text under such a key for a special token
+            named = key.endswith("_token") and (key in _OTHERS or isinstance(value, str | dict))
+            if named and key not in _FIXED and value is not None and not _ADDED.fullmatch(_text(value)):
+                yield Problem(name, f"{key} is {_text(value)[:80]}, expected none")
+        for key, kinds in _SHAPES.items():
+            bad = not isinstance(config.get(key), kinds) or isinstance(config[key], bool)
+            if key in config and bad and not (config[key] is None and key not in _NEVER_NULL):
+                yield Problem(name, f"{key} is {str(config[key])[:80]}, expected {_A[kinds[0]]}")
+        if config.get("split_special_tokens", False) is not False:
+            yield Problem(name, f"split_special_tokens is {str(config['split_special_tokens'])[:80]}, expected false")
+        if config.get("extra_ids", _EXTRA) not in (0, _EXTRA) or isinstance(config.get("extra_ids"), bool | float):
+            yield Problem(name, f"extra_ids is {str(config['extra_ids'])[:80]}, expected {_EXTRA}")
         yield from _added(name, config)
     if (folder / "tokenizer/added_tokens.json").is_file():
         added, problem = read_json(folder, "tokenizer/added_tokens.json")

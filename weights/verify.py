@@ -147,9 +147,14 @@ def _mixture(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
         yield Problem("transformer/config.json", "its patch size is no small whole number")
         return
     per_channel = sides[0] ** 2 * sides[1] if len(patch) == 2 else 1
-    if (depth, channels) != (layers, patch[1] // per_channel if len(patch) > 1 else None):
+    there = patch[1] // per_channel if len(patch) > 1 else None
+    if (depth, channels) != (layers, there):
         what = f"says {depth} layers and {channels} input channels, which the weights beside it do not have"
-        yield Problem("transformer/config.json", what)
+        what += f": they have {layers} and {there}"
+        if there is not None and there not in configs.TASKS.values():
+            yield Problem("transformer/config.json", f"{what}; {configs.OTHER_CHANNELS}", configs.NOT_OURS)
+        else:
+            yield Problem("transformer/config.json", what)
 
 
 def _oddities(folder: Path, checkpoint: Checkpoint | None) -> Iterator[str]:

@@ -144,8 +144,10 @@ def _open(data: bytes) -> Image.Image:
         if not data:
             message = "the file is empty"
         raise MediaUnreadable("unsupported_image_format", message) from e
-    except (OSError, SyntaxError, ValueError) as e:
-        raise MediaUnreadable("image_load_error", f"the image is damaged: {e}") from e
+    except MemoryError:
+        raise
+    except Exception as e:  # as in `decode`: AVIF's raises RuntimeError
+        raise MediaUnreadable("image_load_error", f"the image is damaged: {str(e)[:200]}") from e
 
 
 def _heif() -> tuple[str]:

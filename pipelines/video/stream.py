@@ -1,9 +1,9 @@
 """The picture of a clip as its file describes it, and the filters that make upright sRGB frames of it.
 
 Knows: ffmpeg's description, colour tags, transparency, sizes. Does not know: frames, what a model wants.
-Standard range stays as it is but for its primaries: code values of BT.709 are taken for sRGB, as players do. High
-dynamic range is mapped to it: up to 80 % of the reference white (203 cd/m2, ITU-R BT.2408) light stays as it is, above
-that it is compressed so that 1,000 cd/m2 is white. Transparency is laid on white.
+Standard range stays as it is but for its primaries and linear light: code values of BT.709 are taken for sRGB, as
+players do. High dynamic range is mapped to it: up to 80 % of the reference white (203 cd/m2, ITU-R BT.2408) light stays
+as it is, above that it is compressed so that 1,000 cd/m2 is white. Transparency is laid on white.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ REFERENCE_WHITE, PEAK, KNEE = 203, 1000, 0.8  # cd/m2, cd/m2, share of the refer
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 _PADDED = 1_000_000  # pixels; decoders count the blocks that reach over a frame's edge
-_VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>(?:(?!\(attached pic).)*)$", re.MULTILINE)
+_VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>(?!.*\(attached pic\)).*)$", re.MULTILINE)
+_SOUND = re.compile(r"^  Stream #\S+: Audio: ", re.MULTILINE)
 _PIXELS = re.compile(r", (?P<format>\w+)(?:\((?P<tags>[^)]*)\))?, (?P<width>\d+)x(?P<height>\d+)")
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _OUT_TIME = re.compile(r"^out_time_us=(-?\d+)", re.MULTILINE)
@@ -32,6 +33,9 @@ _ALPHA_MODE = re.compile(r"^ +alpha_mode +: 1", re.MULTILINE | re.IGNORECASE)
 _ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ayuv|vuya|ya\d|pal8")
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these leave transparency out
 _WIDE = ("bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte431", "smpte432", "ebu3213")
+
+_OTHER_WHITE = ("bt470m", "film", "smpte431")  # whose white is not D65
+_CURVES = ("iec61966-2-1", "linear")  # of standard range, and other than BT.709's
 _RARE = ("ycgco", "bt2020c", "ictcp", "chroma-derived-nc", "chroma-derived-c")  # matrices that swscale does not know
 _EXACT = "accurate_rnd+full_chroma_int"  # without, swscale's colours are up to two levels too dark
 SWSCALE = f"bicubic+{_EXACT}"  # for the filters that ffmpeg puts in
@@ -82,10 +86,11 @@ class Stream:
 
     def _colour(self) -> str:
         hdr = self.transfer in HDR
-        if not hdr and self.primaries not in _WIDE and self.matrix not in _RARE:
+        if not hdr and self.primaries not in _WIDE and self.matrix not in _RARE and self.transfer != "linear":
             return ""
         primaries = self.primaries if self.primaries in ("bt709", *_WIDE) else "bt2020" if hdr else "bt709"
-        tags = f"pin={primaries}:tin={self.transfer if hdr else 'bt709'}"
+        curve = self.transfer if hdr or self.transfer in _CURVES else "bt709"
+        tags = f"pin={primaries}:tin={curve}"
         if self.matrix in _RARE:
             tags += f":min={self.matrix}"
         elif self.matrix == "unknown" and not _is_rgb(self.format):
@@ -94,7 +99,8 @@ class Stream:
         whole = f"{planes}16le" if _is_rgb(self.format) else f"yuv{'a' if self.alpha else ''}444p16le"
         tags = f"format={whole},zscale={tags}"  # zscale takes no odd sides where colour has half the lines
         if not hdr:
-            return f"{tags}:p=bt709:t=bt709:m=gbr:r=full,format={planes}"
+            own = "bt709" if curve == "bt709" else "iec61966-2-1"
+            return f"{tags}:p=bt709:t={own}:m=gbr:r=full,format={planes}"
         tone = f"tonemap=mobius:param={KNEE}:peak={PEAK / REFERENCE_WHITE:.4f}:desat=0"
         linear = f"{tags}:t=linear:npl={REFERENCE_WHITE}:m=gbr:r=full,format={planes}f32le"
         return f"{linear},zscale=p=bt709,{tone},zscale=t=bt709,format={planes}"
@@ -116,6 +122,10 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
             "unsupported_video_format", f"a video encoded as {found['codec']} is not read; H.264 is the safest"
         )
     if found is None or shape is None or int(shape["width"]) * int(shape["height"]) == 0:
+        if found is None and _SOUND.search(words):
+            raise MediaUnreadable(
+                "unsupported_video_format", f"the file is sound without a video; {kinds.CLIPS} are read"
+            )
         raise _unreadable(path)
     width, height = int(shape["width"]), int(shape["height"])
     if width * height > pixels:
@@ -156,7 +166,9 @@ def arguments(path: Path, stream: Stream, pixels: int) -> list[str]:
     """The command up to the input."""
     # NOTE: a decoder counts its padding; `describe` has checked the exact size
     limits = ["-max_pixels", str(2 * pixels + 256 * 256 if pixels < _PADDED else pixels + _PADDED)]
-    return [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *limits, *stream.decoder, *guarded_input(path)]
+    # NOTE: zscale adapts to another white in the first of its threads only, and leaves the others' rows as they are
+    alone = ["-filter_threads", "1"] if stream.primaries in _OTHER_WHITE else []
+    return [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *limits, *alone, *stream.decoder, *guarded_input(path)]
 
 
 def run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:

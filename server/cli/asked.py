@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -78,11 +79,22 @@ def flag(field: str) -> str:
 
 
 def home(text: str, field: str) -> Path:
-    """`~` and `~name` are home folders. Raises RequestError."""
+    """`~` and `~name` are home folders. Raises RequestError, also for what no file can be called."""
     try:
-        return Path(text).expanduser()
+        return _possible(Path(text).expanduser(), field)
     except RuntimeError:
         raise RequestError(field, f"{text} has no such home folder") from None
+
+
+def _possible(path: Path, field: str) -> Path:
+    """`path`, once the system takes it for the name of a file or folder."""
+    try:
+        path.exists()
+    except OSError as e:
+        text = str(path)
+        shown = text if len(text) <= 80 else f"{text[:80]}…"
+        raise RequestError(field, f"{shown} cannot be a file or is out of reach: {e.strerror}") from None
+    return path
 
 
 def same_media(name: str, sha256: str, path: str | Path | None) -> dict[str, str]:
@@ -119,6 +131,8 @@ def to_request(prompt: str, given: dict[str, Any], file: Path | None) -> Generat
             ) from None
     for name in ("image", "video"):
         if values.get(name) is not None:
+            if re.match(r"data:|(https?|ftp|s3|gs|hf|file):/", str(values[name])):
+                raise RequestError(name, "must be a file on this machine: nothing is downloaded or decoded here")
             path = home(str(values[name]), name)
             if not path.is_file():
                 raise RequestError(name, f"{path} is {'not a file' if path.exists() else 'not there'}")
@@ -243,15 +257,23 @@ def batch(file: Path, given: dict[str, Any], output: Target | None) -> Iterator[
                 if wrong := flaw(text) if isinstance(text, str) else None:
                     raise Usage(f"{file}:{number}: {name}: must be plain text: {wrong}")
         typed = frozenset(values)
+        if twice := _said_twice(values):
+            raise Usage(f"{file}:{number}: {twice[0]}: {twice[1]} is given too; one of the two")
         values = {ALIASES.get(k, k): v for k, v in values.items()}
-        path = folder / str(values.pop("output", f"{number:04}.mp4"))
+        wanted = values.pop("output_format", None)
+        path = folder / str(values.pop("output", f"{number:04}.{wanted or 'mp4'}"))
         job = Job(GenerationRequest(""), path, f"{file}:{number}", typed)
         try:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise RequestError("output", f"must stay inside the folder {folder}")
-            if path in taken:
-                raise RequestError("output", f"{path.name} is line {taken[path]}'s already")
-            taken[path] = number
+            if wanted not in (None, *get_args(OutputFormat)):
+                raise RequestError("output_format", f"must be one of {', '.join(get_args(OutputFormat))}")
+            if wanted not in (None, _format_of(path)):
+                raise RequestError("output_format", f"is {wanted}, but output ends in {path.suffix}")
+            place = _possible(path, "output").resolve()
+            if place in taken:
+                raise RequestError("output", f"{path.name} is line {taken[place]}'s already")
+            taken[place] = number
             if not isinstance(values.get("loras", []), list):
                 raise RequestError("loras", "must be a list of FILE.safetensors[:SCALE]")
             request = to_request(values.pop("prompt"), given | values, path)
@@ -260,6 +282,12 @@ def batch(file: Path, given: dict[str, Any], output: Target | None) -> Iterator[
         except RequestError as e:
             raise job.mistake(e.field, e.message) from None
         yield replace(job, request=request)
+
+
+def _said_twice(values: dict[str, Any]) -> tuple[str, str] | None:
+    """Two names in a batch line that mean the same."""
+    pairs = [*ALIASES.items(), ("size", "width"), ("size", "height")]
+    return next((pair for pair in pairs if all(values.get(name) is not None for name in pair)), None)
 
 
 def _check_types(request: GenerationRequest) -> None:

@@ -6,6 +6,7 @@ Knows: typer's own pages. Does not know: what any command does. The settings are
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,14 @@ class Command(TyperCommand):
     def make_context(self, *args: Any, **how: Any) -> Context:
         with _in_one_line():
             return _written(super().make_context(*args, **how))
+
+    def invoke(self, ctx: Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as e:
+            if e.errno != errno.ENAMETOOLONG:
+                raise
+            raise fail(f"{str(e.filename)[:80]}…: no file or folder has so long a name") from None
 
     def get_params(self, ctx: Context) -> list[Parameter]:
         return _plain(super().get_params(ctx), ctx)

@@ -168,6 +168,7 @@ def import_(
     from pipelines.rife_check import convert
     from weights import record
     from weights.finetune import look
+    from weights.foreign import folder_step, is_unknown_folder
     from weights.imports import import_folder, import_network, import_transformer
     from weights.verify import verify as inspect
 
@@ -178,7 +179,8 @@ def import_(
         if (transformer := look(asked)) is not None:
             target = import_transformer(transformer, folder, base, name)
         elif base is not None:
-            raise WeightsError(f"{source} holds no transformer alone, so it takes no --base")
+            whole = f"{source} is or holds no transformer alone, so it takes no --base"
+            raise WeightsError(folder_step(asked) if is_unknown_folder(asked) else whole)
         elif not asked.is_file() and (asked.is_dir() or asked.suffix.lower() not in SUFFIXES):
             target = import_folder(source, folder, name)
         elif name is not None:

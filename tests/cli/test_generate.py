@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from pipelines.video import read_manifest, read_video
 from server.cli import app
+from server.cli.asked import batch
 from tests import checkpoints
 
 QUICK = ["--frames", "9", "--steps", "1", "--device", "cpu"]
@@ -126,7 +127,21 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
         ('{"prompt": "x", "output": "a.avi"}', "list.jsonl:2: output: a.avi must end in .mp4, .gif or .webm"),
         ('{"prompt": "x", "output": "../a.mp4"}', "list.jsonl:2: output: must stay inside the folder"),
         ('{"prompt": "x", "output": "0001.mp4"}', "list.jsonl:2: output: 0001.mp4 is line 1's already"),
+        ('{"prompt": "x", "output": "a/../0001.mp4"}', "list.jsonl:2: output: 0001.mp4 is line 1's already"),
         ('{"prompt": "x", "loras": 3}', "list.jsonl:2: loras: must be a list"),
+        ('{"prompt": "x", "frames": 9, "num_frames": 17}', "list.jsonl:2: frames: num_frames is given too"),
+        ('{"prompt": "x", "size": "64x48", "width": 99}', "list.jsonl:2: size: width is given too"),
+        ('{"prompt": "x", "output_format": "avi"}', "list.jsonl:2: output_format: must be one of mp4, gif, webm"),
+        (
+            '{"prompt": "x", "output": "a.mp4", "output_format": "gif"}',
+            "list.jsonl:2: output_format: is gif, but output",
+        ),
+        (f'{{"prompt": "x", "image": "{"x" * 5000}"}}', "list.jsonl:2: image: xxx"),
+        (
+            '{"prompt": "x", "image": "data:image/png;base64,AAAA"}',
+            "list.jsonl:2: image: must be a file on this machine",
+        ),
+        (f'{{"prompt": "x", "output": "{"x" * 5000}.mp4"}}', "list.jsonl:2: output: "),
     ],
 )
 def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None:
@@ -157,12 +172,27 @@ def test_a_bad_line_stops_a_batch_before_it_starts(line: str, says: str) -> None
         (["x", "--memory", "little"], "--memory=little: must be 'auto'"),
         (["x", "--device", "cuda:7"], "--device=cuda:7: there is no cuda:7"),
         (["x", "-o", "/proc/nowhere/a.mp4"], "--output: /proc/nowhere cannot be made"),
+        (["x", "-o", "x" * 5000], "--output: xxx"),
+        (["x", "--lora", "x" * 5000], "--lora: xxx"),
+        (["x", "--image", "data:image/png;base64," + "A" * 5000], "--image: must be a file on this machine"),
+        (["x", "--video", "https://example.com/a.mp4"], "--video: must be a file on this machine"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
     done = call("generate", *arguments, *([] if "--device" in arguments else ["--device", "cpu"]))
     assert (done.exit_code, done.stdout) == (2, ""), done.output
     assert done.stderr.strip().splitlines()[-1].startswith(f"cogvideox: {says}"), done.stderr
+
+
+def test_a_line_may_say_which_format_it_wants() -> None:
+    Path("list.jsonl").write_text('{"prompt": "x", "output_format": "gif"}\n')
+    assert [job.path for job in batch(Path("list.jsonl"), {}, None)] == [Path("list/0001.gif")]
+
+
+@pytest.mark.parametrize("command", [["generate", "x", "--model"], ["generate", "x", "--upscaler"], ["replay"]])
+def test_names_that_are_too_long_for_a_file(command: list[str]) -> None:
+    done = CliRunner().invoke(app, [*command, "x" * 5000])
+    assert done.exit_code == 2 and done.stderr.startswith("cogvideox: ") and done.stderr.count("\n") == 1, done.output
 
 
 def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

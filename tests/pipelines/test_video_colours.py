@@ -298,6 +298,34 @@ def test_clips(name: str, tmp_path: Path) -> None:
     assert (read.note is not None) == name.startswith(("PQ", "HLG"))
 
 
+def test_clips_with_the_curve_of_srgb(tmp_path: Path) -> None:
+    """Screen recordings: wide primaries, but not BT.709's curve."""
+    for pixels, primaries, matrix in (
+        (P3_LEVELS, "smpte432", "bt709"),
+        (levels(srgb_curve(light_in(BT2020))), "bt2020", "bt2020nc"),
+    ):
+        convert = f"scale=out_color_matrix={matrix}:flags=accurate_rnd+full_chroma_int,format=yuv444p10le"
+        tags = f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc=iec61966-2-1"
+        path = encode(tmp_path / f"{primaries}.mp4", pixels, "-vf", f"{convert},{tags}", *X265)
+        assert distance(read_video(path, max_frames=9, max_pixels=10**6, max_seconds=9).frames[2]) <= CLOSE
+
+
+def test_linear_light_in_a_clip(tmp_path: Path) -> None:
+    light = (linear() * 65535).round().astype(np.uint16)
+    tags = "setparams=colorspace=gbr:color_primaries=bt709:color_trc=linear:range=pc"
+    path = encode(tmp_path / "a.mkv", light, "-vf", f"format=gbrp16le,{tags}", "-c:v", "ffv1", pixels="rgb48le")
+    assert distance(read_video(path, max_frames=9, max_pixels=10**6, max_seconds=9).frames[2]) <= CLOSE
+
+
+@pytest.mark.parametrize("primaries", ["smpte431", "film"])
+def test_another_white_is_adapted_in_every_row(primaries: str, tmp_path: Path) -> None:
+    """ffmpeg's zscale does so in the first of its threads only."""
+    to = converted(f"m=709:p={primaries}:t=709", "yuv444p10le")
+    path = encode(tmp_path / "a.mkv", SCENE, *to, "-filter_threads", "1", "-c:v", "ffv1")
+    check_clip(path)
+    assert distance(read_video(path, max_frames=9, max_pixels=10**6, max_seconds=9).frames[2]) <= CLOSE
+
+
 def test_odd_sides_in_other_colours(tmp_path: Path) -> None:
     vp9 = ("-c:v", "libvpx-vp9", "-lossless", "1", "-cpu-used", "8")
     for to in ("m=2020_ncl:p=2020:t=smpte2084", "m=170m:p=170m:t=601"):

@@ -83,6 +83,17 @@ def test_pictures_that_are_none() -> None:
         assert code_of(lambda d=data: read_picture(d[: len(d) // 2])) == "image_load_error"  # type: ignore[misc]
 
 
+def test_a_damaged_avif_is_refused() -> None:
+    """Its reader raises what no other one does, already as it opens a file."""
+    data = encoded(Image.new("RGBA", (64, 64), (200, 30, 40, 128)), "AVIF")
+    for place in range(0, 400, 3):
+        hurt = data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
+        try:
+            read_picture(hurt)
+        except MediaUnreadable as e:
+            assert e.code in ("image_load_error", "unsupported_image_format", "image_too_large")
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [

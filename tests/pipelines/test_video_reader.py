@@ -197,11 +197,18 @@ def test_the_message_names_what_was_sent(tmp_path: Path) -> None:
     for kind in ("jpg", "avif"):
         Image.new("RGB", (32, 32)).save(tmp_path / f"a.{kind}")
     (tmp_path / "page").write_bytes(b"<!doctype html><p>Not found")
+    (tmp_path / "a.y4m").write_bytes(b"YUV4MPEG2 W2 H2 F8:1\nFRAME\n" + bytes(6))
+    run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "a.m4a")
+    cover = ("-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic")
+    run_ffmpeg("-i", tmp_path / "a.m4a", "-i", tmp_path / "a.jpg", *cover, tmp_path / "song.m4a")
     for name, words in (
         ("a.mp4", "encoded as jpeg2000"),
         ("a.jpg", "a JPEG image"),
         ("a.avif", "an AVIF"),
         ("page", "an HTML page"),
+        ("a.y4m", "a Y4M video"),
+        ("a.m4a", "sound without a video"),
+        ("song.m4a", "sound without a video"),  # its cover is none
     ):
         with pytest.raises(MediaUnreadable, match=words) as e:
             check_clip(tmp_path / name)

@@ -59,10 +59,11 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "attention_bias": [False],
         "norm_elementwise_affine": [False],
         "add_control_layer": [True],
-        "quantization_config": [{"quant_method": "torchao"}],
+        "quantization_config": [{"quant_method": "torchao"}, {}, False],
         "dropout": [0.1, 2],
         "sample_height": [7],
         "sample_width": [7],
+        "_use_default_values": [["num_layers"], None],
     },
     "vae/config.json": {
         "_class_name": ["AutoencoderKLWan"],
@@ -90,12 +91,14 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "layer_norm_epsilon": [1e-5],
         "relative_attention_max_distance": [64],
         "is_decoder": [True],
-        "classifier_dropout": ["0.0"],
-        "dropout_rate": [-0.1],
-        "dtype": ["bfloat17"],
-        "eos_token_id": [1.0],
         "quantization_config": [{"quant_method": "bitsandbytes"}],
         "tie_word_embeddings": [False],
+        "dropout_rate": ["0.1", -0.1],  # of training only, as those below
+        "classifier_dropout": ["0.0"],
+        "eos_token_id": [1.0],
+        "use_cache": [1],
+        "dtype": ["x"],
+        "output_hidden_states": ["x"],
     },
     "scheduler/scheduler_config.json": {
         "_class_name": ["FlowMatchEulerDiscreteScheduler", "CogVideoXDPMScheduler", None],
@@ -108,12 +111,15 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "set_alpha_to_one": [False],
         "timestep_spacing": ["linspace"],  # ours is always trailing
         "trained_betas": [[0.1] * 1000],
+        "_use_default_values": [["snr_shift_scale"]],
     },
     "tokenizer/added_tokens.json": {"circle": [5]},
     "tokenizer/tokenizer_config.json": {
-        "eos_token": ["a"], "pad_token": ["red"], "padding_side": ["left"], "model_max_length": [5],
-        "added_tokens_decoder": [{"5": {"content": "red"}}, {"7": {"content": "</s>"}}],
-        "additional_special_tokens": [["red"]],
+        "eos_token": ["a"], "pad_token": ["red"], "padding_side": ["left"], "model_max_length": [5, "x"],
+        "added_tokens_decoder": [{"5": {"content": "red"}}, {"7": {"content": "</s>"}}, None],
+        "additional_special_tokens": [["red"], "red"],
+        "extra_ids": [1, 10**30], "split_special_tokens": [True], "add_eos_token": ["red"], "chat_template": [[1]],
+        "model_input_names": [None], "bos_token": ["red", 5], "mask_token": ["red"],
     },
 }  # fmt: skip
 

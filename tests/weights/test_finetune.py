@@ -197,6 +197,24 @@ def test_half_a_transformer_is_refused(
     assert done.exit_code == 2 and said in done.stderr, done.stderr
 
 
+def test_two_transformers_in_one_file_are_named(tuned: Path, tmp_path: Path) -> None:
+    tensors = load_file(tuned / "transformer" / STEM)
+    both = {f"{prefix}{name}": t.clone() for prefix in ("ema.", "model.") for name, t in tensors.items()}
+    save_file(both, tmp_path / "both.safetensors")
+    done = run("import", tmp_path / "both.safetensors", "--base", "mine", models=tmp_path / "models")
+    assert done.exit_code == 2 and "holds 2 transformers, their names begin with 'ema.', 'model.'" in done.stderr
+
+
+def test_control_inputs_in_the_weights_are_named(tuned: Path, tmp_path: Path) -> None:
+    """As those of CogVideoX-Fun, in a file without a config."""
+    tensors = load_file(tuned / "transformer" / STEM)
+    shape = tensors["patch_embed.proj.weight"].shape
+    wider = (shape[0], 33, *shape[2:]) if len(shape) == 4 else (shape[0], 33 * 8)
+    save_file(tensors | {"patch_embed.proj.weight": torch.zeros(wider)}, tmp_path / "fun.safetensors")
+    done = run("import", tmp_path / "fun.safetensors", "--base", "mine", models=tmp_path / "models")
+    assert done.exit_code == 2 and "they have 2 and 33; other numbers are those of CogVideoX-Fun" in done.stderr
+
+
 def test_a_lost_shard_is_named(tuned: Path, tmp_path: Path) -> None:
     folder = shards(tuned)
     (folder / "model-00001-of-00002.safetensors").unlink()

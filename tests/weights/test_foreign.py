@@ -16,8 +16,8 @@ from tests import checkpoints
 from tests.weights.test_imports import hub_cache
 
 
-def refused(source: Path, models: Path) -> str:
-    done = CliRunner().invoke(cli.app, ["import", str(source)], env={"COGVIDEOX_MODELS_DIR": str(models)})
+def refused(source: Path, models: Path, *more: str) -> str:
+    done = CliRunner().invoke(cli.app, ["import", str(source), *more], env={"COGVIDEOX_MODELS_DIR": str(models)})
     assert (done.exit_code, done.stdout) == (2, ""), done.stdout
     assert len(done.stderr.strip().splitlines()) == 1
     assert "RIFE" not in done.stderr
@@ -34,6 +34,11 @@ def touched(folder: Path, *names: str) -> Path:
 def pickled(file: Path) -> Path:
     torch.save({"transformer_blocks.0.attn1.to_q.weight": torch.zeros(2)}, file)
     return file
+
+
+def gguf(file: Path) -> Path:
+    file.write_bytes(b"GGUF\3\0\0\0")
+    return file.parent
 
 
 def tensors(file: Path, *names: str) -> Path:
@@ -69,6 +74,15 @@ def tensors(file: Path, *names: str) -> Path:
         (lambda f: tensors(f / "x.safetensors", "encoder.block.0.layer.0.SelfAttention.q.weight"), ("text encoder",)),
         (lambda f: pickled(f / "pytorch_model.bin"), ("pickle", "save_pretrained", "weights import")),
         (lambda f: pickled(f / "transformer.pt"), ("pickle", "video model", "save_pretrained")),
+        (
+            lambda f: tensors(f / "wan.safetensors", "blocks.0.self_attn.q.weight", "head.head.weight"),
+            ("blocks.0.self_attn.q.weight", "not CogVideoX's", "a transformer in .safetensors"),
+        ),
+        (lambda f: touched(f, "a.zip") / "a.zip", ("no weights that are known here", "a transformer in .safetensors")),
+        (lambda f: gguf(f / "Q4_K") / "Q4_K", ("GGUF", "weights pull")),
+        (lambda f: touched(f, "pytorch_model_fsdp_0/__0_0.distcp"), ("FSDP", "accelerate", "--base")),
+        (lambda f: touched(f, "checkpoint-500/model.safetensors"), ("name one of them", "/checkpoint-500")),
+        (lambda f: touched(f, "mine/model_index.json"), ("name one of them", "/mine")),
         (lambda f: pickled(f / "model.pth").parent, ("pickle", "model.pth", "save_pretrained")),
     ],
 )
@@ -77,6 +91,19 @@ def test_is_named_with_the_next_step(make: Callable[[Path], Path], said: tuple[s
     folder.mkdir()
     message = refused(make(folder), tmp_path / "models")
     assert [word for word in said if word not in message] == [], message
+
+
+def test_a_base_changes_nothing_about_what_a_folder_is(tmp_path: Path) -> None:
+    flat = touched(tmp_path / "flat", "config.json")
+    (flat / "config.json").write_text('{"_class_name": "CogVideoXTransformer3DModel"}')
+    pickled(flat / "diffusion_pytorch_model.bin")
+    for folder, said in (
+        (flat, "holds pickled weights (diffusion_pytorch_model.bin)"),
+        (touched(tmp_path / "zero", "zero_to_fp32.py"), "DeepSpeed ZeRO"),
+        (touched(tmp_path / "empty"), "has no model_index.json"),
+    ):
+        folder.mkdir(exist_ok=True)
+        assert said in refused(folder, tmp_path / "models", "--base", "cogvideox-5b")
 
 
 def test_caches_of_the_hub(tmp_path: Path) -> None:
