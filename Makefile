@@ -36,7 +36,7 @@ serve: $(STAMP)  ## start the server on http://127.0.0.1:8000
 
 # four workers on any machine: many of these tests wait for other processes; every client's test is slow
 test: $(DEV)  ## the tests, all but the slow ones
-	$(BIN)/python -m pytest -n 4 -m "not slow" --ignore tests/server/clients
+	$(BIN)/python -m pytest -n 4 -m "not slow" --ignore tests/clients
 
 # three workers on any machine: the attacks mostly wait
 test-slow: $(DEV)  ## the slow tests: every vendor's own client, the docs' commands, killed processes
@@ -46,10 +46,10 @@ attacks: $(DEV)  ## what one hostile client costs another, one attack at a time:
 	STRICT_ATTACKS=1 $(BIN)/python -m pytest tests/attacks
 
 fuzz: $(DEV)  ## 2,000 requests nobody would send, to each API
-	FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/server/test_api_fuzz.py
+	FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/server/facades/test_api_fuzz.py
 
 soak: $(DEV)  ## kill the server's processes at random over a hundred jobs
-	$(BIN)/python -m tests.server.soak --jobs 100
+	$(BIN)/python -m tests.rigs.soak --jobs 100
 
 check: $(DEV)  ## format, lint and strict types
 	$(BIN)/ruff format --check .
@@ -67,14 +67,14 @@ bench: $(DEV)  ## benchmarks on this machine, results under benchmarks/results
 	$(BIN)/python -m benchmarks
 
 demo-eval: $(DEV)  ## measure the demo model through HTTP (about an hour)
-	$(BIN)/python -m weights.training.evaluate
+	$(BIN)/python -m training.evaluate
 
 demo-sheet: $(DEV)  ## the demo model's pictures in the README
-	$(BIN)/python -m weights.training.sheet docs/demo.png
+	$(BIN)/python -m training.sheet docs/demo.png
 
 demo-model: $(DEV)  ## train weights/demo from scratch (hours on a CPU)
-	$(BIN)/python -m weights.training
-	$(BIN)/python -m weights.training.train_lora
+	$(BIN)/python -m training
+	$(BIN)/python -m training.train_lora
 
 # one version of each package for every Python and platform; UPGRADE=--upgrade takes newer ones
 COMPILE = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \

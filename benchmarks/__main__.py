@@ -6,11 +6,11 @@ import sys
 
 import torch
 
-from benchmarks import first_light, gpu, load
+from benchmarks import gpu, http_vs_plain, load
 
 
 def main() -> int:
-    failed = first_light.main([]) or load.main([])
+    failed = http_vs_plain.main([]) or load.main([])
     if torch.cuda.is_available():
         return gpu.main([]) or failed
     print("no CUDA device here: benchmarks.gpu was not run")

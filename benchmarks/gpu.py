@@ -31,10 +31,10 @@ import torch
 
 from benchmarks import report
 from benchmarks.export import HAS_FFMPEG, how_encoded
-from benchmarks.paths import Frames, Run, ours, plain
-from benchmarks.shapes import Kind, Scale, build
-from pipelines.loader import Model
-from pipelines.memory import LADDER, Placement, Rung, need, step_bytes
+from benchmarks.ours_and_plain import Frames, Run, ours, plain
+from benchmarks.random_checkpoints import Kind, Scale, build
+from pipelines.engine.loader import Model
+from pipelines.engine.memory import LADDER, Placement, Rung, need, step_bytes
 from pipelines.plan import Plan, Source, resolve
 from pipelines.request import GenerationRequest, Media
 

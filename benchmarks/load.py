@@ -33,8 +33,8 @@ import psutil
 import uvloop
 
 from benchmarks import report
-from benchmarks.asking import KEY, Asked, Line, once
-from benchmarks.first_light import Failed, _end, _start
+from benchmarks.client import KEY, Asked, Line, once
+from benchmarks.http_vs_plain import Failed, _end, _start
 from server.jobs.job import Status
 from server.jobs.store import JobStore
 from weights import catalog

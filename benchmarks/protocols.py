@@ -27,8 +27,8 @@ import psutil
 import uvloop
 
 from benchmarks import report
-from benchmarks.asking import KEY, Asked, Line, once
-from benchmarks.first_light import Failed, _end, _start
+from benchmarks.client import KEY, Asked, Line, once
+from benchmarks.http_vs_plain import Failed, _end, _start
 
 KINDS = ("ours", "httptools")
 ORDER = ("ours", "httptools", "httptools", "ours")

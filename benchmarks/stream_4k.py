@@ -54,8 +54,8 @@ def one(width: int, height: int, seconds: float, fps: int, steps: int) -> dict[s
     from pipelines import environment
 
     environment.prepare()
+    from pipelines.engine.generate import Engine
     from pipelines.events import Finished, Stage
-    from pipelines.generate import Engine
     from pipelines.request import GenerationRequest
     from weights import catalog
 

@@ -26,8 +26,6 @@ from starlette.types import ASGIApp
 
 from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
-from server.bodies import Bodies, Counted
-from server.calls import Fair
 from server.context import Context
 from server.datadir import DataDir
 from server.decoded import Decoded
@@ -37,21 +35,14 @@ from server.facades import v1
 from server.facades.cors import Cors
 from server.facades.registry import FACADES
 from server.facades.wire import MAX_BODY, Unavailable
-from server.front import ByPrefix, Forwarded, Labelled
-from server.heads import answer_heads
 from server.health import Health
-from server.jobs.checkpoints import Checkpoints
-from server.jobs.dispatcher import Dispatcher
 from server.jobs.jobs import Jobs
-from server.jobs.keys import KeyStore
-from server.jobs.outcomes import without_paths
-from server.jobs.pool import LocalPool, specs_for
-from server.jobs.prompts import helper_of
-from server.jobs.protocol import REAL_ENGINE, WorkerSpec
-from server.jobs.running import Patience
-from server.jobs.served import REAL_WEIGHTS, check_rife, check_upscaler, choose
 from server.jobs.store import NO_QUOTA, JobStore, Quota
-from server.jobs.webhooks import Courier
+from server.keys import KeyStore
+from server.limits.bodies import Bodies, Counted
+from server.limits.calls import Fair
+from server.limits.ratelimit import Limited, Limiter
+from server.limits.room import RoomLimits
 from server.media.addresses import is_public
 from server.media.artifacts import Artifacts, Limits
 from server.media.door import Door
@@ -61,12 +52,21 @@ from server.media.loras import Loras
 from server.media.retention import Retention
 from server.media.storage import CORS, storage_of
 from server.media.uploads import UPLOAD_BYTES, Uploads
+from server.middleware import ByPrefix, Forwarded, Labelled
 from server.openapi import merged
-from server.ratelimit import Limited, Limiter
 from server.requestlog import Flood, Logged, note_refusals, noting
-from server.room import RoomLimits
+from server.served import REAL_WEIGHTS, check_rife, check_upscaler, choose
 from server.settings import Settings
 from server.signing import Signing
+from server.transport.heads import answer_heads
+from server.webhooks import Courier
+from server.workers.dispatcher import Dispatcher
+from server.workers.outcomes import without_paths
+from server.workers.pool import LocalPool, specs_for
+from server.workers.prompt_help import helper_of
+from server.workers.protocol import REAL_ENGINE, WorkerSpec
+from server.workers.running import Patience
+from server.workers.snapshots import Checkpoints
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY

@@ -27,8 +27,8 @@ from typing import BinaryIO
 import structlog
 
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
+from server.limits.room import Room
 from server.private import data_folder, private_file, private_folder
-from server.room import Room
 
 TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # as `write_atomically` names a file that it has not finished
 

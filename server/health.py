@@ -12,13 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.datadir import DataDir
 from server.errors import DiskFull
-from server.jobs.dispatcher import Dispatcher
 from server.jobs.job import Status
-from server.jobs.outcomes import without_paths
-from server.jobs.pool import LocalPool, WorkerState
-from server.jobs.served import REAL_WEIGHTS, Served
 from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
+from server.served import REAL_WEIGHTS, Served
+from server.workers.dispatcher import Dispatcher
+from server.workers.outcomes import without_paths
+from server.workers.pool import LocalPool, WorkerState
 
 
 @dataclass(frozen=True)

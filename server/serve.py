@@ -22,17 +22,17 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from server import tls
-from server.allocator import return_large_blocks
 from server.app import create_app
-from server.connections import Connections, most_by_files
 from server.errors import AddressInUse, StartError
-from server.front import trust
-from server.jobs.pool import LocalPool
-from server.jobs.protocol import REAL_ENGINE
-from server.listener import Listener
-from server.protocol import Http, answer
+from server.limits.connections import Connections, most_by_files
+from server.middleware import trust
 from server.settings import Settings
+from server.transport import tls
+from server.transport.allocator import return_large_blocks
+from server.transport.listener import Listener
+from server.transport.protocol import Http, answer
+from server.workers.pool import LocalPool
+from server.workers.protocol import REAL_ENGINE
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ import pytest
 import pytest_timeout
 import structlog
 
-from tests import pace
+from tests.rigs import pace
 
 # else each of many processes compiles every module anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

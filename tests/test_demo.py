@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.generate import Engine
+from pipelines.engine.generate import Engine
 from pipelines.models import describe
 from pipelines.request import GenerationRequest, Lora, Media, Task
 from pipelines.video import read_video
-from tests.pipelines.engines import finished
+from tests.rigs.engines import finished
+from training import dataset
+from training.evaluate import asked
+from training.judge import Seen, look, nearest
+from training.shapes import FILM, MOTIONS, Scene, Thing, coverage, render, sample_scene
 from weights.catalog import find
-from weights.training import dataset
-from weights.training.evaluate import asked
-from weights.training.judge import Seen, look, nearest
-from weights.training.shapes import FILM, MOTIONS, Scene, Thing, coverage, render, sample_scene
 from weights.verify import verify
 
 FRAMES, STEPS = 17, 20

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from pipelines.video import read_video
 from server.cli import app as commands_of
 from server.settings import Settings
-from tests import forked, pace
-from tests.server.clients.running import (
+from tests.rigs import forked, pace
+from tests.rigs.clients.running import (
     fetch,
     few_steps,
     inherited,
@@ -39,7 +39,7 @@ DOCS = [
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:8000"
 MADE_ELSEWHERE = {
-    "make serve": "tests/server/clients start what it runs",
+    "make serve": "tests/clients start what it runs",
     "make setup": "tests/scripts/test_setup_environment.py runs it against a small index",
     "git pull": "there is nothing to pull from",
     "python3 -m venv cogvideox-env": "as above",
@@ -177,7 +177,7 @@ def test_pip_can_install_this_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(made) as content:
         names = set(content.namelist())
     assert {"server/cli/__init__.py", "weights/demo/model_index.json", "weights/demo/vae/config.json"} <= names
-    assert not [name for name in names if name.startswith(("tests/", "scripts/", "weights/training/"))]
+    assert not [name for name in names if name.startswith(("tests/", "scripts/", "training/"))]
 
 
 def test_the_tree_in_the_readme_is_the_tree() -> None:

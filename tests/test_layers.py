@@ -1,4 +1,4 @@
-"""The arrows of the house: weights <- pipelines <- server, and inside the server façades know only what they need."""
+"""Imports go one way through the layers, and only the engine imports torch."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [
-    p for top in ("weights", "pipelines", "server") for p in (ROOT / top).rglob("*.py") if "training" not in p.parts
-]
-# a module may import from the layers up to and including its own; the longest matching name counts
+PACKAGES = ("weights", "pipelines", "server", "training", "benchmarks")
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+# From the lowest to the highest. A module imports from its own layer and those below; the longest matching name counts.
 LAYERS = (
     ("weights",),
-    (
-        "pipelines.environment",
-        "pipelines.request",
-        "pipelines.events",
-        "pipelines.models",
-        "pipelines.extend",
-        "pipelines.plan",
-        "pipelines.ranges",
-        "pipelines.upscale",
+    *(
+        tuple(f"pipelines.{name}" for name in layer.split())
+        for layer in (
+            "environment events request",
+            "child errors models progress ranges",
+            "extend plan",
+            "video",
+            "lora",
+            "frames",
+            "engine",
+        )
     ),
     ("pipelines",),
-    (
-        *("server.errors", "server.settings", "server.setting_names", "server.setting_types", "server.text_file"),
-        *("server.auth", "server.bodies", "server.datadir", "server.private", "server.room", "server.shares"),
-        *("server.signing", "server.steps", "server.calls"),
+    *(
+        tuple(f"server.{name}" for name in layer.split())
+        for layer in (
+            "errors private text_file setting_names setting_types settings",
+            "auth",
+            "limits",
+            "datadir signing",
+            "served",
+            "media jobs",
+            "keys webhooks",
+            "workers",
+            "context",
+            "facades",
+        )
     ),
-    ("server.media", "server.jobs"),
-    ("server.context",),
-    ("server.facades",),
-    ("server",),
+    ("server", "training"),
+    ("benchmarks",),
 )
-PURE = (
-    "pipelines/request.py",
-    "pipelines/events.py",
-    "pipelines/models.py",
-    "pipelines/extend.py",
-    "pipelines/plan.py",
-    "pipelines/ranges.py",
-    "weights/",
-    "server/",
-)
-TORCH_USERS = ("server/jobs/worker.py",)
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft"}
+WITHOUT_TORCH = ("weights", "server", *(f"pipelines.{path.stem}" for path in (ROOT / "pipelines").glob("*.py")))
+VENDORS = {path.name for path in (ROOT / "server" / "facades").iterdir() if path.is_dir()} - {"kit", "__pycache__"}
 
 
 def module_of(path: Path) -> str:
@@ -53,21 +54,22 @@ def module_of(path: Path) -> str:
 
 
 def layer(module: str) -> int:
-    matches = [(len(name), i) for i, names in enumerate(LAYERS) for name in names
-               if module == name or module.startswith(name + ".")]  # fmt: skip
-    return max(matches)[1]
+    return max((len(name), i) for i, names in enumerate(LAYERS) for name in names if below(module, name))[1]
+
+
+def below(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
 
 
 @cache
 def imports(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text("utf-8"))
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            found |= {node.module or ""}
+            assert node.module
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -75,45 +77,27 @@ def imports(path: Path) -> set[str]:
 def test_imports_go_one_way() -> None:
     wrong = []
     for path in FILES:
-        own = layer(module_of(path))
+        module = module_of(path)
         for name in imports(path):
-            top = name.split(".")[0]
-            if top == "tests" or (top in ("weights", "pipelines", "server") and layer(name) > own):
-                wrong.append(f"{module_of(path)} imports {name} from a higher layer")
-    assert not wrong, "\n".join(wrong)
+            if below(name, "tests") or (
+                name.startswith(tuple(f"{p}." for p in PACKAGES)) and layer(name) > layer(module)
+            ):
+                wrong.append(f"{module} imports {name} from a higher layer")
+            vendor = name.split(".")[2] if name.startswith("server.facades.") else ""
+            if (
+                vendor in VENDORS
+                and not below(module, f"server.facades.{vendor}")
+                and module != "server.facades.registry"
+            ):
+                wrong.append(f"{module} imports {name} of one vendor")
+    assert not wrong, "\n".join(sorted(wrong))
 
 
 def test_only_the_engine_imports_torch() -> None:
     wrong = {}
     for path in FILES:
-        where = path.relative_to(ROOT).as_posix()
-        if where.startswith(PURE) and where not in TORCH_USERS:
+        module = module_of(path)
+        if any(below(module, name) for name in WITHOUT_TORCH if name != "pipelines.__init__"):
             heavy = {name.split(".")[0] for name in imports(path)} & HEAVY
-            wrong |= {where: heavy} if heavy else {}
+            wrong |= {module: heavy} if heavy else {}
     assert not wrong
-
-
-def test_facades_share_nothing_but_the_job() -> None:
-    facades = ROOT / "server" / "facades"
-    common = (
-        "__init__",
-        "wire",
-        "json_bodies",
-        "facade",
-        "registry",
-        "v1",
-        "streams",
-        "forms",
-        "cors",
-        "ai_sdk",
-        "__pycache__",
-    )
-    vendors = {p.stem for p in facades.iterdir() if p.stem not in common}
-    for path in facades.rglob("*.py"):
-        own = path.relative_to(facades).parts[0].removesuffix(".py")
-        if own == "registry":  # the list of them all
-            continue
-        for name in imports(path):
-            parts = name.split(".")
-            if parts[:2] == ["server", "facades"] and len(parts) > 2 and parts[2] in vendors:
-                assert parts[2] == own, f"{path}: the façade {own} knows the façade {parts[2]}"

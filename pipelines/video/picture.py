@@ -1,6 +1,6 @@
 """An image that somebody sent -> sRGB, upright, opaque; refuses what would not fit in memory or takes too long.
 
-Knows: which formats are read, and how much of them. Does not know: the size a model wants (`pipelines.upscale`).
+Knows: which formats are read, and how much of them. Does not know: the size a model wants (`pipelines.frames.fit`).
 Of what moves or has pages the first one is read. Images of more than MAX_PIXELS are read at a half, a quarter or an
 eighth of their size: a JPEG is decoded so, which takes little memory, others are reduced before anything is made of
 them. Below that every pixel counts.

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.request import RequestError
-from server.cli.asked import Job, Usage, flag
+from server.cli.arguments import Job, Usage, flag
 
 if TYPE_CHECKING:
     from pipelines.models import ModelInfo
-    from server.jobs.served import Served
+    from server.served import Served
 
 DEMO_HEIGHT = 480  # pixels; the demo model's own 96x64 is a stamp on a screen, and the APIs' default is 720x480
 
@@ -29,9 +29,9 @@ def check_requests(jobs: Sequence[Job], served: Served) -> list[Job]:
 
 
 def _checked(job: Job, served: Served) -> Job:
+    from pipelines.engine.source import read_source
     from pipelines.errors import GenerationError
     from pipelines.plan import resolve
-    from pipelines.source import read_source
 
     model = served.model_for(job.request.task)
     if model.is_demo and not job.request.strict and job.request.width is None and job.request.height is None:
@@ -52,7 +52,8 @@ def _checked(job: Job, served: Served) -> Job:
 
 
 def _check_lora(path: Path, model: ModelInfo) -> None:
-    from pipelines import lora_file, lora_layout
+    from pipelines.lora import file as lora_file
+    from pipelines.lora import layout as lora_layout
 
     try:
         config = json.loads((model.folder / "transformer" / "config.json").read_text("utf-8"))

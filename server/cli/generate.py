@@ -15,15 +15,15 @@ import typer
 
 from pipelines.events import Finished, Log, Progress, Stage
 from pipelines.request import Fit, GenerationRequest, RequestError, Task, draw_seed
-from server.cli import asked, checks
-from server.cli.asked import Job, Usage
+from server.cli import arguments, checks
+from server.cli.arguments import Job, Usage
 from server.cli.common import fail
 from server.cli.progress import Display
 from weights.catalog import WeightsError, default_models_dir
 
 if TYPE_CHECKING:
-    from pipelines.generate import Engine
-    from server.jobs.served import Served
+    from pipelines.engine.generate import Engine
+    from server.served import Served
     from server.settings import Settings
 
 EXAMPLES = (
@@ -117,7 +117,7 @@ def generate(
     ] = 1,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Refuse what the model cannot do exactly as asked.", rich_help_panel=OUTPUT),
+        typer.Option("--strict", help="Refuse what the model cannot do exactly as arguments.", rich_help_panel=OUTPUT),
     ] = False,
     model: Annotated[str | None, typer.Option(help=MODEL, rich_help_panel=MACHINE)] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE, rich_help_panel=MACHINE)] = None,
@@ -151,16 +151,16 @@ def generate(
         settings = Settings.load(model=model, device=device, memory=memory, upscaler=upscaler)
         if batch is not None and prompt is not None:
             raise Usage("PROMPT: not with --batch, whose lines have their own")
-        target = None if output is None else asked.Target.of(output)
+        target = None if output is None else arguments.Target.of(output)
         if batch is not None:
-            jobs = list(asked.batch(batch, given, target))
+            jobs = list(arguments.batch(batch, given, target))
         elif prompt is None:
             raise Usage("a prompt is needed, or --batch FILE")
         else:
-            jobs = list(asked.several(prompt, given, target, count))
+            jobs = list(arguments.several(prompt, given, target, count))
         run_all(jobs, settings, resume=batch is not None, overwrite=overwrite)
     except RequestError as e:
-        raise fail(f"{asked.flag(e.field)}: {e.message}") from None
+        raise fail(f"{arguments.flag(e.field)}: {e.message}") from None
     except (Usage, ServerError, WeightsError, ModelError) as e:
         raise fail(str(e)) from None
     except KeyboardInterrupt:
@@ -175,15 +175,15 @@ def _say(message: str, style: str | None = None) -> None:
 
 
 def run_all(jobs: list[Job], settings: Settings, *, resume: bool, overwrite: bool) -> None:
-    from server.jobs.prompts import helper_of
-    from server.jobs.served import check_rife, check_upscaler, choose
+    from server.served import check_rife, check_upscaler, choose
+    from server.workers.prompt_help import helper_of
 
     served = choose(settings)
     jobs = checks.check_requests(jobs, served)
     waiting = [
         job
         for job in jobs
-        if not (resume and asked.is_done(job.request, job.path, served.model_for(job.request.task).name))
+        if not (resume and arguments.is_done(job.request, job.path, served.model_for(job.request.task).name))
     ]
     if len(waiting) < len(jobs):
         _say(f"{len(jobs) - len(waiting)} of {len(jobs)} are done already")
@@ -232,8 +232,8 @@ def _engine(served: Served, settings: Settings) -> Engine:
 
     environment.prepare()
     try:
+        from pipelines.engine.generate import Engine  # torch comes with it: only now
         from pipelines.errors import GenerationError
-        from pipelines.generate import Engine  # torch comes with it: only now
     except (ImportError, OSError) as e:  # a library that torch needs is missing, or is another version
         raise Usage(f"PyTorch cannot be imported: {' '.join(str(e).split())}; run `make setup`") from None
     try:
@@ -280,7 +280,7 @@ def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path,
         except (GenerationError, EncodeError) as e:
             mine = isinstance(e, GenerationError) and e.code in ("model_error", "media_error")
             field = getattr(e, "field", None)
-            about = asked.flag(field) if field else path.name
+            about = arguments.flag(field) if field else path.name
             raise fail(f"{about}: {e}", 2 if mine else 1) from None
     if finished is None:
         raise fail(f"{path.name}: the engine ended without a video", 1)

@@ -18,7 +18,7 @@ from server.cli.common import fail
 from server.cli.help import Commands
 
 if TYPE_CHECKING:
-    from server.jobs.keys import IssuedKey, KeyStore
+    from server.keys import IssuedKey, KeyStore
     from server.settings import Settings
 
 app = Commands(help="API keys: create, list, revoke, delete.")
@@ -190,8 +190,8 @@ def _existing(settings: Settings) -> Iterator[KeyStore]:
 def _store(settings: Settings) -> Iterator[KeyStore]:
     from server.errors import StartError
     from server.jobs.database import open_database
-    from server.jobs.keys import KeyStore
     from server.jobs.tables import SCHEMA, metadata
+    from server.keys import KeyStore
     from server.private import data_folder
 
     try:

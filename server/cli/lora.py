@@ -1,7 +1,7 @@
 """`cogvideox lora`: the LoRA files a request may name: list, add, inspect, remove.
 
 Knows: words and exit codes, where a file may come from. Does not know: the folder's layout (`weights.loras`), what is
-inside a file (`pipelines.lora_file`).
+inside a file (`pipelines.lora.file`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from pipelines import lora_file, lora_layout, lora_pickle
-from pipelines.lora_layout import LoraError
+from pipelines.lora import file as lora_file
+from pipelines.lora import layout as lora_layout
+from pipelines.lora import unpickle
+from pipelines.lora.layout import LoraError
 from server.cli.common import fail
 from server.cli.help import Commands
 from server.errors import ServerError
@@ -61,7 +63,7 @@ def _about(file: Path) -> Iterator[None]:
 
 def _settings(loras_dir: Path | None) -> Settings:
     """Raises StartError for settings that make no sense."""
-    from server.jobs.served import check_folders
+    from server.served import check_folders
     from server.settings import Settings
 
     settings = Settings.load(loras_dir=loras_dir)
@@ -263,7 +265,7 @@ def _add(
                 raise WeightsError(f"{file.name} is {kind.name}; COGVIDEOX_LORA_PICKLE=true converts it")
             made = Path(scratch) / "made.safetensors"
             with _about(file):
-                lora_pickle.convert(file, made)
+                unpickle.convert(file, made)
             file = made
         elif kind is not None:
             raise WeightsError(f"{file.name} is {kind.name}, no LoRA; {kind.hint}")

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.request import GenerationRequest, RequestError
-from server.cli import asked
-from server.cli.asked import Job, Usage
+from server.cli import arguments
+from server.cli.arguments import Job, Usage
 from server.cli.common import fail
 from server.cli.generate import DEVICE, MEMORY, OVERWRITE, run_all
 from weights.catalog import WeightsError
@@ -48,15 +48,15 @@ def replay(
             raise Usage(f"{file} is {'not a file' if file.exists() else 'not there'}")
         manifest = read_manifest(file)
         wanted = dict(manifest["request"])
-        lay = asked.beside(file)
+        lay = arguments.beside(file)
         for name, path in (("image", image), ("video", video)):
             if wanted.get(name) is not None:
-                wanted[name] = asked.same_media(name, wanted[name]["sha256"], path or lay.get(name))
+                wanted[name] = arguments.same_media(name, wanted[name]["sha256"], path or lay.get(name))
         paths = lora or lay.get("loras") or []
         if len(paths) < len(wanted["loras"]):
             raise Usage("this video was made with a LoRA; give its file with --lora")
         wanted["loras"] = [
-            {"path": asked.to_lora(str(p)).path, "scale": one["scale"], "alpha": one.get("alpha")}
+            {"path": arguments.to_lora(str(p)).path, "scale": one["scale"], "alpha": one.get("alpha")}
             for one, p in zip(wanted["loras"], paths, strict=False)
         ]
         request = GenerationRequest.from_dict(wanted)
@@ -75,7 +75,7 @@ def replay(
     except (KeyError, TypeError):
         raise fail(f"{file}: its manifest was not written by this project") from None
     except RequestError as e:
-        raise fail(f"{asked.flag(e.field)}: {e.message}") from None
+        raise fail(f"{arguments.flag(e.field)}: {e.message}") from None
     except (Usage, ServerError, WeightsError, ModelError) as e:
         raise fail(str(e)) from None
     except KeyboardInterrupt:
@@ -88,7 +88,7 @@ def _target(file: Path, output: str | None) -> Path:
     again = file.with_name(f"{file.stem}.replay{file.suffix}")
     if output is None:
         return again
-    given = asked.Target.of(output)
+    given = arguments.Target.of(output)
     if given.is_folder:
         return given.path / again.name
     if given.path.suffix.lower() != file.suffix.lower():

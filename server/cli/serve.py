@@ -72,8 +72,8 @@ def serve(
 def _banner(url: str, settings: Settings) -> None:
     from rich.console import Console
 
-    from server.jobs.served import REAL_WEIGHTS, choose
-    from server.tls import authority
+    from server.served import REAL_WEIGHTS, choose
+    from server.transport.tls import authority
     from weights.catalog import CATALOG
 
     def line(text: str = "", style: str | None = None) -> None:

@@ -50,7 +50,7 @@ def _plainly() -> Iterator[None]:
 
 def _models_dir(given: Path | None) -> Path:
     """That of the flag, the variable or `.env`. Raises StartError for settings that make no sense."""
-    from server.jobs.served import check_folders
+    from server.served import check_folders
     from server.settings import Settings
 
     settings = Settings.load(models_dir=given)
@@ -165,7 +165,7 @@ def import_(
     or RIFE's weights for frame interpolation (.pkl, .pth, .pt, .safetensors)."""
     from rich.console import Console
 
-    from pipelines.rife_check import convert
+    from pipelines.frames.rife_check import convert
     from weights import record
     from weights.finetune import look
     from weights.foreign import folder_step, is_unknown_folder

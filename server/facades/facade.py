@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.jobs.job import Job
-from server.jobs.webhooks import Letter
+from server.webhooks import Letter
 
 ADDRESS = "http://127.0.0.1:8000"
 KEY = "YOUR_API_KEY"

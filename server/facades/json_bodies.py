@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from server.steps import LARGE, STEP, in_turn, steps
+from server.limits.steps import LARGE, STEP, in_turn, steps
 
 MAX_VALUES = 100_000  # in a body: the parser would take seconds for 100 MB of `0,0,0`
 MAX_ESCAPES = 4_000_000  # in a body: an image in base64 has one in 64 characters, for its slashes

@@ -26,8 +26,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.ranges import flaw as flaw  # the façades have it from here
 from pipelines.request import RequestError
 from server.auth import Unauthorized
-from server.bodies import SCOPE_KEY, SHORT, Share
-from server.calls import in_turn
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.json_bodies import MAX_VALUES as MAX_VALUES
 from server.facades.json_bodies import BadBody as BadBody
@@ -35,7 +33,9 @@ from server.facades.json_bodies import parse_json as parse_json
 from server.facades.json_bodies import parsed as parsed
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, NoWorker, Stopped
-from server.shares import holder
+from server.limits.bodies import SCOPE_KEY, SHORT, Share
+from server.limits.calls import in_turn
+from server.limits.shares import holder
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known

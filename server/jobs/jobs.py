@@ -22,9 +22,9 @@ from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
 from server.jobs.follow import Follower, Seen, Stopped
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
 from server.jobs.loglines import KeyName, about
-from server.jobs.served import Served
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
-from server.shares import Shares
+from server.limits.shares import Shares
+from server.served import Served
 
 __all__ = ["Jobs", "Stopped"]
 

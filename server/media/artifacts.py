@@ -22,8 +22,8 @@ from starlette.responses import JSONResponse, Response
 
 from server.datadir import DataDir, full_disk_named
 from server.jobs.job import Artifact
+from server.limits.room import DAY, HOUR, TAG, Counted, tag_of
 from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storage, StorageDown, Stored
-from server.room import DAY, HOUR, TAG, Counted, tag_of
 
 PREFIX = "cogvideox.prefix"  # in a request's scope: the path that a proxy has us below
 HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")

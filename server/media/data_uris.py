@@ -10,9 +10,9 @@ import binascii
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
+from server.limits.room import Writable
+from server.limits.steps import steps
 from server.media.door import DownloadFailed, TooLarge
-from server.room import Writable
-from server.steps import steps
 
 ESCAPES = 100_000  # in a data: URI; base64 has next to none
 HEAD = 8192  # characters in which the comma comes

@@ -19,11 +19,11 @@ from aiohttp import AddrInfoType
 
 from server.datadir import full_disk_named
 from server.errors import TooManyAtOnce
+from server.limits.room import Writable
+from server.limits.shares import Shares
 from server.media.addresses import is_public
 from server.media.answers import Answer, TooMuchWork
 from server.media.names import NameNotResolved, Names
-from server.room import Writable
-from server.shares import Shares
 
 SECONDS = 30.0  # for the whole download, redirects included
 AT_ONCE, PER_KEY = 64, 8  # downloads

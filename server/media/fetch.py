@@ -18,13 +18,13 @@ from pipelines.video import MediaUnreadable
 from server.datadir import DataDir, arriving, settle
 from server.errors import MediaCode, MediaError, StorageQuotaExceeded
 from server.jobs.job import Artifact
+from server.limits.room import Growing, Writable, tag_of
+from server.limits.shares import Shares
+from server.limits.steps import in_turn
 from server.media.artifacts import Artifacts
 from server.media.data_uris import encoded, from_base64, from_data_uri, pour
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors
-from server.room import Growing, Writable, tag_of
-from server.shares import Shares
-from server.steps import in_turn
 
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20

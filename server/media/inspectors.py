@@ -1,6 +1,6 @@
 """Checks of strangers' files, each in a process with limits that is ended when it takes too long or the server stops.
 
-Knows: `pipelines.inspector`, turns among API keys, how long a check may take. Does not know: the checks.
+Knows: `server.media.inspector`, turns among API keys, how long a check may take. Does not know: the checks.
 What is quick even at its worst never waits for what may be slow: the two have turns of their own, and an inspector that
 did something slow is not used again, so that its memory returns.
 """
@@ -18,11 +18,12 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from pipelines import child, inspector
-from pipelines.lora_layout import LoraError
+from pipelines import child
+from pipelines.lora.layout import LoraError
 from pipelines.video.probe import LONGEST, PIXELS
 from pipelines.video.process import MediaCode, MediaUnreadable
-from server.shares import Shares
+from server.limits.shares import Shares
+from server.media import inspector
 
 QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time, of one key, of one key that may wait
 SLOW_PROCESSES = 6  # each takes up to 1.5 GiB, whatever the number of keys

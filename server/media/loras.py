@@ -23,20 +23,22 @@ from pathlib import Path
 
 import structlog
 
-from pipelines import child, lora_file, lora_pickle
-from pipelines.lora_layout import LoraError
+from pipelines import child
+from pipelines.lora import file as lora_file
+from pipelines.lora import unpickle
+from pipelines.lora.layout import LoraError
 from pipelines.models import ModelInfo
 from pipelines.request import Lora, RequestError, Task
 from server.datadir import DataDir, full_disk_named, write_atomically
 from server.errors import MediaError, StorageQuotaExceeded
+from server.limits.room import Growing, Writable, tag_of
+from server.limits.shares import Shares
+from server.limits.steps import in_turn
 from server.media.artifacts import Artifacts
 from server.media.data_uris import from_data_uri, pour
 from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors, TooSlow
-from server.room import Growing, Writable, tag_of
 from server.settings import Settings
-from server.shares import Shares
-from server.steps import in_turn
 from weights import loras
 from weights.catalog import WeightsError
 
@@ -219,14 +221,14 @@ class Loras:
             )
         with tempfile.TemporaryDirectory(dir=self._data.loras, prefix=".") as folder:
             made = Path(folder) / "made.safetensors"
-            command = child.command(lora_pickle.MODULE, str(came), str(made))
+            command = child.command(unpickle.MODULE, str(came), str(made))
             async with self._inspectors.slow_turn(owner):
                 try:
-                    status, _, _ = await self._inspectors.program(command, lora_pickle.SECONDS)
+                    status, _, _ = await self._inspectors.program(command, unpickle.SECONDS)
                 except TooSlow:
-                    raise LoraError(lora_pickle.TOO_SLOW) from None
+                    raise LoraError(unpickle.TOO_SLOW) from None
             if status:
-                raise LoraError(lora_pickle.NOT_PLAIN)
+                raise LoraError(unpickle.NOT_PLAIN)
             await self._inspectors.lora(made, owner)
             path = self._file(await asyncio.to_thread(lora_file.digest, made))
             made.replace(path)

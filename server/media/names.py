@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from server.errors import TooManyAtOnce
-from server.shares import Shares
+from server.limits.shares import Shares
 
 AT_ONCE, PER_KEY = 64, 8  # look-ups
 SECONDS = 10.0  # for one look-up, waiting for a thread included

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection
 import structlog
 
 from server.datadir import TEMPORARY, DataDir
+from server.limits.room import HOUR
 from server.media.artifacts import Artifacts, Limits
 from server.media.storage import KEY, StorageDown
 from server.media.uploads import Uploads
-from server.room import HOUR
 
 RECORDS = ("openai", "replicate")  # folders of records of uploads, each under its owner
 RECORD = re.compile(rf"(?:file-)?({KEY.pattern})(?:\.json)?")

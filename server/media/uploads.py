@@ -19,10 +19,10 @@ from typing import BinaryIO
 from server.datadir import DataDir, copy_atomically, full_disk_named
 from server.errors import ServerError, UploadTooLarge
 from server.jobs.job import Artifact
+from server.limits.room import TAG, Counted
+from server.limits.steps import steps
 from server.media.artifacts import Artifacts
 from server.media.storage import KEY
-from server.room import TAG, Counted
-from server.steps import steps
 
 UPLOAD_BYTES = 256 * 2**20
 TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.attacks.hosts import Answer, host
-from tests.attacks.rig import Target, attacked
+from tests.rigs.attacks.hosts import Answer, host
+from tests.rigs.attacks.rig import Target, attacked
 
 HOSTS = 8
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import requests
 
-from tests import pace
-from tests.attacks.rig import ATTACKER, Target, attacked
+from tests.rigs import pace
+from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 
 pytestmark = pytest.mark.slow
 MIB = 2**20

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.attacks.rig import ATTACKER, Target, attacked
+from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 
 pytestmark = pytest.mark.slow
 CONNECTIONS = 150

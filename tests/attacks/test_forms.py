@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.rig import Target, attacked
+from tests.rigs.attacks.rig import Target, attacked
 
 SIZE = 8 * 2**20
 PART = b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n'

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests import pace
-from tests.attacks import images
-from tests.attacks.rig import Target, attacked
 from tests.attacks.test_lora_headers import of_bytes
+from tests.rigs import pace
+from tests.rigs.attacks import images
+from tests.rigs.attacks.rig import Target, attacked
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +30,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with attacked(tmp_path_factory.mktemp("holds"), program="tests.attacks.holds") as target:
+    with attacked(tmp_path_factory.mktemp("holds"), program="tests.rigs.attacks.holds") as target:
         target.measure_quiet()
         yield target
 

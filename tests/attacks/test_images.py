@@ -16,9 +16,9 @@ import psutil
 import pytest
 import requests
 
-from tests import pace
-from tests.attacks import images
-from tests.attacks.rig import ATTACKER, Target, attacked
+from tests.rigs import pace
+from tests.rigs.attacks import images
+from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 AT_ONCE = 8

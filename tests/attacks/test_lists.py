@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.attacks.rig import ATTACKER, attacked
+from tests.rigs.attacks.rig import ATTACKER, attacked
 
 CALLERS = 60
 SECONDS = 5.0

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.attacks.rig import ATTACKER, Target, attacked
+from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 
 pytestmark = pytest.mark.slow
 EVIL = '\n2026-01-01 00:00:00 [info     ] EVIL\r\nEVIL\x1b[2J\x1b]0;EVIL\x07\x9b31m\u2028EVIL\x85EVIL", "event": "EVIL'

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.attacks.rig import ATTACKER, Target, attacked
+from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 from weights import safetensors_header
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

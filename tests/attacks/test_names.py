@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 import pytest
 import requests
 
-from tests import pace
-from tests.attacks.hosts import Answer, drip, drip_head, hang, host, text
-from tests.attacks.rig import ATTACKER, BYSTANDER, NOTICEABLE, Target, attacked
+from tests.rigs import pace
+from tests.rigs.attacks.hosts import Answer, drip, drip_head, hang, host, text
+from tests.rigs.attacks.rig import ATTACKER, BYSTANDER, NOTICEABLE, Target, attacked
 
 pytestmark = pytest.mark.slow
 PATH = "/v2/cog-video-5b-i2v"
@@ -22,7 +22,7 @@ SECONDS = 4.0  # for each attack
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("names")
-    with attacked(folder, program="tests.attacks.dead_names", allow_private_urls=True, max_queue=1000) as target:
+    with attacked(folder, program="tests.rigs.attacks.dead_names", allow_private_urls=True, max_queue=1000) as target:
         yield target
 
 

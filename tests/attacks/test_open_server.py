@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import pace
-from tests.server.clients.running import free_port
+from tests.rigs import pace
+from tests.rigs.clients.running import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.attacks.rig import attacked
+from tests.rigs.attacks.rig import attacked
 
 SENT = 60
 LIMIT = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.attacks.rig import ATTACKER, Target, attacked
+from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 
 REQUESTS = 2000
 MOST_LINES = 200

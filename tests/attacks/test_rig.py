@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import pace
-from tests.attacks.rig import NOTICEABLE, attacked
+from tests.rigs import pace
+from tests.rigs.attacks.rig import NOTICEABLE, attacked
 
 
 @pytest.mark.slow

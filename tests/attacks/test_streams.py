@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from server.jobs.jobs import STREAMS_PER_KEY, WAITS_PER_KEY
-from tests import pace
-from tests.attacks.rig import ATTACKER, BYSTANDER, Target, attacked
+from tests.rigs import pace
+from tests.rigs.attacks.rig import ATTACKER, BYSTANDER, Target, attacked
 
 pytestmark = pytest.mark.slow
 FAL = "/queue/fal-ai/cogvideox-5b"

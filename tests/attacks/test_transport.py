@@ -21,8 +21,8 @@ import psutil
 import pytest
 import requests
 
-from tests import pace
-from tests.attacks.rig import ATTACKER, LEFT_BEHIND, Target, attacked
+from tests.rigs import pace
+from tests.rigs.attacks.rig import ATTACKER, LEFT_BEHIND, Target, attacked
 
 MIB = 2**20
 LARGE = 127 * MIB

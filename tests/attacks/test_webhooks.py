@@ -16,11 +16,11 @@ from pipelines.request import GenerationRequest
 from server.auth import Keys
 from server.jobs.job import Job, JobError, Status, Webhook
 from server.jobs.store import JobStore
-from tests import pace
-from tests.attacks.hosts import Answer, drip_head, hang, host
-from tests.attacks.rig import ATTACKER, BYSTANDER, NOTICEABLE, Target, attacked
-from tests.server.clients.running import free_port
-from tests.server.house import plain
+from tests.rigs import pace
+from tests.rigs.attacks.hosts import Answer, drip_head, hang, host
+from tests.rigs.attacks.rig import ATTACKER, BYSTANDER, NOTICEABLE, Target, attacked
+from tests.rigs.clients.running import free_port
+from tests.rigs.house import plain
 from tests.server.test_webhooks import Ear
 
 pytestmark = pytest.mark.slow

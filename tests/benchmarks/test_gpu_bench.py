@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from benchmarks import gpu, report
-from benchmarks.paths import ours, plain
-from benchmarks.shapes import KINDS, Kind, build
-from pipelines.memory import LADDER, Placement
-from tests import convolution  # noqa: F401
+from benchmarks.ours_and_plain import ours, plain
+from benchmarks.random_checkpoints import KINDS, Kind, build
+from pipelines.engine.memory import LADDER, Placement
 
 CPU = torch.device("cpu")
 PUBLISHED: dict[Kind, float] = {"2b": 1.694, "5b": 5.570, "5b-i2v": 5.570, "1.5-5b": 5.571}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import asking, load
-from tests import checkpoints
+from benchmarks import client as asking
+from benchmarks import load
+from tests.rigs import checkpoints
 
 
 @pytest.mark.slow

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from benchmarks.gpu import shortage
-from benchmarks.paths import Run, ours, plain
-from benchmarks.shapes import build
-from pipelines.loader import Loader, Model
-from pipelines.memory import LADDER, Placement, Rung, need
+from benchmarks.ours_and_plain import Run, ours, plain
+from benchmarks.random_checkpoints import build
+from pipelines.engine.loader import Loader, Model
+from pipelines.engine.memory import LADDER, Placement, Rung, need
+from pipelines.engine.sample import Sampler
 from pipelines.request import GenerationRequest, SchedulerName, Task
-from pipelines.sample import Sampler
-from tests import checkpoints
-from tests.gpu import rig
+from tests.rigs import checkpoints
+from tests.rigs.gpu import rig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -168,7 +168,7 @@ def test_cancelling_gives_the_memory_back(middle: Model, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(not rig.HAS_FFMPEG, reason="encoding needs imageio-ffmpeg")
 def test_the_engine_makes_an_mp4(tmp_path: Path) -> None:
-    from pipelines.generate import Engine
+    from pipelines.engine.generate import Engine
     from pipelines.video import read_manifest, read_video
 
     engine = Engine({"5b": checkpoints.cached("5b")}, device="cuda")

@@ -39,7 +39,7 @@ def test_everything_copied_is_there_and_sent_along() -> None:
         assert not ignored(name), name
 
 
-@pytest.mark.parametrize("path", [".git", ".env", ".venv", "data", "tests", "benchmarks", "weights/training", ".cache"])
+@pytest.mark.parametrize("path", [".git", ".env", ".venv", "data", "tests", "benchmarks", "training", ".cache"])
 def test_nothing_else_is_sent_along(path: str) -> None:
     assert ignored(path)
 

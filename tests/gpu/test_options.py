@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import super_resolution
-from pipelines.memory import Profile
+from pipelines.engine.memory import Profile
+from pipelines.frames import upscaler as upscalers
+from pipelines.frames.fit import Mode, fit
 from pipelines.request import GenerationRequest
-from pipelines.upscale import Mode, fit
-from tests import checkpoints
-from tests.gpu import options, rig
+from tests.rigs import checkpoints
+from tests.rigs.gpu import options, rig
 from weights.interpolation import SHIPPED
 
 pytestmark = [
@@ -161,7 +161,7 @@ def test_a_frame_too_large_for_the_memory_is_made_by_tiles() -> None:
 @pytest.mark.parametrize("interpolate_fps", [None, 16])
 def test_an_enlarged_video(interpolate_fps: int | None, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     upscaler = options.enlarging(CUDA, torch.float16)
-    monkeypatch.setattr(super_resolution, "load", lambda *_: upscaler)
+    monkeypatch.setattr(upscalers, "load", lambda *_: upscaler)
     plain, enlarging = (rig.served(module, CUDA, ["5b"], upscaler=one) for one in (None, Path("net.pth")))
     native = rig.made(module, plain, ask(**SHORT), "5b").frames
     request = ask(**SHORT, width=160, height=120, interpolate_fps=interpolate_fps)
@@ -192,12 +192,12 @@ def test_files_that_spandrel_reads(
         return found
 
     monkeypatch.setattr(spandrel.ModelLoader, "load_from_file", declared)
-    upscaler = super_resolution.load(path, CUDA)
+    upscaler = upscalers.load(path, CUDA)
     assert upscaler._dtype is (torch.float16 if half else torch.float32)
     whole = options.by_tiles(upscaler, given, None)
     assert whole.shape == (3, 384, 640)
     assert (options.by_tiles(upscaler, given, 64) - whole).abs().max() <= SEAM
-    cpu = options.by_tiles(super_resolution.load(path, torch.device("cpu")), given, None)
+    cpu = options.by_tiles(upscalers.load(path, torch.device("cpu")), given, None)
     assert (whole - cpu).abs().max() <= 2
 
 
@@ -225,7 +225,7 @@ def test_clips_that_continue_each_other(kind: checkpoints.Kind, module: Any, tmp
 
 @pytest.mark.parametrize("memory", ["none", "model"])
 def test_everything_at_once(memory: str, module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(super_resolution, "load", lambda *_: options.enlarging(CUDA, torch.float16))
+    monkeypatch.setattr(upscalers, "load", lambda *_: options.enlarging(CUDA, torch.float16))
     engine = rig.served(module, CUDA, ["5b", "5b-i2v"], memory, upscaler=Path("net.pth"))
     styles = (options.style(engine, "5b", tmp_path),)
     plain = rig.made(module, engine, ask(**LONG), "5b")

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from benchmarks.gpu import shortage
-from benchmarks.paths import ours, plain
-from benchmarks.shapes import build
-from pipelines.loader import Loader
-from pipelines.memory import LADDER, Placement
+from benchmarks.ours_and_plain import ours, plain
+from benchmarks.random_checkpoints import build
+from pipelines.engine.loader import Loader
+from pipelines.engine.memory import LADDER, Placement
+from pipelines.frames.upscaler import load
 from pipelines.request import GenerationRequest, Task
-from pipelines.super_resolution import load
-from tests import checkpoints
-from tests.gpu import options, rig
+from tests.rigs import checkpoints
+from tests.rigs.gpu import options, rig
 
 CPU = torch.device("cpu")
 REQUEST = GenerationRequest("a red circle moves left", num_inference_steps=4, seed=7)
@@ -61,7 +61,7 @@ def test_cancelling_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_the_options_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upscaler = options.enlarging(CPU)
-    monkeypatch.setattr("pipelines.super_resolution.load", lambda *_: upscaler)
+    monkeypatch.setattr("pipelines.frames.upscaler.load", lambda *_: upscaler)
     module = rig.generate_module(monkeypatch, encoding=False)
     engine = rig.served(module, CPU, ["5b", "5b-i2v"], "sequential", upscaler=Path("net.pth"))
     short: dict[str, Any] = {"num_frames": 18, "extend": True, "num_inference_steps": 1, "seed": 7}

@@ -12,9 +12,11 @@ import psutil
 import pytest
 import torch
 
-from pipelines import child, lora_pickle, rife_check
-from pipelines.lora_layout import LoraError
-from tests import pace
+from pipelines import child
+from pipelines.frames import rife_check
+from pipelines.lora import unpickle
+from pipelines.lora.layout import LoraError
+from tests.rigs import pace
 
 
 @pytest.fixture
@@ -32,10 +34,10 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_folder_where_the_command_is_given_is_never_run(trap: Path, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(4)}, tmp_path / "a.pt")
-    lora_pickle.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    unpickle.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
     (tmp_path / "none.pkl").write_bytes(b"none")
     assert rife_check.refusal(tmp_path / "none.pkl") is not None
-    assert child.run("pipelines.inspector", seconds=pace.seconds(60)).returncode == 0
+    assert child.run("server.media.inspector", seconds=pace.seconds(60)).returncode == 0
     assert (tmp_path / "a.safetensors").is_file() and not trap.exists()
 
 
@@ -80,4 +82,4 @@ def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_pickle_of_one_number_a_billion_times_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(2**15, 2**15)}, tmp_path / "a.pt")
     with pytest.raises(LoraError, match="no pickle of plain tensors"):
-        lora_pickle.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+        unpickle.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.models import FAMILIES, SIZE_15, FrameRule, ModelError, describe
 from pipelines.request import Task
-from tests import checkpoints
+from tests.rigs import checkpoints
 
 # layers, heads, in_channels, patch_size_t, ofs_embed_dim: transformer configs as published
 PUBLISHED = {
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_its_own_is_read_off_its_configs(kind: checkpoints.Kind)
 def test_half_a_checkpoint_is_refused_by_name(damage: checkpoints.Damage, tmp_path: Path) -> None:
     folder = checkpoints.damage(checkpoints.build("5b", tmp_path / "half"), damage)
     with pytest.raises(ModelError, match=r"missing|does not load"):
-        from pipelines.loader import Loader, torch
+        from pipelines.engine.loader import Loader, torch
 
         describe(folder)
         Loader(torch.device("cpu")).load(folder)

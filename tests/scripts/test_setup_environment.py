@@ -13,7 +13,7 @@ import pytest
 
 from scripts import setup_environment
 from scripts.setup_environment import Environment, main
-from tests.scripts.index import Index, served
+from tests.rigs.package_index import Index, served
 
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
 TORCH = """

@@ -11,7 +11,7 @@ import pytest
 from server.media.storage import LocalStorage, Storage
 
 if TYPE_CHECKING:
-    from tests.server.s3 import Cloud
+    from tests.rigs.s3 import Cloud
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def idle_inspectors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Cloud]:
-    from tests.server.s3 import cloud  # its imports take a second
+    from tests.rigs.s3 import cloud  # its imports take a second
 
     with cloud() as made:
         yield made

@@ -18,11 +18,11 @@ from structlog.testing import capture_logs
 
 from server.app import House
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull, InsecureBind, NoModel, QueueFull
-from server.jobs import pool
 from server.jobs.job import JobError, Status
-from server.jobs.pool import WorkerInfo, WorkerState
-from tests import pace
-from tests.server.house import app, ended, house_of, journal, submit, until
+from server.workers import pool
+from server.workers.pool import WorkerInfo, WorkerState
+from tests.rigs import pace
+from tests.rigs.house import app, ended, house_of, journal, submit, until
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_cancel_queued_and_running(running: Running) -> None:
 
 def test_a_worker_that_does_not_stop_is_killed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     _, house, _ = running
-    monkeypatch.setattr("server.jobs.running.CANCEL_GRACE", 0.2)
+    monkeypatch.setattr("server.workers.running.CANCEL_GRACE", 0.2)
     job = submit(house, "hang=1 deaf=1")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == "denoise")
     house.context.jobs.cancel(job.id)

@@ -12,10 +12,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from server.docs import NOTHING
-from server.front import Labelled
-from tests.server.browser import needs_browser, shown
-from tests.server.house import app
-from tests.server.live import live
+from server.middleware import Labelled
+from tests.rigs.browser import needs_browser, shown
+from tests.rigs.house import app
+from tests.rigs.live import live
 
 
 def test_the_page_runs_its_own_scripts_and_no_others(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from server.app import House
-from tests.server.house import app, ended, house_of, submit, until
+from tests.rigs.house import app, ended, house_of, submit, until
 
 MIB = 2**20
 BIG = bytes(3 * MIB)

@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from server import keys as keys_module
 from server.auth import Unauthorized
 from server.cli.keys import app as commands
 from server.errors import InsecureBind
-from server.jobs import keys as keys_module
-from server.jobs.keys import KeyStore
 from server.jobs.store import JobStore, Quota
-from tests.server.house import app, house_of
+from server.keys import KeyStore
+from tests.rigs.house import app, house_of
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.server.browser import needs_browser, shown
-from tests.server.house import app, house_of
-from tests.server.live import live
+from tests.rigs.browser import needs_browser, shown
+from tests.rigs.house import app, house_of
+from tests.rigs.live import live
 
 pytestmark = [pytest.mark.slow, needs_browser]
 

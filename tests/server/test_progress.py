@@ -14,8 +14,8 @@ from server.app import House
 from server.facades.modelslab.answers import eta
 from server.facades.replicate import logs
 from server.jobs.job import Job, Status
-from server.jobs.running import Running
-from tests.server.house import app, ended, house_of, journal, submit, until
+from server.workers.running import Running
+from tests.rigs.house import app, ended, house_of, journal, submit, until
 
 SLOW = "steps=4 sleep=0.05 decode=1.5"
 

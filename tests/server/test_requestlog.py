@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from server import requestlog
 from server.app import House
-from server.jobs.keys import KeyStore
 from server.jobs.store import NO_QUOTA
-from tests.server.house import app, ended, house_of, until
+from server.keys import KeyStore
+from tests.rigs.house import app, ended, house_of, until
 
 KEYS = "web:sesame,plainsecretkey"
 OWN = {"authorization": "Bearer web.sesame"}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from server import tls
 from server.errors import DataDirUnwritable, StartError
 from server.signing import SECRET_BYTES, Signing
-from tests.server.house import plain
+from server.transport import tls
+from tests.rigs.house import plain
 
 SECRETS = ("hmac", "ed25519")
 

@@ -38,11 +38,11 @@ from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
 from server.serve import set_up_logging
-from tests import pace
-from tests.server.clients.running import KEY, stand_in_server
-from tests.server.house import app, house_of, plain
-from tests.server.test_fault_injection import CALLS, SAYS
-from tests.server.test_intake import bomb, picture
+from tests.rigs import pace
+from tests.rigs.clients.running import KEY, stand_in_server
+from tests.rigs.house import app, house_of, plain
+from tests.server.media.test_fetch import bomb, picture
+from tests.server.workers.test_fault_injection import CALLS, SAYS
 
 # -- where it may be sent ---------------------------------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ from server.errors import AddressInUse
 from server.jobs.job import Status
 from server.jobs.store import JobStore
 from server.serve import Sink, bind
-from tests import pace
-from tests.server.house import ENGINE, checkpoint, until
+from tests.rigs import pace
+from tests.rigs.house import ENGINE, checkpoint, until
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = f"""

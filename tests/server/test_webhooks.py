@@ -21,10 +21,10 @@ from pipelines.request import GenerationRequest
 from server.jobs.job import Job, JobError, Status, Webhook
 from server.jobs.outbox import LANES
 from server.jobs.store import JobStore
-from server.jobs.webhooks import AT_ONCE, PER_KEY, PER_LANE, Courier, Letter
 from server.media.door import Door
-from tests import pace
-from tests.server.house import app, house_of, until
+from server.webhooks import AT_ONCE, PER_KEY, PER_LANE, Courier, Letter
+from tests.rigs import pace
+from tests.rigs.house import app, house_of, until
 
 
 class Ear(http.server.ThreadingHTTPServer):

@@ -11,7 +11,7 @@ import torch
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from PIL import Image
 
-from tests import checkpoints
+from tests.rigs import checkpoints
 
 
 @pytest.mark.parametrize("kind", checkpoints.KINDS)

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.cli import weights as cli
-from tests import checkpoints
+from tests.rigs import checkpoints
 from weights.pull import PullError
 
 NAMES = ("cogvideox-2b", "cogvideox-5b", "cogvideox-5b-i2v", "cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v")

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 from transformers import T5Config, T5EncoderModel
 
-from tests import checkpoints
+from tests.rigs import checkpoints
 from weights.catalog import CATALOG, find
 from weights.configs import whole
 from weights.expected import EXPECTED

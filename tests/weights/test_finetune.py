@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from server.cli import weights as cli
-from tests import checkpoints
+from tests.rigs import checkpoints
 from tests.weights.test_imports import hub_cache
 from weights import record
 from weights.verify import verify

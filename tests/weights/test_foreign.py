@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from server.cli import weights as cli
-from tests import checkpoints
+from tests.rigs import checkpoints
 from tests.weights.test_imports import hub_cache
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import checkpoints
+from tests.rigs import checkpoints
 from weights import imports, record
 from weights.catalog import CATALOG, Checkpoint
 from weights.imports import ImportRefused, import_folder

@@ -12,8 +12,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from tests.server.lora_host import lora_file
-from tests.weights import hub
+from tests.rigs import hub
+from tests.rigs.lora_host import lora_file
 from weights import loras
 from weights.catalog import WeightsError
 

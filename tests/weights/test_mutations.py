@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import loader
-from pipelines.generate import Engine
-from pipelines.loader import Loader
+from pipelines.engine import loader
+from pipelines.engine.generate import Engine
+from pipelines.engine.loader import Loader
 from pipelines.models import ModelError
-from tests import checkpoints
-from tests.pipelines.engines import ask, finished, frames_of
-from tests.weights import mutations
+from tests.rigs import checkpoints, mutations
+from tests.rigs.engines import ask, finished, frames_of
 from weights import record
 from weights.imports import wanted
 from weights.verify import Report, verify

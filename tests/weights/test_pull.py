@@ -11,8 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from tests import checkpoints
-from tests.weights import hub
+from tests.rigs import checkpoints, hub
 from weights import record
 from weights.catalog import CATALOG, UnknownCheckpoint
 from weights.pull import PullError, pull

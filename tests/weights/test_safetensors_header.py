@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests import pace
+from tests.rigs import pace
 from weights import safetensors_header
 from weights.safetensors_header import BrokenFile, read_header, read_whole_header
 

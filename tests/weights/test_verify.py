@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import checkpoints
+from tests.rigs import checkpoints
 from weights import record
 from weights.imports import ImportRefused, import_folder, wanted
 from weights.numbers import broken_tensor

@@ -35,7 +35,7 @@ from server.facades.wire import (
     unknown,
 )
 from server.jobs.job import Job, JobError, Status
-from server.shares import holder
+from server.limits.shares import holder
 
 FACADE = "fal"
 

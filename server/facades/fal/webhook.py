@@ -14,7 +14,7 @@ from server.context import Context
 from server.facades.fal import answers
 from server.facades.fal.errors import Failure
 from server.jobs.job import Job
-from server.jobs.webhooks import Letter
+from server.webhooks import Letter
 
 NOBODY = "local"  # the user of a server that asks for no key; verifiers want a name
 

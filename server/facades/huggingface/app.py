@@ -29,7 +29,7 @@ from server.facades.wire import (
     read_body,
 )
 from server.jobs.job import Job, Status
-from server.shares import holder
+from server.limits.shares import holder
 
 PREFIXES = ("/hf-inference", "/models", "/huggingface")
 FACADE = "huggingface"

@@ -14,7 +14,7 @@ from server.context import Context
 from server.facades.modelslab import errors
 from server.facades.modelslab.models import TEXT_MODELS
 from server.jobs.job import Job, Status
-from server.jobs.webhooks import Letter
+from server.webhooks import Letter
 from weights.catalog import plain_name, published
 
 USUAL_SECONDS = 30  # of a job nothing is known about yet

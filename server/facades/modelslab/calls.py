@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.auth import Unauthorized
-from server.bodies import Bodies
 from server.context import Context
 from server.errors import TooManyAtOnce
 from server.facades.modelslab import answers, errors, keyed
@@ -36,9 +35,10 @@ from server.facades.modelslab.uploads import decoded
 from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
+from server.limits.bodies import Bodies
+from server.limits.shares import holder
+from server.limits.steps import in_turn
 from server.media.uploads import chunks_of
-from server.shares import holder
-from server.steps import in_turn
 
 FACADE = "modelslab"
 HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60

@@ -15,9 +15,9 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from server.bodies import SHORT, Bodies
 from server.datadir import full_disk_named
 from server.facades.wire import MAX_BODY, MAX_VALUES, BadBody, BodyTooLarge, body_length, collected
+from server.limits.bodies import SHORT, Bodies
 
 SECONDS = 120.0  # for a body until its key is found
 STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; one address has at most a single one of the largest

@@ -25,7 +25,7 @@ from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.facades.wire import Json, finished_or_dropped, idempotency, kept
 from server.jobs.job import Artifact, Job, Status
 from server.jobs.jobs import PAGE_WAIT
-from server.shares import holder
+from server.limits.shares import holder
 from weights.catalog import published
 
 FACADE = "openai"

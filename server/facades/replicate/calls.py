@@ -37,7 +37,7 @@ from server.facades.replicate.models import (
 )
 from server.facades.wire import Json, idempotency, is_callable, kept, read_json
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
-from server.shares import holder
+from server.limits.shares import holder
 
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds

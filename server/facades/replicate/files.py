@@ -26,7 +26,7 @@ from server.facades.replicate.answers import timestamp
 from server.facades.replicate.catalog import page
 from server.facades.wire import Json, check_length, counted, flaw, parse_json
 from server.jobs.jobs import PAGE_WAIT
-from server.room import tag_of
+from server.limits.room import tag_of
 
 KEPT = 24 * 3600.0  # seconds, as at Replicate
 CHUNK = 2**20

@@ -19,7 +19,7 @@ from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import MODELS
 from server.facades.streams import KEEP_ALIVE, EventStream
 from server.jobs.job import Job, Status
-from server.shares import holder
+from server.limits.shares import holder
 
 LINE_END = re.compile(r"\r\n|\r|\n")  # where the event stream format ends a line
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from server.context import Context
 from server.facades.replicate import answers
 from server.jobs.job import Job, Status
-from server.jobs.webhooks import Letter
+from server.webhooks import Letter
 
 
 def secret(context: Context, owner: str) -> bytes:

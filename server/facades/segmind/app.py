@@ -23,8 +23,8 @@ from server.facades.segmind.form import choose
 from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
 from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
-from server.shares import holder
-from server.steps import in_turn
+from server.limits.shares import holder
+from server.limits.steps import in_turn
 
 # NOTE: "/v1" is shared: a façade with a longer prefix there (/v1/videos, /v1/predictions) comes before this one
 PREFIXES = ("/v1", "/v2", "/upload-asset", "/segmind")

@@ -1,0 +1,159 @@
+"""What a run has to do in each stage, and about how long that takes before it was measured.
+
+Knows: the architecture of transformer and VAE decoder, counted in multiplications. Does not know: clocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.engine.run import Clip, Film
+from pipelines.events import StageName
+from pipelines.frames.decode import decoder_calls
+from pipelines.frames.finish import frame_counts
+from pipelines.plan import Plan
+from pipelines.progress import Meter
+from pipelines.request import Task
+
+CONVOLUTION = 6.0  # how many times longer a multiplication takes in the VAE's 3D convolutions than in a transformer
+# pixels of video that ffmpeg takes in a second, and that it encodes while the file is closed, before it was measured
+TAKEN = {"mp4": 4e7, "webm": 2e7, "gif": 3e6}
+ENCODED = {"mp4": 4e7, "webm": 8e6, "gif": 1e6}
+ENCODING = ("write", "finish")  # the stages that depend on the format
+HELD_BACK = 50  # frames that an encoder may keep until the file is closed; a GIF's keeps all
+LATENT = 8  # pixels of the video on a side of a latent pixel
+LATENT_FRAMES = 4  # frames of the video in a latent frame
+
+
+@dataclass
+class Speeds:
+    """Seconds that a unit of each stage took in the latest run here, per pixel of its size."""
+
+    _known: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def learn(
+        self, model: str, measured: Mapping[StageName, float], sizes: Mapping[StageName, float], kind: str = "mp4"
+    ) -> None:
+        """`kind`: the file's format."""
+        for stage, seconds in measured.items():
+            if sizes.get(stage):
+                self._known[model, _of_kind(stage, kind)] = seconds / sizes[stage]
+
+    def usual(self, model: str, sizes: Mapping[StageName, float], kind: str = "mp4") -> dict[str, float]:
+        known = {stage: self._known.get((model, _of_kind(stage, kind))) for stage in sizes}
+        return {stage: known_one * sizes[stage] for stage, known_one in known.items() if known_one is not None}
+
+
+def _of_kind(stage: str, kind: str) -> str:
+    return f"{stage} {kind}" if stage in ENCODING else stage
+
+
+def prepare(meter: Meter, film: Film, speeds: Speeds) -> None:
+    """Tells the meter what is to be done, and what is known of how long that takes."""
+    plan = film.plan
+    meter.expect("denoise", _steps(plan) * len(film.clips))
+    begin_delivery(meter, film)
+    file_pixels = plan.width * plan.height
+    meter.usual = {
+        "write": file_pixels / TAKEN[plan.output_format],
+        "finish": file_pixels / ENCODED[plan.output_format],
+        **speeds.usual(plan.model, sizes(film), plan.output_format),
+    }
+    meter.in_steps = _in_steps(film)
+
+
+def begin_delivery(meter: Meter, film: Film) -> None:
+    """What is to be done from clean latents on; also when it begins anew after the device ran out of memory."""
+    meter.expect("decode", decodings(film.clips), film.decoded)
+    frames = frame_counts(film.plan, film.net is not None, film.upscaler is not None)
+    for stage, count in frames.items():
+        meter.expect(stage, count)
+    left = frames["write"] if film.plan.output_format == "gif" else min(frames["write"], HELD_BACK)
+    meter.expect("finish", left + before_encoding(film.plan, left))
+
+
+def before_encoding(plan: Plan, frames: int) -> int:
+    """What comes before the first frame is encoded, as a number of frames: a GIF's palette."""
+    return frames // 2 if plan.output_format == "gif" else 0
+
+
+def sizes(film: Film) -> dict[StageName, float]:
+    """Pixels of the work in a unit of each stage."""
+    plan = film.plan
+    model_pixels, file_pixels = plan.model_width * plan.model_height, plan.width * plan.height
+    frames = plan.model_frames
+    first = film.clips[0]
+    return {
+        "denoise": float(model_pixels * frames * (2 if plan.guidance_scale > 1 else 1)),
+        "decode": model_pixels * frames / calls(first),
+        "enlarge": float(model_pixels),
+        "interpolate": float(file_pixels if film.upscaler is not None else model_pixels),
+        "write": float(file_pixels),
+        "finish": float(file_pixels),
+    }
+
+
+def decodings(clips: Sequence[Clip]) -> int:
+    """Calls of the VAE's decoder: all clips for the file, and before that each but the last for its last frame."""
+    return sum(map(calls, clips)) + sum(map(calls, clips[:-1]))
+
+
+def calls(clip: Clip) -> int:
+    height, width = clip.plan.model_height // LATENT, clip.plan.model_width // LATENT
+    return decoder_calls(clip.model.vae, _latent_frames(clip.plan), height, width)
+
+
+def _latent_frames(plan: Plan) -> int:
+    return ((plan.source_frames or plan.model_frames) - 1) // LATENT_FRAMES + 1
+
+
+def _steps(plan: Plan) -> int:
+    if plan.task is Task.V2V and plan.strength is not None:
+        return max(1, min(plan.num_inference_steps, int(plan.num_inference_steps * plan.strength)))
+    return plan.num_inference_steps
+
+
+def _in_steps(film: Film) -> dict[str, float]:
+    """Units of the later stages, as multiples of a sampling step."""
+    clip, plan = film.clips[0], film.plan
+    step = _step_work(clip.model.transformer, plan)
+    latents = _latent_frames(plan) * (plan.model_height // LATENT) * (plan.model_width // LATENT)
+    decode = latents * _decoder_work(clip.model.vae) / calls(clip)
+    units = {"decode": decode * CONVOLUTION / step}
+    if film.upscaler is not None:
+        units["enlarge"] = film.upscaler.weights * plan.model_width * plan.model_height * CONVOLUTION / step
+    if film.net is not None:
+        # most of RIFE works at an eighth of the size or less
+        pixels = sizes(film)["interpolate"] / 16
+        units["interpolate"] = sum(p.numel() for p in film.net.parameters()) * pixels * CONVOLUTION / step
+    return units
+
+
+def _step_work(transformer: Any, plan: Plan) -> float:
+    """Multiplications of a sampling step."""
+    config = transformer.config
+    patch = config.patch_size
+    tokens = plan.max_tokens + _latent_frames(plan) / (config.patch_size_t or 1) * (
+        plan.model_height // LATENT // patch
+    ) * (plan.model_width // LATENT // patch)
+    weights = sum(p.numel() for p in transformer.transformer_blocks.parameters())
+    width = config.num_attention_heads * config.attention_head_dim
+    once: float = tokens * weights + 2 * tokens**2 * width * config.num_layers
+    return once * (2 if plan.guidance_scale > 1 else 1)
+
+
+def _decoder_work(vae: Any) -> float:
+    """Multiplications of the VAE's decoder for each latent pixel of each latent frame."""
+    blocks = len(vae.decoder.up_blocks)
+    doublings = int(math.log2(vae.config.temporal_compression_ratio))
+    work = 0.0
+    for name, weight in vae.decoder.named_parameters():
+        if weight.ndim < 4:
+            continue
+        parts = name.split(".")
+        level = int(parts[1]) if parts[0] == "up_blocks" else blocks - 1 if "_out" in parts[0] else 0
+        work += weight.numel() * 4**level * 2 ** min(level, doublings)
+    return work

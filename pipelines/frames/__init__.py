@@ -1,0 +1,1 @@
+"""Frames: decode, stitch, interpolate, enlarge, fit."""

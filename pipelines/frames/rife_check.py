@@ -1,0 +1,84 @@
+"""`python -m pipelines.frames.rife_check FILE [TARGET]`: checks RIFE weights before they are used.
+
+With TARGET it also writes them there as safetensors.
+
+Knows: that reading them needs torch, which the process that answers requests does not load: another one reads them.
+Which published versions have which shape. Does not know: the setting that names the file, the models folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import child
+from weights.catalog import WeightsError
+
+if TYPE_CHECKING:
+    from pipelines.frames.rife import Shape
+
+SECONDS = 300.0
+# channels of the blocks, then of the encoder within and of what it gives -> versions; others may share their shape
+_VERSIONS = {
+    (192, 128, 96, 64, 0, 0): "4.6",
+    (192, 128, 96, 64, 16, 4): "4.7",
+    (192, 128, 96, 64, 32, 8): "4.10 and 4.13",
+    (128, 96, 64, 48, 32, 4): "4.12.lite",
+    (128, 96, 64, 48, 16, 4): "4.15.lite",
+    (384, 192, 96, 48, 32, 8): "4.20",
+    (256, 192, 96, 48, 32, 8): "4.22",
+    (192, 128, 64, 32, 16, 4): "4.22.lite",
+    (192, 128, 96, 64, 32, 16, 4): "4.25",
+    (192, 128, 96, 64, 24, 16, 4): "4.25.lite",
+    (384, 256, 192, 128, 64, 16, 4): "4.25.heavy",
+    (192, 128, 96, 64, 32, 16, 16): "4.26.heavy",
+}
+
+
+def refusal(file: Path) -> str | None:
+    """Why `file` is of no use, in a line; None when it loads. Takes as long as torch takes to begin."""
+    return child.verdict("pipelines.frames.rife_check", file, seconds=SECONDS)[0]
+
+
+def convert(file: Path, target: Path) -> str:
+    """Writes `file` to `target` as safetensors; returns which versions are shaped so. Raises WeightsError."""
+    why, said = child.verdict("pipelines.frames.rife_check", file, target, seconds=SECONDS)
+    if why is not None:
+        raise WeightsError(f"{file}: {why}")
+    return said
+
+
+def described(shape: Shape) -> str:
+    """What the shape tells of the version."""
+    if shape.middle_only:
+        return "no RIFE's, but shaped like the small network that ships"
+    encoder = (shape.encoder_width, shape.features)
+    if (version := _VERSIONS.get((*shape.widths, *encoder))) is not None:
+        return f"shaped like RIFE {version}"
+    return f"shaped like no published RIFE: {len(shape.widths)} blocks of {', '.join(map(str, shape.widths))} channels"
+
+
+def main(file: str, target: str | None = None) -> int:
+    from safetensors.torch import save_file
+
+    from pipelines.frames import rife
+
+    try:
+        net = rife.load(file, "cpu")
+    except (OSError, ValueError) as e:
+        return child.refuse(e)
+    if target is None:
+        return 0
+    try:
+        # copies: tensors that share their memory are not written
+        save_file({name: value.clone().contiguous() for name, value in net.state_dict().items()}, target)
+    except Exception as e:  # safetensors has its own words for a full disk
+        sys.stdout.write(f"{target} cannot be written: {e}")
+        return child.REFUSED
+    sys.stdout.write(described(net.shape))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""LoRA files of any trainer -> adapters with the right scale."""

@@ -1,0 +1,117 @@
+"""The LoRAs of a request: read once and kept, by the hash of their file and as many as fit; then attached in turn.
+
+Knows: which file is which, how much memory they take, what is said of them. Does not know: how they act, where files
+come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipelines.events import Event, Log
+from pipelines.lora import file as lora_file
+from pipelines.lora.adapters import Adapter, LoraError, attach, read_adapter
+from pipelines.plan import Note
+from pipelines.request import GenerationRequest, Lora, RequestError
+
+FETCHED = re.compile(r"[0-9a-f]{64}\.safetensors")  # what the server calls those that it fetched
+ROOM = 2 * 2**30  # bytes: some eight LoRAs of rank 128 for the 5B in bfloat16
+
+
+class Adapters:
+    """The least recently used go first; one that is larger than all the room is read each time."""
+
+    def __init__(self, room: int = ROOM) -> None:
+        self._room = room
+        self._kept: OrderedDict[tuple[str, str], Adapter] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        return sum(adapter.bytes for adapter in self._kept.values())
+
+    def get(self, lora: Lora, model: str, transformer: nn.Module) -> Adapter:
+        """For `transformer`, which is `model`'s. Raises LoraError."""
+        path = Path(lora.path)
+        try:
+            sha256 = lora_file.digest(path)
+        except OSError as e:
+            raise LoraError(f"cannot be read: {e.strerror}") from e
+        if lora.sha256 is not None and sha256 != lora.sha256:
+            raise LoraError(f"its SHA-256 is {sha256}, asked for was {lora.sha256}")
+        adapter = self._kept.pop((sha256, model), None)
+        if adapter is None or adapter.file.path != path:  # what lies beside the file counts too
+            adapter = read_adapter(transformer, path)
+        if adapter.bytes <= self._room:
+            self._kept[sha256, model] = adapter
+        while self.bytes > self._room:
+            self._kept.popitem(last=False)
+        return adapter
+
+    def all(self, loras: Iterable[Lora], model: str, transformer: nn.Module) -> list[tuple[Lora, Adapter]]:
+        """Raises RequestError."""
+        loras, found = list(loras), []
+        for name, one in zip(names(loras), loras, strict=True):
+            try:
+                found.append((one, self.get(one, model, transformer)))
+            except (LoraError, OSError) as e:
+                raise RequestError("loras", f"{name}: {e}") from e
+        return found
+
+
+def names(loras: Sequence[Lora]) -> list[str]:
+    """What each is called in messages: its file, with its number where that alone would not tell them apart."""
+    files = [Path(one.path).name for one in loras]
+    return [
+        f"{file} (number {n})" if files.count(file) > 1 or (FETCHED.fullmatch(file) and len(files) > 1) else file
+        for n, file in enumerate(files, 1)
+    ]
+
+
+def text_notes(request: GenerationRequest, loras: Sequence[tuple[Lora, Adapter]]) -> list[Note]:
+    """For those that have a part for the text encoder. Raises RequestError when the request is strict."""
+    notes = []
+    for name, (_, adapter) in zip(names([one for one, _ in loras]), loras, strict=True):
+        if adapter.match.text:
+            reason = f"its part for the text encoder ({adapter.match.text_layers}) cannot be applied here"
+            if request.strict:
+                raise RequestError("loras", f"{name} is not possible as asked: {reason}")
+            notes.append(Note("loras", name, "its part for the transformer", reason))
+    return notes
+
+
+def strength(name: str, one: Lora, adapter: Adapter) -> str:
+    """How strong it acts and who says so."""
+    alpha = adapter.alpha(one.alpha)
+    strongest = max(alpha.values, key=lambda m: abs(alpha.values[m] / adapter.match.parts[m].rank))
+    return (
+        f"{name} at scale {one.scale:g}, alpha {alpha.values[strongest]:g} (from {alpha.source}), rank"
+        f" {adapter.match.parts[strongest].rank}"
+    )
+
+
+def attach_all(transformer: Any, loras: Sequence[tuple[Lora, Adapter]]) -> Generator[Event, None, dict[str, Any]]:
+    """Says what each is and how strong. Returns what beside the files decides their effect. Raises RequestError."""
+    strengths = []
+    for n, (file, (one, adapter)) in enumerate(zip(names([one for one, _ in loras]), loras, strict=True)):
+        try:
+            loaded = attach(transformer, adapter, one.scale, f"lora{n}", one.alpha)
+        except LoraError as e:
+            raise RequestError("loras", f"{file}: {e}") from e
+        yield Log(
+            f"lora {file}: scale {loaded.scale:g}, rank {loaded.rank or 'differs'}, alpha"
+            f" {'differs' if loaded.alpha is None else f'{loaded.alpha:g}'} (from {loaded.alpha_source}),"
+            f" {loaded.modules} modules, {adapter.bytes / 2**20:.1f} MiB; layout {loaded.layout}"
+            + ("" if adapter.match.kinds == ["LoRA"] else f"; {', '.join(adapter.match.kinds)}")
+            + ("" if loaded.scale else "; with scale 0 it does nothing")
+        )
+        alpha = adapter.alpha(one.alpha)
+        for doubt in lora_file.doubts(adapter.match, alpha, one.alpha):
+            yield Log(f"lora {file}: {doubt}", "WARN")
+        strengths.append(alpha.values)
+    return {"alphas": strengths} if strengths else {}

@@ -1,0 +1,1 @@
+"""What bounds a client: connections, requests, bodies, places, disk space."""

@@ -1,0 +1,80 @@
+"""How many requests a caller may send in a while: by address, and by key.
+
+Knows: windows, who sent a request. Does not know: what a refusal looks like (each façade has its own), whether a key is
+a good one. ASGI, in front of a façade.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from limits import parse
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.auth import given_keys
+from server.errors import RateLimited
+from server.limits.connections import place_of
+
+MOST_CALLERS = 50_000  # addresses and keys, made-up ones too, that are remembered
+
+
+class Limiter:
+    """`rate` as in `60/minute`; counts in memory, for all façades together."""
+
+    def __init__(self, rate: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._item = parse(rate)
+        self._seconds = float(self._item.get_expiry())
+        self._clock = clock
+        # when each caller's requests came; who has sent nothing for longest comes first. NOTE: not the memory storage
+        # of `limits`, which keeps every caller for ever and looks at all of them after each request
+        self._seen: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def check(self, request: Request) -> None:
+        """Counts the request; raises RateLimited."""
+        now = self._clock()
+        self._forget(now)
+        for who in self._callers(request):
+            times = self._seen.setdefault(who, deque())
+            while times and times[0] <= now - self._seconds:
+                times.popleft()
+            if len(times) >= self._item.amount:
+                raise RateLimited(self._item.amount, str(self._item), max(1.0, times[0] + self._seconds - now))
+            times.append(now)
+            self._seen.move_to_end(who)
+
+    def _forget(self, now: float) -> None:
+        """Those who may send as much as anybody new, and the oldest of too many."""
+        while self._seen:
+            who, times = next(iter(self._seen.items()))
+            if times and times[-1] > now - self._seconds and len(self._seen) <= MOST_CALLERS:
+                return
+            del self._seen[who]
+
+    def _callers(self, request: Request) -> list[str]:
+        address = request.client.host if request.client else "unknown"
+        keys = [hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() for key in given_keys(request.headers)]
+        return [f"address {place_of(address)}", *(f"key {key}" for key in keys)]
+
+
+class Limited:
+    """ASGI: lets a request through to `app`, or answers with what `refuse` makes of the refusal."""
+
+    def __init__(self, app: ASGIApp, limiter: Limiter, refuse: Callable[[Request, Exception], Response]) -> None:
+        self.app = app
+        self.limiter = limiter
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] != "OPTIONS":
+            request = Request(scope)
+            try:
+                self.limiter.check(request)
+            except RateLimited as e:
+                await self.refuse(request, e)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

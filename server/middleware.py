@@ -1,0 +1,147 @@
+"""What every request passes before it reaches a façade: the way to it, and the name on every answer.
+
+Knows: paths' first segments, headers. Does not know: what the façades do. ASGI, so that streams stay streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import traceback
+from collections.abc import Callable, Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.docs import protect
+from server.media.artifacts import PREFIX
+from server.served import LABELS
+
+MODEL_HEADER = "x-cogvideox-model"
+PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+){1,20}")
+
+log = structlog.get_logger()
+
+
+class ByPrefix:
+    """Hands a request to the app of the longest matching prefix, its path untouched; else to `app`, without a last
+    slash."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[tuple[str, ASGIApp]]) -> None:
+        self.app = app
+        self.routes = sorted(routes, key=lambda route: len(route[0]), reverse=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = self.choose(scope)
+        if chosen is self.app and scope["type"] == "http":
+            scope["path"] = scope["path"].rstrip("/") or "/"
+        await chosen(scope, receive, send)
+
+    def choose(self, scope: Scope) -> ASGIApp:
+        if scope["type"] != "http":
+            return self.app
+        path = "/" + scope["path"].lstrip("/")
+        for prefix, app in self.routes:
+            if path == prefix or path.startswith(prefix + "/"):
+                return app
+        return self.app
+
+
+class Forwarded:
+    """Believes what a trusted proxy says of the caller: X-Forwarded-For, -Proto, -Host and -Prefix.
+
+    Of a chain of proxies the values nearest to us that no trusted proxy's address stands behind are taken, so that
+    what a caller made up is passed over. Prefixes are put together: each proxy has taken its own off the path.
+    """
+
+    def __init__(self, app: ASGIApp, trusted: str) -> None:
+        self.app = app
+        self.trusts = trust(trusted)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (root := scope.get("root_path", "").rstrip("/")):  # mounted in another app
+            scope[PREFIX], scope["root_path"] = root, ""
+            if scope["path"].startswith(f"{root}/"):
+                scope["path"] = scope["path"].removeprefix(root)
+        if scope["type"] == "http" and scope.get("client") and self.trusts(scope["client"][0]):
+            self.believe(scope)
+        await self.app(scope, receive, send)
+
+    def believe(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        chain = [part.strip() for part in headers.get("x-forwarded-for", "").split(",") if part.strip()]
+        strangers = [address for address in chain if not self.trusts(address)]
+        if chain:
+            scope["client"] = (strangers[-1] if strangers else chain[0], 0)
+        if (scheme := _last(headers.get("x-forwarded-proto", "")).lower()) in ("http", "https"):
+            scope["scheme"] = scheme
+        if host := _last(headers.get("x-forwarded-host", "")):
+            rest = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            scope["headers"] = [*rest, (b"host", host.encode("latin-1"))]
+        prefixes = [part.strip().strip("/") for part in headers.get("x-forwarded-prefix", "").split(",")]
+        if PATH.fullmatch(prefix := "".join(f"/{part}" for part in prefixes if part)):
+            scope[PREFIX] = prefix + scope.get(PREFIX, "")
+
+
+def trust(trusted: str) -> Callable[[str], bool]:
+    """Whether an address is among those of a comma list of addresses and networks."""
+    networks = [ip_network(part.strip(), strict=False) for part in trusted.split(",") if part.strip()]
+
+    def trusts(address: str) -> bool:
+        try:
+            ip = ip_address(address.strip().strip("[]"))
+        except ValueError:
+            return False
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped:  # how a socket of both families sees IPv4
+            ip = ip.ipv4_mapped
+        return any(ip in network for network in networks)
+
+    return trusts
+
+
+def _last(value: str) -> str:
+    return value.rpartition(",")[2].strip()
+
+
+class Labelled:
+    """Puts the model's name on every answer, all models' where it is about no job, and answers where an app has failed
+    to.
+
+    What failed is logged by place and kind. The message is left out: it may quote what a client sent.
+    """
+
+    def __init__(self, app: ASGIApp, model: str) -> None:
+        self.app = app
+        self.model = model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun, labels = False, set[str]()
+        LABELS.set(labels)
+
+        async def labelled(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                headers.setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
+                protect(headers)
+                if message["status"] == 413:
+                    headers["connection"] = "close"  # or the rest of the body would be read, only to be dropped
+            await send(message)
+
+        try:
+            await self.app(scope, receive, labelled)
+        except asyncio.CancelledError:  # its time ran out while the server stops
+            if not begun:
+                await JSONResponse({"detail": "The server is stopping"}, 503)(scope, receive, labelled)
+        except Exception as e:
+            where = [line.strip().split("\n")[0] for line in traceback.format_tb(e.__traceback__)[-6:]]
+            log.error("unhandled", error=type(e).__name__, where=where)
+            if not begun:
+                await JSONResponse({"detail": "Internal Server Error"}, 500)(scope, receive, labelled)

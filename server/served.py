@@ -1,0 +1,218 @@
+"""Which checkpoint answers which task, and which devices do the work: decided once, at the start.
+
+Knows: what is installed, which of it is preferred, how to see a CUDA device without torch.
+Does not know: weights' contents beyond their config files, jobs, HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipelines.frames import rife_check, upscaler_check
+from pipelines.models import ModelError, ModelInfo, describe
+from pipelines.request import Task
+from server.errors import BadSetting, NoModel
+from server.setting_types import listed
+from server.settings import Settings, plain
+from weights import catalog
+from weights.catalog import UnknownCheckpoint, WeightsError
+from weights.interpolation import RIFE, place, rife_weights
+from weights.verify import verify
+
+DEMOS = ("demo", "demo-i2v")
+PREFERRED = ("cogvideox-5b", "cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b-i2v", "cogvideox-1.5-5b-i2v")
+REAL_WEIGHTS = (
+    "This is the demo model that ships with the server, not CogVideoX. For the real one, on a GPU: "
+    "cogvideox weights pull cogvideox-5b, then start the server again (or set COGVIDEOX_MODEL)."
+)
+DRIVER = Path("/proc/driver/nvidia/gpus")
+LABELS: ContextVar[set[str] | None] = ContextVar("labels", default=None)  # of the models an answer is about
+
+
+@dataclass(frozen=True)
+class Served:
+    """`by_task`: what answers each task. `devices`: one worker each, in the worker's words.
+
+    `problems`: what would have been served if it were whole, a sentence each. `rife_weights`: what draws frames
+    between frames, if anything does.
+    """
+
+    by_task: Mapping[Task, ModelInfo]
+    devices: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    rife_weights: Path | None = None
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        return {info.name: info.folder for info in self.by_task.values()}
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether anything here is answered by the demo model."""
+        return any(info.is_demo for info in self.by_task.values())
+
+    @property
+    def header(self) -> str:
+        """For x-cogvideox-model where no single job is answered: the labels of all."""
+        return ", ".join(sorted({self.label(info.name) for info in self.by_task.values()})) or "none"
+
+    def label(self, name: str) -> str:
+        """A model's name, the demo's with a word of warning. ASCII."""
+        is_demo = any(info.is_demo for info in self.by_task.values() if info.name == name)
+        return (f"{name} (demo, not CogVideoX)" if is_demo else name).encode("ascii", "replace").decode()
+
+    def told(self, name: str) -> None:
+        """The answer that is being given is about a job of this model."""
+        if name and (labels := LABELS.get()) is not None:
+            labels.add(self.label(name))
+
+    def model_for(self, task: Task) -> ModelInfo:
+        """Raises NoModel."""
+        if task in self.by_task:
+            return self.by_task[task]
+        can = ", ".join(sorted(self.by_task)) or "nothing"
+        raise NoModel(task, f"no checkpoint for {task} is served here (served: {can}); set COGVIDEOX_MODEL")
+
+
+def choose(settings: Settings) -> Served:
+    """Raises BadSetting when MODEL or RIFE_WEIGHTS names what is not here or whole, DEVICE what this machine lacks."""
+    check_folders(settings)
+    devices = find_devices(settings.device, called=settings.named("device"))
+    problems: list[str] = []
+    if settings.model is not None:
+        called = settings.named("model")
+        infos = [_asked(name, settings.models_dir, called) for name in listed(settings.model)]
+    else:
+        infos, problems = _best(settings.models_dir, on_cuda=devices[0].startswith("cuda"))
+    by_task: dict[Task, ModelInfo] = {}
+    if len({info.name for info in infos}) < len({info.folder for info in infos}):
+        raise BadSetting(f"{settings.shown('model')}: two folders of one name cannot be told apart")
+    for info in infos:
+        for task in info.tasks:
+            by_task.setdefault(task, info)
+    try:
+        rife = rife_weights(settings.rife_weights, settings.models_dir)
+    except WeightsError as e:
+        raise BadSetting(f"{settings.shown('rife_weights')}: {e}") from None
+    imported = place(RIFE, settings.models_dir)
+    if settings.rife_weights is None and rife == imported and (broken := verify(imported.parent).problems):
+        problems.append(f"{RIFE} is installed and not used: {broken[0]}")
+        rife = rife_weights()
+    return Served(by_task, devices, tuple(problems), rife)
+
+
+def check_rife(settings: Settings) -> None:
+    """Raises BadSetting when the file that RIFE_WEIGHTS names is no such network. It is read for that, which takes a
+    second or two."""
+    if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
+        raise BadSetting(f"{settings.shown('rife_weights')}: {why}")
+
+
+def check_upscaler(settings: Settings) -> None:
+    """Raises BadSetting when the file that UPSCALER names is no network that enlarges frames, or nothing here could
+    read it. It is read for that by another process, which takes a few seconds."""
+    if settings.upscaler is None:
+        return
+    why = upscaler_check.wrong_file(settings.upscaler)
+    if why is None and find_spec("spandrel") is None:
+        why = "needs the package spandrel (the extra `upscale`)"
+    if why := why or upscaler_check.refusal(settings.upscaler):
+        raise BadSetting(f"{settings.shown('upscaler')}: {why}")
+
+
+def check_folders(settings: Settings) -> None:
+    """Raises BadSetting for a models or LoRA folder that is a file; one that is not there is empty."""
+    for name in ("models_dir", "loras_dir"):
+        folder = getattr(settings, name)
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise BadSetting(f"{settings.shown(name)}: is a file, not a folder")
+
+
+def _asked(given: str, models_dir: Path, called: str) -> ModelInfo:
+    """`called`: the flag or variable that names the model."""
+    name = catalog.name_of(given, models_dir)
+    try:
+        folder = catalog.find(name, models_dir)
+        if folder is None:
+            raise BadSetting(f"{called}={plain(given)}: not installed; cogvideox weights pull {name}")
+        is_name = name in catalog.CATALOG or folder.parent == models_dir
+        if problems := verify(folder).problems:
+            more = f"; and {len(problems) - 1} more (cogvideox weights verify {name})" if problems[1:] else ""
+            raise BadSetting(f"{called}={plain(given)}: does not load: {problems[0]}{more}")
+        return describe(folder.absolute(), name if is_name else None)
+    except UnknownCheckpoint as e:
+        raise BadSetting(f"{called}={plain(given)}: {e.why}") from None
+    except (WeightsError, ModelError) as e:
+        raise BadSetting(f"{called}={plain(given)}: {e}") from None
+
+
+def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str]]:
+    """What to serve unasked, best first, and what is wrong with the rest.
+
+    Without CUDA only the demo: minutes for a step are nobody's default.
+    """
+    found: list[ModelInfo] = []
+    problems: list[str] = []
+    for name in (*(PREFERRED if on_cuda else ()), *DEMOS):
+        folder = catalog.find(name, models_dir)
+        if folder is None or (name in DEMOS and any(not info.is_demo for info in found)):
+            continue  # beside a real model the demo would only mislead
+        try:
+            if broken := verify(folder).problems:
+                raise ModelError(str(broken[0]))
+            found.append(describe(folder.absolute(), name))
+        except ModelError as e:
+            problems.append(f"{name} is installed and not served: {e}")
+    return found, problems
+
+
+def find_devices(
+    device: str,
+    environ: Mapping[str, str] = os.environ,
+    count: Callable[[], int] | None = None,
+    called: str = "COGVIDEOX_DEVICE",
+) -> tuple[str, ...]:
+    """`device` as set -> the devices to put a worker on; auto: every CUDA device there is, else the CPU.
+
+    Raises BadSetting for a CUDA device that is not there.
+    """
+    if device == "cpu":
+        return ("cpu",)
+    devices = (count or count_cuda_devices)()
+    if (visible := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        devices = min(devices, len([one for one in visible.split(",") if one.strip() not in ("", "-1")]))
+    if device == "auto":
+        return tuple(f"cuda:{n}" for n in range(devices)) or ("cpu",)
+    asked = tuple(device.split(","))
+    for one in asked:
+        if int(one.partition(":")[2] or 0) >= devices:
+            there = (
+                f"cuda:0 to cuda:{devices - 1} exist" if devices else "no CUDA device is visible, or torch has no CUDA"
+            )
+            raise BadSetting(f"{called}={device}: there is no {one}; {there}")
+    return asked
+
+
+def count_cuda_devices() -> int:
+    """How many CUDA devices torch would find, without asking it."""
+    try:
+        if version("torch").endswith("+cpu"):
+            return 0
+    except PackageNotFoundError:
+        return 0
+    if (command := shutil.which("nvidia-smi")) is not None:
+        try:
+            listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return 0
+        return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    # NOTE: in a container this may list devices of the host that are not handed to it
+    return len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0

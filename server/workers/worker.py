@@ -1,0 +1,188 @@
+"""A worker process: owns one device, runs one job at a time, says what happens.
+
+Knows: the engine (found by name, so that this is the only process that imports torch), the pipe to its parent.
+Does not know: the job table, files of results, other workers. It dies with its parent: by the kernel's signal on
+Linux, and everywhere when the pipe ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipelines import child, environment
+from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded
+from pipelines.request import GenerationRequest, RequestError
+from server.workers.prompt_help import Helper
+from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, WorkerSpec
+
+NICE = 10  # below the API process, which must answer while this one computes
+POISONED = 42  # exit status when the device's context is beyond repair
+EXPECTED = ("GenerationError", "ModelError")  # their messages say all there is to say; the dispatcher logs them
+
+
+def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
+    """Runs until the pipe ends. `parent`: process id of who started this."""
+    _die_with(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICE)
+    inbox = Inbox(pipe)
+    try:
+        environment.prepare()
+        device = confine(spec.device)
+        module_name, _, name = spec.engine.partition(":")
+        module = importlib.import_module(module_name)
+        engine = getattr(module, name)(
+            models=spec.models,
+            device=device,
+            memory=spec.memory,
+            rife_weights=spec.rife_weights,
+            upscaler=spec.upscaler,
+        )
+    except BaseException as e:
+        if type(e).__name__ not in EXPECTED and not isinstance(e, ImportError):
+            _print_traceback()
+        _tell(pipe, StartFailed(_one_line(e)))
+        return
+    _tell(pipe, Ready())
+    while True:
+        run = inbox.next()
+
+        def tell(event: Event, run: Run = run) -> None:
+            _tell(pipe, Said(run.job_id, run.attempt, event))
+
+        for event in events(module, engine, run, inbox, spec.helper, tell):
+            tell(event)
+
+
+def _tell(pipe: Connection, message: Ready | StartFailed | Said) -> None:
+    try:
+        pipe.send(message)
+    except OSError:
+        os._exit(0)
+
+
+class Inbox:
+    """Reads the pipe while the main thread computes."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self._cancelled: set[tuple[str, int]] = set()
+        self._paused: set[tuple[str, int]] = set()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next(self) -> Run:
+        return self._runs.get()
+
+    def cancelled(self, run: Run) -> bool:
+        return (run.job_id, run.attempt) in self._cancelled
+
+    def paused(self, run: Run) -> bool:
+        return (run.job_id, run.attempt) in self._paused
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = self._pipe.recv()
+                if isinstance(message, Run):
+                    self._runs.put(message)
+                elif isinstance(message, Cancel):
+                    self._cancelled.add((message.job_id, message.attempt))
+                elif isinstance(message, Pause):
+                    self._paused.add((message.job_id, message.attempt))
+        except (EOFError, OSError):
+            os._exit(0)  # the parent is gone, and nobody is left to want what the main thread is making
+
+
+def events(
+    module: Any,
+    engine: Any,
+    run: Run,
+    inbox: Inbox,
+    helper: Helper | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Iterator[Event]:
+    """Reworded if asked for, the engine's events, then Failed, Cancelled or Paused if it ended without Finished.
+
+    `progress` is called with what the engine reports while it cannot yield."""
+    try:
+        request = GenerationRequest.from_dict(run.request)
+        if helper is not None and helper.wanted(request):
+            better = helper.better(request, lambda: inbox.cancelled(run) or inbox.paused(run))
+            if better is None:
+                yield Cancelled() if inbox.cancelled(run) else Paused()
+                return
+            request, run = better, replace(run, resume=None)  # what was saved is of the other prompt
+            yield Reworded(request.to_dict())
+        yield from engine.run(
+            request,
+            run.model,
+            lambda: inbox.cancelled(run),
+            run.resume,
+            lambda: inbox.paused(run),
+            progress,
+        )
+    except RequestError as e:
+        yield Failed("invalid_request", e.message, e.field)
+    except module.GenerationCancelled:
+        yield Cancelled()
+    except module.GenerationPaused:
+        yield Paused()
+    except module.GenerationError as e:
+        yield Failed(e.code, e.message, e.field)
+    except MemoryError:
+        yield Failed("out_of_memory", "the machine ran out of memory")
+    except Exception as e:
+        _print_traceback()
+        if _poisons(e):
+            # every later call on this device would fail too; a fresh process may do better
+            os._exit(POISONED)
+        yield Failed("internal", _one_line(e))
+
+
+def confine(device: str) -> str:
+    """Makes `cuda:N` the only CUDA device this process sees, before torch looks; the name it has then."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not index:
+        return device
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
+    if visible and int(index) >= len(visible):
+        raise ValueError(f"device {device} is not among CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(index)].strip() if visible else index
+    return "cuda:0"
+
+
+def _poisons(error: Exception) -> bool:
+    """A CUDA failure other than want of memory leaves a context in which nothing works any more."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" not in names and ("AcceleratorError" in names or "CUDA error" in str(error))
+
+
+def _die_with(parent: int) -> None:
+    child.die_with_parent()
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+        traceback.print_exc()
+        sys.stderr.flush()
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    return text[:500] if type(error).__name__ == "GenerationError" else f"{type(error).__name__}: {text}"[:500]

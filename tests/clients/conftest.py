@@ -1,0 +1,58 @@
+"""Servers that real clients talk to, one of each kind for all tests of a process, and what the clients bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from pipelines.models import ModelInfo
+from pipelines.request import Task
+from server.served import choose
+from server.settings import Settings
+from tests.rigs.clients.running import few_steps, running_server, served_folder, stand_in_server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of the real server on the demo model, with few steps; its key is `running.KEY`."""
+    with running_server(tmp_path_factory.mktemp("server"), few_steps(), allow_private_urls="true") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of a server whose engine does as the prompt says (`tests/rigs/fake_engine.py`): it is quick,
+    fails, hangs and dies to order."""
+    with stand_in_server(tmp_path_factory.mktemp("stand-in"), allow_private_urls="true") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Task, ModelInfo]:
+    """What `server` makes each kind of film with."""
+    return choose(Settings.load(models_dir=tmp_path_factory.mktemp("none"), device="cpu")).by_task
+
+
+@pytest.fixture(scope="session")
+def model(models: Mapping[Task, ModelInfo]) -> ModelInfo:
+    return models[Task.T2V]
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory, models: Mapping[Task, ModelInfo]) -> Path:
+    """A red circle on grey."""
+    width, height = models[Task.I2V].family.sizes.default
+    image = Image.new("RGB", (width, height), "grey")
+    ImageDraw.Draw(image).ellipse((width // 2 - 10, height // 2 - 10, width // 2 + 10, height // 2 + 10), fill="red")
+    path = tmp_path_factory.mktemp("picture") / "circle.png"
+    image.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture_url(picture: Path) -> Iterator[str]:
+    with served_folder(picture.parent) as address:
+        yield f"http://{address}/{picture.name}"

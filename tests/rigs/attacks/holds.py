@@ -1,0 +1,56 @@
+"""The server, with a watch on its interpreter: `python -m tests.rigs.attacks.holds`. Linux only.
+
+It never collects garbage, so that memory which hangs in a cycle is seen.
+
+Each time one thread kept all others from running for LONG seconds of its own CPU time, it prints `held SECONDS WHERE`.
+CPU time tells a busy server from a busy machine.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from server.serve import serve
+from server.settings import Settings
+
+LOOK_EVERY = 0.002  # seconds
+LONG = 0.01
+
+
+def _cpu_seconds() -> dict[int, float]:
+    """What each thread has used so far."""
+    used = {}
+    for thread in threading.enumerate():
+        try:
+            ran = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]
+        except OSError:  # it has ended
+            continue
+        used[thread.ident or 0] = int(ran) / 1e9
+    return used
+
+
+def _watch() -> None:
+    while True:
+        before, begun = _cpu_seconds(), time.monotonic()
+        time.sleep(LOOK_EVERY)
+        if time.monotonic() - begun < LOOK_EVERY + LONG:
+            continue
+        frames, after = sys._current_frames(), _cpu_seconds()
+        after.pop(threading.get_ident(), None)
+        holder = max(after, key=lambda one: after[one] - before.get(one, 0.0))
+        seconds = after[holder] - before.get(holder, 0.0)
+        if seconds >= LONG:
+            steps = traceback.extract_stack(frames[holder])[-3:] if holder in frames else []
+            where = " < ".join(f"{step.name} {Path(step.filename).name}:{step.lineno}" for step in reversed(steps))
+            print(f"held {seconds:.3f} {where}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    gc.disable()
+    threading.Thread(target=_watch, daemon=True).start()
+    serve(Settings.load(), engine="tests.rigs.fake_engine:Engine")

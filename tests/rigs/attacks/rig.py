@@ -1,0 +1,196 @@
+"""A real server under attack, and what the others notice of it.
+
+The server runs over the fake engine in a process of its own, with two keys. Bystanders are measured once without the
+attack and once with it, in the same run, so that a slow or busy machine changes both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+from tests.rigs import pace
+from tests.rigs.clients.running import environment, free_port
+from tests.rigs.house import checkpoint
+
+ATTACKER = "mallory:secret"
+BYSTANDER = "bob:secret"
+# Seconds that nobody else may wait longer because of an attack. `make attacks` runs one attack at a time and holds the
+# promise; where several run beside each other on the same cores, the limit only tells a delay from a standstill.
+NOTICEABLE = 0.5 if os.environ.get("STRICT_ATTACKS") else 4.0
+LEFT_BEHIND = 100.0  # MiB that the API process may hold longer because of an attack
+QUIET_SECONDS = 3.0  # for the measurement without an attack
+START_SECONDS = 60.0
+STOP_MARGIN = 10.0  # seconds beyond the drain time until the process has ended
+
+
+@dataclass
+class Seen:
+    """What a bystander noticed: the longest health check, small job and small image, in seconds."""
+
+    health: float = 0.0
+    job: float = 0.0
+    image: float = 0.0
+    healths: int = 0
+    jobs: int = 0
+    images: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+class Target:
+    """The attacked server. `address` is its `host:port`."""
+
+    def __init__(self, address: str, process: subprocess.Popen[bytes], log: Path, drain_seconds: float) -> None:
+        self.address = address
+        self.process = process
+        self.log = log
+        self.drain_seconds = drain_seconds
+        self._quiet: Seen | None = None
+        self._quiet_mib = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    @property
+    def api_mib(self) -> float:
+        """Resident memory of the API process."""
+        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @contextmanager
+    def bystander(self, *more: str) -> Iterator[Seen]:
+        """Measures what another key notices meanwhile, and before it, once, what it notices in peace; the result is
+        complete after the block. `more`: "images"."""
+        if self._quiet is None:
+            self.measure_quiet()
+        with self._bystander(*more) as seen:
+            yield seen
+
+    @contextmanager
+    def _bystander(self, *more: str) -> Iterator[Seen]:
+        seen = Seen()
+        program = [sys.executable, "-m", "tests.rigs.attacks.bystander", self.address, BYSTANDER, *more]
+        with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdin is not None and other.stdout is not None
+            other.stdout.readline()  # it has started
+            try:
+                yield seen
+            finally:
+                other.stdin.close()
+                said = other.stdout.read()
+        for name, value in json.loads(said).items():
+            setattr(seen, name, value)
+
+    @contextmanager
+    def as_attacker(self) -> Iterator[requests.Session]:
+        """A session with the attacker's key, which most clouds read from these headers."""
+        with requests.Session() as session:
+            session.trust_env = False
+            session.headers.update({"authorization": f"Bearer {ATTACKER}", "x-api-key": ATTACKER, "key": ATTACKER})
+            yield session
+
+    def measure_quiet(self) -> Seen:
+        """What a bystander notices without an attack; also the memory before it."""
+        with self._bystander("images") as seen:
+            time.sleep(QUIET_SECONDS)
+        self._quiet, self._quiet_mib = seen, self.api_mib
+        assert seen.jobs and not seen.errors, seen
+        return seen
+
+    def assert_unnoticed(self, seen: Seen) -> None:
+        """Nobody else waited NOTICEABLE seconds longer than without the attack, and nothing of theirs failed."""
+        assert self._quiet is not None
+        margin = pace.seconds(NOTICEABLE)
+        assert not seen.errors, seen.errors[:5]
+        assert seen.jobs and seen.healths, f"the bystander got nothing done: {seen}"
+        assert seen.health <= self._quiet.health + margin, f"{seen} beside {self._quiet} in peace"
+        assert seen.job <= self._quiet.job + margin, f"{seen} beside {self._quiet} in peace"
+        assert seen.image <= self._quiet.image + margin, f"{seen} beside {self._quiet} in peace"
+
+    def assert_memory_returns(self, within: float = 20.0) -> None:
+        """The API process is back within LEFT_BEHIND of what it took before the attack, after `within` seconds."""
+        until = time.monotonic() + pace.seconds(within)
+        while self.api_mib > self._quiet_mib + LEFT_BEHIND:
+            assert time.monotonic() < until, f"{self.api_mib:.0f} MiB, {self._quiet_mib:.0f} before the attack"
+            time.sleep(0.2)
+
+    def assert_stops(self) -> float:
+        """SIGTERM ends the server within its drain time; returns the seconds it took."""
+        begun = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(self.drain_seconds + pace.seconds(STOP_MARGIN))
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running {time.monotonic() - begun:.0f} s after SIGTERM") from None
+        return time.monotonic() - begun
+
+
+@contextmanager
+def attacked(
+    folder: Path,
+    *,
+    drain_seconds: float = 1.0,
+    program: str = "tests.rigs.clients.stand_in",
+    files: int | None = None,
+    **settings: Any,
+) -> Iterator[Target]:
+    """A server on loopback that knows the keys ATTACKER and BYSTANDER. `program`: the module
+    that runs it. `files`: its limit of open files."""
+    port = free_port()
+    models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
+    given = {
+        "port": port,
+        "model": models,
+        "models_dir": folder / "models",
+        "data_dir": folder / "data",
+        "device": "cpu",
+        "min_free_mb": 0,
+        "drain_seconds": drain_seconds,
+        "api_keys": f"{ATTACKER},{BYSTANDER}",
+        **settings,
+    }
+    log = folder / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*(["prlimit", f"--nofile={files}:{files}"] if files else []), sys.executable, "-m", program],
+            env=environment({name: str(value) for name, value in given.items()}),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        target = Target(f"127.0.0.1:{port}", process, log, drain_seconds)
+        try:
+            _await_ready(target)
+            yield target
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _await_ready(target: Target) -> None:
+    until = time.monotonic() + pace.seconds(START_SECONDS)
+    while time.monotonic() < until and target.process.poll() is None:
+        try:
+            with requests.Session() as session:
+                session.trust_env = False
+                if session.get(f"{target.url}/health/ready", timeout=5).status_code == 200:
+                    return
+        except requests.RequestException:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"the server did not become ready:\n{target.log_text()[-3000:]}")

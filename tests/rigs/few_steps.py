@@ -1,0 +1,25 @@
+"""The real engine, which takes few steps where many are asked for, as an API does for a program that says nothing.
+
+Runs in a real worker process: `python -m tests.rigs.clients.stand_in tests.rigs.few_steps:Engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from pipelines.engine import generate
+from pipelines.engine.generate import GenerationCancelled, GenerationError, GenerationPaused
+from pipelines.events import Event
+from pipelines.request import GenerationRequest
+
+__all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused"]  # the worker's
+FEW, MANY = 4, 25
+
+
+class Engine(generate.Engine):
+    def run(self, request: GenerationRequest, *how: Any, **more: Any) -> Iterator[Event]:
+        asked = request.num_inference_steps
+        steps = FEW if asked is None or asked >= MANY else asked
+        return super().run(replace(request, num_inference_steps=steps), *how, **more)

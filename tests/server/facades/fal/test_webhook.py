@@ -1,0 +1,173 @@
+"""fal's webhooks: when a job has one, what it is told, and that anybody can check who wrote it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fastapi.testclient import TestClient
+
+from server.facades import fal
+from server.jobs.job import EVENTS, Job, Webhook
+from tests.rigs.clients.fake import fail, fake_context, hold
+from tests.rigs.clients.fake_fal import APP, QUEUE, RUN, Served, build, client_of
+from tests.rigs.house import app, until
+from tests.server.test_webhooks import Ear
+
+HOOK = "http://example.org/hook?a=1&b=%20x"
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    client, jobs = build()
+    with client:
+        yield client, jobs
+
+
+@pytest.fixture
+def ear() -> Iterator[Ear]:
+    with Ear() as ear:
+        yield ear
+        ear.shutdown()
+
+
+def verify(jwks: dict[str, Any], headers: Mapping[str, str], body: bytes) -> None:
+    """As fal's documentation has it. Raises InvalidSignature, KeyError."""
+    message = "\n".join(
+        [
+            headers["x-fal-webhook-request-id"],
+            headers["x-fal-webhook-user-id"],
+            headers["x-fal-webhook-timestamp"],
+            hashlib.sha256(body).hexdigest(),
+        ]
+    ).encode()
+    for key in jwks["keys"]:
+        public = base64.urlsafe_b64decode(key["x"])
+        Ed25519PublicKey.from_public_bytes(public).verify(bytes.fromhex(headers["x-fal-webhook-signature"]), message)
+
+
+def test_who_is_told(served: Served) -> None:
+    client, jobs = served
+    client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "a"})
+    assert jobs.last.webhook == Webhook(HOOK, "http://here:8000")
+    client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={})  # the refusal is told too
+    assert jobs.last.webhook == Webhook(HOOK, "http://here:8000") and jobs.last.error is not None
+    client.post(f"{QUEUE}?fal_webhook=", json={"prompt": "a"})
+    assert jobs.last.webhook is None
+    target = f"https://queue.fal.run{APP}?fal_webhook={quote(HOOK, safe='')}"
+    client.post("/fal/proxy", json={"prompt": "a"}, headers={"x-fal-target-url": target})
+    assert jobs.last.webhook == Webhook(HOOK, "http://here:8000")
+    client.post(f"{RUN}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "a"})
+    assert jobs.last.webhook is None, "fal.run knows no webhooks"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "x",
+        "ftp://a/b",
+        "http://",
+        "http://a:99999/",
+        "https:///x",
+        "http://[",
+        "http://a/ b",
+        "http://a/\0",
+        "h" * 9000,
+    ],
+)
+def test_who_cannot_be_told(served: Served, url: str) -> None:
+    client, jobs = served
+    answer = client.post(f"{QUEUE}?fal_webhook={quote(url, safe='')}", json={"prompt": "a"})
+    assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
+    assert "fal_webhook" in answer.json()["detail"]
+    assert not jobs.jobs
+
+
+def letters(job: Job, context: Any) -> list[dict[str, Any]]:
+    written = [fal.FACADE.letter(context, job, event) for event in EVENTS]
+    return [json.loads(letter.body) for letter in written if letter is not None]
+
+
+def test_what_is_told() -> None:
+    """Once, when it has ended, with what the result address would answer."""
+    context, jobs, _ = fake_context()
+    with client_of(context) as client:
+        url = f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}"
+        ends = ((None, "OK"), (fail("internal"), "ERROR"), (fail("bad_output"), "ERROR"), (hold, "ERROR"))
+        for end, word in ends:
+            if end is not None:
+                jobs.end = end
+            receipt = client.post(url, json={"prompt": "a"}).json()
+            if end is hold:
+                client.put(receipt["cancel_url"])
+            result = client.get(receipt["response_url"])
+            (told,) = letters(jobs.last, context)
+            assert list(told) == ["request_id", "gateway_request_id", "status", "error", "payload"]
+            assert told["request_id"] == told["gateway_request_id"] == receipt["request_id"]
+            assert (told["status"], told["payload"]) == (word, result.json())
+            assert told["error"] == (None if word == "OK" else f"Invalid status code: {result.status_code}")
+        jobs.end = hold
+        receipt = client.post(url, json={"prompt": "a", "seed": "x"}).json()
+        (told,) = letters(jobs.last, context)
+        assert (told["status"], told["error"]) == ("ERROR", "Invalid status code: 422")
+        assert told["payload"]["detail"][0]["loc"] == ["body", "seed"]
+        client.post(QUEUE, json={"prompt": "a"})
+        assert letters(jobs.last, context) == []
+
+
+@pytest.mark.parametrize("keys", ["", "id:secret"])
+def test_signature(keys: str) -> None:
+    context, jobs, _ = fake_context(keys=keys)
+    with client_of(context) as client:
+        headers = {"authorization": "Key id:secret"}
+        client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "ä"}, headers=headers)
+        jwks = client.get("/.well-known/jwks.json")
+        assert jwks.status_code == 200, "for everybody"
+    letter = fal.FACADE.letter(context, jobs.last, "completed")
+    assert letter is not None
+    signed = dict(letter.sign(letter.body, 1_800_000_000.9, 1))
+    assert signed["content-type"] == "application/json"
+    assert signed["x-fal-webhook-timestamp"] == "1800000000"
+    assert signed["x-fal-webhook-user-id"] == (jobs.last.owner or "local")
+    assert signed["x-fal-webhook-signature"] == signed["x-fal-webhook-signature"].lower()
+    verify(jwks.json(), signed, letter.body)
+    for changed in (
+        {**signed, "x-fal-webhook-timestamp": "1800000001"},
+        {**signed, "x-fal-webhook-request-id": "other"},
+        {**signed, "x-fal-webhook-user-id": "other"},
+    ):
+        with pytest.raises(InvalidSignature):
+            verify(jwks.json(), changed, letter.body)
+    with pytest.raises(InvalidSignature):
+        verify(jwks.json(), signed, letter.body + b" ")
+
+
+def test_keys_are_published_as_verifiers_read_them(served: Served) -> None:
+    """fal's own Python sample decodes `x` as it is, without adding padding."""
+    (key,) = served[0].get("/.well-known/jwks.json").json()["keys"]
+    assert {"kty": "OKP", "crv": "Ed25519", "use": "sig"}.items() <= key.items()
+    assert len(base64.urlsafe_b64decode(key["x"])) == 32 and key["kid"]
+
+
+def test_a_whole_server_tells(tmp_path: Path, ear: Ear) -> None:
+    with TestClient(app(tmp_path, allow_private_urls=True)) as client:
+        url = f"{QUEUE}?fal_webhook={quote(ear.url, safe='')}"
+        done = client.post(url, json={"prompt": "steps=2"}).json()
+        until(lambda: len(ear.heard) == 1)
+        refused = client.post(url, json={"prompt": "a", "export_fps": 99}).json()
+        until(lambda: len(ear.heard) == 2)
+        jwks = client.get("/.well-known/jwks.json").json()
+    (headers, told), (_, refusal) = ear.heard
+    assert (told["request_id"], told["status"], told["error"]) == (done["request_id"], "OK", None)
+    assert told["payload"]["video"]["url"].startswith("http://testserver/files/")
+    verify(jwks, headers, json.dumps(told).encode())
+    assert (refusal["request_id"], refusal["status"]) == (refused["request_id"], "ERROR")
+    assert refusal["payload"]["detail"][0]["type"] == "less_than_equal"

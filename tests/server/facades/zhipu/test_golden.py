@@ -1,0 +1,94 @@
+"""Every answer of Zhipu's façade in every state of a task, as it was agreed upon: status and body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from server.errors import QueueFull, QuotaExceeded
+from server.facades.zhipu.models import BLUE
+from server.jobs.job import JobError
+from tests.rigs import golden
+from tests.rigs.clients.fake import hold
+from tests.server.facades.zhipu.test_calls import ASKED, BASE, CREATE, UNIFIED, Served, build
+
+NAMED = {**ASKED, "request_id": "mine-1", "size": "1920x1080", "duration": 10, "with_audio": True}
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    client, jobs, intake = build()
+    with client:
+        yield client, jobs, intake
+
+
+def check(name: str, answer: httpx.Response) -> None:
+    golden.check(f"zhipu/{name}", answer, times=("execution_time",))
+
+
+def bring(served: Served, task: str, state: str) -> None:
+    jobs = served[1]
+    if state == "cancelled":
+        jobs.cancel(task)
+    elif state != "queued":
+        jobs.start(task)
+        if state == "succeeded":
+            jobs.finish(task)
+        if state == "failed":
+            jobs.fail(task, JobError("media_error", "the image is damaged", "image"))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_states(served: Served, state: str) -> None:
+    client, jobs, _ = served
+    jobs.end = hold
+    created = client.post(CREATE, json=NAMED)
+    check("created", created)
+    task = created.json()["id"]
+    bring(served, task, state)
+    check(f"result_{state}", client.get(f"{BASE}/async-result/{task}"))
+    several = client.post("/cogvideox/v4/async-results", json={"ids": [task, "nothing"]})
+    if state == "succeeded":
+        check("results", several)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_states_of_the_unified_form(served: Served, state: str) -> None:
+    client, jobs, _ = served
+    jobs.end = hold
+    created = client.post(UNIFIED, json={"model": "cogvideox-3", "prompt": "p", "image": BLUE, "resolution": "720p"})
+    check("unified_created", created)
+    task = created.json()["task_id"]
+    bring(served, task, state)
+    check(f"unified_{state}", client.get(f"/302/v2/video/fetch/{task}"))
+
+
+def test_errors() -> None:
+    client, jobs, _ = build(keys="id.secret")
+    for name, prefix in (("", ""), ("relayed_", "/zhipu")):
+        check(f"{name}no_key", client.post(prefix + CREATE, json=ASKED))
+        client.headers["authorization"] = "Bearer id.wrong"
+        check(f"{name}wrong_key", client.post(prefix + CREATE, json=ASKED))
+        client.headers["authorization"] = "Bearer id.secret"
+        check(f"{name}bad_json", client.post(prefix + CREATE, content=b"{"))
+        check(f"{name}missing", client.post(prefix + CREATE, json={"model": "cogvideox-2"}))
+        check(f"{name}no_such_model", client.post(prefix + CREATE, json={**ASKED, "model": "sora"}))
+        check(f"{name}invalid", client.post(prefix + CREATE, json={**ASKED, "size": "1x1", "fps": 5}))
+        check(f"{name}long_prompt", client.post(prefix + CREATE, json={**ASKED, "prompt": "x" * 513}))
+        check(f"{name}large_picture", client.post(prefix + CREATE, json={**ASKED, "image_url": "big"}))
+        client.post(prefix + CREATE, json={**ASKED, "request_id": "twice"})
+        check(f"{name}repeated", client.post(prefix + CREATE, json={**ASKED, "request_id": "twice"}))
+        check(f"{name}unknown_task", client.get(f"{prefix}{BASE}/async-result/nothing"))
+        check(f"{name}unknown_address", client.post(f"{prefix}{BASE}/chat/completions", json={}))
+        check(f"{name}wrong_method", client.get(prefix + CREATE))
+        jobs.raises = QueueFull(100)
+        check(f"{name}queue_full", client.post(prefix + CREATE, json=ASKED))
+        jobs.raises = QuotaExceeded(5, True, 60)
+        check(f"{name}quota", client.post(prefix + CREATE, json=ASKED))
+        jobs.raises = RuntimeError("secret")
+        check(f"{name}broken", client.post(prefix + CREATE, json=ASKED))
+        jobs.raises = None
+        del client.headers["authorization"]

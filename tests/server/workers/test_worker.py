@@ -1,0 +1,75 @@
+"""What a worker says and prints when its engine fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.engine import generate
+from pipelines.events import Cancelled, Event, Failed, Finished, Paused
+from pipelines.request import Media
+from server.workers import worker
+from server.workers.protocol import Run
+from tests.rigs import fake_engine
+from tests.rigs.engines import ask, new_engine
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [(fake_engine.GenerationError("bad_output", "black"), "bad_output", False), (KeyError("x"), "internal", True)],
+)
+def test_only_the_unexpected_is_printed(
+    capsys: pytest.CaptureFixture[str], error: Exception, code: str, printed: bool
+) -> None:
+    class Engine:
+        def run(self, *_: Any) -> None:
+            raise error
+
+    inbox: Any = None
+    (said,) = worker.events(fake_engine, Engine(), Run("id", 1, {"prompt": "a", "seed": 1}, "tiny"), inbox)
+    assert isinstance(said, Failed) and said.code == code
+    assert ("Traceback" in capsys.readouterr().err) is printed
+
+
+def test_a_closed_stderr_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def write(self, _: str) -> None:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    worker._print_traceback()
+
+
+class Told:
+    """An inbox that has been told to stop, or not."""
+
+    def __init__(self, cancel: bool = False, pause: bool = False) -> None:
+        self._cancel, self._pause = cancel, pause
+
+    def cancelled(self, _: Run) -> bool:
+        return self._cancel
+
+    def paused(self, _: Run) -> bool:
+        return self._pause
+
+
+def test_the_real_engine_ends_in_words_the_worker_knows(tmp_path: Path) -> None:
+    """And makes the next video, whatever became of the last; a file that is no upscaler too."""
+    (tmp_path / "net.pth").write_bytes(b"no network")
+    engine = new_engine(upscaler=tmp_path / "net.pth")
+
+    def last(inbox: Any, **more: Any) -> Event:
+        run = Run("id", 1, ask(num_inference_steps=1, **more).to_dict(), "5b")
+        return list(worker.events(generate, engine, run, inbox))[-1]
+
+    assert isinstance(last(Told(cancel=True)), Cancelled)
+    assert isinstance(last(Told(pause=True)), Paused)
+    failed = last(Told(), width=128, height=96)
+    assert (
+        isinstance(failed, Failed) and failed.code == "model_error" and failed.message.startswith("upscaler: net.pth")
+    )
+    refused = last(Told(), num_frames=50, extend=True, video=Media("nowhere.mp4", "0"))
+    assert isinstance(refused, Failed) and refused.field == "video"
+    assert isinstance(last(Told()), Finished)
