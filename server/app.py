@@ -31,10 +31,10 @@ from server.datadir import DataDir
 from server.decoded import Decoded
 from server.docs import add_docs
 from server.errors import DiskFull
-from server.facades import v1
-from server.facades.cors import Cors
+from server.facades import routes
+from server.facades.kit.cors import Cors
+from server.facades.kit.errors import MAX_BODY, Unavailable
 from server.facades.registry import FACADES
-from server.facades.wire import MAX_BODY, Unavailable
 from server.health import Health
 from server.jobs.jobs import Jobs
 from server.jobs.store import NO_QUOTA, JobStore, Quota
@@ -253,17 +253,16 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
         return merged(own_document(), facades)
 
     app.openapi = openapi  # type: ignore[method-assign]
-    routes: list[tuple[str, ASGIApp]] = [(prefix, doors[name]) for name in served for prefix in FACADES[name].prefixes]
-    routes += v1.shared(doors)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
-    app.add_middleware(ByPrefix, routes=routes)
+    app.add_middleware(ByPrefix, routes=routes.routes(doors))
     app.add_middleware(Decoded, limit=UPLOAD_BYTES)
     app.add_middleware(Fair)
     app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, model=house.health.served.header)
     app.add_middleware(Cors)
-    clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}
-    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of, flood=flood)
+    app.add_middleware(
+        Logged, clouds=routes.clouds(served), apps=facades, key_name=house.context.keys.name_of, flood=flood
+    )
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app
 
@@ -279,7 +278,7 @@ def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
             "name": "cogvideox-server",
             "version": app.version,
             "models": {task.value: info.name for task, info in sorted(health.served.by_task.items())},
-            "apis": {name: list(FACADES[name].prefixes) for name in served},
+            "apis": {name: list(routes.PREFIXES[name]) for name in served},
             "docs": "/docs",
             "health": "/health",
         }

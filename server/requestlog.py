@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.request import RequestError
 from server.auth import Unauthorized, given_keys
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
-from server.facades.wire import REFUSAL
+from server.facades.kit.errors import REFUSAL
 from server.jobs.loglines import UNLOGGED, KeyName
 
 ALIKE = 5  # lines about refusals of one kind in an interval; the rest is only counted

@@ -32,7 +32,7 @@ from server import auth
 from server.auth import Keys, Unauthorized
 from server.datadir import DataDir
 from server.errors import MediaError
-from server.facades.wire import MAX_BODY
+from server.facades.kit.errors import MAX_BODY
 from server.media.artifacts import Artifacts
 from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake

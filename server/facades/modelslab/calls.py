@@ -20,6 +20,12 @@ from starlette.responses import Response
 from server.auth import Unauthorized
 from server.context import Context
 from server.errors import TooManyAtOnce
+from server.facades.kit.app import idempotency
+from server.facades.kit.body import Json, collected
+from server.facades.kit.complaints import shown
+from server.facades.kit.errors import MAX_BODY
+from server.facades.kit.json_bodies import parsed
+from server.facades.kit.memo import kept, unknown
 from server.facades.modelslab import answers, errors, keyed
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (
@@ -32,7 +38,6 @@ from server.facades.modelslab.models import (
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
 from server.limits.bodies import Bodies

@@ -16,7 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from server.datadir import full_disk_named
-from server.facades.wire import MAX_BODY, MAX_VALUES, BadBody, BodyTooLarge, body_length, collected
+from server.facades.kit.body import body_length, collected
+from server.facades.kit.errors import MAX_BODY, BodyTooLarge
+from server.facades.kit.json_bodies import MAX_VALUES, BadBody
 from server.limits.bodies import SHORT, Bodies
 
 SECONDS = 120.0  # for a body until its key is found

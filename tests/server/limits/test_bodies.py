@@ -14,9 +14,11 @@ from starlette.requests import Request
 
 from server.auth import Unauthorized
 from server.errors import TooManyBodies
+from server.facades.kit.body import read_body
+from server.facades.kit.errors import MAX_BODY, BodyTooLarge
+from server.facades.kit.json_bodies import BadBody, parsed
 from server.facades.modelslab import keyed
 from server.facades.modelslab.keyed import KeyScanner
-from server.facades.wire import MAX_BODY, BadBody, BodyTooLarge, parsed, read_body
 from server.limits import bodies
 from server.limits.bodies import SCOPE_KEY, SHORT, Bodies, Counted, Share
 
