@@ -29,6 +29,7 @@ from server.facades.wire import (
     read_body,
 )
 from server.jobs.job import Job, Status
+from server.jobs.order import Order
 from server.limits.shares import holder
 
 PREFIXES = ("/hf-inference", "/models", "/huggingface")
@@ -81,11 +82,13 @@ class HuggingFace:
         return await run_in_threadpool(
             self.jobs.submit,
             generation(task, inputs, parameters, image),
-            facade=FACADE,
-            endpoint=model,
-            payload=kept(payload, Inference.model_fields),
-            owner=request.state.owner,
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=model,
+                memo=kept(payload, Inference.model_fields),
+                owner=request.state.owner,
+                idempotency=idempotency(request),
+            ),
         )
 
 

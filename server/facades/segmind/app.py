@@ -23,6 +23,7 @@ from server.facades.segmind.form import choose
 from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
 from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
+from server.jobs.order import Order
 from server.limits.shares import holder
 from server.limits.steps import in_turn
 
@@ -62,7 +63,7 @@ class Segmind:
             return errors.respond(errors.Failure(failure.status, failure.text, headers))
         form = choose(
             request.query_params.get("response"),
-            bool(done.payload.get("base64")),
+            bool(done.memo.get("base64")),
             request.scope["headers"],
             self.context.settings.segmind_response,
         )
@@ -87,11 +88,13 @@ class Segmind:
         return await run_in_threadpool(
             self.jobs.submit,
             generation(given, image),
-            facade=FACADE,
-            endpoint=slug.name,
-            payload={**kept(fields, slug.input.model_fields), "base64": given.base64},
-            owner=request.state.owner,
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=slug.name,
+                memo={**kept(fields, slug.input.model_fields), "base64": given.base64},
+                owner=request.state.owner,
+                idempotency=idempotency(request),
+            ),
         )
 
     def status(self, request: Request, request_id: str) -> Response:
