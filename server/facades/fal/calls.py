@@ -30,6 +30,7 @@ from server.facades.kit.memo import kept, unknown
 from server.facades.kit.waiting import ended
 from server.jobs.follow import Seen
 from server.jobs.job import Job, JobError, Status
+from server.jobs.order import Order
 from server.limits.shares import holder
 
 FACADE = "fal"
@@ -69,11 +70,8 @@ class Fal:
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
                 self.jobs.refuse,
-                facade=FACADE,
-                endpoint=endpoint.id,
-                error=reason,
-                owner=request.state.owner,
-                webhook=agreed.webhook,
+                Order(FACADE, endpoint.id, request.state.owner, webhook=agreed.webhook),
+                reason,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
         position = await run_in_threadpool(self.jobs.position, job)
@@ -94,15 +92,17 @@ class Fal:
         return await run_in_threadpool(
             self.jobs.submit,
             generation,
-            facade=FACADE,
-            endpoint=endpoint.id,
-            payload=_payload(endpoint, given, agreed),
-            owner=request.state.owner,
-            priority=agreed.priority,
-            keep_seconds=agreed.keep_seconds,
-            webhook=agreed.webhook,
-            idempotency=idempotency(request),
-            start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
+            Order(
+                facade=FACADE,
+                endpoint=endpoint.id,
+                memo=_payload(endpoint, given, agreed),
+                owner=request.state.owner,
+                priority=agreed.priority,
+                keep_seconds=agreed.keep_seconds,
+                webhook=agreed.webhook,
+                idempotency=idempotency(request),
+                start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
+            ),
         )
 
     # -- looking at them ------------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def start_deadline(job: Job) -> float | None:
     """Unix seconds by which the caller wanted the work to have begun."""
     if job.start_by is not None:
         return job.start_by
-    seconds = job.payload.get("x-fal-request-timeout")
+    seconds = job.memo.get("x-fal-request-timeout")
     return job.created_at + seconds if isinstance(seconds, int | float) else None
 
 

@@ -23,6 +23,7 @@ from server.facades.kit.memo import kept
 from server.facades.kit.openapi import body_schema
 from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Job, Status
+from server.jobs.order import Order
 from server.limits.shares import holder
 
 FACADE = "huggingface"
@@ -74,11 +75,13 @@ class HuggingFace:
         return await run_in_threadpool(
             self.jobs.submit,
             generation(task, inputs, parameters, image),
-            facade=FACADE,
-            endpoint=model,
-            payload=kept(payload, Inference.model_fields),
-            owner=request.state.owner,
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=model,
+                memo=kept(payload, Inference.model_fields),
+                owner=request.state.owner,
+                idempotency=idempotency(request),
+            ),
         )
 
 

@@ -40,6 +40,7 @@ from server.facades.modelslab.models import (
 from server.facades.modelslab.uploads import decoded
 from server.jobs.job import Artifact, Job, Webhook
 from server.jobs.jobs import Stopped
+from server.jobs.order import Order
 from server.limits.bodies import Bodies
 from server.limits.shares import holder
 from server.limits.steps import in_turn
@@ -93,13 +94,15 @@ class ModelsLab:
         job = await run_in_threadpool(
             self.jobs.submit,
             wanted,
-            facade=FACADE,
-            endpoint=kind.name,
-            payload={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
-            owner=owner,
-            keep_seconds=TEMP_SECONDS if given.temp else None,
-            webhook=None if given.webhook is None else Webhook(given.webhook, base),
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=kind.name,
+                memo={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
+                owner=owner,
+                keep_seconds=TEMP_SECONDS if given.temp else None,
+                webhook=None if given.webhook is None else Webhook(given.webhook, base),
+                idempotency=idempotency(request),
+            ),
         )
         if not given.instant_response:
             place = self.jobs.waits.held(holder(owner, request))

@@ -28,6 +28,7 @@ from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.jobs.job import Artifact, Job, Status
 from server.jobs.jobs import PAGE_WAIT
+from server.jobs.order import Order
 from server.limits.shares import holder
 from weights.catalog import published
 
@@ -81,21 +82,23 @@ class Videos:
         if old.request.image is not None:
             await run_in_threadpool(self.context.intake.again, old.request.image, "video_id")
         # Whether the server extended the old one, or was asked to: what it may do now need not be the same.
-        asked = "extend" in old.payload or "extend" in str(old.payload.get("extra_params"))
+        asked = "extend" in old.memo or "extend" in str(old.memo.get("extra_params"))
         extend = old.request.extend if asked else None
         fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None, extend=extend)
-        payload = {**old.payload, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
+        payload = {**old.memo, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
         return await self._answer(request, await self._queue(request, fresh, payload))
 
     async def _queue(self, request: Request, generation: GenerationRequest, payload: dict[str, Any]) -> Job:
         return await run_in_threadpool(
             self.jobs.submit,
             generation,
-            facade=FACADE,
-            endpoint="videos",
-            payload=payload,
-            owner=request.state.owner,
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint="videos",
+                memo=payload,
+                owner=request.state.owner,
+                idempotency=idempotency(request),
+            ),
         )
 
     def retrieve(self, request: Request, video_id: str) -> Response:
@@ -154,7 +157,7 @@ class Videos:
         job = self._find(request, video_id)
         self.jobs.delete(job)
         nothing = GenerationRequest(prompt="", seed=0)
-        self.deleted[f"{request.state.owner} {video_id}"] = replace(job, request=nothing, payload={}, plan=None)
+        self.deleted[f"{request.state.owner} {video_id}"] = replace(job, request=nothing, memo={}, plan=None)
         while len(self.deleted) > REMEMBERED:
             self.deleted.popitem(last=False)
         return Json({"id": video_id, "object": "video.deleted", "deleted": True})

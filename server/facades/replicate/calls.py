@@ -41,6 +41,7 @@ from server.facades.replicate.models import (
     of_version,
 )
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
+from server.jobs.order import Order
 from server.limits.shares import holder
 
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
@@ -131,13 +132,15 @@ class Predictions:
             return await run_in_threadpool(
                 self.jobs.submit,
                 generation(given, image),
-                facade=NAME,
-                endpoint=asked.model.slug,
-                payload=payload,
-                owner=request.state.owner,
-                webhook=webhook,
-                idempotency=idempotency(request),
-                end_by=None if cancel_after is None else time.time() + cancel_after,
+                Order(
+                    facade=NAME,
+                    endpoint=asked.model.slug,
+                    memo=payload,
+                    owner=request.state.owner,
+                    webhook=webhook,
+                    idempotency=idempotency(request),
+                    end_by=None if cancel_after is None else time.time() + cancel_after,
+                ),
             )
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None
@@ -214,7 +217,7 @@ class Predictions:
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:
         base = self.context.artifacts.base_url(request)
-        setting, waited_for = self.context.settings.replicate_output, WAITED in job.payload
+        setting, waited_for = self.context.settings.replicate_output, WAITED in job.memo
         as_data = agents.is_data(setting, agent_of(request), base, waited_for)
         return Json(self._body(request, job, self.jobs.logs(job.id), as_data=as_data), status_code=status)
 

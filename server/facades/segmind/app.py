@@ -27,6 +27,7 @@ from server.facades.segmind.assets import Asset
 from server.facades.segmind.form import choose
 from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
 from server.jobs.job import Job, Status
+from server.jobs.order import Order
 from server.limits.steps import in_turn
 
 FACADE = "segmind"
@@ -53,7 +54,7 @@ class Segmind:
             return errors.respond(Failure(failure.status, failure.text, headers=headers))
         form = choose(
             request.query_params.get("response"),
-            bool(done.payload.get("base64")),
+            bool(done.memo.get("base64")),
             request.scope["headers"],
             self.context.settings.segmind_response,
         )
@@ -78,11 +79,13 @@ class Segmind:
         return await run_in_threadpool(
             self.jobs.submit,
             generation(given, image),
-            facade=FACADE,
-            endpoint=slug.name,
-            payload={**kept(fields, slug.input.model_fields), "base64": given.base64},
-            owner=request.state.owner,
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=slug.name,
+                memo={**kept(fields, slug.input.model_fields), "base64": given.base64},
+                owner=request.state.owner,
+                idempotency=idempotency(request),
+            ),
         )
 
     def status(self, request: Request, request_id: str) -> Response:

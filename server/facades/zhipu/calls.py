@@ -24,6 +24,7 @@ from server.facades.zhipu.pictures import picture
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
 from server.jobs.jobs import PAGE_WAIT
+from server.jobs.order import Order
 
 FACADE = "zhipu"
 
@@ -81,17 +82,19 @@ class Zhipu:
                 return await run_in_threadpool(
                     self.jobs.submit,
                     mapping.generation(given, media, rife),
-                    facade=FACADE,
-                    endpoint=request.scope["path"],
-                    payload={
-                        **kept(fields, type(given).model_fields),
-                        "request_id": given.request_id
-                        or str(uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()),
-                        "quality": given.quality,
-                        "notes": notes,
-                    },
-                    owner=owner,
-                    idempotency=name,
+                    Order(
+                        facade=FACADE,
+                        endpoint=request.scope["path"],
+                        memo={
+                            **kept(fields, type(given).model_fields),
+                            "request_id": given.request_id
+                            or str(uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()),
+                            "quality": given.quality,
+                            "notes": notes,
+                        },
+                        owner=owner,
+                        idempotency=name,
+                    ),
                 )
         except Repeated:
             text = f"request_id: {given.request_id} was used before; each request needs one of its own"
