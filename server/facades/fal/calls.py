@@ -61,12 +61,12 @@ class Fal:
         body = await read_body(request)
         try:
             job = await self._submit(request, endpoint, await parsed(body, request.state.owner), agreed)
-        except tuple(errors.INVALID) as error:
+        except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
             # the answer is a success all the same; the traceback would keep the body until the next garbage collection
             request.scope["state"][REFUSAL] = error.with_traceback(None)
-            failure = errors.of_exception(error)
+            failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
                 self.jobs.refuse,

@@ -24,6 +24,7 @@ from server.facades.ai_sdk import agent_of
 from server.facades.kit.app import idempotency, root
 from server.facades.kit.body import Json, read_json
 from server.facades.kit.checks import is_callable
+from server.facades.kit.errors import Refused
 from server.facades.kit.fields import members, present
 from server.facades.kit.memo import kept
 from server.facades.replicate import agents, answers, errors
@@ -83,7 +84,7 @@ class Predictions:
         given = VersionRequest.model_validate(fields)
         found = of_version(given.version)
         if found is None:
-            raise errors.Problem(422, errors.NO_VERSION, "Invalid version or not permitted")
+            raise Refused(errors.Problem(422, errors.NO_VERSION, "Invalid version or not permitted"))
         return await self._create(request, fields, Asked(*found, found[0].request.model_validate(fields)))
 
     async def of_deployment(self, request: Request, owner: str, name: str) -> Response:
@@ -151,9 +152,7 @@ class Predictions:
         if url is None:
             return None
         if not is_callable(url):
-            raise errors.Refused(
-                errors.Invalid("format", name, "Does not match format 'uri': an http(s) URL is needed")
-            )
+            raise errors.refused("format", name, "Does not match format 'uri': an http(s) URL is needed")
         events = tuple(event for event in EVENTS if event in (wanted.webhook_events_filter or EVENTS))
         return Webhook(url, self.context.artifacts.base_url(request), events if name == "webhook" else ("completed",))
 
@@ -189,7 +188,7 @@ class Predictions:
             older, newer = (more, True) if direction == "older" else (True, more)
             found = found if direction == "older" else found[::-1]
         else:
-            raise errors.Problem(400, "Invalid cursor")
+            raise Refused(errors.Problem(400, "Invalid cursor"))
         here = f"{self.root(request)}/v1/predictions?cursor="
         lines = self.jobs.logs_of(found)
         results = [self._body(request, job, lines.get(job.id, []), as_data=False) for job in found]
@@ -246,7 +245,7 @@ def _duration(after: str) -> float | None:
     duration = 3600.0 * hours + 60 * minutes + seconds
     if duration < LEAST_DEADLINE:
         what = f"Must be a duration of {LEAST_DEADLINE:g} seconds or more, like 30s, 5m or 1h30m45s"
-        raise errors.Refused(errors.Invalid("format", "Cancel-After", what))
+        raise errors.refused("format", "Cancel-After", what)
     return duration
 
 
