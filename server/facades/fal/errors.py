@@ -162,7 +162,7 @@ def _where(name: str | None) -> tuple[str, ...]:
 def of_job(job: Job) -> Failure:
     """What the result address answers for a job that failed or was cancelled."""
     if job.status is Status.CANCELLED:
-        if missed_start(job):
+        if _missed_start(job):
             text = "The request did not start within the time its caller allowed"
             return infrastructure(504, text, "request_timeout", **{"x-fal-request-timeout-type": "user"})
         return infrastructure(499, "Request was cancelled", "client_cancelled")
@@ -199,17 +199,9 @@ def _of_json(error: BadBody) -> Failure:
     return listed(entry("json_invalid", "JSON decode error", error.position, ctx={"error": error.message}))
 
 
-def start_deadline(job: Job) -> float | None:
-    """Unix seconds by which the caller wanted the work to have begun."""
-    if job.start_by is not None:
-        return job.start_by
-    seconds = job.memo.get("x-fal-request-timeout")
-    return job.created_at + seconds if isinstance(seconds, int | float) else None
-
-
-def missed_start(job: Job) -> bool:
-    deadline, finished = start_deadline(job), job.finished_at
-    return deadline is not None and finished is not None and job.attempt == 0 and finished >= deadline
+def _missed_start(job: Job) -> bool:
+    finished = job.finished_at
+    return job.start_by is not None and finished is not None and job.attempt == 0 and finished >= job.start_by
 
 
 ANSWERS = Answers(

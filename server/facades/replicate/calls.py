@@ -48,7 +48,7 @@ from server.limits.shares import holder
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
-WAITED = "_waited_for"  # in a payload: created with `Prefer: wait` by a client that reads files
+WAITED = "_waited_for"  # in a memo: created with `Prefer: wait` by a client that reads files
 INPUTS = 100  # fields of an input that are kept
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
@@ -119,30 +119,27 @@ class Predictions:
         image = None
         if isinstance(given, CogVideoXImageInput):
             image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
-        named = {"deployment": asked.deployment, "cancel_after": cancel_after, "webhook": webhook and webhook.url}
-        payload: dict[str, Any] = {
+        named = {"deployment": asked.deployment, "webhook": webhook and webhook.url}
+        memo: dict[str, Any] = {
             "version": asked.version,
             "input": kept(fields["input"], list(fields["input"])[:INPUTS]),
             **{name: value for name, value in named.items() if value is not None},
         }
         if webhook is not None:
-            payload["webhook_events_filter"] = list(webhook.events)
+            memo["webhook_events_filter"] = list(webhook.events)
         if wait_seconds(request) and agents.reads_files(agent_of(request)):
-            payload[WAITED] = True
+            memo[WAITED] = True
+        order = Order(
+            NAME,
+            asked.model.slug,
+            request.state.owner,
+            memo,
+            webhook=webhook,
+            idempotency=idempotency(request),
+            end_by=None if cancel_after is None else time.time() + cancel_after,
+        )
         try:
-            return await run_in_threadpool(
-                self.jobs.submit,
-                generation(given, image),
-                Order(
-                    facade=NAME,
-                    endpoint=asked.model.slug,
-                    memo=payload,
-                    owner=request.state.owner,
-                    webhook=webhook,
-                    idempotency=idempotency(request),
-                    end_by=None if cancel_after is None else time.time() + cancel_after,
-                ),
-            )
+            return await run_in_threadpool(self.jobs.submit, generation(given, image), order)
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None
 
@@ -204,14 +201,10 @@ class Predictions:
         return root(self.context, request, "/replicate")
 
     def _find(self, request: Request, prediction_id: str) -> Job:
-        """The prediction, after cancelling it if its time is over, as the dispatcher does."""
         known = answers.job_id(prediction_id)
         job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
         if job is None:
             raise errors.not_found(f"prediction {prediction_id}")
-        deadline = answers.deadline(job)
-        if deadline is not None and time.time() >= deadline and not job.status.is_terminal:
-            return self.jobs.cancel(job.id) or job
         return job
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:
