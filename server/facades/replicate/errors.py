@@ -1,8 +1,4 @@
-"""Everything that can go wrong, in Replicate's words: problem details (RFC 9457) with the fields that are wrong.
-
-Knows: which status and title Replicate has for what, and the phrases its validator uses.
-Does not know: who raised it and why.
-"""
+"""Replicate's errors: problem details (RFC 9457) with the invalid fields, in the phrases of its validator."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Files that clients bring before they ask for a video: `POST /upload-asset`.
-
-Knows: data URIs. Does not know: what the files are for, where they are kept, how long.
-"""
+"""`POST /upload-asset`: files as data URIs, uploaded before a video is requested."""
 
 from __future__ import annotations
 

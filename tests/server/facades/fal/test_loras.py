@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from server.app import House, create_app
 from server.facades import fal
-from server.facades.fal.samples import RED, RED_CLIP
+from server.facades.kit.samples import RED, RED_CLIP
 from server.jobs.job import Status
 from tests.rigs import checkpoints
 from tests.rigs.house import ended, house_of, plain
