@@ -45,10 +45,10 @@ from server.limits.ratelimit import Limited, Limiter
 from server.limits.room import RoomLimits
 from server.media.addresses import is_public
 from server.media.artifacts import Artifacts, Limits
-from server.media.door import Door
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
 from server.media.loras import Loras
+from server.media.outbound import Outbound
 from server.media.retention import Retention
 from server.media.storage import CORS, storage_of
 from server.media.uploads import UPLOAD_BYTES, Uploads
@@ -174,17 +174,17 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     per_key, brought = settings.max_storage_per_key_bytes, settings.max_uploads_per_key_bytes
     limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, per_key, brought)
     data.room.limits = RoomLimits(settings.max_storage_bytes, per_key, brought)
-    door = Door((lambda _: True) if settings.allow_private_urls else is_public)
+    outbound = Outbound((lambda _: True) if settings.allow_private_urls else is_public)
     inspectors = Inspectors()
     context = Context(
         settings,
         jobs,
-        Intake(data, artifacts, door, inspectors),
+        Intake(data, artifacts, outbound, inspectors),
         artifacts,
         uploads,
         keys,
         signing,
-        Loras(settings, served.by_task, data, artifacts, door, inspectors),
+        Loras(settings, served.by_task, data, artifacts, outbound, inspectors),
         inspectors,
     )
     writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
@@ -194,7 +194,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         forget=store.forget,
         keep_jobs=settings.keep_jobs_seconds,
     )
-    return House(context, health, Courier(store, door, writers), retention)
+    return House(context, health, Courier(store, outbound, writers), retention)
 
 
 def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:

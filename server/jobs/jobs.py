@@ -20,10 +20,11 @@ from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
 from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
 from server.jobs.follow import Follower, Seen, Stopped
-from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
+from server.jobs.job import Job, JobError, LogLine, Status, Webhook
 from server.jobs.loglines import KeyName, about
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
 from server.limits.shares import Shares
+from server.media.artifact import Artifact
 from server.served import Served
 
 __all__ = ["Jobs", "Stopped"]

@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 from pipelines.request import GenerationRequest
-from server.jobs.job import Artifact, Job, JobError, Status, Webhook
+from server.jobs.job import Job, JobError, Status, Webhook
+from server.media.artifact import Artifact
 
 SCHEMA = 4
 

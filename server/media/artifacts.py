@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.datadir import DataDir, full_disk_named
-from server.jobs.job import Artifact
 from server.limits.room import DAY, HOUR, TAG, Counted, tag_of
+from server.media.artifact import Artifact
 from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storage, StorageDown, Stored
 
 PREFIX = "cogvideox.prefix"  # in a request's scope: the path that a proxy has us below

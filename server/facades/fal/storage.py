@@ -21,7 +21,7 @@ from server.facades.fal.models import AppToken, NewFile, UploadedParts
 from server.facades.fal.passes import Ticket
 from server.facades.fal.terms import LIFECYCLE, PREFERENCE, keep_seconds
 from server.facades.wire import Json, read_json
-from server.jobs.job import Artifact
+from server.media.artifact import Artifact
 
 TOKEN_SECONDS = 3600
 UPLOAD_SECONDS = 86_400  # from the start of an upload to its last part

@@ -33,11 +33,12 @@ from server.facades.modelslab.models import (
 )
 from server.facades.modelslab.uploads import decoded
 from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
-from server.jobs.job import Artifact, Job, Webhook
+from server.jobs.job import Job, Webhook
 from server.jobs.jobs import Stopped
 from server.limits.bodies import Bodies
 from server.limits.shares import holder
 from server.limits.steps import in_turn
+from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
 
 FACADE = "modelslab"

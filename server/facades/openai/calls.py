@@ -23,9 +23,10 @@ from server.facades.openai.models import CreateVideo, RemixVideo
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.facades.wire import Json, finished_or_dropped, idempotency, kept
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
 from server.jobs.jobs import PAGE_WAIT
 from server.limits.shares import holder
+from server.media.artifact import Artifact
 from weights.catalog import published
 
 FACADE = "openai"

@@ -25,8 +25,8 @@ from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateFile
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.wire import Json, flaw
-from server.jobs.job import Artifact
 from server.jobs.jobs import PAGE_WAIT
+from server.media.artifact import Artifact
 
 PREFIX = "file-"
 ID = re.compile(PREFIX + "[A-Za-z0-9_-]{32}")

@@ -29,9 +29,10 @@ from server.auth import Keys
 from server.context import Context
 from server.errors import MediaError
 from server.jobs.follow import Seen
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.jobs.job import FOLLOWS, Job, JobError, LogLine, Status
 from server.limits.room import Room
 from server.limits.shares import Shares
+from server.media.artifact import Artifact
 from server.media.inspectors import Inspectors
 from server.settings import Settings
 from server.signing import Signing

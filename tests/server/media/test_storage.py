@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from server.datadir import DataDir
 from server.errors import BadSetting, DiskFull
-from server.jobs.job import Artifact
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts, Limits
 from server.media.conditions import ranges_of
 from server.media.storage import LocalStorage, Storage, StorageDown, storage_of
