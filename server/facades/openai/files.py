@@ -44,7 +44,7 @@ def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> 
 
 
 def _folder(context: Context, owner: str) -> Path:
-    return context.settings.data_dir.absolute() / "openai" / (owner or "anyone")
+    return context.data.records["openai"] / (owner or "anyone")
 
 
 def _read(context: Context, path: Path) -> dict[str, Any] | None:

@@ -56,9 +56,11 @@ class Store:
 def built_with_files(folder: Path, **settings: Any) -> Iterator[Store]:
     plain, jobs, _ = fake_context(**settings)
     data, clock = DataDir(folder / "data"), Clock()
-    artifacts = Artifacts(data, plain.settings.public_url, clock)
+    artifacts = Artifacts(
+        data, plain.settings.public_url, clock, file_at=lambda path: fal.FACADE.file_of(context, path)
+    )
     uploads, intake = Uploads(data, artifacts), Intake(data, artifacts, Outbound(lambda _: False), plain.inspectors)
-    context = replace(plain, artifacts=artifacts, uploads=uploads, intake=intake)
+    context = replace(plain, data=data, artifacts=artifacts, uploads=uploads, intake=intake)
     with client_of(context) as client:
         yield Store(client, jobs, context, clock)
         assert client.portal is not None
