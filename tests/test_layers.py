@@ -29,12 +29,13 @@ LAYERS = (
     *(
         tuple(f"server.{name}" for name in layer.split())
         for layer in (
-            "errors private text_file setting_names setting_types settings",
+            "errors private request_state text_file setting_names setting_types settings",
             "auth",
             "limits",
             "datadir signing",
-            "served",
-            "media jobs",
+            "served transport",
+            "media",
+            "jobs",
             "keys webhooks",
             "workers",
             "context",

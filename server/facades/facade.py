@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.jobs.job import Job
+from server.media.artifact import Artifact
 from server.webhooks import Letter
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -40,7 +41,8 @@ class Facade:
 
     `prefixes`: where its paths begin; the longest match of all façades wins. `create`: its app, it wants whole paths.
     `clients`: how to reach it. `refuse`: its answer to an exception (`server.errors`) from before its own app.
-    `letter`: what it tells a webhook of a job's event (`job.EVENTS`), None for one it does not tell.
+    `letter`: what it tells a webhook of a job's event (`job.EVENTS`), None for one it does not tell. `file_of`: the
+    file at a URL path of its own, beside those under /files.
     """
 
     title: str
@@ -49,3 +51,4 @@ class Facade:
     clients: tuple[Snippet, ...]
     refuse: Callable[[Context, Request, Exception], Response]
     letter: Callable[[Context, Job, str], Letter | None] = lambda context, job, event: None
+    file_of: Callable[[Context, str], Artifact | None] = lambda context, path: None

@@ -33,11 +33,12 @@ from server.facades.json_bodies import parse_json as parse_json
 from server.facades.json_bodies import parsed as parsed
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs, NoWorker, Stopped
+from server.limits.bodies import MAX_BODY as MAX_BODY
 from server.limits.bodies import SCOPE_KEY, SHORT, Share
+from server.limits.bodies import BodyTooLarge as BodyTooLarge
 from server.limits.calls import in_turn
 from server.limits.shares import holder
 
-MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
 MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
 KEPT = 64_000  # characters of a request's fields that are kept in the job table
@@ -46,13 +47,6 @@ LONGEST_URL = 8192  # characters
 LONGEST_NAME = 255  # characters of an Idempotency-Key
 UNKNOWN, LONGEST_FIELD = 20, 60  # fields without effect that are named, and characters of one's name
 NOT_A_FIELD = "this server has no such field"
-REFUSAL = "refusal"  # in a request's state: the exception that it ended in, for the log
-
-
-class BodyTooLarge(Exception):
-    def __init__(self, limit: int = MAX_BODY) -> None:
-        self.message = f"The request body is larger than {limit // 2**20} MiB"
-        super().__init__(self.message)
 
 
 class Unavailable(HTTPException):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,13 +17,14 @@ import structlog
 
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
-from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
+from pipelines.request import GenerationRequest, RequestError, draw_seed
 from server.jobs.follow import Follower, Seen, Stopped
-from server.jobs.job import Artifact, Job, JobError, LogLine, Status
+from server.jobs.job import Job, JobError, LogLine, Status
 from server.jobs.loglines import KeyName, about
 from server.jobs.order import Order
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
 from server.limits.shares import Shares
+from server.media.artifact import Artifact
 from server.served import Served
 
 __all__ = ["Jobs", "Stopped"]
@@ -60,7 +61,6 @@ class Jobs:
         max_queue: int,
         check_room: Callable[[], None],
         wake: Callable[[], None],
-        rife_available: bool = False,
         extend: bool = False,
         remove: Callable[[Artifact], None] = lambda _: None,
         quota: Callable[[str], Quota] = lambda _: NO_QUOTA,
@@ -73,7 +73,6 @@ class Jobs:
         self._max_queue = max_queue
         self._check_room = check_room
         self._wake = wake
-        self.rife_available = rife_available
         self._extend = extend
         self._remove = remove
         self._quota = quota
@@ -84,11 +83,6 @@ class Jobs:
         self.streams = Shares("event streams", STREAMS, STREAMS_PER_KEY)
         self.pages = Shares("lists", PAGES, PAGES_PER_KEY)
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
-
-    @property
-    def models(self) -> Mapping[Task, ModelInfo]:
-        """What answers each task."""
-        return self._served.by_task
 
     def submit(self, request: GenerationRequest, order: Order) -> Job:
         """The job, on disk; or the one an earlier order of the same idempotency name from the same key has made.
@@ -113,7 +107,6 @@ class Jobs:
         made, job = job, self._store.submit(job, self._max_queue, self._quota(order.owner), self._owners())
         if job.id == made.id:
             log.info("job accepted", **about(job, self._key_name))
-        self._served.told(job.model)
         self._wake()
         return job
 
@@ -153,7 +146,6 @@ class Jobs:
         job = self._store.get(job_id) if isinstance(job_id, str) else self._store.get_number(job_id)
         if job is None or (job.facade, job.owner) != (facade, owner):
             return None
-        self._served.told(job.model)
         return job
 
     def page(

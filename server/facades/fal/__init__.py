@@ -9,6 +9,7 @@ from server.facades.facade import Facade
 from server.facades.fal import errors
 from server.facades.fal.app import PREFIXES, create
 from server.facades.fal.clients import CLIENTS
+from server.facades.fal.storage import file_of
 from server.facades.fal.webhook import letter
 
 FACADE = Facade(
@@ -18,4 +19,5 @@ FACADE = Facade(
     CLIENTS,
     lambda context, request, error: errors.respond(errors.of_exception(error)),
     letter,
+    file_of,
 )

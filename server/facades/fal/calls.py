@@ -24,7 +24,6 @@ from server.facades.fal.surface import QUEUE
 from server.facades.fal.terms import Terms
 from server.facades.streams import KEEP_ALIVE, EventStream
 from server.facades.wire import (
-    REFUSAL,
     Json,
     finished_or_dropped,
     idempotency,
@@ -37,6 +36,7 @@ from server.facades.wire import (
 from server.jobs.job import Job, JobError, Status
 from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model, note_refusal
 
 FACADE = "fal"
 
@@ -54,6 +54,7 @@ class Fal:
         agreed = terms.of_run(request)
         with self.jobs.waits.held(holder(request.state.owner, request)):
             job = await self._submit(request, endpoint, await _input(request), agreed)
+            note_model(request, job.model)
             done = await finished_or_dropped(request, self.jobs, job, agreed.start_within, one_shot=True)
         if done is None:
             raise ClientDisconnect
@@ -70,7 +71,7 @@ class Fal:
             if errors.is_about_a_header(error):
                 raise
             # the answer is a success all the same; the traceback would keep the body until the next garbage collection
-            request.scope["state"][REFUSAL] = error.with_traceback(None)
+            note_refusal(request, error.with_traceback(None))
             failure = errors.of_exception(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
@@ -79,6 +80,7 @@ class Fal:
                 reason,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
+        note_model(request, job.model)
         position = await run_in_threadpool(self.jobs.position, job)
         return Json(self._receipt(request, job, position), headers={"x-fal-request-id": job.id})
 
@@ -112,18 +114,19 @@ class Fal:
 
     # -- looking at them ------------------------------------------------------------------------------------------
 
-    def _find(self, job_id: str, owner: str) -> Job | None:
+    def _find(self, request: Request, job_id: str) -> Job | None:
         """The job, after cancelling it if it should have started by now, as the dispatcher does."""
-        job = self.jobs.find(job_id, FACADE, owner)
+        job = self.jobs.find(job_id, FACADE, request.state.owner)
         if job is None:
             return None
+        note_model(request, job.model)
         deadline = errors.start_deadline(job)
         if job.status is Status.QUEUED and job.attempt == 0 and deadline is not None and time.time() >= deadline:
             return self.jobs.cancel(job.id, only_queued=True)
         return job
 
     def status(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
@@ -132,7 +135,7 @@ class Fal:
         return Json(body, status_code=code, headers={"x-fal-request-id": job.id})
 
     def stream(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}
@@ -162,7 +165,7 @@ class Fal:
                         said = time.monotonic()
 
     def result(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         if not job.status.is_terminal:
@@ -171,7 +174,7 @@ class Fal:
         return self._outcome(request, job)
 
     def cancel(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}

@@ -33,7 +33,7 @@ def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
 
 async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInput, owner: str) -> GenerationRequest:
     """The request, with its picture or clip and its LoRAs fetched; raises Refused and MediaError."""
-    smooth = given.use_rife and context.jobs.rife_available
+    smooth = given.use_rife and context.served.rife_available
     if given.use_rife and not smooth and "use_rife" in given.model_fields_set:
         raise Refused(
             "feature_not_supported",

@@ -9,6 +9,7 @@ from server.facades.facade import Facade
 from server.facades.modelslab import errors
 from server.facades.modelslab.answers import letter
 from server.facades.modelslab.app import PREFIXES, create
+from server.facades.modelslab.calls import file_of
 from server.facades.modelslab.clients import CLIENTS
 
 FACADE = Facade(
@@ -20,4 +21,5 @@ FACADE = Facade(
         errors.of_exception(error), context.settings.modelslab_status, request.scope["path"]
     ),
     letter,
+    file_of,
 )

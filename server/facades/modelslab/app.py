@@ -40,7 +40,6 @@ def create(context: Context) -> FastAPI:
     """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
     app = FastAPI(title="ModelsLab", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     calls = ModelsLab(context)
-    context.artifacts.resolvers.append(calls.file_of)
     for mount in MOUNTS:
         for room, kinds in ROOMS.items():
             _furnish(app, calls, mount + room, kinds, shown=mount + room == MAIN)

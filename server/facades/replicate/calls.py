@@ -39,6 +39,7 @@ from server.facades.wire import Json, idempotency, is_callable, kept, read_json
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
 from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model
 
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
@@ -94,6 +95,7 @@ class Predictions:
         webhook = self._webhook(request, asked.wanted)
         cancel_after = _duration(request.headers.get("cancel-after", ""))
         job = await self._submit(request, fields, asked, webhook, cancel_after)
+        note_model(request, job.model)
         if seconds := wait_seconds(request):
             # removed meanwhile, or the server stops and starts it again later, or too many calls wait
             with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
@@ -207,6 +209,7 @@ class Predictions:
         job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
         if job is None:
             raise errors.not_found(f"prediction {prediction_id}")
+        note_model(request, job.model)
         deadline = answers.deadline(job)
         if deadline is not None and time.time() >= deadline and not job.status.is_terminal:
             return self.jobs.cancel(job.id) or job

@@ -39,7 +39,7 @@ class Files:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.folder = context.settings.data_dir.absolute() / "replicate"
+        self.folder = context.data.records["replicate"]
 
     async def create(self, request: Request) -> Response:
         check_length(request)

@@ -26,6 +26,7 @@ from server.jobs.job import Job, Status
 from server.jobs.order import Order
 from server.limits.shares import holder
 from server.limits.steps import in_turn
+from server.request_state import note_model
 
 # NOTE: "/v1" is shared: a façade with a longer prefix there (/v1/videos, /v1/predictions) comes before this one
 PREFIXES = ("/v1", "/v2", "/upload-asset", "/segmind")
@@ -54,6 +55,7 @@ class Segmind:
     async def run(self, request: Request, slug: Slug) -> Response:
         with self.jobs.waits.held(holder(request.state.owner, request)):
             job = await self._submit(request, slug)
+            note_model(request, job.model)
             done = await finished_or_dropped(request, self.jobs, job)
         if done is None:
             raise ClientDisconnect
@@ -76,6 +78,7 @@ class Segmind:
 
     async def enqueue(self, request: Request, slug: Slug) -> Response:
         job = await self._submit(request, slug)
+        note_model(request, job.model)
         body = {"request_id": job.id, "status": "QUEUED", **answers.links(job, self._root(request))}
         return Json(body, headers={"x-request-id": job.id})
 
@@ -125,6 +128,7 @@ class Segmind:
         job = self.jobs.find(request_id, FACADE, request.state.owner)
         if job is None:
             raise errors.Refused(404, f"Request {request_id[:100]} not found")
+        note_model(request, job.model)
         return job
 
     def _root(self, request: Request) -> str:

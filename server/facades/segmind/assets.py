@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from server.context import Context
 from server.facades.segmind.errors import Refused
-from server.jobs.job import Artifact
+from server.media.artifact import Artifact
 from server.media.data_uris import HEAD, NotBase64, from_base64, unescaped
-from server.media.door import DownloadFailed
+from server.media.outbound import DownloadFailed
 from server.media.uploads import UPLOAD_BYTES, chunks_of
 
 MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
