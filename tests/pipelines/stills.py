@@ -33,6 +33,14 @@ def hdr_avif(
     return encode(path, frame, *hdr(to, pixels, curve), *_AOM, frames=1).read_bytes()
 
 
+def hdr_avif_with_alpha(path: Path, layers: NDArray[np.uint8]) -> bytes:
+    """`layers`: RGBA."""
+    _, filters = hdr("m=2020_ncl:r=tv", "yuv444p10le")
+    graph = f"[0:v]split[x][y];[x]format=gbrp,{filters}[a];[y]alphaextract,format=gray10le[b]"
+    arguments = ("-filter_complex", graph, "-map", "[a]", "-map", "[b]", *_AOM)
+    return encode(path, layers, *arguments, frames=1, pixels="rgba").read_bytes()
+
+
 def hdr_levels(path: Path, frame: NDArray[np.uint8], curve: str = "smpte2084") -> NDArray[np.uint16]:
     """In 16 bits."""
     filters = hdr("m=gbr:r=pc", "gbrp16le", curve)

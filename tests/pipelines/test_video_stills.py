@@ -27,7 +27,7 @@ from tests.pipelines.scenes import (
     to_xyz,
     with_chunk,
 )
-from tests.pipelines.stills import hdr_avif, hdr_heic, hdr_levels, hdr_png, tiled
+from tests.pipelines.stills import hdr_avif, hdr_avif_with_alpha, hdr_heic, hdr_levels, hdr_png, tiled
 
 PQ_16 = (pq_curve(light_in(BT2020)) * 65535).round().astype(np.uint16)
 PQ_8 = levels(pq_curve(light_in(BT2020)))
@@ -124,7 +124,8 @@ def test_transparency_lies_on_white(tmp_path: Path) -> None:
     hole, expected = OPAQUE.copy(), SCENE.copy()
     hole[96:, :32], expected[96:, :32] = 0, 255
     layers = np.dstack([PQ_16, hole])
-    for data in (hdr_heic(layers), hdr_png(tmp_path / "a.png", layers, "rgba64le")):
+    avif = hdr_avif_with_alpha(tmp_path / "a.avif", np.dstack([SCENE, (hole >> 8).astype(np.uint8)]))
+    for data in (avif, hdr_heic(layers), hdr_png(tmp_path / "a.png", layers, "rgba64le")):
         assert distance(np.asarray(read_picture(data)), expected) <= CLOSE
 
 
