@@ -16,13 +16,16 @@ from starlette.responses import Response
 
 from pipelines.request import GenerationRequest
 from server.context import Context
+from server.facades.kit.app import idempotency
+from server.facades.kit.body import Json
+from server.facades.kit.memo import kept
+from server.facades.kit.waiting import finished_or_dropped
 from server.facades.openai import answers, errors, intake
 from server.facades.openai.body import read_fields
 from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateVideo, RemixVideo
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
-from server.facades.wire import Json, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
 from server.jobs.jobs import PAGE_WAIT
 from server.jobs.order import Order

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
-from server.facades.wire import finished_or_dropped
+from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Status
 from server.jobs.order import Order
 from tests.rigs.clients.fake import FakeJobs, hold

@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 
 from server.facades.fal import errors
 from server.facades.fal.samples import RED
-from server.facades.wire import KEPT, MAX_PROMPT, kept
+from server.facades.kit.checks import MAX_PROMPT
+from server.facades.kit.memo import KEPT, kept
 from server.limits.room import RoomLimits
 from tests.rigs.facade_rig import facade
 

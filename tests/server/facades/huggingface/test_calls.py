@@ -14,7 +14,7 @@ from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades import huggingface
 from server.facades.huggingface.models import MODELS, Inference, Parameters, task_of
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import Status
 from tests.rigs import pace
 from tests.rigs.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold

@@ -11,9 +11,9 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
+from server.facades.kit.errors import Unavailable
 from server.facades.modelslab import FACADE
 from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_ULTRA, Kind
-from server.facades.wire import Unavailable
 from tests.rigs import golden
 from tests.rigs.api_tables import tables
 from tests.rigs.clients.fake import PICTURE, FakeIntake, FakeJobs, fake_context

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades import segmind
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import JobError, Status
 from server.jobs.order import Order
 from tests.rigs import pace
