@@ -24,6 +24,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
+from pipelines.engine_port import EngineSpec
 from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
 from server.context import Context
@@ -132,7 +133,10 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         data.abandon()
         raise
     artifacts = Artifacts(data, settings.public_url, storage=storage)
-    spec = WorkerSpec("", settings.memory, served.folders, served.rife_weights, settings.upscaler, engine, helper)
+    engine_spec = EngineSpec(
+        served.folders, memory=settings.memory, rife=served.rife_weights, upscaler=settings.upscaler
+    )
+    spec = WorkerSpec(engine_spec, engine, helper)
     pool = LocalPool(specs_for(served.devices, spec))
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
     dispatcher = Dispatcher(
