@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.jobs.job import Job
+from server.media.artifact import Artifact
 from server.webhooks import Letter
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -39,7 +40,8 @@ class Facade:
     """One cloud's API.
 
     `create`: its app, which wants whole paths. `clients`: how to reach it. `refuse`: its answer to an exception.
-    `letter`: what it tells a webhook of a job's event (`job.EVENTS`), None for one it does not tell.
+    `letter`: the webhook it sends for a job's event (`job.EVENTS`), None for an event it does not send. `file_of`: the
+    file at a URL path of its own, beside those under /files.
     """
 
     title: str
@@ -47,3 +49,4 @@ class Facade:
     clients: tuple[Snippet, ...]
     refuse: Callable[[Context, Request, Exception], Response]
     letter: Callable[[Context, Job, str], Letter | None] = lambda context, job, event: None
+    file_of: Callable[[Context, str], Artifact | None] = lambda context, path: None

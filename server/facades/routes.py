@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.facades.kit.errors import BodyTooLarge
+from server.limits.bodies import BodyTooLarge
 
 # the longest prefix wins: Segmind's "/v1" has what is left of it
 PREFIXES: Mapping[str, tuple[str, ...]] = {

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipelines.request import GenerationRequest
+from server.media.artifact import Artifact
 
 
 class Status(StrEnum):
@@ -46,16 +47,6 @@ class JobError:
     message: str
     field: str | None = None
     detail: Any = None
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A stored file: `key` is server-made and unguessable, `size` in bytes."""
-
-    key: str
-    media_type: str
-    file_name: str
-    size: int
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,13 +18,14 @@ import structlog
 
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
-from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
+from pipelines.request import GenerationRequest, RequestError, draw_seed
 from server.jobs.follow import LOOK_EVERY, Follower, Seen, Stopped
-from server.jobs.job import Artifact, Job, JobError, LogLine, Status
+from server.jobs.job import Job, JobError, LogLine, Status
 from server.jobs.loglines import KeyName, about
 from server.jobs.order import Order
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
 from server.limits.shares import Shares
+from server.media.artifact import Artifact
 from server.served import Served
 
 __all__ = ["Jobs", "Stopped"]
@@ -61,7 +62,6 @@ class Jobs:
         max_queue: int,
         check_room: Callable[[], None],
         wake: Callable[[], None],
-        rife_available: bool = False,
         extend: bool = False,
         remove: Callable[[Artifact], None] = lambda _: None,
         quota: Callable[[str], Quota] = lambda _: NO_QUOTA,
@@ -74,7 +74,6 @@ class Jobs:
         self._max_queue = max_queue
         self._check_room = check_room
         self._wake = wake
-        self.rife_available = rife_available
         self._extend = extend
         self._remove = remove
         self._quota = quota
@@ -85,11 +84,6 @@ class Jobs:
         self.streams = Shares("event streams", STREAMS, STREAMS_PER_KEY)
         self.pages = Shares("lists", PAGES, PAGES_PER_KEY)
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
-
-    @property
-    def models(self) -> Mapping[Task, ModelInfo]:
-        """What answers each task."""
-        return self._served.by_task
 
     def submit(self, request: GenerationRequest, order: Order) -> Job:
         """The job, on disk; or the one an earlier order of the same idempotency name from the same key has made.
@@ -114,7 +108,6 @@ class Jobs:
         made, job = job, self._store.submit(job, self._max_queue, self._quota(order.owner), self._owners())
         if job.id == made.id:
             log.info("job accepted", **about(job, self._key_name))
-        self._served.told(job.model)
         self._wake()
         return job
 
@@ -157,7 +150,6 @@ class Jobs:
         if job.deadline is not None and job.deadline <= time.time():
             self._store.expire()
             job = self._store.get(job.id) or job
-        self._served.told(job.model)
         return job
 
     def page(

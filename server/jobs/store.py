@@ -23,8 +23,9 @@ from sqlalchemy.exc import OperationalError
 from server.errors import IdempotencyConflict, QuotaExceeded, StaleWrite
 from server.jobs import outbox, turns
 from server.jobs.database import open_database
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.jobs.job import FOLLOWS, Job, JobError, LogLine, Status
 from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row
+from server.media.artifact import Artifact
 
 MAX_LOG_LINES = 1000  # per job; later ones are dropped
 LONGEST_LINE = 2000  # characters

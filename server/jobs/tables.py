@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 from pipelines.request import GenerationRequest
-from server.jobs.job import Artifact, Job, JobError, Status, Webhook
+from server.jobs.job import Job, JobError, Status, Webhook
+from server.media.artifact import Artifact
 
 SCHEMA = 5  # a table of another schema is refused; raise it with every change of a column or of the JSON in one
 

@@ -12,7 +12,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from pipelines.request import GenerationRequest
-from server.app import House, create_app
+from server.app import create_app
+from server.house import House
 from server.jobs.job import Job
 from server.jobs.order import Order
 from server.settings import Settings

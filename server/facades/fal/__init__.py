@@ -9,6 +9,7 @@ from server.facades.facade import Facade
 from server.facades.fal import errors
 from server.facades.fal.app import create
 from server.facades.fal.clients import CLIENTS
+from server.facades.fal.storage import file_of
 from server.facades.fal.webhook import letter
 
-FACADE = Facade("fal.ai", create, CLIENTS, errors.refuse, letter)
+FACADE = Facade("fal.ai", create, CLIENTS, errors.refuse, letter, file_of)

@@ -10,7 +10,8 @@ from server.context import Context
 from server.facades.ai_sdk import video_or_url
 from server.facades.fal import errors
 from server.facades.fal.models import APP
-from server.jobs.job import Artifact, Job, LogLine, Status
+from server.jobs.job import Job, LogLine, Status
+from server.media.artifact import Artifact
 
 LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 

@@ -20,7 +20,6 @@ from server.facades.fal.surface import QUEUE
 from server.facades.fal.terms import Terms
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, read_body, read_json
-from server.facades.kit.errors import REFUSAL
 from server.facades.kit.fields import kept, unknown
 from server.facades.kit.follow import EventStream, followed
 from server.facades.kit.json_bodies import parsed
@@ -29,6 +28,7 @@ from server.jobs.follow import Seen
 from server.jobs.job import Job, JobError, Status
 from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model, note_refusal
 
 FACADE = "fal"
 
@@ -62,7 +62,7 @@ class Fal:
             if errors.is_about_a_header(error):
                 raise
             # the answer is a success all the same; the traceback would keep the body until the next garbage collection
-            request.scope["state"][REFUSAL] = error.with_traceback(None)
+            note_refusal(request, error.with_traceback(None))
             failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
@@ -71,6 +71,7 @@ class Fal:
                 reason,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
+        note_model(request, job.model)
         position = await run_in_threadpool(self.jobs.position, job)
         return Json(self._receipt(request, job, position), headers={"x-fal-request-id": job.id})
 
@@ -101,11 +102,14 @@ class Fal:
 
     # -- looking at them ------------------------------------------------------------------------------------------
 
-    def _find(self, job_id: str, owner: str) -> Job | None:
-        return self.jobs.find(job_id, FACADE, owner)
+    def _find(self, request: Request, job_id: str) -> Job | None:
+        job = self.jobs.find(job_id, FACADE, request.state.owner)
+        if job is not None:
+            note_model(request, job.model)
+        return job
 
     def status(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
@@ -114,7 +118,7 @@ class Fal:
         return Json(body, status_code=code, headers={"x-fal-request-id": job.id})
 
     def stream(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}
@@ -144,7 +148,7 @@ class Fal:
         return followed(self.jobs, job.id, event)
 
     def result(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         if not job.status.is_terminal:
@@ -153,7 +157,7 @@ class Fal:
         return self._outcome(request, job)
 
     def cancel(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}

@@ -25,6 +25,7 @@ from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Job, Status
 from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model
 
 FACADE = "huggingface"
 CALL = "/hf-inference/models/{owner}/{name}"
@@ -47,6 +48,7 @@ class HuggingFace:
             raise errors.Refused(404, f"Model {owner[:100]}/{name[:100]} does not exist here; zai-org has {known}")
         with self.jobs.waits.held(holder(request.state.owner, request)):
             job = await self._submit(request, task, f"{owner}/{name}")
+            note_model(request, job.model)
             done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
         if done is None:
             raise ClientDisconnect

@@ -20,9 +20,9 @@ from server.errors import DiskFull, MediaError, NoModel, QueueFull
 from server.facades.kit import errors as kit
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import BodyTooLarge
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 FIELDS = {  # GenerationRequest's names -> Hugging Face's
     "image": "inputs",

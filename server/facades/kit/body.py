@@ -14,9 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from server.facades.kit.errors import MAX_BODY, BodyTooLarge
 from server.facades.kit.json_bodies import parsed
-from server.limits.bodies import SCOPE_KEY, SHORT, Share
+from server.limits.bodies import MAX_BODY, SCOPE_KEY, SHORT, BodyTooLarge, Share
 
 STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
 

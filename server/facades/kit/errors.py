@@ -25,19 +25,12 @@ from server.auth import Unauthorized
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, JobError
+from server.limits.bodies import BodyTooLarge
 from server.media.uploads import UploadBroken
 
 F = TypeVar("F")
 
-REFUSAL = "refusal"  # in a request's state: the exception that it ended in, for the log
-MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 HUNG_UP = "The caller hung up"  # which nobody reads
-
-
-class BodyTooLarge(Exception):
-    def __init__(self, limit: int = MAX_BODY) -> None:
-        self.message = f"The request body is larger than {limit // 2**20} MiB"
-        super().__init__(self.message)
 
 
 class NotAnObject(Exception):

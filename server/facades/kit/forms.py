@@ -18,7 +18,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from server.datadir import full_disk_named
-from server.facades.kit.errors import MAX_BODY, BadForm, BodyTooLarge
+from server.facades.kit.errors import BadForm
+from server.limits.bodies import MAX_BODY, BodyTooLarge
 
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"

@@ -12,7 +12,7 @@ from typing import Any
 
 from server.context import Context
 from server.datadir import write_atomically
-from server.jobs.job import Artifact
+from server.media.artifact import Artifact
 
 Record = dict[str, Any]
 

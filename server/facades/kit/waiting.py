@@ -15,6 +15,7 @@ from server.facades.kit.errors import Unavailable
 from server.jobs.job import Job
 from server.jobs.jobs import Jobs, NoWorker, Stopped
 from server.limits.shares import holder
+from server.request_state import note_model
 
 
 async def ended(
@@ -27,10 +28,12 @@ async def ended(
     """The job that `submit` makes, once it has ended. As `finished_or_dropped`, but raises ClientDisconnect when the
     caller hung up, and TooManyAtOnce before the submission when too many calls of its owner wait."""
     with jobs.waits.held(holder(request.state.owner, request)):
-        job = await finished_or_dropped(request, jobs, await submit(), one_shot=one_shot)
-    if job is None:
+        job = await submit()
+        note_model(request, job.model)
+        done = await finished_or_dropped(request, jobs, job, one_shot=one_shot)
+    if done is None:
         raise ClientDisconnect
-    return job
+    return done
 
 
 async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_shot: bool = False) -> Job | None:

@@ -9,6 +9,7 @@ from server.facades.facade import Facade
 from server.facades.modelslab import errors
 from server.facades.modelslab.answers import letter
 from server.facades.modelslab.app import create
+from server.facades.modelslab.calls import file_of
 from server.facades.modelslab.clients import CLIENTS
 
-FACADE = Facade("ModelsLab", create, CLIENTS, errors.refuse, letter)
+FACADE = Facade("ModelsLab", create, CLIENTS, errors.refuse, letter, file_of)

@@ -39,7 +39,6 @@ def create(context: Context) -> FastAPI:
     schemas = (*(kind.input for kind in ROOMS[MAIN].values()), Fetch, FetchById, Upload)
     app = create_app(context, errors.refuse, *schemas, admit=without_last_slash)
     calls = ModelsLab(context)
-    context.artifacts.resolvers.append(calls.file_of)
     for mount in MOUNTS:
         for room, kinds in ROOMS.items():
             _furnish(app, calls, mount + room, kinds, shown=mount + room == MAIN)

@@ -23,7 +23,7 @@ from server.errors import TooManyAtOnce
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, collected
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import MAX_BODY, Refused
+from server.facades.kit.errors import Refused
 from server.facades.kit.fields import kept, unknown
 from server.facades.kit.json_bodies import parsed
 from server.facades.modelslab import answers, errors, keyed
@@ -38,13 +38,15 @@ from server.facades.modelslab.models import (
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.jobs.job import Artifact, Job, Webhook
-from server.jobs.jobs import Stopped
+from server.jobs.job import Job, Webhook
+from server.jobs.jobs import Jobs, Stopped
 from server.jobs.order import Order
-from server.limits.bodies import Bodies
+from server.limits.bodies import MAX_BODY, Bodies
 from server.limits.shares import holder
 from server.limits.steps import in_turn
+from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
+from server.request_state import note_model
 
 FACADE = "modelslab"
 HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
@@ -76,7 +78,7 @@ class ModelsLab:
         self.context = context
         self.jobs = context.jobs
         self.strangers = Bodies(keyed.STRANGERS, MAX_BODY)
-        self.folder = context.settings.data_dir.absolute() / "uploads"
+        self.folder = context.data.uploads
 
     async def generate(self, request: Request, kind: Kind) -> Response:
         until = time.monotonic() + HOLD_SECONDS
@@ -104,6 +106,7 @@ class ModelsLab:
                 idempotency=idempotency(request),
             ),
         )
+        note_model(request, job.model)
         if not given.instant_response:
             place = self.jobs.waits.held(holder(owner, request))
             # it stays queued, and is fetched when the server is back, or at once where too many calls wait
@@ -124,6 +127,7 @@ class ModelsLab:
         job = None if number is None else await run_in_threadpool(self.jobs.find, number, FACADE, owner)
         if job is None:
             raise Refused(errors.Failure(404, "Request not found", UNKNOWN))
+        note_model(request, job.model)
         return await self._answer(job, self.context.artifacts.base_url(request))
 
     async def _answer(self, job: Job, base: str, fetch_url: str | None = None) -> Response:
@@ -150,27 +154,13 @@ class ModelsLab:
 
     def film(self, request: Request) -> Response:
         """The file of a job at the address promised for it. Whoever knows that may have it."""
-        job = self._of_film(request.scope["path"])
+        job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
                 later = {"tip": "Look again later"}
                 raise Refused(errors.Failure(404, "The video is not finished yet", later, plain=True))
             raise Refused(errors.Failure(404, "There is no such video", plain=True))
         return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
-
-    def file_of(self, path: str) -> Artifact | None:
-        """The file behind the path of a film's address (`Artifacts.resolvers`)."""
-        job = self._of_film(path)
-        return None if job is None or job.video is None else self.context.artifacts.find(job.video.key)
-
-    def _of_film(self, path: str) -> Job | None:
-        found = FILM.search(path)
-        if found is None:
-            return None
-        job = self.jobs.get(found[1])  # NOTE: the id is the permission, whoever's the job is
-        if job is None or job.facade != FACADE or job.request.output_format != found[2]:
-            return None
-        return job
 
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
         """The JSON body, whatever its type is said to be, and whose key came with the request."""
@@ -192,6 +182,22 @@ class ModelsLab:
             owner = identify(key if isinstance(key, str) else None)
         request.state.owner = owner  # for the log
         return fields, owner
+
+
+def file_of(context: Context, path: str) -> Artifact | None:
+    """The video at a path of this API."""
+    job = _video_at(context.jobs, path)
+    return None if job is None or job.video is None else context.artifacts.find(job.video.key)
+
+
+def _video_at(jobs: Jobs, path: str) -> Job | None:
+    found = FILM.search(path)
+    if found is None:
+        return None
+    job = jobs.get(found[1])  # NOTE: the id is the permission, whoever's the job is
+    if job is None or job.facade != FACADE or job.request.output_format != found[2]:
+        return None
+    return job
 
 
 def _told(given: Given) -> dict[str, Any]:

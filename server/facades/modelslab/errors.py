@@ -21,10 +21,11 @@ from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import BodyTooLarge, Refused
+from server.facades.kit.errors import Refused
 from server.facades.kit.json_bodies import BadBody
 from server.facades.modelslab.models import RANDOM_SEED
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 FIELDS = {"image": "init_image", "size": "width and height", "output_format": "output_type"}  # engine's -> ModelsLab's
 TIPS = {

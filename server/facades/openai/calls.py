@@ -26,10 +26,12 @@ from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateVideo, RemixVideo
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
 from server.jobs.jobs import PAGE_WAIT
 from server.jobs.order import Order
 from server.limits.shares import holder
+from server.media.artifact import Artifact
+from server.request_state import note_model
 from weights.catalog import published
 
 FACADE = "openai"
@@ -54,6 +56,7 @@ class Videos:
     async def sync(self, request: Request) -> Response:
         with self.jobs.waits.held(holder(request.state.owner, request)):
             job = await self._submit(request)
+            note_model(request, job.model)
             done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
         if done is None:
             raise ClientDisconnect
@@ -163,14 +166,14 @@ class Videos:
         return Json({"id": video_id, "object": "video.deleted", "deleted": True})
 
     def models(self) -> Response:
-        infos = {info.name: info for info in self.jobs.models.values()}
+        infos = {info.name: info for info in self.context.served.by_task.values()}
         usual = next(iter(infos.values()), None)
         if usual is not None:  # what these names stand for
             infos |= dict.fromkeys(answers.LISTED_SORA, usual)
         return Json({"object": "list", "data": [answers.model(name, info) for name, info in infos.items()]})
 
     def model(self, name: str) -> Response:
-        infos = list(self.jobs.models.values())
+        infos = list(self.context.served.by_task.values())
         info = answers.named(infos, name)
         if info is None and infos and (answers.SORA.fullmatch(name) or published(name) is not None):
             info = infos[0]
@@ -181,7 +184,10 @@ class Videos:
 
     def _known(self, request: Request, video_id: str) -> Job | None:
         job_id = answers.job_id_of(video_id)
-        return self.jobs.find(job_id, FACADE, request.state.owner) if job_id else None
+        job = self.jobs.find(job_id, FACADE, request.state.owner) if job_id else None
+        if job is not None:
+            note_model(request, job.model)
+        return job
 
     def _find(self, request: Request, video_id: str) -> Job:
         job = self._known(request, video_id)
@@ -193,4 +199,5 @@ class Videos:
         return answers.video(self.context, job, self.context.artifacts.base_url(request))
 
     async def _answer(self, request: Request, job: Job) -> Response:
+        note_model(request, job.model)
         return Json(self._video(request, job), headers=POLL_AFTER)

@@ -22,10 +22,10 @@ from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLar
 from server.facades.kit import errors as kit
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import BodyTooLarge
 from server.facades.kit.json_bodies import BadBody
 from server.facades.openai.models import Adapter, CreateVideo, ExpiresAfter
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 INVALID = "invalid_request_error"
 FINAL = {"x-should-retry": "false"}

@@ -26,8 +26,8 @@ from server.facades.openai.body import FormFile, read_fields
 from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateFile
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
-from server.jobs.job import Artifact
 from server.jobs.jobs import PAGE_WAIT
+from server.media.artifact import Artifact
 
 PREFIX = "file-"
 ID = re.compile(PREFIX + "[A-Za-z0-9_-]{32}")
@@ -45,7 +45,7 @@ def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> 
 
 
 def _folder(context: Context, owner: str) -> Path:
-    return context.settings.data_dir.absolute() / "openai" / (owner or "anyone")
+    return context.data.records["openai"] / (owner or "anyone")
 
 
 def _read(context: Context, path: Path) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ from server.facades.replicate.models import (
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
 from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model
 
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
@@ -95,6 +96,7 @@ class Predictions:
         webhook = self._webhook(request, asked.wanted)
         cancel_after = _duration(request.headers.get("cancel-after", ""))
         job = await self._submit(request, fields, asked, webhook, cancel_after)
+        note_model(request, job.model)
         if seconds := wait_seconds(request):
             # removed meanwhile, or the server stops and starts it again later, or too many calls wait
             with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
@@ -201,6 +203,7 @@ class Predictions:
         job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
         if job is None:
             raise errors.not_found(f"prediction {prediction_id}")
+        note_model(request, job.model)
         return job
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:

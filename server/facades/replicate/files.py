@@ -22,9 +22,9 @@ from server.facades.kit.records import Record, Records
 from server.facades.replicate import errors
 from server.facades.replicate.answers import timestamp
 from server.facades.replicate.catalog import page
-from server.jobs.job import Artifact
 from server.jobs.jobs import PAGE_WAIT
 from server.limits.room import tag_of
+from server.media.artifact import Artifact
 
 KEPT = 24 * 3600.0  # seconds, as at Replicate
 CHUNK = 2**20
@@ -37,7 +37,7 @@ class Files:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.records = Records(context, context.settings.data_dir.absolute() / "replicate")
+        self.records = Records(context, context.data.records["replicate"])
 
     async def create(self, request: Request) -> Response:
         check_length(request)

@@ -7,7 +7,8 @@ from typing import Any
 
 from server.context import Context
 from server.facades.segmind import errors
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
+from server.media.artifact import Artifact
 
 CREDITS = 1_000_000  # nothing is billed here, and a program that stops at zero must not stop
 

@@ -25,6 +25,7 @@ from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, Uplo
 from server.jobs.job import Job, Status
 from server.jobs.order import Order
 from server.limits.steps import in_turn
+from server.request_state import note_model
 
 FACADE = "segmind"
 MOUNTS = ("", "/segmind")
@@ -63,6 +64,7 @@ class Segmind:
 
     async def enqueue(self, request: Request, slug: Slug) -> Response:
         job = await self._submit(request, slug)
+        note_model(request, job.model)
         body = {"request_id": job.id, "status": "QUEUED", **answers.links(job, self._root(request))}
         return Json(body, headers={"x-request-id": job.id})
 
@@ -104,6 +106,7 @@ class Segmind:
         job = self.jobs.find(request_id, FACADE, request.state.owner)
         if job is None:
             raise Refused(Failure(404, f"Request {request_id[:100]} not found"))
+        note_model(request, job.model)
         return job
 
     def _root(self, request: Request) -> str:

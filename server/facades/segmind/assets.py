@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from server.context import Context
 from server.facades.kit.errors import Failure, Refused
-from server.jobs.job import Artifact
+from server.media.artifact import Artifact
 from server.media.data_uris import NotBase64, from_text, head_of
-from server.media.door import DownloadFailed
+from server.media.outbound import DownloadFailed
 from server.media.uploads import UPLOAD_BYTES, chunks_of
 
 MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")

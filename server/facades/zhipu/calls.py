@@ -20,6 +20,7 @@ from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
 from server.jobs.jobs import PAGE_WAIT
 from server.jobs.order import Order
+from server.request_state import note_model
 
 FACADE = "zhipu"
 
@@ -35,11 +36,13 @@ class Zhipu:
     async def create(self, request: Request) -> Response:
         fields = await _fields(request)
         job = await self._submit(request, fields, VideoGeneration.model_validate(fields))
+        note_model(request, job.model)
         return Json(answers.created(job))
 
     async def create_unified(self, request: Request) -> Response:
         fields = await _fields(request)
         job = await self._submit(request, fields, UnifiedVideo.model_validate(fields))
+        note_model(request, job.model)
         return Json(answers.unified_created(job))
 
     def result(self, request: Request, task_id: str) -> Response:
@@ -64,7 +67,7 @@ class Zhipu:
         return answers.result(self.context, job, self.context.artifacts.base_url(request))
 
     async def _submit(self, request: Request, fields: dict[str, Any], given: VideoGeneration) -> Job:
-        owner, rife, name = request.state.owner, self.jobs.rife_available, idempotency(request)
+        owner, rife, name = request.state.owner, self.context.served.rife_available, idempotency(request)
         notes = [*mapping.notes(given, rife), *unknown(fields, type(given).model_fields)]
         if request.query_params.get("webhook"):
             notes.append("webhook: ignored (nobody is called; ask for the task)")
@@ -91,6 +94,7 @@ class Zhipu:
         job = self.jobs.find(task_id, FACADE, request.state.owner)
         if job is None:
             raise Refused(Failure(404, f"id: there is no task {task_id[:100]}", errors.INVALID))
+        note_model(request, job.model)
         return job
 
 

@@ -27,12 +27,14 @@ from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task, draw_seed
 from server.auth import Keys
 from server.context import Context
+from server.datadir import RECORDS
 from server.errors import MediaError
 from server.jobs.follow import Seen
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.jobs.job import FOLLOWS, Job, JobError, LogLine, Status
 from server.jobs.order import Order
 from server.limits.room import Room
 from server.limits.shares import Shares
+from server.media.artifact import Artifact
 from server.media.inspectors import Inspectors
 from server.settings import Settings
 from server.signing import Signing
@@ -73,10 +75,6 @@ class FakeJobs:
     streams: Shares = field(default_factory=lambda: Shares("event streams", 2, 2))
     pages: Shares = field(default_factory=lambda: Shares("lists", 2, 2))
     waits: Shares = field(default_factory=lambda: Shares("calls that wait for a job", 2, 2))
-
-    @property
-    def models(self) -> dict[Task, ModelInfo]:
-        return {task: model_for(task) for task in Task}
 
     def submit(self, request: GenerationRequest, order: Order) -> Job:
         if self.raises is not None:
@@ -238,9 +236,6 @@ class FakeLoras:
 
 
 class FakeArtifacts:
-    def __init__(self) -> None:
-        self.resolvers: list[Any] = []
-
     def find(self, key: str) -> Artifact | None:
         return None
 
@@ -262,12 +257,27 @@ def model_for(task: Task) -> ModelInfo:
     return ModelInfo(family.name, Path(), family, True, 226, 1, 3072, 128, 86_400)
 
 
+class FakeServed:
+    """Every task, and frames between frames when the jobs say so."""
+
+    def __init__(self, jobs: FakeJobs) -> None:
+        self.by_task = {task: model_for(task) for task in Task}
+        self._jobs = jobs
+
+    @property
+    def rife_available(self) -> bool:
+        return self._jobs.rife_available
+
+
 def fake_context(*, keys: str = "", **settings: Any) -> tuple[Context, FakeJobs, FakeIntake]:
     jobs, intake = FakeJobs(), FakeIntake()
     given = Settings(_env_file=None, api_keys=SecretStr(keys), **settings)
     artifacts = cast(Any, FakeArtifacts())
+    folder = given.data_dir.absolute()
     context = Context(
         given,
+        cast(Any, FakeServed(jobs)),
+        cast(Any, SimpleNamespace(uploads=folder / "uploads", records={api: folder / api for api in RECORDS})),
         cast(Any, jobs),
         cast(Any, intake),
         artifacts,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from server.app import House
 from server.facades.replicate.answers import job_id
+from server.house import House
 from server.jobs.job import Job, Status
 from server.jobs.order import Order
 from tests.rigs import pace
@@ -92,7 +92,7 @@ def test_who_has_begun_is_spared(tmp_path: Path) -> None:
         soon = pace.seconds(0.5)
         headers = {"x-fal-request-timeout": f"{soon}"}
         begun = client.post(FAL, json={"prompt": "steps=1"}, headers=headers).json()["request_id"]
-        taken = house.health.store.claim()
+        taken = house.store.claim()
         assert taken is not None and taken.id == begun
         time.sleep(soon)
     application = app(tmp_path)

@@ -9,8 +9,9 @@ import pytest
 
 from pipelines.request import GenerationRequest
 from server.facades.modelslab.answers import USUAL_SECONDS, eta
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
 from server.jobs.order import Order
+from server.media.artifact import Artifact
 from tests.rigs.facade_rig import Clock, Rig, facade
 
 FILE = Artifact("key", "video/mp4", "film.mp4", 9)

@@ -23,9 +23,10 @@ from server.errors import (
     StaleWrite,
 )
 from server.jobs.database import open_database
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, Status, Webhook
+from server.jobs.job import FOLLOWS, Job, JobError, Status, Webhook
 from server.jobs.store import MAX_LOG_LINES, REFUSED, JobStore, Quota
 from server.jobs.tables import SCHEMA, jobs, metadata
+from server.media.artifact import Artifact
 from tests.rigs import postgres
 
 VIDEO = Artifact("k", "video/mp4", "video.mp4", 3)

@@ -15,7 +15,7 @@ from server.facades.kit.json_bodies import parsed
 from server.limits import steps
 from server.limits.steps import LARGE, STEP, in_turn
 from server.media.data_uris import ESCAPES, encoded, from_base64, from_text, unescaped
-from server.media.door import DownloadFailed, TooLarge
+from server.media.outbound import DownloadFailed, TooLarge
 
 MIB = 2**20
 
