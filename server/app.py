@@ -26,10 +26,10 @@ from starlette.types import ASGIApp
 from server.auth import Keys
 from server.docs import add_docs
 from server.errors import DiskFull
-from server.facades import v1
-from server.facades.cors import Cors
+from server.facades import routes
+from server.facades.kit.cors import Cors
+from server.facades.kit.errors import Unavailable
 from server.facades.registry import FACADES
-from server.facades.wire import Unavailable
 from server.house import House, build
 from server.limits.bodies import MAX_BODY, Bodies, Counted
 from server.limits.calls import Fair
@@ -86,17 +86,17 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             name: Limited(facade, limiter, noting(partial(FACADES[name].refuse, house.context)))
             for name, facade in facades.items()
         }
-    routes = [(prefix, apps[name]) for name in served for prefix in FACADES[name].prefixes] + v1.shared(apps)
-    clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}
     # from the innermost to the outermost
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades refuse bodies in their own words
-    app.add_middleware(ByPrefix, routes=routes)
+    app.add_middleware(ByPrefix, routes=routes.routes(apps))
     app.add_middleware(Decoded, limit=UPLOAD_BYTES)
     app.add_middleware(Fair)
     app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
     app.add_middleware(Labelled, header=house.served.header)
     app.add_middleware(Cors)
-    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of, flood=flood)
+    app.add_middleware(
+        Logged, clouds=routes.clouds(served), apps=facades, key_name=house.context.keys.name_of, flood=flood
+    )
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app
 

@@ -16,8 +16,8 @@ from server.auth import Keys, check_bind, owner_of
 from server.context import Context
 from server.datadir import DataDir
 from server.errors import BadSetting
+from server.facades.kit.errors import Unavailable
 from server.facades.registry import FACADES
-from server.facades.wire import Unavailable
 from server.health import Health
 from server.jobs.jobs import Jobs
 from server.jobs.store import NO_QUOTA, JobStore, Quota

@@ -9,7 +9,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from server.facades.registry import FACADES
+from server.facades.routes import PREFIXES
 from server.health import Health
 from server.media.artifacts import Artifacts
 from server.media.storage import CORS
@@ -29,7 +29,7 @@ def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collecti
             "name": "cogvideox-server",
             "version": app.version,
             "models": {task.value: info.name for task, info in sorted(health.served.by_task.items())},
-            "apis": {name: list(FACADES[name].prefixes) for name in apis},
+            "apis": {name: list(PREFIXES[name]) for name in apis},
             "docs": "/docs",
             "health": "/health",
         }

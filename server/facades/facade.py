@@ -1,6 +1,6 @@
 """What a façade is to the house: the few names its module offers.
 
-Knows: no vendor. `registry.py` lists them, `app.py` puts them together.
+Knows: no vendor. `registry.py` lists them, `routes.py` has their paths, `app.py` puts them together.
 """
 
 from __future__ import annotations
@@ -39,14 +39,12 @@ class Snippet:
 class Facade:
     """One cloud's API.
 
-    `prefixes`: where its paths begin; the longest match of all façades wins. `create`: its app, it wants whole paths.
-    `clients`: how to reach it. `refuse`: its answer to an exception (`server.errors`) from before its own app.
+    `create`: its app, which wants whole paths. `clients`: how to reach it. `refuse`: its answer to an exception.
     `letter`: what it tells a webhook of a job's event (`job.EVENTS`), None for one it does not tell. `file_of`: the
     file at a URL path of its own, beside those under /files.
     """
 
     title: str
-    prefixes: tuple[str, ...]
     create: Callable[[Context], FastAPI]
     clients: tuple[Snippet, ...]
     refuse: Callable[[Context, Request, Exception], Response]

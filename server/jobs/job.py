@@ -72,7 +72,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Job:
-    """Times are unix seconds. `payload` is what the vendor's client sent, without its key.
+    """Times are unix seconds. `memo` is what its façade wants to remember, mostly what the client sent; no key.
 
     `deaths` says of each worker that died over this job how it died; `attempt` counts every start, whatever ended it.
     `step` of `steps` counts sampling; `share` is the part of the whole video's work that is done, 0 to 1, and never
@@ -87,7 +87,7 @@ class Job:
     facade: str
     endpoint: str
     request: GenerationRequest
-    payload: dict[str, Any]
+    memo: dict[str, Any]
     model: str
     created_at: float
     status: Status = Status.QUEUED

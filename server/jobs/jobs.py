@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
@@ -20,8 +19,9 @@ from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
 from pipelines.request import GenerationRequest, RequestError, draw_seed
 from server.jobs.follow import Follower, Seen, Stopped
-from server.jobs.job import Job, JobError, LogLine, Status, Webhook
+from server.jobs.job import Job, JobError, LogLine, Status
 from server.jobs.loglines import KeyName, about
+from server.jobs.order import Order
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
 from server.limits.shares import Shares
 from server.media.artifact import Artifact
@@ -84,24 +84,10 @@ class Jobs:
         self.pages = Shares("lists", PAGES, PAGES_PER_KEY)
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
-    def submit(
-        self,
-        request: GenerationRequest,
-        *,
-        facade: str,
-        endpoint: str,
-        payload: dict[str, Any],
-        owner: str,
-        priority: int = 0,
-        keep_seconds: float | None = None,
-        webhook: Webhook | None = None,
-        idempotency: str | None = None,
-        start_by: float | None = None,
-        end_by: float | None = None,
-    ) -> Job:
-        """The job, on disk; or the one an earlier call of the same `idempotency` name from the same key has made.
+    def submit(self, request: GenerationRequest, order: Order) -> Job:
+        """The job, on disk; or the one an earlier order of the same idempotency name from the same key has made.
 
-        `payload` must hold no key. The job's `plan` is what can be told before its picture is read.
+        The job's `plan` is what can be said before its image is read.
 
         Raises RequestError, NoModel, QueueFull, QuotaExceeded, IdempotencyConflict, DiskFull.
         """
@@ -112,22 +98,13 @@ class Jobs:
         self._check_room()
         job = Job(
             id=str(uuid.uuid4()),
-            facade=facade,
-            endpoint=endpoint,
             request=request,
-            payload=payload,
             model=model.name,
             created_at=time.time(),
             plan=plan.to_dict(),
-            owner=owner,
-            priority=priority,
-            keep_seconds=keep_seconds,
-            webhook=webhook,
-            idempotency=idempotency,
-            start_by=start_by,
-            end_by=end_by,
+            **vars(order),
         )
-        made, job = job, self._store.submit(job, self._max_queue, self._quota(owner), self._owners())
+        made, job = job, self._store.submit(job, self._max_queue, self._quota(order.owner), self._owners())
         if job.id == made.id:
             log.info("job accepted", **about(job, self._key_name))
         self._wake()
@@ -143,15 +120,7 @@ class Jobs:
                     return longer, plan
         return request, resolve(request, model, others=others)
 
-    def refuse(
-        self,
-        *,
-        facade: str,
-        endpoint: str,
-        error: JobError,
-        owner: str,
-        webhook: Webhook | None = None,
-    ) -> Job:
+    def refuse(self, order: Order, error: JobError) -> Job:
         """A job that failed before it began, for clients that look for the reason at the result's address. Only that
         is kept, for a day at most. Raises QuotaExceeded, DiskFull.
         """
@@ -159,19 +128,15 @@ class Jobs:
         now = time.time()
         job = Job(
             id=str(uuid.uuid4()),
-            facade=facade,
-            endpoint=endpoint,
             request=GenerationRequest(prompt="", seed=0),
-            payload={},
             model=REFUSED,
             created_at=now,
             finished_at=now,
             status=Status.FAILED,
             error=error,
-            owner=owner,
-            webhook=webhook,
+            **vars(order),
         )
-        return self._store.submit(job, quota=self._quota(owner))
+        return self._store.submit(job, quota=self._quota(order.owner))
 
     def get(self, job_id: str) -> Job | None:
         return self._store.get(job_id)

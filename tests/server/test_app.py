@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull, InsecureBind, NoModel, QueueFull
 from server.house import House
 from server.jobs.job import JobError, Status
+from server.jobs.order import Order
 from server.workers import pool
 from server.workers.pool import WorkerInfo, WorkerState
 from tests.rigs import pace
@@ -218,7 +219,7 @@ def test_wait_and_refuse(running: Running) -> None:
     _, house, _ = running
     jobs = house.context.jobs
     error = JobError("invalid_request", "no", detail={"detail": []})
-    refused = jobs.refuse(facade="test", endpoint="test", error=error, owner="")
+    refused = jobs.refuse(Order("test", "test", ""), error)
     assert asyncio.run(jobs.wait(refused.id)) == jobs.get(refused.id)
     assert refused.status is Status.FAILED and refused.error == error
 

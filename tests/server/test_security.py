@@ -32,7 +32,7 @@ from server import auth
 from server.auth import Keys, Unauthorized
 from server.datadir import DataDir
 from server.errors import MediaError
-from server.facades.wire import MAX_BODY
+from server.limits.bodies import MAX_BODY
 from server.media.artifacts import Artifacts
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors

@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.jobs.job import Job, JobError, Status, Webhook
+from server.jobs.order import Order
 from server.jobs.outbox import LANES
 from server.jobs.store import JobStore
 from server.media.outbound import Outbound
@@ -180,7 +181,7 @@ def test_a_whole_server_tells(tmp_path: Path, ear: Ear) -> None:
     with TestClient(served):
         hook = Webhook(ear.url, "http://here")
         request = GenerationRequest("steps=2")
-        house.context.jobs.submit(request, facade="test", endpoint="e", payload={}, owner="", webhook=hook)
+        house.context.jobs.submit(request, Order("test", "e", "", webhook=hook))
         until(lambda: ear.heard)
     assert ear.heard[0][1]["status"] == "succeeded"
 

@@ -20,7 +20,7 @@ from server.facades.fal.errors import Rejected
 from server.facades.fal.models import AppToken, NewFile, UploadedParts
 from server.facades.fal.passes import Ticket
 from server.facades.fal.terms import LIFECYCLE, PREFERENCE, keep_seconds
-from server.facades.wire import Json, read_json
+from server.facades.kit.body import Json, read_json
 from server.media.artifact import Artifact
 
 TOKEN_SECONDS = 3600

@@ -20,6 +20,11 @@ from starlette.responses import Response
 from server.auth import Unauthorized
 from server.context import Context
 from server.errors import TooManyAtOnce
+from server.facades.kit.app import idempotency
+from server.facades.kit.body import Json, collected
+from server.facades.kit.complaints import shown
+from server.facades.kit.json_bodies import parsed
+from server.facades.kit.memo import kept, unknown
 from server.facades.modelslab import answers, errors, keyed
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (
@@ -32,10 +37,10 @@ from server.facades.modelslab.models import (
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
 from server.jobs.job import Job, Webhook
 from server.jobs.jobs import Jobs, Stopped
-from server.limits.bodies import Bodies
+from server.jobs.order import Order
+from server.limits.bodies import MAX_BODY, Bodies
 from server.limits.shares import holder
 from server.limits.steps import in_turn
 from server.media.artifact import Artifact
@@ -90,13 +95,15 @@ class ModelsLab:
         job = await run_in_threadpool(
             self.jobs.submit,
             wanted,
-            facade=FACADE,
-            endpoint=kind.name,
-            payload={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
-            owner=owner,
-            keep_seconds=TEMP_SECONDS if given.temp else None,
-            webhook=None if given.webhook is None else Webhook(given.webhook, base),
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=kind.name,
+                memo={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
+                owner=owner,
+                keep_seconds=TEMP_SECONDS if given.temp else None,
+                webhook=None if given.webhook is None else Webhook(given.webhook, base),
+                idempotency=idempotency(request),
+            ),
         )
         note_model(request, job.model)
         if not given.instant_response:

@@ -13,14 +13,19 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from pipelines.request import MAX_SEED, RequestError
 from server.auth import Unauthorized
+from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import shown
+from server.facades.kit.errors import RAISED
+from server.facades.kit.json_bodies import BadBody
 from server.facades.modelslab.models import RANDOM_SEED
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 FIELDS = {"image": "init_image", "size": "width and height", "output_format": "output_type"}  # engine's -> ModelsLab's
 TIPS = {
@@ -65,7 +70,11 @@ def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json
     return Json(failure.body, status_code=code, headers=dict(failure.headers))
 
 
-KINDS = (Refused, *RAISED)
+KINDS: tuple[type[Exception], ...] = (Refused, *RAISED)
+
+
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    return respond(of_exception(error), context.settings.modelslab_status, request.scope["path"])
 
 
 def of_exception(error: Exception) -> Failure:

@@ -13,14 +13,19 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
+from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import shown
+from server.facades.kit.errors import RAISED
+from server.facades.kit.json_bodies import BadBody
 from server.facades.openai.models import Adapter, CreateVideo, ExpiresAfter
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 INVALID = "invalid_request_error"
 FINAL = {"x-should-retry": "false"}
@@ -50,7 +55,16 @@ def respond(failure: Failure) -> Json:
     return Json({"error": error}, status_code=failure.status, headers=failure.headers)
 
 
-KINDS = (Refused, *RAISED)
+KINDS: tuple[type[Exception], ...] = (Refused, *RAISED)
+
+
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    """404 for a wrong method too: editing, extending and characters are calls of OpenAI's that are not served."""
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        what = f"{request.method} {request.scope['path'][:200]}"
+        text = f"Invalid URL ({what}): this server makes videos only, with POST /v1/videos"
+        return respond(Failure(404, text, code="unknown_url"))
+    return respond(of_exception(error))
 
 
 def of_exception(error: Exception) -> Failure:

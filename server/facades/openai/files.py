@@ -17,14 +17,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pipelines.ranges import flaw
 from server.context import Context
 from server.datadir import write_atomically
+from server.facades.kit.body import Json
 from server.facades.openai.answers import page
 from server.facades.openai.body import FormFile, read_fields
 from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateFile
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
-from server.facades.wire import Json, flaw
 from server.jobs.jobs import PAGE_WAIT
 from server.media.artifact import Artifact
 

@@ -13,11 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from pipelines.ranges import MAX_FPS, MIN_SECONDS
 from pipelines.request import GenerationRequest, Lora, Media, Task
 from server.context import Context
+from server.facades.kit.memo import unknown
 from server.facades.openai import answers
 from server.facades.openai.errors import Refused
 from server.facades.openai.files import find
 from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
-from server.facades.wire import unknown
 from weights.catalog import published
 
 BAGS = {  # vLLM-Omni's objects -> what is taken from them when it is not given beside them

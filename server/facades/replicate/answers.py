@@ -65,8 +65,8 @@ def prediction(
     body: dict[str, Any] = {
         "id": public_id(job.id),
         "model": job.endpoint,
-        "version": job.payload["version"],
-        "input": job.payload["input"],
+        "version": job.memo["version"],
+        "input": job.memo["input"],
         "logs": logs.text(job, lines, time.time()),
         "output": None if job.video is None else video_or_url(context, job.video, base, as_data),
         "data_removed": False,
@@ -80,7 +80,7 @@ def prediction(
         "metrics": metrics(job),
     }
     optional = ("deployment", "webhook", "webhook_events_filter")
-    body |= {name: job.payload[name] for name in optional if name in job.payload}
+    body |= {name: job.memo[name] for name in optional if name in job.memo}
     if (until := deadline(job)) is not None:
         body["deadline"] = timestamp(until)
     return body
@@ -88,7 +88,7 @@ def prediction(
 
 def deadline(job: Job) -> float | None:
     """Unix seconds by which its caller wanted it to have ended."""
-    seconds = job.payload.get("cancel_after")
+    seconds = job.memo.get("cancel_after")
     return None if seconds is None else job.created_at + float(seconds)
 
 

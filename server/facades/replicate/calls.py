@@ -21,6 +21,11 @@ from pipelines.request import RequestError
 from server.context import Context
 from server.errors import TooManyAtOnce
 from server.facades.ai_sdk import agent_of
+from server.facades.kit.app import idempotency, root
+from server.facades.kit.body import Json, read_json
+from server.facades.kit.checks import is_callable
+from server.facades.kit.fields import members, present
+from server.facades.kit.memo import kept
 from server.facades.replicate import agents, answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (
@@ -35,8 +40,8 @@ from server.facades.replicate.models import (
     model_of,
     of_version,
 )
-from server.facades.wire import Json, idempotency, is_callable, kept, read_json
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
+from server.jobs.order import Order
 from server.limits.shares import holder
 from server.request_state import note_model
 
@@ -129,13 +134,15 @@ class Predictions:
             return await run_in_threadpool(
                 self.jobs.submit,
                 generation(given, image),
-                facade=NAME,
-                endpoint=asked.model.slug,
-                payload=payload,
-                owner=request.state.owner,
-                webhook=webhook,
-                idempotency=idempotency(request),
-                end_by=None if cancel_after is None else time.time() + cancel_after,
+                Order(
+                    facade=NAME,
+                    endpoint=asked.model.slug,
+                    memo=payload,
+                    owner=request.state.owner,
+                    webhook=webhook,
+                    idempotency=idempotency(request),
+                    end_by=None if cancel_after is None else time.time() + cancel_after,
+                ),
             )
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None
@@ -197,8 +204,7 @@ class Predictions:
         )
 
     def root(self, request: Request) -> str:
-        mount = "/replicate" if request.scope["path"].startswith("/replicate/") else ""
-        return f"{self.context.artifacts.base_url(request)}{mount}"
+        return root(self.context, request, "/replicate")
 
     def _find(self, request: Request, prediction_id: str) -> Job:
         """The prediction, after cancelling it if its time is over, as the dispatcher does."""
@@ -214,7 +220,7 @@ class Predictions:
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:
         base = self.context.artifacts.base_url(request)
-        setting, waited_for = self.context.settings.replicate_output, WAITED in job.payload
+        setting, waited_for = self.context.settings.replicate_output, WAITED in job.memo
         as_data = agents.is_data(setting, agent_of(request), base, waited_for)
         return Json(self._body(request, job, self.jobs.logs(job.id), as_data=as_data), status_code=status)
 
@@ -249,11 +255,7 @@ def _duration(after: str) -> float | None:
 
 async def _fields(request: Request) -> dict[str, Any]:
     """The body, without what is null, in it and in its input."""
-    fields = await read_json(request)
-    if not isinstance(fields, dict | None):
-        given = errors.TYPES.get(type(fields), "null")
-        raise errors.Refused(errors.Invalid("invalid_type", "", f"Invalid type. Expected: object, given: {given}"))
-    fields = {name: value for name, value in (fields or {}).items() if value is not None}
+    fields = present(members(await read_json(request)))
     if isinstance(fields.get("input"), dict):
-        fields["input"] = {name: value for name, value in fields["input"].items() if value is not None}
+        fields["input"] = present(fields["input"])
     return fields

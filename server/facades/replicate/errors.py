@@ -6,20 +6,25 @@ Does not know: who raised it and why.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
+from server.context import Context
 from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import plain, ranges
+from server.facades.kit.errors import HUNG_UP, NotAnObject, Table, answer, not_json, retry_after
+from server.facades.kit.json_bodies import BadBody
 from server.facades.replicate.models import CogVideoX5bInput, CogVideoXTextInput
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 INVALID = "Input validation failed"
 NO_VERSION = "The specified version does not exist (or perhaps you don't have permission to use it?)"
@@ -35,6 +40,7 @@ TITLES = {
     503: "Service unavailable",
 }
 RETRY = {"retry-after": "5"}  # seconds; Replicate's clients wait so long before a GET is repeated
+ARTICLES = {True: "an", False: "a valid"}
 TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -89,44 +95,8 @@ def not_found(what: str) -> Problem:
     return Problem(404, f"The requested resource could not be found: {what[:200]}")
 
 
-KINDS = (Problem, *RAISED)
-
-
-def of_exception(error: Exception) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case Unauthorized():
-            valid = "an" if error.reason == "missing" else "a valid"
-            return Problem(401, f"You did not pass {valid} authentication token")
-        case ValidationError():
-            return Refused(*dict.fromkeys(_of_pydantic(dict(one)) for one in error.errors()))
-        case BadBody():
-            return Problem(400, f"The body is not valid JSON: {error.message} at character {error.position}")
-        case BodyTooLarge() | UploadTooLarge():
-            return Problem(413, error.message)
-        case MediaError():
-            return Refused(Invalid(error.code, f"input.{error.field}", error.message))
-        case RequestError():
-            where = error.field if error.field == IDEMPOTENCY_KEY else f"input.{error.field}"
-            return Refused(Invalid("invalid", where, error.message))
-        case NoModel():
-            return Problem(404, error.message)
-        case QueueFull():
-            return Problem(
-                429,
-                f"Request was throttled: {error.message}",
-                headers={"retry-after": str(math.ceil(error.retry_after))},
-            )
-        case DiskFull():
-            return Problem(503, error.message, headers=RETRY)
-        case ClientDisconnect():  # nobody is there to read this
-            return Problem(499, "The caller hung up")
-        case HTTPException():
-            text = {404: "The requested resource could not be found"}.get(error.status_code, str(error.detail))
-            return Problem(error.status_code, text, headers=dict(error.headers or {}))
-        case _:
-            return Problem(500, "The server failed over this request; its log says where")
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    return respond(answer(TABLE, error))
 
 
 def renamed(error: RequestError, fields: dict[str, str]) -> RequestError:
@@ -142,7 +112,7 @@ def of_job(job: Job, fields: dict[str, str]) -> str | None:
     return f"{fields.get(error.field, error.field)}: {error.message}" if error.field else error.message
 
 
-def _of_pydantic(error: dict[str, Any]) -> Invalid:
+def _of_field(error: Mapping[str, Any]) -> Invalid:
     path = [str(part) for part in error["loc"]]
     named = [part for part in path if not part.isdecimal()]  # an entry of a list goes by the list's name
     where, name, context = ".".join(path), named[-1] if named else "", error.get("ctx", {})
@@ -151,10 +121,10 @@ def _of_pydantic(error: dict[str, Any]) -> Invalid:
             return Invalid("required", ".".join(path[:-1]), f"{name} is required")
         case "greater_than_equal":
             return Invalid(
-                "number_gte", where, f"Must be greater than or equal to {_plain(context['ge'])}{_range(name)}"
+                "number_gte", where, f"Must be greater than or equal to {plain(context['ge'])}{_range(name)}"
             )
         case "less_than_equal":
-            return Invalid("number_lte", where, f"Must be less than or equal to {_plain(context['le'])}{_range(name)}")
+            return Invalid("number_lte", where, f"Must be less than or equal to {plain(context['le'])}{_range(name)}")
         case "string_too_short":
             return Invalid("string_gte", where, f"String length must be at least {context['min_length']}")
         case "string_too_long":
@@ -167,24 +137,14 @@ def _of_pydantic(error: dict[str, Any]) -> Invalid:
         case "finite_number":
             return Invalid("invalid_type", where, "Must be a finite number")
         case kind:
-            return Invalid("invalid_type", where, f"Invalid type. Expected: {_expected(kind)}, given: {_given(error)}")
+            return Invalid("invalid_type", where, wrong_type(_expected(kind), error["input"]))
 
 
-RANGES = {
-    name: (low, high)
-    for kind in (CogVideoX5bInput, CogVideoXTextInput)
-    for name, spec in kind.model_json_schema()["properties"].items()
-    for part in (spec, *spec.get("anyOf", ()))
-    if (low := part.get("minimum")) is not None and (high := part.get("maximum")) is not None
-}
+RANGES = ranges(CogVideoX5bInput, CogVideoXTextInput)
 
 
 def _range(name: str) -> str:
-    return f" (the range is {' to '.join(map(_plain, RANGES[name]))})" if name in RANGES else ""
-
-
-def _plain(number: float) -> str:
-    return f"{number:g}" if isinstance(number, float) else str(number)
+    return f" (the range is {' to '.join(map(str, map(plain, RANGES[name])))})" if name in RANGES else ""
 
 
 def _expected(kind: str) -> str:
@@ -193,5 +153,34 @@ def _expected(kind: str) -> str:
     return {"model": "object", "list": "array"}.get(family, names.get(family, "string"))
 
 
-def _given(error: dict[str, Any]) -> str:
-    return TYPES.get(type(error["input"]), "null")
+def wrong_type(expected: str, given: Any) -> str:
+    return f"Invalid type. Expected: {expected}, given: {TYPES.get(type(given), 'null')}"
+
+
+def _of_http(error: HTTPException) -> Problem:
+    text = {404: "The requested resource could not be found"}.get(error.status_code, str(error.detail))
+    return Problem(error.status_code, text, headers=dict(error.headers or {}))
+
+
+def _of_request(error: RequestError) -> Problem:
+    where = error.field if error.field == IDEMPOTENCY_KEY else f"input.{error.field}"
+    return Refused(Invalid("invalid", where, error.message))
+
+
+TABLE: Table[Problem] = {
+    Problem: lambda e: e,
+    Unauthorized: lambda e: Problem(401, f"You did not pass {ARTICLES[e.reason == 'missing']} authentication token"),
+    ValidationError: lambda e: Refused(*dict.fromkeys(_of_field(dict(one)) for one in e.errors())),
+    BadBody: lambda e: Problem(400, not_json(e)),
+    NotAnObject: lambda e: Refused(Invalid("invalid_type", "", wrong_type("object", e.given))),
+    BodyTooLarge: lambda e: Problem(413, e.message),
+    UploadTooLarge: lambda e: Problem(413, e.message),
+    MediaError: lambda e: Refused(Invalid(e.code, f"input.{e.field}", e.message)),
+    RequestError: _of_request,
+    NoModel: lambda e: Problem(404, e.message),
+    QueueFull: lambda e: Problem(429, f"Request was throttled: {e.message}", headers=retry_after(e)),
+    DiskFull: lambda e: Problem(503, e.message, headers=RETRY),
+    ClientDisconnect: lambda e: Problem(499, HUNG_UP),
+    HTTPException: _of_http,
+    Exception: lambda e: Problem(500, "The server failed over this request; its log says where"),
+}

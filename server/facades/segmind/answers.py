@@ -47,7 +47,7 @@ def result(context: Context, job: Job, video: Artifact, base: str) -> dict[str, 
         "file_name": video.file_name,
         "file_size": video.size,
     }
-    if job.payload.get("base64"):
+    if job.memo.get("base64"):
         file["base64"] = base64.b64encode(context.artifacts.read(video)).decode("ascii")
     return {
         "status": "COMPLETED",

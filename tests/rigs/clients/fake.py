@@ -31,6 +31,7 @@ from server.datadir import RECORDS
 from server.errors import MediaError
 from server.jobs.follow import Seen
 from server.jobs.job import FOLLOWS, Job, JobError, LogLine, Status
+from server.jobs.order import Order
 from server.limits.room import Room
 from server.limits.shares import Shares
 from server.media.artifact import Artifact
@@ -75,20 +76,18 @@ class FakeJobs:
     pages: Shares = field(default_factory=lambda: Shares("lists", 2, 2))
     waits: Shares = field(default_factory=lambda: Shares("calls that wait for a job", 2, 2))
 
-    def submit(
-        self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any], **terms: Any
-    ) -> Job:
+    def submit(self, request: GenerationRequest, order: Order) -> Job:
         if self.raises is not None:
             raise self.raises
         if request.seed is None:
             request = replace(request, seed=draw_seed())
         plan = resolve(request, model_for(request.task)).to_dict()
-        job = self._add(request, facade, endpoint, payload, plan=plan, **terms)
+        job = self._add(request, order, plan=plan)
         self.end(self, job.id)
         return job
 
-    def refuse(self, *, facade: str, endpoint: str, error: JobError, **terms: Any) -> Job:
-        job = self._add(GenerationRequest("", seed=0), facade, endpoint, {}, **terms)
+    def refuse(self, order: Order, error: JobError) -> Job:
+        job = self._add(GenerationRequest("", seed=0), order)
         return self._move(job.id, Status.FAILED, error=error, finished_at=time.time())
 
     def get(self, job_id: str) -> Job | None:
@@ -180,10 +179,10 @@ class FakeJobs:
         """What a worker does about `cancel_requested`."""
         self._move(job_id, Status.CANCELLED, finished_at=time.time())
 
-    def _add(self, request: GenerationRequest, facade: str, endpoint: str, payload: dict[str, Any], **more: Any) -> Job:
+    def _add(self, request: GenerationRequest, order: Order, **more: Any) -> Job:
         number = len(self.jobs) + 1
-        job = Job(str(uuid.uuid4()), facade, endpoint, request, payload, "cogvideox-5b", time.time(), **more)
-        job = replace(job, number=number)
+        fresh: dict[str, Any] = {"id": str(uuid.uuid4()), "model": "cogvideox-5b", "created_at": time.time()}
+        job = Job(request=request, number=number, **fresh, **vars(order), **more)
         self.jobs[job.id] = job
         return job
 

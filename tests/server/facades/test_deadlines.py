@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from server.facades.replicate.answers import job_id
 from server.house import House
 from server.jobs.job import Job, Status
+from server.jobs.order import Order
 from tests.rigs import pace
 from tests.rigs.house import app, house_of, submit, until
 
@@ -80,9 +81,7 @@ def test_a_deadline_that_comes_after_the_restart(tmp_path: Path) -> None:
         house.context.jobs.cancel(first.id)
         given = house.context.jobs.get(first.id)
         assert given is not None
-        soon = house.context.jobs.submit(
-            given.request, facade="test", endpoint="", payload={}, owner="", end_by=time.time() + pace.seconds(2)
-        )
+        soon = house.context.jobs.submit(given.request, Order("test", "", "", end_by=time.time() + pace.seconds(2)))
         found = ends(house, soon.id)
         assert (found.status, found.attempt, found.video) == (Status.CANCELLED, 1, None)
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from server.facades.wire import MAX_BODY
+from server.limits.bodies import MAX_BODY
 from tests.rigs.house import app, house_of
 from tests.rigs.live import API, CALLS, asking, exchange, last_prompt, live, upload_address
 

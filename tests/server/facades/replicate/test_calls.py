@@ -184,7 +184,7 @@ def test_deadlines(served: Served) -> None:
     jobs.end = hold
     for text, seconds in (("30", 30), ("30s", 30), ("5m", 300), ("1h30m45s", 5445)):
         client.post(B5, json=A, headers={"cancel-after": text})
-        assert jobs.last.payload["cancel_after"] == seconds
+        assert jobs.last.memo["cancel_after"] == seconds
     for text in ("4", "0m", "soon", "-5", "5x", "1m2h"):
         answer = client.post(B5, json=A, headers={"cancel-after": text})
         assert answer.status_code == 422
@@ -192,7 +192,7 @@ def test_deadlines(served: Served) -> None:
     job = jobs.last
     public = client.get("/v1/predictions").json()["results"][0]
     assert public["deadline"] > public["created_at"]
-    job.payload["cancel_after"] = -job.created_at
+    job.memo["cancel_after"] = -job.created_at
     assert client.get(public["urls"]["get"]).json()["status"] == "canceled"
 
 
