@@ -78,7 +78,7 @@ def serve(
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=KEEP_ALIVE,
             server_header=False,
-            proxy_headers=False,  # `front.Forwarded` reads them
+            proxy_headers=False,  # `middleware.Forwarded` reads them
             lifespan="on",
             http="h11",
             ws="none",
