@@ -61,12 +61,13 @@ from server.settings import Settings
 from server.signing import Signing
 from server.transport.heads import answer_heads
 from server.webhooks import Courier
+from server.workers.attempt import Records
 from server.workers.dispatcher import Dispatcher
-from server.workers.outcomes import without_paths
-from server.workers.pool import LocalPool, specs_for
+from server.workers.local_pool import LocalPool, specs_for
+from server.workers.patience import Patience
 from server.workers.prompt_help import helper_of
 from server.workers.protocol import REAL_ENGINE, WorkerSpec
-from server.workers.running import Patience
+from server.workers.shown import without_paths
 from server.workers.snapshots import Checkpoints
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
@@ -139,15 +140,8 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     spec = WorkerSpec(engine_spec, engine, helper)
     pool = LocalPool(specs_for(served.devices, spec))
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
-    dispatcher = Dispatcher(
-        store,
-        pool,
-        artifacts,
-        Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20),
-        served.folders,
-        patience,
-        key_name=keys.name_of,
-    )
+    snapshots = Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20)
+    dispatcher = Dispatcher(Records(store, artifacts, snapshots, keys.name_of), pool, served.folders, patience)
 
     def check_room() -> None:
         artifacts.check_room()
