@@ -63,12 +63,12 @@ from server.transport.heads import answer_heads
 from server.webhooks import Courier
 from server.workers.attempt import Records
 from server.workers.dispatcher import Dispatcher
-from server.workers.local_pool import LocalPool, specs_for
+from server.workers.local_pool import LocalPool
 from server.workers.patience import Patience
 from server.workers.prompt_help import helper_of
-from server.workers.protocol import REAL_ENGINE, WorkerSpec
 from server.workers.shown import without_paths
 from server.workers.snapshots import Checkpoints
+from server.workers.spec import REAL_ENGINE, WorkerSpec, by_name
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
@@ -134,11 +134,15 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         data.abandon()
         raise
     artifacts = Artifacts(data, settings.public_url, storage=storage)
-    engine_spec = EngineSpec(
-        served.folders, memory=settings.memory, rife=served.rife_weights, upscaler=settings.upscaler
+    engine_spec = EngineSpec({}, memory=settings.memory, rife=served.rife_weights, upscaler=settings.upscaler)
+    spec = WorkerSpec(
+        engine_spec,
+        data.temporary / "inputs",
+        models_dir=settings.models_dir,
+        engine_class=engine,
+        helper=helper,
     )
-    spec = WorkerSpec(engine_spec, engine, helper)
-    pool = LocalPool(specs_for(served.devices, spec))
+    pool = LocalPool(by_name(spec, served.folders), served.devices)
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
     snapshots = Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20)
     dispatcher = Dispatcher(Records(store, artifacts, snapshots, keys.name_of), pool, served.folders, patience)

@@ -32,7 +32,7 @@ from server.transport.allocator import return_large_blocks
 from server.transport.listener import Listener
 from server.transport.protocol import Http, answer
 from server.workers.pool import Pool
-from server.workers.protocol import REAL_ENGINE
+from server.workers.spec import REAL_ENGINE
 
 log = structlog.get_logger()
 

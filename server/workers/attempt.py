@@ -35,6 +35,7 @@ from server.jobs.job import Job, JobError, Status
 from server.jobs.loglines import KeyName, about, notes, seconds
 from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
+from server.workers.inputs import packed
 from server.workers.milestones import Milestones
 from server.workers.patience import Pace, Patience
 from server.workers.pool import Pool
@@ -95,7 +96,9 @@ class Attempt:
             resume = self._records.snapshots.read(job.id, self._sampling)
             waited = seconds(job.created_at, job.started_at)
             log.info("job started", **self._about(), wait_seconds=waited, continued=resume is not None)
-            self._pool.run(Run(job.id, job.attempt, job.request.to_dict(), job.model, resume))
+            request, sources = packed(job.request)
+            run = Run(job.id, job.attempt, request.to_dict(), job.model, resume, tuple(sources))
+            self._pool.run(run, sources)
         except Exception as e:
             log.exception("job not handed over", job_id=job.id, attempt=job.attempt)
             self._fail(JobError("internal", f"{type(e).__name__} while handing the job to a worker"))
@@ -168,8 +171,12 @@ class Attempt:
         job = self.job
         match event:
             case Reworded(request):
-                self._store.progress(job.id, job.attempt, request=request)
-                self.job = replace(job, request=GenerationRequest.from_dict(request))
+                reworded, own = GenerationRequest.from_dict(request), job.request
+                reworded = replace(
+                    reworded, image=own.image, video=own.video, loras=own.loras
+                )  # with paths that hold here
+                self._store.progress(job.id, job.attempt, request=reworded.to_dict())
+                self.job = replace(job, request=reworded)
                 self._sampling = sampling_of(self.job)
             case Started(plan):
                 self.job = replace(job, plan=plan)

@@ -12,19 +12,22 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from pipelines.events import Cancelled, Event, Failed, Finished, Paused, Progress, Stage
 from server.workers import worker
+from server.workers.inputs import InputFolder
 from server.workers.line import Line
 from server.workers.pool import WorkerInfo, WorkerState
-from server.workers.protocol import Cancel, Died, Pause, Ready, Report, Run, Said, StartFailed, WorkerSpec
+from server.workers.protocol import Cancel, Died, InputFile, Pause, Ready, Report, Run, Said, StartFailed
+from server.workers.spec import WorkerSpec
 
 START_TRIES = 3
 RETRY = 30.0  # seconds until a worker that cannot start is tried again
@@ -52,11 +55,12 @@ class Slot:
 
 
 class LocalPool:
-    """`clock`: seconds that only go up."""
+    """One worker on each of `devices`, all else as `spec` says. `clock`: seconds that only go up."""
 
-    def __init__(self, specs: Iterable[WorkerSpec], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, spec: WorkerSpec, devices: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._slots = [Slot(spec) for spec in specs]
+        self._slots = [Slot(replace(spec, engine=replace(spec.engine, device=device))) for device in devices]
+        self._inputs = InputFolder(spec.inputs)
         self._context = multiprocessing.get_context("spawn")
         self._nudged, self._nudge = socket.socketpair()
         self._nudged.setblocking(False)
@@ -65,7 +69,6 @@ class LocalPool:
     # -- from any thread ------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Makes a waiting `reports` return."""
         with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody waits
             self._nudge.send(b"!")
 
@@ -77,14 +80,12 @@ class LocalPool:
         ]
 
     def broken(self) -> str | None:
-        """Why no job is worked on until further notice: no worker starts. None where one may still."""
         slots = self._slots
         if not slots or any(slot.error is None for slot in slots):
             return None
         return f"the worker on {slots[0].spec.engine.device} cannot start: {slots[0].error}"
 
     def remedy(self) -> str:
-        """What to add to `broken` for the operator; empty where nothing is known to help."""
         return remedy(self._slots[0].error or "") if self._slots else ""
 
     # -- from the owner -------------------------------------------------------------------------------------------
@@ -94,14 +95,13 @@ class LocalPool:
             self._spawn(slot)
 
     def free(self) -> bool:
-        """Whether `run` would find a worker."""
         return self._choose() is not None
 
-    def run(self, run: Run) -> None:
-        """Hands the job to a free worker; what becomes of it comes out of `reports`."""
+    def run(self, run: Run, sources: Mapping[InputFile, Path]) -> None:
         slot = self._choose()
         if slot is None:
             raise RuntimeError("no worker is free")
+        self._inputs.bring(sources)
         slot.run, slot.doing, slot.state = run, "while taking a job", WorkerState.BUSY
         self._send(slot, run)
 
@@ -114,14 +114,12 @@ class LocalPool:
             self._send(slot, Pause(job_id, attempt))
 
     def kill(self, job_id: str, attempt: int) -> None:
-        """Ends the worker that has this job; `reports` will say that it died."""
         slot = self._slot_of(job_id, attempt)
         if slot is not None and slot.process is not None:
             slot.killed = True
             slot.process.kill()
 
     def reports(self, timeout: float) -> list[Report]:
-        """What workers said and which died, waiting up to `timeout` seconds for the first."""
         self._retry()
         found: list[Report] = []
         sources: list[Any] = [self._nudged]
@@ -136,7 +134,6 @@ class LocalPool:
         return found
 
     def close(self, why: str | None = None) -> None:
-        """Ends every worker within a few seconds. `why`: what `workers` says is the matter with them."""
         processes = [slot.process for slot in self._slots if slot.process is not None]
         for slot in self._slots:
             if slot.line is not None:
@@ -150,6 +147,7 @@ class LocalPool:
                 process.kill()
                 process.join()
             process.close()
+        self._drop_inputs()
         self._nudge.close()
         self._nudged.close()
 
@@ -157,6 +155,9 @@ class LocalPool:
 
     def _choose(self) -> Slot | None:
         return next((s for s in self._slots if s.state is WorkerState.READY), None)
+
+    def _drop_inputs(self) -> None:
+        self._inputs.keep_only([file for slot in self._slots if slot.run for file in slot.run.files])
 
     def _retry(self) -> None:
         for slot in self._slots:
@@ -216,6 +217,7 @@ class LocalPool:
             case Said(_, _, event):
                 if isinstance(event, Finished | Failed | Cancelled | Paused):
                     slot.run, slot.state, slot.doing = None, WorkerState.READY, "while idle"
+                    self._drop_inputs()
                 else:
                     slot.doing = doing(event) or slot.doing
                 return [message]
@@ -234,6 +236,7 @@ class LocalPool:
         process.close()
         was_starting = slot.state is WorkerState.STARTING
         slot.process = slot.line = slot.run = None
+        self._drop_inputs()
         if slot.refusal is not None:
             self._give_up(slot, slot.refusal)
             return []
@@ -257,10 +260,6 @@ class LocalPool:
 
 def remedy(why: str) -> str:
     return "; run `make setup`" if why.startswith(("ImportError", "ModuleNotFoundError")) else ""
-
-
-def specs_for(devices: Iterable[str], spec: WorkerSpec) -> list[WorkerSpec]:
-    return [replace(spec, engine=replace(spec.engine, device=device)) for device in devices]
 
 
 def doing(event: Event) -> str | None:

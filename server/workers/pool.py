@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
-from server.workers.protocol import Report, Run
+from server.workers.protocol import InputFile, Report, Run
 
 
 class WorkerState(StrEnum):
@@ -53,8 +55,11 @@ class Pool(Protocol):
         """Whether `run` would find a worker."""
         ...
 
-    def run(self, run: Run) -> None:
-        """Hands the job to a free worker; `reports` says what becomes of it."""
+    def run(self, run: Run, sources: Mapping[InputFile, Path]) -> None:
+        """Hands the job to a free worker, with a copy or link of each input file; `reports` says what becomes of it.
+
+        `sources`: where the files that the run names lie on this machine. Raises OSError.
+        """
         ...
 
     def cancel(self, job_id: str, attempt: int) -> None:

@@ -63,7 +63,7 @@ class Desk:
         assert made.begin()
         return made
 
-    def run(self, run: Run) -> None:
+    def run(self, run: Run, _: Any) -> None:
         self.told.append(run)
 
     def cancel(self, *key: Any) -> None:
@@ -215,7 +215,7 @@ def test_a_job_that_cannot_be_handed_over_fails(desk: Desk, monkeypatch: pytest.
     job, pool = desk.store.claim(), desk
     assert job is not None
 
-    def gone(_: Run) -> None:
+    def gone(*_: Any) -> None:
         raise BrokenPipeError
 
     monkeypatch.setattr(desk, "run", gone)
