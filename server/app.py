@@ -66,7 +66,7 @@ from server.workers.pool import LocalPool, specs_for
 from server.workers.prompt_help import helper_of
 from server.workers.protocol import REAL_ENGINE, WorkerSpec
 from server.workers.running import Patience
-from server.workers.snapshots import Checkpoints
+from server.workers.snapshots import Snapshots
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
@@ -139,7 +139,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         store,
         pool,
         artifacts,
-        Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20),
+        Snapshots(data.checkpoints, settings.keep_latents_mb * 2**20),
         served.folders,
         patience,
         key_name=keys.name_of,

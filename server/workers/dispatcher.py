@@ -18,7 +18,6 @@ from sqlalchemy.exc import OperationalError
 
 from pipelines.events import (
     Cancelled,
-    Checkpoint,
     Event,
     Failed,
     Finished,
@@ -26,6 +25,7 @@ from pipelines.events import (
     Paused,
     Progress,
     Reworded,
+    Snapshot,
     Stage,
     Started,
 )
@@ -40,7 +40,7 @@ from server.workers.outcomes import TOO_LONG, Outcomes, shown, without_paths
 from server.workers.pool import LocalPool
 from server.workers.protocol import Died, Report, Run
 from server.workers.running import Patience, Running
-from server.workers.snapshots import Checkpoints, sampling_of
+from server.workers.snapshots import Snapshots, sampling_of
 
 POLL = 0.25  # seconds
 WRITE_EVERY = 0.5  # seconds between two progress writes of one job
@@ -61,7 +61,7 @@ class Dispatcher:
         store: JobStore,
         pool: LocalPool,
         artifacts: Artifacts,
-        checkpoints: Checkpoints,
+        snapshots: Snapshots,
         models: Collection[str],
         patience: Patience,
         clock: Callable[[], float] = time.monotonic,
@@ -71,7 +71,7 @@ class Dispatcher:
         self._store = store
         self._pool = pool
         self._outcomes = Outcomes(store, artifacts, patience.run, key_name)
-        self._checkpoints = checkpoints
+        self._snapshots = snapshots
         self._models = models
         self._patience = patience
         self._clock = clock
@@ -186,10 +186,10 @@ class Dispatcher:
     def _take_over(self) -> None:
         """Jobs that ran when the server last stopped go back into the queue; what ended ones left is removed."""
         self._store.database.hold()
-        for job_id in self._checkpoints.job_ids():
+        for job_id in self._snapshots.job_ids():
             left = self._store.get(job_id)
             if left is None or left.status.is_terminal:
-                self._checkpoints.remove(job_id)
+                self._snapshots.remove(job_id)
         for job in self._store.requeue_running():
             log.info("job requeued", job_id=job.id, attempt=job.attempt, why="the server stopped")
             self._store.log(job.id, f"attempt {job.attempt} ended with the server; queued again")
@@ -205,7 +205,7 @@ class Dispatcher:
             sampling = sampling_of(job)
             self._running[job.id, job.attempt] = Running(job, sampling, heard_at=now, begun_at=now)
             try:
-                resume = self._checkpoints.read(job.id, sampling)
+                resume = self._snapshots.read(job.id, sampling)
                 continued = resume is not None
                 waited = seconds(job.created_at, job.started_at)
                 log.info("job started", **about(job, self._key_name), wait_seconds=waited, continued=continued)
@@ -279,9 +279,9 @@ class Dispatcher:
             del self._running[key]
             found = self._store.get(report.job_id)
             if found is not None and found.status is Status.SUCCEEDED:
-                self._checkpoints.keep(found.id, running.sampling)
+                self._snapshots.keep(found.id, running.sampling)
             elif found is None or found.status.is_terminal:
-                self._checkpoints.remove(report.job_id)
+                self._snapshots.remove(report.job_id)
 
     def _heard(self, running: Running, event: Event) -> bool:
         """Whether the attempt has ended with this event."""
@@ -300,7 +300,7 @@ class Dispatcher:
                 self._write(running)
             case Progress():
                 self._count(running, event)
-            case Checkpoint(data):
+            case Snapshot(data):
                 self._keep(job, data)
             case Log(message, level):
                 self._store.log(job.id, without_paths(message), level)
@@ -331,11 +331,11 @@ class Dispatcher:
             self._write(running)
 
     def _keep(self, job: Job, data: bytes) -> None:
-        """A checkpoint that cannot be kept costs no more than the time it would have saved."""
+        """Losing a snapshot costs no more than the time it would have saved."""
         try:
-            self._checkpoints.write(job.id, data)
+            self._snapshots.write(job.id, data)
         except (DiskFull, OSError) as e:
-            log.warning("checkpoint not kept", job_id=job.id, why=without_paths(str(e)))
+            log.warning("snapshot not kept", job_id=job.id, why=without_paths(str(e)))
 
     def _write(self, running: Running) -> None:
         running.written_at = self._clock()

@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from pipelines import child
 from pipelines.events import Cancelled, Event, Failed, Finished, Paused, Progress, Stage
 from server.workers import worker
 from server.workers.line import Line
@@ -191,7 +192,8 @@ class LocalPool:
             target=worker.main, args=(theirs, slot.spec, os.getpid()), name=f"worker {slot.spec.device}", daemon=True
         )
         try:
-            process.start()
+            with child.safe_path():
+                process.start()
         except OSError as e:  # no room for another process
             ours.close()
             self._give_up(slot, f"no process could be started: {e.strerror or e}")

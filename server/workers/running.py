@@ -34,7 +34,7 @@ class Running:
     """A job that a worker has, as last heard."""
 
     job: Job
-    sampling: str = ""  # as `checkpoints.sampling_of` had it when the attempt began
+    sampling: str = ""  # as `snapshots.sampling_of` had it when the attempt began
     stage: str | None = None
     step: int = 0
     steps: int = 0

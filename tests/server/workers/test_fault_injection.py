@@ -150,7 +150,7 @@ def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.M
     worker = psutil.Process(slot.process.pid)
     worker.suspend()
     checkpoint = b" " * 3_000_000 + b"2"
-    monkeypatch.setattr(house.health.dispatcher._checkpoints, "read", lambda *_: checkpoint)
+    monkeypatch.setattr(house.health.dispatcher._snapshots, "read", lambda *_: checkpoint)
     unheard = submit(house, "steps=5 sleep=0")
     until(lambda: slot.run is not None)
     monkeypatch.undo()
