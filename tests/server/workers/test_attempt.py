@@ -11,7 +11,6 @@ from sqlalchemy.exc import OperationalError
 
 from pipelines.events import (
     Cancelled,
-    Checkpoint,
     Event,
     Failed,
     Finished,
@@ -19,6 +18,7 @@ from pipelines.events import (
     Paused,
     Progress,
     Reworded,
+    Snapshot,
     Stage,
     Started,
 )
@@ -31,7 +31,7 @@ from server.media.artifacts import Artifacts
 from server.workers.attempt import STRIKES, WRITE_EVERY, Attempt, Records
 from server.workers.patience import CANCEL_GRACE, STAGE_GRACE, STEP_SILENCE, Patience
 from server.workers.protocol import Died, Run
-from server.workers.snapshots import Checkpoints
+from server.workers.snapshots import Snapshots
 
 FILM = Finished(b"video", b"poster", "video/mp4", 9, 8, 64, 48, {"seed": 1}, {"denoise": 0.1}, "none")
 SAYS: list[tuple[Event | Died, Status]] = [
@@ -50,7 +50,7 @@ class Desk:
         self.now = 100.0
         self.data = DataDir(tmp)
         self.store = JobStore(tmp / "jobs.db")
-        self.snapshots = Checkpoints(self.data.checkpoints, 1000)
+        self.snapshots = Snapshots(self.data.checkpoints, 1000)
         self.records = Records(self.store, Artifacts(self.data), self.snapshots)
         self.told: list[Any] = []
         self.store.submit(Job("id", "test", "e", GenerationRequest("a", seed=1), {}, "tiny", 1.0))
@@ -138,8 +138,8 @@ def test_progress_is_written_now_and_then(desk: Desk) -> None:
 
 def test_the_latest_snapshot_is_resumed(desk: Desk) -> None:
     attempt = desk.attempt()
-    attempt.heard(Checkpoint(b"1", 1))
-    attempt.heard(Checkpoint(b"2", 2))
+    attempt.heard(Snapshot(b"1", 1))
+    attempt.heard(Snapshot(b"2", 2))
     attempt.heard(Paused())
     desk.attempt()
     assert [run.resume for run in desk.told if isinstance(run, Run)] == [None, b"2"]
@@ -149,7 +149,7 @@ def test_the_latest_snapshot_is_resumed(desk: Desk) -> None:
 @pytest.mark.parametrize("event", [FILM, Failed("internal", "x"), Cancelled()])
 def test_no_snapshot_outlives_its_job(desk: Desk, event: Event) -> None:
     attempt = desk.attempt()
-    attempt.heard(Checkpoint(b"1", 1))
+    attempt.heard(Snapshot(b"1", 1))
     attempt.heard(event)
     assert desk.snapshots.job_ids() == []
 
@@ -160,7 +160,7 @@ def test_a_snapshot_that_cannot_be_kept_fails_nothing(desk: Desk, monkeypatch: p
 
     attempt = desk.attempt()
     monkeypatch.setattr(desk.snapshots, "write", full)
-    assert not attempt.heard(Checkpoint(b"1", 1))
+    assert not attempt.heard(Snapshot(b"1", 1))
     assert attempt.heard(FILM) and desk.job.status is Status.SUCCEEDED
 
 
