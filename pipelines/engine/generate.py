@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -19,13 +18,14 @@ from pipelines.engine.clock import Clock
 from pipelines.engine.deliver import deliver, joint
 from pipelines.engine.denoise import denoise
 from pipelines.engine.loader import Loader, Model
-from pipelines.engine.memory import Ladder, Memory, MemorySetting, OutOfMemory, Rung
+from pipelines.engine.memory import Ladder, Memory, OutOfMemory, Rung
 from pipelines.engine.provenance import identity, short
 from pipelines.engine.run import Clip, Run
 from pipelines.engine.sample import Sampler
 from pipelines.engine.snapshot import Saver
 from pipelines.engine.source import read_source
-from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
+from pipelines.engine_port import EngineSpec
+from pipelines.errors import GenerationError
 from pipelines.events import Event, Finished, Log, Progress, Stage, Started
 from pipelines.frames.networks import Networks
 from pipelines.frames.source import source_frames
@@ -39,33 +39,21 @@ from pipelines.request import GenerationRequest, RequestError
 from pipelines.resolve import resolve
 from weights.interpolation import rife_weights as installed_rife
 
-__all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused", "pick_device"]  # for the worker
+ACCELERATOR_ERROR = getattr(torch, "AcceleratorError", ())  # new in torch 2.8
 
 T = TypeVar("T")
 
 
 class Engine:
-    """Owns a device and the models on it; generates one video at a time.
+    """Owns a device and the models on it; generates one video at a time. It is an `engine_port.Engine`."""
 
-    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file for
-    requests with `interpolate_fps`; by default the small network that ships with this project. `upscaler`: a file that
-    spandrel reads, used when the video is larger than the model's frames.
-    """
-
-    def __init__(
-        self,
-        models: dict[str, Path],
-        device: str = "auto",
-        memory: MemorySetting = "auto",
-        rife_weights: Path | None = None,
-        upscaler: Path | None = None,
-    ) -> None:
-        self.models = models
-        self.device = pick_device(device)
-        self.networks = Networks(self.device, rife_weights or installed_rife(), upscaler)
+    def __init__(self, spec: EngineSpec) -> None:
+        self.models = spec.models
+        self.device = pick_device(spec.device)
+        self.networks = Networks(self.device, spec.rife or installed_rife(), spec.upscaler)
         self.loader = Loader(self.device)
         self.adapters = Adapters()
-        self._memory = Memory(self.device, memory)
+        self._memory = Memory(self.device, spec.memory)
         self._speeds = effort.Speeds()
 
     def run(
@@ -115,6 +103,12 @@ class Engine:
         yield Stage("finish")
         effort.learn(run, self._speeds)
         yield Finished(**finished, timings=clock.timings(), memory=memory)
+
+    def is_broken_by(self, error: Exception) -> bool:
+        """A CUDA failure other than a lack of memory leaves a context in which every later call fails."""
+        if isinstance(error, torch.OutOfMemoryError):
+            return False
+        return isinstance(error, ACCELERATOR_ERROR) or "CUDA error" in str(error)
 
     def _generate(
         self, run: Run, clip: Clip, pixels: np.ndarray | None, decode: Callable[..., Generator[Event, None, T]]

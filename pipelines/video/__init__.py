@@ -8,6 +8,7 @@ Knows: the bundled ffmpeg, file formats, uint8 RGB arrays. Does not know: torch,
     stream.py    ffmpeg's description of a clip, and the filters for it
     picture.py   read_picture
     colour.py    an image's profile and tags -> sRGB
+    deep.py      images in high dynamic range -> sRGB
     kinds.py     the kind of a file, by its first bytes
     structure.py limits on the parts of an image file
     probe.py     check_clip

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from server.limits.room import Writable
 from server.limits.steps import steps
-from server.media.door import DownloadFailed, TooLarge
+from server.media.outbound import DownloadFailed, TooLarge
 
 ESCAPES = 100_000  # in a data: URI; base64 has next to none
 HEAD = 8192  # characters in which the comma comes

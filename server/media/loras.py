@@ -36,8 +36,8 @@ from server.limits.shares import Shares
 from server.limits.steps import in_turn
 from server.media.artifacts import Artifacts
 from server.media.data_uris import from_data_uri, pour
-from server.media.door import Door, DownloadFailed, TooLarge
 from server.media.inspectors import Inspectors, TooSlow
+from server.media.outbound import DownloadFailed, Outbound, TooLarge
 from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 class Loras:
-    """Belongs to one event loop, which is `door`'s. `models`: what answers each task."""
+    """Belongs to one event loop, that of `outbound`. `models`: what answers each task."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Loras:
         models: Mapping[Task, ModelInfo],
         data: DataDir,
         artifacts: Artifacts,
-        door: Door,
+        outbound: Outbound,
         inspectors: Inspectors,
     ) -> None:
         self._folder = settings.lora_folder
@@ -69,7 +69,7 @@ class Loras:
         self._models = models
         self._data = data
         self._artifacts = artifacts
-        self._door = door
+        self._outbound = outbound
         self._inspectors = inspectors
         self._turns: dict[str, asyncio.Lock] = {}  # two requests for one file fetch it once
         self._turns_of_keys = Shares("LoRAs", AT_ONCE, PER_KEY, WAITING)
@@ -177,7 +177,7 @@ class Loras:
             if size <= self._most:
                 data = await asyncio.to_thread(self._artifacts.read, own)
         else:
-            return await self._door.save(url, self._most, file, SECONDS, owner)
+            return await self._outbound.save(url, self._most, file, SECONDS, owner)
         if size > self._most:
             raise TooLarge(f"the file is larger than {self._most // 2**20} MiB")
         await asyncio.to_thread(file.write, data)

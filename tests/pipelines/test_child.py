@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipelines import child
+from pipelines.engine_port import EngineSpec
 from pipelines.lora import unpickle
 from pipelines.lora.layout import LoraError
 from server.workers.pool import LocalPool
@@ -73,7 +74,7 @@ def test_a_program_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_worker_imports_nothing_from_the_current_directory(trap: Path, tmp_path: Path) -> None:
     """Its process is multiprocessing's, which looks there first unless it is started otherwise."""
-    pool = LocalPool([WorkerSpec("cpu", "auto", {"tiny": tmp_path}, engine="tests.rigs.fake_engine:Engine")])
+    pool = LocalPool([WorkerSpec(EngineSpec({"tiny": tmp_path}, "cpu"), "tests.rigs.fake_engine:Engine")])
     pool.start()
     try:
         until(lambda: pool.reports(0.1) or pool.workers()[0].state == "ready")

@@ -17,7 +17,7 @@ from server.context import Context
 from server.facades.fal import catalog
 from server.facades.fal.errors import Rejected
 from server.facades.fal.models import APP, ENDPOINTS, Endpoint
-from server.facades.wire import Json, read_json
+from server.facades.kit.body import Json, read_json
 
 LONGEST_PAGE = 100
 MOST_IDS = 50

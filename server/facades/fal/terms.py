@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from server.facades.fal.errors import Rejected
-from server.facades.wire import is_callable
+from server.facades.kit.checks import is_callable
 from server.jobs.job import Webhook
 
 LIFECYCLE = "x-fal-object-lifecycle"

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
+from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE, flaw
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.wire import MAX_PROMPT, flaw, is_blank
+from server.facades.kit.checks import MAX_PROMPT, is_blank
 from weights.catalog import published
 
 OWNERS = ("zai-org", "THUDM")

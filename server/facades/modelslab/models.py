@@ -12,8 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from pipelines.ranges import flaw
 from pipelines.request import MAX_SEED, Task
-from server.facades.wire import MAX_PROMPT, flaw, is_blank, is_callable, shown
+from server.facades.kit.checks import MAX_PROMPT, is_blank, is_callable
+from server.facades.kit.complaints import shown
 from weights.catalog import published
 
 RANDOM_SEED = -1

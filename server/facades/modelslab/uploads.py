@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from server.media.data_uris import HEAD, encoded, from_base64
-from server.media.door import DownloadFailed
+from server.media.outbound import DownloadFailed
 from server.media.uploads import UPLOAD_BYTES
 
 FIRST_BYTES = (

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pipelines.ranges import MAX_FPS, MAX_FRAMES, MAX_LORA_SCALE, MAX_SIDE, MIN_SIDE
+from pipelines.ranges import MAX_FPS, MAX_FRAMES, MAX_LORA_SCALE, MAX_SIDE, MIN_SIDE, flaw
 from pipelines.request import MAX_SEED
-from server.facades.wire import MAX_PROMPT, flaw, is_blank
+from server.facades.kit.checks import MAX_PROMPT, is_blank
 
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic_core import PydanticKnownError
 
 from pipelines.ranges import MAX_FRAMES
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.kit.checks import MAX_PROMPT, writable
 
 SIZE = (720, 480)  # what these models make at Replicate, whatever model answers here
 FRAMES = 49
@@ -44,18 +44,12 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("unwritable", "Must be plain text: {wrong}", {"wrong": wrong})
-    return text
-
-
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 Flag = Annotated[bool, Strict()]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_writable)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(writable)]
 Link = Annotated[
-    str, Field(min_length=1), AfterValidator(_writable), WithJsonSchema({"type": "string", "format": "uri"})
+    str, Field(min_length=1), AfterValidator(writable), WithJsonSchema({"type": "string", "format": "uri"})
 ]
 Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED), BeforeValidator(_whole)]
 Event = Literal["start", "output", "logs", "completed"]
@@ -145,7 +139,7 @@ AnyInput = Annotated[
 
 
 class VersionRequest(Wanted):
-    version: Annotated[str, AfterValidator(_writable)] = Field(
+    version: Annotated[str, AfterValidator(writable)] = Field(
         description="A version's id, `owner/name:id`, or `owner/name`",
         examples=["cuuupid/cogvideox-5b", "christophy/cogvideox"],
     )

@@ -10,7 +10,8 @@ from typing import Any
 
 from server.context import Context
 from server.facades.segmind import errors
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
+from server.media.artifact import Artifact
 
 CREDITS = 1_000_000  # nothing is billed here, and a program that stops at zero must not stop
 
@@ -46,7 +47,7 @@ def result(context: Context, job: Job, video: Artifact, base: str) -> dict[str, 
         "file_name": video.file_name,
         "file_size": video.size,
     }
-    if job.payload.get("base64"):
+    if job.memo.get("base64"):
         file["base64"] = base64.b64encode(context.artifacts.read(video)).decode("ascii")
     return {
         "status": "COMPLETED",

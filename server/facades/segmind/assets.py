@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 
 from server.context import Context
-from server.facades.segmind.errors import Refused
-from server.jobs.job import Artifact
+from server.facades.kit.errors import Failure, Refused
+from server.media.artifact import Artifact
 from server.media.data_uris import HEAD, NotBase64, from_base64, unescaped
-from server.media.door import DownloadFailed
+from server.media.outbound import DownloadFailed
 from server.media.uploads import UPLOAD_BYTES, chunks_of
 
 MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
@@ -30,7 +30,7 @@ class Asset:
         comma = (uri := uri.strip()).find(",", 0, HEAD)
         head = uri[: max(0, comma)].lower()
         if not head.startswith("data:"):
-            raise Refused(400, f"{name} must be a data: URI, as in data:image/png;base64,iVBORw0…")
+            raise Refused(Failure(400, f"{name} must be a data: URI, as in data:image/png;base64,iVBORw0…"))
         kind, *options = head[5:].split(";")
         data = unescaped(uri, comma + 1)
         if "base64" in (option.strip() for option in options):
@@ -38,11 +38,11 @@ class Asset:
         try:
             pieces = [piece for piece in data if piece]
         except NotBase64:
-            raise Refused(400, f"{name} says base64, and what follows is not") from None
+            raise Refused(Failure(400, f"{name} says base64, and what follows is not")) from None
         except DownloadFailed as e:
-            raise Refused(400, f"{name}: {e.message}") from None
+            raise Refused(Failure(400, f"{name}: {e.message}")) from None
         if not pieces:
-            raise Refused(400, f"{name} holds no data")
+            raise Refused(Failure(400, f"{name} holds no data"))
         return cls(kind.strip() if MEDIA_TYPE.fullmatch(kind.strip()) else "application/octet-stream", pieces)
 
     async def keep(self, context: Context, owner: str) -> Artifact:

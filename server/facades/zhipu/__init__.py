@@ -7,15 +7,7 @@ it cannot be judged alone, `mapping` turns it into a GenerationRequest, `answers
 
 from server.facades.facade import Facade
 from server.facades.zhipu import errors
-from server.facades.zhipu.app import PREFIXES, create
+from server.facades.zhipu.app import create
 from server.facades.zhipu.clients import CLIENTS
 
-FACADE = Facade(
-    "Zhipu / Z.ai / 302.AI",
-    PREFIXES,
-    create,
-    CLIENTS,
-    lambda context, request, error: errors.respond(
-        errors.of_exception(error, request.method, request.url.path), request.url.path
-    ),
-)
+FACADE = Facade("Zhipu / Z.ai / 302.AI", create, CLIENTS, errors.refuse)

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJson
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import Task
-from server.facades.wire import flaw, is_blank, shown
+from server.facades.kit.checks import is_blank, writable
+from server.facades.kit.complaints import shown
 from weights.catalog import published
 
 MODELS = ("cogvideox-3", "cogvideox-2", "cogvideox-flash", "cogvideox")
@@ -46,14 +47,8 @@ def present(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
-    return text
-
-
 def _writable_picture(value: str | bytes) -> str | bytes:
-    return _writable(value) if isinstance(value, str) else value
+    return writable(value) if isinstance(value, str) else value
 
 
 def _brief(text: str) -> str:
@@ -133,7 +128,7 @@ def _enum(*allowed: Any) -> dict[str, Any]:
     return {"enum": list(allowed)}
 
 
-Text = Annotated[str, AfterValidator(_writable)]
+Text = Annotated[str, AfterValidator(writable)]
 Prompt = Annotated[Text, AfterValidator(_brief), Field(json_schema_extra={"maxLength": MAX_PROMPT})]
 Model = Annotated[str, AfterValidator(_model), Field(json_schema_extra=_enum(*MODELS))]
 Seconds = Annotated[int, AfterValidator(_one_of(*SECONDS)), Field(json_schema_extra=_enum(*SECONDS))]
@@ -145,8 +140,8 @@ Size = Annotated[
     Field(json_schema_extra=_enum(*SHORT_SIDES, *SIZES)),
 ]
 Quality = Annotated[Literal["speed", "quality"], BeforeValidator(_quality)]
-RequestId = Annotated[str, Field(max_length=MAX_REQUEST_ID), AfterValidator(_writable), BeforeValidator(_as_text)]
-UserId = Annotated[str, Field(min_length=6, max_length=128), AfterValidator(_writable), BeforeValidator(_as_text)]
+RequestId = Annotated[str, Field(max_length=MAX_REQUEST_ID), AfterValidator(writable), BeforeValidator(_as_text)]
+UserId = Annotated[str, Field(min_length=6, max_length=128), AfterValidator(writable), BeforeValidator(_as_text)]
 ONE_PICTURE: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "object", "properties": {"url": {"type": "string"}}}]
 }

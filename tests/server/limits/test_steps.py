@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from server.facades.json_bodies import parsed
+from server.facades.kit.json_bodies import parsed
 from server.limits import steps
 from server.limits.steps import LARGE, STEP, in_turn
 from server.media.data_uris import ESCAPES, encoded, from_base64, from_data_uri, unescaped
-from server.media.door import DownloadFailed, TooLarge
+from server.media.outbound import DownloadFailed, TooLarge
 
 MIB = 2**20
 

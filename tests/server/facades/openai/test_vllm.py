@@ -104,7 +104,7 @@ def test_fields_nobody_knows_are_named_within_bounds(served: Served) -> None:
     notes = served[0].post("/v1/videos", content=raw).json()["notes"]
     assert (len(notes), notes[-1]) == (21, "and 981 more fields")
     assert max(map(len, notes)) < 120
-    assert len(json.dumps(served[1].last.payload)) < 5000
+    assert len(json.dumps(served[1].last.memo)) < 5000
 
 
 LORAS: list[tuple[Any, float]] = [
