@@ -16,8 +16,8 @@ from pipelines import child
 from pipelines.engine_port import EngineSpec
 from pipelines.lora import unpickle
 from pipelines.lora.layout import LoraError
-from server.workers.pool import LocalPool
-from server.workers.protocol import WorkerSpec
+from server.workers.local_pool import LocalPool
+from server.workers.spec import WorkerSpec
 from tests.rigs import pace
 from tests.rigs.pace import until
 
@@ -74,7 +74,8 @@ def test_a_program_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_worker_imports_nothing_from_the_current_directory(trap: Path, tmp_path: Path) -> None:
     """Its process is multiprocessing's, which looks there first unless it is started otherwise."""
-    pool = LocalPool([WorkerSpec(EngineSpec({"tiny": tmp_path}, "cpu"), "tests.rigs.fake_engine:Engine")])
+    spec = WorkerSpec(EngineSpec({"tiny": tmp_path}), tmp_path / "inputs", engine_class="tests.rigs.fake_engine:Engine")
+    pool = LocalPool(spec, ["cpu"])
     pool.start()
     try:
         until(lambda: pool.reports(0.1) or pool.workers()[0].state == "ready")

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from pipelines.request import GenerationRequest, Task
 from server.app import create_app
 from server.facades import openai
-from server.facades.openai.models import RED
+from server.facades.kit.samples import RED
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs
 from server.jobs.order import Order

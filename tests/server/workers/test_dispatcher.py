@@ -12,13 +12,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from pipelines.request import GenerationRequest, Media
+from pipelines.request import Media
 from pipelines.resolve import resolve
 from server.errors import DiskFull, StaleWrite
 from server.house import House
 from server.jobs.job import Job, JobError, Status
-from server.workers.outcomes import without_paths
-from server.workers.running import CANCEL_GRACE, STAGE_GRACE, Running
 from server.workers.snapshots import Snapshots, sampling_of
 from tests.rigs import pace
 from tests.rigs.house import app, ended, house_of, journal, submit, until
@@ -153,22 +151,6 @@ def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.M
             assert answer.status_code == 503 and "stopped working" in answer.json()[word]
 
 
-def test_how_long_a_cancelled_worker_may_take() -> None:
-    job = Job("id", "test", "test", GenerationRequest(prompt="", seed=1), {}, "tiny", 0.0)
-    assert Running(job).grace() == Running(job, stage="encode", slowest=1.0, steps=9).grace() == STAGE_GRACE
-    assert Running(job, stage="denoise", steps=9).grace() == STAGE_GRACE  # its first step
-    assert Running(job, stage="denoise", steps=9, step=2, slowest=0.1).grace() == CANCEL_GRACE
-    assert Running(job, stage="denoise", steps=9, step=2, slowest=20.0).grace() == 60.0
-    assert Running(job, stage="decode", steps=9, step=9, slowest=20.0).grace() == STAGE_GRACE
-
-
-def test_clients_see_no_folders() -> None:
-    assert without_paths("OSError: no file '/srv/models/x y', see https://a.b/c/d and /a.b/c-d/e.bin.") == (
-        "OSError: no file 'x y', see https://a.b/c/d and e.bin."
-    )
-    assert without_paths("1/2 of it, and/or 3 / 4") == "1/2 of it, and/or 3 / 4"
-
-
 def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
     """`times` counts deaths in the journal, and one test before had one."""
     house, tmp = two_workers
@@ -185,7 +167,7 @@ def test_a_checkpoint_that_cannot_be_kept_fails_nothing(two_workers: Two, monkey
     def full(*_: Any) -> None:
         raise DiskFull("full")
 
-    monkeypatch.setattr(house.dispatcher._snapshots, "write", full)
+    monkeypatch.setattr(house.dispatcher._records.snapshots, "write", full)
     assert ended(house, submit(house, "save=1 steps=3")).status is Status.SUCCEEDED
 
 
