@@ -1,7 +1,6 @@
-"""Convert an image to sRGB by its ICC profile or its colour tags (PNG, AVIF, HEIC), including high dynamic range.
+"""Convert an image of standard range to sRGB by its ICC profile or its colour tags (PNG, AVIF, HEIC).
 
-Knows: ICC profiles, the colour tags of PNG, AVIF and HEIC. Does not know: file formats' pixels, high dynamic range
-(`deep`). Tags without a profile become a profile, so that one library converts everything.
+Tags are turned into a profile, so that one library converts everything. `deep` converts high dynamic range.
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ def _applied(image: Image.Image, change: ImageCms.ImageCmsTransform) -> Image.Im
 
 
 def _coded(primaries: int, transfer: int) -> bytes | None:
-    """From two numbers of H.273; those that are not known are taken for sRGB's."""
+    """From two numbers of H.273; unknown ones count as sRGB's."""
     corners, curve = PRIMARIES.get(primaries, SRGB), _CURVES.get(transfer)
     if curve is None and corners == SRGB:
         return None
