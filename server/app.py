@@ -67,7 +67,7 @@ from server.workers.local_pool import LocalPool
 from server.workers.patience import Patience
 from server.workers.prompt_help import helper_of
 from server.workers.shown import without_paths
-from server.workers.snapshots import Checkpoints
+from server.workers.snapshots import Snapshots
 from server.workers.spec import REAL_ENGINE, WorkerSpec, by_name
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
@@ -144,7 +144,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
     )
     pool = LocalPool(by_name(spec, served.folders), served.devices)
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
-    snapshots = Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20)
+    snapshots = Snapshots(data.checkpoints, settings.keep_latents_mb * 2**20)
     dispatcher = Dispatcher(Records(store, artifacts, snapshots, keys.name_of), pool, served.folders, patience)
 
     def check_room() -> None:

@@ -16,8 +16,9 @@ from dataclasses import replace
 import structlog
 
 from pipelines.models import ModelInfo
-from pipelines.plan import Plan, resolve
+from pipelines.plan import Plan
 from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
+from pipelines.resolve import resolve
 from server.jobs.follow import Follower, Seen, Stopped
 from server.jobs.job import Artifact, Job, JobError, LogLine, Status
 from server.jobs.loglines import KeyName, about
@@ -123,7 +124,7 @@ class Jobs:
             longer = replace(request, extend=True)
             with suppress(RequestError):  # what is wrong with the request without it is told below
                 plan = resolve(longer, model, others=others)
-                if plan.extension:
+                if plan.sampling.extension:
                     return longer, plan
         return request, resolve(request, model, others=others)
 

@@ -17,7 +17,6 @@ from sqlalchemy.exc import OperationalError
 
 from pipelines.events import (
     Cancelled,
-    Checkpoint,
     Event,
     Failed,
     Finished,
@@ -25,6 +24,7 @@ from pipelines.events import (
     Paused,
     Progress,
     Reworded,
+    Snapshot,
     Stage,
     Started,
 )
@@ -42,7 +42,7 @@ from server.workers.pool import Pool
 from server.workers.protocol import Died, Run
 from server.workers.results import discard, put
 from server.workers.shown import shown, without_paths
-from server.workers.snapshots import Checkpoints, sampling_of
+from server.workers.snapshots import Snapshots, sampling_of
 
 STRIKES = 3  # deaths of workers after which the job is taken to cause them
 WRITE_EVERY = 0.5  # seconds between two writes of progress
@@ -57,7 +57,7 @@ class Records:
 
     store: JobStore
     artifacts: Artifacts
-    snapshots: Checkpoints
+    snapshots: Snapshots
     key_name: KeyName = lambda owner: owner
 
 
@@ -186,7 +186,7 @@ class Attempt:
                 self._write_progress()
             case Progress():
                 self._count(event)
-            case Checkpoint(data):
+            case Snapshot(data):
                 self._keep(data)
             case Log(message, level):
                 self._store.log(job.id, without_paths(message), level)

@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from pipelines import child
 from pipelines.events import Cancelled, Event, Failed, Finished, Paused, Progress, Stage
 from server.workers import worker
 from server.workers.inputs import InputFolder
@@ -177,7 +178,8 @@ class LocalPool:
             daemon=True,
         )
         try:
-            process.start()
+            with child.safe_path():
+                process.start()
         except OSError as e:  # no room for another process
             ours.close()
             self._give_up(slot, f"no process could be started: {e.strerror or e}")
