@@ -19,14 +19,7 @@ from server.errors import IDEMPOTENCY_KEY
 from server.facades.fal.models import APP
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import (
-    CONTENT,
-    HUNG_UP,
-    Answers,
-    Refused,
-    reason,
-    retry_after,
-)
+from server.facades.kit.errors import CONTENT, HUNG_UP, Answers, Refused, reason, retry_after
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, Status
 
