@@ -1,5 +1,4 @@
-"""How to reach this server with fal's own two clients and with others that can talk to fal: the shortest whole
-programs."""
+"""Example programs for fal's two clients and for others that support fal."""
 
 from server.facades.facade import Snippet
 

@@ -1,4 +1,4 @@
-"""How to reach this server with Replicate's own two clients, and with others through Replicate's shape."""
+"""Example programs for Replicate's two clients, and for others that support Replicate."""
 
 from __future__ import annotations
 
