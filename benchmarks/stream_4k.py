@@ -54,6 +54,7 @@ def one(width: int, height: int, seconds: float, fps: int, steps: int) -> dict[s
 
     environment.prepare()
     from pipelines.engine.generate import Engine
+    from pipelines.engine_port import EngineSpec
     from pipelines.events import Finished, Stage
     from pipelines.request import GenerationRequest
     from weights import catalog
@@ -70,7 +71,7 @@ def one(width: int, height: int, seconds: float, fps: int, steps: int) -> dict[s
         num_inference_steps=steps,
         seed=1,
     )
-    engine, encoder, sampled, finished = Engine({"demo": folder}, device="cpu"), Encoder(), 0, None
+    engine, encoder, sampled, finished = Engine(EngineSpec({"demo": folder}, "cpu")), Encoder(), 0, None
     encoder.start()
     begin = time.perf_counter()
     for event in engine.run(request, "demo"):

@@ -31,8 +31,8 @@ from server.transport import tls
 from server.transport.allocator import return_large_blocks
 from server.transport.listener import Listener
 from server.transport.protocol import Http, answer
-from server.workers.pool import LocalPool
-from server.workers.protocol import REAL_ENGINE
+from server.workers.pool import Pool
+from server.workers.spec import REAL_ENGINE
 
 log = structlog.get_logger()
 
@@ -78,7 +78,7 @@ def serve(
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=KEEP_ALIVE,
             server_header=False,
-            proxy_headers=False,  # `front.Forwarded` reads them
+            proxy_headers=False,  # `middleware.Forwarded` reads them
             lifespan="on",
             http="h11",
             ws="none",
@@ -96,9 +96,9 @@ def serve(
                 encryption,
                 lambda: _started(on_ready, url, app),
                 app.state.house.begin_to_stop,
-                _once(app.state.house.health.pool, on_broken),
+                _once(app.state.house.pool, on_broken),
             )
-            with app.state.house.health.data.temporaries_here():
+            with app.state.house.data.temporaries_here():
                 server.run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
@@ -106,13 +106,13 @@ def serve(
 
 
 def _started(on_ready: Callable[[str], None], url: str, app: FastAPI) -> None:
-    served = app.state.house.health.served
+    served = app.state.house.served
     models = {task.value: info.name for task, info in sorted(served.by_task.items())}
     log.info("server started", address=url, version=app.version, models=models, devices=list(served.devices))
     on_ready(url)
 
 
-def _once(pool: LocalPool, on_broken: Callable[[str], None]) -> Callable[[], None]:
+def _once(pool: Pool, on_broken: Callable[[str], None]) -> Callable[[], None]:
     """Reports the first time that no worker can start; to be called again and again."""
     said = False
 

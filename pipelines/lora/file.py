@@ -223,6 +223,11 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def beside(path: Path) -> tuple[Path, ...]:
+    """What decides the alpha of the file at `path`, where it is there."""
+    return sidecar(path), path.with_name("adapter_config.json")
+
+
 def digest(path: Path) -> str:
     """SHA-256 of the file; read again only when it has changed."""
     stat = path.stat()

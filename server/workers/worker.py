@@ -18,17 +18,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
 
 from pipelines import child, environment
-from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded
+from pipelines.engine_port import Engine
+from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
+from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded, Started
+from pipelines.models import ModelError
 from pipelines.request import GenerationRequest, RequestError
+from server.workers.inputs import unlocated, unpacked
 from server.workers.prompt_help import Helper
-from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, WorkerSpec
+from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed
+from server.workers.spec import WorkerSpec
 
 NICE = 10  # below the API process, which must answer while this one computes
 POISONED = 42  # exit status when the device's context is beyond repair
-EXPECTED = ("GenerationError", "ModelError")  # their messages say all there is to say; the dispatcher logs them
 
 
 def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
@@ -40,18 +44,12 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     inbox = Inbox(pipe)
     try:
         environment.prepare()
-        device = confine(spec.device)
-        module_name, _, name = spec.engine.partition(":")
-        module = importlib.import_module(module_name)
-        engine = getattr(module, name)(
-            models=spec.models,
-            device=device,
-            memory=spec.memory,
-            rife_weights=spec.rife_weights,
-            upscaler=spec.upscaler,
-        )
+        engine_spec = replace(spec.located(), device=confine(spec.engine.device))
+        module, _, name = spec.engine_class.partition(":")
+        create = getattr(importlib.import_module(module), name)
+        engine: Engine = create(engine_spec)
     except BaseException as e:
-        if type(e).__name__ not in EXPECTED and not isinstance(e, ImportError):
+        if not isinstance(e, GenerationError | ModelError | ImportError):  # their messages are enough
             _print_traceback()
         _tell(pipe, StartFailed(_one_line(e)))
         return
@@ -62,7 +60,7 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
         def tell(event: Event, run: Run = run) -> None:
             _tell(pipe, Said(run.job_id, run.attempt, event))
 
-        for event in events(module, engine, run, inbox, spec.helper, tell):
+        for event in events(engine, run, inbox, spec.inputs, spec.helper, tell):
             tell(event)
 
 
@@ -107,16 +105,18 @@ class Inbox:
 
 
 def events(
-    module: Any,
-    engine: Any,
+    engine: Engine,
     run: Run,
     inbox: Inbox,
+    inputs: Path,
     helper: Helper | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Iterator[Event]:
-    """Reworded if asked for, the engine's events, then Failed, Cancelled or Paused if it ended without Finished.
+    """Reworded if prompt help is wanted, the engine's events, then Failed, Cancelled or Paused if it ended without
+    Finished.
 
-    `progress` is called with what the engine reports while it cannot yield."""
+    `inputs`: the folder with the run's input files. `progress` is called with what the engine reports while it cannot
+    yield."""
     try:
         request = GenerationRequest.from_dict(run.request)
         if helper is not None and helper.wanted(request):
@@ -126,28 +126,28 @@ def events(
                 return
             request, run = better, replace(run, resume=None)  # what was saved is of the other prompt
             yield Reworded(request.to_dict())
-        yield from engine.run(
-            request,
+        for event in engine.run(
+            unpacked(request, inputs),
             run.model,
             lambda: inbox.cancelled(run),
             run.resume,
             lambda: inbox.paused(run),
             progress,
-        )
+        ):
+            yield Started(unlocated(event.plan, inputs)) if isinstance(event, Started) else event
     except RequestError as e:
         yield Failed("invalid_request", e.message, e.field)
-    except module.GenerationCancelled:
+    except GenerationCancelled:
         yield Cancelled()
-    except module.GenerationPaused:
+    except GenerationPaused:
         yield Paused()
-    except module.GenerationError as e:
+    except GenerationError as e:
         yield Failed(e.code, e.message, e.field)
     except MemoryError:
         yield Failed("out_of_memory", "the machine ran out of memory")
     except Exception as e:
         _print_traceback()
-        if _poisons(e):
-            # every later call on this device would fail too; a fresh process may do better
+        if engine.is_broken_by(e):
             os._exit(POISONED)
         yield Failed("internal", _one_line(e))
 
@@ -165,12 +165,6 @@ def confine(device: str) -> str:
     return "cuda:0"
 
 
-def _poisons(error: Exception) -> bool:
-    """A CUDA failure other than want of memory leaves a context in which nothing works any more."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return "OutOfMemoryError" not in names and ("AcceleratorError" in names or "CUDA error" in str(error))
-
-
 def _die_with(parent: int) -> None:
     child.die_with_parent()
     if os.getppid() != parent:
@@ -184,5 +178,5 @@ def _print_traceback() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(getattr(error, "message", None) or error).split())
-    return text[:500] if type(error).__name__ == "GenerationError" else f"{type(error).__name__}: {text}"[:500]
+    text = " ".join(str(error).split())
+    return text[:500] if isinstance(error, GenerationError) else f"{type(error).__name__}: {text}"[:500]

@@ -1,6 +1,6 @@
 """One façade over the real job table, files and intake, with every job done as soon as it is sent.
 
-Knows: how those parts are put together (as `server.app` does). Does not know: vendors, workers, the network: whatever
+Knows: how those parts are put together (as `server.house` does). Does not know: vendors, workers, the network: whatever
 is fetched by address does not come.
 """
 
@@ -26,14 +26,15 @@ from server.auth import Keys
 from server.context import Context
 from server.datadir import DataDir
 from server.facades.registry import FACADES
-from server.jobs.job import Artifact, Job
+from server.jobs.job import Job
 from server.jobs.jobs import Jobs
 from server.jobs.store import JobStore
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
-from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
 from server.media.loras import Loras
+from server.media.outbound import DownloadFailed, Outbound
 from server.media.uploads import Uploads
 from server.served import Served
 from server.settings import Settings
@@ -104,7 +105,7 @@ class Rig:
 
 
 class NoNetwork:
-    """In a `Door`'s place."""
+    """Stands in for `Outbound`."""
 
     async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         raise DownloadFailed("the host name is not known")
@@ -130,26 +131,27 @@ def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str,
     kept = {"data_dir": folder, "loras_dir": folder / "styles"}
     given = Settings(_env_file=None, api_keys=SecretStr(keys), min_free_mb=0, **kept, **settings)
     data = DataDir(folder)
-    artifacts = Artifacts(data, clock=clock)
+    artifacts = Artifacts(data, clock=clock, file_at=lambda path: FACADES[name].file_of(context, path))
     store = JobStore(given.database, clock=clock)
     known = Keys(given)
+    served = Served({task: model_for(task) for task in Task}, ("cpu",), rife_weights=folder / "rife")
     jobs = Jobs(
         store,
-        Served({task: model_for(task) for task in Task}, ("cpu",)),
+        served,
         max_queue=given.max_queue,
         check_room=lambda: None,
         wake=lambda: rig.done(),
-        rife_available=True,
         extend=given.extend,
         remove=artifacts.remove,
         owners=lambda: known.owners,
     )
-    door = cast(Door, NoNetwork())
+    outbound = cast(Outbound, NoNetwork())
     inspectors = Inspectors()
-    intake = Intake(data, artifacts, door, inspectors)
-    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, door, inspectors)
+    intake = Intake(data, artifacts, outbound, inspectors)
+    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, outbound, inspectors)
     uploads = Uploads(data, artifacts)
-    context = Context(given, jobs, intake, artifacts, uploads, known, Signing(data.keys), loras, inspectors)
+    signing = Signing(data.keys)
+    context = Context(given, served, data, jobs, intake, artifacts, uploads, known, signing, loras, inspectors)
     rig = Rig(FACADES[name].create(context), context, store, data, clock)
     return rig
 

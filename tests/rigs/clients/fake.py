@@ -27,11 +27,14 @@ from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task, draw_seed
 from server.auth import Keys
 from server.context import Context
+from server.datadir import RECORDS
 from server.errors import MediaError
 from server.jobs.follow import Seen
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.jobs.job import FOLLOWS, Job, JobError, LogLine, Status
+from server.jobs.order import Order
 from server.limits.room import Room
 from server.limits.shares import Shares
+from server.media.artifact import Artifact
 from server.media.inspectors import Inspectors
 from server.settings import Settings
 from server.signing import Signing
@@ -73,24 +76,18 @@ class FakeJobs:
     pages: Shares = field(default_factory=lambda: Shares("lists", 2, 2))
     waits: Shares = field(default_factory=lambda: Shares("calls that wait for a job", 2, 2))
 
-    @property
-    def models(self) -> dict[Task, ModelInfo]:
-        return {task: model_for(task) for task in Task}
-
-    def submit(
-        self, request: GenerationRequest, *, facade: str, endpoint: str, payload: dict[str, Any], **terms: Any
-    ) -> Job:
+    def submit(self, request: GenerationRequest, order: Order) -> Job:
         if self.raises is not None:
             raise self.raises
         if request.seed is None:
             request = replace(request, seed=draw_seed())
         plan = resolve(request, model_for(request.task)).to_dict()
-        job = self._add(request, facade, endpoint, payload, plan=plan, **terms)
+        job = self._add(request, order, plan=plan)
         self.end(self, job.id)
         return job
 
-    def refuse(self, *, facade: str, endpoint: str, error: JobError, **terms: Any) -> Job:
-        job = self._add(GenerationRequest("", seed=0), facade, endpoint, {}, **terms)
+    def refuse(self, order: Order, error: JobError) -> Job:
+        job = self._add(GenerationRequest("", seed=0), order)
         return self._move(job.id, Status.FAILED, error=error, finished_at=time.time())
 
     def get(self, job_id: str) -> Job | None:
@@ -98,7 +95,11 @@ class FakeJobs:
 
     def find(self, job_id: str | int, facade: str, owner: str) -> Job | None:
         found = [j for j in self.jobs.values() if job_id in (j.id, j.number) and (j.facade, j.owner) == (facade, owner)]
-        return found[0] if found else None
+        return self._in_time(found[0]) if found else None
+
+    def _in_time(self, job: Job) -> Job:
+        late = job.deadline is not None and job.deadline <= time.time()
+        return (self.cancel(job.id) if late else None) or job
 
     def page(
         self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True
@@ -139,7 +140,7 @@ class FakeJobs:
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         until = None if timeout is None else time.monotonic() + timeout
-        while not self.jobs[job_id].status.is_terminal and (until is None or time.monotonic() < until):
+        while not self._in_time(self.jobs[job_id]).status.is_terminal and (until is None or time.monotonic() < until):
             await asyncio.sleep(0.005)
         return self.jobs[job_id]
 
@@ -182,10 +183,10 @@ class FakeJobs:
         """What a worker does about `cancel_requested`."""
         self._move(job_id, Status.CANCELLED, finished_at=time.time())
 
-    def _add(self, request: GenerationRequest, facade: str, endpoint: str, payload: dict[str, Any], **more: Any) -> Job:
+    def _add(self, request: GenerationRequest, order: Order, **more: Any) -> Job:
         number = len(self.jobs) + 1
-        job = Job(str(uuid.uuid4()), facade, endpoint, request, payload, "cogvideox-5b", time.time(), **more)
-        job = replace(job, number=number)
+        fresh: dict[str, Any] = {"id": str(uuid.uuid4()), "model": "cogvideox-5b", "created_at": time.time()}
+        job = Job(request=request, number=number, **fresh, **vars(order), **more)
         self.jobs[job.id] = job
         return job
 
@@ -235,9 +236,6 @@ class FakeLoras:
 
 
 class FakeArtifacts:
-    def __init__(self) -> None:
-        self.resolvers: list[Any] = []
-
     def find(self, key: str) -> Artifact | None:
         return None
 
@@ -259,12 +257,27 @@ def model_for(task: Task) -> ModelInfo:
     return ModelInfo(family.name, Path(), family, True, 226, 1, 3072, 128, 86_400)
 
 
+class FakeServed:
+    """Every task, and frames between frames when the jobs say so."""
+
+    def __init__(self, jobs: FakeJobs) -> None:
+        self.by_task = {task: model_for(task) for task in Task}
+        self._jobs = jobs
+
+    @property
+    def rife_available(self) -> bool:
+        return self._jobs.rife_available
+
+
 def fake_context(*, keys: str = "", **settings: Any) -> tuple[Context, FakeJobs, FakeIntake]:
     jobs, intake = FakeJobs(), FakeIntake()
     given = Settings(_env_file=None, api_keys=SecretStr(keys), **settings)
     artifacts = cast(Any, FakeArtifacts())
+    folder = given.data_dir.absolute()
     context = Context(
         given,
+        cast(Any, FakeServed(jobs)),
+        cast(Any, SimpleNamespace(uploads=folder / "uploads", records={api: folder / api for api in RECORDS})),
         cast(Any, jobs),
         cast(Any, intake),
         artifacts,

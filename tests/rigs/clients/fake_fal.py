@@ -14,8 +14,8 @@ from server.context import Context
 from server.datadir import DataDir
 from server.facades import fal
 from server.media.artifacts import Artifacts
-from server.media.door import Door
 from server.media.fetch import Intake
+from server.media.outbound import Outbound
 from server.media.uploads import Uploads
 from tests.rigs.clients.fake import FakeJobs, fake_context
 
@@ -56,9 +56,11 @@ class Store:
 def built_with_files(folder: Path, **settings: Any) -> Iterator[Store]:
     plain, jobs, _ = fake_context(**settings)
     data, clock = DataDir(folder / "data"), Clock()
-    artifacts = Artifacts(data, plain.settings.public_url, clock)
-    uploads, intake = Uploads(data, artifacts), Intake(data, artifacts, Door(lambda _: False), plain.inspectors)
-    context = replace(plain, artifacts=artifacts, uploads=uploads, intake=intake)
+    artifacts = Artifacts(
+        data, plain.settings.public_url, clock, file_at=lambda path: fal.FACADE.file_of(context, path)
+    )
+    uploads, intake = Uploads(data, artifacts), Intake(data, artifacts, Outbound(lambda _: False), plain.inspectors)
+    context = replace(plain, data=data, artifacts=artifacts, uploads=uploads, intake=intake)
     with client_of(context) as client:
         yield Store(client, jobs, context, clock)
         assert client.portal is not None

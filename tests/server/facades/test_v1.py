@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from server.datadir import DataDir
-from server.facades import v1
+from server.facades import routes
 from server.facades.registry import FACADES
 from server.media.artifacts import Artifacts
 from server.media.uploads import Uploads
@@ -52,8 +52,8 @@ def vendor(name: str, models_status: int = 200) -> ASGIApp:
 
 def front(*names: str, openai_status: int = 200, replicate_status: int = 200) -> TestClient:
     status = {"openai": openai_status, "replicate": replicate_status}
-    routes = v1.shared({name: vendor(name, status[name]) for name in names})
-    return TestClient(ByPrefix(Starlette(), routes))
+    apps = {name: vendor(name, status[name]) for name in names}
+    return TestClient(ByPrefix(Starlette(), routes.shared(apps)))
 
 
 def whose(answer: Any) -> str:
@@ -155,8 +155,7 @@ def real(tmp_path: Path) -> Iterator[TestClient]:
     context, _, _ = fake_context(keys="mine", data_dir=tmp_path)
     context = replace(context, artifacts=artifacts, uploads=Uploads(data, artifacts))
     facades: dict[str, ASGIApp] = {name: FACADES[name].create(context) for name in ("openai", "replicate")}
-    routes = [(prefix, facades[name]) for name in facades for prefix in FACADES[name].prefixes]
-    yield TestClient(ByPrefix(Starlette(), [*routes, *v1.shared(facades)]), headers=KEY)
+    yield TestClient(ByPrefix(Starlette(), routes.routes(facades)), headers=KEY)
     data.close()
 
 

@@ -211,7 +211,7 @@ def test_what_is_accepted_without_effect(served: Served) -> None:
     headers = {"x-fal-store-io": "0", "x-fal-no-retry": "1", "x-fal-runner-hint": "h", "x-app-fal-disable-fallback": ""}
     for call in (RUN, QUEUE):
         assert client.post(call, json={"prompt": "a", "unknown": 1}, headers=headers).status_code == 200
-        assert "unknown" not in jobs.last.payload
+        assert "unknown" not in jobs.last.memo
 
 
 @pytest.mark.parametrize("endpoint", ["", "/image-to-video", "/video-to-video"])

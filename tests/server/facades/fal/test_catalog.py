@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from server.facades import v1
+from server.facades import routes
 from server.facades.fal.models import ENDPOINTS
 from server.facades.registry import FACADES
 from server.middleware import ByPrefix
@@ -27,8 +27,7 @@ def served() -> Iterator[tuple[TestClient, FakeJobs]]:
     """As the server has them: all clouds, by their prefixes; with keys, of which the catalogue needs none."""
     context, jobs, _ = fake_context(keys="id:secret")
     apps: dict[str, ASGIApp] = {name: FACADES[name].create(context) for name in FACADES}
-    routes = [(prefix, apps[name]) for name in FACADES for prefix in FACADES[name].prefixes]
-    app = ByPrefix(Starlette(), [*routes, *v1.shared(apps)])
+    app = ByPrefix(Starlette(), routes.routes(apps))
     yield TestClient(app, base_url=HERE, raise_server_exceptions=False), jobs
 
 
@@ -224,7 +223,7 @@ def test_a_page_for_language_models(served: tuple[TestClient, FakeJobs], endpoin
 def test_other_clouds_without_fal() -> None:
     context, _, _ = fake_context()
     apps: dict[str, ASGIApp] = {name: FACADES[name].create(context) for name in ("openai", "replicate")}
-    client = TestClient(ByPrefix(Starlette(), v1.shared(apps)))
+    client = TestClient(ByPrefix(Starlette(), routes.shared(apps)))
     assert client.get("/v1/models?limit=2").json()["object"] == "list"
-    alone = TestClient(ByPrefix(Starlette(), v1.shared({"fal": FACADES["fal"].create(context)})))
+    alone = TestClient(ByPrefix(Starlette(), routes.shared({"fal": FACADES["fal"].create(context)})))
     assert ids(alone.get("/v1/models").json()) == IDS

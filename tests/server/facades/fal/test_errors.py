@@ -10,6 +10,7 @@ import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull
 from server.jobs.job import JobError
+from server.jobs.order import Order
 from tests.rigs.clients.fake import PICTURE, fail
 from tests.rigs.clients.fake_fal import QUEUE, RUN, Served, build
 
@@ -86,8 +87,8 @@ def test_invalid_input(served: Served, body: Any, kind: str, loc: list[str | int
     assert loc[-1] == "body" or str(loc[-1]) in status.json()["error"]
     result = client.get(receipt.json()["response_url"])
     assert (result.status_code, result.json()["detail"]) == (422, detail)
-    json.dumps(jobs.last.payload).encode()
-    assert len(json.dumps(jobs.last.payload)) < 200_000
+    json.dumps(jobs.last.memo).encode()
+    assert len(json.dumps(jobs.last.memo)) < 200_000
 
 
 @pytest.mark.parametrize(
@@ -140,8 +141,8 @@ def test_media_errors(served: Served) -> None:
 def test_data_uris_stay_out_of_the_job_table(served: Served) -> None:
     client, jobs = served
     client.post(f"{QUEUE}/image-to-video", json={"prompt": "a", "image_url": PICTURE + "A" * 10**6, "key": "k"})
-    assert len(json.dumps(jobs.last.payload)) < 500
-    assert "key" not in jobs.last.payload
+    assert len(json.dumps(jobs.last.memo)) < 500
+    assert "key" not in jobs.last.memo
 
 
 FAILED = [
@@ -177,7 +178,7 @@ def test_unknown_request(served: Served) -> None:
         for method, tail in (("GET", ""), ("GET", "/status"), ("GET", "/status/stream"), ("PUT", "/cancel")):
             answer = client.request(method, f"{QUEUE}/requests/{job_id}{tail}")
             assert (answer.status_code, answer.json()["status"]) == (404, "NOT_FOUND")
-    theirs = jobs.refuse(facade="segmind", endpoint="x", error=JobError("internal", "m"))
+    theirs = jobs.refuse(Order("segmind", "x", ""), JobError("internal", "m"))
     assert client.get(f"{QUEUE}/requests/{theirs.id}/status").status_code == 404
 
 

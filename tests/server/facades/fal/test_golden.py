@@ -12,7 +12,7 @@ import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades import fal
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import Job
 from tests.rigs import golden
 from tests.rigs.clients.fake import fail, fake_context, hold

@@ -14,7 +14,7 @@ from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades import huggingface
 from server.facades.huggingface.models import MODELS, Inference, Parameters, task_of
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import Status
 from tests.rigs import pace
 from tests.rigs.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
@@ -57,7 +57,7 @@ def test_text(served: Served) -> None:
     request = jobs.last.request
     assert (request.prompt, request.negative_prompt, request.image) == ("a cat", "a, b", None)
     assert (request.num_frames, request.num_inference_steps, request.guidance_scale, request.seed) == (17, 20, 7, 5)
-    assert jobs.last.payload == {"inputs": "a cat", "parameters": given}
+    assert jobs.last.memo == {"inputs": "a cat", "parameters": given}
 
 
 def test_what_is_absent_is_the_models_own(served: Served) -> None:
@@ -83,7 +83,7 @@ def test_picture(served: Served) -> None:
     big = "A" * 3 * 2**20
     assert client.post(I2V, json={"inputs": big}).status_code == 200
     assert intake.seen[-1] == ("inputs", big)
-    assert len(json.dumps(jobs.last.payload)) < 1000
+    assert len(json.dumps(jobs.last.memo)) < 1000
 
 
 @pytest.mark.parametrize("kind", [None, "image/png", "application/octet-stream", "application/x-www-form-urlencoded"])
@@ -93,7 +93,7 @@ def test_bare_picture(served: Served, kind: str | None) -> None:
     assert answer.content == VIDEO
     assert intake.seen[-1] == ("inputs", PNG)
     assert jobs.last.request.prompt.strip(), "CogVideoX needs words"
-    assert jobs.last.payload == {}
+    assert jobs.last.memo == {}
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\r\n  "])

@@ -13,6 +13,7 @@ from server.context import Context
 from server.facades.modelslab import FACADE, calls
 from server.jobs.job import JobError, Status
 from server.jobs.jobs import Stopped
+from server.jobs.order import Order
 from tests.rigs import golden
 from tests.rigs.clients.fake import PICTURE, FakeIntake, FakeJobs, fail, fake_context, hold
 
@@ -145,7 +146,7 @@ def test_no_id(served: Served) -> None:
 
 def test_jobs_of_other_facades_are_unknown(served: Served) -> None:
     client, jobs, _ = served
-    theirs = jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"), owner="")
+    theirs = jobs.refuse(Order("fal", "x", ""), JobError("internal", "m"))
     golden.check("modelslab/unknown_id", client.post(f"/api/v6/video/fetch/{theirs.number}"))
     assert client.get(f"/generations/{theirs.id}.mp4").status_code == 404
 

@@ -11,9 +11,9 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
+from server.facades.kit.errors import Unavailable
 from server.facades.modelslab import FACADE
 from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_ULTRA, Kind
-from server.facades.wire import Unavailable
 from tests.rigs import golden
 from tests.rigs.api_tables import tables
 from tests.rigs.clients.fake import PICTURE, FakeIntake, FakeJobs, fake_context
@@ -40,7 +40,7 @@ def made(served: Served, call: str, **fields: Any) -> tuple[GenerationRequest, l
         usual["init_image"] = PICTURE
     answer = client.post(ROOM + call, content=json.dumps(usual | fields)).json()
     assert answer["status"] == "success", answer
-    return jobs.last.request, jobs.last.payload["notes"]
+    return jobs.last.request, jobs.last.memo["notes"]
 
 
 def ignored(name: str, kind: Kind = T2V) -> str:
@@ -227,9 +227,9 @@ def test_pictures(served: Served) -> None:
     long = "A" * 3_000_000
     made(served, "img2video", init_image=long, prompt="  ", base64="yes", min_guidance_scale=1, motion_bucket_id=127)
     assert intake.seen[-1] == ("init_image", long)
-    assert len(json.dumps(jobs.last.payload)) < 2000
+    assert len(json.dumps(jobs.last.memo)) < 2000
     assert jobs.last.request.prompt == "The scene comes to life with natural, smooth motion."
-    assert any(note.startswith("prompt: none") for note in jobs.last.payload["notes"])
+    assert any(note.startswith("prompt: none") for note in jobs.last.memo["notes"])
 
 
 INVALID = [

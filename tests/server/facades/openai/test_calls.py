@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.facades import openai
-from server.facades.openai.models import BLUE, RED
+from server.facades.kit.samples import BLUE, RED
 from server.jobs.job import JobError, Status
+from server.jobs.order import Order
 from tests.rigs import golden, pace
 from tests.rigs.clients.fake import VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
 
@@ -206,7 +207,7 @@ def test_pictures(served: Served, sent: dict[str, Any], seen: tuple[str, str | b
     assert client.post("/v1/videos", **sent).status_code == 200
     assert intake.seen == [seen]
     assert jobs.last.request.image is not None
-    assert len(json.dumps(jobs.last.payload)) < 1000, "no picture in the job table"
+    assert len(json.dumps(jobs.last.memo)) < 1000, "no picture in the job table"
 
 
 def test_a_large_picture_in_a_text_of_a_form(served: Served) -> None:
@@ -277,7 +278,7 @@ def test_list_is_paged(served: Served) -> None:
     client, jobs, _ = served
     check("list_empty", jobs, client.get("/v1/videos"))
     ids = [client.post("/v1/videos", json={"prompt": str(n)}).json()["id"] for n in range(5)]
-    jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"), owner="")
+    jobs.refuse(Order("fal", "x", ""), JobError("internal", "m"))
     seen, after = [], ""
     while True:
         page = client.get(f"/v1/videos?limit=2&after={after}").json()

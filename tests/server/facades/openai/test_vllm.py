@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from pipelines.request import Lora
 from server.facades import openai
-from server.facades.openai.models import IGNORED, RED
+from server.facades.kit.samples import RED
+from server.facades.openai.models import IGNORED
 from tests.rigs.clients.fake import FakeJobs, fake_context
 
 Served = tuple[TestClient, FakeJobs]
@@ -104,7 +105,7 @@ def test_fields_nobody_knows_are_named_within_bounds(served: Served) -> None:
     notes = served[0].post("/v1/videos", content=raw).json()["notes"]
     assert (len(notes), notes[-1]) == (21, "and 981 more fields")
     assert max(map(len, notes)) < 120
-    assert len(json.dumps(served[1].last.payload)) < 5000
+    assert len(json.dumps(served[1].last.memo)) < 5000
 
 
 LORAS: list[tuple[Any, float]] = [

@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades import segmind
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import JobError, Status
+from server.jobs.order import Order
 from tests.rigs import pace
 from tests.rigs.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
 
@@ -222,7 +223,7 @@ def test_queue(served: Served) -> None:
     result = client.get(answer.json()["response_url"])
     assert result.json()["output"].endswith("/film.mp4")
     assert result.headers["x-seed-value"] == "42"
-    theirs = jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"))
+    theirs = jobs.refuse(Order("fal", "x", ""), JobError("internal", "m"))
     assert client.get(f"/v2/requests/{theirs.id}").status_code == 404
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from server.facades import segmind
-from server.facades.segmind.app import RESERVED
+from server.facades.routes import RESERVED
 from server.facades.segmind.models import SLUGS, ImageToVideo, TextToVideo, UploadAsset
 from tests.rigs.clients.fake import fake_context
 from tests.server.facades.segmind.test_calls import I2V, T2V, Served, build

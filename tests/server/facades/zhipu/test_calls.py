@@ -13,10 +13,12 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest, Media
 from server.facades import zhipu
+from server.facades.kit.samples import BLUE
 from server.facades.zhipu.app import MOUNTS
-from server.facades.zhipu.models import BLUE, PICTURES
+from server.facades.zhipu.models import PICTURES
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import JobError
+from server.jobs.order import Order
 from tests.rigs.clients.fake import FakeIntake, FakeJobs, fake_context, hold
 
 BASE = "/api/paas/v4"
@@ -198,7 +200,7 @@ def test_a_picture_comes_in_several_forms(served: Served, image_url: Any) -> Non
 
 def test_a_picture_is_not_kept_with_the_job(served: Served) -> None:
     made(served, image_url=f"data:image/png;base64,{'A' * 2**20}")
-    assert len(json.dumps(served[1].last.payload)) < 1500
+    assert len(json.dumps(served[1].last.memo)) < 1500
 
 
 def test_a_picture_alone_gets_words_and_says_so(served: Served) -> None:
@@ -314,7 +316,7 @@ def test_only_ones_own_tasks_are_found() -> None:
     assert client.get(f"{BASE}/async-result/{task}", headers={"authorization": "Bearer one"}).status_code == 200
     for path in (f"{BASE}/async-result/{task}", f"/302/v2/video/fetch/{task}"):
         assert client.get(path, headers={"authorization": "Bearer two"}).status_code == 404
-    theirs = jobs.refuse(facade="fal", endpoint="x", error=JobError("internal", "m"), owner="")
+    theirs = jobs.refuse(Order("fal", "x", ""), JobError("internal", "m"))
     assert client.get(f"{BASE}/async-result/{theirs.id}", headers={"authorization": "one"}).status_code == 404
 
 
