@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 from pipelines.request import GenerationRequest
 from server.facades.wire import finished_or_dropped
 from server.jobs.job import Status
-from tests.rigs.clients.fake import FakeJobs, hold
 from tests.rigs.facade_rig import Rig, facade
 from tests.server.media.test_fetch import picture
 
@@ -114,8 +113,11 @@ def test_a_caller_who_can_come_again_cancels_nothing_by_hanging_up(name: str | N
     async def gone() -> dict[str, str]:
         return {"type": "http.disconnect"}
 
-    jobs: Any = FakeJobs(end=hold)
-    job = jobs.submit(GenerationRequest("p"), facade="fal", endpoint="e", payload={}, idempotency=name)
-    request = Request({"type": "http"}, gone)
-    assert asyncio.run(finished_or_dropped(request, jobs, job, one_shot=True)) is None
-    assert jobs.get(job.id).status is after
+    with facade("fal") as rig:
+        rig.hold()
+        jobs = rig.context.jobs
+        terms: Any = {"facade": "fal", "endpoint": "e", "payload": {}, "owner": ""}
+        job = jobs.submit(GenerationRequest("p"), idempotency=name, **terms)
+        request = Request({"type": "http"}, gone)
+        assert asyncio.run(finished_or_dropped(request, jobs, job, one_shot=True)) is None
+        assert rig.table[job.id].status is after
