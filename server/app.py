@@ -1,200 +1,59 @@
-"""Wires everything: the one place where the parts of the server are made and handed to each other.
+"""The app: which request goes to which cloud's API, what every request passes on its way, when the server's parts start
+and stop.
 
-Knows: which parts there are, in which order they start and stop. Does not know: how any of them works.
+Knows: the order of the middleware. Does not know: how the parts are constructed (`house` does), what a cloud answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
-from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline  # /docs without a CDN
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from pipelines.request import Task
-from server.auth import Keys, check_bind, owner_of
-from server.context import Context
-from server.datadir import DataDir
-from server.decoded import Decoded
+from server.auth import Keys
 from server.docs import add_docs
 from server.errors import DiskFull
-from server.facades import v1
-from server.facades.cors import Cors
+from server.facades import routes
+from server.facades.kit.cors import Cors
+from server.facades.kit.errors import Unavailable
 from server.facades.registry import FACADES
-from server.facades.wire import MAX_BODY, Unavailable
-from server.health import Health
-from server.jobs.jobs import Jobs
-from server.jobs.store import NO_QUOTA, JobStore, Quota
-from server.keys import KeyStore
-from server.limits.bodies import Bodies, Counted
+from server.house import House, build
+from server.limits.bodies import MAX_BODY, Bodies, Counted
 from server.limits.calls import Fair
 from server.limits.ratelimit import Limited, Limiter
-from server.limits.room import RoomLimits
-from server.media.addresses import is_public
-from server.media.artifacts import Artifacts, Limits
-from server.media.door import Door
-from server.media.fetch import Intake
-from server.media.inspectors import Inspectors
-from server.media.loras import Loras
 from server.media.retention import Retention
-from server.media.storage import CORS, storage_of
-from server.media.uploads import UPLOAD_BYTES, Uploads
+from server.media.uploads import UPLOAD_BYTES
 from server.middleware import ByPrefix, Forwarded, Labelled
 from server.openapi import merged
+from server.own import add_pages
 from server.requestlog import Flood, Logged, note_refusals, noting
-from server.served import REAL_WEIGHTS, check_rife, check_upscaler, choose
 from server.settings import Settings
-from server.signing import Signing
+from server.transport.decoded import Decoded
 from server.transport.heads import answer_heads
-from server.webhooks import Courier
-from server.workers.dispatcher import Dispatcher
-from server.workers.outcomes import without_paths
-from server.workers.pool import LocalPool, specs_for
-from server.workers.prompt_help import helper_of
-from server.workers.protocol import REAL_ENGINE, WorkerSpec
-from server.workers.running import Patience
-from server.workers.snapshots import Checkpoints
+from server.workers.protocol import REAL_ENGINE
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
-THREADS = 32  # for what the event loop leaves to others; its own choice is five on a single core
-FILE_THREADS = 16  # of the forty that answer requests, for files: a storage that is slow leaves the others free
-SWEEP_EVERY = 60.0  # seconds between two looks for files whose time is over
-SWEEP_SHARE = 20.0  # and so many times as long as the last look took
-WATCH_EVERY = 2.0  # seconds between two looks whether the server has become open or closed
-SWEEP_END = 5.0  # seconds that the server waits, when it stops, for a look to end
+THREADS = 32  # for blocking work outside the event loop; asyncio's own choice is five on a single core
+SWEEP_EVERY = 60.0  # seconds between two sweeps for files that have expired
+SWEEP_SHARE = 20.0  # at least so many times the duration of the previous sweep
+WATCH_EVERY = 2.0  # seconds between two checks whether the server has become open or closed
+SWEEP_END = 5.0  # seconds to wait, at shutdown, for a sweep to end
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class House:
-    """The parts that live as long as the server; `close` may be called twice."""
-
-    context: Context
-    health: Health
-    courier: Courier
-    retention: Retention
-
-    def open(self) -> None:
-        self.health.dispatcher.start()
-
-    def begin_to_stop(self) -> None:
-        """For signal handlers: who waits is answered, running jobs pause; a second call waits for them no longer."""
-        self.context.jobs.stop_waiting()
-        self.context.inspectors.stop()
-        self.health.dispatcher.drain()
-
-    def close(self) -> None:
-        """Running jobs go back into the queue."""
-        self.health.dispatcher.stop()
-        self.health.store.close()
-        self.health.data.close()
-
-
-def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
-    """Raises StartError: a bad setting, an open address, a data folder that is taken or not writable."""
-    served, helper = choose(settings), helper_of(settings)
-    check_rife(settings)
-    check_upscaler(settings)
-    if settings.extend and Task.I2V not in served.by_task:
-        log.warning("COGVIDEOX_EXTEND: no image-to-video checkpoint is served, so nothing can be extended")
-    for problem in served.problems:
-        log.warning(problem)
-    data = DataDir(settings.data_dir, settings.min_free_bytes)
-    try:
-        store = JobStore(settings.database)
-    except BaseException:
-        data.abandon()
-        raise
-    try:
-        issued = KeyStore(store.database)
-        issued.known()  # the first time, which may take as long as it takes
-        keys = Keys(settings, issued.known)
-        check_bind(settings, keys)
-        signing = Signing(data.keys)
-        storage = storage_of(settings, data.artifacts)
-    except BaseException:
-        store.close()
-        data.abandon()
-        raise
-    artifacts = Artifacts(data, settings.public_url, storage=storage)
-    spec = WorkerSpec("", settings.memory, served.folders, served.rife_weights, settings.upscaler, engine, helper)
-    pool = LocalPool(specs_for(served.devices, spec))
-    patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
-    dispatcher = Dispatcher(
-        store,
-        pool,
-        artifacts,
-        Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20),
-        served.folders,
-        patience,
-        key_name=keys.name_of,
-    )
-
-    def check_room() -> None:
-        artifacts.check_room()
-        if dispatcher.dead:
-            raise Unavailable("the server has stopped working on jobs; its log says why")
-        if (reason := broken()) is not None:
-            raise Unavailable(reason)
-
-    def broken() -> str | None:
-        found = pool.broken()
-        return None if found is None else without_paths(f"no videos can be made at the moment: {found}")
-
-    jobs = Jobs(
-        store,
-        served,
-        max_queue=settings.max_queue,
-        check_room=check_room,
-        wake=dispatcher.wake,
-        rife_available=served.rife_weights is not None,
-        extend=settings.extend,
-        remove=artifacts.remove,
-        quota=lambda owner: _quota(settings, issued, owner),
-        owners=lambda: keys.owners,
-        broken=broken,
-        key_name=keys.name_of,
-    )
-    uploads = Uploads(data, artifacts)
-    per_key, brought = settings.max_storage_per_key_bytes, settings.max_uploads_per_key_bytes
-    limits = Limits(settings.keep_results_seconds, settings.max_storage_bytes, per_key, brought)
-    data.room.limits = RoomLimits(settings.max_storage_bytes, per_key, brought)
-    door = Door((lambda _: True) if settings.allow_private_urls else is_public)
-    inspectors = Inspectors()
-    context = Context(
-        settings,
-        jobs,
-        Intake(data, artifacts, door, inspectors),
-        artifacts,
-        uploads,
-        keys,
-        signing,
-        Loras(settings, served.by_task, data, artifacts, door, inspectors),
-        inspectors,
-    )
-    writers = {name: partial(FACADES[name].letter, context) for name in FACADES}
-    health = Health(served, store, pool, dispatcher, data, artifacts, settings.max_queue)
-    retention = Retention(
-        *(data, artifacts, uploads, store.inputs_in_use, limits),
-        forget=store.forget,
-        keep_jobs=settings.keep_jobs_seconds,
-    )
-    return House(context, health, Courier(store, door, writers), retention)
 
 
 def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
@@ -203,9 +62,48 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
     `engine`: `module:class` of what the workers run. The parts are at `app.state.house`.
     """
     house, flood = build(settings, engine), Flood()
+    app: FastAPI = FastAPIOffline(
+        title="CogVideoX server",
+        version=_version(),
+        lifespan=_lifespan(house, flood),
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.router.redirect_slashes = False  # `ByPrefix` removes trailing slashes
+    app.state.house = house
+    add_docs(app, house.context.artifacts.base_url)
+    served = [name for name in FACADES if name in settings.served_apis]
+    add_pages(app, house.health, house.context.artifacts, served)
+    facades = {name: _facade(name, house) for name in served}
+    note_refusals(facades.values())
+    answer_heads((app, *facades.values()))
+    _document(app, facades)
 
+    apps: dict[str, ASGIApp] = {**facades}
+    if settings.rate_limit is not None:
+        limiter = Limiter(settings.rate_limit)
+        apps = {
+            name: Limited(facade, limiter, noting(partial(FACADES[name].refuse, house.context)))
+            for name, facade in facades.items()
+        }
+    # from the innermost to the outermost
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades refuse bodies in their own words
+    app.add_middleware(ByPrefix, routes=routes.routes(apps))
+    app.add_middleware(Decoded, limit=UPLOAD_BYTES)
+    app.add_middleware(Fair)
+    app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
+    app.add_middleware(Labelled, header=house.served.header)
+    app.add_middleware(Cors)
+    app.add_middleware(
+        Logged, clouds=routes.clouds(served), apps=facades, key_name=house.context.keys.name_of, flood=flood
+    )
+    app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+    return app
+
+
+def _lifespan(house: House, flood: Flood) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "background"))
         house.open()
         house.courier.start()
@@ -226,105 +124,33 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             flood.end()
             await asyncio.to_thread(house.close)
 
-    app: FastAPI = FastAPIOffline(
-        title="CogVideoX server", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None
-    )
-    app.router.redirect_slashes = False  # `ByPrefix` takes them off
-    add_docs(app, house.context.artifacts.base_url)
-    app.state.house = house
-    served = [name for name in FACADES if name in settings.served_apis]
-    facades = {name: FACADES[name].create(house.context) for name in served}
-    for name, facade in facades.items():
-        for kind in (OperationalError, InterfaceError):
-            facade.add_exception_handler(kind, partial(_outage, partial(FACADES[name].refuse, house.context)))
-    doors: dict[str, ASGIApp] = {**facades}
-    note_refusals(facades.values())
-    if settings.rate_limit is not None:
-        limiter = Limiter(settings.rate_limit)
-        doors = {
-            name: Limited(facade, limiter, noting(partial(FACADES[name].refuse, house.context)))
-            for name, facade in facades.items()
-        }
-    _own_routes(app, house, served)
-    answer_heads((app, *facades.values()))
-    own_document = app.openapi
+    return lifespan
 
-    def openapi() -> dict[str, Any]:
-        return merged(own_document(), facades)
 
-    app.openapi = openapi  # type: ignore[method-assign]
-    routes: list[tuple[str, ASGIApp]] = [(prefix, doors[name]) for name in served for prefix in FACADES[name].prefixes]
-    routes += v1.shared(doors)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades limit bodies in their own words
-    app.add_middleware(ByPrefix, routes=routes)
-    app.add_middleware(Decoded, limit=UPLOAD_BYTES)
-    app.add_middleware(Fair)
-    app.add_middleware(Counted, bodies=Bodies(BODIES, BODIES_PER_KEY))
-    app.add_middleware(Labelled, model=house.health.served.header)
-    app.add_middleware(Cors)
-    clouds = {prefix: name for name in served for prefix in FACADES[name].prefixes}
-    app.add_middleware(Logged, clouds=clouds, apps=facades, key_name=house.context.keys.name_of, flood=flood)
-    app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+def _facade(name: str, house: House) -> FastAPI:
+    app = FACADES[name].create(house.context)
+    for kind in (OperationalError, InterfaceError):
+        app.add_exception_handler(kind, partial(_outage, partial(FACADES[name].refuse, house.context)))
     return app
 
 
-def _own_routes(app: FastAPI, house: House, served: list[str]) -> None:
-    health, artifacts = house.health, house.context.artifacts
-    files = CapacityLimiter(FILE_THREADS)
-
-    @app.get("/", tags=["server"])
-    def overview() -> dict[str, Any]:
-        """What is served here."""
-        about: dict[str, Any] = {
-            "name": "cogvideox-server",
-            "version": app.version,
-            "models": {task.value: info.name for task, info in sorted(health.served.by_task.items())},
-            "apis": {name: list(FACADES[name].prefixes) for name in served},
-            "docs": "/docs",
-            "health": "/health",
-        }
-        return about | ({"note": REAL_WEIGHTS} if health.served.is_demo else {})
-
-    @app.get("/health", tags=["server"])
-    def state() -> dict[str, Any]:
-        """Models, devices, workers and queue."""
-        return health.report()
-
-    @app.get("/health/live", tags=["server"])
-    async def live() -> dict[str, str]:
-        """200 as long as requests are answered at all."""
-        return {"status": "alive"}
-
-    @app.get("/health/ready", tags=["server"])
-    def ready() -> Response:
-        """200 when a job sent now would be worked on, else 503 with the reasons."""
-        obstacles = health.obstacles()
-        body = {"status": "not ready" if obstacles else "ready", "problems": obstacles}
-        return JSONResponse(body, 503 if obstacles else 200)
-
-    @app.get("/files/{key}/{name}", tags=["server"], response_class=FileResponse)
-    async def file(request: Request, key: str, name: str) -> Response:
-        """A result. Whoever knows its address may have it."""
-        return await to_thread.run_sync(artifacts.respond, request, key, name, limiter=files)
-
-    @app.options("/files/{key}/{name}", include_in_schema=False)
-    async def file_preflight(key: str, name: str) -> Response:
-        allowed = {"access-control-allow-methods": "GET, HEAD", "access-control-allow-headers": "*"}
-        return Response(status_code=204, headers={**CORS, **allowed})
-
-
 def _outage(refuse: Callable[[Request, Exception], Response], request: Request, error: Exception) -> Response:
-    """What a caller is told while the job table cannot be used."""
+    """The response while the job table is unavailable."""
     reason = str(error.orig) if isinstance(error, DBAPIError) else ""
-    log.error("job table not usable", error=reason)
+    log.error("job table unavailable", error=reason)
     if "disk is full" in reason or "No space left" in reason:
         return refuse(request, DiskFull("the server's disk is full"))
     return refuse(request, Unavailable("The job table cannot be used at the moment; send the request again later"))
 
 
-def _quota(settings: Settings, issued: KeyStore, owner: str) -> Quota:
-    own = next((key.quota for key in issued.known().values() if owner_of(key.digest) == owner), NO_QUOTA)
-    return Quota(own.at_once or settings.jobs_per_key, own.daily or settings.daily_jobs_per_key)
+def _document(app: FastAPI, facades: Mapping[str, FastAPI]) -> None:
+    """The OpenAPI document of `app` also describes the façades."""
+    own = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        return merged(own(), facades)
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 async def _sweep(retention: Retention, stopping: asyncio.Event) -> None:

@@ -30,6 +30,7 @@ from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
 from server.limits.room import Room
 from server.private import data_folder, private_file, private_folder
 
+RECORDS = "openai", "replicate"  # APIs that keep a record of each upload, under its owner
 TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # as `write_atomically` names a file that it has not finished
 
 log = structlog.get_logger()
@@ -48,15 +49,15 @@ class DataDir:
         self.temporary = self.root / "tmp"
         self.checkpoints = self.root / "checkpoints"
         self.keys = self.root / "keys"
+        self.records = {api: self.root / api for api in RECORDS}
         self._turn = Lock()
         try:
             self._was_there = self.root.is_dir()
             self._was_new = not self._was_there or not any(self.root.iterdir())
             data_folder(self.root, log.warning)  # prompts, videos and keys
-            records = self.root / "openai", self.root / "replicate"
             for folder in (
                 *(self.inputs, self.loras, self.artifacts, self.uploads, self.checkpoints, self.keys, self.temporary),
-                *records,
+                *self.records.values(),
             ):
                 private_folder(folder)
             private_file(self.root / "lock")

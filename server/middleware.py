@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv6Address, ip_address, ip_network
 
 import structlog
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.docs import protect
 from server.media.artifacts import PREFIX
-from server.served import LABELS
+from server.request_state import models_of
 
 MODEL_HEADER = "x-cogvideox-model"
 PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+){1,20}")
@@ -107,29 +107,29 @@ def _last(value: str) -> str:
 
 
 class Labelled:
-    """Puts the model's name on every answer, all models' where it is about no job, and answers where an app has failed
-    to.
+    """Adds x-cogvideox-model to every response (all served models when no job is involved), and answers 500 or 503
+    when the app has failed to answer.
 
-    What failed is logged by place and kind. The message is left out: it may quote what a client sent.
+    The log gets the place and the kind of a failure, not the message, which may quote what a client sent. `header`: the
+    header's value for these models.
     """
 
-    def __init__(self, app: ASGIApp, model: str) -> None:
+    def __init__(self, app: ASGIApp, header: Callable[[Collection[str]], str]) -> None:
         self.app = app
-        self.model = model
+        self.header = header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, labels = False, set[str]()
-        LABELS.set(labels)
+        begun = False
 
         async def labelled(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
-                headers.setdefault(MODEL_HEADER, ", ".join(sorted(labels)) or self.model)
+                headers.setdefault(MODEL_HEADER, self.header(models_of(scope)))
                 protect(headers)
                 if message["status"] == 413:
                     headers["connection"] = "close"  # or the rest of the body would be read, only to be dropped
@@ -137,7 +137,7 @@ class Labelled:
 
         try:
             await self.app(scope, receive, labelled)
-        except asyncio.CancelledError:  # its time ran out while the server stops
+        except asyncio.CancelledError:  # the grace period of a shutdown is over
             if not begun:
                 await JSONResponse({"detail": "The server is stopping"}, 503)(scope, receive, labelled)
         except Exception as e:

@@ -28,8 +28,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.request import RequestError
 from server.auth import Unauthorized, given_keys
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
-from server.facades.wire import REFUSAL
 from server.jobs.loglines import UNLOGGED, KeyName
+from server.request_state import note_refusal, take_refusal
 
 ALIKE = 5  # lines about refusals of one kind in an interval; the rest is only counted
 INTERVAL = 10.0  # seconds
@@ -74,8 +74,7 @@ class Logged:
         try:
             await self.app(scope, receive, noted)
         finally:
-            # NOTE: an exception that its request refers to would keep the body until the next garbage collection
-            refusal = state.pop(REFUSAL, None)
+            refusal = take_refusal(scope)
             fields: dict[str, Any] = {"method": scope["method"], **self._where(scope, path), "status": status}
             fields["ms"] = round(1000 * (time.monotonic() - begun))
             if owner := state.get("owner"):
@@ -141,14 +140,14 @@ def noting(handler: Handler) -> Handler:
     if inspect.iscoroutinefunction(handler):
 
         async def noted_async(request: Request, error: Exception) -> Response:
-            request.scope.setdefault("state", {})[REFUSAL] = error
+            note_refusal(request, error)
             answer: Response = await handler(request, error)
             return answer
 
         return noted_async
 
     def noted(request: Request, error: Exception) -> Response:
-        request.scope.setdefault("state", {})[REFUSAL] = error
+        note_refusal(request, error)
         answer: Response = handler(request, error)
         return answer
 

@@ -96,9 +96,9 @@ def serve(
                 encryption,
                 lambda: _started(on_ready, url, app),
                 app.state.house.begin_to_stop,
-                _once(app.state.house.health.pool, on_broken),
+                _once(app.state.house.pool, on_broken),
             )
-            with app.state.house.health.data.temporaries_here():
+            with app.state.house.data.temporaries_here():
                 server.run(sockets=[listener])
         finally:
             app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
@@ -106,7 +106,7 @@ def serve(
 
 
 def _started(on_ready: Callable[[str], None], url: str, app: FastAPI) -> None:
-    served = app.state.house.health.served
+    served = app.state.house.served
     models = {task.value: info.name for task, info in sorted(served.by_task.items())}
     log.info("server started", address=url, version=app.version, models=models, devices=list(served.devices))
     on_ready(url)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -34,7 +33,6 @@ REAL_WEIGHTS = (
     "cogvideox weights pull cogvideox-5b, then start the server again (or set COGVIDEOX_MODEL)."
 )
 DRIVER = Path("/proc/driver/nvidia/gpus")
-LABELS: ContextVar[set[str] | None] = ContextVar("labels", default=None)  # of the models an answer is about
 
 
 @dataclass(frozen=True)
@@ -60,19 +58,19 @@ class Served:
         return any(info.is_demo for info in self.by_task.values())
 
     @property
-    def header(self) -> str:
-        """For x-cogvideox-model where no single job is answered: the labels of all."""
-        return ", ".join(sorted({self.label(info.name) for info in self.by_task.values()})) or "none"
+    def rife_available(self) -> bool:
+        """Whether frames can be interpolated."""
+        return self.rife_weights is not None
+
+    def header(self, names: Collection[str] = ()) -> str:
+        """The value of x-cogvideox-model for a response that concerns jobs of these models, or no job at all."""
+        names = names or [info.name for info in self.by_task.values()]
+        return ", ".join(sorted({self.label(name) for name in names})) or "none"
 
     def label(self, name: str) -> str:
-        """A model's name, the demo's with a word of warning. ASCII."""
+        """A model's name in ASCII; the demo's says that it is one."""
         is_demo = any(info.is_demo for info in self.by_task.values() if info.name == name)
         return (f"{name} (demo, not CogVideoX)" if is_demo else name).encode("ascii", "replace").decode()
-
-    def told(self, name: str) -> None:
-        """The answer that is being given is about a job of this model."""
-        if name and (labels := LABELS.get()) is not None:
-            labels.add(self.label(name))
 
     def model_for(self, task: Task) -> ModelInfo:
         """Raises NoModel."""

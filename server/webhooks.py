@@ -1,7 +1,7 @@
 """Calls the webhooks of jobs: at least once for each event, signed, again and again until one answers.
 
 Knows: the outbox, how many letters go at a time, when to try again, when to give up. Does not know: vendors (each
-façade writes its own letters and signs them), which addresses may be called (the door does).
+façade writes its own letters and signs them), which addresses may be called (`Outbound` does).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.jobs.job import Job
 from server.jobs.outbox import Notice
 from server.jobs.store import JobStore
-from server.media.door import Door, DownloadFailed, Unreachable
+from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
 LOOK_EVERY = 0.2  # seconds
 LEAST_PAUSE = 0.02  # seconds between two looks, also when letters are sent as fast as they come
@@ -56,13 +56,13 @@ class Courier:
     def __init__(
         self,
         store: JobStore,
-        door: Door,
+        outbound: Outbound,
         writers: Mapping[str, Writer],
         delays: tuple[float, ...] = DELAYS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._door = door
+        self._outbound = outbound
         self._writers = writers
         self._delays = delays
         self._clock = clock
@@ -155,7 +155,7 @@ class Courier:
         headers = letter.sign(letter.body, self._clock(), notice.id)
         timeout = TIMEOUTS[min(notice.tries, 1)]
         try:
-            status = await self._door.post(job.webhook.url, letter.body, headers, timeout, job.owner)
+            status = await self._outbound.post(job.webhook.url, letter.body, headers, timeout, job.owner)
         except DownloadFailed as e:
             if isinstance(e, Unreachable):
                 self._rest(host)

@@ -17,7 +17,7 @@ LAYERS = (
         tuple(f"pipelines.{name}" for name in layer.split())
         for layer in (
             "environment events request",
-            "child errors models progress ranges",
+            "child engine_port errors models progress ranges",
             "extend plan",
             "video",
             "lora",
@@ -29,12 +29,13 @@ LAYERS = (
     *(
         tuple(f"server.{name}" for name in layer.split())
         for layer in (
-            "errors private text_file setting_names setting_types settings",
+            "errors private request_state text_file setting_names setting_types settings",
             "auth",
             "limits",
             "datadir signing",
-            "served",
-            "media jobs",
+            "served transport",
+            "media",
+            "jobs",
             "keys webhooks",
             "workers",
             "context",

@@ -295,15 +295,15 @@ def _check_hash(file: Path, sha256: str | None) -> None:
 
 
 async def _download(url: str, file: Path, settings: Settings) -> None:
-    from server.media.door import Door, DownloadFailed
+    from server.media.outbound import DownloadFailed, Outbound
 
-    door = Door()
+    outbound = Outbound()
     if settings.allow_private_urls:
-        door = Door(lambda _: True)
+        outbound = Outbound(lambda _: True)
     try:
         with file.open("wb") as opened:
-            await door.save(url, max(settings.max_lora_bytes, 2**34), opened, SECONDS)
+            await outbound.save(url, max(settings.max_lora_bytes, 2**34), opened, SECONDS)
     except DownloadFailed as e:
         raise WeightsError(f"{url[:200]}: {e.message}") from None
     finally:
-        await door.close()
+        await outbound.close()

@@ -1,6 +1,6 @@
 """`cogvideox serve`: the server, from settings and flags, with a banner that says what is served.
 
-Knows: flags, the banner, exit codes. Does not know: how the server is put together (`server.app`).
+Knows: flags, the banner, exit codes. Does not know: how the server is put together (`server.house`).
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from server.context import Context
-from server.jobs.job import Artifact
 from server.media.addresses import is_public
+from server.media.artifact import Artifact
 
 LOCAL = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 

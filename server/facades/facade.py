@@ -1,6 +1,6 @@
 """What a façade is to the house: the few names its module offers.
 
-Knows: no vendor. `registry.py` lists them, `app.py` puts them together.
+Knows: no vendor. `registry.py` lists them, `routes.py` has their paths, `app.py` puts them together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from server.context import Context
 from server.jobs.job import Job
+from server.media.artifact import Artifact
 from server.webhooks import Letter
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -38,14 +39,14 @@ class Snippet:
 class Facade:
     """One cloud's API.
 
-    `prefixes`: where its paths begin; the longest match of all façades wins. `create`: its app, it wants whole paths.
-    `clients`: how to reach it. `refuse`: its answer to an exception (`server.errors`) from before its own app.
-    `letter`: what it tells a webhook of a job's event (`job.EVENTS`), None for one it does not tell.
+    `create`: its app, which wants whole paths. `clients`: how to reach it. `refuse`: its answer to an exception.
+    `letter`: the webhook it sends for a job's event (`job.EVENTS`), None for an event it does not send. `file_of`: the
+    file at a URL path of its own, beside those under /files.
     """
 
     title: str
-    prefixes: tuple[str, ...]
     create: Callable[[Context], FastAPI]
     clients: tuple[Snippet, ...]
     refuse: Callable[[Context, Request, Exception], Response]
     letter: Callable[[Context, Job, str], Letter | None] = lambda context, job, event: None
+    file_of: Callable[[Context, str], Artifact | None] = lambda context, path: None

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.schema import CreateColumn
 
 from server.errors import BadSetting, DataDirBusy, DataDirUnwritable
 from server.private import private_file
@@ -91,7 +90,7 @@ def open_database(where: Path | str, metadata: MetaData, schema: int, alone: boo
     """`where`: a SQLite file or a `postgresql://` URL. Its tables are there afterwards. `alone`: to the exclusion of
     other servers (who uses a file holds its data folder).
 
-    Raises BadSetting, DataDirUnwritable (not reachable, or written by a newer schema), DataDirBusy.
+    Raises BadSetting, DataDirUnwritable (not reachable, or of another schema), DataDirBusy.
     """
     if isinstance(where, Path):
         return _open_sqlite(where, metadata, schema)
@@ -126,7 +125,6 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
         found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         _check_schema(str(path), found, schema)
         metadata.create_all(connection)
-        _add_what_is_missing(connection, metadata)
         connection.exec_driver_sql(f"PRAGMA user_version={schema}")
     return database
 
@@ -158,7 +156,6 @@ def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool)
             found = connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar() or 0
             _check_schema(_name(engine), found, schema)
             metadata.create_all(connection)
-            _add_what_is_missing(connection, metadata)
             if found < schema:
                 connection.exec_driver_sql(f"INSERT INTO schema_version VALUES ({schema})")
     return database
@@ -188,17 +185,9 @@ def _name(engine: Engine) -> str:
 
 
 def _check_schema(name: str, found: int, schema: int) -> None:
+    """`found` is 0 where there are no tables yet."""
     if found > schema:
         raise DataDirUnwritable(f"{name} was written by a newer version of this server (schema {found})")
-
-
-def _add_what_is_missing(connection: Connection, metadata: MetaData) -> None:
-    """Columns and indexes of later schemas; nullable or with a default, so that older rows need nothing."""
-    for table in metadata.sorted_tables:
-        there = {column["name"] for column in inspect(connection).get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in there:
-                ddl = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {ddl}")
-        for index in table.indexes:
-            index.create(connection, checkfirst=True)
+    if 0 < found < schema:
+        wants = f"this version needs schema {schema} and starts with a new one"
+        raise DataDirUnwritable(f"{name} was written by an older version of this server (schema {found}); {wants}")

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipelines.request import GenerationRequest
+from server.media.artifact import Artifact
 
 
 class Status(StrEnum):
@@ -49,16 +50,6 @@ class JobError:
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A stored file: `key` is server-made and unguessable, `size` in bytes."""
-
-    key: str
-    media_type: str
-    file_name: str
-    size: int
-
-
-@dataclass(frozen=True)
 class Webhook:
     """Whom to tell: `events` are the job's own (`EVENTS`), `base` this server's address as the caller knew it, for the
     links in what is told."""
@@ -81,7 +72,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Job:
-    """Times are unix seconds. `payload` is what the vendor's client sent, without its key.
+    """Times are unix seconds. `memo` is what its façade wants to remember, mostly what the client sent; no key.
 
     `deaths` says of each worker that died over this job how it died; `attempt` counts every start, whatever ended it.
     `step` of `steps` counts sampling; `share` is the part of the whole video's work that is done, 0 to 1, and never
@@ -96,7 +87,7 @@ class Job:
     facade: str
     endpoint: str
     request: GenerationRequest
-    payload: dict[str, Any]
+    memo: dict[str, Any]
     model: str
     created_at: float
     status: Status = Status.QUEUED
@@ -130,6 +121,14 @@ class Job:
     def seed(self) -> int:
         assert self.request.seed is not None, "submit draws a seed before a job exists"
         return self.request.seed
+
+    @property
+    def deadline(self) -> float | None:
+        """Unix seconds at which `JobStore.expire` cancels the job as it is now."""
+        if self.status.is_terminal or self.cancel_requested:
+            return None
+        begins = self.start_by if self.status is Status.QUEUED and self.attempt == 0 else None
+        return min((at for at in (begins, self.end_by) if at is not None), default=None)
 
     @property
     def progress(self) -> float:

@@ -7,23 +7,25 @@ the Shares belong to the event loop.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
-from pipelines.request import GenerationRequest, RequestError, Task, draw_seed
-from server.jobs.follow import Follower, Seen, Stopped
-from server.jobs.job import Artifact, Job, JobError, LogLine, Status, Webhook
+from pipelines.request import GenerationRequest, RequestError, draw_seed
+from server.jobs.follow import LOOK_EVERY, Follower, Seen, Stopped
+from server.jobs.job import Job, JobError, LogLine, Status
 from server.jobs.loglines import KeyName, about
+from server.jobs.order import Order
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
 from server.limits.shares import Shares
+from server.media.artifact import Artifact
 from server.served import Served
 
 __all__ = ["Jobs", "Stopped"]
@@ -60,7 +62,6 @@ class Jobs:
         max_queue: int,
         check_room: Callable[[], None],
         wake: Callable[[], None],
-        rife_available: bool = False,
         extend: bool = False,
         remove: Callable[[Artifact], None] = lambda _: None,
         quota: Callable[[str], Quota] = lambda _: NO_QUOTA,
@@ -73,7 +74,6 @@ class Jobs:
         self._max_queue = max_queue
         self._check_room = check_room
         self._wake = wake
-        self.rife_available = rife_available
         self._extend = extend
         self._remove = remove
         self._quota = quota
@@ -85,29 +85,10 @@ class Jobs:
         self.pages = Shares("lists", PAGES, PAGES_PER_KEY)
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
-    @property
-    def models(self) -> Mapping[Task, ModelInfo]:
-        """What answers each task."""
-        return self._served.by_task
+    def submit(self, request: GenerationRequest, order: Order) -> Job:
+        """The job, on disk; or the one an earlier order of the same idempotency name from the same key has made.
 
-    def submit(
-        self,
-        request: GenerationRequest,
-        *,
-        facade: str,
-        endpoint: str,
-        payload: dict[str, Any],
-        owner: str,
-        priority: int = 0,
-        keep_seconds: float | None = None,
-        webhook: Webhook | None = None,
-        idempotency: str | None = None,
-        start_by: float | None = None,
-        end_by: float | None = None,
-    ) -> Job:
-        """The job, on disk; or the one an earlier call of the same `idempotency` name from the same key has made.
-
-        `payload` must hold no key. The job's `plan` is what can be told before its picture is read.
+        The job's `plan` is what can be said before its image is read.
 
         Raises RequestError, NoModel, QueueFull, QuotaExceeded, IdempotencyConflict, DiskFull.
         """
@@ -118,25 +99,15 @@ class Jobs:
         self._check_room()
         job = Job(
             id=str(uuid.uuid4()),
-            facade=facade,
-            endpoint=endpoint,
             request=request,
-            payload=payload,
             model=model.name,
             created_at=time.time(),
             plan=plan.to_dict(),
-            owner=owner,
-            priority=priority,
-            keep_seconds=keep_seconds,
-            webhook=webhook,
-            idempotency=idempotency,
-            start_by=start_by,
-            end_by=end_by,
+            **vars(order),
         )
-        made, job = job, self._store.submit(job, self._max_queue, self._quota(owner), self._owners())
+        made, job = job, self._store.submit(job, self._max_queue, self._quota(order.owner), self._owners())
         if job.id == made.id:
             log.info("job accepted", **about(job, self._key_name))
-        self._served.told(job.model)
         self._wake()
         return job
 
@@ -150,15 +121,7 @@ class Jobs:
                     return longer, plan
         return request, resolve(request, model, others=others)
 
-    def refuse(
-        self,
-        *,
-        facade: str,
-        endpoint: str,
-        error: JobError,
-        owner: str,
-        webhook: Webhook | None = None,
-    ) -> Job:
+    def refuse(self, order: Order, error: JobError) -> Job:
         """A job that failed before it began, for clients that look for the reason at the result's address. Only that
         is kept, for a day at most. Raises QuotaExceeded, DiskFull.
         """
@@ -166,19 +129,15 @@ class Jobs:
         now = time.time()
         job = Job(
             id=str(uuid.uuid4()),
-            facade=facade,
-            endpoint=endpoint,
             request=GenerationRequest(prompt="", seed=0),
-            payload={},
             model=REFUSED,
             created_at=now,
             finished_at=now,
             status=Status.FAILED,
             error=error,
-            owner=owner,
-            webhook=webhook,
+            **vars(order),
         )
-        return self._store.submit(job, quota=self._quota(owner))
+        return self._store.submit(job, quota=self._quota(order.owner))
 
     def get(self, job_id: str) -> Job | None:
         return self._store.get(job_id)
@@ -188,7 +147,9 @@ class Jobs:
         job = self._store.get(job_id) if isinstance(job_id, str) else self._store.get_number(job_id)
         if job is None or (job.facade, job.owner) != (facade, owner):
             return None
-        self._served.told(job.model)
+        if job.deadline is not None and job.deadline <= time.time():
+            self._store.expire()
+            job = self._store.get(job.id) or job
         return job
 
     def page(
@@ -255,9 +216,15 @@ class Jobs:
         """
         if timeout is not None:
             return await self._follower.wait(job_id, timeout)
-        while not (job := await self._follower.wait(job_id, BROKEN_EVERY)).status.is_terminal:
-            if (reason := self._broken()) is not None:
+        pause = 0.0
+        while not (job := await self._follower.wait(job_id, pause)).status.is_terminal:
+            if pause and (reason := self._broken()) is not None:
                 raise NoWorker(reason)
+            pause = BROKEN_EVERY
+            if job.deadline is not None:
+                if (left := job.deadline - time.time()) <= 0:
+                    await asyncio.to_thread(self._store.expire)
+                pause = min(pause, max(LOOK_EVERY, left))
         return job
 
     def follow(self, job_id: str) -> AsyncGenerator[Seen]:

@@ -23,8 +23,9 @@ from sqlalchemy.exc import OperationalError
 from server.errors import IdempotencyConflict, QuotaExceeded, StaleWrite
 from server.jobs import outbox, turns
 from server.jobs.database import open_database
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, LogLine, Status
+from server.jobs.job import FOLLOWS, Job, JobError, LogLine, Status
 from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row
+from server.media.artifact import Artifact
 
 MAX_LOG_LINES = 1000  # per job; later ones are dropped
 LONGEST_LINE = 2000  # characters
@@ -408,11 +409,11 @@ class JobStore:
 
 
 def _asked(job: Job) -> tuple[Any, ...]:
-    """What tells two calls apart. Of a picture in the body the payload has next to nothing; a name in it that begins
+    """What tells two calls apart. Of a picture in the body the memo has next to nothing; a name in it that begins
     with an underscore is about how the call is answered."""
     media = job.request.image, job.request.video
-    payload = {name: value for name, value in job.payload.items() if not name.startswith("_")}
-    return job.endpoint, payload, [one and one.sha256 for one in media]
+    memo = {name: value for name, value in job.memo.items() if not name.startswith("_")}
+    return job.endpoint, memo, [one and one.sha256 for one in media]
 
 
 def _drop_surplus(db: Connection, owner: str) -> None:

@@ -23,9 +23,10 @@ from sqlalchemy import (
 )
 
 from pipelines.request import GenerationRequest
-from server.jobs.job import Artifact, Job, JobError, Status, Webhook
+from server.jobs.job import Job, JobError, Status, Webhook
+from server.media.artifact import Artifact
 
-SCHEMA = 4
+SCHEMA = 5  # a table of another schema is refused; raise it with every change of a column or of the JSON in one
 
 metadata = MetaData()
 
@@ -49,7 +50,7 @@ jobs = Table(
     Column("eta", Float),
     Column("memory", String, nullable=False),
     Column("request", JSON, nullable=False),
-    Column("payload", JSON, nullable=False),
+    Column("memo", JSON, nullable=False),
     Column("plan", JSON(none_as_null=True)),
     Column("error", JSON(none_as_null=True)),
     Column("video", JSON(none_as_null=True)),
@@ -57,17 +58,14 @@ jobs = Table(
     Column("manifest", JSON(none_as_null=True)),
     Column("timings", JSON, nullable=False),
     Column("deaths", JSON, nullable=False),
-    # since schema 2
-    Column("owner", String, nullable=False, server_default=""),
-    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("owner", String, nullable=False),
+    Column("priority", Integer, nullable=False),
     Column("keep_seconds", Float),
     Column("webhook", JSON(none_as_null=True)),
     Column("idempotency", String),  # a name its caller gave the call, so that calling again makes no second job
-    # since schema 3, unix seconds
     Column("start_by", Float),
     Column("end_by", Float),
-    # since schema 4
-    Column("share", Float, nullable=False, server_default="0"),  # of the work, as far as it is done; never falls
+    Column("share", Float, nullable=False),  # of the work, as far as it is done; never falls
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_owner_and_state", "owner", "status", "n"),
@@ -112,9 +110,9 @@ webhooks = Table(
     Column("event", String, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
-    # since schema 4: the owner of the job with a number for the host (`outbox.lane_of`), and the host
-    Column("lane", String, nullable=False, server_default=""),
-    Column("host", String, nullable=False, server_default=""),
+    # the owner of the job with a number for the host (`outbox.lane_of`), and the host
+    Column("lane", String, nullable=False),
+    Column("host", String, nullable=False),
     Index("webhooks_by_job", "job_id", "id"),
     Index("webhooks_in_turn", "lane", "due_at", "id"),
 )

@@ -12,9 +12,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import TooManyBodies
 
+MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 SHORT = 64 * 2**10  # bytes of a body that is not counted
 WAIT_SECONDS = 30.0  # for room
 SCOPE_KEY = "cogvideox.bodies"
+
+
+class BodyTooLarge(Exception):
+    def __init__(self, limit: int = MAX_BODY) -> None:
+        self.message = f"The request body is larger than {limit // 2**20} MiB"
+        super().__init__(self.message)
 
 
 class Bodies:

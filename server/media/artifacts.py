@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.datadir import DataDir, full_disk_named
-from server.jobs.job import Artifact
 from server.limits.room import DAY, HOUR, TAG, Counted, tag_of
+from server.media.artifact import Artifact
 from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storage, StorageDown, Stored
 
 PREFIX = "cogvideox.prefix"  # in a request's scope: the path that a proxy has us below
@@ -61,7 +61,7 @@ NO_LIMITS = Limits()
 
 
 class Artifacts:
-    """`clock` gives unix seconds. `resolvers` know further addresses of our own files: URL path -> file or None."""
+    """`clock` gives unix seconds. `file_at`: the file at a URL path that only a façade knows."""
 
     def __init__(
         self,
@@ -69,8 +69,9 @@ class Artifacts:
         public_url: str | None = None,
         clock: Callable[[], float] = time.time,
         storage: Storage | None = None,
+        file_at: Callable[[str], Artifact | None] = lambda path: None,
     ) -> None:
-        self.resolvers: list[Callable[[str], Artifact | None]] = []
+        self._file_at = file_at
         self._clock = clock
         self._data = data
         self._storage = storage or LocalStorage(data.artifacts)
@@ -211,9 +212,8 @@ class Artifacts:
             whole = urlsplit(url).path
         except ValueError:
             return None
-        for resolve in self.resolvers:
-            if (found := resolve(whole)) is not None:
-                return found
+        if (found := self._file_at(whole)) is not None:
+            return found
         parts = whole.strip("/").split("/")
         if len(parts) < 3 or parts[-3] != "files":
             return None

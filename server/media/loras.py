@@ -35,9 +35,9 @@ from server.limits.room import Growing, Writable, tag_of
 from server.limits.shares import Shares
 from server.limits.steps import in_turn
 from server.media.artifacts import Artifacts
-from server.media.data_uris import from_data_uri, pour
-from server.media.door import Door, DownloadFailed, TooLarge
+from server.media.data_uris import from_text, head_of, pour
 from server.media.inspectors import Inspectors, TooSlow
+from server.media.outbound import DownloadFailed, Outbound, TooLarge
 from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 class Loras:
-    """Belongs to one event loop, which is `door`'s. `models`: what answers each task."""
+    """Belongs to one event loop, that of `outbound`. `models`: what answers each task."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Loras:
         models: Mapping[Task, ModelInfo],
         data: DataDir,
         artifacts: Artifacts,
-        door: Door,
+        outbound: Outbound,
         inspectors: Inspectors,
     ) -> None:
         self._folder = settings.lora_folder
@@ -69,7 +69,7 @@ class Loras:
         self._models = models
         self._data = data
         self._artifacts = artifacts
-        self._door = door
+        self._outbound = outbound
         self._inspectors = inspectors
         self._turns: dict[str, asyncio.Lock] = {}  # two requests for one file fetch it once
         self._turns_of_keys = Shares("LoRAs", AT_ONCE, PER_KEY, WAITING)
@@ -170,14 +170,14 @@ class Loras:
 
     async def _write(self, url: str, file: Writable, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, FileNotFoundError."""
-        if url[:5].lower() == "data:":
-            return await in_turn(owner, len(url), pour, from_data_uri(url, self._most), self._most, file)
+        if head_of(url) is not None:
+            return await in_turn(owner, len(url), pour, from_text(url, self._most), self._most, file)
         if (own := await asyncio.to_thread(self._artifacts.of_url, url)) is not None:
             data, size = b"", own.size
             if size <= self._most:
                 data = await asyncio.to_thread(self._artifacts.read, own)
         else:
-            return await self._door.save(url, self._most, file, SECONDS, owner)
+            return await self._outbound.save(url, self._most, file, SECONDS, owner)
         if size > self._most:
             raise TooLarge(f"the file is larger than {self._most // 2**20} MiB")
         await asyncio.to_thread(file.write, data)

@@ -18,7 +18,6 @@ from server.media.artifacts import Artifacts, Limits
 from server.media.storage import KEY, StorageDown
 from server.media.uploads import Uploads
 
-RECORDS = ("openai", "replicate")  # folders of records of uploads, each under its owner
 RECORD = re.compile(rf"(?:file-)?({KEY.pattern})(?:\.json)?")
 LEFT_SECONDS = 86_400.0  # inputs of ended jobs, parts of unfinished uploads, and torn files stay so long
 REFUSED_SECONDS = 86_400.0  # jobs that were refused before they began stay so long in the table
@@ -90,7 +89,7 @@ class Retention:
     def _drop_records(self) -> None:
         """Those of uploads whose file is gone."""
         before, keys = self._clock() - LEFT_SECONDS, self._artifacts.keys()
-        for path in (path for folder in RECORDS for path in (self._data.root / folder).glob("*/*")):
+        for path in (path for folder in self._data.records.values() for path in folder.glob("*/*")):
             found = RECORD.fullmatch(path.name)
             if found is not None and found[1] not in keys:
                 self._data.drop(path, before)

@@ -22,9 +22,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from server.datadir import copy_atomically, full_disk_named, write_atomically
-from server.errors import BadSetting, DiskFull
+from server.errors import DiskFull
 from server.media.conditions import bodiless, wanted
-from server.settings import Settings
 
 KEY = re.compile(r"[A-Za-z0-9_-]{32}")
 FOR_EVER = math.inf
@@ -76,17 +75,6 @@ class Storage(Protocol):
 
     def check(self) -> None:
         """Raises StorageDown when a file could not be put there now, as far as is known."""
-
-
-def storage_of(settings: Settings, folder: Path) -> Storage:
-    """Raises StartError."""
-    if settings.storage_url is None:
-        return LocalStorage(folder)
-    try:
-        from server.media.storage_s3 import ObjectStorage
-    except ModuleNotFoundError:
-        raise BadSetting("COGVIDEOX_STORAGE_URL needs a package more: pip install 'cogvideox-server[s3]'") from None
-    return ObjectStorage(settings.storage_url, redirect=settings.storage_redirect)
 
 
 class LocalStorage:

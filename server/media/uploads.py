@@ -18,9 +18,9 @@ from typing import BinaryIO
 
 from server.datadir import DataDir, copy_atomically, full_disk_named
 from server.errors import ServerError, UploadTooLarge
-from server.jobs.job import Artifact
 from server.limits.room import TAG, Counted
 from server.limits.steps import steps
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
 from server.media.storage import KEY
 

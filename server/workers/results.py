@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 
 from pipelines.events import Finished
-from server.jobs.job import Artifact
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
 
 EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}

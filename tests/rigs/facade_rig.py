@@ -1,6 +1,6 @@
 """One façade over the real job table and the real files, with every job finished as soon as it is submitted.
 
-Knows: how those parts are put together (as `server.app` does). Does not know: vendors, workers, the network: no URL
+Knows: how those parts are put together (as `server.house` does). Does not know: vendors, workers, the network: no URL
 can be downloaded.
 """
 
@@ -28,15 +28,16 @@ from pipelines.video import VideoWriter
 from server.auth import Keys
 from server.context import Context
 from server.datadir import DataDir
-from server.facades import v1
+from server.facades import routes
 from server.facades.registry import FACADES
-from server.jobs.job import Artifact, Job
+from server.jobs.job import Job
 from server.jobs.jobs import Jobs
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
-from server.media.door import Door
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
 from server.media.loras import Loras
+from server.media.outbound import Outbound
 from server.media.uploads import Uploads
 from server.middleware import ByPrefix
 from server.served import Served
@@ -99,8 +100,7 @@ class Rig:
     def beside(self, *names: str) -> None:
         """From now on `client` talks to these clouds together, each at its own paths, as in the server."""
         apps: dict[str, ASGIApp] = {name: FACADES[name].create(self.context) for name in names}
-        routes = [(prefix, apps[name]) for name in names for prefix in FACADES[name].prefixes]
-        self.serves = ByPrefix(Starlette(), [*routes, *v1.shared(apps)])
+        self.serves = ByPrefix(Starlette(), routes.routes(apps))
 
     def url(self, file: Artifact | None) -> str:
         """The URL a client of this server gets for the file."""
@@ -162,29 +162,31 @@ def facade(
         clock = clock or Clock()
         data = DataDir(folder)
         there.callback(data.close)
-        artifacts = Artifacts(data, given.public_url, clock=clock)
+        artifacts = Artifacts(
+            data, given.public_url, clock=clock, file_at=lambda path: FACADES[name].file_of(context, path)
+        )
         store = Store(given.database, clock=clock)
         there.callback(store.close)
         table = Table(store, artifacts, film, succeed)
         known = Keys(given)
         models = {task: model_for(task) for task in tasks}
+        served = Served(models, ("cpu",), rife_weights=folder / "rife" if rife else None)
         jobs = Jobs(
             store,
-            Served(models, ("cpu",)),
+            served,
             max_queue=given.max_queue,
             check_room=lambda: None,
             wake=lambda: None,
-            rife_available=rife,
             extend=given.extend,
             remove=artifacts.remove,
             owners=lambda: known.owners,
         )
-        door, inspectors, any_file = cast(Door, NoNetwork()), Inspectors(), AnyFile()
-        intake = Intake(data, artifacts, door, inspectors) if real_media else cast(Intake, any_file)
-        real_loras = Loras(given, models, data, artifacts, door, inspectors)
+        outbound, inspectors, any_file = cast(Outbound, NoNetwork()), Inspectors(), AnyFile()
+        intake = Intake(data, artifacts, outbound, inspectors) if real_media else cast(Intake, any_file)
+        real_loras = Loras(given, models, data, artifacts, outbound, inspectors)
         loras = real_loras if real_media else cast(Loras, OneLora())
         uploads, signing = Uploads(data, artifacts), Signing(data.keys)
-        context = Context(given, jobs, intake, artifacts, uploads, known, signing, loras, inspectors)
+        context = Context(given, served, data, jobs, intake, artifacts, uploads, known, signing, loras, inspectors)
         app = FACADES[name].create(context)
         yield Rig(name, app, context, table, data, clock, any_file, base, app, there)
 

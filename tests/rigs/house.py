@@ -12,8 +12,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from pipelines.request import GenerationRequest
-from server.app import House, create_app
+from server.app import create_app
+from server.house import House
 from server.jobs.job import Job
+from server.jobs.order import Order
 from server.settings import Settings
 from tests.rigs.pace import until
 from weights.configs import CLASSES, whole
@@ -115,7 +117,7 @@ def house_of(app: FastAPI) -> House:
 
 def submit(house: House, prompt: str, **more: Any) -> Job:
     request = GenerationRequest(prompt=prompt, **more)
-    return house.context.jobs.submit(request, facade="test", endpoint="test", payload={}, owner="")
+    return house.context.jobs.submit(request, Order("test", "test", ""))
 
 
 def ended(house: House, job: Job, seconds: float = 60.0) -> Job:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.request import GenerationRequest
-from server.jobs.job import Artifact, Job, JobError, Status
+from server.jobs.job import Job, JobError, Status
 from server.jobs.store import NO_QUOTA, REFUSED, JobStore, Quota
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
 
 VIDEO = b"\x00\x00\x00\x18ftypisom not really a film"

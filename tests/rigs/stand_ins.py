@@ -8,7 +8,7 @@ from typing import BinaryIO
 from pipelines.models import FAMILIES, ModelInfo
 from pipelines.request import Lora, Media, RequestError, Task
 from server.errors import MediaError
-from server.media.door import DownloadFailed
+from server.media.outbound import DownloadFailed
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 CLIP = "data:video/mp4;base64,AAAAGGZ0eXA="
@@ -56,7 +56,7 @@ class OneLora:
 
 
 class NoNetwork:
-    """A `Door` behind which no host name is known."""
+    """An `Outbound` for which no host name is known."""
 
     async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         raise DownloadFailed("the host name is not known")

@@ -16,9 +16,10 @@ import pytest
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
-from server.app import House
 from server.errors import DataDirBusy, DataDirUnwritable, DiskFull, InsecureBind, NoModel, QueueFull
+from server.house import House
 from server.jobs.job import JobError, Status
+from server.jobs.order import Order
 from server.workers import pool
 from server.workers.pool import WorkerInfo, WorkerState
 from tests.rigs import pace
@@ -39,7 +40,7 @@ Running = tuple[TestClient, House, Path]
 
 
 def worker_pid(house: House) -> int:
-    pid = house.health.pool._slots[0].process
+    pid = house.pool._slots[0].process
     assert pid is not None and pid.pid is not None
     return pid.pid
 
@@ -113,10 +114,10 @@ def test_an_answer_about_a_job_names_its_model(running: Running) -> None:
 def test_health_while_the_worker_starts(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client, house, _ = running
     worker = WorkerInfo("cpu", WorkerState.STARTING, None, 0, None)
-    monkeypatch.setattr(house.health.pool, "workers", lambda: [worker])
+    monkeypatch.setattr(house.pool, "workers", lambda: [worker])
     assert client.get("/health").json()["status"] == "starting"
     assert client.get("/health/ready").status_code == 503
-    monkeypatch.setattr(house.health.data, "min_free_bytes", 2**60)
+    monkeypatch.setattr(house.data, "min_free_bytes", 2**60)
     assert client.get("/health").json()["status"] == "degraded"
 
 
@@ -218,7 +219,7 @@ def test_wait_and_refuse(running: Running) -> None:
     _, house, _ = running
     jobs = house.context.jobs
     error = JobError("invalid_request", "no", detail={"detail": []})
-    refused = jobs.refuse(facade="test", endpoint="test", error=error, owner="")
+    refused = jobs.refuse(Order("test", "test", ""), error)
     assert asyncio.run(jobs.wait(refused.id)) == jobs.get(refused.id)
     assert refused.status is Status.FAILED and refused.error == error
 
@@ -237,7 +238,7 @@ def test_wait_and_refuse(running: Running) -> None:
 def test_nothing_is_promised_that_cannot_be_kept(tmp_path: Path) -> None:
     application = app(tmp_path, max_queue=2, model=None, models_dir=tmp_path)
     house = house_of(application)  # not started: what is queued stays queued
-    if not house.health.served.by_task:
+    if not house.served.by_task:
         with pytest.raises(NoModel):
             submit(house, "x")
     house.close()
@@ -287,7 +288,7 @@ def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert answer.status_code == 503, (path, answer.status_code)
         assert (house.context.jobs.get(accepted.id) or accepted).status is Status.QUEUED
         (tmp_path / "tiny" / "broken").unlink()
-        monkeypatch.setattr(house.health.pool, "_clock", lambda: time.monotonic() + 7200.0)
+        monkeypatch.setattr(house.pool, "_clock", lambda: time.monotonic() + 7200.0)
         assert ended(house, accepted).status is Status.SUCCEEDED
         assert client.get("/health").json()["status"] == "ok"
         assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED

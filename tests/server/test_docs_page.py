@@ -37,7 +37,9 @@ def test_markup_that_names_no_policy_gets_one_that_allows_nothing() -> None:
         "/own": HTMLResponse("", headers={"content-security-policy": "default-src 'self'"}),
         "/text": PlainTextResponse("<b>"),
     }
-    client = TestClient(Labelled(Starlette(routes=[Route(path, page) for path, page in pages.items()]), "m"))
+    client = TestClient(
+        Labelled(Starlette(routes=[Route(path, page) for path, page in pages.items()]), lambda models: "m")
+    )
     for path in ("/html", "/svg"):
         assert client.get(path).headers["content-security-policy"] == NOTHING
         assert client.get(path).headers["x-frame-options"] == "DENY"

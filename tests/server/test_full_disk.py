@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from server.app import House
+from server.house import House
 from tests.rigs.house import app, ended, house_of, submit, until
 
 MIB = 2**20
@@ -57,7 +57,7 @@ def fill(folder: Path) -> Path:
 
 
 def left_over(house: House) -> list[str]:
-    data = house.health.data
+    data = house.data
     folders = (data.uploads, data.temporary, data.inputs, data.loras)
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     torn = [path for path in data.artifacts.iterdir() if not any(p.name[0] != "." for p in path.iterdir())]
@@ -71,7 +71,7 @@ def test_every_call_on_a_full_disk(tmp_path: Path, small_disk: Path, floor: int)
         house = house_of(application)
         until(lambda: client.get("/health/ready").status_code == 200)
         going = submit(house, "steps=20 sleep=0.1 bytes=100")
-        until(lambda: house.health.store.get(going.id).status == "running")  # type: ignore[union-attr]
+        until(lambda: house.store.get(going.id).status == "running")  # type: ignore[union-attr]
         ballast = fill(small_disk)
         for what, (path, sent) in SENT.items():
             answer = client.post(path, **sent)

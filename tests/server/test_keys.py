@@ -71,7 +71,7 @@ def test_only_a_hash_is_kept(tmp_path: Path) -> None:
 def test_a_keys_own_limits_go_before_the_servers(tmp_path: Path) -> None:
     application = app(tmp_path, jobs_per_key=1)
     house = house_of(application)
-    issued = KeyStore(house.health.store.database)
+    issued = KeyStore(house.store.database)
     plain, _ = issued.create("plain", Quota())
     favoured, _ = issued.create("favoured", Quota(at_once=2))
     with TestClient(application) as client:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from structlog.testing import capture_logs
 
 from server.middleware import MODEL_HEADER, ByPrefix, Forwarded, Labelled
+from server.request_state import note_model
 
 
 def app(name: str) -> Starlette:
@@ -26,7 +27,7 @@ def app(name: str) -> Starlette:
 
 def client() -> TestClient:
     routes: list[tuple[str, ASGIApp]] = [("/v1", app("short")), ("/v1/videos", app("long")), ("/fal", app("fal"))]
-    return TestClient(Labelled(ByPrefix(app("root"), routes), "m"), raise_server_exceptions=False)
+    return TestClient(Labelled(ByPrefix(app("root"), routes), lambda models: "m"), raise_server_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,18 @@ def test_longest_prefix_of_whole_segments(path: str, said: str) -> None:
     assert (answer.text, answer.headers[MODEL_HEADER]) == (said, "m")
 
 
+def test_a_response_names_the_models_of_its_jobs() -> None:
+    async def answer(request: Request) -> Response:
+        for name in request.query_params.getlist("job"):
+            note_model(request, name)
+        return Response()
+
+    app = Starlette(routes=[Route("/", answer)])
+    client = TestClient(Labelled(app, lambda models: ", ".join(sorted(models)) or "all"))
+    for query, said in (("", "all"), ("?job=", "all"), ("?job=b", "b"), ("?job=b&job=a&job=b", "a, b"), ("", "all")):
+        assert client.get(f"/{query}").headers[MODEL_HEADER] == said
+
+
 def test_an_app_may_name_its_own_model() -> None:
     assert client().get("/v1/own").headers[MODEL_HEADER] == "its own"
 
@@ -63,7 +76,7 @@ def test_a_call_that_is_given_up_at_the_end() -> None:
     async def given_up(*_: object) -> None:
         raise asyncio.CancelledError
 
-    answer = TestClient(Labelled(given_up, "m")).get("/")
+    answer = TestClient(Labelled(given_up, lambda models: "m")).get("/")
     assert (answer.status_code, answer.json()) == (503, {"detail": "The server is stopping"})
 
 
@@ -71,7 +84,7 @@ def test_even_without_error_handling_inside() -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("a prompt")
 
-    answer = TestClient(Labelled(broken, "m")).get("/")
+    answer = TestClient(Labelled(broken, lambda models: "m")).get("/")
     assert (answer.status_code, answer.json()) == (500, {"detail": "Internal Server Error"})
     assert answer.headers[MODEL_HEADER] == "m"
 

@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipelines.events import Progress
-from server.app import House
 from server.facades.modelslab.answers import eta
 from server.facades.replicate import logs
+from server.house import House
 from server.jobs.job import Job, Status
 from server.workers.running import Running
 from tests.rigs.house import app, ended, house_of, journal, submit, until
@@ -110,7 +110,7 @@ def test_the_table_keeps_the_higher_share(running: tuple[TestClient, House, Path
     _, house, _ = running
     job = submit(house, "steps=1000 sleep=0.05")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.step > 0)
-    store = house.health.store
+    store = house.store
     attempt = (store.get(job.id) or job).attempt
     store.progress(job.id, attempt, share=0.7)
     store.progress(job.id, attempt, share=0.2, step=3)

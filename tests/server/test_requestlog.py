@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
 from server import requestlog
-from server.app import House
+from server.house import House
 from server.jobs.store import NO_QUOTA
 from server.keys import KeyStore
 from tests.rigs.house import app, ended, house_of, until
@@ -143,7 +143,7 @@ def test_an_error_of_ours(running: Running, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_names_of_keys(running: Running) -> None:
     client, house = running
-    key, issued = KeyStore(house.health.store.database).create("bob", NO_QUOTA)
+    key, issued = KeyStore(house.store.database).create("bob", NO_QUOTA)
     wrong = {"prompt": "x", "num_inference_steps": -3}
     until(lambda: client.get("/v1/videos", headers={"authorization": f"Bearer {key}"}).status_code == 200)
     for sent, name in (
@@ -166,7 +166,7 @@ def test_what_succeeds_is_for_debug(running: Running) -> None:
 
 def test_probes_are_no_refusals(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client, house = running
-    monkeypatch.setattr(house.health.data, "min_free_bytes", 2**60)
+    monkeypatch.setattr(house.data, "min_free_bytes", 2**60)
     with capture_logs() as lines:
         assert client.get("/health/ready").status_code == 503
     assert [line["log_level"] for line in lines] == ["debug"]

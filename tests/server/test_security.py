@@ -32,11 +32,11 @@ from server import auth
 from server.auth import Keys, Unauthorized
 from server.datadir import DataDir
 from server.errors import MediaError
-from server.facades.wire import MAX_BODY
+from server.limits.bodies import MAX_BODY
 from server.media.artifacts import Artifacts
-from server.media.door import Door, DownloadFailed
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
+from server.media.outbound import DownloadFailed, Outbound
 from server.serve import set_up_logging
 from tests.rigs import pace
 from tests.rigs.clients.running import KEY, stand_in_server
@@ -126,12 +126,12 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
     return answers
 
 
-def through(door: Door, act: Callable[[Door], Any]) -> Any:
+def through(outbound: Outbound, act: Callable[[Outbound], Any]) -> Any:
     async def run() -> Any:
         try:
-            return await act(door)
+            return await act(outbound)
         finally:
-            await door.close()
+            await outbound.close()
 
     return asyncio.run(run())
 
@@ -141,9 +141,9 @@ def test_no_way_inside(url: str, names: dict[str, list[list[str]]]) -> None:
     """Neither a download nor a webhook dials anything at all."""
     with DIALLED.watched() as dialled:
         with pytest.raises(DownloadFailed):
-            through(Door(seconds=5), lambda door: door.download(url, 1000))
+            through(Outbound(seconds=5), lambda outbound: outbound.download(url, 1000))
         with pytest.raises(DownloadFailed):
-            through(Door(), lambda door: door.post(url, b"{}", {}, 5))
+            through(Outbound(), lambda outbound: outbound.post(url, b"{}", {}, 5))
     assert dialled == []
 
 
@@ -188,7 +188,7 @@ def test_redirects_lead_nowhere_inside(scheme: str, names: dict[str, list[list[s
         leads_to = {"//": f"//{where}", "@": f"http://127.0.0.1@{where}"}.get(scheme, f"{scheme}://{where}")
         with Inside("127.0.0.1", leads_to) as outside, DIALLED.watched() as dialled:
             with pytest.raises(DownloadFailed, match="not public"):
-                through(Door(outside_only), lambda d: d.download(f"http://127.0.0.1:{outside.server_port}/a", 1000))
+                through(Outbound(outside_only), lambda d: d.download(f"http://127.0.0.1:{outside.server_port}/a", 1000))
             outside.shutdown()
         inside.shutdown()
     assert len(outside.heard) == 1 and inside.heard == []
@@ -205,7 +205,7 @@ def test_a_name_that_changes_its_mind(names: dict[str, list[list[str]]]) -> None
         with DIALLED.watched() as dialled:
             for name in ("rebinding.test", "rebinding.test", "mixed.test", "late.test"):
                 with pytest.raises(DownloadFailed):
-                    through(Door(outside_only), lambda d, n=name: d.download(f"http://{n}:{port}/secret", 1000))
+                    through(Outbound(outside_only), lambda d, n=name: d.download(f"http://{n}:{port}/secret", 1000))
         inside.shutdown()
     assert inside.heard == []
     assert {address[0] for address in dialled} <= {"127.0.0.1"} and dialled
@@ -226,7 +226,7 @@ def refusal(data: DataDir, value: bytes, kind: str) -> MediaError | None:
 
     async def run() -> None:
         inspectors = Inspectors()
-        intake = Intake(data, Artifacts(data), Door(), inspectors)
+        intake = Intake(data, Artifacts(data), Outbound(), inspectors)
         try:
             await (intake.picture if kind == "picture" else intake.video)(value, "image_url")
         finally:

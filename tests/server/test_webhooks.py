@@ -19,9 +19,10 @@ from fastapi.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.jobs.job import Job, JobError, Status, Webhook
+from server.jobs.order import Order
 from server.jobs.outbox import LANES
 from server.jobs.store import JobStore
-from server.media.door import Door
+from server.media.outbound import Outbound
 from server.webhooks import AT_ONCE, PER_KEY, PER_LANE, Courier, Letter
 from tests.rigs import pace
 from tests.rigs.house import app, house_of, until
@@ -82,15 +83,15 @@ def deliver(
     allowed: Callable[[str], bool] = lambda _: True,
 ) -> None:
     async def main() -> None:
-        door = Door(allowed)
-        courier = Courier(store, door, {"test": letter}, delays)
+        outbound = Outbound(allowed)
+        courier = Courier(store, outbound, {"test": letter}, delays)
         courier.start()
         end = time.monotonic() + pace.seconds(30)
         while not until_true():
             assert time.monotonic() < end
             await asyncio.sleep(0.02)
         await courier.stop()
-        await door.close()
+        await outbound.close()
 
     asyncio.run(main())
 
@@ -180,7 +181,7 @@ def test_a_whole_server_tells(tmp_path: Path, ear: Ear) -> None:
     with TestClient(served):
         hook = Webhook(ear.url, "http://here")
         request = GenerationRequest("steps=2")
-        house.context.jobs.submit(request, facade="test", endpoint="e", payload={}, owner="", webhook=hook)
+        house.context.jobs.submit(request, Order("test", "e", "", webhook=hook))
         until(lambda: ear.heard)
     assert ear.heard[0][1]["status"] == "succeeded"
 
@@ -212,7 +213,7 @@ def test_a_letter_waits_for_the_one_before_it(store: JobStore) -> None:
 
 
 class Deaf:
-    """In a door's place: hosts that end in .dead keep their callers waiting, the others answer."""
+    """Stands in for `Outbound`: hosts that end in .dead keep their callers waiting, the others answer."""
 
     def __init__(self) -> None:
         self.calling = Counter[str]()
@@ -244,7 +245,7 @@ def test_dead_webhooks_of_many_keys_hold_up_no_other(store: JobStore, hosts: int
     deaf = Deaf()
 
     async def main() -> None:
-        courier = Courier(store, cast(Door, deaf), {"test": letter})
+        courier = Courier(store, cast(Outbound, deaf), {"test": letter})
         courier.start()
         async with asyncio.timeout(pace.seconds(20)):
             while not deaf.heard or deaf.calling["all"] < AT_ONCE:

@@ -7,15 +7,9 @@ GenerationRequest, `answers` puts a job into fal's words, `webhook` into a signe
 
 from server.facades.facade import Facade
 from server.facades.fal import errors
-from server.facades.fal.app import PREFIXES, create
+from server.facades.fal.app import create
 from server.facades.fal.clients import CLIENTS
+from server.facades.fal.storage import file_of
 from server.facades.fal.webhook import letter
 
-FACADE = Facade(
-    "fal.ai",
-    PREFIXES,
-    create,
-    CLIENTS,
-    lambda context, request, error: errors.respond(errors.of_exception(error)),
-    letter,
-)
+FACADE = Facade("fal.ai", create, CLIENTS, errors.refuse, letter, file_of)

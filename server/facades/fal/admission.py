@@ -1,35 +1,31 @@
-"""Who is let in, before anything is said about what exists.
-
-Knows: which calls need a key, and which take a token of ours in its place. Does not know: routes, what the calls do.
-"""
+"""Which calls need a key, and which take one of this server's tokens instead."""
 
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import Response
 
 from server.auth import Unauthorized
 from server.context import Context
-from server.facades.fal import errors, passes
+from server.facades.fal import passes
+from server.facades.fal.errors import Rejected, infrastructure
 from server.facades.fal.models import APP
 from server.facades.fal.surface import NoTarget, Place, locate, move
+from server.facades.kit.errors import Refused
 
 
-def admit(context: Context, request: Request) -> Response | None:
-    """Finds the request's place, rewrites it to be the one route's there, and checks its key."""
+def admit(context: Context, request: Request) -> None:
+    """Finds the request's place, rewrites it to be the one route's there, and checks its key. Raises Rejected."""
     try:
         place = locate(request.scope["path"], request.scope["query_string"], request.headers)
     except NoTarget:
-        text = "The header x-fal-target-url must name the address this request is for"
-        return errors.respond(errors.infrastructure(400, text, "bad_request"))
+        raise Rejected(400, "The header x-fal-target-url must name the address this request is for") from None
     move(request.scope, place)
     request.state.fal_prefix = place.prefix
     try:
         request.state.owner = "" if place.is_open else _owner(context, request, place)
-        return None
     except Unauthorized as e:
         text = _asking(place) if e.reason == "missing" else "invalid key credentials"
-    return errors.respond(errors.infrastructure(401, text))
+        raise Refused(infrastructure(401, text)) from None
 
 
 def _owner(context: Context, request: Request, place: Place) -> str:

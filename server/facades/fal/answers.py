@@ -1,7 +1,4 @@
-"""A job in fal's words: queue status, log lines, output.
-
-Knows: fal's three status words and which keys its clients cannot do without. Does not know: how the job got there.
-"""
+"""A job as fal's queue status, log lines and output."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ from server.context import Context
 from server.facades.ai_sdk import video_or_url
 from server.facades.fal import errors
 from server.facades.fal.models import APP
-from server.jobs.job import Artifact, Job, LogLine, Status
+from server.jobs.job import Job, LogLine, Status
+from server.media.artifact import Artifact
 
 LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
@@ -59,8 +57,8 @@ def log_lines(lines: Iterable[LogLine]) -> list[dict[str, str]]:
 
 def notes(job: Job) -> list[LogLine]:
     """What this server does otherwise than fal with this job, told as its first log lines."""
-    said = list(job.payload.get("ignored", ()))
-    if job.request.interpolate_fps is None and job.payload.get("use_rife") is None and job.status is not Status.FAILED:
+    said = list(job.memo.get("ignored", ()))
+    if job.request.interpolate_fps is None and job.memo.get("use_rife") is None and job.status is not Status.FAILED:
         said.append(
             f"Nothing that draws frames is installed: frames stamped at {job.request.fps} fps, not interpolated"
         )

@@ -1,7 +1,4 @@
-"""fal's addresses: which call answers where.
-
-Knows: fal's paths, the parameters beside a body, CORS. Does not know: what the calls do, who is let in.
-"""
+"""fal's URLs, and the parameters beside a body."""
 
 from __future__ import annotations
 
@@ -9,12 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from server.context import Context
-from server.facades.cors import Cors
 from server.facades.fal import errors
 from server.facades.fal.admission import admit
 from server.facades.fal.calls import Fal
@@ -32,19 +27,18 @@ from server.facades.fal.models import (
 )
 from server.facades.fal.shelf import serve
 from server.facades.fal.storage import Storage
-from server.facades.wire import Doorman, Json, body_schema, document
+from server.facades.kit.app import create_app
+from server.facades.kit.body import Json
+from server.facades.kit.openapi import body_schema, parameter
 
-PREFIXES = (
-    *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
-    *("/storage", "/files/upload", "/tokens", "/.well-known/jwks.json", "/api/openapi", "/models/fal-ai"),
-)
 FILE = "/fal/files/{key}/{name}"
 BYTES = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}}
 
 
 def create(context: Context) -> FastAPI:
-    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
-    app = FastAPI(title="fal", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    bodies = (AppToken, NewFile, UploadedPart, UploadedParts, ImageSize, LoraWeight)
+    inputs = [endpoint.input for endpoint in ENDPOINTS.values()]
+    app = create_app(context, errors.refuse, *inputs, *bodies, admit=admit)
     fal = Fal(context)
     for endpoint in ENDPOINTS.values():
         _serve(app, fal, endpoint)
@@ -52,61 +46,23 @@ def create(context: Context) -> FastAPI:
         _serve_requests(app, fal, f"/queue/{base}/requests/{{request_id}}", in_schema=base == APP)
     _serve_storage(app, context)
     serve(app, context)
-    bodies = (AppToken, NewFile, UploadedPart, UploadedParts)
-    document(app, [ImageSize, LoraWeight, *(endpoint.input for endpoint in ENDPOINTS.values()), *bodies])
-
-    def on_error(request: Request, error: Exception) -> Response:
-        return errors.respond(errors.of_exception(error))
-
-    def on_http_error(request: Request, error: Exception) -> Response:
-        code = error.status_code if isinstance(error, HTTPException) else 500
-        if code == 404:
-            text, free = _missing_page(request.scope["path"]), {"x-fal-billable-units": "0"}
-            return errors.respond(errors.infrastructure(404, text, **free))
-        return errors.respond(errors.of_exception(error))
-
-    for kind in (*errors.REFUSALS, *errors.TURNED_AWAY):
-        app.add_exception_handler(kind, on_error)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(ClientDisconnect, on_error)
-    app.add_exception_handler(Exception, on_error)
-
-    async def look(request: Request) -> Response | None:
-        return admit(context, request)
-
-    app.add_middleware(Doorman, look=look)
-    app.add_middleware(Cors)
     return app
 
 
-def _missing_page(path: str) -> str:
-    """fal's words for an address nobody answers: an unknown app, or an unknown path inside a known one."""
-    surface, _, rest = path.lstrip("/").partition("/")
-    if surface not in ("run", "queue"):
-        return f"Path {path} not found"
-    if rest == APP or rest.startswith(f"{APP}/"):
-        return f"Path {rest.removeprefix(APP) or '/'} not found"
-    return f'Application "{"/".join(rest.split("/")[:2])}" not found'
-
-
-def _parameter(where: str, name: str, *examples: Any, kind: str = "string") -> dict[str, Any]:
-    return {"name": name, "in": where, "schema": {"type": kind, "examples": list(examples)}}
-
-
-START = _parameter("header", "x-fal-request-timeout", 30, 600, kind="number")
-RESULT = _parameter(
+START = parameter("header", "x-fal-request-timeout", 30, 600, type="number")
+RESULT = parameter(
     "header", "x-fal-object-lifecycle-preference", '{"expiration_duration_seconds": 3600}', '{"initial_acl": {}}'
 )
-LIFECYCLE = _parameter(
+LIFECYCLE = parameter(
     "header", "x-fal-object-lifecycle", '{"expiration_duration_seconds": 3600}', '{"expiration_duration_seconds": 60}'
 )
-FILE_NAME = _parameter("header", "x-fal-file-name", "circle.png", "clip.mp4")
-STORAGE_TYPE = _parameter("query", "storage_type", "fal-cdn-v3", "gcs")
-LOGS = _parameter("query", "logs", "true", "0")
+FILE_NAME = parameter("header", "x-fal-file-name", "circle.png", "clip.mp4")
+STORAGE_TYPE = parameter("query", "storage_type", "fal-cdn-v3", "gcs")
+LOGS = parameter("query", "logs", "true", "0")
 SUBMIT = [
-    _parameter("query", "fal_webhook", "https://example.org/hook", "http://example.org/hook?a=1"),
-    _parameter("query", "fal_max_queue_length", 10, 100, kind="integer"),
-    _parameter("header", "x-fal-queue-priority", "normal", "low"),
+    parameter("query", "fal_webhook", "https://example.org/hook", "http://example.org/hook?a=1"),
+    parameter("query", "fal_max_queue_length", 10, 100, type="integer"),
+    parameter("header", "x-fal-queue-priority", "normal", "low"),
 ]
 
 

@@ -1,18 +1,14 @@
-"""fal's calls over the jobs: run, submit, status, status stream, result, cancel.
-
-Knows: which code and header goes with which state. Does not know: paths, keys, GPUs.
-"""
+"""fal's calls over the jobs: run, submit, status, status stream, result, cancel."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
@@ -22,20 +18,17 @@ from server.facades.fal import answers, errors, intake, terms
 from server.facades.fal.models import Endpoint
 from server.facades.fal.surface import QUEUE
 from server.facades.fal.terms import Terms
-from server.facades.streams import KEEP_ALIVE, EventStream
-from server.facades.wire import (
-    REFUSAL,
-    Json,
-    finished_or_dropped,
-    idempotency,
-    kept,
-    parsed,
-    read_body,
-    read_json,
-    unknown,
-)
+from server.facades.kit.app import idempotency
+from server.facades.kit.body import Json, read_body, read_json
+from server.facades.kit.fields import kept, unknown
+from server.facades.kit.follow import EventStream, followed
+from server.facades.kit.json_bodies import parsed
+from server.facades.kit.waiting import ended
+from server.jobs.follow import Seen
 from server.jobs.job import Job, JobError, Status
+from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model, note_refusal
 
 FACADE = "fal"
 
@@ -51,11 +44,11 @@ class Fal:
 
     async def run(self, request: Request, endpoint: Endpoint) -> Response:
         agreed = terms.of_run(request)
-        with self.jobs.waits.held(holder(request.state.owner, request)):
-            job = await self._submit(request, endpoint, await _input(request), agreed)
-            done = await finished_or_dropped(request, self.jobs, job, agreed.start_within, one_shot=True)
-        if done is None:
-            raise ClientDisconnect
+
+        async def submit() -> Job:
+            return await self._submit(request, endpoint, await _input(request), agreed)
+
+        done = await ended(request, self.jobs, submit, one_shot=True)
         return await run_in_threadpool(self._outcome, request, done)
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
@@ -65,22 +58,20 @@ class Fal:
         body = await read_body(request)
         try:
             job = await self._submit(request, endpoint, await parsed(body, request.state.owner), agreed)
-        except errors.REFUSALS as error:
+        except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
             # the answer is a success all the same; the traceback would keep the body until the next garbage collection
-            request.scope["state"][REFUSAL] = error.with_traceback(None)
-            failure = errors.of_exception(error)
+            note_refusal(request, error.with_traceback(None))
+            failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
                 self.jobs.refuse,
-                facade=FACADE,
-                endpoint=endpoint.id,
-                error=reason,
-                owner=request.state.owner,
-                webhook=agreed.webhook,
+                Order(FACADE, endpoint.id, request.state.owner, webhook=agreed.webhook),
+                reason,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
+        note_model(request, job.model)
         position = await run_in_threadpool(self.jobs.position, job)
         return Json(self._receipt(request, job, position), headers={"x-fal-request-id": job.id})
 
@@ -96,34 +87,29 @@ class Fal:
         generation = await intake.generation(
             self.context, endpoint, intake.validated(endpoint, given), request.state.owner
         )
-        return await run_in_threadpool(
-            self.jobs.submit,
-            generation,
-            facade=FACADE,
-            endpoint=endpoint.id,
-            payload=_payload(endpoint, given, agreed),
-            owner=request.state.owner,
+        order = Order(
+            FACADE,
+            endpoint.id,
+            request.state.owner,
+            _memo(endpoint, given),
             priority=agreed.priority,
             keep_seconds=agreed.keep_seconds,
             webhook=agreed.webhook,
             idempotency=idempotency(request),
             start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
         )
+        return await run_in_threadpool(self.jobs.submit, generation, order)
 
     # -- looking at them ------------------------------------------------------------------------------------------
 
-    def _find(self, job_id: str, owner: str) -> Job | None:
-        """The job, after cancelling it if it should have started by now, as the dispatcher does."""
-        job = self.jobs.find(job_id, FACADE, owner)
-        if job is None:
-            return None
-        deadline = errors.start_deadline(job)
-        if job.status is Status.QUEUED and job.attempt == 0 and deadline is not None and time.time() >= deadline:
-            return self.jobs.cancel(job.id, only_queued=True)
+    def _find(self, request: Request, job_id: str) -> Job | None:
+        job = self.jobs.find(job_id, FACADE, request.state.owner)
+        if job is not None:
+            note_model(request, job.model)
         return job
 
     def status(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
@@ -132,37 +118,37 @@ class Fal:
         return Json(body, status_code=code, headers={"x-fal-request-id": job.id})
 
     def stream(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}
         place = self.jobs.streams.held(holder(request.state.owner, request))
         return EventStream(self._events(request, job), headers, place)
 
-    async def _events(self, request: Request, job: Job) -> AsyncIterator[str]:
+    def _events(self, request: Request, job: Job) -> AsyncIterator[str]:
         """Each event holds only the log lines since the one before: the JS client adds them up itself.
 
         NOTE: no `id:` lines. With an id set, the keep-alive comment would become an empty event at the client.
         """
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
-        fresh, before, said = answers.notes(job), None, time.monotonic()
-        with suppress(KeyError):  # removed meanwhile, or the server stops
-            async with aclosing(self.jobs.follow(job.id)) as changes:
-                async for seen in changes:
-                    fresh += seen.lines if wanted else []
-                    lines = answers.log_lines(fresh) if wanted else None
-                    body = answers.status(seen.job, self._base(request), seen.position, lines)[1]
-                    now = (body["status"], seen.position)
-                    if now != before or (fresh and "logs" in body and wanted):
-                        yield f"data: {json.dumps(body)}\n\n"
-                        before, said = now, time.monotonic()
-                        fresh = fresh if "logs" not in body else []
-                    elif time.monotonic() - said >= KEEP_ALIVE:
-                        yield ": still here\n\n"
-                        said = time.monotonic()
+        fresh = answers.notes(job)
+        before: tuple[str, int] | None = None
+
+        def event(seen: Seen) -> str:
+            nonlocal fresh, before
+            fresh += seen.lines if wanted else []
+            lines = answers.log_lines(fresh) if wanted else None
+            body = answers.status(seen.job, self._base(request), seen.position, lines)[1]
+            now = (body["status"], seen.position)
+            if now == before and not (fresh and "logs" in body and wanted):
+                return ""
+            before, fresh = now, fresh if "logs" not in body else []
+            return f"data: {json.dumps(body)}\n\n"
+
+        return followed(self.jobs, job.id, event)
 
     def result(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         if not job.status.is_terminal:
@@ -171,7 +157,7 @@ class Fal:
         return self._outcome(request, job)
 
     def cancel(self, request: Request, request_id: str) -> Response:
-        job = self._find(request_id, request.state.owner)
+        job = self._find(request, request_id)
         if job is None:
             return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}
@@ -208,11 +194,10 @@ async def _input(request: Request) -> Any:
     return await read_json(request)
 
 
-def _payload(endpoint: Endpoint, given: Any, agreed: Terms) -> dict[str, Any]:
+def _memo(endpoint: Endpoint, given: Any) -> dict[str, Any]:
     fields = given if isinstance(given, dict) else {}
-    deadline = {} if agreed.start_within is None else {"x-fal-request-timeout": agreed.start_within}
     ignored = kept({"ignored": unknown(fields, endpoint.input.model_fields)}, ["ignored"])
-    return {**kept(fields, endpoint.input.model_fields), **deadline, **ignored}
+    return {**kept(fields, endpoint.input.model_fields), **ignored}
 
 
 def _not_found(request_id: str) -> Response:

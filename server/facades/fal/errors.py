@@ -1,28 +1,34 @@
-"""Everything that can go wrong, in fal's words: the one place where errors become fal's answers.
+"""fal's two shapes of errors: a list for what is wrong with the input, a text for everything else.
 
-Knows: fal's two error shapes (a list for the model's own errors, a text for the infrastructure's), types and codes.
-Does not know: who raised them and why.
-
-NOTE: fal's clients send a request again after 408, 409, 429, 502, 503 and 504, so no lasting refusal may use those.
+NOTE: fal's clients retry after 408, 409, 429, 502, 503 and 504, so no lasting refusal may use those.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import Request
 
 from pipelines.request import RequestError
-from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
-from server.facades.wire import BadBody, BodyTooLarge, Json, shown
-from server.jobs.job import Job, JobError, Status
-from server.media.uploads import UploadBroken
+from server.context import Context
+from server.errors import IDEMPOTENCY_KEY
+from server.facades.fal.models import APP
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import shown
+from server.facades.kit.errors import (
+    CONTENT,
+    HUNG_UP,
+    Answers,
+    Refused,
+    reason,
+    retry_after,
+)
+from server.facades.kit.json_bodies import BadBody
+from server.jobs.job import Job, Status
 
 MOST = 50  # entries in one answer
 LONGEST = 500  # characters of a message
@@ -47,24 +53,19 @@ FIELDS = {  # GenerationRequest's names -> fal's
 }
 
 
-class Refused(Exception):
+class Invalid(Refused):
     """A value fal's schema allows and this server does not; `where` is the path to it inside the body."""
 
     def __init__(self, type_: str, message: str, *where: str | int, ctx: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.type = type_
-        self.message = message
+        super().__init__(listed(entry(type_, message, *where, ctx=ctx)))
         self.where = where
-        self.ctx = ctx
 
 
-class Rejected(Exception):
+class Rejected(Refused):
     """What is turned away before any model would see it: a header, a query parameter, an address."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
+        super().__init__(infrastructure(status, message, "bad_request"))
 
 
 @dataclass(frozen=True)
@@ -123,54 +124,39 @@ def entry(type_: str, message: str, *where: str | int, **more: Any) -> dict[str,
     return {**found, **{name: value for name, value in more.items() if value is not None}}
 
 
-def of_exception(error: Exception) -> Failure:
-    match error:
-        case ValidationError():
-            return listed(*(_of_pydantic(dict(one)) for one in error.errors(include_url=False)))
-        case Refused():
-            return listed(entry(error.type, error.message, *error.where, ctx=error.ctx))
-        case BadBody():
-            return listed(entry("json_invalid", "JSON decode error", error.position, ctx={"error": error.message}))
-        case MediaError():
-            return listed(entry(error.code, error.message, *_where(error.field), ctx=error.extra or None))
-        case RequestError() if is_about_a_header(error):
-            return infrastructure(400, f"The header {error}", "bad_request")
-        case RequestError():
-            return listed(entry("value_error", error.message, *_where(error.field)))
-        case NoModel():
-            return listed(entry("feature_not_supported", error.message))
-        case BodyTooLarge() | UploadTooLarge():
-            return infrastructure(413, error.message, "bad_request")
-        case Rejected():
-            return infrastructure(error.status, error.message, "bad_request")
-        case UploadBroken():
-            return infrastructure(400, error.message, "bad_request")
-        case QueueFull():
-            wait = {"retry-after": str(math.ceil(error.retry_after))}
-            return infrastructure(429, error.message, "concurrent_requests_limit", **wait)
-        case ClientDisconnect():  # nobody is there to read this
-            return infrastructure(499, "The caller hung up", "client_disconnected")
-        case DiskFull():
-            return infrastructure(507, error.message, "internal_error")
-        case HTTPException():
-            busy = "runner_disconnected" if error.status_code == 503 else None
-            return infrastructure(error.status_code, str(error.detail), busy)
-        case _:
-            return infrastructure(500, "Internal Server Error", "internal_error")
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        text = _missing_page(request.scope["path"])
+        return respond(infrastructure(404, text, **{"x-fal-billable-units": "0"}))
+    return respond(ANSWERS.to(error))
 
 
-REFUSALS = (ValidationError, Refused, BadBody, MediaError, RequestError, NoModel)  # fal's runner would find these
-TURNED_AWAY = (Rejected, BodyTooLarge, QueueFull, DiskFull, UploadTooLarge, UploadBroken)  # and its gateway these
+def _missing_page(path: str) -> str:
+    """fal's words for an address nobody answers: an unknown app, or an unknown path inside a known one."""
+    surface, _, rest = path.lstrip("/").partition("/")
+    if surface not in ("run", "queue"):
+        return f"Path {path} not found"
+    if rest == APP or rest.startswith(f"{APP}/"):
+        return f"Path {rest.removeprefix(APP) or '/'} not found"
+    return f'Application "{"/".join(rest.split("/")[:2])}" not found'
+
+
+# fal's runner finds these, so `submit` accepts a request with them; they show at the result's address
+RUNNERS: tuple[type[Exception], ...] = (Invalid, *CONTENT)
 
 
 def is_about_a_header(error: Exception) -> bool:
     return isinstance(error, RequestError) and error.field == IDEMPOTENCY_KEY
 
 
-def _of_pydantic(error: dict[str, Any]) -> dict[str, Any]:
+def _of_field(error: dict[str, Any]) -> dict[str, Any]:
     given = None if error["type"] == "missing" else shown(error["input"])
-    kind = "sequence_too_long" if (error["type"], error["loc"]) == ("too_long", ("loras",)) else error["type"]
-    return entry(kind, error["msg"], *error["loc"], ctx=error.get("ctx"), input=given)
+    kind, message = error["type"], error["msg"]
+    if (kind, error["loc"]) == ("too_long", ("loras",)):
+        kind = "sequence_too_long"
+    if kind == "unwritable":
+        kind, message = "string_unicode", f"Input should be a valid string: {error['ctx']['wrong']}"
+    return entry(kind, message, *error["loc"], ctx=error.get("ctx"), input=given)
 
 
 def _where(name: str | None) -> tuple[str, ...]:
@@ -180,11 +166,11 @@ def _where(name: str | None) -> tuple[str, ...]:
 def of_job(job: Job) -> Failure:
     """What the result address answers for a job that failed or was cancelled."""
     if job.status is Status.CANCELLED:
-        if missed_start(job):
+        if _missed_start(job):
             text = "The request did not start within the time its caller allowed"
             return infrastructure(504, text, "request_timeout", **{"x-fal-request-timeout-type": "user"})
         return infrastructure(499, "Request was cancelled", "client_cancelled")
-    error = job.error or JobError("internal", "The generation failed")
+    error = reason(job)
     if error.detail is not None:
         return Failure(422, error.detail, listed().headers)
     match error.code:
@@ -202,14 +188,39 @@ def of_job(job: Job) -> Failure:
             return listed(entry("internal_server_error", error.message), status=500)
 
 
-def start_deadline(job: Job) -> float | None:
-    """Unix seconds by which the caller wanted the work to have begun."""
-    if job.start_by is not None:
-        return job.start_by
-    seconds = job.payload.get("x-fal-request-timeout")
-    return job.created_at + seconds if isinstance(seconds, int | float) else None
+def _of_request(error: RequestError) -> Failure:
+    if is_about_a_header(error):
+        return infrastructure(400, f"The header {error}", "bad_request")
+    return listed(entry("value_error", error.message, *_where(error.field)))
 
 
-def missed_start(job: Job) -> bool:
-    deadline, finished = start_deadline(job), job.finished_at
-    return deadline is not None and finished is not None and job.attempt == 0 and finished >= deadline
+def _of_http(error: HTTPException) -> Failure:
+    busy = "runner_disconnected" if error.status_code == 503 else None
+    return infrastructure(error.status_code, str(error.detail), busy)
+
+
+def _of_json(error: BadBody) -> Failure:
+    return listed(entry("json_invalid", "JSON decode error", error.position, ctx={"error": error.message}))
+
+
+def _missed_start(job: Job) -> bool:
+    finished = job.finished_at
+    return job.start_by is not None and finished is not None and job.attempt == 0 and finished >= job.start_by
+
+
+ANSWERS = Answers(
+    no_key=lambda e: infrastructure(401, "Authentication is required"),
+    invalid=lambda e: listed(*(_of_field(dict(one)) for one in e.errors(include_url=False))),
+    bad_json=_of_json,
+    not_an_object=lambda e: listed(entry("dict_type", "Input should be a valid dictionary")),
+    too_large=lambda e: infrastructure(413, e.message, "bad_request"),
+    bad_media=lambda e: listed(entry(e.code, e.message, *_where(e.field), ctx=e.extra or None)),
+    bad_request=_of_request,
+    no_model=lambda e: listed(entry("feature_not_supported", e.message)),
+    bad_upload=lambda e: infrastructure(400, e.message, "bad_request"),
+    queue_full=lambda e: infrastructure(429, e.message, "concurrent_requests_limit", **retry_after(e)),
+    disk_full=lambda e: infrastructure(507, e.message, "internal_error"),
+    hung_up=lambda e: infrastructure(499, HUNG_UP, "client_disconnected"),
+    http=_of_http,
+    crashed=lambda e: infrastructure(500, "Internal Server Error", "internal_error"),
+)

@@ -1,7 +1,4 @@
-"""fal's input -> GenerationRequest: media fetched, sizes in pixels, what this server cannot do refused by name.
-
-Knows: fal's fields and what they mean here. Does not know: HTTP answers, jobs, the model.
-"""
+"""fal's input -> GenerationRequest: media fetched, sizes in pixels, unsupported features refused by name."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 from pipelines.request import GenerationRequest, Lora, RequestError
 from server.context import Context
 from server.errors import MediaError
-from server.facades.fal.errors import Refused
+from server.facades.fal.errors import Invalid
 from server.facades.fal.models import (
     DEFAULT_SIZE,
     Endpoint,
@@ -20,22 +17,19 @@ from server.facades.fal.models import (
     TextToVideoInput,
     VideoToVideoInput,
 )
+from server.facades.kit.fields import members, present
 
 
 def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
-    """`payload` as that endpoint's input; raises pydantic's ValidationError and Refused."""
-    if payload is None:
-        payload = {}
-    if not isinstance(payload, dict):
-        raise Refused("dict_type", "Input should be a valid dictionary")
-    return endpoint.input.model_validate({name: value for name, value in payload.items() if value is not None})
+    """`payload` as that endpoint's input; raises pydantic's ValidationError and NotAnObject."""
+    return endpoint.input.model_validate(present(members(payload)))
 
 
 async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInput, owner: str) -> GenerationRequest:
-    """The request, with its picture or clip and its LoRAs fetched; raises Refused and MediaError."""
-    smooth = given.use_rife and context.jobs.rife_available
+    """The request, with its image or clip and its LoRAs fetched; raises Invalid and MediaError."""
+    smooth = given.use_rife and context.served.rife_available
     if given.use_rife and not smooth and "use_rife" in given.model_fields_set:
-        raise Refused(
+        raise Invalid(
             "feature_not_supported",
             "Frame interpolation needs the RIFE weights, which are not installed on this server; "
             "send use_rife false to have the frames stamped at export_fps",
@@ -75,9 +69,9 @@ async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight], 
             case Lora():
                 found.append(one)
             case MediaError():
-                raise Refused(one.code, one.message, "loras", number, "path", ctx=one.extra or None)
+                raise Invalid(one.code, one.message, "loras", number, "path", ctx=one.extra or None)
             case RequestError():
-                raise Refused("value_error", one.message, "loras", number, "path")
+                raise Invalid("value_error", one.message, "loras", number, "path")
             case _:
                 raise one
     return tuple(found)

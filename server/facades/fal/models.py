@@ -1,7 +1,4 @@
-"""fal's three CogVideoX endpoints: their names, fields, defaults and ranges.
-
-Knows: what fal's schemas say. Does not know: HTTP, jobs, how a video is made.
-"""
+"""fal's three CogVideoX endpoints: their names, fields, defaults and ranges."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from pipelines.ranges import MAX_LORA_SCALE, MAX_LORAS, MAX_SIDE, MIN_SIDE
 from pipelines.request import MAX_SEED, Task
-from server.facades.fal.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.kit.complaints import MAX_PROMPT, joined, writable
+from server.facades.kit.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
 from server.media.uploads import MAX_PARTS
 
 APP = "fal-ai/cogvideox-5b"
@@ -68,22 +65,9 @@ def _size(value: Any) -> Any:
     return value
 
 
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("string_unicode", "Input should be a valid string: {wrong}", {"wrong": wrong})
-    return text
-
-
-def _joined(value: Any) -> Any:
-    """Hugging Face's client sends a list of texts."""
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return ", ".join(part for part in value if part.strip())
-    return value
-
-
-Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
-Unwanted = Annotated[Text, BeforeValidator(_joined)]
-Link = Annotated[str, Field(min_length=1), AfterValidator(_writable)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(writable)]
+Unwanted = Annotated[Text, BeforeValidator(joined)]
+Link = Annotated[str, Field(min_length=1), AfterValidator(writable)]
 VideoSize = Annotated[
     ImageSize,
     BeforeValidator(_size),

@@ -1,7 +1,4 @@
-"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. None asks for a key.
-
-Knows: their parameters and how each is refused. Does not know: what the catalogue says (`catalog` does).
-"""
+"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. They need no key."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from server.context import Context
 from server.facades.fal import catalog
 from server.facades.fal.errors import Rejected
 from server.facades.fal.models import APP, ENDPOINTS, Endpoint
-from server.facades.wire import Json, read_json
+from server.facades.kit.body import Json, read_json
 
 LONGEST_PAGE = 100
 MOST_IDS = 50

@@ -1,7 +1,6 @@
 """fal's file storage: uploads whole and in parts, as its two clients start and finish them.
 
-Knows: what each client sends and reads back, and that leave to upload lies in the address. Does not know: how files are
-kept, who may ask. A file is found by its key; the name behind it in our addresses is there for people.
+The permission to upload is part of the URL. A file is found by its key; the name behind the key is for people.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from server.facades.fal.errors import Rejected
 from server.facades.fal.models import AppToken, NewFile, UploadedParts
 from server.facades.fal.passes import Ticket
 from server.facades.fal.terms import LIFECYCLE, PREFERENCE, keep_seconds
-from server.facades.wire import Json, read_json
-from server.jobs.job import Artifact
+from server.facades.kit.body import Json, read_json
+from server.media.artifact import Artifact
 
 TOKEN_SECONDS = 3600
 UPLOAD_SECONDS = 86_400  # from the start of an upload to its last part
 OURS = re.compile(r"/fal/files/([A-Za-z0-9_-]{32})/[^/]+")
 
 
+def file_of(context: Context, path: str) -> Artifact | None:
+    """The file at a path of this API, whatever prefix a proxy has put before it."""
+    found = re.search(OURS.pattern + "$", path)
+    return context.artifacts.find(found[1]) if found else None
+
+
 class Storage:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.signing = context.signing
-        context.artifacts.resolvers.append(self.of_path)
-
-    def of_path(self, path: str) -> Artifact | None:
-        """The file behind the path of one of our addresses, wherever a proxy has put them."""
-        found = re.search(OURS.pattern + "$", path)
-        return self.context.artifacts.find(found[1]) if found else None
 
     def token(self, request: Request) -> Response:
         """What the Python client uploads with until it has expired. Its clock needs the offset spelled out."""

@@ -5,13 +5,7 @@
 
 from server.facades.facade import Facade
 from server.facades.huggingface import errors
-from server.facades.huggingface.app import PREFIXES, create
+from server.facades.huggingface.app import create
 from server.facades.huggingface.clients import CLIENTS
 
-FACADE = Facade(
-    "Hugging Face",
-    PREFIXES,
-    create,
-    CLIENTS,
-    lambda context, request, error: errors.respond(errors.of_exception(error)),
-)
+FACADE = Facade("Hugging Face", create, CLIENTS, errors.refuse)

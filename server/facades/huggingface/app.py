@@ -13,25 +13,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from pipelines.request import Task
-from server.auth import Unauthorized
 from server.context import Context
-from server.facades.cors import Cors
 from server.facades.huggingface import errors
 from server.facades.huggingface.models import MODELS, OWNERS, Inference, Parameters, TextInference, generation, task_of
-from server.facades.wire import (
-    Doorman,
-    body_schema,
-    document,
-    finished_or_dropped,
-    idempotency,
-    kept,
-    parsed,
-    read_body,
-)
+from server.facades.kit.app import create_app, idempotency
+from server.facades.kit.body import read_body
+from server.facades.kit.fields import kept
+from server.facades.kit.json_bodies import parsed
+from server.facades.kit.openapi import body_schema
+from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Job, Status
+from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model
 
-PREFIXES = ("/hf-inference", "/models", "/huggingface")
 FACADE = "huggingface"
 CALL = "/hf-inference/models/{owner}/{name}"
 ALIASES = ("/models/{owner}/{name}", "/huggingface/models/{owner}/{name}", f"/huggingface{CALL}")
@@ -53,6 +48,7 @@ class HuggingFace:
             raise errors.Refused(404, f"Model {owner[:100]}/{name[:100]} does not exist here; zai-org has {known}")
         with self.jobs.waits.held(holder(request.state.owner, request)):
             job = await self._submit(request, task, f"{owner}/{name}")
+            note_model(request, job.model)
             done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
         if done is None:
             raise ClientDisconnect
@@ -81,11 +77,13 @@ class HuggingFace:
         return await run_in_threadpool(
             self.jobs.submit,
             generation(task, inputs, parameters, image),
-            facade=FACADE,
-            endpoint=model,
-            payload=kept(payload, Inference.model_fields),
-            owner=request.state.owner,
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=model,
+                memo=kept(payload, Inference.model_fields),
+                owner=request.state.owner,
+                idempotency=idempotency(request),
+            ),
         )
 
 
@@ -99,8 +97,7 @@ async def _fields(body: bytes, owner: str) -> dict[str, Any]:
 
 
 def create(context: Context) -> FastAPI:
-    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
-    app = FastAPI(title="Hugging Face", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = create_app(context, errors.refuse, Inference)
     hugging_face = HuggingFace(context)
 
     async def run(
@@ -124,22 +121,4 @@ def create(context: Context) -> FastAPI:
             responses=said,
             include_in_schema=path == CALL,
         )
-    document(app, [Inference])
-
-    def on_error(request: Request, error: Exception) -> Response:
-        return errors.respond(errors.of_exception(error))
-
-    for kind in errors.KINDS:
-        app.add_exception_handler(kind, on_error)
-
-    async def look(request: Request) -> Response | None:
-        request.scope["path"] = request.scope["path"].rstrip("/") or "/"
-        try:
-            request.state.owner = context.keys.identify(request.headers)
-        except Unauthorized as e:
-            return errors.respond(errors.Failure(401, errors.NO_KEY if e.reason == "missing" else errors.BAD_KEY))
-        return None
-
-    app.add_middleware(Doorman, look=look)
-    app.add_middleware(Cors)
     return app

@@ -11,12 +11,18 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from pipelines.request import RequestError
+from server.auth import Unauthorized
+from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
+from server.facades.kit import errors as kit
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import shown
+from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 FIELDS = {  # GenerationRequest's names -> Hugging Face's
     "image": "inputs",
@@ -31,13 +37,6 @@ NO_KEY = "Invalid credentials in Authorization header: a key is needed, as in `A
 BAD_KEY = "Invalid credentials in Authorization header"
 
 
-class Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
 @dataclass(frozen=True)
 class Failure:
     status: int
@@ -45,19 +44,28 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+class Refused(kit.Refused):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(Failure(status, message))
+
+
 def respond(failure: Failure) -> Json:
     return Json({"error": failure.text}, status_code=failure.status, headers=failure.headers)
 
 
-KINDS = (Refused, *RAISED)
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    return respond(of_exception(error))
 
 
 def of_exception(error: Exception) -> Failure:
     match error:
         case ValidationError():
             return Failure(422, "; ".join(dict.fromkeys(_of_pydantic(dict(one)) for one in error.errors())))
+        case Unauthorized():
+            return Failure(401, NO_KEY if error.reason == "missing" else BAD_KEY)
         case Refused():
-            return Failure(error.status, error.message)
+            failure: Failure = error.failure
+            return failure
         case BadBody():
             return Failure(422, f"The body is not valid JSON: {error.message} at character {error.position}")
         case BodyTooLarge():

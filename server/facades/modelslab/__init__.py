@@ -8,16 +8,8 @@ rest. `clients` are programs that use it.
 from server.facades.facade import Facade
 from server.facades.modelslab import errors
 from server.facades.modelslab.answers import letter
-from server.facades.modelslab.app import PREFIXES, create
+from server.facades.modelslab.app import create
+from server.facades.modelslab.calls import file_of
 from server.facades.modelslab.clients import CLIENTS
 
-FACADE = Facade(
-    "ModelsLab",
-    PREFIXES,
-    create,
-    CLIENTS,
-    lambda context, request, error: errors.respond(
-        errors.of_exception(error), context.settings.modelslab_status, request.scope["path"]
-    ),
-    letter,
-)
+FACADE = Facade("ModelsLab", create, CLIENTS, errors.refuse, letter, file_of)

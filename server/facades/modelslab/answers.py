@@ -30,7 +30,7 @@ def film_url(job: Job, base: str) -> str:
 
 def meta(job: Job) -> dict[str, Any]:
     """The parameters within their maxima, also those without effect: `notes` names these."""
-    sent = {name: value for name, value in job.payload.items() if name not in ("notes", "track_id")}
+    sent = {name: value for name, value in job.memo.items() if name not in ("notes", "track_id")}
     told = {name: ("no", "yes")[value] if isinstance(value, bool) else value for name, value in sent.items()}
     return {"model_id": told.pop("model_id", ""), **told, "seed": job.seed, "file_prefix": job.id}
 
@@ -38,12 +38,12 @@ def meta(job: Job) -> dict[str, Any]:
 def notes(job: Job) -> list[str]:
     """What is not as it was asked for, by this façade and by the plan."""
     planned = (job.plan or {}).get("notes", ())
-    asked, said = str(job.payload.get("model_id", "")), []
+    asked, said = str(job.memo.get("model_id", "")), []
     if published(asked) and asked not in TEXT_MODELS and plain_name(asked) != plain_name(job.model):
         said.append(f"model_id: {asked} -> {job.model} (what this server has)")
     return [
         *said,
-        *job.payload.get("notes", ()),
+        *job.memo.get("notes", ()),
         *(f"{note['field']}: {note['asked']} -> {note['used']} ({note['reason']})" for note in planned),
     ]
 
@@ -120,7 +120,7 @@ def letter(context: Context, job: Job, event: str) -> Letter | None:
     """What a webhook is told of a job that has ended."""
     if event != "completed" or job.webhook is None:
         return None
-    track_id = job.payload.get("track_id")
+    track_id = job.memo.get("track_id")
     if job.status is Status.SUCCEEDED:
         body = {
             "status": "success",

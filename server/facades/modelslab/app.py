@@ -14,13 +14,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from server.context import Context
-from server.facades.cors import Cors
+from server.facades.kit.app import create_app, without_last_slash
+from server.facades.kit.openapi import body_schema
 from server.facades.modelslab import errors
 from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_FUSION, T2V_ULTRA, Kind, ModelsLab
 from server.facades.modelslab.models import Fetch, FetchById, Upload
-from server.facades.wire import Doorman, body_schema, document
 
-PREFIXES = ("/api/v6", "/api/v1/enterprise", "/api/v7", "/modelslab", "/generations")
 MOUNTS = ("", "/modelslab")
 MAIN = "/api/v6/video"
 # fetch and base64_to_url are beside the generations in each of these
@@ -37,10 +36,9 @@ Call = Callable[[Request], Awaitable[Response]]
 
 
 def create(context: Context) -> FastAPI:
-    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
-    app = FastAPI(title="ModelsLab", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    schemas = (*(kind.input for kind in ROOMS[MAIN].values()), Fetch, FetchById, Upload)
+    app = create_app(context, errors.refuse, *schemas, admit=without_last_slash)
     calls = ModelsLab(context)
-    context.artifacts.resolvers.append(calls.file_of)
     for mount in MOUNTS:
         for room, kinds in ROOMS.items():
             _furnish(app, calls, mount + room, kinds, shown=mount + room == MAIN)
@@ -55,10 +53,6 @@ def create(context: Context) -> FastAPI:
             openapi_extra={"parameters": [_parameter("name", "path", "string")]},
             include_in_schema=method == "GET",
         )
-    document(app, [*(kind.input for kind in ROOMS[MAIN].values()), Fetch, FetchById, Upload])
-    _answer_errors(app, context)
-    app.add_middleware(Doorman, look=_without_last_slash)
-    app.add_middleware(Cors)
     return app
 
 
@@ -95,15 +89,3 @@ def _generation(calls: ModelsLab, kind: Kind) -> Call:
         return await calls.generate(request, kind)
 
     return generate
-
-
-def _answer_errors(app: FastAPI, context: Context) -> None:
-    def on_error(request: Request, error: Exception) -> Response:
-        return errors.respond(errors.of_exception(error), context.settings.modelslab_status, request.scope["path"])
-
-    for kind in errors.KINDS:
-        app.add_exception_handler(kind, on_error)
-
-
-async def _without_last_slash(request: Request) -> None:
-    request.scope["path"] = request.scope["path"].rstrip("/") or "/"

@@ -20,6 +20,12 @@ from starlette.responses import Response
 from server.auth import Unauthorized
 from server.context import Context
 from server.errors import TooManyAtOnce
+from server.facades.kit.app import idempotency
+from server.facades.kit.body import Json, collected
+from server.facades.kit.complaints import shown
+from server.facades.kit.errors import Refused
+from server.facades.kit.fields import kept, unknown
+from server.facades.kit.json_bodies import parsed
 from server.facades.modelslab import answers, errors, keyed
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (
@@ -32,13 +38,15 @@ from server.facades.modelslab.models import (
     present,
 )
 from server.facades.modelslab.uploads import decoded
-from server.facades.wire import MAX_BODY, Json, collected, idempotency, kept, parsed, shown, unknown
-from server.jobs.job import Artifact, Job, Webhook
-from server.jobs.jobs import Stopped
-from server.limits.bodies import Bodies
+from server.jobs.job import Job, Webhook
+from server.jobs.jobs import Jobs, Stopped
+from server.jobs.order import Order
+from server.limits.bodies import MAX_BODY, Bodies
 from server.limits.shares import holder
 from server.limits.steps import in_turn
+from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
+from server.request_state import note_model
 
 FACADE = "modelslab"
 HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
@@ -70,7 +78,7 @@ class ModelsLab:
         self.context = context
         self.jobs = context.jobs
         self.strangers = Bodies(keyed.STRANGERS, MAX_BODY)
-        self.folder = context.settings.data_dir.absolute() / "uploads"
+        self.folder = context.data.uploads
 
     async def generate(self, request: Request, kind: Kind) -> Response:
         until = time.monotonic() + HOLD_SECONDS
@@ -88,14 +96,17 @@ class ModelsLab:
         job = await run_in_threadpool(
             self.jobs.submit,
             wanted,
-            facade=FACADE,
-            endpoint=kind.name,
-            payload={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
-            owner=owner,
-            keep_seconds=TEMP_SECONDS if given.temp else None,
-            webhook=None if given.webhook is None else Webhook(given.webhook, base),
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint=kind.name,
+                memo={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
+                owner=owner,
+                keep_seconds=TEMP_SECONDS if given.temp else None,
+                webhook=None if given.webhook is None else Webhook(given.webhook, base),
+                idempotency=idempotency(request),
+            ),
         )
+        note_model(request, job.model)
         if not given.instant_response:
             place = self.jobs.waits.held(holder(owner, request))
             # it stays queued, and is fetched when the server is back, or at once where too many calls wait
@@ -111,11 +122,12 @@ class ModelsLab:
         if given is None:
             given = fields.get("request_id")
         if given is None or given == "":
-            raise errors.Refused(errors.Failure(400, "request_id is required"))
+            raise Refused(errors.Failure(400, "request_id is required"))
         number = _number(given)
         job = None if number is None else await run_in_threadpool(self.jobs.find, number, FACADE, owner)
         if job is None:
-            raise errors.Refused(errors.Failure(404, "Request not found", UNKNOWN))
+            raise Refused(errors.Failure(404, "Request not found", UNKNOWN))
+        note_model(request, job.model)
         return await self._answer(job, self.context.artifacts.base_url(request))
 
     async def _answer(self, job: Job, base: str, fetch_url: str | None = None) -> Response:
@@ -131,38 +143,24 @@ class ModelsLab:
         name = next((name for name in UPLOAD_FIELDS if name in given), UPLOAD_FIELDS[0])
         if not isinstance(given.get(name), str):
             wrong = "must be a string" if name in given else "is required"
-            raise errors.Refused(errors.Failure(400, f"{name} {wrong}"))
+            raise Refused(errors.Failure(400, f"{name} {wrong}"))
         try:
             pieces, media_type = await in_turn(owner, len(given[name]), decoded, given[name])
         except ValueError as e:
-            raise errors.Refused(errors.Failure(400, f"{name}: {e}")) from None
+            raise Refused(errors.Failure(400, f"{name}: {e}")) from None
         artifact = await self.context.uploads.store(chunks_of(pieces), "upload", media_type, owner=owner)
         url = self.context.artifacts.url(artifact, self.context.artifacts.base_url(request))
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
     def film(self, request: Request) -> Response:
         """The file of a job at the address promised for it. Whoever knows that may have it."""
-        job = self._of_film(request.scope["path"])
+        job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
                 later = {"tip": "Look again later"}
-                raise errors.Refused(errors.Failure(404, "The video is not finished yet", later, plain=True))
-            raise errors.Refused(errors.Failure(404, "There is no such video", plain=True))
+                raise Refused(errors.Failure(404, "The video is not finished yet", later, plain=True))
+            raise Refused(errors.Failure(404, "There is no such video", plain=True))
         return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
-
-    def file_of(self, path: str) -> Artifact | None:
-        """The file behind the path of a film's address (`Artifacts.resolvers`)."""
-        job = self._of_film(path)
-        return None if job is None or job.video is None else self.context.artifacts.find(job.video.key)
-
-    def _of_film(self, path: str) -> Job | None:
-        found = FILM.search(path)
-        if found is None:
-            return None
-        job = self.jobs.get(found[1])  # NOTE: the id is the permission, whoever's the job is
-        if job is None or job.facade != FACADE or job.request.output_format != found[2]:
-            return None
-        return job
 
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
         """The JSON body, whatever its type is said to be, and whose key came with the request."""
@@ -178,12 +176,28 @@ class ModelsLab:
         fields = await parsed(body, owner or "")
         fields = {} if fields is None else fields
         if not isinstance(fields, dict):
-            raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
+            raise Refused(errors.Failure(400, "The body must be a JSON object"))
         key = fields.get("key", request.headers.get("key"))
         if owner is None:
             owner = identify(key if isinstance(key, str) else None)
         request.state.owner = owner  # for the log
         return fields, owner
+
+
+def file_of(context: Context, path: str) -> Artifact | None:
+    """The video at a path of this API."""
+    job = _video_at(context.jobs, path)
+    return None if job is None or job.video is None else context.artifacts.find(job.video.key)
+
+
+def _video_at(jobs: Jobs, path: str) -> Job | None:
+    found = FILM.search(path)
+    if found is None:
+        return None
+    job = jobs.get(found[1])  # NOTE: the id is the permission, whoever's the job is
+    if job is None or job.facade != FACADE or job.request.output_format != found[2]:
+        return None
+    return job
 
 
 def _told(given: Given) -> dict[str, Any]:

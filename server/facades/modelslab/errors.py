@@ -13,14 +13,19 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from pipelines.request import MAX_SEED, RequestError
 from server.auth import Unauthorized
+from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import shown
+from server.facades.kit.errors import Refused
+from server.facades.kit.json_bodies import BadBody
 from server.facades.modelslab.models import RANDOM_SEED
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 FIELDS = {"image": "init_image", "size": "width and height", "output_format": "output_type"}  # engine's -> ModelsLab's
 TIPS = {
@@ -51,12 +56,6 @@ class Failure:
         return {"status": "error", "message": self.message, "tip": TIPS.get(self.code, TIP), **self.more}
 
 
-class Refused(Exception):
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
 def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json:
     """What is refused is told with a 200 unless `setting` says otherwise, or the version that is called, by its path;
     what the server cannot do never is."""
@@ -65,7 +64,8 @@ def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json
     return Json(failure.body, status_code=code, headers=dict(failure.headers))
 
 
-KINDS = (Refused, *RAISED)
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    return respond(of_exception(error), context.settings.modelslab_status, request.scope["path"])
 
 
 def of_exception(error: Exception) -> Failure:
@@ -73,7 +73,8 @@ def of_exception(error: Exception) -> Failure:
         case Unauthorized():
             return Failure(401, "API key is required" if error.reason == "missing" else "Invalid API key")
         case Refused():
-            return error.failure
+            failure: Failure = error.failure
+            return failure
         case BadBody():
             return Failure(400, f"The body is not valid JSON: {error.message} at character {error.position}")
         case BodyTooLarge() | UploadTooLarge():

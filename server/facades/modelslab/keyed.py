@@ -16,8 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from server.datadir import full_disk_named
-from server.facades.wire import MAX_BODY, MAX_VALUES, BadBody, BodyTooLarge, body_length, collected
-from server.limits.bodies import SHORT, Bodies
+from server.facades.kit.body import body_length, collected
+from server.facades.kit.json_bodies import MAX_VALUES, BadBody
+from server.limits.bodies import MAX_BODY, SHORT, Bodies, BodyTooLarge
 
 SECONDS = 120.0  # for a body until its key is found
 STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; one address has at most a single one of the largest

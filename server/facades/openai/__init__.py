@@ -6,13 +6,7 @@ hold and `intake` what it means here, `answers` puts a job into OpenAI's words a
 
 from server.facades.facade import Facade
 from server.facades.openai import errors
-from server.facades.openai.app import PREFIXES, create
+from server.facades.openai.app import create
 from server.facades.openai.clients import CLIENTS
 
-FACADE = Facade(
-    "OpenAI",
-    PREFIXES,
-    create,
-    CLIENTS,
-    lambda context, request, error: errors.respond(errors.of_exception(error)),
-)
+FACADE = Facade("OpenAI", create, CLIENTS, errors.refuse)

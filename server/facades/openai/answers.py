@@ -40,7 +40,7 @@ def job_id_of(video_id: str) -> str | None:
 
 def video(context: Context, job: Job, base: str) -> dict[str, Any]:
     """With two members of our own: `url` of the film, and `notes` on what was done otherwise than asked."""
-    plan, request, asked = job.plan or {}, job.request, job.payload.get("model", "")
+    plan, request, asked = job.plan or {}, job.request, job.memo.get("model", "")
     seconds = request.duration or (request.num_frames or 0) / (request.fps or 1)
     failed = WORDS[job.status] == "failed"
     return {
@@ -56,7 +56,7 @@ def video(context: Context, job: Job, base: str) -> dict[str, Any]:
         "size": f"{plan.get('width', request.width)}x{plan.get('height', request.height)}",
         "prompt": request.prompt,
         "error": _error(job) if failed else None,
-        "remixed_from_video_id": job.payload.get("remixed_from_video_id"),
+        "remixed_from_video_id": job.memo.get("remixed_from_video_id"),
         "url": None if job.video is None else context.artifacts.url(job.video, base),
         "notes": notes(job),
     }
@@ -64,13 +64,13 @@ def video(context: Context, job: Job, base: str) -> dict[str, Any]:
 
 def notes(job: Job) -> list[str]:
     """What is done otherwise than asked: another model, fields without effect, what the plan changed."""
-    asked, said = job.payload.get("model", ""), []
+    asked, said = job.memo.get("model", ""), []
     if asked and not SORA.fullmatch(asked) and plain_name(asked) != plain_name(job.model):
         said.append(f"model: {asked} -> {job.model} (what is served here for {job.request.task})")
     planned = (job.plan or {}).get("notes", ())
     return [
         *said,
-        *job.payload.get("notes", ()),
+        *job.memo.get("notes", ()),
         *(f"{n['field']}: {n['asked']} -> {n['used']} ({n['reason']})" for n in planned),
     ]
 

@@ -9,33 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 
-from server.auth import Unauthorized
 from server.context import Context
-from server.facades.cors import Cors
+from server.facades.kit.app import create_app
+from server.facades.kit.openapi import body_schema
 from server.facades.openai import errors
 from server.facades.openai.calls import LONGEST_PAGE, PAGE, VARIANTS, Videos
-from server.facades.openai.errors import Failure
 from server.facades.openai.files import LONGEST_PAGE as MOST_FILES
 from server.facades.openai.files import Files
 from server.facades.openai.models import PURPOSES, CreateFile, CreateVideo, ExpiresAfter, RemixVideo
 from server.facades.openai.query import ORDERS
-from server.facades.wire import Doorman, body_schema, document
 
 ALIAS = "/openai"
-PREFIXES = (
-    "/v1/videos",
-    "/v1/chat",
-    "/v1/images",
-    "/v1/audio",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    ALIAS,
-)
 FORM_ONLY = ("multipart/form-data",)
 BOTH = ("multipart/form-data", "application/json")
 
@@ -65,8 +51,8 @@ CONTENT: dict[str, Any] = {
 
 
 def create(context: Context) -> FastAPI:
-    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
-    app = FastAPI(title="OpenAI", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    schemas = (CreateVideo, RemixVideo, CreateFile, ExpiresAfter)
+    app = create_app(context, errors.refuse, *schemas, admit=admit)
     videos, files = Videos(context), Files(context)
     create_video = body_schema(CreateVideo, types=BOTH)
     calls: list[tuple[str, str, str, Callable[..., Any], dict[str, Any]]] = [
@@ -86,33 +72,10 @@ def create(context: Context) -> FastAPI:
     ]
     for name, method, path, call, extra in calls:
         app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra)
-    document(app, [CreateVideo, RemixVideo, CreateFile, ExpiresAfter])
-
-    def on_error(request: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException) and error.status_code in (404, 405):
-            return errors.respond(_no_such_call(request))
-        return errors.respond(errors.of_exception(error))
-
-    for kind in errors.KINDS:
-        app.add_exception_handler(kind, on_error)
-
-    async def look(request: Request) -> Response | None:
-        path = request.scope["path"].rstrip("/")
-        request.scope["path"] = (path.removeprefix(ALIAS) if path.startswith(f"{ALIAS}/") else path) or "/"
-        try:
-            request.state.owner = context.keys.identify(request.headers)
-        except Unauthorized as e:
-            return errors.respond(errors.of_exception(e))
-        return None
-
-    app.add_middleware(Doorman, look=look)
-    app.add_middleware(Cors)
     return app
 
 
-def _no_such_call(request: Request) -> Failure:
-    """404 for a wrong method too: editing, extending and characters are calls of OpenAI's that are not served."""
-    what = f"{request.method} {request.scope['path'][:200]}"
-    return Failure(
-        404, f"Invalid URL ({what}): this server makes videos only, with POST /v1/videos", code="unknown_url"
-    )
+def admit(context: Context, request: Request) -> None:
+    path = request.scope["path"].rstrip("/")
+    request.scope["path"] = (path.removeprefix(ALIAS) if path.startswith(f"{ALIAS}/") else path) or "/"
+    request.state.owner = context.keys.identify(request.headers)

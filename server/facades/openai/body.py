@@ -12,9 +12,10 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from server.facades.forms import form_of, is_left_empty
+from server.facades.kit.body import read_body
+from server.facades.kit.forms import form_of, is_left_empty
+from server.facades.kit.json_bodies import parsed
 from server.facades.openai.errors import Refused
-from server.facades.wire import parsed, read_body
 
 MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")

@@ -16,16 +16,22 @@ from starlette.responses import Response
 
 from pipelines.request import GenerationRequest
 from server.context import Context
+from server.facades.kit.app import idempotency
+from server.facades.kit.body import Json
+from server.facades.kit.fields import kept
+from server.facades.kit.waiting import finished_or_dropped
 from server.facades.openai import answers, errors, intake
 from server.facades.openai.body import read_fields
 from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateVideo, RemixVideo
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
-from server.facades.wire import Json, finished_or_dropped, idempotency, kept
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
 from server.jobs.jobs import PAGE_WAIT
+from server.jobs.order import Order
 from server.limits.shares import holder
+from server.media.artifact import Artifact
+from server.request_state import note_model
 from weights.catalog import published
 
 FACADE = "openai"
@@ -50,6 +56,7 @@ class Videos:
     async def sync(self, request: Request) -> Response:
         with self.jobs.waits.held(holder(request.state.owner, request)):
             job = await self._submit(request)
+            note_model(request, job.model)
             done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
         if done is None:
             raise ClientDisconnect
@@ -78,21 +85,23 @@ class Videos:
         if old.request.image is not None:
             await run_in_threadpool(self.context.intake.again, old.request.image, "video_id")
         # Whether the server extended the old one, or was asked to: what it may do now need not be the same.
-        asked = "extend" in old.payload or "extend" in str(old.payload.get("extra_params"))
+        asked = "extend" in old.memo or "extend" in str(old.memo.get("extra_params"))
         extend = old.request.extend if asked else None
         fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None, extend=extend)
-        payload = {**old.payload, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
+        payload = {**old.memo, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
         return await self._answer(request, await self._queue(request, fresh, payload))
 
     async def _queue(self, request: Request, generation: GenerationRequest, payload: dict[str, Any]) -> Job:
         return await run_in_threadpool(
             self.jobs.submit,
             generation,
-            facade=FACADE,
-            endpoint="videos",
-            payload=payload,
-            owner=request.state.owner,
-            idempotency=idempotency(request),
+            Order(
+                facade=FACADE,
+                endpoint="videos",
+                memo=payload,
+                owner=request.state.owner,
+                idempotency=idempotency(request),
+            ),
         )
 
     def retrieve(self, request: Request, video_id: str) -> Response:
@@ -151,20 +160,20 @@ class Videos:
         job = self._find(request, video_id)
         self.jobs.delete(job)
         nothing = GenerationRequest(prompt="", seed=0)
-        self.deleted[f"{request.state.owner} {video_id}"] = replace(job, request=nothing, payload={}, plan=None)
+        self.deleted[f"{request.state.owner} {video_id}"] = replace(job, request=nothing, memo={}, plan=None)
         while len(self.deleted) > REMEMBERED:
             self.deleted.popitem(last=False)
         return Json({"id": video_id, "object": "video.deleted", "deleted": True})
 
     def models(self) -> Response:
-        infos = {info.name: info for info in self.jobs.models.values()}
+        infos = {info.name: info for info in self.context.served.by_task.values()}
         usual = next(iter(infos.values()), None)
         if usual is not None:  # what these names stand for
             infos |= dict.fromkeys(answers.LISTED_SORA, usual)
         return Json({"object": "list", "data": [answers.model(name, info) for name, info in infos.items()]})
 
     def model(self, name: str) -> Response:
-        infos = list(self.jobs.models.values())
+        infos = list(self.context.served.by_task.values())
         info = answers.named(infos, name)
         if info is None and infos and (answers.SORA.fullmatch(name) or published(name) is not None):
             info = infos[0]
@@ -175,7 +184,10 @@ class Videos:
 
     def _known(self, request: Request, video_id: str) -> Job | None:
         job_id = answers.job_id_of(video_id)
-        return self.jobs.find(job_id, FACADE, request.state.owner) if job_id else None
+        job = self.jobs.find(job_id, FACADE, request.state.owner) if job_id else None
+        if job is not None:
+            note_model(request, job.model)
+        return job
 
     def _find(self, request: Request, video_id: str) -> Job:
         job = self._known(request, video_id)
@@ -187,4 +199,5 @@ class Videos:
         return answers.video(self.context, job, self.context.artifacts.base_url(request))
 
     async def _answer(self, request: Request, job: Job) -> Response:
+        note_model(request, job.model)
         return Json(self._video(request, job), headers=POLL_AFTER)

@@ -13,14 +13,19 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from pipelines.request import RequestError
 from server.auth import Unauthorized
+from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.kit import errors as kit
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import shown
+from server.facades.kit.json_bodies import BadBody
 from server.facades.openai.models import Adapter, CreateVideo, ExpiresAfter
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
 from server.jobs.job import Job, JobError, Status
+from server.limits.bodies import BodyTooLarge
 
 INVALID = "invalid_request_error"
 FINAL = {"x-should-retry": "false"}
@@ -39,10 +44,9 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class Refused(Exception):
+class Refused(kit.Refused):
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.failure = Failure(status, message, param, code)
+        super().__init__(Failure(status, message, param, code))
 
 
 def respond(failure: Failure) -> Json:
@@ -50,7 +54,13 @@ def respond(failure: Failure) -> Json:
     return Json({"error": error}, status_code=failure.status, headers=failure.headers)
 
 
-KINDS = (Refused, *RAISED)
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    """404 for a wrong method too: editing, extending and characters are calls of OpenAI's that are not served."""
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        what = f"{request.method} {request.scope['path'][:200]}"
+        text = f"Invalid URL ({what}): this server makes videos only, with POST /v1/videos"
+        return respond(Failure(404, text, code="unknown_url"))
+    return respond(of_exception(error))
 
 
 def of_exception(error: Exception) -> Failure:
@@ -58,7 +68,8 @@ def of_exception(error: Exception) -> Failure:
         case ValidationError():
             return _of_pydantic(dict(error.errors()[0]))
         case Refused():
-            return error.failure
+            failure: Failure = error.failure
+            return failure
         case Unauthorized():
             return Failure(401, NO_KEY if error.reason == "missing" else BAD_KEY, code="invalid_api_key")
         case BadBody():

@@ -17,16 +17,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pipelines.ranges import flaw
 from server.context import Context
 from server.datadir import write_atomically
+from server.facades.kit.body import Json
 from server.facades.openai.answers import page
 from server.facades.openai.body import FormFile, read_fields
 from server.facades.openai.errors import Refused
 from server.facades.openai.models import CreateFile
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
-from server.facades.wire import Json, flaw
-from server.jobs.job import Artifact
 from server.jobs.jobs import PAGE_WAIT
+from server.media.artifact import Artifact
 
 PREFIX = "file-"
 ID = re.compile(PREFIX + "[A-Za-z0-9_-]{32}")
@@ -44,7 +45,7 @@ def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> 
 
 
 def _folder(context: Context, owner: str) -> Path:
-    return context.settings.data_dir.absolute() / "openai" / (owner or "anyone")
+    return context.data.records["openai"] / (owner or "anyone")
 
 
 def _read(context: Context, path: Path) -> dict[str, Any] | None:

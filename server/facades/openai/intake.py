@@ -13,11 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from pipelines.ranges import MAX_FPS, MIN_SECONDS
 from pipelines.request import GenerationRequest, Lora, Media, Task
 from server.context import Context
+from server.facades.kit.fields import unknown
 from server.facades.openai import answers
 from server.facades.openai.errors import Refused
 from server.facades.openai.files import find
 from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
-from server.facades.wire import unknown
 from weights.catalog import published
 
 BAGS = {  # vLLM-Omni's objects -> what is taken from them when it is not given beside them
@@ -66,7 +66,7 @@ def notes(context: Context, fields: dict[str, Any], given: CreateVideo) -> list[
         plain = str(value).lower() if isinstance(value, bool | int | float | str) else value
         if why and value is not None and plain != str(usual).lower():
             said.append(f"{name}: ignored ({why})")
-    if given.enable_frame_interpolation and not context.jobs.rife_available:
+    if given.enable_frame_interpolation and not context.served.rife_available:
         said.append(f"{DRAWN}: ignored (no network that draws frames is installed)")
     said += [f"{name}: ignored ({why})" for name, why in _overruled(given)]
     others = [name for name in sent if name.rpartition(".")[2] not in IGNORED]
@@ -89,7 +89,7 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
     """Raises Refused, MediaError, RequestError, DiskFull."""
     if given.input_reference is not None and given.image_reference is not None:
         raise Refused(400, "Send either 'input_reference' or 'image_reference'.", "image_reference", "invalid_value")
-    models = context.jobs.models
+    models = context.served.by_task
     references = [(name, getattr(given, name)) for name in PICTURES if getattr(given, name) is not None]
     task = Task.I2V if references else Task.T2V
     _check_model(context, given.model, task)
@@ -99,8 +99,8 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
     own_rate = models[task].family.fps
     rate = given.fps or own_rate
     frames, seconds = given.num_frames, float(given.seconds) if given.num_frames is None else None
-    drawn_rate = rate if frames is None and rate > own_rate and context.jobs.rife_available else None
-    if given.enable_frame_interpolation and context.jobs.rife_available:
+    drawn_rate = rate if frames is None and rate > own_rate and context.served.rife_available else None
+    if given.enable_frame_interpolation and context.served.rife_available:
         drawn_rate = rate * 2**given.frame_interpolation_exp
         if drawn_rate > MAX_FPS:
             message = f"{rate} frames a second become {drawn_rate}, at most {MAX_FPS} are possible"
@@ -143,7 +143,7 @@ def _check_model(context: Context, name: str | None, task: Task) -> None:
     picture decides which answers."""
     if name is None or answers.SORA.fullmatch(name):
         return
-    served = context.jobs.models
+    served = context.served.by_task
     info, checkpoint = answers.named(served.values(), name), published(name)
     if info is None and checkpoint is None:
         known = (*sorted({info.name for info in served.values()}), *answers.LISTED_SORA[:2])

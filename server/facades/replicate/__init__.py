@@ -7,15 +7,8 @@ into Replicate's words, `webhook` signs them, `errors` says what is wrong. `clie
 
 from server.facades.facade import Facade
 from server.facades.replicate import errors
-from server.facades.replicate.app import PREFIXES, create
+from server.facades.replicate.app import create
 from server.facades.replicate.clients import CLIENTS
 from server.facades.replicate.webhook import letter
 
-FACADE = Facade(
-    "Replicate",
-    PREFIXES,
-    create,
-    CLIENTS,
-    lambda context, request, error: errors.respond(errors.of_exception(error)),
-    letter,
-)
+FACADE = Facade("Replicate", create, CLIENTS, errors.refuse, letter)

@@ -1,7 +1,4 @@
-"""The calls that only tell: models, versions, deployments, files' neighbours, the account and its webhook secret.
-
-Knows: which of them Replicate has. Does not know: what they say (`catalog` does).
-"""
+"""Replicate's calls that only read: models, versions, deployments, collections, the account, the webhook secret."""
 
 from __future__ import annotations
 
@@ -9,10 +6,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
+from server.facades.kit.app import root
+from server.facades.kit.body import Json, read_body
+from server.facades.kit.complaints import SHOWN
 from server.facades.replicate import catalog, errors
 from server.facades.replicate.models import MODELS, Model, model_of, of_version
 from server.facades.replicate.webhook import secret_text
-from server.facades.wire import SHOWN, Json, read_body
 
 
 class About:
@@ -67,8 +66,7 @@ class About:
         return Json(catalog.page([]))
 
     def _root(self, request: Request) -> str:
-        mount = "/replicate" if request.scope["path"].startswith("/replicate/") else ""
-        return f"{self.context.artifacts.base_url(request)}{mount}"
+        return root(self.context, request, "/replicate")
 
 
 def _model(owner: str, name: str) -> Model:

@@ -1,7 +1,4 @@
-"""A job in Replicate's words: the prediction, in every state, and its id.
-
-Knows: Replicate's keys and its five words. Does not know: how the job got there, who asks.
-"""
+"""A job as Replicate's prediction, and its id."""
 
 from __future__ import annotations
 
@@ -65,8 +62,8 @@ def prediction(
     body: dict[str, Any] = {
         "id": public_id(job.id),
         "model": job.endpoint,
-        "version": job.payload["version"],
-        "input": job.payload["input"],
+        "version": job.memo["version"],
+        "input": job.memo["input"],
         "logs": logs.text(job, lines, time.time()),
         "output": None if job.video is None else video_or_url(context, job.video, base, as_data),
         "data_removed": False,
@@ -80,16 +77,10 @@ def prediction(
         "metrics": metrics(job),
     }
     optional = ("deployment", "webhook", "webhook_events_filter")
-    body |= {name: job.payload[name] for name in optional if name in job.payload}
-    if (until := deadline(job)) is not None:
-        body["deadline"] = timestamp(until)
+    body |= {name: job.memo[name] for name in optional if name in job.memo}
+    if job.end_by is not None:
+        body["deadline"] = timestamp(job.end_by)
     return body
-
-
-def deadline(job: Job) -> float | None:
-    """Unix seconds by which its caller wanted it to have ended."""
-    seconds = job.payload.get("cancel_after")
-    return None if seconds is None else job.created_at + float(seconds)
 
 
 def urls(context: Context, job: Job, root: str) -> dict[str, str]:

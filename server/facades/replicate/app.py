@@ -1,7 +1,4 @@
-"""Replicate's addresses: which call answers where, and who is let in.
-
-Knows: Replicate's paths, CORS, the key check. Does not know: what the calls do.
-"""
+"""Replicate's URLs, and which of them need no key."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.auth import Unauthorized
 from server.context import Context
-from server.facades.cors import Cors
+from server.facades.kit.app import create_app, without_last_slash
+from server.facades.kit.openapi import body_schema, parameter
 from server.facades.replicate import errors
 from server.facades.replicate.about import About
 from server.facades.replicate.calls import Predictions
@@ -31,18 +28,7 @@ from server.facades.replicate.models import (
     VersionRequest,
 )
 from server.facades.replicate.watch import Watch
-from server.facades.wire import Doorman, body_schema, document
 
-PREFIXES = (
-    "/v1/predictions",
-    "/v1/deployments",
-    "/v1/account",
-    "/v1/webhooks",
-    "/v1/trainings",
-    "/v1/collections",
-    "/v1/hardware",
-    "/replicate",
-)
 MOUNTS = ("", "/replicate")
 SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # OpenAI has these too: documented under /replicate
 KEYLESS = re.compile(r"(/replicate)?/v1/predictions/\w+/(stream|web)/\w+")
@@ -58,21 +44,17 @@ class NewFile(BaseModel):
     )
 
 
-def _parameter(place: str, name: str, description: str, *examples: str) -> dict[str, Any]:
-    schema = {"type": "string", **({"examples": list(examples)} if examples else {})}
-    return {"name": name, "in": place, "required": False, "description": description, "schema": schema}
-
-
 BLOCKING = [
-    _parameter("header", "Prefer", "`wait` blocks for up to 54 seconds, `wait=N` for N", "wait", "wait=5"),
-    _parameter("header", "Cancel-After", "Cancels the prediction when it lasts longer", "30s", "5m"),
+    parameter("header", "Prefer", "wait", "wait=5", description="`wait` blocks for up to 54 seconds, `wait=N` for N"),
+    parameter("header", "Cancel-After", "30s", "5m", description="Cancels the prediction when it lasts longer"),
 ]
-CURSOR = {"parameters": [_parameter("query", "cursor", "From `next` or `previous` of another page")]}
+CURSOR = {"parameters": [parameter("query", "cursor", description="From `next` or `previous` of another page")]}
 
 
 def create(context: Context) -> FastAPI:
-    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
-    app = FastAPI(title="Replicate", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    bodies = (VersionRequest, DeploymentRequest, NewFile, *(model.request for model in MODELS.values()))
+    inputs = (CogVideoX5bInput, CogVideoXTextInput, CogVideoXImageInput)
+    app = create_app(context, errors.refuse, *bodies, *inputs, admit=admit)
     predictions, about, files, watch = Predictions(context), About(context), Files(context), Watch(context)
 
     def of(model: Model) -> Callable[..., Any]:
@@ -129,28 +111,10 @@ def create(context: Context) -> FastAPI:
         get("/v1/collections", about.collections, "collections")
         get("/v1/collections/{slug}", about.collection, "collection")
         get("/v1/trainings", about.trainings, "trainings")
-    bodies = [VersionRequest, DeploymentRequest, NewFile, *(model.request for model in MODELS.values())]
-    document(app, [*bodies, CogVideoX5bInput, CogVideoXTextInput, CogVideoXImageInput])
-    _guard(app, context)
     return app
 
 
-def _guard(app: FastAPI, context: Context) -> None:
-    def on_error(request: Request, error: Exception) -> Response:
-        return errors.respond(errors.of_exception(error))
-
-    for kind in errors.KINDS:
-        app.add_exception_handler(kind, on_error)
-
-    async def look(request: Request) -> Response | None:
-        path = request.scope["path"] = request.scope["path"].rstrip("/") or "/"
-        if KEYLESS.fullmatch(path):
-            return None
-        try:
-            request.state.owner = context.keys.identify(request.headers)
-        except Unauthorized as error:
-            return errors.respond(errors.of_exception(error))
-        return None
-
-    app.add_middleware(Doorman, look=look)
-    app.add_middleware(Cors)
+def admit(context: Context, request: Request) -> None:
+    without_last_slash(context, request)
+    if not KEYLESS.fullmatch(request.scope["path"]):
+        request.state.owner = context.keys.identify(request.headers)

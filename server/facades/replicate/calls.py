@@ -1,7 +1,4 @@
-"""Predictions: create, get, list, cancel.
-
-Knows: what waits how long, which jobs a page holds. Does not know: paths, keys, what a prediction looks like.
-"""
+"""Predictions: create, get, list, cancel."""
 
 from __future__ import annotations
 
@@ -21,6 +18,11 @@ from pipelines.request import RequestError
 from server.context import Context
 from server.errors import TooManyAtOnce
 from server.facades.ai_sdk import agent_of
+from server.facades.kit.app import idempotency, root
+from server.facades.kit.body import Json, read_json
+from server.facades.kit.complaints import is_callable
+from server.facades.kit.errors import Refused
+from server.facades.kit.fields import kept, members, present
 from server.facades.replicate import agents, answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (
@@ -35,14 +37,15 @@ from server.facades.replicate.models import (
     model_of,
     of_version,
 )
-from server.facades.wire import Json, idempotency, is_callable, kept, read_json
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
+from server.jobs.order import Order
 from server.limits.shares import holder
+from server.request_state import note_model
 
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
-WAITED = "_waited_for"  # in a payload: created with `Prefer: wait` by a client that reads files
+WAITED = "_waited_for"  # in a memo: created with `Prefer: wait` by a client that reads files
 INPUTS = 100  # fields of an input that are kept
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
@@ -78,7 +81,7 @@ class Predictions:
         given = VersionRequest.model_validate(fields)
         found = of_version(given.version)
         if found is None:
-            raise errors.Problem(422, errors.NO_VERSION, "Invalid version or not permitted")
+            raise Refused(errors.Problem(422, errors.NO_VERSION, "Invalid version or not permitted"))
         return await self._create(request, fields, Asked(*found, found[0].request.model_validate(fields)))
 
     async def of_deployment(self, request: Request, owner: str, name: str) -> Response:
@@ -93,6 +96,7 @@ class Predictions:
         webhook = self._webhook(request, asked.wanted)
         cancel_after = _duration(request.headers.get("cancel-after", ""))
         job = await self._submit(request, fields, asked, webhook, cancel_after)
+        note_model(request, job.model)
         if seconds := wait_seconds(request):
             # removed meanwhile, or the server stops and starts it again later, or too many calls wait
             with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
@@ -113,28 +117,27 @@ class Predictions:
         image = None
         if isinstance(given, CogVideoXImageInput):
             image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
-        named = {"deployment": asked.deployment, "cancel_after": cancel_after, "webhook": webhook and webhook.url}
-        payload: dict[str, Any] = {
+        named = {"deployment": asked.deployment, "webhook": webhook and webhook.url}
+        memo: dict[str, Any] = {
             "version": asked.version,
             "input": kept(fields["input"], list(fields["input"])[:INPUTS]),
             **{name: value for name, value in named.items() if value is not None},
         }
         if webhook is not None:
-            payload["webhook_events_filter"] = list(webhook.events)
+            memo["webhook_events_filter"] = list(webhook.events)
         if wait_seconds(request) and agents.reads_files(agent_of(request)):
-            payload[WAITED] = True
+            memo[WAITED] = True
+        order = Order(
+            NAME,
+            asked.model.slug,
+            request.state.owner,
+            memo,
+            webhook=webhook,
+            idempotency=idempotency(request),
+            end_by=None if cancel_after is None else time.time() + cancel_after,
+        )
         try:
-            return await run_in_threadpool(
-                self.jobs.submit,
-                generation(given, image),
-                facade=NAME,
-                endpoint=asked.model.slug,
-                payload=payload,
-                owner=request.state.owner,
-                webhook=webhook,
-                idempotency=idempotency(request),
-                end_by=None if cancel_after is None else time.time() + cancel_after,
-            )
+            return await run_in_threadpool(self.jobs.submit, generation(given, image), order)
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None
 
@@ -144,9 +147,7 @@ class Predictions:
         if url is None:
             return None
         if not is_callable(url):
-            raise errors.Refused(
-                errors.Invalid("format", name, "Does not match format 'uri': an http(s) URL is needed")
-            )
+            raise errors.refused("format", name, "Does not match format 'uri': an http(s) URL is needed")
         events = tuple(event for event in EVENTS if event in (wanted.webhook_events_filter or EVENTS))
         return Webhook(url, self.context.artifacts.base_url(request), events if name == "webhook" else ("completed",))
 
@@ -182,7 +183,7 @@ class Predictions:
             older, newer = (more, True) if direction == "older" else (True, more)
             found = found if direction == "older" else found[::-1]
         else:
-            raise errors.Problem(400, "Invalid cursor")
+            raise Refused(errors.Problem(400, "Invalid cursor"))
         here = f"{self.root(request)}/v1/predictions?cursor="
         lines = self.jobs.logs_of(found)
         results = [self._body(request, job, lines.get(job.id, []), as_data=False) for job in found]
@@ -195,23 +196,19 @@ class Predictions:
         )
 
     def root(self, request: Request) -> str:
-        mount = "/replicate" if request.scope["path"].startswith("/replicate/") else ""
-        return f"{self.context.artifacts.base_url(request)}{mount}"
+        return root(self.context, request, "/replicate")
 
     def _find(self, request: Request, prediction_id: str) -> Job:
-        """The prediction, after cancelling it if its time is over, as the dispatcher does."""
         known = answers.job_id(prediction_id)
         job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
         if job is None:
             raise errors.not_found(f"prediction {prediction_id}")
-        deadline = answers.deadline(job)
-        if deadline is not None and time.time() >= deadline and not job.status.is_terminal:
-            return self.jobs.cancel(job.id) or job
+        note_model(request, job.model)
         return job
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:
         base = self.context.artifacts.base_url(request)
-        setting, waited_for = self.context.settings.replicate_output, WAITED in job.payload
+        setting, waited_for = self.context.settings.replicate_output, WAITED in job.memo
         as_data = agents.is_data(setting, agent_of(request), base, waited_for)
         return Json(self._body(request, job, self.jobs.logs(job.id), as_data=as_data), status_code=status)
 
@@ -240,17 +237,13 @@ def _duration(after: str) -> float | None:
     duration = 3600.0 * hours + 60 * minutes + seconds
     if duration < LEAST_DEADLINE:
         what = f"Must be a duration of {LEAST_DEADLINE:g} seconds or more, like 30s, 5m or 1h30m45s"
-        raise errors.Refused(errors.Invalid("format", "Cancel-After", what))
+        raise errors.refused("format", "Cancel-After", what)
     return duration
 
 
 async def _fields(request: Request) -> dict[str, Any]:
     """The body, without what is null, in it and in its input."""
-    fields = await read_json(request)
-    if not isinstance(fields, dict | None):
-        given = errors.TYPES.get(type(fields), "null")
-        raise errors.Refused(errors.Invalid("invalid_type", "", f"Invalid type. Expected: object, given: {given}"))
-    fields = {name: value for name, value in (fields or {}).items() if value is not None}
+    fields = present(members(await read_json(request)))
     if isinstance(fields.get("input"), dict):
-        fields["input"] = {name: value for name, value in fields["input"].items() if value is not None}
+        fields["input"] = present(fields["input"])
     return fields

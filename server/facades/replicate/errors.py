@@ -1,25 +1,30 @@
-"""Everything that can go wrong, in Replicate's words: problem details (RFC 9457) with the fields that are wrong.
-
-Knows: which status and title Replicate has for what, and the phrases its validator uses.
-Does not know: who raised it and why.
-"""
+"""Replicate's errors: problem details (RFC 9457) with the invalid fields, in the phrases of its validator."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import Request
 
 from pipelines.request import RequestError
-from server.auth import Unauthorized
-from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.context import Context
+from server.errors import IDEMPOTENCY_KEY
+from server.facades.kit.body import Json
+from server.facades.kit.complaints import plain, ranges
+from server.facades.kit.errors import (
+    HUNG_UP,
+    Answers,
+    Refused,
+    named,
+    not_json,
+    reason,
+    retry_after,
+)
 from server.facades.replicate.models import CogVideoX5bInput, CogVideoXTextInput
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json
-from server.jobs.job import Job, JobError, Status
+from server.jobs.job import Job, Status
 
 INVALID = "Input validation failed"
 NO_VERSION = "The specified version does not exist (or perhaps you don't have permission to use it?)"
@@ -35,6 +40,7 @@ TITLES = {
     503: "Service unavailable",
 }
 RETRY = {"retry-after": "5"}  # seconds; Replicate's clients wait so long before a GET is repeated
+ARTICLES = {True: "an", False: "a valid"}
 TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -47,25 +53,21 @@ class Invalid:
     description: str
 
 
-class Problem(Exception):
-    def __init__(
-        self, status: int, detail: str, title: str | None = None, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.title = title or TITLES.get(status, "Error")
-        self.headers = headers or {}
-        self.fields: tuple[Invalid, ...] = ()
+@dataclass(frozen=True)
+class Problem:
+    """`title`: by default the one of `status`."""
+
+    status: int
+    detail: str
+    title: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    fields: tuple[Invalid, ...] = ()
 
 
-class Refused(Problem):
+def invalid(*fields: Invalid) -> Problem:
     """Fields hold what they must not."""
-
-    def __init__(self, *fields: Invalid) -> None:
-        lines = [f"- {one.field}: {one.description}\n" if one.field else f"- {one.description}\n" for one in fields]
-        super().__init__(422, "".join(lines), INVALID)
-        self.fields = fields
+    lines = [f"- {one.field}: {one.description}\n" if one.field else f"- {one.description}\n" for one in fields]
+    return Problem(422, "".join(lines), INVALID, fields=fields)
 
 
 class ProblemJson(Json):
@@ -75,7 +77,7 @@ class ProblemJson(Json):
 def respond(problem: Problem) -> Json:
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": problem.title,
+        "title": problem.title or TITLES.get(problem.status, "Error"),
         "status": problem.status,
         "detail": problem.detail,
     }
@@ -85,48 +87,16 @@ def respond(problem: Problem) -> Json:
     return ProblemJson(body, status_code=problem.status, headers=problem.headers)
 
 
-def not_found(what: str) -> Problem:
-    return Problem(404, f"The requested resource could not be found: {what[:200]}")
+def refused(kind: str, field: str, description: str) -> Refused:
+    return Refused(invalid(Invalid(kind, field, description)))
 
 
-KINDS = (Problem, *RAISED)
+def not_found(what: str) -> Refused:
+    return Refused(Problem(404, f"The requested resource could not be found: {what[:200]}"))
 
 
-def of_exception(error: Exception) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case Unauthorized():
-            valid = "an" if error.reason == "missing" else "a valid"
-            return Problem(401, f"You did not pass {valid} authentication token")
-        case ValidationError():
-            return Refused(*dict.fromkeys(_of_pydantic(dict(one)) for one in error.errors()))
-        case BadBody():
-            return Problem(400, f"The body is not valid JSON: {error.message} at character {error.position}")
-        case BodyTooLarge() | UploadTooLarge():
-            return Problem(413, error.message)
-        case MediaError():
-            return Refused(Invalid(error.code, f"input.{error.field}", error.message))
-        case RequestError():
-            where = error.field if error.field == IDEMPOTENCY_KEY else f"input.{error.field}"
-            return Refused(Invalid("invalid", where, error.message))
-        case NoModel():
-            return Problem(404, error.message)
-        case QueueFull():
-            return Problem(
-                429,
-                f"Request was throttled: {error.message}",
-                headers={"retry-after": str(math.ceil(error.retry_after))},
-            )
-        case DiskFull():
-            return Problem(503, error.message, headers=RETRY)
-        case ClientDisconnect():  # nobody is there to read this
-            return Problem(499, "The caller hung up")
-        case HTTPException():
-            text = {404: "The requested resource could not be found"}.get(error.status_code, str(error.detail))
-            return Problem(error.status_code, text, headers=dict(error.headers or {}))
-        case _:
-            return Problem(500, "The server failed over this request; its log says where")
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    return respond(ANSWERS.to(error))
 
 
 def renamed(error: RequestError, fields: dict[str, str]) -> RequestError:
@@ -138,11 +108,10 @@ def of_job(job: Job, fields: dict[str, str]) -> str | None:
     """Why a prediction failed. `fields`: GenerationRequest's names -> the model's."""
     if job.status is not Status.FAILED:
         return None
-    error = job.error or JobError("internal", "the generation failed")
-    return f"{fields.get(error.field, error.field)}: {error.message}" if error.field else error.message
+    return named(reason(job), fields)
 
 
-def _of_pydantic(error: dict[str, Any]) -> Invalid:
+def _of_field(error: Mapping[str, Any]) -> Invalid:
     path = [str(part) for part in error["loc"]]
     named = [part for part in path if not part.isdecimal()]  # an entry of a list goes by the list's name
     where, name, context = ".".join(path), named[-1] if named else "", error.get("ctx", {})
@@ -151,10 +120,10 @@ def _of_pydantic(error: dict[str, Any]) -> Invalid:
             return Invalid("required", ".".join(path[:-1]), f"{name} is required")
         case "greater_than_equal":
             return Invalid(
-                "number_gte", where, f"Must be greater than or equal to {_plain(context['ge'])}{_range(name)}"
+                "number_gte", where, f"Must be greater than or equal to {plain(context['ge'])}{_range(name)}"
             )
         case "less_than_equal":
-            return Invalid("number_lte", where, f"Must be less than or equal to {_plain(context['le'])}{_range(name)}")
+            return Invalid("number_lte", where, f"Must be less than or equal to {plain(context['le'])}{_range(name)}")
         case "string_too_short":
             return Invalid("string_gte", where, f"String length must be at least {context['min_length']}")
         case "string_too_long":
@@ -167,24 +136,14 @@ def _of_pydantic(error: dict[str, Any]) -> Invalid:
         case "finite_number":
             return Invalid("invalid_type", where, "Must be a finite number")
         case kind:
-            return Invalid("invalid_type", where, f"Invalid type. Expected: {_expected(kind)}, given: {_given(error)}")
+            return Invalid("invalid_type", where, wrong_type(_expected(kind), error["input"]))
 
 
-RANGES = {
-    name: (low, high)
-    for kind in (CogVideoX5bInput, CogVideoXTextInput)
-    for name, spec in kind.model_json_schema()["properties"].items()
-    for part in (spec, *spec.get("anyOf", ()))
-    if (low := part.get("minimum")) is not None and (high := part.get("maximum")) is not None
-}
+RANGES = ranges(CogVideoX5bInput, CogVideoXTextInput)
 
 
 def _range(name: str) -> str:
-    return f" (the range is {' to '.join(map(_plain, RANGES[name]))})" if name in RANGES else ""
-
-
-def _plain(number: float) -> str:
-    return f"{number:g}" if isinstance(number, float) else str(number)
+    return f" (the range is {' to '.join(map(str, map(plain, RANGES[name])))})" if name in RANGES else ""
 
 
 def _expected(kind: str) -> str:
@@ -193,5 +152,33 @@ def _expected(kind: str) -> str:
     return {"model": "object", "list": "array"}.get(family, names.get(family, "string"))
 
 
-def _given(error: dict[str, Any]) -> str:
-    return TYPES.get(type(error["input"]), "null")
+def wrong_type(expected: str, given: Any) -> str:
+    return f"Invalid type. Expected: {expected}, given: {TYPES.get(type(given), 'null')}"
+
+
+def _of_http(error: HTTPException) -> Problem:
+    text = {404: "The requested resource could not be found"}.get(error.status_code, str(error.detail))
+    return Problem(error.status_code, text, headers=dict(error.headers or {}))
+
+
+def _of_request(error: RequestError) -> Problem:
+    where = error.field if error.field == IDEMPOTENCY_KEY else f"input.{error.field}"
+    return invalid(Invalid("invalid", where, error.message))
+
+
+ANSWERS = Answers(
+    no_key=lambda e: Problem(401, f"You did not pass {ARTICLES[e.reason == 'missing']} authentication token"),
+    invalid=lambda e: invalid(*dict.fromkeys(_of_field(dict(one)) for one in e.errors())),
+    bad_json=lambda e: Problem(400, not_json(e)),
+    not_an_object=lambda e: invalid(Invalid("invalid_type", "", wrong_type("object", e.given))),
+    too_large=lambda e: Problem(413, e.message),
+    bad_media=lambda e: invalid(Invalid(e.code, f"input.{e.field}", e.message)),
+    bad_request=_of_request,
+    no_model=lambda e: Problem(404, e.message),
+    bad_upload=lambda e: Problem(400, e.message),
+    queue_full=lambda e: Problem(429, f"Request was throttled: {e.message}", headers=retry_after(e)),
+    disk_full=lambda e: Problem(503, e.message, headers=RETRY),
+    hung_up=lambda e: Problem(499, HUNG_UP),
+    http=_of_http,
+    crashed=lambda e: Problem(500, "The server failed over this request; its log says where"),
+)

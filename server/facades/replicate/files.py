@@ -1,16 +1,10 @@
-"""Files that clients upload: `POST /v1/files` and what can be asked of them, for a day.
-
-Knows: the form, the record of each file and who uploaded it. Does not know: what the files are used for.
-"""
+"""Files that clients upload with `POST /v1/files`; they are kept for a day."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -18,15 +12,19 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pipelines.ranges import flaw
 from server.context import Context
-from server.datadir import full_disk_named, write_atomically
-from server.facades.forms import FormLimits, parsed_form
+from server.datadir import full_disk_named
+from server.facades.kit.body import Json, check_length, counted
+from server.facades.kit.forms import FormLimits, parsed_form
+from server.facades.kit.json_bodies import parse_json
+from server.facades.kit.records import Record, Records
 from server.facades.replicate import errors
 from server.facades.replicate.answers import timestamp
 from server.facades.replicate.catalog import page
-from server.facades.wire import Json, check_length, counted, flaw, parse_json
 from server.jobs.jobs import PAGE_WAIT
 from server.limits.room import tag_of
+from server.media.artifact import Artifact
 
 KEPT = 24 * 3600.0  # seconds, as at Replicate
 CHUNK = 2**20
@@ -35,11 +33,11 @@ NAME = 200  # characters
 
 
 class Files:
-    """The calls, over one context. A record lies in a folder of its owner's, under the file's id."""
+    """The calls, over one context."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.folder = context.settings.data_dir.absolute() / "replicate"
+        self.records = Records(context, context.data.records["replicate"])
 
     async def create(self, request: Request) -> Response:
         check_length(request)
@@ -54,9 +52,9 @@ class Files:
         try:
             content = form.get("content")
             if not isinstance(content, UploadFile):
-                raise errors.Refused(errors.Invalid("required", "", "content is required, as a file"))
+                raise errors.refused("required", "", "content is required, as a file")
             if not content.size:
-                raise errors.Refused(errors.Invalid("invalid", "content", "The file is empty"))
+                raise errors.refused("invalid", "content", "The file is empty")
             metadata = await _metadata(form.get("metadata"))
             name = _text(form.get("filename")) or content.filename or "file"
             kind = _text(form.get("type")) or content.content_type or "application/octet-stream"
@@ -87,7 +85,7 @@ class Files:
             "created_at": timestamp(time.time()),
             "expires_at": timestamp(await run_in_threadpool(self.context.artifacts.expires_at, artifact.key)),
         }
-        await run_in_threadpool(self._keep, request.state.owner, record)
+        await run_in_threadpool(self.records.keep, request.state.owner, artifact.key, record)
         return record
 
     async def list(self, request: Request) -> Response:
@@ -96,48 +94,24 @@ class Files:
             return await run_in_threadpool(self._list, request)
 
     def _list(self, request: Request) -> Response:
-        records = [self._read(path) for path in self._of(request.state.owner).glob("*.json")]
-        there = sorted(filter(None, records), key=lambda record: str(record["created_at"]), reverse=True)
+        there = sorted(
+            self.records.all(request.state.owner), key=lambda record: str(record["created_at"]), reverse=True
+        )
         return Json(page([self._answer(request, record) for record in there]))
 
     def get(self, request: Request, file_id: str) -> Response:
-        return Json(self._answer(request, self._find(request, file_id)))
+        return Json(self._answer(request, self._find(request, file_id)[0]))
 
     def delete(self, request: Request, file_id: str) -> Response:
-        self._find(request, file_id)
-        if (artifact := self.context.artifacts.find(file_id)) is not None:
-            self.context.artifacts.remove(artifact)
-        self._path(request.state.owner, file_id).unlink(missing_ok=True)
+        _, artifact = self._find(request, file_id)
+        self.records.remove(request.state.owner, artifact)
         return Response(status_code=204)
 
-    def _find(self, request: Request, file_id: str) -> dict[str, Any]:
-        # only a key of ours finds an artifact, so that no other id becomes part of a path
-        record = None
-        if self.context.artifacts.find(file_id) is not None:
-            record = self._read(self._path(request.state.owner, file_id))
-        if record is None:
+    def _find(self, request: Request, file_id: str) -> tuple[Record, Artifact]:
+        found = self.records.find(request.state.owner, file_id)
+        if found is None:
             raise errors.not_found(f"file {file_id}")
-        return record
-
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        """The record, unless its file's time is over; then it is removed as well."""
-        with suppress(OSError, ValueError):
-            record: dict[str, Any] = json.loads(path.read_bytes())
-            if self.context.artifacts.find(record["id"]) is not None:
-                return record
-            path.unlink()
-        return None
-
-    def _keep(self, owner: str, record: dict[str, Any]) -> None:
-        path = self._path(owner, record["id"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record).encode("ascii"))
-
-    def _of(self, owner: str) -> Path:
-        return self.folder / (owner or "anyone")
-
-    def _path(self, owner: str, file_id: str) -> Path:
-        return self._of(owner) / f"{file_id}.json"
+        return found
 
     def _answer(self, request: Request, record: dict[str, Any]) -> dict[str, Any]:
         artifact = self.context.artifacts.find(record["id"])
@@ -153,11 +127,8 @@ async def _metadata(given: UploadFile | str | None) -> dict[str, Any]:
     """An object, as text or as a file of JSON."""
     data = await given.read(METADATA + 1) if isinstance(given, UploadFile) else (given or "").encode("utf-8", "replace")
     if len(data) > METADATA:
-        raise errors.Refused(errors.Invalid("string_lte", "metadata", f"Must be at most {METADATA} bytes long"))
+        raise errors.refused("string_lte", "metadata", f"Must be at most {METADATA} bytes long")
     found = parse_json(data)
     if not isinstance(found, dict | None):
-        kind = errors.TYPES.get(type(found), "null")
-        raise errors.Refused(
-            errors.Invalid("invalid_type", "metadata", f"Invalid type. Expected: object, given: {kind}")
-        )
+        raise errors.refused("invalid_type", "metadata", errors.wrong_type("object", found))
     return found or {}

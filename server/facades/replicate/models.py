@@ -1,7 +1,4 @@
-"""Replicate's CogVideoX models: their names, versions, inputs and ranges, and what a request for a prediction holds.
-
-Knows: what these models' pages say. Does not know: HTTP, jobs, how a video is made.
-"""
+"""Replicate's CogVideoX models: their names, versions, inputs and ranges, and the body of a prediction request."""
 
 from __future__ import annotations
 
@@ -10,23 +7,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic_core import PydanticKnownError
 
 from pipelines.ranges import MAX_FRAMES
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.wire import MAX_PROMPT, flaw
+from server.facades.kit.complaints import MAX_PROMPT, writable
+from server.facades.kit.samples import BLUE, RED
 
 SIZE = (720, 480)  # what these models make at Replicate, whatever model answers here
 FRAMES = 49
 FPS = 8
-RED = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAADAAAAAgAQMAAABuGmlfAAAABlBMVEUAAADcKChJHHPLAAAAE0lEQVR42mP8z8DA"
-    "wMDAxDBMKQD7AQE/bZOLPAAAAABJRU5ErkJggg=="
-)
-BLUE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAADAAAAAgAQMAAABuGmlfAAAABlBMVEUAAAAoUNym5208AAAAE0lEQVR42mP8z8DA"
-    "wMDAxDBMKQD7AQE/bZOLPAAAAABJRU5ErkJggg=="
-)
 
 
 def _whole(value: Any) -> Any:
@@ -44,18 +34,12 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("unwritable", "Must be plain text: {wrong}", {"wrong": wrong})
-    return text
-
-
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 Flag = Annotated[bool, Strict()]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(_writable)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidator(writable)]
 Link = Annotated[
-    str, Field(min_length=1), AfterValidator(_writable), WithJsonSchema({"type": "string", "format": "uri"})
+    str, Field(min_length=1), AfterValidator(writable), WithJsonSchema({"type": "string", "format": "uri"})
 ]
 Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED), BeforeValidator(_whole)]
 Event = Literal["start", "output", "logs", "completed"]
@@ -145,7 +129,7 @@ AnyInput = Annotated[
 
 
 class VersionRequest(Wanted):
-    version: Annotated[str, AfterValidator(_writable)] = Field(
+    version: Annotated[str, AfterValidator(writable)] = Field(
         description="A version's id, `owner/name:id`, or `owner/name`",
         examples=["cuuupid/cogvideox-5b", "christophy/cogvideox"],
     )

@@ -1,23 +1,20 @@
-"""A prediction watched without a key: its event stream and its page, for whoever was given their addresses.
-
-Knows: the events Replicate's clients read. Does not know: who may ask (the address says that he may).
-"""
+"""A prediction's event stream and page, which a browser opens without a key: the URL is the permission."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from server.context import Context
+from server.facades.kit.follow import EventStream, followed
 from server.facades.replicate import answers, errors, logs
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import MODELS
-from server.facades.streams import KEEP_ALIVE, EventStream
+from server.jobs.follow import Seen
 from server.jobs.job import Job, Status
 from server.limits.shares import holder
 
@@ -36,20 +33,21 @@ class Watch:
         return EventStream(self._events(job, base), {}, place)
 
     async def _events(self, job: Job, base: str) -> AsyncIterator[str]:
-        number, shown, said = 0, (0, 0), time.monotonic()
-        with suppress(KeyError):  # removed meanwhile, or the server stops
-            async with aclosing(self.jobs.follow(job.id)) as changes:
-                async for seen in changes:
-                    job = seen.job
-                    before, shown = shown, (job.step, int(100 * job.progress) if job.step else 0)
-                    lines = [line.message for line in seen.lines]
-                    text = "\n".join([*lines, *([logs.progress(job, time.time())] if shown != before else [])])
-                    if text:
-                        number, said = number + 1, time.monotonic()
-                        yield _event("logs", text, number)
-                    elif time.monotonic() - said >= KEEP_ALIVE:
-                        said = time.monotonic()
-                        yield ": still here\n\n"
+        number, shown = 0, (0, 0)
+
+        def event(seen: Seen) -> str:
+            nonlocal job, number, shown
+            job = seen.job
+            before, shown = shown, (job.step, int(100 * job.progress) if job.step else 0)
+            lines = [line.message for line in seen.lines]
+            text = "\n".join([*lines, *([logs.progress(job, time.time())] if shown != before else [])])
+            if not text:
+                return ""
+            number += 1
+            return _event("logs", text, number)
+
+        async for one in followed(self.jobs, job.id, event):
+            yield one
         if not job.status.is_terminal:
             return
         if job.video is not None:

@@ -1,7 +1,4 @@
-"""A job in Segmind's words: headers, the JSON result, the states of its queue.
-
-Knows: Segmind's keys and its three words. Does not know: how the job got there.
-"""
+"""A job as Segmind's headers, JSON result and queue states."""
 
 from __future__ import annotations
 
@@ -10,7 +7,8 @@ from typing import Any
 
 from server.context import Context
 from server.facades.segmind import errors
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
+from server.media.artifact import Artifact
 
 CREDITS = 1_000_000  # nothing is billed here, and a program that stops at zero must not stop
 
@@ -46,7 +44,7 @@ def result(context: Context, job: Job, video: Artifact, base: str) -> dict[str, 
         "file_name": video.file_name,
         "file_size": video.size,
     }
-    if job.payload.get("base64"):
+    if job.memo.get("base64"):
         file["base64"] = base64.b64encode(context.artifacts.read(video)).decode("ascii")
     return {
         "status": "COMPLETED",

@@ -1,7 +1,4 @@
-"""Segmind's calls: `POST /v1/{slug}` that waits, `/v2/...` that queues, the credits, the upload of files.
-
-Knows: Segmind's paths, codes and headers. Does not know: GPUs, other vendors, what a video is.
-"""
+"""Segmind's calls: `POST /v1/{slug}` that waits, `/v2/...` that queues, credits, the upload of files."""
 
 from __future__ import annotations
 
@@ -10,36 +7,32 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
-from server.auth import Unauthorized
 from server.context import Context
-from server.facades.cors import Cors
+from server.facades.kit.app import create_app, idempotency, root
+from server.facades.kit.body import Json
+from server.facades.kit.errors import Failure, Refused
+from server.facades.kit.fields import kept, media_type, read_fields
+from server.facades.kit.forms import MULTIPART
+from server.facades.kit.openapi import body_schema, parameter
+from server.facades.kit.waiting import ended
 from server.facades.segmind import answers, errors
 from server.facades.segmind.assets import Asset
-from server.facades.segmind.body import read_fields
 from server.facades.segmind.form import choose
 from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
-from server.facades.wire import Doorman, Json, body_schema, document, finished_or_dropped, idempotency, kept
 from server.jobs.job import Job, Status
-from server.limits.shares import holder
+from server.jobs.order import Order
 from server.limits.steps import in_turn
+from server.request_state import note_model
 
-# NOTE: "/v1" is shared: a façade with a longer prefix there (/v1/videos, /v1/predictions) comes before this one
-PREFIXES = ("/v1", "/v2", "/upload-asset", "/segmind")
 FACADE = "segmind"
 MOUNTS = ("", "/segmind")
-UPLOAD = "/upload-asset"
-# other clouds' words under /v1: never a model's name, also where those clouds are not served
-RESERVED = {
-    "predictions", "models", "files", "videos", "deployments", "account", "webhooks", "requests", "trainings",
-    "collections", "hardware", "chat", "images", "audio", "completions", "embeddings", "responses", "get-user-credits",
-}  # fmt: skip
-FORM = {"schema": {"type": "string", "enum": ["json", "binary"]}, "required": False}
+FORM: dict[str, Any] = {"enum": ["json", "binary"], "required": False}
 FORM_PARAMETERS = [
-    {"name": "response", "in": "query", "description": "the form of the answer", **FORM},
-    {"name": "X-Response-Format", "in": "header", "description": "the same, as a header", **FORM},
+    parameter("query", "response", description="the form of the answer", **FORM),
+    parameter("header", "X-Response-Format", description="the same, as a header", **FORM),
 ]
 
 
@@ -51,18 +44,14 @@ class Segmind:
         self.jobs = context.jobs
 
     async def run(self, request: Request, slug: Slug) -> Response:
-        with self.jobs.waits.held(holder(request.state.owner, request)):
-            job = await self._submit(request, slug)
-            done = await finished_or_dropped(request, self.jobs, job)
-        if done is None:
-            raise ClientDisconnect
+        done = await ended(request, self.jobs, lambda: self._submit(request, slug))
         headers = answers.headers(done)
         if done.status is not Status.SUCCEEDED or done.video is None:
             failure = errors.of_job(done)
-            return errors.respond(errors.Failure(failure.status, failure.text, headers))
+            return errors.respond(Failure(failure.status, failure.text, headers=headers))
         form = choose(
             request.query_params.get("response"),
-            bool(done.payload.get("base64")),
+            bool(done.memo.get("base64")),
             request.scope["headers"],
             self.context.settings.segmind_response,
         )
@@ -75,24 +64,19 @@ class Segmind:
 
     async def enqueue(self, request: Request, slug: Slug) -> Response:
         job = await self._submit(request, slug)
+        note_model(request, job.model)
         body = {"request_id": job.id, "status": "QUEUED", **answers.links(job, self._root(request))}
         return Json(body, headers={"x-request-id": job.id})
 
     async def _submit(self, request: Request, slug: Slug) -> Job:
-        fields = await read_fields(request)
+        fields = await _fields(request, "application/json", MULTIPART)
         given: Given = slug.input.model_validate(fields)
         image = None
         if isinstance(given, ImageToVideo):
             image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
-        return await run_in_threadpool(
-            self.jobs.submit,
-            generation(given, image),
-            facade=FACADE,
-            endpoint=slug.name,
-            payload={**kept(fields, slug.input.model_fields), "base64": given.base64},
-            owner=request.state.owner,
-            idempotency=idempotency(request),
-        )
+        memo = {**kept(fields, slug.input.model_fields), "base64": given.base64}
+        order = Order(FACADE, slug.name, request.state.owner, memo, idempotency=idempotency(request))
+        return await run_in_threadpool(self.jobs.submit, generation(given, image), order)
 
     def status(self, request: Request, request_id: str) -> Response:
         code, body = answers.state(self._find(request, request_id), self._root(request))
@@ -110,7 +94,7 @@ class Segmind:
         return Json({"credits": answers.CREDITS, "free-credits": 0})
 
     async def upload(self, request: Request) -> Response:
-        given = UploadAsset.model_validate(await read_fields(request, forms=False))
+        given = UploadAsset.model_validate(await _fields(request, "application/json"))
         uris = enumerate(given.data_urls)
         assets = [await in_turn(request.state.owner, len(uri), Asset.of, uri, f"data_urls[{n}]") for n, uri in uris]
         stored = [await asset.keep(self.context, request.state.owner) for asset in assets]
@@ -121,17 +105,24 @@ class Segmind:
     def _find(self, request: Request, request_id: str) -> Job:
         job = self.jobs.find(request_id, FACADE, request.state.owner)
         if job is None:
-            raise errors.Refused(404, f"Request {request_id[:100]} not found")
+            raise Refused(Failure(404, f"Request {request_id[:100]} not found"))
+        note_model(request, job.model)
         return job
 
     def _root(self, request: Request) -> str:
-        mount = "/segmind" if request.scope["path"].startswith("/segmind/") else ""
-        return f"{self.context.artifacts.base_url(request)}{mount}"
+        return root(self.context, request, "/segmind")
+
+
+async def _fields(request: Request, *types: str) -> dict[str, Any]:
+    """Of a body of one of these types; one that names no type is taken for JSON."""
+    kind = media_type(request)
+    if kind and kind not in types and not kind.endswith("+json"):
+        raise Refused(Failure(406, f"Invalid content type {kind[:100]}: send {' or '.join(types)}"))
+    return await read_fields(request)
 
 
 def create(context: Context) -> FastAPI:
-    """The façade as an ASGI app of its own. It wants whole paths: see PREFIXES, longest match first."""
-    app = FastAPI(title="Segmind", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = create_app(context, errors.refuse, UploadAsset, *(slug.input for slug in SLUGS.values()))
     segmind = Segmind(context)
     for mount in MOUNTS:
         for slug in SLUGS.values():
@@ -145,36 +136,13 @@ def create(context: Context) -> FastAPI:
         for name, path, call in calls:
             app.add_api_route(mount + path, call, methods=["GET"], name=name, include_in_schema=not mount)
         app.add_api_route(
-            mount + UPLOAD,
+            f"{mount}/upload-asset",
             segmind.upload,
             methods=["POST"],
             name="upload",
             openapi_extra=body_schema(UploadAsset),
             include_in_schema=not mount,
         )
-    document(app, [UploadAsset, *(slug.input for slug in SLUGS.values())])
-
-    def on_error(request: Request, error: Exception) -> Response:
-        parts = request.scope["path"].strip("/").split("/")
-        unknown = getattr(error, "status_code", None) == 404 and parts[-2:-1] in (["v1"], ["v2"])
-        if unknown and parts[-1] not in RESERVED:
-            known = ", ".join(SLUGS)
-            return errors.respond(errors.Failure(404, f"Model {parts[-1][:100]} not found; this server has {known}"))
-        return errors.respond(errors.of_exception(error))
-
-    for kind in errors.KINDS:
-        app.add_exception_handler(kind, on_error)
-
-    async def look(request: Request) -> Response | None:
-        request.scope["path"] = request.scope["path"].rstrip("/") or "/"
-        try:
-            request.state.owner = context.keys.identify(request.headers)
-        except Unauthorized as e:
-            return errors.respond(errors.Failure(401, errors.NO_KEY if e.reason == "missing" else errors.BAD_KEY))
-        return None
-
-    app.add_middleware(Doorman, look=look)
-    app.add_middleware(Cors)
     return app
 
 

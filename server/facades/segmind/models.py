@@ -1,64 +1,42 @@
-"""Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and what its upload takes.
+"""Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and the body of an upload.
 
-Knows: what Segmind's pages say. Does not know: HTTP, jobs. The knobs of text-to-video are taken for image-to-video
-too, where Segmind documents none; left out there, they are the model's own.
+Image-to-video also takes the settings of text-to-video, for which Segmind documents no ranges; left out, they are the
+model's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import GenerationRequest, Media, Task
-from server.facades.wire import MAX_PROMPT, flaw, is_blank
+from server.facades.kit.complaints import MAX_PROMPT, no_bool, not_blank, writable
+from server.facades.kit.samples import BLUE_BASE64, RED
 
 SEED_LIMIT = 2**53 - 1
 SIZE = (720, 480)  # both models' only one at Segmind, whatever model answers here
 RANDOM_SEED = -1
 MAX_ASSETS = 100
-RED = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEX/AAAZ4gk3AAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-BLUE = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEUAAP+KeNJXAAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-)
-PICTURES = [f"data:image/png;base64,{RED}", BLUE]
+PICTURES = [RED, BLUE_BASE64]
 PROMPTS = ["a red circle moves left", "a blue square moves right"]
 UNWANTED = ["low quality, blurry", "dark, grainy"]
 
 
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if is_blank(text):
-        raise PydanticCustomError("blank", "must not be blank")
-    return text
-
-
 def _some_image(image: str | bytes) -> str | bytes:
     if isinstance(image, str):
-        _writable(image)
+        writable(image)
     if not image:
         raise PydanticCustomError("blank", "must not be empty")
     return image
 
 
-def _no_bool(value: Any) -> Any:
-    """Pydantic would take true for 1."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("boolean", "must be a number")
-    return value
-
-
-Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
-Prompt = Annotated[Text, AfterValidator(_not_blank)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(writable)]
+Prompt = Annotated[Text, AfterValidator(not_blank)]
 Image = Annotated[str | bytes, AfterValidator(_some_image)]
-NO_BOOL = BeforeValidator(_no_bool)
+NO_BOOL = BeforeValidator(no_bool)
 Frames = Annotated[int, Field(ge=16, le=60), NO_BOOL]
 Steps = Annotated[int, Field(ge=25, le=50), NO_BOOL]
 Guidance = Annotated[float, Field(ge=5, le=10), NO_BOOL]

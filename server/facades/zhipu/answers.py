@@ -1,7 +1,4 @@
-"""A job in Zhipu's words and in those of 302.AI's unified form.
-
-Knows: their members and state names. Does not know: how the job got there.
-"""
+"""A job as Zhipu's task, and in 302.AI's unified form."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ def task(job: Job, status: str = "PROCESSING") -> dict[str, Any]:
     """What a create answers with, and how every result begins."""
     return {
         "id": job.id,
-        "model": job.payload["model"],
-        "request_id": job.payload["request_id"],
+        "model": job.memo["model"],
+        "request_id": job.memo["request_id"],
         "task_status": status,
     }
 
@@ -47,7 +44,7 @@ def unified_created(job: Job) -> dict[str, Any]:
         "task_id": job.id,
         "status": "pending",
         "created_at": _date(job.created_at),
-        "request_id": job.payload["request_id"],
+        "request_id": job.memo["request_id"],
         "notes": notes(job),
     }
 
@@ -59,7 +56,7 @@ def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
     answer = {
         "task_id": job.id,
         "upstream_task_id": job.id,
-        "model": job.payload["model"],
+        "model": job.memo["model"],
         "mode": MODES.get(job.request.task, "v2v"),
         "status": UNIFIED_STATES.get(job.status, "failed"),
         "video_url": films[0].get("url"),
@@ -77,12 +74,12 @@ def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
 def notes(job: Job) -> list[str]:
     """What is done otherwise than was asked, or than Zhipu would."""
     plan = job.plan or {}
-    said = [f"model: {job.payload['model']} -> {job.model} (what this server has)"]
+    said = [f"model: {job.memo['model']} -> {job.model} (what this server has)"]
     if job.request.width is None and "width" in plan:
         said.append(f"size: none -> {plan['width']}x{plan['height']} (the model's own)")
     if "num_inference_steps" in plan:
-        said.append(f"quality: {job.payload['quality']} -> {plan['num_inference_steps']} steps")
-    return said + [_of_plan(note) for note in plan.get("notes", ())] + list(job.payload["notes"])
+        said.append(f"quality: {job.memo['quality']} -> {plan['num_inference_steps']} steps")
+    return said + [_of_plan(note) for note in plan.get("notes", ())] + list(job.memo["notes"])
 
 
 def _of_plan(note: dict[str, Any]) -> str:

@@ -1,7 +1,4 @@
-"""What Zhipu's and 302.AI's calls do: take a task, tell how it stands.
-
-Knows: their bodies and answers. Does not know: at which addresses they are served, who is let in.
-"""
+"""Zhipu's and 302.AI's calls: create a task, get its state."""
 
 from __future__ import annotations
 
@@ -9,19 +6,21 @@ import uuid
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.forms import form_of, is_left_empty
-from server.facades.wire import Json, idempotency, kept, parsed, read_body, unknown
+from server.facades.kit.app import idempotency
+from server.facades.kit.body import Json
+from server.facades.kit.errors import Failure, Refused
+from server.facades.kit.fields import kept, read_fields, unknown
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
-from server.facades.zhipu.pictures import picture
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
 from server.jobs.jobs import PAGE_WAIT
+from server.jobs.order import Order
+from server.request_state import note_model
 
 FACADE = "zhipu"
 
@@ -35,13 +34,15 @@ class Zhipu:
         self.request_ids = RequestIds()
 
     async def create(self, request: Request) -> Response:
-        fields = present(await _fields(request))
+        fields = await _fields(request)
         job = await self._submit(request, fields, VideoGeneration.model_validate(fields))
+        note_model(request, job.model)
         return Json(answers.created(job))
 
     async def create_unified(self, request: Request) -> Response:
-        fields = present(await _fields(request))
+        fields = await _fields(request)
         job = await self._submit(request, fields, UnifiedVideo.model_validate(fields))
+        note_model(request, job.model)
         return Json(answers.unified_created(job))
 
     def result(self, request: Request, task_id: str) -> Response:
@@ -53,19 +54,20 @@ class Zhipu:
         return Json(answers.unified_result(self.context, job, self.context.artifacts.base_url(request)))
 
     async def results(self, request: Request) -> Response:
-        wanted = Tasks.model_validate(present(await _fields(request)))
+        wanted = Tasks.model_validate(await _fields(request))
         async with self.jobs.pages.turn(request.state.owner, PAGE_WAIT):
             return Json({"data": await run_in_threadpool(lambda: [self._told(request, one) for one in wanted.ids])})
 
     def _told(self, request: Request, task_id: str) -> dict[str, Any]:
         try:
             job = self._find(request, task_id)
-        except errors.Refused as e:
-            return {"id": task_id[:100], "task_status": "FAIL", "error": {"code": e.code, "message": e.message}}
+        except Refused as e:
+            error = {"code": e.failure.code, "message": e.failure.text}
+            return {"id": task_id[:100], "task_status": "FAIL", "error": error}
         return answers.result(self.context, job, self.context.artifacts.base_url(request))
 
     async def _submit(self, request: Request, fields: dict[str, Any], given: VideoGeneration) -> Job:
-        owner, rife, name = request.state.owner, self.jobs.rife_available, idempotency(request)
+        owner, rife, name = request.state.owner, self.context.served.rife_available, idempotency(request)
         notes = [*mapping.notes(given, rife), *unknown(fields, type(given).model_fields)]
         if request.query_params.get("webhook"):
             notes.append("webhook: ignored (nobody is called; ask for the task)")
@@ -74,52 +76,32 @@ class Zhipu:
                 media = None
                 for value in given.pictures:
                     field = "image" if "image" in fields else "image_url"
-                    media = await picture(self.context, value, field, owner)
-                return await run_in_threadpool(
-                    self.jobs.submit,
-                    mapping.generation(given, media, rife),
-                    facade=FACADE,
-                    endpoint=request.scope["path"],
-                    payload={
-                        **kept(fields, type(given).model_fields),
-                        "request_id": given.request_id
-                        or str(uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()),
-                        "quality": given.quality,
-                        "notes": notes,
-                    },
-                    owner=owner,
-                    idempotency=name,
-                )
+                    media = await mapping.picture(self.context, value, field, owner)
+                fresh = uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()
+                memo = {
+                    **kept(fields, type(given).model_fields),
+                    "request_id": given.request_id or str(fresh),
+                    "quality": given.quality,
+                    "notes": notes,
+                }
+                order = Order(FACADE, request.scope["path"], owner, memo, idempotency=name)
+                return await run_in_threadpool(self.jobs.submit, mapping.generation(given, media, rife), order)
         except Repeated:
             text = f"request_id: {given.request_id} was used before; each request needs one of its own"
-            raise errors.Refused(400, errors.REPEATED, text) from None
+            raise Refused(Failure(400, text, errors.REPEATED)) from None
 
     def _find(self, request: Request, task_id: str) -> Job:
         job = self.jobs.find(task_id, FACADE, request.state.owner)
         if job is None:
-            raise errors.Refused(404, errors.INVALID, f"id: there is no task {task_id[:100]}")
+            raise Refused(Failure(404, f"id: there is no task {task_id[:100]}", errors.INVALID))
+        note_model(request, job.model)
         return job
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The members of a JSON body, whatever type it says it has, or the parts of a form."""
-    body = await read_body(request)
-    if request.headers.get("content-type", "").strip().lower().startswith("multipart/form-data"):
-        async with form_of(request, body) as form:
-            return {
-                name: await _file(name, value) if isinstance(value, UploadFile) else value
-                for name, value in form.items()
-            }
-    fields = await parsed(body, request.state.owner)
-    if fields is None:
-        return {}
-    if not isinstance(fields, dict):
-        raise errors.Refused(400, errors.BAD_BODY, "the body must be a JSON object")
-    return fields
-
-
-async def _file(name: str, given: UploadFile) -> bytes:
-    """Empty for a browser's file box that was left empty."""
-    if not given.size and not is_left_empty(given):
-        raise errors.Refused(400, errors.INVALID, f"{name[:100]}: the file is empty")
-    return await given.read()
+    """The members of a JSON body, whatever type it says it has, or the parts of a form, those that say something."""
+    fields = await read_fields(request)
+    for name, value in fields.items():
+        if value == b"":
+            raise Refused(Failure(400, f"{name[:100]}: the file is empty", errors.INVALID))
+    return present(fields)

@@ -1,24 +1,20 @@
-"""Everything that can go wrong, in Zhipu's words: `{"error": {"code", "message"}}`, the code being text. The one place
-that makes those.
-
-Knows: which status and code fit what, and what 302.AI adds. Does not know: who raised it and why.
-"""
+"""Zhipu's errors: `{"error": {"code", "message"}}`, the code being text; 302.AI's have two more members."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import Request
 
-from pipelines.request import RequestError
-from server.auth import Unauthorized
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, QuotaExceeded, RateLimited
-from server.facades.wire import RAISED, BadBody, BodyTooLarge, Json, shown
-from server.jobs.job import Job, JobError, Status
+from server.context import Context
+from server.errors import MediaError, QueueFull, QuotaExceeded, RateLimited
+from server.facades.kit import complaints
+from server.facades.kit.body import Json
+from server.facades.kit.errors import Answers, Failure, named, reason, retry_after
+from server.jobs.job import Job, Status
 
 FIELDS = {  # GenerationRequest's names -> Zhipu's
     "num_frames": "duration",
@@ -48,24 +44,8 @@ KINDS_OF_FIELD = {
 }
 
 
-class Refused(Exception):
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-
-
-@dataclass(frozen=True)
-class Failure:
-    status: int
-    code: str
-    message: str
-    headers: dict[str, str] = field(default_factory=dict)
-
-
 def respond(failure: Failure, path: str) -> Json:
-    error: dict[str, Any] = {"code": failure.code, "message": failure.message}
+    error: dict[str, Any] = {"code": failure.code, "message": failure.text}
     if path.startswith(tuple(f"{prefix}/" for prefix in RELAYED)):
         error = unified(error, failure.status)
     return Json({"error": error}, status_code=failure.status, headers=failure.headers)
@@ -78,101 +58,82 @@ def unified(error: dict[str, Any], status: int) -> dict[str, Any]:
     return {**error, "err_code": own, "type": "unauthorized" if status == 401 else "api_error"}
 
 
-KINDS = (Refused, *RAISED)
-
-
-def of_exception(error: Exception, method: str, path: str) -> Failure:
+def refuse(context: Context, request: Request, error: Exception) -> Json:
+    path = request.scope["path"]
+    failure = ANSWERS.to(error)
     match error:
-        case ValidationError():
-            found: list[dict[str, Any]] = [dict(one) for one in error.errors()]
-            text = "; ".join(dict.fromkeys(_of_pydantic(one) for one in found))
-            return Failure(400, KINDS_OF_FIELD.get(found[0]["type"], INVALID), text)
-        case Refused():
-            return Failure(error.status, error.code, error.message)
-        case Unauthorized():
-            return Failure(401, *KEYS[error.reason])
-        case BadBody():
-            text = f"the body is not valid JSON: {error.message} at character {error.position}"
-            return Failure(400, BAD_BODY, text)
-        case BodyTooLarge():
-            return Failure(435, TOO_LARGE, error.message)
-        case MediaError():
-            status, code = (435, TOO_LARGE) if error.code == "file_too_large" else (400, INVALID)
-            return Failure(status, code, f"{error.field}: {error.message}")
-        case RequestError():
-            return Failure(400, INVALID, f"{FIELDS.get(error.field, error.field)}: {error.message}")
-        case NoModel():
-            return Failure(400, NO_SUCH_MODEL, error.message)
-        case QueueFull():
-            code = OVERLOAD
-            if isinstance(error, QuotaExceeded):
-                code = DAILY if error.daily else CONCURRENCY
-            elif isinstance(error, RateLimited):
-                code = FREQUENCY
-            wait = {"retry-after": str(math.ceil(error.retry_after))}
-            return Failure(429, code, error.message, NO_RETRY | wait)
-        case DiskFull():
-            return Failure(507, INTERNAL, error.message, NO_RETRY)
-        case ClientDisconnect():  # nobody is there to read this
-            return Failure(499, INTERNAL, "the caller hung up")
-        case HTTPException():
-            return _of_http(error, method, path)
-        case _:
-            return Failure(500, INTERNAL, "internal server error")
-
-
-def _of_http(error: HTTPException, method: str, path: str) -> Failure:
-    headers = dict(error.headers or {})
-    match error.status_code:
-        case 404:
-            return Failure(404, NO_SUCH_ADDRESS, f"no such address: {method} {path[:200]}", headers)
-        case 405:
-            return Failure(405, NO_SUCH_ADDRESS, f"{method} is not possible here: {path[:200]}", headers)
-        case 503:
-            return Failure(503, OVERLOAD, str(error.detail), headers)
-        case status:
-            return Failure(status, BAD_BODY, str(error.detail), headers)
+        case HTTPException(status_code=404):
+            failure = Failure(404, f"no such address: {request.method} {path[:200]}", NO_SUCH_ADDRESS, failure.headers)
+        case HTTPException(status_code=405):
+            text = f"{request.method} is not possible here: {path[:200]}"
+            failure = Failure(405, text, NO_SUCH_ADDRESS, failure.headers)
+    return respond(failure, path)
 
 
 def of_job(job: Job) -> dict[str, Any]:
-    """Why a job has no film."""
+    """Why a job has no video."""
     if job.status is Status.CANCELLED:
         return {"code": INTERNAL, "message": "the task was cancelled"}
-    error = job.error or JobError("internal", "the generation failed")
-    name = FIELDS.get(error.field or "", error.field)
+    error = reason(job)
     code = INVALID if error.code in ("invalid_request", "media_error") else INTERNAL
-    return {"code": code, "message": f"{name}: {error.message}" if name else error.message}
+    return {"code": code, "message": named(error, FIELDS)}
 
 
-def _of_pydantic(error: dict[str, Any]) -> str:
+def _of_fields(error: ValidationError) -> Failure:
+    code = KINDS_OF_FIELD.get(error.errors()[0]["type"], INVALID)
+    return Failure(400, complaints.complaints(error, _of_field), code)
+
+
+def _of_field(error: Mapping[str, Any]) -> str:
     if not error["loc"]:
         return str(error["msg"])
-    name = str(error["loc"][0])
-    given = shown(error["input"])
-    limits = error.get("ctx", {})
-    match error["type"]:
-        case "missing":
-            return f"{name} is required"
-        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
-            return f"{name} must be {RANGES.get(name, 'an integer')}, got {given!r}"
-        case "bool_type" | "bool_parsing":
-            return f"{name} must be true or false, got {given!r}"
-        case "literal_error":
-            return f"{name} must be speed or quality, got {given!r}"
-        case "string_too_long":
-            return f"{name} must be at most {limits['max_length']} characters long"
-        case "string_too_short":
-            return f"{name} must be at least {limits['min_length']} characters long"
-        case "too_long":
-            return f"{name} must have at most {limits['max_length']} entries"
-        case "too_short":
-            return f"{name} must have an entry"
-        case "string_type" | "string_unicode" | "bytes_type":
-            return f"{name} must be a string"
-        case "list_type":
-            return f"{name} must be a list"
-        case _:
-            return f"{name} {error['msg']}"
+    return complaints.complaint(error, str(error["loc"][0]), WORDS, RANGES)
 
 
-RANGES = {"fps": "30 or 60", "duration": "5 or 10"}
+WORDS = {
+    **complaints.WORDS,
+    "integer": "{name} must be{range}, got {given!r}",
+    "literal_error": "{name} must be speed or quality, got {given!r}",
+    "too_long": "{name} must have at most {max_length} entries",
+    "too_short": "{name} must have an entry",
+    "string_unicode": "{name} must be a string",
+    complaints.OTHER: "{name} {msg}",
+}
+RANGES = {"fps": " 30 or 60", "duration": " 5 or 10"}
+
+
+def _of_media(error: MediaError) -> Failure:
+    status, code = (435, TOO_LARGE) if error.code == "file_too_large" else (400, INVALID)
+    return Failure(status, named(error), code)
+
+
+def _of_queue(error: QueueFull) -> Failure:
+    code = OVERLOAD
+    if isinstance(error, QuotaExceeded):
+        code = DAILY if error.daily else CONCURRENCY
+    elif isinstance(error, RateLimited):
+        code = FREQUENCY
+    return Failure(429, error.message, code, NO_RETRY | retry_after(error))
+
+
+def _of_http(error: HTTPException) -> Failure:
+    code = OVERLOAD if error.status_code == 503 else BAD_BODY
+    return Failure(error.status_code, str(error.detail), code, dict(error.headers or {}))
+
+
+ANSWERS = Answers(
+    no_key=lambda e: Failure(401, KEYS[e.reason][1], KEYS[e.reason][0]),
+    invalid=_of_fields,
+    bad_json=lambda e: Failure(400, f"the body is not valid JSON: {e.message} at character {e.position}", BAD_BODY),
+    not_an_object=lambda e: Failure(400, "the body must be a JSON object", BAD_BODY),
+    too_large=lambda e: Failure(435, e.message, TOO_LARGE),
+    bad_media=_of_media,
+    bad_request=lambda e: Failure(400, named(e, FIELDS), INVALID),
+    no_model=lambda e: Failure(400, e.message, NO_SUCH_MODEL),
+    bad_upload=lambda e: Failure(400, e.message, INVALID),
+    queue_full=_of_queue,
+    disk_full=lambda e: Failure(507, e.message, INTERNAL, NO_RETRY),
+    hung_up=lambda e: Failure(499, "the caller hung up", INTERNAL),
+    http=_of_http,
+    crashed=lambda e: Failure(500, "internal server error", INTERNAL),
+)

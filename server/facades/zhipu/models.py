@@ -1,7 +1,6 @@
-"""What Zhipu and 302.AI take: models, fields, sizes, lengths, rates.
+"""The bodies that Zhipu and 302.AI take: models, fields, sizes, lengths, rates.
 
-Knows: their names, defaults and ranges. Does not know: HTTP, jobs, what CogVideoX makes of it (`mapping` does).
-Fields are checked after everything that stands for "left out" (null, an empty text or list) is gone: `present`.
+Fields that stand for "left out" (null, empty text, an empty list) are removed before validation: `present`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJson
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import Task
-from server.facades.wire import flaw, is_blank, shown
+from server.facades.kit.complaints import is_blank, shown, writable
+from server.facades.kit.samples import BLUE_BASE64, RED
 from weights.catalog import published
 
 MODELS = ("cogvideox-3", "cogvideox-2", "cogvideox-flash", "cogvideox")
@@ -31,11 +31,7 @@ MAX_IDS = 100
 SHORT_SIDES = {"480p": 480, "720p": 720, "1080p": 1080, "2k": 1080, "4k": 2160}
 WIDE = "16:9"
 ASPECT_RATIOS = ("16:9", "9:16", "4:3", "3:4", "1:1")
-RED = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEX/AAAZ4gk3AAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-BLUE = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEUAAP+KeNJXAAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-)
-PICTURES = [f"data:image/png;base64,{RED}", BLUE]
+PICTURES = [RED, BLUE_BASE64]
 
 
 def present(fields: dict[str, Any]) -> dict[str, Any]:
@@ -46,14 +42,8 @@ def present(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
-    return text
-
-
 def _writable_picture(value: str | bytes) -> str | bytes:
-    return _writable(value) if isinstance(value, str) else value
+    return writable(value) if isinstance(value, str) else value
 
 
 def _brief(text: str) -> str:
@@ -133,7 +123,7 @@ def _enum(*allowed: Any) -> dict[str, Any]:
     return {"enum": list(allowed)}
 
 
-Text = Annotated[str, AfterValidator(_writable)]
+Text = Annotated[str, AfterValidator(writable)]
 Prompt = Annotated[Text, AfterValidator(_brief), Field(json_schema_extra={"maxLength": MAX_PROMPT})]
 Model = Annotated[str, AfterValidator(_model), Field(json_schema_extra=_enum(*MODELS))]
 Seconds = Annotated[int, AfterValidator(_one_of(*SECONDS)), Field(json_schema_extra=_enum(*SECONDS))]
@@ -145,8 +135,8 @@ Size = Annotated[
     Field(json_schema_extra=_enum(*SHORT_SIDES, *SIZES)),
 ]
 Quality = Annotated[Literal["speed", "quality"], BeforeValidator(_quality)]
-RequestId = Annotated[str, Field(max_length=MAX_REQUEST_ID), AfterValidator(_writable), BeforeValidator(_as_text)]
-UserId = Annotated[str, Field(min_length=6, max_length=128), AfterValidator(_writable), BeforeValidator(_as_text)]
+RequestId = Annotated[str, Field(max_length=MAX_REQUEST_ID), AfterValidator(writable), BeforeValidator(_as_text)]
+UserId = Annotated[str, Field(min_length=6, max_length=128), AfterValidator(writable), BeforeValidator(_as_text)]
 ONE_PICTURE: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "object", "properties": {"url": {"type": "string"}}}]
 }

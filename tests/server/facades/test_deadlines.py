@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from server.app import House
 from server.facades.replicate.answers import job_id
+from server.house import House
 from server.jobs.job import Job, Status
+from server.jobs.order import Order
 from tests.rigs import pace
 from tests.rigs.house import app, house_of, submit, until
 
@@ -80,9 +81,7 @@ def test_a_deadline_that_comes_after_the_restart(tmp_path: Path) -> None:
         house.context.jobs.cancel(first.id)
         given = house.context.jobs.get(first.id)
         assert given is not None
-        soon = house.context.jobs.submit(
-            given.request, facade="test", endpoint="", payload={}, owner="", end_by=time.time() + pace.seconds(2)
-        )
+        soon = house.context.jobs.submit(given.request, Order("test", "", "", end_by=time.time() + pace.seconds(2)))
         found = ends(house, soon.id)
         assert (found.status, found.attempt, found.video) == (Status.CANCELLED, 1, None)
 
@@ -93,13 +92,23 @@ def test_who_has_begun_is_spared(tmp_path: Path) -> None:
         soon = pace.seconds(0.5)
         headers = {"x-fal-request-timeout": f"{soon}"}
         begun = client.post(FAL, json={"prompt": "steps=1"}, headers=headers).json()["request_id"]
-        taken = house.health.store.claim()
+        taken = house.store.claim()
         assert taken is not None and taken.id == begun
         time.sleep(soon)
     application = app(tmp_path)
     with TestClient(application):
         found = ends(house_of(application), begun)
         assert (found.status, found.attempt) == (Status.SUCCEEDED, 2)
+
+
+def test_a_look_is_enough(tmp_path: Path) -> None:
+    """A call that waits and a look at the job end it in time, whatever the dispatcher does."""
+    with not_started(tmp_path) as (_, client):
+        headers = {"x-fal-request-timeout": "0.2"}
+        answer = client.post("/run/fal-ai/cogvideox-5b", json={"prompt": "steps=1"}, headers=headers)
+        assert (answer.status_code, answer.headers["x-fal-request-timeout-type"]) == (504, "user")
+        over = client.post(REPLICATE, json={"input": {"prompt": "steps=1"}}, headers={"cancel-after": "0"}).json()
+        assert client.get(f"/v1/predictions/{over['id']}").json()["status"] == "canceled"
 
 
 def test_who_waits_is_told_so(tmp_path: Path) -> None:

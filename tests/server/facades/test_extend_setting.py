@@ -12,9 +12,10 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest, Task
 from server.app import create_app
-from server.facades.openai.models import RED
+from server.facades.kit.samples import RED
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs
+from server.jobs.order import Order
 from server.served import Served
 from tests.rigs import checkpoints
 from tests.rigs.facade_rig import Rig, facade
@@ -90,9 +91,8 @@ def test_what_cannot_be_extended_is_slowed_down_as_ever() -> None:
     store: Any = Store()
     served = Served({task: model_for(task) for task in (Task.T2V, Task.V2V)}, ("cpu",))
     jobs = Jobs(store, served, max_queue=1, check_room=lambda: None, wake=lambda: None, extend=True)
-    terms: dict[str, Any] = {"facade": "test", "endpoint": "test", "payload": {}, "owner": ""}
     long = GenerationRequest(prompt="a", duration=10, seed=1)
-    assert replace(jobs.submit(long, **terms).request, seed=1) == long
+    assert replace(jobs.submit(long, Order("test", "test", "")).request, seed=1) == long
     assert "slowed down" in str((submitted[-1].plan or {})["notes"])
 
 

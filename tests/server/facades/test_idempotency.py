@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
-from server.facades.wire import finished_or_dropped
+from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Status
+from server.jobs.order import Order
 from tests.rigs.facade_rig import Rig, facade
 from tests.server.media.test_fetch import picture
 
@@ -116,8 +117,7 @@ def test_a_caller_who_can_come_again_cancels_nothing_by_hanging_up(name: str | N
     with facade("fal") as rig:
         rig.hold()
         jobs = rig.context.jobs
-        terms: Any = {"facade": "fal", "endpoint": "e", "payload": {}, "owner": ""}
-        job = jobs.submit(GenerationRequest("p"), idempotency=name, **terms)
+        job = jobs.submit(GenerationRequest("p"), Order("fal", "e", "", idempotency=name))
         request = Request({"type": "http"}, gone)
         assert asyncio.run(finished_or_dropped(request, jobs, job, one_shot=True)) is None
         assert rig.table[job.id].status is after

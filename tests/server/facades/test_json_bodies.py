@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from server.facades import json_bodies
-from server.facades.json_bodies import BadBody, parse_json
+from server.facades.kit import json_bodies
+from server.facades.kit.json_bodies import BadBody, parse_json
 
 MIB = 2**20
 

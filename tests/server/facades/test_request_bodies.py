@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from server.facades.wire import MAX_BODY
+from server.limits.bodies import MAX_BODY
 from tests.rigs.house import app, house_of
 from tests.rigs.live import API, CALLS, asking, exchange, last_prompt, live, upload_address
 
@@ -101,11 +101,11 @@ EMPTY: dict[str, Callable[[TestClient], Any]] = {
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_upload_without_a_byte_is_refused(client: TestClient, made: FastAPI, name: str) -> None:
-    kept = {artifact.name for artifact in house_of(made).health.data.artifacts.iterdir()}
+    kept = {artifact.name for artifact in house_of(made).data.artifacts.iterdir()}
     answer = EMPTY[name](client)
     assert answer.status_code in (400, 422) or answer.json()["status"] == "error", answer.text
     assert re.search("empty|no data|missing|at least 1 item", answer.text), answer.text
-    assert {artifact.name for artifact in house_of(made).health.data.artifacts.iterdir()} == kept
+    assert {artifact.name for artifact in house_of(made).data.artifacts.iterdir()} == kept
 
 
 # -- compressed bodies ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from server.facades import v1
+from server.facades import routes
 from server.middleware import ByPrefix
 from tests.rigs.facade_rig import Build
 
@@ -45,8 +45,8 @@ def vendor(name: str, models_status: int = 200) -> ASGIApp:
 
 def front(*names: str, openai_status: int = 200, replicate_status: int = 200) -> TestClient:
     status = {"openai": openai_status, "replicate": replicate_status}
-    routes = v1.shared({name: vendor(name, status[name]) for name in names})
-    return TestClient(ByPrefix(Starlette(), routes))
+    apps = {name: vendor(name, status[name]) for name in names}
+    return TestClient(ByPrefix(Starlette(), routes.shared(apps)))
 
 
 def whose(answer: Any) -> str:

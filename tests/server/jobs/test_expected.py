@@ -9,7 +9,9 @@ import pytest
 
 from pipelines.request import GenerationRequest
 from server.facades.modelslab.answers import USUAL_SECONDS, eta
-from server.jobs.job import Artifact, Job, Status
+from server.jobs.job import Job, Status
+from server.jobs.order import Order
+from server.media.artifact import Artifact
 from tests.rigs.facade_rig import Clock, Rig, facade
 
 FILE = Artifact("key", "video/mp4", "film.mp4", 9)
@@ -25,7 +27,7 @@ def rig() -> Iterator[Rig]:
 
 def sent(rig: Rig, steps: int = 20) -> Job:
     request = GenerationRequest("a red circle", num_inference_steps=steps)
-    return rig.context.jobs.submit(request, facade="modelslab", endpoint="text2video", payload={}, owner="")
+    return rig.context.jobs.submit(request, Order("modelslab", "text2video", ""))
 
 
 def make(rig: Rig, steps: int = 20) -> None:

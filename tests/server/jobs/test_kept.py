@@ -9,8 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.facades.fal import errors
-from server.facades.fal.samples import RED
-from server.facades.wire import KEPT, MAX_PROMPT, kept
+from server.facades.kit.complaints import MAX_PROMPT
+from server.facades.kit.fields import KEPT, kept
+from server.facades.kit.samples import RED
 from server.limits.room import RoomLimits
 from tests.rigs.facade_rig import facade
 
@@ -63,7 +64,7 @@ def test_of_a_refused_submit_only_the_reason_is_kept(body: dict[str, Any], endpo
         result = client.get(answers[0].json()["response_url"])
         assert result.status_code == 422 and result.json()["detail"][0]["msg"]
         (job, *_) = rig.store.page("fal", "", 9)
-        assert job.payload == {} and job.error is not None
+        assert job.memo == {} and job.error is not None
         assert len(json.dumps(job.error.detail)) <= errors.SMALL and len(job.error.message) < 2000
         grown = sum(path.stat().st_size for path in rig.data.root.rglob("*") if path.is_file()) - before
         assert grown < MIB

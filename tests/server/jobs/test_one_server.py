@@ -69,7 +69,7 @@ def test_a_restarted_database_is_held_again(immediate: bool, server: postgres.Se
             open_database(url, metadata, SCHEMA)
         found = ended(house, running, 30)
         assert (found.status, found.attempt) == (Status.SUCCEEDED, 1)
-        assert house.health.dispatcher.alive
+        assert house.dispatcher.alive
     until(lambda: holders(url) == [])  # the database notices a little later that we have gone
 
 
@@ -81,7 +81,7 @@ def test_a_lost_session_alone_is_noticed(server: postgres.Server, tmp_path: Path
         (before,) = holders(url)
         end(url, before)
         until(lambda: holders(url) not in ([], [before]))
-        assert house_of(application).health.dispatcher.alive
+        assert house_of(application).dispatcher.alive
 
 
 def test_a_session_of_our_own_that_lingers_is_ended(server: postgres.Server) -> None:
@@ -108,7 +108,7 @@ def test_who_comes_too_late_works_no_more(server: postgres.Server, tmp_path: Pat
         with next_in_line(url) as has_it:
             end(url, *holders(url))
             until(has_it.is_set)
-            until(lambda: house.health.dispatcher.dead)
+            until(lambda: house.dispatcher.dead)
             until(lambda: house.courier._task is not None and house.courier._task.done())
             ready = client.get("/health/ready")
             assert ready.status_code == 503 and "another server is using the database" in ready.text
@@ -119,9 +119,9 @@ def test_who_comes_too_late_works_no_more(server: postgres.Server, tmp_path: Pat
         with TestClient(other):
             done = [ended(house_of(other), job, 30) for job in (running, waiting)]
             assert [(job.status, job.attempt) for job in done] == [(Status.SUCCEEDED, 2), (Status.SUCCEEDED, 1)]
-            house.health.dispatcher.stop()
+            house.dispatcher.stop()
             assert holders(url) != []
-        assert list(house.health.data.artifacts.iterdir()) == []
+        assert list(house.data.artifacts.iterdir()) == []
     assert sorted(line for line in journal(tmp_path) if line.startswith("end")) == ["end 1", "end 2"]
 
 

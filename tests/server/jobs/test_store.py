@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,10 @@ from server.errors import (
     StaleWrite,
 )
 from server.jobs.database import open_database
-from server.jobs.job import FOLLOWS, Artifact, Job, JobError, Status, Webhook
+from server.jobs.job import FOLLOWS, Job, JobError, Status, Webhook
 from server.jobs.store import MAX_LOG_LINES, REFUSED, JobStore, Quota
 from server.jobs.tables import SCHEMA, jobs, metadata
+from server.media.artifact import Artifact
 from tests.rigs import postgres
 
 VIDEO = Artifact("k", "video/mp4", "video.mp4", 3)
@@ -239,14 +238,16 @@ def test_journal_mode_follows_the_sqlite_version(tmp_path: Path, monkeypatch: py
         engine.dispose()
 
 
-def test_a_newer_schema_is_left_alone(where: Path | str) -> None:
+@pytest.mark.parametrize(("version", "reason"), [(99, "newer"), (SCHEMA - 1, "older")])
+def test_another_schema_is_left_alone(where: Path | str, version: int, reason: str) -> None:
     JobStore(where).close()
     is_file = isinstance(where, Path)
     engine = create_engine(f"sqlite:///{where}" if is_file else str(where).replace(":", "+psycopg:", 1))
+    to = f"PRAGMA user_version={version}" if is_file else f"UPDATE schema_version SET version = {version}"
     with engine.begin() as db:
-        db.exec_driver_sql("PRAGMA user_version=99" if is_file else "UPDATE schema_version SET version = 99")
+        db.exec_driver_sql(to)
     engine.dispose()
-    with pytest.raises(DataDirUnwritable, match="newer"):
+    with pytest.raises(DataDirUnwritable, match=reason):
         JobStore(where)
 
 
@@ -293,27 +294,6 @@ def test_pages_hold_what_is_ones_own(store: JobStore) -> None:
     assert ids(2) == ["a4", "a3"] and ids(2, 4) == ["a2", "a1"] and ids(9, 1) == []
     assert ids(2, None, False) == ["a0", "a1"] and ids(9, 3, False) == ["a3", "a4"]
     assert store.page("other", "a", 9) == []
-
-
-def test_a_table_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "jobs.db"
-    store = JobStore(path)
-    store.submit(job("old"))
-    store.close()
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("DROP TABLE webhooks")
-        for index in ("jobs_once", "jobs_by_owner", "jobs_by_owner_and_state", "jobs_in_turn", "jobs_to_list"):
-            db.execute(f"DROP INDEX {index}")
-        for column in ("owner", "priority", "keep_seconds", "webhook", "idempotency"):
-            db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
-        db.execute("PRAGMA user_version=1")
-        db.commit()
-    store = JobStore(path)
-    old = store.get("old")
-    assert old and (old.owner, old.priority, old.keep_seconds, old.webhook) == ("", 0, None, None)
-    store.submit(job("new", owner="o"))
-    assert [found.id for found in iter(store.claim, None) if found] == ["old", "new"]
-    store.close()
 
 
 def refused(id_: str, owner: str = "a", **more: Any) -> Job:
@@ -418,7 +398,7 @@ def test_the_same_call_makes_one_job(store: JobStore) -> None:
     assert send("a").id == send("b").id == "a"
     assert send("c", owner="another").id == "c"
     with pytest.raises(IdempotencyConflict):
-        store.submit(replace(job("d", idempotency="once"), payload={"prompt": "another"}))
+        store.submit(replace(job("d", idempotency="once"), memo={"prompt": "another"}))
     threads = [threading.Thread(target=send, args=(f"t{n}",), kwargs={"owner": "many"}) for n in range(8)]
     for thread in threads:
         thread.start()

@@ -14,8 +14,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from pipelines.request import GenerationRequest
 from server.errors import QueueFull, StaleWrite
-from server.jobs.job import Artifact, Job, JobError, Status, Webhook
+from server.jobs.job import Job, JobError, Status, Webhook
 from server.jobs.store import JobStore
+from server.media.artifact import Artifact
 
 FILE = Artifact("k", "video/mp4", "video.mp4", 3)
 LIMIT = 4

@@ -14,11 +14,12 @@ from starlette.requests import Request
 
 from server.auth import Unauthorized
 from server.errors import TooManyBodies
+from server.facades.kit.body import read_body
+from server.facades.kit.json_bodies import BadBody, parsed
 from server.facades.modelslab import keyed
 from server.facades.modelslab.keyed import KeyScanner
-from server.facades.wire import MAX_BODY, BadBody, BodyTooLarge, parsed, read_body
 from server.limits import bodies
-from server.limits.bodies import SCOPE_KEY, SHORT, Bodies, Counted, Share
+from server.limits.bodies import MAX_BODY, SCOPE_KEY, SHORT, Bodies, BodyTooLarge, Counted, Share
 
 MIB = 2**20
 LONG = "A" * MIB

@@ -20,9 +20,9 @@ from server.datadir import DataDir
 from server.errors import DiskFull, MediaError
 from server.media.addresses import is_public
 from server.media.artifacts import Artifacts
-from server.media.door import Door
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
+from server.media.outbound import Outbound
 from tests.rigs.loopback import serving
 
 Call = Callable[..., Media]
@@ -129,7 +129,7 @@ def take(
 ) -> Media:
     async def run() -> Media:
         inspectors = Inspectors()
-        intake = Intake(artifacts._data, artifacts, Door(allowed, seconds=1.0), inspectors)
+        intake = Intake(artifacts._data, artifacts, Outbound(allowed, seconds=1.0), inspectors)
         try:
             return await (intake.picture if kind == "picture" else intake.video)(value, "image_url")
         finally:

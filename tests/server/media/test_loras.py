@@ -22,9 +22,9 @@ from server.datadir import DataDir
 from server.errors import DiskFull, MediaError
 from server.media.addresses import is_public
 from server.media.artifacts import Artifacts
-from server.media.door import Door
 from server.media.inspectors import Inspectors
 from server.media.loras import Loras
+from server.media.outbound import Outbound
 from server.media.retention import LORA_SECONDS, Retention
 from server.media.uploads import Uploads
 from tests.rigs import checkpoints, hub
@@ -45,14 +45,14 @@ class Place:
 
         async def run() -> list[Lora]:
             settings = plain(data_dir=self.tmp / "data", loras_dir=self.tmp / "styles", **given)
-            door = Door((lambda _: True) if private else is_public, seconds=2.0)
+            outbound = Outbound((lambda _: True) if private else is_public, seconds=2.0)
             models = {Task.T2V: describe(checkpoints.cached("5b"), "5b")}
             inspectors = Inspectors()
-            there = Loras(settings, models, self.data, self.artifacts, door, inspectors)
+            there = Loras(settings, models, self.data, self.artifacts, outbound, inspectors)
             try:
                 found = await asyncio.gather(*(there.take(v, 0.5, task, fresh=fresh) for v in values))
             finally:
-                await door.close()
+                await outbound.close()
                 await inspectors.close()
             return list(found)
 

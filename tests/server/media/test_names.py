@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from server.media.door import Door, DownloadFailed, Unreachable
 from server.media.names import PER_KEY, NameNotResolved, Names
+from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
 
 def looking() -> int:
@@ -61,7 +61,7 @@ def test_one_keys_dead_names_leave_anothers(release: threading.Event) -> None:
 def test_what_a_caller_reads(url: str, message: str, release: threading.Event) -> None:
     async def main() -> None:
         with pytest.raises(DownloadFailed, match=message) as caught:
-            await Door(lambda _: True, seconds=0.2 if "dead" in url else 20).download(url, 10)
+            await Outbound(lambda _: True, seconds=0.2 if "dead" in url else 20).download(url, 10)
         assert isinstance(caught.value, Unreachable)
 
     asyncio.run(main())

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipelines.request import Media
-from server.app import House
+from server.house import House
 from server.jobs.job import Status
 from server.media.artifacts import Artifacts, Limits
 from server.media.retention import Retention
@@ -51,7 +51,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def test_inputs_that_no_job_needs(house: House) -> None:
-    inputs = house.health.data.inputs
+    inputs = house.data.inputs
     paths = {word: inputs / hashlib.sha256(word.encode()).hexdigest() for word in ("mine", "his", "ended", "young")}
     for word, path in paths.items():
         path.write_text(word)
@@ -63,7 +63,7 @@ def test_inputs_that_no_job_needs(house: House) -> None:
     house.context.jobs.cancel(over.id)
     house.retention.sweep()
     assert {word for word, path in paths.items() if path.exists()} == {"mine", "his", "young"}
-    house.health.store.claim()
+    house.store.claim()
     house.retention.sweep()
     assert paths["mine"].exists(), "a running job may have to run again"
     with pytest.raises(Exception, match="not kept any more"):
@@ -94,7 +94,7 @@ def test_an_input_that_comes_again_is_new(house: House) -> None:
 
 
 def test_unfinished_uploads(house: House) -> None:
-    uploads = house.health.data.uploads
+    uploads = house.data.uploads
     for name in ("old", "going-on", "empty"):
         (uploads / name).mkdir()
     age(uploads / "empty", DAY + 60)
@@ -113,7 +113,7 @@ def test_unfinished_uploads(house: House) -> None:
 
 def test_what_was_left_in_the_middle(house: House) -> None:
     """Temporary files and folders of keys without a file; nothing else that is old."""
-    root, artifacts = house.health.data.root, house.context.artifacts
+    root, artifacts = house.data.root, house.context.artifacts
     kept, gone = [], []
     for folder in ("inputs", "checkpoints", "checkpoints/finished", "replicate/anyone", "openai/anyone"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def test_what_was_left_in_the_middle(house: House) -> None:
 
 
 def test_results_by_the_settings(house: House) -> None:
-    artifacts, folder = house.context.artifacts, house.health.data.artifacts
+    artifacts, folder = house.context.artifacts, house.data.artifacts
     films = [artifacts.put("video.mp4", "video/mp4", bytes(400 * 2**10)) for _ in range(4)]
     for film, seconds in zip(films, (7 * DAY + 60, 2 * DAY, 3 * DAY, 1800), strict=True):
         age(folder / film.key / film.file_name, seconds)
@@ -147,7 +147,7 @@ def test_one_trouble_does_not_keep_the_rest(house: House, monkeypatch: pytest.Mo
     def broken(*_: Any) -> None:
         raise OSError("no")
 
-    data = house.health.data
+    data = house.data
     (data.inputs / ".ab_12xyz").write_text("x")
     (data.checkpoints / ".ab_12xyz").write_text("x")
     for folder in (data.inputs, data.checkpoints):
@@ -168,8 +168,8 @@ def test_a_remix_of_what_is_not_kept_any_more(tmp_path: Path) -> None:
         path = f"/v1/videos/{made.json()['id']}"
         until(lambda: client.get(path).json()["status"] == "completed")
         assert client.post(f"{path}/remix", json={"prompt": "steps=1"}).status_code == 200
-        (file,) = house.health.data.inputs.iterdir()
-        until(lambda: house.health.store.inputs_in_use() == set())
+        (file,) = house.data.inputs.iterdir()
+        until(lambda: house.store.inputs_in_use() == set())
         age(file, 2 * DAY)
         house.retention.sweep()
         answer = client.post(f"{path}/remix", json={"prompt": "steps=1"})
@@ -204,7 +204,7 @@ def test_a_film_on_s3(running: Running, monkeypatch: pytest.MonkeyPatch) -> None
     client, house = running
     job = ended(house, submit(house, "steps=1 bytes=5000", seed=5))
     assert job.status is Status.SUCCEEDED and job.video and job.manifest and job.poster
-    assert list(house.health.data.artifacts.iterdir()) == []
+    assert list(house.data.artifacts.iterdir()) == []
     url = house.context.artifacts.url(job.video, "http://here")
     whole = client.get(url)
     assert (whole.status_code, whole.headers["content-type"]) == (200, "video/mp4")
@@ -241,7 +241,7 @@ def test_an_upload_on_s3(running: Running) -> None:
     begun = client.post("/storage/upload/initiate", json=asked).json()
     assert client.put(begun["upload_url"], content=picture("blue")).status_code == 200
     assert client.get(begun["file_url"]).content == picture("blue")
-    assert list(house.health.data.artifacts.iterdir()) == [] == list(house.health.data.uploads.iterdir())
+    assert list(house.data.artifacts.iterdir()) == [] == list(house.data.uploads.iterdir())
     body = {"prompt": "steps=1", "image_url": begun["file_url"]}
     answer = client.post("/queue/fal-ai/cogvideox-5b/image-to-video", json=body)
     job = ended(house, _job(house, answer.json()["request_id"]))
@@ -272,7 +272,7 @@ def test_s3_goes_down_below_a_server(s3: Cloud, running: Running) -> None:
             answer = client.post(path, json=body)
             assert said in answer.text and "Traceback" not in answer.text, answer.text
         house.retention.sweep()
-        assert house.health.dispatcher.alive
+        assert house.dispatcher.alive
     finally:
         s3.start()
     storage = house.context.artifacts._storage
@@ -284,7 +284,7 @@ def test_s3_goes_down_below_a_server(s3: Cloud, running: Running) -> None:
 
 def test_retention_on_s3(s3: Cloud, house: House) -> None:
     """The same for results; parts of uploads and inputs lie here."""
-    data = house.health.data
+    data = house.data
     artifacts = Artifacts(data, storage=ObjectStorage(s3.url()))
     film = artifacts.put("video.mp4", "video/mp4", b"film")
     brief = artifacts.put("video.mp4", "video/mp4", b"film", keep_seconds=3600)

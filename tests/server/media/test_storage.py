@@ -22,10 +22,11 @@ from structlog.testing import capture_logs
 
 from server.datadir import DataDir
 from server.errors import BadSetting, DiskFull
-from server.jobs.job import Artifact
+from server.house import storage_of
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts, Limits
 from server.media.conditions import ranges_of
-from server.media.storage import LocalStorage, Storage, StorageDown, storage_of
+from server.media.storage import LocalStorage, Storage, StorageDown
 from server.media.storage_s3 import ObjectStorage
 from tests.rigs.house import plain
 from tests.rigs.s3 import Cloud

@@ -11,7 +11,7 @@ import pytest
 
 from server.datadir import DataDir
 from server.errors import DiskFull, UploadTooLarge
-from server.jobs.job import Artifact
+from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
 from server.media.storage import LocalStorage, Storage
 from server.media.uploads import UploadBroken, Uploads

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
 from pipelines.request import GenerationRequest, Media
-from server.app import House
 from server.errors import DiskFull, StaleWrite
+from server.house import House
 from server.jobs.job import Job, JobError, Status
 from server.workers.outcomes import without_paths
 from server.workers.running import CANCEL_GRACE, STAGE_GRACE, Running
@@ -39,13 +39,13 @@ Two = tuple[House, Path]
 
 def test_two_workers_work_at_the_same_time_and_die_alone(two_workers: Two) -> None:
     house, tmp = two_workers
-    until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
+    until(lambda: all(w.state == "ready" for w in house.pool.workers()))
     healthy = submit(house, "steps=100 sleep=0.03", seed=1)
     dying = submit(house, "die=SIGKILL times=1 steps=40 at=40 sleep=0.03", seed=2)
-    until(lambda: house.health.store.counts()[Status.RUNNING] == 2)
+    until(lambda: house.store.counts()[Status.RUNNING] == 2)
     first, second = ended(house, healthy), ended(house, dying)
     assert (first.status, first.attempt, second.status, second.attempt) == (Status.SUCCEEDED, 1, Status.SUCCEEDED, 2)
-    assert sorted(w.restarts for w in house.health.pool.workers()) == [0, 1]
+    assert sorted(w.restarts for w in house.pool.workers()) == [0, 1]
     assert journal(tmp).count("end 1") == journal(tmp).count("end 2") == 1
 
 
@@ -59,7 +59,7 @@ def test_many_jobs_each_end_once(two_workers: Two) -> None:
 
 def test_a_table_that_cannot_be_written_loses_nothing(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     house, _ = two_workers
-    store, failures = house.health.store, [1, 2]
+    store, failures = house.store, [1, 2]
     finish = store.finish
 
     def unwilling(*args: Any, **kwargs: Any) -> None:
@@ -70,16 +70,16 @@ def test_a_table_that_cannot_be_written_loses_nothing(two_workers: Two, monkeypa
 
     monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.05)
     monkeypatch.setattr(store, "finish", unwilling)
-    before = len(list(house.health.data.artifacts.iterdir()))
+    before = len(list(house.data.artifacts.iterdir()))
     job = ended(house, submit(house, "steps=1"))
     assert (job.status, job.attempt, failures) == (Status.SUCCEEDED, 1, [])
-    assert len(list(house.health.data.artifacts.iterdir())) == before + 3
+    assert len(list(house.data.artifacts.iterdir())) == before + 3
 
 
 def test_a_result_nobody_wants_any_more_is_dropped(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     house, _ = two_workers
-    store = house.health.store
-    before = len(list(house.health.data.artifacts.iterdir()))
+    store = house.store
+    before = len(list(house.data.artifacts.iterdir()))
     finish = store.finish
 
     def too_late(job_id: str, attempt: int, **values: Any) -> None:
@@ -89,7 +89,7 @@ def test_a_result_nobody_wants_any_more_is_dropped(two_workers: Two, monkeypatch
     monkeypatch.setattr(store, "finish", too_late)
     job = ended(house, submit(house, "steps=1"))
     assert job.status is Status.CANCELLED and job.video is None
-    until(lambda: len(list(house.health.data.artifacts.iterdir())) == before)
+    until(lambda: len(list(house.data.artifacts.iterdir())) == before)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_result_that_cannot_be_stored_fails_its_job_only(
 
 def test_an_odd_turn_ends_neither_the_loop_nor_other_jobs(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     house, _ = two_workers
-    store, errors = house.health.store, [ValueError("odd row"), BrokenPipeError()]
+    store, errors = house.store, [ValueError("odd row"), BrokenPipeError()]
     claim, fail = store.claim, store.fail
 
     def odd() -> Job | None:
@@ -135,7 +135,7 @@ def test_an_odd_turn_ends_neither_the_loop_nor_other_jobs(two_workers: Two, monk
         patched.setattr(store, "fail", too_late)
         assert ended(house, submit(house, "steps=1")).status is Status.FAILED
     assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
-    assert house.health.dispatcher.alive
+    assert house.dispatcher.alive
 
 
 def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +143,9 @@ def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.M
         raise SystemExit
 
     application = app(tmp_path)
-    monkeypatch.setattr(house_of(application).health.pool, "reports", die)
+    monkeypatch.setattr(house_of(application).pool, "reports", die)
     with TestClient(application) as client:
-        until(lambda: house_of(application).health.dispatcher.dead)
+        until(lambda: house_of(application).dispatcher.dead)
         for path, word in (("/v1/cog-video-5b-t2v", "error"), ("/queue/fal-ai/cogvideox-5b", "detail")):
             answer = client.post(path, json={"prompt": "steps=1"})
             assert answer.status_code == 503 and "stopped working" in answer.json()[word]
@@ -174,7 +174,7 @@ def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
     assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
     runs = [line for line in journal(tmp) if line.startswith("start 77")]
     assert runs == ["start 77", "start 77 at 4"], "the fifth step was not over when its worker died"
-    until(lambda: not house.health.data.checkpoints.joinpath(job.id).exists())
+    until(lambda: not house.data.checkpoints.joinpath(job.id).exists())
 
 
 def test_a_checkpoint_that_cannot_be_kept_fails_nothing(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_a_checkpoint_that_cannot_be_kept_fails_nothing(two_workers: Two, monkey
     def full(*_: Any) -> None:
         raise DiskFull("full")
 
-    monkeypatch.setattr(house.health.dispatcher._checkpoints, "write", full)
+    monkeypatch.setattr(house.dispatcher._checkpoints, "write", full)
     assert ended(house, submit(house, "save=1 steps=3")).status is Status.SUCCEEDED
 
 
@@ -193,15 +193,15 @@ def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
         house = house_of(application)
         job = submit(house, "save=1 steps=400 sleep=0.02", seed=5)
         gone = submit(house, "save=1 steps=400 sleep=0.02", seed=6)
-        until(lambda: house.health.data.checkpoints.joinpath(job.id).exists())
-    house.health.data.checkpoints.joinpath(gone.id).write_bytes(b"7")
-    house.health.data.checkpoints.joinpath("nobody").write_bytes(b"7")
+        until(lambda: house.data.checkpoints.joinpath(job.id).exists())
+    house.data.checkpoints.joinpath(gone.id).write_bytes(b"7")
+    house.data.checkpoints.joinpath("nobody").write_bytes(b"7")
     application = app(tmp_path)
     with TestClient(application):
         house = house_of(application)
         until(lambda: len(journal(tmp_path)) == 2)
         assert journal(tmp_path)[1].startswith("start 5 at ")
-        left = [p.name for p in house.health.data.checkpoints.iterdir() if p.is_file()]
+        left = [p.name for p in house.data.checkpoints.iterdir() if p.is_file()]
         assert sorted(left) == sorted([job.id, gone.id])
         for one in (job, gone):
             house.context.jobs.cancel(one.id)
@@ -212,7 +212,7 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     application = app(tmp_path, silence_seconds=pace.seconds(1.5))
     with TestClient(application):
         house = house_of(application)
-        until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
+        until(lambda: all(w.state == "ready" for w in house.pool.workers()))
         hanging, next_one = submit(house, "hang=1 save=1", seed=1), submit(house, "steps=1", seed=2)
         assert ended(house, hanging).status is Status.FAILED
         lost = house.context.jobs.get(hanging.id)
@@ -242,7 +242,7 @@ def test_a_stopping_server_lets_its_jobs_save(tmp_path: Path) -> None:
     house = house_of(application := app(tmp_path))
     found = house.context.jobs.get(job.id)
     assert found and found.status is Status.QUEUED and found.attempt == 1 and not found.deaths
-    assert int(house.health.data.checkpoints.joinpath(job.id).read_bytes()) > 3
+    assert int(house.data.checkpoints.joinpath(job.id).read_bytes()) > 3
     with TestClient(application):
         until(lambda: len(journal(tmp_path)) == 2)
         assert journal(tmp_path)[1].startswith("start 1 at ")
@@ -310,7 +310,7 @@ def test_a_job_deleted_while_it_runs_is_given_up_at_once(two_workers: Two) -> No
     found = house.context.jobs.get(job.id)
     assert found is not None
     house.context.jobs.delete(found)
-    until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
+    until(lambda: all(w.state == "ready" for w in house.pool.workers()))
     assert house.context.jobs.get(job.id) is None
     assert (
         asyncio.run(house.context.jobs.wait(submit(house, "steps=1").id, pace.seconds(60))).status is Status.SUCCEEDED

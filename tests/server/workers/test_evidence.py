@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
 from pipelines.events import Log, Progress, Stage
-from server.app import House
+from server.house import House
 from server.workers.pool import doing, how_it_ended
 from tests.rigs.house import app, ended, house_of, submit, until
 
@@ -25,7 +25,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def pid_of(house: House) -> int:
     """Of the worker, or of the one that is about to take its place."""
-    slot = house.health.pool._slots[0]
+    slot = house.pool._slots[0]
     process = until(lambda: slot.process)
     assert process.pid is not None
     return int(process.pid)
@@ -33,17 +33,17 @@ def pid_of(house: House) -> int:
 
 def killed(house: House) -> str:
     """The evidence, after the worker was killed; the next one has been started by then."""
-    before = house.health.pool.workers()[0].restarts
+    before = house.pool.workers()[0].restarts
     with capture_logs() as lines:
         os.kill(pid_of(house), signal.SIGKILL)
-        until(lambda: house.health.pool.workers()[0].restarts > before)
+        until(lambda: house.pool.workers()[0].restarts > before)
         until(lambda: any(line["event"] == "worker died" for line in lines))
     (evidence,) = [line["evidence"] for line in lines if line["event"] == "worker died"]
     return str(evidence)
 
 
 def ready(house: House) -> None:
-    until(lambda: house.health.pool.workers()[0].state == "ready")
+    until(lambda: house.pool.workers()[0].state == "ready")
 
 
 def test_starting_and_idle(house: House) -> None:
@@ -69,9 +69,9 @@ def test_at_work(house: House, prompt: str, reached: str, says: str) -> None:
     ready(house)
     job = submit(house, prompt)
     until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == reached)
-    until(lambda: says.split(",")[0] in house.health.pool._slots[0].doing)
+    until(lambda: says.split(",")[0] in house.pool._slots[0].doing)
     if "after" in says:
-        until(lambda: "after" in house.health.pool._slots[0].doing)
+        until(lambda: "after" in house.pool._slots[0].doing)
     assert says in killed(house)
     until(lambda: (found := house.context.jobs.get(job.id)) and found.deaths)
     house.context.jobs.cancel(job.id)
@@ -83,7 +83,7 @@ def test_a_worker_that_this_server_killed(house: House) -> None:
     ready(house)
     job = submit(house, "steps=1000 sleep=0.05")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.step > 0)
-    house.health.pool.kill(job.id, 1)
+    house.pool.kill(job.id, 1)
     until(lambda: (found := house.context.jobs.get(job.id)) and found.deaths)
     house.context.jobs.cancel(job.id)
     assert "SIGKILL (from this server) during denoise" in ended(house, job).deaths[0]

@@ -28,7 +28,8 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy.exc import OperationalError
 
-from server.app import House, create_app
+from server.app import create_app
+from server.house import House
 from server.jobs.job import Job, Status
 from server.jobs.store import JobStore, Quota
 from server.keys import KeyStore
@@ -73,7 +74,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hous
         application = app(tmp, device="cuda:0,cuda:1", silence_seconds=1800)
     with TestClient(application):
         house = house_of(application)
-        until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
+        until(lambda: all(w.state == "ready" for w in house.pool.workers()))
         yield house, tmp
 
 
@@ -81,12 +82,12 @@ Two = tuple[House, Path]
 
 
 def films(house: House) -> list[Path]:
-    return list(house.health.data.artifacts.glob("*/video.*"))
+    return list(house.data.artifacts.glob("*/video.*"))
 
 
 def frozen(house: House) -> psutil.Process:
     """The worker that has stopped itself."""
-    pids = [slot.process.pid for slot in house.health.pool._slots if slot.process is not None]
+    pids = [slot.process.pid for slot in house.pool._slots if slot.process is not None]
     workers = [psutil.Process(pid) for pid in pids]
     found: psutil.Process = until(lambda: next((w for w in workers if w.status() == psutil.STATUS_STOPPED), None))
     return found
@@ -118,9 +119,9 @@ def test_what_a_thawed_worker_says_of_a_job_that_is_gone_is_refused(two_workers:
     worker = frozen(house)
     house.context.jobs.delete(gone)
     worker.resume()
-    until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
+    until(lambda: all(w.state == "ready" for w in house.pool.workers()))
     assert house.context.jobs.get(gone.id) is None and len(films(house)) == before
-    assert [w.restarts for w in house.health.pool.workers()] == [0, 0]
+    assert [w.restarts for w in house.pool.workers()] == [0, 0]
     assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
     forget(tmp, "freezing")
 
@@ -131,7 +132,7 @@ def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: p
     half = submit(house, "freeze=1 bytes=3000000 steps=3")
     worker = frozen(house)
     with monkeypatch.context() as patched:
-        dispatcher = house.health.dispatcher
+        dispatcher = house.dispatcher
         patched.setattr(dispatcher, "_patience", replace(dispatcher._patience, silence=0.5))
         until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     found = ended(house, half)
@@ -144,13 +145,13 @@ def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: p
 def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job with a checkpoint of megabytes is handed to a worker that reads nothing."""
     house, _ = two_workers
-    until(lambda: all(w.state == "ready" for w in house.health.pool.workers()))
-    slot = house.health.pool._slots[0]
+    until(lambda: all(w.state == "ready" for w in house.pool.workers()))
+    slot = house.pool._slots[0]
     assert slot.process is not None and slot.process.pid is not None
     worker = psutil.Process(slot.process.pid)
     worker.suspend()
     checkpoint = b" " * 3_000_000 + b"2"
-    monkeypatch.setattr(house.health.dispatcher._checkpoints, "read", lambda *_: checkpoint)
+    monkeypatch.setattr(house.dispatcher._checkpoints, "read", lambda *_: checkpoint)
     unheard = submit(house, "steps=5 sleep=0")
     until(lambda: slot.run is not None)
     monkeypatch.undo()
@@ -180,7 +181,7 @@ def test_callers_are_told_what_is_the_matter(
     application = app(tmp_path)
     house, client = house_of(application), TestClient(application)
     for name in ("submit", "get", "get_number"):
-        monkeypatch.setattr(house.health.store, name, unusable)
+        monkeypatch.setattr(house.store, name, unusable)
     path, body, asked = CALLS[vendor]
     answers = [client.post(path, json=body), *([client.get(asked)] if asked else [])]
     if vendor == "modelslab":
@@ -205,7 +206,7 @@ def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
         house = house_of(application)
         running = submit(house, "steps=100 sleep=0.02")
         until(lambda: (found := house.context.jobs.get(running.id)) and found.step > 0)
-        with closing(sqlite3.connect(house.health.data.root / "jobs.db", isolation_level=None)) as other:
+        with closing(sqlite3.connect(house.data.root / "jobs.db", isolation_level=None)) as other:
             until(lambda: locked(other))
             calls = {v: callers.submit(client.post, path, json=body) for v, (path, body, _) in CALLS.items()}
             asked = callers.submit(client.get, CALLS["fal"][2].replace("/x/", f"/{running.id}/"))
@@ -220,8 +221,8 @@ def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
         assert len(accepted) < len(answers), "some had to be refused"
         assert ended(house, running).attempt == 1
         assert client.post(*CALLS["openai"][:1], json=CALLS["openai"][1]).status_code == 200
-        until(lambda: house.health.store.counts()[Status.SUCCEEDED] == 1 + len(accepted) + 1)
-        counts = house.health.store.counts()
+        until(lambda: house.store.counts()[Status.SUCCEEDED] == 1 + len(accepted) + 1)
+        counts = house.store.counts()
         assert sum(counts.values()) == counts[Status.SUCCEEDED] == len(films(house))
 
 
@@ -266,7 +267,7 @@ def test_keys_are_looked_up_by_many_at_once(tmp_path: Path, monkeypatch: pytest.
 
 def test_nobody_is_taken_to_hang_while_nobody_listens(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     house, _ = two_workers
-    asked, broken = house.health.store.unwanted, threading.Event()
+    asked, broken = house.store.unwanted, threading.Event()
 
     def unusable(*given: Any) -> set[str]:
         if broken.is_set():
@@ -275,9 +276,9 @@ def test_nobody_is_taken_to_hang_while_nobody_listens(two_workers: Two, monkeypa
 
     monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.1)
     silence = pace.seconds(1.5)
-    patience = replace(house.health.dispatcher._patience, silence=silence)
-    monkeypatch.setattr(house.health.dispatcher, "_patience", patience)
-    monkeypatch.setattr(house.health.store, "unwanted", unusable)
+    patience = replace(house.dispatcher._patience, silence=silence)
+    monkeypatch.setattr(house.dispatcher, "_patience", patience)
+    monkeypatch.setattr(house.store, "unwanted", unusable)
     job = submit(house, "steps=100 sleep=0.03")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.step > 0)
     broken.set()
@@ -313,7 +314,7 @@ def test_postgresql_stops_in_the_middle_of_a_job(tmp_path: Path) -> None:
             server.start()
             done = [ended(house, job) for job in (running, *waiting)]
             assert [(job.status, job.attempt) for job in done] == [(Status.SUCCEEDED, 1)] * 4
-            assert sum(house.health.store.counts().values()) == len(films(house)) == 4
+            assert sum(house.store.counts().values()) == len(films(house)) == 4
             assert sorted(line for line in journal(tmp_path) if line.startswith("end")) == [
                 f"end {n}" for n in range(1, 5)
             ]
@@ -376,7 +377,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert ended(house, submit(house, "steps=1 bytes=1000")).status is Status.SUCCEEDED
             (disk / "filler").unlink()
             assert ended(house, submit(house, "steps=1 bytes=3000000")).status is Status.SUCCEEDED
-            counts = house.health.store.counts()
+            counts = house.store.counts()
             assert (counts[Status.FAILED], counts[Status.SUCCEEDED]) == (1, 4) and len(films(house)) == 4
         with closing(sqlite3.connect(disk / "data" / "jobs.db")) as table:
             assert table.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -447,7 +448,7 @@ def test_the_clock_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     application = app(tmp_path, max_run_seconds=600, silence_seconds=600)
     with TestClient(application):
         house = house_of(application)
-        house.health.store._clock = wall
+        house.store._clock = wall
         for shift in (86400.0, -86400.0, 0.0):
             running, waiting = submit(house, "steps=20 sleep=0.02"), submit(house, "steps=1")
             until(lambda job=running: (found := house.context.jobs.get(job.id)) and found.step > 2)
@@ -534,7 +535,7 @@ def test_a_broken_checkpoint_costs_its_sampling_and_nothing_else(tmp_path: Path)
     application = server()  # not started: what is queued stays queued
     house = house_of(application)
     torn, plain_one = (submit(house, "a red circle", **request) for _ in range(2))
-    house.health.data.checkpoints.joinpath(torn.id).write_bytes(os.urandom(50_000))
+    house.data.checkpoints.joinpath(torn.id).write_bytes(os.urandom(50_000))
     house.close()
     with TestClient(application := server()):
         house = house_of(application)

@@ -191,9 +191,9 @@ def test_replicates_field_asks_for_it(chat: Chat, tmp_path: Path) -> None:
             answer = client.post("/v1/models/cuuupid/cogvideox-5b/predictions", content=body)
             assert answer.status_code == 201, answer.text
             house = house_of(application)
-            done = ended(house, house.health.store.page("replicate", "", 1)[0])
+            done = ended(house, house.store.page("replicate", "", 1)[0])
             assert (done.status, len(chat.asked)) == (Status.SUCCEEDED, asked)
-            assert done.payload["input"]["prompt"] == "steps=1"
+            assert done.memo["input"]["prompt"] == "steps=1"
 
 
 @pytest.mark.slow

@@ -90,9 +90,9 @@ def test_picture_and_clip(served: Rig) -> None:
     assert table.last.request.strength == 0.5
 
 
-def test_rife_is_used_when_there(served: Rig) -> None:
-    client, table = served.client, served.table
-    served.context.jobs.rife_available = True
+def test_rife_is_used_when_there(build: Build) -> None:
+    rig = build(rife=True)
+    client, table = rig.client, rig.table
     client.post(RUN, json={"prompt": "a", "export_fps": 24})
     assert (table.last.request.fps, table.last.request.interpolate_fps) == (24, 24)
     client.post(RUN, json={"prompt": "a", "export_fps": 24, "use_rife": False})
@@ -203,7 +203,7 @@ def test_what_is_accepted_without_effect(served: Rig) -> None:
     headers = {"x-fal-store-io": "0", "x-fal-no-retry": "1", "x-fal-runner-hint": "h", "x-app-fal-disable-fallback": ""}
     for call in (RUN, QUEUE):
         assert client.post(call, json={"prompt": "a", "unknown": 1}, headers=headers).status_code == 200
-        assert "unknown" not in table.last.payload
+        assert "unknown" not in table.last.memo
 
 
 @pytest.mark.parametrize("endpoint", ["", "/image-to-video", "/video-to-video"])

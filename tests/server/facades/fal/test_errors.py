@@ -79,8 +79,8 @@ def test_invalid_input(served: Rig, body: Any, kind: str, loc: list[str | int]) 
     assert loc[-1] == "body" or str(loc[-1]) in status.json()["error"]
     result = client.get(receipt.json()["response_url"])
     assert (result.status_code, result.json()["detail"]) == (422, detail)
-    json.dumps(table.last.payload).encode()
-    assert len(json.dumps(table.last.payload)) < 200_000
+    json.dumps(table.last.memo).encode()
+    assert len(json.dumps(table.last.memo)) < 200_000
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_media_errors(served: Rig) -> None:
 def test_data_uris_stay_out_of_the_job_table(served: Rig) -> None:
     client, table = served.client, served.table
     client.post(f"{QUEUE}/image-to-video", json={"prompt": "a", "image_url": PICTURE + "A" * 10**6, "key": "k"})
-    assert len(json.dumps(table.last.payload)) < 500
-    assert "key" not in table.last.payload
+    assert len(json.dumps(table.last.memo)) < 500
+    assert "key" not in table.last.memo
 
 
 FAILED = [

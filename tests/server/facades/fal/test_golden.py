@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import Job
 from tests.rigs import golden
 from tests.rigs.facade_rig import Build, Clock, Rig

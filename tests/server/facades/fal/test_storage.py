@@ -12,7 +12,7 @@ import pytest
 
 from server.errors import DiskFull
 from server.facades.fal import passes
-from server.facades.fal.samples import RED
+from server.facades.kit.samples import RED
 from tests.rigs.facade_rig import HERE, Build, Clock, Rig
 from tests.rigs.facades.fal import APP, RUN
 

@@ -11,7 +11,7 @@ import pytest
 from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades.huggingface.models import MODELS, Inference, Parameters, task_of
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import Status
 from tests.rigs import pace
 from tests.rigs.facade_rig import Build, Rig
@@ -42,7 +42,7 @@ def test_text(served: Rig) -> None:
     request = table.last.request
     assert (request.prompt, request.negative_prompt, request.image) == ("a cat", "a, b", None)
     assert (request.num_frames, request.num_inference_steps, request.guidance_scale, request.seed) == (17, 20, 7, 5)
-    assert table.last.payload == {"inputs": "a cat", "parameters": given}
+    assert table.last.memo == {"inputs": "a cat", "parameters": given}
 
 
 def test_what_is_absent_is_the_models_own(served: Rig) -> None:
@@ -68,7 +68,7 @@ def test_picture(served: Rig) -> None:
     big = "A" * 3 * 2**20
     assert client.post(I2V, json={"inputs": big}).status_code == 200
     assert intake.seen[-1] == ("inputs", big)
-    assert len(json.dumps(table.last.payload)) < 1000
+    assert len(json.dumps(table.last.memo)) < 1000
 
 
 @pytest.mark.parametrize("kind", [None, "image/png", "application/octet-stream", "application/x-www-form-urlencoded"])
@@ -78,7 +78,7 @@ def test_bare_picture(served: Rig, kind: str | None) -> None:
     assert answer.content == VIDEO
     assert intake.seen[-1] == ("inputs", PNG)
     assert table.last.request.prompt.strip(), "CogVideoX needs words"
-    assert table.last.payload == {}
+    assert table.last.memo == {}
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\r\n  "])

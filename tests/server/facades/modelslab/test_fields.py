@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
+from server.facades.kit.errors import Unavailable
 from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_ULTRA, Kind
-from server.facades.wire import Unavailable
 from tests.rigs import golden
 from tests.rigs.api_tables import tables
 from tests.rigs.facade_rig import Rig
@@ -29,7 +29,7 @@ def made(served: Rig, call: str, **fields: Any) -> tuple[GenerationRequest, list
         usual["init_image"] = PICTURE
     answer = client.post(ROOM + call, content=json.dumps(usual | fields)).json()
     assert answer["status"] == "success", answer
-    return table.last.request, table.last.payload["notes"]
+    return table.last.request, table.last.memo["notes"]
 
 
 def ignored(name: str, kind: Kind = T2V) -> str:
@@ -215,9 +215,9 @@ def test_pictures(served: Rig) -> None:
     long = "A" * 3_000_000
     made(served, "img2video", init_image=long, prompt="  ", base64="yes", min_guidance_scale=1, motion_bucket_id=127)
     assert intake.seen[-1] == ("init_image", long)
-    assert len(json.dumps(table.last.payload)) < 2000
+    assert len(json.dumps(table.last.memo)) < 2000
     assert table.last.request.prompt == "The scene comes to life with natural, smooth motion."
-    assert any(note.startswith("prompt: none") for note in table.last.payload["notes"])
+    assert any(note.startswith("prompt: none") for note in table.last.memo["notes"])
 
 
 INVALID = [

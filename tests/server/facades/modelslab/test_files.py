@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from server.app import House
+from server.house import House
 from tests.rigs import golden
 from tests.rigs.house import app, house_of, until
 from tests.server.test_webhooks import Ear, ear  # noqa: F401

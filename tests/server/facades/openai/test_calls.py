@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.request import GenerationRequest
-from server.facades.openai.models import BLUE, RED
+from server.facades.kit.samples import BLUE, RED
 from server.jobs.job import Status
 from tests.rigs import golden, pace
 from tests.rigs.facade_rig import Build, Rig
@@ -126,9 +126,9 @@ def test_length(served: Rig, fields: dict[str, Any], frames: int, fps: int, told
     ("fields", "smooth"), [({"fps": 24}, 24), ({"fps": 4}, None), ({}, None), ({"fps": 24, "num_frames": 49}, None)]
 )
 def test_frames_between_the_models_are_drawn_where_they_can_be(
-    served: Rig, fields: dict[str, Any], smooth: int | None
+    build: Build, fields: dict[str, Any], smooth: int | None
 ) -> None:
-    served.context.jobs.rife_available = True
+    served = build(rife=True)
     request = request_of(served, **fields)
     assert request.interpolate_fps == smooth
     assert frames_of(served) == fields.get("num_frames", 4 * fields.get("fps", 8))
@@ -191,7 +191,7 @@ def test_pictures(served: Rig, sent: dict[str, Any], seen: tuple[str, str | byte
     assert client.post("/v1/videos", **sent).status_code == 200
     assert intake.seen == [seen]
     assert table.last.request.image is not None
-    assert len(json.dumps(table.last.payload)) < 1000, "no picture in the job table"
+    assert len(json.dumps(table.last.memo)) < 1000, "no picture in the job table"
 
 
 def test_a_large_picture_in_a_text_of_a_form(served: Rig) -> None:

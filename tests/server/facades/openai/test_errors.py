@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.request import Task
 from server.errors import DiskFull, NoModel, QueueFull, QuotaExceeded
-from server.facades.openai.models import RED
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
+from server.facades.kit.samples import RED
 from tests.rigs import golden
 from tests.rigs.facade_rig import Build, Rig
 

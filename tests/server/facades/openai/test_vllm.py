@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipelines.request import Lora
-from server.facades.openai.models import IGNORED, RED
-from tests.rigs.facade_rig import Rig
+from server.facades.kit.samples import RED
+from server.facades.openai.models import IGNORED
+from tests.rigs.facade_rig import Build, Rig
 
 
 def notes_of(served: Rig, **fields: Any) -> list[str]:
@@ -92,7 +93,7 @@ def test_fields_nobody_knows_are_named_within_bounds(served: Rig) -> None:
     notes = served.client.post("/v1/videos", content=raw).json()["notes"]
     assert (len(notes), notes[-1]) == (21, "and 981 more fields")
     assert max(map(len, notes)) < 120
-    assert len(json.dumps(served.table.last.payload)) < 5000
+    assert len(json.dumps(served.table.last.memo)) < 5000
 
 
 LORAS: list[tuple[Any, float]] = [
@@ -151,17 +152,17 @@ def test_a_lora_that_cannot_act_is_refused(served: Rig, lora: Any, param: str, s
         ({"num_frames": 48, "fps": 24}, 96, 48, "2"),
     ],
 )
-def test_frames_between_are_drawn(served: Rig, fields: dict[str, Any], frames: int, fps: int, seconds: str) -> None:
-    client, table = served.client, served.table
-    served.context.jobs.rife_available = True
+def test_frames_between_are_drawn(build: Build, fields: dict[str, Any], frames: int, fps: int, seconds: str) -> None:
+    rig = build(rife=True)
+    client, table = rig.client, rig.table
     answer = client.post("/v1/videos", json={"prompt": "a", **fields, "enable_frame_interpolation": True}).json()
     plan = table.last.plan
     assert plan is not None
     assert (plan["num_frames"], plan["interpolate_fps"], answer["seconds"]) == (frames, fps, seconds)
 
 
-def test_frames_between_where_the_model_has_its_own_rate(served: Rig) -> None:
-    served.context.jobs.rife_available = True
+def test_frames_between_where_the_model_has_its_own_rate(build: Build) -> None:
+    served = build(rife=True)
     assert notes_of(served, num_frames=49, enable_frame_interpolation=True) == []
     request = served.table.last.request
     assert (request.num_frames, request.fps, request.interpolate_fps) == (49, 8, 16)
@@ -182,12 +183,11 @@ def test_a_field_that_another_one_overrules_is_named(served: Rig, fields: dict[s
     assert [note for note in notes_of(served, **fields) if "ignored" in note] == ([] if said is None else [said])
 
 
-def test_frames_between_that_cannot_be_drawn(served: Rig) -> None:
+def test_frames_between_that_cannot_be_drawn(build: Build, served: Rig) -> None:
     assert notes_of(served, enable_frame_interpolation="true") == [
         "enable_frame_interpolation: ignored (no network that draws frames is installed)"
     ]
-    served.context.jobs.rife_available = True
     body = {"prompt": "a", "fps": 100, "enable_frame_interpolation": True}
-    error = served.client.post("/v1/videos", json=body).json()["error"]
+    error = build(rife=True).client.post("/v1/videos", json=body).json()["error"]
     assert error["param"] == "enable_frame_interpolation"
     assert "become 200, at most 120" in error["message"]

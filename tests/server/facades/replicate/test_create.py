@@ -236,4 +236,4 @@ def test_pictures_are_not_echoed_whole(served: Rig) -> None:
     assert len(answer["input"]["image"]) < 200 and "characters" in answer["input"]["image"]
     many = {f"own{n}": n for n in range(5000)}
     client.post(B5, json={"input": {"prompt": "a", **many}})
-    assert len(json.dumps(table.last.payload)) < 5000
+    assert len(json.dumps(table.last.memo)) < 5000

@@ -36,7 +36,7 @@ def test_multipart(served: Rig) -> None:
     assert (request.seed, request.num_inference_steps, request.guidance_scale, request.fps) == (5, 30, 7.5, None)
     assert client.post(I2V, files={"prompt": (None, "a"), "image": (None, big)}).status_code == 200
     assert intake.seen[-1] == ("image", big)
-    assert len(json.dumps(table.last.payload)) < 1000
+    assert len(json.dumps(table.last.memo)) < 1000
     queued = client.post("/v2/cog-video-5b-i2v", data=fields, files={"image": ("a.png", b"bytes")})
     assert queued.json()["status"] == "QUEUED"
 

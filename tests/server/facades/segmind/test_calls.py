@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull
-from server.facades.wire import Unavailable
+from server.facades.kit.errors import Unavailable
 from server.jobs.job import Status
 from tests.rigs import pace
 from tests.rigs.facade_rig import Build, Rig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from server.facades.segmind.app import RESERVED
+from server.facades.routes import RESERVED
 from server.facades.segmind.models import SLUGS, ImageToVideo, TextToVideo, UploadAsset
 from tests.rigs.facade_rig import Build, Rig
 from tests.rigs.facades.segmind import I2V, T2V

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pipelines.request import GenerationRequest
+from server.facades.kit.samples import BLUE
 from server.facades.zhipu.app import MOUNTS
-from server.facades.zhipu.models import BLUE, PICTURES
+from server.facades.zhipu.models import PICTURES
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from tests.rigs.facade_rig import Build, Rig
 from tests.rigs.facades.zhipu import ASKED, BASE, CREATE, UNIFIED
@@ -58,8 +59,8 @@ def test_numbers_may_be_text(served: Rig, duration: Any, fps: Any) -> None:
 
 
 @pytest.mark.parametrize("rife", [False, True])
-def test_the_rate_is_reached_by_interpolation_where_there_is_rife(served: Rig, rife: bool) -> None:
-    served.context.jobs.rife_available = rife
+def test_the_rate_is_reached_by_interpolation_where_there_is_rife(build: Build, rife: bool) -> None:
+    served = build(rife=rife)
     request = made(served, fps=60, duration=10)
     assert request.interpolate_fps == (60 if rife else None)
     plan = served.table.last.plan or {}
@@ -163,7 +164,7 @@ def test_a_picture_comes_in_several_forms(served: Rig, image_url: Any) -> None:
 
 def test_a_picture_is_not_kept_with_the_job(served: Rig) -> None:
     made(served, image_url=f"data:image/png;base64,{'A' * 2**20}")
-    assert len(json.dumps(served.table.last.payload)) < 1500
+    assert len(json.dumps(served.table.last.memo)) < 1500
 
 
 def test_a_picture_alone_gets_words_and_says_so(served: Rig) -> None:

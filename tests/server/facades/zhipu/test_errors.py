@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull, QuotaExceeded
-from server.facades.wire import MAX_BODY, Unavailable
-from server.facades.zhipu.models import BLUE
+from server.facades.kit.errors import Unavailable
+from server.facades.kit.samples import BLUE
+from server.limits.bodies import MAX_BODY
 from tests.rigs.facade_rig import Build, Rig
 from tests.rigs.facades.zhipu import ASKED, BASE, CREATE, UNIFIED, token
 from tests.rigs.job_table import fail

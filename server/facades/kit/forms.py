@@ -13,14 +13,15 @@ from contextlib import asynccontextmanager
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message
 
 from server.datadir import full_disk_named
-from server.facades.wire import MAX_BODY, BodyTooLarge
+from server.facades.kit.errors import BadForm
+from server.limits.bodies import MAX_BODY, BodyTooLarge
 
+MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 MOST_FIELDS = 1000
 MAX_URLENCODED = 2**20  # bytes: each escape takes the parser some hundred bytes and a microsecond
@@ -68,13 +69,13 @@ def _is_binary(data: bytes) -> bool:
 
 
 async def parsed_form(request: Request, **limits: int) -> FormData:
-    """`Request.form` with `Parts`. Raises HTTPException 400 for what cannot be parsed."""
-    if parse_options_header(request.headers.get("content-type"))[0] != b"multipart/form-data":
+    """`Request.form` with `Parts`. Raises BadForm for what cannot be parsed."""
+    if parse_options_header(request.headers.get("content-type"))[0] != MULTIPART.encode():
         return await request.form(**limits)
     try:
         return await Parts(request.headers, request.stream(), **limits).parse()
     except MultiPartException as e:
-        raise HTTPException(400, e.message) from None
+        raise BadForm(e.message) from None
 
 
 def is_left_empty(given: UploadFile) -> bool:
@@ -85,14 +86,14 @@ def is_left_empty(given: UploadFile) -> bool:
 class FormLimits:
     """`check` sees each piece of the body before the parser does.
 
-    Raises HTTPException 400 for more than MOST_FIELDS fields, also empty ones, which the parser does not count, and for
+    Raises BadForm for more than MOST_FIELDS fields, also empty ones, which the parser does not count, and for
     one of UNSAFE_CHARSETS; BodyTooLarge for a long urlencoded body.
     """
 
     def __init__(self, content_type: str) -> None:
         kind, options = parse_options_header(content_type)
         if _codec(options.get(b"charset", b"utf-8").decode("latin-1")) in UNSAFE_CHARSETS:
-            raise HTTPException(400, "The form's charset is not supported")
+            raise BadForm("The form's charset is not supported")
         self._is_urlencoded = kind == URLENCODED.encode()
         self._mark = b"&" if self._is_urlencoded else b"\r\n--" + options.get(b"boundary", b"")
         self._rest = b""
@@ -106,7 +107,7 @@ class FormLimits:
         self._marks += data.count(self._mark)
         self._rest = data[len(data) - len(self._mark) + 1 :]
         if self._marks > MOST_FIELDS:
-            raise HTTPException(400, f"The form has more than {MOST_FIELDS} fields")
+            raise BadForm(f"The form has more than {MOST_FIELDS} fields")
 
 
 def _codec(charset: str) -> str:
@@ -120,13 +121,17 @@ def _check_end(content_type: str, body: bytes) -> None:
     """NOTE: the parser leaves out a part that broke off, and the form would merely seem to lack a field."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
-    if kind == b"multipart/form-data" and boundary and b"--" + boundary + b"--" not in body:
-        raise HTTPException(400, "The form is torn: it ends before its closing boundary")
+    if kind != MULTIPART.encode():
+        return
+    if not boundary:
+        raise BadForm("The Content-Type header names no boundary")
+    if b"--" + boundary + b"--" not in body:
+        raise BadForm("The form is torn: it ends before its closing boundary")
 
 
 @asynccontextmanager
 async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
-    """The form in a body that was already read. Raises HTTPException 400 for one that cannot be parsed, BodyTooLarge,
+    """The form in a body that was already read. Raises BadForm for one that cannot be parsed, BodyTooLarge,
     DiskFull: files of more than 1 MiB lie in the temporary folder meanwhile."""
     limits, at = FormLimits(request.headers.get("content-type", "")), 0
     limits.check(body)
@@ -139,7 +144,10 @@ async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
         return {"type": "http.request", "body": body[begin:at], "more_body": at < len(body)}
 
     with full_disk_named():
-        form = await parsed_form(Request(request.scope, receive), max_part_size=MAX_BODY)
+        try:
+            form = await parsed_form(Request(request.scope, receive), max_part_size=MAX_BODY)
+        except UnicodeError:
+            raise BadForm("The charset that the form names is not that of its text") from None
     try:
         yield form
     finally:

@@ -53,7 +53,7 @@ class Unreachable(DownloadFailed):
     """The host did not answer, or not in time: another call of it now would fare no better."""
 
 
-class Door:
+class Outbound:
     """`allowed` judges an address in text form. Belongs to one event loop. `owner` of a call: the key it is made for;
     its slow hosts and name servers hold up nobody else's."""
 

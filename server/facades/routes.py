@@ -1,15 +1,15 @@
-"""The addresses under `/v1` that two clouds claim: one place that says whose a request is.
+"""The address book: which paths belong to which cloud, and whose a request is where two clouds share a path.
 
-Knows: the lists of models and of files are OpenAI's and Replicate's at once, that of models fal's too, and what tells
-their uploads and searches apart.
-Does not know: what they answer. Where only one of the two is served, it has these addresses to itself.
+Knows: the prefixes of every cloud; that under `/v1` the lists of models and of files are OpenAI's and Replicate's at
+once, that of models fal's too, and what tells their uploads and searches apart. Does not know: what they answer. Where
+only one of the clouds that share a path is served, it has that path to itself.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,19 +19,54 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.facades.wire import BodyTooLarge
+from server.limits.bodies import BodyTooLarge
 
+# the longest prefix wins: Segmind's "/v1" has what is left of it
+PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "fal": (
+        *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
+        *("/storage", "/files/upload", "/tokens", "/.well-known/jwks.json", "/api/openapi", "/models/fal-ai"),
+    ),
+    "segmind": ("/v1", "/v2", "/upload-asset", "/segmind"),
+    "zhipu": ("/api/paas/v4", "/zhipu", "/paas/v4", "/bigmodel", "/cogvideox/v4", "/302"),
+    "modelslab": ("/api/v6", "/api/v1/enterprise", "/api/v7", "/modelslab", "/generations"),
+    "openai": (
+        *("/v1/videos", "/v1/chat", "/v1/images", "/v1/audio", "/v1/completions", "/v1/embeddings", "/v1/responses"),
+        "/openai",
+    ),
+    "replicate": (
+        *("/v1/predictions", "/v1/deployments", "/v1/account", "/v1/webhooks", "/v1/trainings", "/v1/collections"),
+        *("/v1/hardware", "/replicate"),
+    ),
+    "huggingface": ("/hf-inference", "/models", "/huggingface"),
+}
 MODELS = "/v1/models"
 FILES = "/v1/files"
+# words after /v1 that are never the name of a model of Segmind's, also where the other clouds are not served
+RESERVED = {"requests", "get-user-credits"} | {
+    path.removeprefix("/v1/")
+    for path in (MODELS, FILES, *(prefix for prefixes in PREFIXES.values() for prefix in prefixes))
+    if path.startswith("/v1/")
+}
 FALS = {"endpoint_id", "expand", "q", "category", "status"}  # parameters that only fal's list has
 PEEK = 65536  # bytes of a form that are looked at
 FIRST_PART = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^";\s]+)[";\s]', re.IGNORECASE | re.MULTILINE)
 REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its form; OpenAI's are file, purpose, …
 
 
-def shared(facades: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
-    """Routes for `front.ByPrefix`."""
-    openai, replicate, fal = (facades.get(name) for name in ("openai", "replicate", "fal"))
+def routes(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
+    """Prefix and app, for `ByPrefix`; `apps` by the names of their clouds."""
+    return [*((prefix, app) for name, app in apps.items() for prefix in PREFIXES[name]), *shared(apps)]
+
+
+def clouds(names: Iterable[str]) -> dict[str, str]:
+    """Prefix -> the cloud it belongs to."""
+    return {prefix: name for name in names for prefix in PREFIXES[name]}
+
+
+def shared(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
+    """The paths that several clouds have."""
+    openai, replicate, fal = (apps.get(name) for name in ("openai", "replicate", "fal"))
     models = files = openai or replicate
     if openai is not None and replicate is not None:
         models, files = Models(openai, replicate), Files(openai, replicate)

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.facades.wire import BodyTooLarge
+from server.limits.bodies import BodyTooLarge
 
 PIECE = 64 * 2**10  # bytes that are handed on before anything else has its turn
 MOST_MEMBERS = 100  # of a gzip body: each costs its own decompressor

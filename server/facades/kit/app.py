@@ -1,0 +1,102 @@
+"""One vendor's app: FastAPI with the vendor's errors, the guard before it, and CORS around both.
+
+Knows: in which order these stand. Does not know: paths, bodies, shapes of errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipelines.request import RequestError
+from server.auth import Unauthorized
+from server.context import Context
+from server.errors import IDEMPOTENCY_KEY
+from server.facades.kit.cors import Cors
+from server.facades.kit.errors import RAISED, Refused
+from server.facades.kit.openapi import document
+from server.limits.calls import in_turn
+from server.limits.shares import holder
+
+LONGEST_NAME = 255  # characters of an Idempotency-Key
+
+Refuse = Callable[[Context, Request, Exception], Response]
+Admit = Callable[[Context, Request], None]
+
+
+def by_key(context: Context, request: Request) -> None:
+    """Lets a request in by the key in its headers. Raises Unauthorized."""
+    without_last_slash(context, request)
+    request.state.owner = context.keys.identify(request.headers)
+
+
+def without_last_slash(context: Context, request: Request) -> None:
+    request.scope["path"] = request.scope["path"].rstrip("/") or "/"
+
+
+def create_app(
+    context: Context,
+    refuse: Refuse,
+    *schemas: type[BaseModel],
+    admit: Admit = by_key,
+) -> FastAPI:
+    """The app without its routes, which have whole paths. `refuse` answers every exception; `schemas` are those of the
+    bodies that routes read themselves; `admit` rewrites a request's path and sets `state.owner`, or raises."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for kind in RAISED:
+        app.add_exception_handler(kind, partial(refuse, context))
+    document(app, schemas)
+    app.add_middleware(Guard, admit=partial(admit, context), refuse=partial(refuse, context))
+    app.add_middleware(Cors)
+    return app
+
+
+class Guard:
+    """ASGI middleware: `admit` sees each HTTP request first; what it raises is answered in the app's stead.
+
+    Requests of the key that it names as `state.owner` take turns with those of others, and so do refused ones, by their
+    address.
+    """
+
+    def __init__(
+        self, app: ASGIApp, admit: Callable[[Request], None], refuse: Callable[[Request, Exception], Response]
+    ) -> None:
+        self.app = app
+        self.admit = admit
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request, answer = Request(scope), None
+        try:
+            self.admit(request)
+        except (Unauthorized, Refused) as error:
+            answer = self.refuse(request, error)
+        owner = "" if answer is not None else getattr(request.state, "owner", None)
+        if owner is None:  # a key that comes with the body
+            await self.app(scope, receive, send)
+            return
+        async with in_turn(scope, holder(owner, request), send) as sending:
+            await (answer or self.app)(scope, receive, sending)
+
+
+def idempotency(request: Request) -> str | None:
+    """The name its caller gave this call, so that calling again makes no second job. Raises RequestError."""
+    name = request.headers.get(IDEMPOTENCY_KEY, "").strip()
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise RequestError(IDEMPOTENCY_KEY, f"must have at most {LONGEST_NAME} printable characters")
+    return name or None
+
+
+def root(context: Context, request: Request, mount: str) -> str:
+    """Our URL up to the vendor's own paths: `mount` included where the request came below it."""
+    below = request.scope["path"].startswith(f"{mount}/")
+    return f"{context.artifacts.base_url(request)}{mount if below else ''}"

@@ -1,0 +1,51 @@
+"""Event streams of jobs.
+
+Knows: how long a stream may be silent, that one caller may hold only so many and no proxy may keep one back. Does not
+know: what an event says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, suppress
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from server.jobs.follow import Seen
+from server.jobs.jobs import Jobs
+
+KEEP_ALIVE = 15.0  # seconds of silence after which a stream says a comment
+HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}  # the second one is for nginx
+
+
+class EventStream(StreamingResponse):
+    """`place`: held for as long as the stream lasts. Raises what entering it raises, before anything is sent."""
+
+    def __init__(
+        self, events: AsyncIterator[str], headers: Mapping[str, str], place: AbstractContextManager[None]
+    ) -> None:
+        super().__init__(events, headers={**HEADERS, **headers}, media_type="text/event-stream")
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            if scope["method"] == "HEAD":
+                await Response(None, headers=self.headers)(scope, receive, send)
+                return
+            await super().__call__(scope, receive, send)
+
+
+async def followed(jobs: Jobs, job_id: str, event: Callable[[Seen], str]) -> AsyncIterator[str]:
+    """What `event` makes of the job now and of each change, until it has ended, is removed, or the server stops; a
+    comment after KEEP_ALIVE seconds in which that was nothing."""
+    last = time.monotonic()
+    with suppress(KeyError):  # removed, or the server stops
+        async with aclosing(jobs.follow(job_id)) as changes:
+            async for seen in changes:
+                text = event(seen)
+                if not text and time.monotonic() - last < KEEP_ALIVE:
+                    continue
+                last = time.monotonic()
+                yield text or ": still here\n\n"

@@ -1,0 +1,61 @@
+"""Records of uploaded files, as vendors show them to the client that brought them.
+
+Knows: a folder for each owner, and that a record ends with its file. Does not know: what a record says.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from server.context import Context
+from server.datadir import write_atomically
+from server.media.artifact import Artifact
+
+Record = dict[str, Any]
+
+
+class Records:
+    """`folder`: of one vendor. A record is found by the key of its file, and only by its owner."""
+
+    def __init__(self, context: Context, folder: Path) -> None:
+        self._artifacts = context.artifacts
+        self._folder = folder
+
+    def keep(self, owner: str, key: str, record: Record) -> None:
+        path = self._path(owner, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(record).encode("ascii"))
+
+    def find(self, owner: str, key: str) -> tuple[Record, Artifact] | None:
+        # only a key of ours finds a file, so that no other text becomes part of a path
+        artifact = self._artifacts.find(key)
+        record = None if artifact is None else _read(self._path(owner, key))
+        return None if artifact is None or record is None else (record, artifact)
+
+    def all(self, owner: str) -> list[Record]:
+        """In any order."""
+        found = []
+        for path in self._path(owner, "").parent.glob("*.json"):
+            if self._artifacts.find(path.stem) is None:
+                path.unlink(missing_ok=True)
+            elif (record := _read(path)) is not None:
+                found.append(record)
+        return found
+
+    def remove(self, owner: str, artifact: Artifact) -> None:
+        """The record and its file."""
+        self._artifacts.remove(artifact)
+        self._path(owner, artifact.key).unlink(missing_ok=True)
+
+    def _path(self, owner: str, key: str) -> Path:
+        return self._folder / (owner or "anyone") / f"{key}.json"
+
+
+def _read(path: Path) -> Record | None:
+    with suppress(OSError, ValueError):
+        record: Record = json.loads(path.read_bytes())
+        return record
+    return None

@@ -1,0 +1,78 @@
+"""Calls that wait for their job.
+
+Knows: what ends the wait: the job, the caller, the server. Does not know: what is answered then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+
+from server.facades.kit.errors import Unavailable
+from server.jobs.job import Job
+from server.jobs.jobs import Jobs, NoWorker, Stopped
+from server.limits.shares import holder
+from server.request_state import note_model
+
+
+async def ended(
+    request: Request,
+    jobs: Jobs,
+    submit: Callable[[], Awaitable[Job]],
+    *,
+    one_shot: bool = False,
+) -> Job:
+    """The job that `submit` makes, once it has ended. As `finished_or_dropped`, but raises ClientDisconnect when the
+    caller hung up, and TooManyAtOnce before the submission when too many calls of its owner wait."""
+    with jobs.waits.held(holder(request.state.owner, request)):
+        job = await submit()
+        note_model(request, job.model)
+        done = await finished_or_dropped(request, jobs, job, one_shot=one_shot)
+    if done is None:
+        raise ClientDisconnect
+    return done
+
+
+async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_shot: bool = False) -> Job | None:
+    """The job once it is terminal; None when the caller hung up.
+
+    `one_shot`: nobody can ask for the job after this call, so hanging up cancels it; other jobs go on. A call with an
+    Idempotency-Key is never of that kind: its caller can make it again.
+
+    Raises Unavailable when the server stops or no worker can start: the job stays queued if its caller can ask for it
+    later, else it is cancelled.
+    """
+    one_shot = one_shot and job.idempotency is None
+    waiting = asyncio.ensure_future(jobs.wait(job.id))
+    dropped = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({waiting, dropped}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            try:
+                return waiting.result()
+            except Stopped:
+                if one_shot:
+                    await run_in_threadpool(jobs.cancel, job.id)
+                    raise Unavailable("The server is stopping; send the request again later") from None
+                kept_for = f"request {job.id} stays queued, ask for it when the server is back"
+                raise Unavailable(f"The server is stopping; {kept_for}") from None
+            except NoWorker as e:
+                if one_shot:
+                    await run_in_threadpool(jobs.cancel, job.id)
+                    raise Unavailable(e.message) from None
+                raise Unavailable(f"{e.message}; request {job.id} stays queued until then") from None
+        if one_shot:
+            await run_in_threadpool(jobs.cancel, job.id)
+        return None
+    finally:
+        if not waiting.cancel() and not waiting.cancelled():
+            waiting.exception()  # or asyncio complains that nobody looked at it
+        dropped.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
