@@ -1,6 +1,6 @@
 """Reading the job table: jobs, their places in the queue, their log lines.
 
-Knows: the tables. Does not know: which writes are allowed (`store.py`), who calls. Every method may be called from any
+Knows: the tables. Does not know: which writes are allowed (`store.py`), clients. Every method may be called from any
 thread and sees one state of the table.
 """
 

@@ -1,6 +1,6 @@
 """What travels between the dispatcher's side and a worker process: plain data that pickles.
 
-Knows: the messages. Does not know: pipes, processes. Everything said about a job names its attempt. No message holds a
+Knows: the messages. Does not know: pipes, processes. Every message about a job names its attempt. No message holds a
 path of the machine that sends it.
 """
 
@@ -35,7 +35,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cancel:
-    """To the worker: stop, nobody wants it any more."""
+    """To the worker: stop, the video is no longer wanted."""
 
     job_id: str
     attempt: int
@@ -43,7 +43,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Pause:
-    """To the worker: save what there is and stop, it will go on later."""
+    """To the worker: save a snapshot and stop; the job resumes later."""
 
     job_id: str
     attempt: int
@@ -51,12 +51,12 @@ class Pause:
 
 @dataclass(frozen=True)
 class Ready:
-    """From the worker: it takes jobs from now on."""
+    """From the worker: it is ready for jobs."""
 
 
 @dataclass(frozen=True)
 class StartFailed:
-    """From the worker, its last words: it could not set up its engine."""
+    """From the worker, its last message: its engine could not be created."""
 
     message: str
 
@@ -72,7 +72,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Died:
-    """From the pool: the worker is gone and with it this attempt; `evidence` says how, in words."""
+    """From the pool: the worker is dead and the attempt lost; `evidence` says how it died."""
 
     job_id: str
     attempt: int

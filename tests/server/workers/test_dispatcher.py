@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 
 @contextmanager
 def dispatching(desk: Desk) -> Iterator[Dispatcher]:
-    dispatcher = Dispatcher(desk.records, desk.pool, ["tiny"], Patience(), desk.clock)
+    dispatcher = Dispatcher(desk.records, desk.pool, ["tiny"], Patience(drain=0.0), desk.clock)
     dispatcher.start()
     try:
         yield dispatcher
@@ -65,6 +66,29 @@ def test_a_table_that_cannot_be_used_loses_nothing(desk: Desk, monkeypatch: pyte
     with dispatching(desk):
         assert until_ended(desk, "id") == [Status.SUCCEEDED] and not failures
     assert desk.job.attempt == 1 and len(desk.files) == 3
+
+
+def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens to the workers then."""
+    away, unwanted = threading.Event(), desk.store.unwanted
+
+    def unusable(job_ids: list[str]) -> set[str]:
+        if away.is_set():
+            raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+        return unwanted(job_ids)
+
+    desk.pool = Notebook()
+    monkeypatch.setattr(desk.store, "unwanted", unusable)
+    with dispatching(desk) as dispatcher:
+        until(lambda: desk.job.status is Status.RUNNING and dispatcher._attempts)
+        (attempt,) = dispatcher._attempts.values()
+        away.set()
+        desk.now += 2 * Patience().silence
+        until(lambda: attempt._heard_at == desk.now)
+        away.clear()
+        desk.store.cancel("id")
+        until(lambda: len(desk.pool.notes) > 1)
+    assert desk.pool.notes[1:2] == [("cancel", "id", 1)], "it is not killed"
 
 
 def test_an_odd_turn_ends_neither_the_loop_nor_other_jobs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

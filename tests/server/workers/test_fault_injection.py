@@ -265,29 +265,6 @@ def test_keys_are_looked_up_by_many_at_once(tmp_path: Path, monkeypatch: pytest.
     store.close()
 
 
-def test_nobody_is_taken_to_hang_while_nobody_listens(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    house, _ = two_workers
-    asked, broken = house.store.unwanted, threading.Event()
-
-    def unusable(*given: Any) -> set[str]:
-        if broken.is_set():
-            raise OperationalError("SELECT", {}, Exception("server closed the connection"))
-        return asked(*given)
-
-    monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.1)
-    silence = pace.seconds(1.5)
-    patience = replace(house.dispatcher._patience, silence=silence)
-    monkeypatch.setattr(house.dispatcher, "_patience", patience)
-    monkeypatch.setattr(house.store, "unwanted", unusable)
-    job = submit(house, "steps=100 sleep=0.03")
-    until(lambda: (found := house.context.jobs.get(job.id)) and found.step > 0)
-    broken.set()
-    time.sleep(1.5 * silence)
-    broken.clear()
-    found = ended(house, job)
-    assert (found.status, found.attempt) == (Status.SUCCEEDED, 1)
-
-
 def locked(other: sqlite3.Connection) -> bool:
     try:
         other.execute("BEGIN EXCLUSIVE")
