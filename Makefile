@@ -10,7 +10,7 @@ STAMP := $(VENV)/.ready-$(TORCH)
 DEV := $(VENV)/.ready-dev
 
 .PHONY: help setup setup-dev serve test test-slow attacks fuzz soak check fix test-gpu bench demo-eval demo-sheet demo-model \
-        lock audit image image-digest clean
+        structure lock audit image image-digest clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -75,6 +75,9 @@ demo-sheet: $(DEV)  ## the demo model's pictures in the README
 demo-model: $(DEV)  ## train weights/demo from scratch (hours on a CPU)
 	$(BIN)/python -m training
 	$(BIN)/python -m training.train_lora
+
+structure:  ## figures of the code's structure; redraws the picture in docs/structure.md
+	@$(PYTHON) scripts/structure.py
 
 # one version of each package for every Python and platform; UPGRADE=--upgrade takes newer ones
 COMPILE = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \

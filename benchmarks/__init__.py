@@ -1,1 +1,1 @@
-"""Measurements against the plain diffusers pipeline, in the same run on the same machine. See README.md here."""
+"""Benchmarks against the plain diffusers pipeline. See README.md in this folder."""

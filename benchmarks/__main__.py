@@ -1,4 +1,4 @@
-"""`make bench`: everything that this machine can measure."""
+"""`make bench`: http_vs_plain and load, and gpu if there is a CUDA device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> int:
     failed = http_vs_plain.main([]) or load.main([])
     if torch.cuda.is_available():
         return gpu.main([]) or failed
-    print("no CUDA device here: benchmarks.gpu was not run")
+    print("no CUDA device: benchmarks.gpu was not run")
     return failed
 
 

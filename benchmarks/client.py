@@ -1,6 +1,6 @@
-"""Requests to one of our servers, and how long each took.
+"""Timed requests to one of our servers.
 
-Knows: HTTP as far as that server speaks it: a client library costs more than the answer. Does not know: what is asked.
+Only as much HTTP as that server needs, because a client library would cost more time than the response.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEY = "load:secret"
 
 @dataclass
 class Asked:
-    """`seconds` of each request that was answered as it should be; the others by what came instead."""
+    """`seconds` of each successful request; `wrong` counts the others by their status or exception."""
 
     seconds: list[float] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)
@@ -30,7 +30,7 @@ class Asked:
 
 
 class Line:
-    """One kept connection."""
+    """One connection, kept open between requests."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -49,14 +49,14 @@ class Line:
         return int(head[9:12]), await reader.readexactly(length)
 
     async def timed(self, due: float, asked: Asked, method: str, path: str, body: Any = None) -> bytes:
-        """`due`: as `time.perf_counter` has it."""
+        """Send a request and record the seconds since `due`, a time of `time.perf_counter`."""
         try:
             status, answer = await self.ask(method, path, body)
         except (OSError, asyncio.IncompleteReadError) as e:
             asked.wrong[type(e).__name__] += 1
             self.close()
             return b""
-        if status in (200, 202):  # fal's word for a job that has not ended
+        if status in (200, 202):  # 202: fal's status of an unfinished job
             asked.seconds.append(time.perf_counter() - due)
         else:
             asked.wrong[str(status)] += 1
@@ -77,7 +77,7 @@ async def once(port: int, method: str, path: str, body: Any = None) -> tuple[int
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Of seconds; None where there is nothing."""
+    """Count and percentiles of `values` in seconds; None if there are none."""
     ordered = sorted(values)
 
     def at(share: float) -> float | None:

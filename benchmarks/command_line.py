@@ -1,9 +1,9 @@
-"""How long the command line takes until it has said what it says: pages of help, and mistakes in a request.
+"""How long the command line takes to print help pages and to report invalid requests.
 
 `python -m benchmarks.command_line [--against CHECKOUT [--label COMMIT]] [--runs N]`
 
-Wall and CPU seconds of each command, the median of N runs; with another checkout, which takes turns with this one in
-the same run.
+It measures wall and CPU seconds of each command, the median of N runs. Another checkout alternates with this one in the
+same run.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "help": ("--help",),
     "help of serve": ("serve", "--help"),
     "help of generate": ("generate", "--help"),
-    "an option that is none": ("generate", "x", "--stepz", "3"),
+    "unknown option": ("generate", "x", "--stepz", "3"),
     "steps of 0": ("generate", "x", "--steps", "0"),
     "strength without a clip": ("generate", "x", "--strength", "0.5"),
     "an odd size, strict": ("generate", "x", "--size", "721x481", "--strict"),
-    "an image that is none": ("generate", "x", "--image", "text.png"),
-    "a model that is none": ("generate", "x", "--model", "cogvideox-5bb"),
+    "not an image": ("generate", "x", "--image", "text.png"),
+    "unknown model": ("generate", "x", "--model", "cogvideox-5bb"),
 }
 
 
 def measure(checkout: Path, arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
-    """Wall and CPU seconds of one call, the interpreter's start among them."""
+    """Wall and CPU seconds of one call, including the start of the interpreter."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COGVIDEOX_")}
     environ |= {"PYTHONPATH": str(checkout), "COGVIDEOX_DEVICE": "cpu"}
     command = [sys.executable, "-c", "from server.cli import main; main()", *arguments]
@@ -43,14 +43,14 @@ def measure(checkout: Path, arguments: tuple[str, ...], folder: Path) -> tuple[f
     process = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, _, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
-    process.returncode = 0  # it has been waited for
+    process.returncode = 0  # os.wait4 has already waited for it
     return seconds, used.ru_utime + used.ru_stime
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.command_line")
     parser.add_argument("--against", type=Path)
-    parser.add_argument("--label", help="what the other checkout is, such as its commit")
+    parser.add_argument("--label", help="name of the other checkout in the result, such as its commit")
     parser.add_argument("--runs", type=int, default=5)
     given = parser.parse_args(arguments)
     sides = {"here": ROOT} | ({"against": given.against.resolve()} if given.against else {})
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _row(found: dict[str, Any]) -> dict[str, str]:
-    """CPU seconds: on a machine with other work, wall seconds are the other work's too."""
+    """CPU seconds only: wall seconds would include the time of other programs on the machine."""
     row = {"date": report.today()}
     for name, one in found.items():
         cells = [report.seconds(one[side]["cpu_seconds"]) for side in ("here", "against") if side in one]

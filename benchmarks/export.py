@@ -1,6 +1,5 @@
-"""Pictures -> MP4 the way a plain diffusers user writes it.
-
-Knows: `export_to_video`, and the ffmpeg call inside it. Does not know: this project.
+"""Write images to MP4 like a plain diffusers user: with `export_to_video`, or its ffmpeg call. Uses none of this
+project.
 """
 
 from __future__ import annotations

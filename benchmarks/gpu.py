@@ -1,14 +1,14 @@
-"""Plain diffusers against ours on the true CogVideoX shapes with random weights: time, memory, and whether bits agree.
+"""Plain diffusers against ours on the real CogVideoX shapes with random weights: time, memory and bit-equality.
 
     python -m benchmarks.gpu                    5B, 49 frames of 720x480, 50 steps; below nine minutes on an H200
     python -m benchmarks.gpu --model 1.5-5b     81 frames of 1360x768
     python -m benchmarks.gpu --quick            fewer steps and no full run
-    python -m benchmarks.gpu --tiny             every line of this on a CPU in seconds; its figures mean nothing
+    python -m benchmarks.gpu --tiny             runs the whole program on a CPU in seconds; its figures mean nothing
 
-Everything is measured in one process, the order of the two paths alternates, and every ratio is against the plain
-pipeline of the same run. Full runs are made when the time budget holds them; otherwise the seconds of a whole video are
-scaled from a short run by the median step, and the result says so. What could not be measured is null in the result.
-Each section stands alone: one that fails is reported under `errors`, and the others still count.
+All measurements run in one process, in alternating order, and every ratio is against the plain pipeline of the same
+run. If the time budget is too short for full runs, the seconds of a whole video are extrapolated from a short run by
+the median step, and the result says so. A value that could not be measured is null in the result. A section that fails
+is reported under `errors` and does not affect the others.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ T = TypeVar("T")
 GIB = 2**30
 PROMPT = "a red circle moves left over a grey background while the camera stays where it is"
 SEED = 7
-BUDGET = 510.0  # seconds for everything, imports left out
+BUDGET = 510.0  # seconds for everything except imports
 QUICK_BUDGET = 240.0
 RUNG_STEPS = 3
-# Guesses that only decide what is left out when time is short, in steps of the plain pipeline and in seconds:
-DECODE_STEPS = 4  # a decode with what surrounds it
-LATER_STEPS, LATER_SECONDS = 60, 110.0  # all sections after the pairs: their steps, and moving weights about
+# Estimates, in steps of the plain pipeline and in seconds. They only decide which sections to skip when time is short:
+DECODE_STEPS = 4  # a decode and the work around it
+LATER_STEPS, LATER_SECONDS = 60, 110.0  # all sections after the pairs: their steps, and the time to move weights
 
 
 class Bench:
-    """One session: a model, a plan, and what was found so far."""
+    """One session: a model, a plan, and the results so far."""
 
     def __init__(self, kind: Kind, device: torch.device, scale: Scale, steps: int, short: int, budget: float) -> None:
         self.begin = time.monotonic()
@@ -61,8 +61,8 @@ class Bench:
         self.placement = Placement(self.model.modules, device)
         self.found: dict[str, Any] = {}
         self.errors: dict[str, str] = {}
-        self.step: float | None = None  # seconds, the plain pipeline's
-        self.reference: Run | None = None  # ours, RUNG_STEPS steps, nothing offloaded
+        self.step: float | None = None  # seconds of the plain pipeline's median step
+        self.reference: Run | None = None  # ours with RUNG_STEPS steps and without offloading
         self.peaks: dict[Rung, int] = {}  # bytes reserved
         self.after_section: Callable[[], object] = lambda: None
 
@@ -84,7 +84,7 @@ class Bench:
     # -- the sections ---------------------------------------------------------------------------------------------
 
     def warm_up(self) -> dict[str, Any]:
-        """Not measured: kernels are chosen, memory is reserved, ffmpeg is in the page cache."""
+        """Unmeasured runs, so that kernels are chosen, memory is reserved and ffmpeg is in the page cache."""
         begin = time.perf_counter()
         with scratch() as folder:
             self.run_plain(2, folder)
@@ -92,7 +92,7 @@ class Bench:
         return {"steps": 2, "of": ["plain", "ours"], "seconds": time.perf_counter() - begin}
 
     def pair(self, steps: int, first: str) -> dict[str, Any]:
-        """Both paths once, in the order that begins with `first`."""
+        """Run both paths once, beginning with `first`."""
         done: dict[str, Run] = {}
         with scratch() as folder:
             for name in (first, "ours" if first == "plain" else "plain"):
@@ -113,7 +113,7 @@ class Bench:
         }
 
     def again(self) -> dict[str, Any]:
-        """The same seed twice, another run between them."""
+        """Run the same seed twice, with another run in between."""
         first = self.reference = self.run_ours(RUNG_STEPS, None)
         self.run_plain(2, None)
         return {"steps": RUNG_STEPS, "equal": equal(first, self.run_ours(RUNG_STEPS, None))}
@@ -131,7 +131,7 @@ class Bench:
             "need_over_reserved": over(estimate, run.peak_reserved),
             "step_over_plain": over(run.step, self.step),
             "equal": {
-                # tiles change the picture by design, and for image-to-video the latents it begins with
+                # tiling changes pixels by design, and in image-to-video also the first latents
                 "latents": None
                 if reference is None or (rung.tiling and self.source is not None)
                 else torch.equal(run.latents, reference.latents),
@@ -141,18 +141,18 @@ class Bench:
         }
 
     def out_of_memory(self) -> dict[str, Any]:
-        """With too little memory for the first rung: is the video finished, and is it the same one?"""
+        """Run with too little memory for the first rung: does the video finish, and is it the same?"""
         high, low = self.peaks.get(LADDER[0]), self.peaks.get(Rung("model", True))
         limit = None
         if self.device.type == "cuda":
             if high is None or low is None:
-                raise RuntimeError("the rungs it lies between were not measured")
+                raise RuntimeError("the peaks of the neighbouring rungs were not measured")
             limit = (high + low) // 2
         self.placement.apply(LADDER[0])
         with shortage(self.device, limit, self.placement):
             run = ours(self.model, self.with_steps(RUNG_STEPS), self.placement, self.source)
         return {
-            "how": "simulated: the decoder raises until the ladder has been climbed twice"
+            "how": "simulated: the decoder raises until two rungs have been tried"
             if limit is None
             else "torch.cuda.set_per_process_memory_fraction",
             "limit_gib": None if limit is None else limit / GIB,
@@ -185,7 +185,7 @@ class Bench:
         return self.budget - (time.monotonic() - self.begin)
 
     def attempt(self, name: str, work: Callable[[], T], seconds: float = 0.0) -> T | None:
-        """`work`'s result, or None: when fewer than `seconds` are left, or after an error, which is noted."""
+        """`work`'s result; None if fewer than `seconds` are left or after an error, both recorded in `errors`."""
         if self.left() < seconds:
             self.errors[name] = f"not measured: {self.left():.0f} s of {self.budget:.0f} s left, {seconds:.0f} needed"
             self.say(f"{name}: {self.errors[name]}")
@@ -197,18 +197,18 @@ class Bench:
         except Exception as e:
             traceback.print_exc()
             self.errors[name] = f"{type(e).__name__}: {str(e)[:500]}"
-        gc.collect()  # a failed section's traceback held its tensors
+        gc.collect()  # the traceback of a failed section kept its tensors alive
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return result
 
     def section(self, name: str, work: Callable[[], Any], seconds: float = 0.0) -> None:
-        """`attempt`, kept under `name`."""
+        """Store the result of `attempt` under `name`."""
         self.found[name] = self.attempt(name, work, seconds)
         self.after_section()
 
     def measure(self, full: bool) -> None:
-        """All sections, the ones that matter most first."""
+        """Run all sections, the most important first."""
         self.section("warm_up", self.warm_up)
         self.section("short", lambda: self.pair(self.short, "plain"))
         step = self.step or 0.0
@@ -234,7 +234,7 @@ class Bench:
 
 
 def a_plan(model: Model, steps: int) -> tuple[Plan, Frames | None]:
-    """The model's own defaults, and for image-to-video a picture of its size."""
+    """A plan with the model's defaults, and for image-to-video a random image of its size."""
     width, height = model.info.family.sizes.default
     still = "i2v" in model.info.family.name
     request = GenerationRequest(
@@ -246,7 +246,7 @@ def a_plan(model: Model, steps: int) -> tuple[Plan, Frames | None]:
 
 
 def step_tera_flop(plan: Plan, model: Model) -> float:
-    """Of the matrix products and attention of one step with guidance, multiply-add counted as two."""
+    """Tera operations of the matrix products and attention in one step with guidance; a multiply-add counts as two."""
     config = model.transformer.config
     frames = -(-((plan.model_frames - 1) // 4 + 1) // model.info.latent_patch_frames)
     tokens = frames * (plan.model_width // 16) * (plan.model_height // 16) + model.info.max_tokens
@@ -265,7 +265,7 @@ def over(a: float | None, b: float | None) -> float | None:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path | None]:
-    """A folder for files, or None where nothing can be encoded."""
+    """A folder for files; None if there is no encoder."""
     if not HAS_FFMPEG:
         yield None
         return
@@ -275,7 +275,9 @@ def scratch() -> Iterator[Path | None]:
 
 @contextlib.contextmanager
 def shortage(device: torch.device, limit: int | None, placement: Placement) -> Iterator[None]:
-    """At most `limit` bytes of the device. A CPU has no such limit: there the decoder fails until the VAE is tiled."""
+    """Allow at most `limit` bytes of the device. A CPU has no such limit: there the decoder fails until the VAE is
+    tiled.
+    """
     if device.type == "cuda" and limit is not None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.empty_cache()
@@ -299,14 +301,14 @@ def shortage(device: torch.device, limit: int | None, placement: Placement) -> I
 
 
 def whole(found: dict[str, Any], steps: int) -> tuple[dict[str, Any], str]:
-    """The pair to quote for a whole video, and how its seconds came about."""
+    """The pair to quote for a whole video, and whether its seconds are measured or scaled."""
     if found.get("full"):
         return found["full"], "measured"
     return found.get("short") or {}, f"scaled from {(found.get('short') or {}).get('steps')} steps to {steps}"
 
 
 def row(result: dict[str, Any]) -> dict[str, str]:
-    """The line for the table."""
+    """The row of the table."""
     found, shape = result["found"], result["shape"]
     pair, how = whole(found, shape["steps"])
     sides = {name: pair.get(name) or {} for name in ("plain", "ours")}
@@ -336,17 +338,17 @@ def yes(value: bool | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when every section was measured or left out for want of time, 1 when one failed."""
+    """Returns 0 if no section failed (some may be skipped for lack of time), otherwise 1."""
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument("--model", choices=get_args(Kind), default="5b")
-    parser.add_argument("--steps", type=int, default=50, help="of the whole video")
+    parser.add_argument("--steps", type=int, default=50, help="steps of the whole video")
     parser.add_argument("--short", type=int, default=None, help="steps of the short runs (12, quick 6)")
     parser.add_argument("--budget", type=float, default=None, help="seconds for everything (540, quick 240)")
     parser.add_argument("--quick", action="store_true", help="fewer steps, no full run")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU, to try this program")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU, to test this program")
     given = parser.parse_args(arguments)
     if not (torch.cuda.is_available() or given.tiny):
-        print("no CUDA device here; --tiny tries this program on a CPU", file=sys.stderr)
+        print("no CUDA device; --tiny runs this program on a CPU", file=sys.stderr)
         return 2
     device = torch.device("cpu" if given.tiny else "cuda:0")
     steps = min(given.steps, 4) if given.tiny else given.steps
@@ -367,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = result_of(bench, about)
         return report.save(f"{'tiny-' if given.tiny else ''}gpu-{given.model}", name, result, row(result))
 
-    bench.after_section = save  # whoever ends this early still finds what was measured
+    bench.after_section = save  # so that an interrupted run leaves its results so far
     bench.measure(full=not given.quick)
     print(report.table(row(result_of(bench, about))), end="")
     for one in bench.found["rungs"]:
@@ -379,12 +381,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def result_of(bench: Bench, about: dict[str, Any]) -> dict[str, Any]:
-    """Everything there is to say so far."""
+    """The whole result so far."""
     plan, model = bench.plan, bench.model
     tiny = about["arguments"]["tiny"]
     return {
         "what": "plain diffusers pipeline against cogvideox-server, same process, same modules, random weights",
-        "meaning": "none: a tiny model on a CPU, to try the program" if tiny else "times, memory, bit-equality",
+        "meaning": "none: a tiny model on a CPU, to test the program" if tiny else "times, memory, bit-equality",
         **about,
         "versions": report.versions(),
         "encoding": how_encoded(),

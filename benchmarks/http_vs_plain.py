@@ -1,13 +1,13 @@
 """Segmind's sample request on the CPU: our server over HTTP against a plain diffusers script on the same checkpoint.
 
     python -m benchmarks.http_vs_plain                           49 frames, 45 steps, guidance 6, on the demo model
-    python -m benchmarks.http_vs_plain --steps 25 --frames 17    the least that Segmind's schema allows
+    python -m benchmarks.http_vs_plain --steps 25 --frames 17    about the minimum of Segmind's schema
 
-Two processes, made once and kept: `cogvideox serve`, asked as Segmind's clients ask it, and `benchmarks.plain_process`.
-Each gets a first request that loads the model and is not counted, then they take turns: ours, plain, plain, ours. While
-one works the other idles. Segmind's videos are 720x480; where the model makes smaller ones, both sides enlarge them,
-ours by itself, plain by `PIL.ImageOps.fit`. Afterwards, while a generation runs, jobs are submitted through fal's queue
-and their status is asked for: how soon does the server say that it has them?
+Two processes run all the time: `cogvideox serve`, which gets requests like those of Segmind's clients, and
+`benchmarks.plain_process`. A first request to each loads the model and is not counted. Then they take turns: ours,
+plain, plain, ours, and the other one is idle. Segmind's videos are 720x480. If the model's are smaller, both sides
+enlarge them: our server itself, the plain script with `PIL.ImageOps.fit`. Afterwards, while a generation runs, jobs are
+submitted through fal's queue and polled, to measure how soon the server reports them.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ NEGATIVE = "low quality, blurry"
 SEED = 806286757407563
 FPS = 8
 POLLS = 50
-SAMPLING = 0.1  # seconds between two looks at memory
+SAMPLING = 0.1  # seconds between two readings of the memory
 IDLE = 2.0  # seconds after which a kept connection may have been closed by the server
 PATIENCE = 3600.0  # seconds for one video
 
 
 class Failed(RuntimeError):
-    """A side that did not do its part."""
+    """One of the two processes failed."""
 
 
 class Tree:
-    """A process and all below it: resident bytes, the highest sum seen, and CPU seconds. Pages that two of them share
-    count twice."""
+    """A process and its descendants: their resident bytes, the peak, and CPU seconds. Shared pages count once for
+    each process."""
 
     def __init__(self, pid: int) -> None:
         self.process = psutil.Process(pid)
@@ -96,7 +96,7 @@ class Tree:
 
 
 class Server:
-    """`cogvideox serve` with its own data folder, over one kept connection."""
+    """`cogvideox serve` with its own data folder, and one connection to it."""
 
     def __init__(self, model: str, folder: Path) -> None:
         with socket.socket() as probe:
@@ -124,7 +124,7 @@ class Server:
         return code, content
 
     def video(self, request: dict[str, Any]) -> bytes:
-        """Segmind's way: the answer is the file."""
+        """A Segmind request, whose response is the file."""
         body = {
             "prompt": request["prompt"],
             "negative_prompt": request["negative_prompt"],
@@ -158,7 +158,7 @@ class Server:
 
 
 class Plain:
-    """`benchmarks.plain_process`, a line at a time."""
+    """`benchmarks.plain_process`, with one line per request and response."""
 
     def __init__(self, model: str, folder: Path) -> None:
         self.log = folder / "plain.log"
@@ -190,7 +190,7 @@ class Plain:
 
 
 def _start(command: list[str], folder: Path, **streams: Any) -> subprocess.Popen[bytes]:
-    """Away from this folder's `.env`, without anybody's settings."""
+    """Start a process that sees neither the `.env` of the current folder nor any COGVIDEOX_* variable."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COGVIDEOX_")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
@@ -210,7 +210,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def polls(server: Server, steps: int, count: int) -> dict[str, Any]:
-    """While a generation runs: seconds from sending a job into fal's queue to its first status answer."""
+    """Seconds from submitting a job to fal's queue to its first status response, while a generation runs."""
     both: list[float] = []
     status: list[float] = []
     codes: set[int] = set()
@@ -227,7 +227,7 @@ def polls(server: Server, steps: int, count: int) -> dict[str, Any]:
         done = time.perf_counter()
         server.ask("PUT", f"{QUEUE}/requests/{job}/cancel")
         if _state(server, running) != "IN_PROGRESS":
-            running, spoilt = None, spoilt + 1  # it ended somewhere in between: not an answer of a busy server
+            running, spoilt = None, spoilt + 1  # it ended in the meantime, so the server was not busy
             continue
         both.append(done - begin)
         status.append(done - asked)
@@ -277,7 +277,7 @@ def frames_of(file: Path) -> NDArray[np.uint8]:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
-    """In dB; None for clips of different shapes, infinite for equal ones."""
+    """PSNR in dB; None for clips of different shapes, infinite for equal ones."""
     if a.shape != b.shape:
         return None
     error = float(np.mean((a.astype(np.float64) - b) ** 2))
@@ -285,8 +285,8 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
 
 
 def same_frames(mine: Path, theirs: Path, raw: Path, folder: Path) -> dict[str, Any]:
-    """Of the two files, which two encoders made; and whether the plain pipeline's frames, put through our resize and
-    our encoder, are those of our file to the bit."""
+    """Compare the two files, which have different encoders; and check whether the plain pipeline's frames, after our
+    resize and our encoder, equal those of our file bit for bit."""
     import torch
 
     from pipelines.frames.fit import fit
@@ -405,7 +405,7 @@ def row(result: dict[str, Any]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when both sides made the same frames."""
+    """Returns 0 if both sides made the same frames."""
     parser = argparse.ArgumentParser(prog="benchmarks.http_vs_plain", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--model", default="demo", help="a checkpoint's name or folder")
     parser.add_argument("--steps", type=int, default=45, choices=range(25, 51), metavar="25..50")

@@ -1,14 +1,15 @@
-"""A full queue and many who ask: how soon does the server answer while its worker computes on every core?
+"""A full queue and many pollers: how fast does the server respond while its worker computes on every core?
 
-    python -m benchmarks.load                                    1,000 jobs, 200 pollers, 30 s a phase, the demo model
+    python -m benchmarks.load                                    1,000 jobs, 200 pollers, 30 s per phase, the demo model
     python -m benchmarks.load --jobs 50 --pollers 20 --seconds 5
 
-One `cogvideox serve` with its own data folder, its worker at films of the demo model from the first second on, and this
-process, which sends the jobs (half through fal's queue, half as OpenAI's videos) and then asks for their status:
-first each poller once a second, then each again as soon as it is answered. Then the worker is stopped (SIGSTOP) and the
-pollers do both again: the same queue, the same table, idle cores. Times count from the moment a request was due, so an
-answer that keeps the next one waiting counts for both; they hold this process's own delays, which shares the cores.
-At the end every job is asked for once more, the server is told to stop, and the jobs in its table are counted.
+`cogvideox serve` runs with its own data folder, and its worker makes videos of the demo model all the time. This
+process sends the jobs, half through fal's queue and half through OpenAI's API, and then polls their status. First each
+poller sends one request per second, then the next one as soon as it gets a response. Then the worker is stopped
+(SIGSTOP) and the pollers repeat both, with the same queue and the same table on idle cores. Times count from the moment
+a request was due, so a slow response that delays the next request counts for both. They include the delays of this
+process, which shares the cores. At the end each job is polled once more, the server stops, and the jobs in its table
+are counted.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ READY_SECONDS = 300.0
 
 
 class Server:
-    """`cogvideox serve` and what it takes of the machine."""
+    """`cogvideox serve`, and the memory and CPU time that it uses."""
 
     def __init__(self, model: str, folder: Path) -> None:
         self.data, self.log = folder / "data", folder / "server.log"
@@ -89,7 +90,7 @@ class Server:
         return found
 
     def stop(self) -> float:
-        """Seconds until it had ended."""
+        """Stop the server; returns the seconds this took."""
         begin = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -103,12 +104,12 @@ class Server:
         self._output.close()
 
     def complaints(self) -> list[str]:
-        """What its log has of errors, shortened."""
+        """Error lines of its log, shortened."""
         lines = self.log.read_text(errors="replace").splitlines()
         return [line[:2000] for line in lines if '"level": "error"' in line or "Traceback" in line][:20]
 
     def counted(self) -> dict[str, int]:
-        """The jobs in its table, once it has stopped."""
+        """Jobs in its table by status. The server must have stopped."""
         store = JobStore(self.data / "jobs.db")
         try:
             return {status.value: count for status, count in store.counts().items()}
@@ -117,7 +118,7 @@ class Server:
 
 
 def wanted(n: int, steps: int) -> tuple[str, dict[str, Any]]:
-    """Address and body of the n-th job."""
+    """Path and body of the request for the n-th job."""
     if n % 2:
         return OPENAI, {"prompt": PROMPT, "seed": n, "num_frames": 49, "num_inference_steps": steps, "size": "720x480"}
     return FAL, {"prompt": PROMPT, "seed": n, "num_inference_steps": steps, "use_rife": False, "export_fps": 8}
@@ -129,7 +130,7 @@ def status_path(n: int, answer: bytes) -> str:
 
 
 async def submitted(port: int, jobs: int, steps: int) -> tuple[list[str], Asked]:
-    """Where the status of each is, in order; sent at a steady rate."""
+    """Submit the jobs at a steady rate; returns the path of each job's status, in order."""
     asked, paths = Asked(), dict[int, str]()
     begin, numbers = time.perf_counter(), iter(range(jobs))
 
@@ -148,7 +149,7 @@ async def submitted(port: int, jobs: int, steps: int) -> tuple[list[str], Asked]
 
 
 async def polled(port: int, paths: Sequence[str], seconds: float, every: float) -> dict[str, Any]:
-    """Each path by one poller, every so many seconds; 0: again as soon as it is answered."""
+    """Poll each path with one poller, `every` so many seconds; with 0, again after each response."""
     begin, chance, asked = time.perf_counter(), random.Random(0), Asked()
 
     async def poll(path: str) -> None:
@@ -166,7 +167,7 @@ async def polled(port: int, paths: Sequence[str], seconds: float, every: float) 
 
 async def measure(server: Server, jobs: int, pollers: int, seconds: float, steps: int) -> dict[str, Any]:
     await server.until_ready()
-    for n in range(2):  # what is loaded on first use is not the queue's
+    for n in range(2):  # so that modules loaded on first use do not count
         _, first = await once(server.port, "POST", *wanted(n, steps))
         for _ in range(20):
             await once(server.port, "GET", status_path(n, first))
@@ -264,13 +265,13 @@ def row(result: dict[str, Any]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when no job was lost and no request failed."""
+    """Returns 0 if no job was lost and no request failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.load", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--model", default="demo", help="a checkpoint's name or folder")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--pollers", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of a phase")
-    parser.add_argument("--steps", type=int, default=45, help="of each job")
+    parser.add_argument("--seconds", type=float, default=30.0, help="seconds per phase")
+    parser.add_argument("--steps", type=int, default=45, help="steps of each job")
     given = parser.parse_args(arguments)
     folder = catalog.find(given.model, catalog.default_models_dir())
     if folder is None:

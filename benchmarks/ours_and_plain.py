@@ -1,10 +1,7 @@
-"""One video from prompt to file, on the plain diffusers pipeline and on ours, with what it took.
+"""Make one video from prompt to file with the plain diffusers pipeline and with ours, and measure both.
 
-Knows: how a plain user runs the stock pipeline, and the order in which the engine uses sampler, decoder and writer.
-Does not know: which runs are worth comparing, where results go.
-
-Both paths use the same modules and the same seed. A step is timed from the end of the one before to its own end, so
-the first one, which warms up, is not among them.
+Both use the same modules and the same seed. A step is timed from the end of the previous step to its own end, so the
+first step, which warms up, is not counted.
 """
 
 from __future__ import annotations
@@ -36,15 +33,15 @@ Frames = NDArray[np.uint8]
 
 @dataclass
 class Run:
-    """`seconds`: from the prompt to the file, or to frames in host memory where nothing is encoded.
-    Peaks in bytes, None where the device keeps no count."""
+    """`seconds`: from the prompt to the file, or to frames in host memory if there is no file.
+    Peaks are in bytes; None if the device does not count them."""
 
     steps: int
     seconds: float
     step_seconds: list[float]
     peak_allocated: int | None
     peak_reserved: int | None
-    latents: torch.Tensor  # on the host, padding of 1.5 included
+    latents: torch.Tensor  # on the host, including the padding of CogVideoX 1.5
     frames: Frames  # uint8 [T, H, W, 3]
     file: Path | None
     climbed: list[str] = field(default_factory=list)
@@ -55,12 +52,12 @@ class Run:
         return float(np.median(self.step_seconds)) if self.step_seconds else None
 
     def scaled(self, steps: int) -> float | None:
-        """Seconds the same run would take with `steps` steps of the median length: an estimate."""
+        """Estimated seconds of the same run with `steps` steps of the median duration."""
         return None if self.step is None else self.seconds + (steps - self.steps) * self.step
 
 
 class Laps:
-    """Marks on the device's own clock: CUDA events, or the wall clock on a CPU."""
+    """Times on the device's own clock: CUDA events, or the wall clock on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -94,7 +91,7 @@ class Peak:
 
 @contextlib.contextmanager
 def peak_of(device: torch.device) -> Iterator[Peak]:
-    """What the block needs of the device at most, everything that lies there already included."""
+    """Peak memory of the device during the block, including everything that is already there."""
     peak = Peak()
     if device.type != "cuda":
         yield peak
@@ -111,7 +108,7 @@ def peak_of(device: torch.device) -> Iterator[Peak]:
 def plain(
     model: Model, plan: Plan, device: torch.device, source: Frames | None = None, file: Path | None = None
 ) -> Run:
-    """The stock pipeline as its documentation shows it, all of it on `device`, and `export_to_video`."""
+    """Run the stock pipeline as its documentation shows it, entirely on `device`, then `export_to_video`."""
     parts = {"tokenizer": model.tokenizer, "text_encoder": model.text_encoder, "transformer": model.transformer}
     pipe = type(model.pipeline(plan.task, plan.scheduler))(
         **parts, vae=model.vae, scheduler=model.scheduler(plan.scheduler)
@@ -162,9 +159,9 @@ def ours(
     file: Path | None = None,
     stop: Callable[[int], bool] = lambda step: False,
 ) -> Run:
-    """What `pipelines.engine.generate.Engine` does between the plan and the file, on a rung that is applied already.
+    """Do what `pipelines.engine.generate.Engine` does between the plan and the file, on the rung already applied.
 
-    Out of memory, it climbs the ladder and goes on. `stop(step)` ends sampling early.
+    When memory runs out, it continues on the next rung. `stop(step)` ends sampling early.
     """
     device, ladder = placement.device, Ladder(placement)
     laps = Laps(device)

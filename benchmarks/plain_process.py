@@ -1,8 +1,9 @@
-"""The plain diffusers pipeline in a process of its own: one request a line in, one answer a line out, both JSON.
+"""The plain diffusers pipeline in its own process: reads one JSON request per line and writes one JSON response per
+line.
 
-Knows: how a script would use diffusers on this checkpoint. Does not know: this project.
-A request: prompt, negative_prompt, steps, frames, guidance_scale, seed, fps, size (of the file, in pixels), file, and
-optionally `raw`, an .npy file that gets the model's own frames, after the time has been taken.
+It uses diffusers as a script would, and nothing of this project. A request has prompt, negative_prompt, steps, frames,
+guidance_scale, seed, fps, size (of the file, in pixels) and file. With `raw`, the model's own frames are also written
+to that .npy file, which is not timed.
 """
 
 from __future__ import annotations

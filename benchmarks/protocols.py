@@ -1,11 +1,12 @@
-"""What the limits on what a client may send cost: our protocol on h11 against uvicorn's on httptools, in one run.
+"""The cost of the limits on client requests: our protocol on h11 against uvicorn's on httptools, in one run.
 
-    python -m benchmarks.protocols                            200 pollers, 8 s a phase
+    python -m benchmarks.protocols                            200 pollers, 8 s per phase
     python -m benchmarks.protocols --pollers 20 --seconds 2
 
-Two servers over the same app, polled one after the other in the order ours, httptools, httptools, ours, for the status
-of a queued job and for `/health/live`, by pollers that ask again as soon as they are answered. Their workers are
-stopped. What counts is the processor time of the API process for a request, which other processes change little.
+Two servers with the same app are polled one after the other, in the order ours, httptools, httptools, ours, for the
+status of a queued job and for `/health/live`. Each poller sends its next request as soon as it gets a response. The
+workers are stopped. The figure to compare is the API process's CPU time per request, which other processes hardly
+affect.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Measured:
 
 @contextlib.contextmanager
 def running(kind: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """Port and process of a server that answers; its worker is stopped."""
+    """Port and process of a ready server whose worker is stopped."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -161,7 +162,7 @@ def serve(kind: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.protocols", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--pollers", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a phase")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds per phase")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.serve:
@@ -174,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(e, file=sys.stderr)
         return 1
     result = {
-        "what": "the processor time of a request: our protocol on h11 against uvicorn's on httptools",
+        "what": "the CPU time of a request: our protocol on h11 against uvicorn's on httptools",
         "date": report.today(),
         "machine": machine,
         "versions": report.versions(),

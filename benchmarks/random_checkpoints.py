@@ -1,8 +1,7 @@
-"""Models of the published shapes with random weights, made in memory and written nowhere.
+"""Models of the published shapes with random weights, created in memory.
 
-Knows: the published configs, and that speed and memory hang on shapes and not on what weights mean. Weights are drawn
-from N(0, 0.02), norm weights around 1: zeros would run faster than any real model does. Such videos are noise.
-Does not know: files, hubs, what is measured.
+Speed and memory depend on the shapes, not on the values of the weights. Weights are drawn from N(0, 0.02), norm weights
+around 1, because zeros would run faster than any real model. The videos are noise.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ _VAE: dict[str, Any] = {"block_out_channels": (128, 256, 256, 512), "layers_per_
 _TEXT: dict[str, Any] = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240}
 _TEXT |= {"num_layers": 24, "num_heads": 64}
 
-# scale -> (transformer, VAE, text encoder, width, height, frames); `middle`: big enough to see what offloading saves.
-# NOTE: a VAE's sample size only says how large its tiles are: half of it. From tiles whose sides are no multiples of 48
-# and 40 pixels (height, width) the stock code makes pictures of another size.
+# scale -> (transformer, VAE, text encoder, width, height, frames); `middle` is big enough to see what offloading saves.
+# NOTE: a VAE's sample size only sets the size of its tiles, which is half of it. If the sides of the tiles are not
+# multiples of 48 and 40 pixels (height, width), the stock code returns images of another size.
 _SMALLER: dict[Scale, tuple[dict[str, Any], dict[str, Any], dict[str, Any], int, int, int]] = {
     "middle": (
         {"num_attention_heads": 12, "num_layers": 12, "text_embed_dim": 768},
@@ -68,7 +67,7 @@ _SMALLER: dict[Scale, tuple[dict[str, Any], dict[str, Any], dict[str, Any], int,
 
 
 class Words:
-    """Stands in for the T5 tokenizer: a word is always the same id, a sequence ends with 1, padding is 0."""
+    """Replaces the T5 tokenizer: a word always has the same id, a sequence ends with 1, padding is 0."""
 
     def __init__(self, vocabulary: int) -> None:
         self.vocabulary = vocabulary
@@ -91,8 +90,9 @@ class _Ids:
 
 
 def build(kind: Kind, device: torch.device, scale: Scale = "true", seed: int = 0) -> Model:
-    """A model as `Loader` would give it, on `device` already. The same arguments give the same weights there; another
-    kind of device draws others."""
+    """A model like those from `Loader`, already on `device`. The same arguments give the same weights on the same kind
+    of device.
+    """
     family = next(f for f in FAMILIES if f.name == f"cogvideox-{kind}")
     dtype: torch.dtype = torch.float32 if device.type == "cpu" else getattr(torch, family.dtype)
     transformer = {"text_embed_dim": 4096, **_TRANSFORMER[kind]}
@@ -144,12 +144,16 @@ def _schedule(kind: Kind) -> dict[str, Any]:
 
 
 def _fill(cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device, seed: int) -> Any:
-    """An instance whose parameters are drawn where they are to lie, one tensor at a time: no second copy anywhere."""
+    """An instance whose parameters are drawn directly on `device`, one tensor at a time, so there is never a second
+    copy.
+    """
     with init_empty_weights(include_buffers=False):
         module = cls(**config)
-    # what the libraries themselves keep in float32 when they load float16
+    # modules that the libraries keep in float32 when they load float16
     kept = (getattr(cls, "_keep_in_fp32_modules", None) or []) if dtype is torch.float16 else []
-    generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)  # meta: sizes only
+    generator = (
+        None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+    )  # the meta device has sizes only
     for prefix, part in module.named_modules():
         for name, parameter in list(part._parameters.items()):
             if parameter is None:
@@ -159,7 +163,7 @@ def _fill(cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: torch
             if parameter.ndim == 1 and name == "weight":  # a norm's
                 value += 1
             setattr(part, name, torch.nn.Parameter(value, requires_grad=False))
-        for name, buffer in list(part._buffers.items()):  # a checkpoint holds the persistent ones, in its own dtype
+        for name, buffer in list(part._buffers.items()):  # checkpoints store the persistent ones in their own dtype
             if buffer is not None and buffer.is_floating_point() and name not in part._non_persistent_buffers_set:
                 part._buffers[name] = buffer.to(dtype)
     return module.to(device).eval()

@@ -1,7 +1,6 @@
-"""What every result carries, and where it goes: one JSON file and one line of a Markdown table.
+"""The common parts of all results (machine, versions), and writing a result as a JSON file and a Markdown table row.
 
-Knows: the machine and the versions. Does not know: what was measured. A value nobody measured is None in the JSON and
-`not measured` in the table.
+A value that was not measured is None in the JSON and `not measured` in the table.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def machine() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Name, driver, clocks (MHz, at this moment) and power limit (W) of each, as nvidia-smi says."""
+    """Name, driver, current clocks (MHz) and power limit (W) of each GPU, from nvidia-smi."""
     names = ("name", "driver_version", "clocks.sm", "clocks.mem", "power.limit", "memory.total")
     if (command := shutil.which("nvidia-smi")) is None:
         return []
@@ -65,7 +64,7 @@ def versions() -> dict[str, str]:
 
 
 def save(name: str, device: str, result: Mapping[str, Any], row: Mapping[str, str]) -> Path:
-    """Write `<date>-<name>-<device>.json` and `.md` into $OUT, else benchmarks/results; the JSON's path."""
+    """Write `<date>-<name>-<device>.json` and `.md` into $OUT or benchmarks/results; returns the JSON file's path."""
     folder = Path(os.environ.get("OUT") or RESULTS)
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{today()}-{slug(name)}-{slug(device)}"
@@ -76,7 +75,7 @@ def save(name: str, device: str, result: Mapping[str, Any], row: Mapping[str, st
 
 
 def table(row: Mapping[str, str]) -> str:
-    """A Markdown table of one line."""
+    """A Markdown table of one row."""
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (row.keys(), ["---"] * len(row), row.values()))
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.setup_time --against 5e2a3de
 
-Each run has a clone and an environment of its own. With cold caches everything is downloaded; with warm ones, the
-caches are those that the cold run of the same commit left. CPU seconds are those of all processes of the run.
+Each run has its own clone and environment. Runs with cold caches download everything; runs with warm caches use those
+of the same commit's cold run. CPU seconds include all processes of the run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Does a large file need much memory? Ten seconds at 60 frames a second, 3840x2160 beside the same clip at 720x480.
+"""Does a large file need much memory? Makes ten seconds at 60 frames per second, at 3840x2160 and at 720x480.
 
-Knows: how to watch a process and its ffmpeg. Does not know: how a video is made. Each size has a process of its own,
-which runs the engine on the demo model; frames are resized plainly and repeated, so neither RIFE nor an upscaler is
-needed.
+For each size, a separate process runs the engine on the demo model, and the memory of that process and of its ffmpeg is
+measured. Frames are only resampled and repeated, so neither RIFE nor an upscaler is needed.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ import psutil
 from benchmarks import report
 
 SIZES = ((720, 480), (3840, 2160))
-FRAME_BYTES = 3  # a pixel
+FRAME_BYTES = 3  # per pixel
 
 
 def peak(pid: int | str) -> int:
-    """The most bytes the process has had resident so far; 0 when it is gone."""
+    """The process's peak resident bytes so far; 0 if it has ended."""
     try:
         found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except OSError:
@@ -36,7 +35,7 @@ def peak(pid: int | str) -> int:
 
 
 class Encoder(threading.Thread):
-    """Watches this process's children; `peak` is the largest one's."""
+    """Watches this process's children; `peak` is that of the largest."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -50,11 +49,12 @@ class Encoder(threading.Thread):
 
 
 def one(width: int, height: int, seconds: float, fps: int, steps: int) -> dict[str, Any]:
-    """Makes the clip in this process."""
+    """Make the clip in this process."""
     from pipelines import environment
 
     environment.prepare()
     from pipelines.engine.generate import Engine
+    from pipelines.engine_port import EngineSpec
     from pipelines.events import Finished, Stage
     from pipelines.request import GenerationRequest
     from weights import catalog
@@ -71,7 +71,7 @@ def one(width: int, height: int, seconds: float, fps: int, steps: int) -> dict[s
         num_inference_steps=steps,
         seed=1,
     )
-    engine, encoder, sampled, finished = Engine({"demo": folder}, device="cpu"), Encoder(), 0, None
+    engine, encoder, sampled, finished = Engine(EngineSpec({"demo": folder}, "cpu")), Encoder(), 0, None
     encoder.start()
     begin = time.perf_counter()
     for event in engine.run(request, "demo"):

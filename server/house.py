@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from pipelines.engine_port import EngineSpec
 from pipelines.request import Task
 from server.auth import Keys, check_bind, owner_of
 from server.context import Context
@@ -111,7 +112,10 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         return next((file for api in apis if (file := api.file_of(context, path)) is not None), None)
 
     artifacts = Artifacts(data, settings.public_url, storage=storage, file_at=file_at)
-    spec = WorkerSpec("", settings.memory, served.folders, served.rife_weights, settings.upscaler, engine, helper)
+    engine_spec = EngineSpec(
+        served.folders, memory=settings.memory, rife=served.rife_weights, upscaler=settings.upscaler
+    )
+    spec = WorkerSpec(engine_spec, engine, helper)
     pool = LocalPool(specs_for(served.devices, spec))
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
     dispatcher = Dispatcher(

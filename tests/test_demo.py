@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines.engine.generate import Engine
+from pipelines.engine_port import EngineSpec
 from pipelines.models import describe
 from pipelines.request import GenerationRequest, Lora, Media, Task
 from pipelines.video import read_video
@@ -37,7 +38,7 @@ def folder(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine({name: folder(name) for name in DEMOS}, device="cpu")
+    return Engine(EngineSpec({name: folder(name) for name in DEMOS}, "cpu"))
 
 
 def clip(engine: Engine, prompt: str, where: Path, picture: np.ndarray | None = None, **options: object) -> np.ndarray:

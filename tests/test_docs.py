@@ -182,8 +182,12 @@ def test_pip_can_install_this_folder(tmp_path: Path) -> None:
 
 def test_the_tree_in_the_readme_is_the_tree() -> None:
     tree = (ROOT / "README.md").read_text("utf-8").split("```\nweights/")[1].split("```")[0]
-    for name in re.findall(r"\b([a-z0-9_]+\.py)\b", tree):
-        assert list(ROOT.glob(f"pipelines/{name}")) or list(ROOT.glob(f"server/{name}")), name
+    named = {"weights/", *re.findall(r"\b([a-z_/]+/)(?:\s|$)", tree)}
+    assert not [name for name in sorted(named) if not (ROOT / name).is_dir()]
+    packages = {
+        f"{p.parent.relative_to(ROOT)}/" for top in ("pipelines", "server") for p in ROOT.glob(f"{top}/*/__init__.py")
+    }
+    assert packages <= named
 
 
 @pytest.mark.parametrize("card", ["demo", "demo-i2v"])

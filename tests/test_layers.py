@@ -17,7 +17,7 @@ LAYERS = (
         tuple(f"pipelines.{name}" for name in layer.split())
         for layer in (
             "environment events request",
-            "child errors models progress ranges",
+            "child engine_port errors models progress ranges",
             "extend plan",
             "video",
             "lora",
@@ -32,7 +32,7 @@ LAYERS = (
             "errors private request_state text_file setting_names setting_types settings",
             "auth",
             "limits",
-            "datadir signing",
+            "datadir devices signing",
             "served transport",
             "media",
             "jobs",

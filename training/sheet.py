@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipelines.engine.generate import Engine
+from pipelines.engine_port import EngineSpec
 from pipelines.events import Finished
 from pipelines.request import GenerationRequest, Media
 from pipelines.video import read_video
@@ -54,7 +55,7 @@ def row(clip: np.ndarray, text: str) -> Image.Image:
 
 def main(target: Path) -> None:
     weights = Path(__file__).parent.parent / "weights"
-    engine = Engine({name: weights / name for name in ("demo", "demo-i2v")}, device="cpu")
+    engine = Engine(EngineSpec({name: weights / name for name in ("demo", "demo-i2v")}, "cpu"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [row(film(engine, folder, prompt), prompt) for prompt in PROMPTS]

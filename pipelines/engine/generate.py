@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -20,13 +19,14 @@ from pipelines.engine.clock import Clock
 from pipelines.engine.deliver import deliver, joint
 from pipelines.engine.denoise import denoise
 from pipelines.engine.loader import Loader, Model
-from pipelines.engine.memory import LADDER, Budget, Ladder, MemorySetting, OutOfMemory, Placement, Rung, choose
+from pipelines.engine.memory import LADDER, Budget, Ladder, OutOfMemory, Placement, Rung, choose
 from pipelines.engine.provenance import identity, short
 from pipelines.engine.run import Clip, Film
 from pipelines.engine.sample import Sampler, Sampling
 from pipelines.engine.snapshot import Saver, key_of
 from pipelines.engine.source import read_source
-from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
+from pipelines.engine_port import EngineSpec
+from pipelines.errors import GenerationError
 from pipelines.events import Event, Finished, Log, Progress, Stage, Started
 from pipelines.extend import clip_plan
 from pipelines.frames import rife
@@ -42,31 +42,19 @@ from pipelines.request import GenerationRequest, RequestError
 from weights.interpolation import SHIPPED
 from weights.interpolation import rife_weights as installed_rife
 
-__all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused", "pick_device"]  # the worker's
+ACCELERATOR_ERROR = getattr(torch, "AcceleratorError", ())  # new in torch 2.8
 
 T = TypeVar("T")
 
 
 class Engine:
-    """Owns a device and the models on it; makes one video at a time.
+    """Owns a device and the models on it; makes one video at a time. It is an `engine_port.Engine`."""
 
-    `models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife_weights`: an IFNet file for
-    requests with `interpolate_fps`; without one the small network that ships with this project draws their frames.
-    `upscaler`: a file that spandrel reads, used when more pixels are wanted than the model makes.
-    """
-
-    def __init__(
-        self,
-        models: dict[str, Path],
-        device: str = "auto",
-        memory: MemorySetting = "auto",
-        rife_weights: Path | None = None,
-        upscaler: Path | None = None,
-    ) -> None:
-        self.models = models
-        self.device = pick_device(device)
-        self.memory = memory
-        self.finishers = Finishers(self.device, rife_weights or installed_rife(), upscaler)
+    def __init__(self, spec: EngineSpec) -> None:
+        self.models = spec.models
+        self.device = pick_device(spec.device)
+        self.memory = spec.memory
+        self.finishers = Finishers(self.device, spec.rife or installed_rife(), spec.upscaler)
         self.loader = Loader(self.device)
         self._placement: Placement | None = None
         self._placed: Model | None = None
@@ -122,6 +110,12 @@ class Engine:
         yield Stage("finish")
         self._speeds.learn(plan.model, film.meter.measured(), effort.sizes(film), plan.output_format)
         yield Finished(**finished, timings=clock.timings(), memory=memory)
+
+    def is_broken_by(self, error: Exception) -> bool:
+        """A CUDA failure other than a lack of memory leaves a context in which every later call fails."""
+        if isinstance(error, torch.OutOfMemoryError):
+            return False
+        return isinstance(error, ACCELERATOR_ERROR) or "CUDA error" in str(error)
 
     def _others(self, request: GenerationRequest) -> list[ModelInfo]:
         """What is here beside the model, where the request may need it."""

@@ -22,12 +22,12 @@ from typing import Any, Literal, TypeVar, get_args
 import psutil
 import torch
 
+from pipelines.engine_port import MemorySetting
 from pipelines.events import Event, Log
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan
 
 Profile = Literal["none", "model", "group", "sequential"]
-MemorySetting = Literal["auto", "none", "model", "group", "sequential"]
 T = TypeVar("T")
 GIB = 2**30
 STEP_BYTES = 52

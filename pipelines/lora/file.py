@@ -8,7 +8,6 @@ beyond their layers' names and shapes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -22,6 +21,7 @@ from urllib.parse import unquote
 
 from pipelines.lora.layout import Layers, LoraError, Match, Part, Shape, match
 from pipelines.lora.names import bare
+from weights.record import sha256
 from weights.safetensors_header import BrokenFile, read_whole_header
 
 AlphaSource = Literal[
@@ -231,8 +231,7 @@ def digest(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _digest(path: Path, *changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _number(data: bytes, dtype: str) -> float:

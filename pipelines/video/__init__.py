@@ -8,6 +8,7 @@ Knows: the bundled ffmpeg, file formats, uint8 RGB arrays. Does not know: torch,
     stream.py    what a clip's file says of its picture, and the filters for it
     picture.py   read_picture
     colour.py    an image's profile and tags -> sRGB
+    deep.py      images in high dynamic range -> sRGB
     kinds.py     what a file is, by its first bytes
     structure.py what a hostile image may be made of
     probe.py     check_clip

@@ -1,20 +1,17 @@
 """The colours that an image's tags and profile stand for -> sRGB.
 
-Knows: ICC profiles, the colour tags of PNG, AVIF and HEIC, high dynamic range. Does not know: file formats' pixels.
-Tags without a profile become a profile, so that one library converts everything.
+Knows: ICC profiles, the colour tags of PNG, AVIF and HEIC. Does not know: file formats' pixels, high dynamic range
+(`deep`). Tags without a profile become a profile, so that one library converts everything.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image, ImageChops, ImageCms
-
-from pipelines.video.stream import KNEE, PEAK, REFERENCE_WHITE
 
 Matrix = tuple[tuple[float, float, float], ...]
 Primaries = tuple[float, ...]  # x and y of white, red, green and blue
@@ -23,7 +20,7 @@ _D65 = (0.3127, 0.3290)
 SRGB: Primaries = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 ADOBE_RGB: Primaries = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 # of ITU-T H.273, which PNG's cICP chunk and the nclx boxes of AVIF and HEIC use
-_PRIMARIES: dict[int, Primaries] = {
+PRIMARIES: dict[int, Primaries] = {
     1: SRGB,
     4: (0.310, 0.316, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
     5: (*_D65, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
@@ -43,28 +40,42 @@ _SPACES = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",), "LAB ": (
 
 
 @dataclass(frozen=True)
-class Colours:
-    """`profile`: ICC, None for sRGB. `hdr`: PQ or HLG, where it was."""
+class Codes:
+    """Numbers of H.273. `full`: whether samples use their full range."""
 
-    profile: bytes | None = None
-    hdr: str | None = None
+    primaries: int
+    transfer: int
+    matrix: int
+    full: bool
+
+    @property
+    def hdr(self) -> str | None:
+        return {16: "PQ", 18: "HLG"}.get(self.transfer)
 
 
-def colours_of(image: Image.Image, data: bytes) -> Colours:
-    """What the file says of its colours, in the order in which its format's standard believes it."""
-    profile = image.info.get("icc_profile") or None
+def codes_of(image: Image.Image, data: bytes) -> Codes | None:
+    """Those that describe the image's colours, where its format's standard believes them. `image`: opened."""
     if image.format == "PNG":
         at = data.find(b"\0\0\0\x04cICP", 8, max(8, data.find(b"IDAT")))
-        if at > 0:
-            return _coded(data[at + 8], data[at + 9])
-        return Colours(profile or (None if "srgb" in image.info else _png(image)))
-    if image.format in ("AVIF", "HEIF") and profile is None:
+        return None if at < 0 else Codes(data[at + 8], data[at + 9], data[at + 10], bool(data[at + 11]))
+    if image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
         at = data.find(b"colrnclx", 0, 2**16)
-        if at > 0:
-            return _coded(*struct.unpack(">HH", data[at + 8 : at + 12]))
+        if 0 < at <= len(data) - 15:
+            primaries, transfer, matrix, full = struct.unpack(">3HB", data[at + 8 : at + 15])
+            return Codes(primaries, transfer, matrix, full >= 128)
+    return None
+
+
+def profile_of(image: Image.Image, data: bytes) -> bytes | None:
+    """ICC, None for sRGB. `image`: loaded, in standard range."""
+    if codes := codes_of(image, data):
+        return _coded(codes.primaries, codes.transfer)
+    profile: bytes | None = image.info.get("icc_profile") or None
+    if image.format == "PNG":
+        return profile or (None if "srgb" in image.info else _png(image))
     if image.format in ("JPEG", "MPO") and profile is None and _is_adobe_rgb(image):
-        profile = _profile(ADOBE_RGB, lambda v: v ** (563 / 256))
-    return Colours(profile)
+        return _profile(ADOBE_RGB, lambda v: v ** (563 / 256))
+    return profile
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
@@ -117,12 +128,12 @@ def _applied(image: Image.Image, change: ImageCms.ImageCmsTransform) -> Image.Im
     return ImageCms.applyTransform(image, change, inPlace=in_place) or image
 
 
-def _coded(primaries: int, transfer: int) -> Colours:
+def _coded(primaries: int, transfer: int) -> bytes | None:
     """From two numbers of H.273; those that are not known are taken for sRGB's."""
-    corners, curve = _PRIMARIES.get(primaries, SRGB), _CURVES.get(transfer)
+    corners, curve = PRIMARIES.get(primaries, SRGB), _CURVES.get(transfer)
     if curve is None and corners == SRGB:
-        return Colours()
-    return Colours(_profile(corners, curve or _srgb), _HDR.get(transfer))
+        return None
+    return _profile(corners, curve or _srgb)
 
 
 def _png(image: Image.Image) -> bytes | None:
@@ -156,35 +167,11 @@ def _srgb(v: float) -> float:
     return v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
 
 
-def _pq(v: float) -> float:
-    p: float = v ** (1 / 78.84375)
-    light: float = (max(0.0, p - 0.8359375) / (18.8515625 - 18.6875 * p)) ** (1 / 0.1593017578125)
-    return _toned(light * 10_000 / REFERENCE_WHITE)
-
-
-def _hlg(v: float) -> float:
-    scene = v * v / 3 if v <= 0.5 else (math.exp((v - 0.55991073) / 0.17883277) + 0.28466892) / 12
-    return _toned(scene**1.2 * PEAK / REFERENCE_WHITE)
-
-
-def _toned(light: float) -> float:
-    """As ffmpeg's tonemap=mobius, which clips use: 1 is the reference white before and the display's white after."""
-    if light <= KNEE:
-        return light
-    j, peak = KNEE, PEAK / REFERENCE_WHITE
-    a = -j * j * (peak - 1) / (j * j - 2 * j + peak)
-    b = (j * j - 2 * j * peak + peak) / (peak - 1)
-    return min(1.0, (b * b + 2 * b * j + j * j) / (b - a) * (light + a) / (light + b))
-
-
 _CURVES: dict[int, Callable[[float], float]] = {
     4: lambda v: v**2.2,
     5: lambda v: v**2.8,
     8: lambda v: v,
-    16: _pq,
-    18: _hlg,
 }
-_HDR = {16: "PQ", 18: "HLG"}
 
 
 def _profile(corners: Primaries, curve: Callable[[float], float]) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from PIL import AvifImagePlugin, Image, ImageChops, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from pipelines.video import colour, kinds, structure
+from pipelines.video import colour, deep, kinds, structure
 from pipelines.video.process import MediaUnreadable
 
 MAX_PIXELS = 40_000_000
@@ -93,12 +93,14 @@ def look(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Opened:
         raise MediaUnreadable("image_load_error", "the image is damaged: it ends too early")
     shrink = next((n for n in (1, 2, 4) if pixels <= max_pixels * n * n), 8)
     profile = image.info.get("icc_profile") or b""
-    plain = image.format in _QUICK_FORMATS and len(profile) <= _QUICK_PROFILE
+    codes = colour.codes_of(image, data)
+    plain = image.format in _QUICK_FORMATS and len(profile) <= _QUICK_PROFILE and not (codes and codes.hdr)
     return Opened(data, parts, pixels, shrink, plain)
 
 
 def decode(opened: Opened) -> Image.Image:
     """As `read_picture`."""
+    hdr = None
     try:
         with warnings.catch_warnings(
             action="ignore"
@@ -106,14 +108,19 @@ def decode(opened: Opened) -> Image.Image:
             if opened.parts.ended or opened.is_png:
                 data = opened.data if opened.parts.ended else opened.data + _END_OF_PNG
                 _open(data).verify()
-                image = _loaded(data, opened.shrink)  # verify() leaves the image unusable
+                codes = colour.codes_of(_open(data), data)  # verify() leaves the image unusable
+                hdr = codes.hdr if codes else None
+                if codes and hdr:
+                    image = deep.read(lambda: _open(data), data, codes, opened.shrink)
+                else:
+                    image = _loaded(data, opened.shrink)
             else:
                 image = _unended(opened)
-            found = colour.colours_of(image, opened.data)
+            profile = None if hdr else colour.profile_of(image, opened.data)
             image = _one_of_few(ImageOps.exif_transpose(image))
             if opened.shrink > 1 and image.width * image.height == opened.pixels:
                 image = image.reduce(opened.shrink)
-            image, broken = colour.to_srgb(image, found.profile)
+            image, broken = colour.to_srgb(image, profile)
             image = _opaque(image)
     except MemoryError:
         raise
@@ -124,8 +131,8 @@ def decode(opened: Opened) -> Image.Image:
     image.info.clear()
     if broken is not None:
         image.info["note"] = ("colour profile", "sRGB", broken)
-    elif found.hdr is not None:
-        image.info["note"] = (f"{found.hdr} (HDR)", "sRGB", "the model knows no high dynamic range")
+    elif hdr is not None:
+        image.info["note"] = (f"{hdr} (HDR)", "sRGB", "the model knows no high dynamic range")
     return image
 
 

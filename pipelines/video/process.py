@@ -52,9 +52,9 @@ def file_url(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
-def guarded_input(path: Path) -> list[str]:
+def guarded_input(path: Path, formats: str = _FORMATS) -> list[str]:
     """Arguments that open `path` and nothing else."""
     return [
-        *("-protocol_whitelist", "file,pipe", "-format_whitelist", _FORMATS, "-codec_whitelist", _DECODERS),
+        *("-protocol_whitelist", "file,pipe", "-format_whitelist", formats, "-codec_whitelist", _DECODERS),
         *("-i", file_url(path)),
     ]

@@ -101,9 +101,14 @@ class Stream:
         if not hdr:
             own = "bt709" if curve == "bt709" else "iec61966-2-1"
             return f"{tags}:p=bt709:t={own}:m=gbr:r=full,format={planes}"
-        tone = f"tonemap=mobius:param={KNEE}:peak={PEAK / REFERENCE_WHITE:.4f}:desat=0"
-        linear = f"{tags}:t=linear:npl={REFERENCE_WHITE}:m=gbr:r=full,format={planes}f32le"
-        return f"{linear},zscale=p=bt709,{tone},zscale=t=bt709,format={planes}"
+        return tone_mapped(f"{tags}:p={primaries}", planes, "bt709")  # named, where the file names none
+
+
+def tone_mapped(source: str, planes: str, curve: str) -> str:
+    """Filters for high dynamic range -> primaries of BT.709 in 8 bits. `source`: a zscale that says what comes in."""
+    linear = f"{source}:t=linear:npl={REFERENCE_WHITE}:m=gbr:r=full,format={planes}f32le"
+    tone = f"tonemap=mobius:param={KNEE}:peak={PEAK / REFERENCE_WHITE:.4f}:desat=0"
+    return f"{linear},zscale=p=bt709,{tone},zscale=t={curve},format={planes}"
 
 
 def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECONDS) -> Stream:
@@ -162,10 +167,14 @@ def too_large(pixels: int, size: str = "") -> MediaUnreadable:
     )
 
 
+def padded(pixels: int) -> int:
+    """What a decoder may count for a frame of so many."""
+    return 2 * pixels + 256 * 256 if pixels < _PADDED else pixels + _PADDED
+
+
 def arguments(path: Path, stream: Stream, pixels: int) -> list[str]:
     """The command up to the input."""
-    # NOTE: a decoder counts its padding; `describe` has checked the exact size
-    limits = ["-max_pixels", str(2 * pixels + 256 * 256 if pixels < _PADDED else pixels + _PADDED)]
+    limits = ["-max_pixels", str(padded(pixels))]  # `describe` has checked the exact size
     # NOTE: zscale adapts to another white in the first of its threads only, and leaves the others' rows as they are
     alone = ["-filter_threads", "1"] if stream.primaries in _OTHER_WHITE else []
     return [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *limits, *alone, *stream.decoder, *guarded_input(path)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipelines.engine_port import EngineSpec
 from pipelines.events import Finished, Log, Progress, Stage
 from pipelines.request import Fit, GenerationRequest, RequestError, Task, draw_seed
 from server.cli import arguments, checks
@@ -236,8 +237,9 @@ def _engine(served: Served, settings: Settings) -> Engine:
         from pipelines.errors import GenerationError
     except (ImportError, OSError) as e:  # a library that torch needs is missing, or is another version
         raise Usage(f"PyTorch cannot be imported: {' '.join(str(e).split())}; run `make setup`") from None
+    spec = EngineSpec(served.folders, served.devices[0], settings.memory, served.rife_weights, settings.upscaler)
     try:
-        return Engine(served.folders, served.devices[0], settings.memory, served.rife_weights, settings.upscaler)
+        return Engine(spec)
     except GenerationError as e:
         raise Usage(str(e)) from None
 

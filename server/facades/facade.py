@@ -40,7 +40,7 @@ class Facade:
     """One cloud's API.
 
     `create`: its app, which wants whole paths. `clients`: how to reach it. `refuse`: its answer to an exception.
-    `letter`: what it tells a webhook of a job's event (`job.EVENTS`), None for one it does not tell. `file_of`: the
+    `letter`: the webhook it sends for a job's event (`job.EVENTS`), None for an event it does not send. `file_of`: the
     file at a URL path of its own, beside those under /files.
     """
 

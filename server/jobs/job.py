@@ -123,6 +123,14 @@ class Job:
         return self.request.seed
 
     @property
+    def deadline(self) -> float | None:
+        """Unix seconds at which `JobStore.expire` cancels the job as it is now."""
+        if self.status.is_terminal or self.cancel_requested:
+            return None
+        begins = self.start_by if self.status is Status.QUEUED and self.attempt == 0 else None
+        return min((at for at in (begins, self.end_by) if at is not None), default=None)
+
+    @property
     def progress(self) -> float:
         """The part of the whole work that is done, 0 to 1; below 1 until the video is there."""
         if self.status is Status.SUCCEEDED:

@@ -7,6 +7,7 @@ the Shares belong to the event loop.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -18,7 +19,7 @@ import structlog
 from pipelines.models import ModelInfo
 from pipelines.plan import Plan, resolve
 from pipelines.request import GenerationRequest, RequestError, draw_seed
-from server.jobs.follow import Follower, Seen, Stopped
+from server.jobs.follow import LOOK_EVERY, Follower, Seen, Stopped
 from server.jobs.job import Job, JobError, LogLine, Status
 from server.jobs.loglines import KeyName, about
 from server.jobs.order import Order
@@ -146,6 +147,9 @@ class Jobs:
         job = self._store.get(job_id) if isinstance(job_id, str) else self._store.get_number(job_id)
         if job is None or (job.facade, job.owner) != (facade, owner):
             return None
+        if job.deadline is not None and job.deadline <= time.time():
+            self._store.expire()
+            job = self._store.get(job.id) or job
         return job
 
     def page(
@@ -212,9 +216,15 @@ class Jobs:
         """
         if timeout is not None:
             return await self._follower.wait(job_id, timeout)
-        while not (job := await self._follower.wait(job_id, BROKEN_EVERY)).status.is_terminal:
-            if (reason := self._broken()) is not None:
+        pause = 0.0
+        while not (job := await self._follower.wait(job_id, pause)).status.is_terminal:
+            if pause and (reason := self._broken()) is not None:
                 raise NoWorker(reason)
+            pause = BROKEN_EVERY
+            if job.deadline is not None:
+                if (left := job.deadline - time.time()) <= 0:
+                    await asyncio.to_thread(self._store.expire)
+                pause = min(pause, max(LOOK_EVERY, left))
         return job
 
     def follow(self, job_id: str) -> AsyncGenerator[Seen]:

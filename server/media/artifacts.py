@@ -194,7 +194,7 @@ class Artifacts:
         self._storage.check()
 
     def base_url(self, request: Request) -> str:
-        """What the client calls this server: PUBLIC_URL, else the address it asked (proxies: `middleware.Forwarded`)."""
+        """This server's URL as its client knows it: PUBLIC_URL, or the host that the request names."""
         if self._public_url is not None:
             return self._public_url
         host = request.headers.get("host", "")

@@ -90,7 +90,7 @@ class LocalPool:
     def workers(self) -> list[WorkerInfo]:
         runs = [slot.run for slot in self._slots]
         return [
-            WorkerInfo(s.spec.device, s.state, run.job_id if run else None, s.restarts, s.error)
+            WorkerInfo(s.spec.engine.device, s.state, run.job_id if run else None, s.restarts, s.error)
             for s, run in zip(self._slots, runs, strict=True)
         ]
 
@@ -99,7 +99,7 @@ class LocalPool:
         slots = self._slots
         if not slots or any(slot.error is None for slot in slots):
             return None
-        return f"the worker on {slots[0].spec.device} cannot start: {slots[0].error}"
+        return f"the worker on {slots[0].spec.engine.device} cannot start: {slots[0].error}"
 
     def remedy(self) -> str:
         """What to add to `broken` for the operator; empty where nothing is known to help."""
@@ -188,7 +188,10 @@ class LocalPool:
     def _spawn(self, slot: Slot) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=worker.main, args=(theirs, slot.spec, os.getpid()), name=f"worker {slot.spec.device}", daemon=True
+            target=worker.main,
+            args=(theirs, slot.spec, os.getpid()),
+            name=f"worker {slot.spec.engine.device}",
+            daemon=True,
         )
         try:
             process.start()
@@ -215,7 +218,7 @@ class LocalPool:
         if not is_gone:
             return found
         if line.nonsense:
-            log.warning("worker spoke nonsense", device=slot.spec.device, error=line.nonsense)
+            log.warning("worker spoke nonsense", device=slot.spec.engine.device, error=line.nonsense)
         return found + self._bury(slot)
 
     def _heard(self, slot: Slot, message: Ready | StartFailed | Said) -> list[Report]:
@@ -223,7 +226,7 @@ class LocalPool:
             case Ready():
                 slot.failed_starts = 0
                 slot.state, slot.doing, slot.error = WorkerState.READY, "while idle", None
-                log.info("worker ready", device=slot.spec.device)
+                log.info("worker ready", device=slot.spec.engine.device)
             case StartFailed(reason):
                 slot.refusal = reason
                 if slot.process is not None:
@@ -253,8 +256,8 @@ class LocalPool:
             self._give_up(slot, slot.refusal)
             return []
         slot.restarts += 1
-        evidence = f"the worker on {slot.spec.device} {ending} {slot.doing}"
-        log.error("worker died", device=slot.spec.device, evidence=evidence)
+        evidence = f"the worker on {slot.spec.engine.device} {ending} {slot.doing}"
+        log.error("worker died", device=slot.spec.engine.device, evidence=evidence)
         slot.failed_starts += was_starting
         if slot.failed_starts >= START_TRIES:
             self._give_up(slot, f"it {ending} {slot.doing}")
@@ -265,7 +268,7 @@ class LocalPool:
     def _give_up(self, slot: Slot, why: str) -> None:
         """Until the next try; logged when it is news."""
         if slot.error != why:
-            log.error(f"the worker on {slot.spec.device} cannot start: {why}{remedy(why)}", retry_seconds=RETRY)
+            log.error(f"the worker on {slot.spec.engine.device} cannot start: {why}{remedy(why)}", retry_seconds=RETRY)
         slot.state, slot.error, slot.retry_at = WorkerState.BROKEN, why, self._clock() + RETRY
         slot.failed_starts = 0
 
@@ -275,7 +278,7 @@ def remedy(why: str) -> str:
 
 
 def specs_for(devices: Iterable[str], spec: WorkerSpec) -> list[WorkerSpec]:
-    return [replace(spec, device=device) for device in devices]
+    return [replace(spec, engine=replace(spec.engine, device=device)) for device in devices]
 
 
 def doing(event: Event) -> str | None:

@@ -6,9 +6,9 @@ Knows: the messages. Does not know: pipes, processes. Everything said about a jo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from pipelines.engine_port import EngineSpec
 from pipelines.events import Event
 from server.workers.prompt_help import Helper
 
@@ -17,14 +17,10 @@ REAL_ENGINE = "pipelines.engine.generate:Engine"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is told once. `models`: name -> checkpoint folder; `engine`: `module:class`, imported there."""
+    """What a worker is started with. `engine_class`: `module:class`, imported there and given `engine`."""
 
-    device: str
-    memory: str
-    models: dict[str, Path]
-    rife_weights: Path | None = None
-    upscaler: Path | None = None
-    engine: str = REAL_ENGINE
+    engine: EngineSpec
+    engine_class: str = REAL_ENGINE
     helper: Helper | None = None
 
 

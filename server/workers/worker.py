@@ -18,17 +18,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
 
 from pipelines import child, environment
+from pipelines.engine_port import Engine
+from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
 from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded
+from pipelines.models import ModelError
 from pipelines.request import GenerationRequest, RequestError
 from server.workers.prompt_help import Helper
 from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, WorkerSpec
 
 NICE = 10  # below the API process, which must answer while this one computes
 POISONED = 42  # exit status when the device's context is beyond repair
-EXPECTED = ("GenerationError", "ModelError")  # their messages say all there is to say; the dispatcher logs them
 
 
 def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
@@ -40,18 +41,12 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     inbox = Inbox(pipe)
     try:
         environment.prepare()
-        device = confine(spec.device)
-        module_name, _, name = spec.engine.partition(":")
-        module = importlib.import_module(module_name)
-        engine = getattr(module, name)(
-            models=spec.models,
-            device=device,
-            memory=spec.memory,
-            rife_weights=spec.rife_weights,
-            upscaler=spec.upscaler,
-        )
+        device = confine(spec.engine.device)
+        module, _, name = spec.engine_class.partition(":")
+        create = getattr(importlib.import_module(module), name)
+        engine: Engine = create(replace(spec.engine, device=device))
     except BaseException as e:
-        if type(e).__name__ not in EXPECTED and not isinstance(e, ImportError):
+        if not isinstance(e, GenerationError | ModelError | ImportError):  # their messages are enough
             _print_traceback()
         _tell(pipe, StartFailed(_one_line(e)))
         return
@@ -62,7 +57,7 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
         def tell(event: Event, run: Run = run) -> None:
             _tell(pipe, Said(run.job_id, run.attempt, event))
 
-        for event in events(module, engine, run, inbox, spec.helper, tell):
+        for event in events(engine, run, inbox, spec.helper, tell):
             tell(event)
 
 
@@ -107,8 +102,7 @@ class Inbox:
 
 
 def events(
-    module: Any,
-    engine: Any,
+    engine: Engine,
     run: Run,
     inbox: Inbox,
     helper: Helper | None = None,
@@ -136,18 +130,17 @@ def events(
         )
     except RequestError as e:
         yield Failed("invalid_request", e.message, e.field)
-    except module.GenerationCancelled:
+    except GenerationCancelled:
         yield Cancelled()
-    except module.GenerationPaused:
+    except GenerationPaused:
         yield Paused()
-    except module.GenerationError as e:
+    except GenerationError as e:
         yield Failed(e.code, e.message, e.field)
     except MemoryError:
         yield Failed("out_of_memory", "the machine ran out of memory")
     except Exception as e:
         _print_traceback()
-        if _poisons(e):
-            # every later call on this device would fail too; a fresh process may do better
+        if engine.is_broken_by(e):
             os._exit(POISONED)
         yield Failed("internal", _one_line(e))
 
@@ -165,12 +158,6 @@ def confine(device: str) -> str:
     return "cuda:0"
 
 
-def _poisons(error: Exception) -> bool:
-    """A CUDA failure other than want of memory leaves a context in which nothing works any more."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return "OutOfMemoryError" not in names and ("AcceleratorError" in names or "CUDA error" in str(error))
-
-
 def _die_with(parent: int) -> None:
     child.die_with_parent()
     if os.getppid() != parent:
@@ -184,5 +171,5 @@ def _print_traceback() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(getattr(error, "message", None) or error).split())
-    return text[:500] if type(error).__name__ == "GenerationError" else f"{type(error).__name__}: {text}"[:500]
+    text = " ".join(str(error).split())
+    return text[:500] if isinstance(error, GenerationError) else f"{type(error).__name__}: {text}"[:500]

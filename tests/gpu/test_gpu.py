@@ -169,9 +169,10 @@ def test_cancelling_gives_the_memory_back(middle: Model, monkeypatch: pytest.Mon
 @pytest.mark.skipif(not rig.HAS_FFMPEG, reason="encoding needs imageio-ffmpeg")
 def test_the_engine_makes_an_mp4(tmp_path: Path) -> None:
     from pipelines.engine.generate import Engine
+    from pipelines.engine_port import EngineSpec
     from pipelines.video import read_manifest, read_video
 
-    engine = Engine({"5b": checkpoints.cached("5b")}, device="cuda")
+    engine = Engine(EngineSpec({"5b": checkpoints.cached("5b")}, "cuda"))
     videos = [list(engine.run(REQUEST, "5b"))[-1] for _ in range(2)]
     assert videos[0].video == videos[1].video
     path = tmp_path / "video.mp4"

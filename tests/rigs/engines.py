@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipelines.engine.generate import Engine
+from pipelines.engine_port import EngineSpec
 from pipelines.events import Event, Finished
 from pipelines.request import GenerationRequest, Media
 from pipelines.video import VideoWriter, read_video
@@ -19,7 +20,7 @@ from tests.rigs import checkpoints
 
 
 def new_engine(**options: Any) -> Engine:
-    return Engine({k: checkpoints.cached(k) for k in checkpoints.KINDS}, device="cpu", **options)
+    return Engine(EngineSpec({k: checkpoints.cached(k) for k in checkpoints.KINDS}, "cpu", **options))
 
 
 def ask(**values: Any) -> GenerationRequest:

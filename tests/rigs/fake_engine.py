@@ -19,30 +19,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from pipelines.engine_port import EngineSpec
+from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
 from pipelines.events import Checkpoint, Event, Finished, Log, Progress, Stage, Started
 from pipelines.request import GenerationRequest, RequestError
 
 
-class GenerationError(RuntimeError):
-    def __init__(self, code: str, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.field = code, message, field
-
-
-class GenerationCancelled(Exception):
-    pass
-
-
-class GenerationPaused(Exception):
-    pass
-
-
 class Engine:
-    def __init__(
-        self, models: dict[str, Path], device: str, memory: str, rife_weights: Path | None, upscaler: Path | None
-    ) -> None:
-        self.models = models
-        for folder in models.values():
+    def __init__(self, spec: EngineSpec) -> None:
+        self.models = spec.models
+        for folder in spec.models.values():
             if (folder / "broken").exists():
                 if "import" in (folder / "broken").read_text():
                     raise ImportError("libcudnn.so.9: cannot open shared object file: No such file or directory")
@@ -105,6 +91,9 @@ class Engine:
         manifest: dict[str, Any] = {"seed": request.seed}
         media_type = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}[request.output_format]
         yield Finished(data, b"poster", media_type, 9, 8, 64, 48, manifest, {"denoise": 0.1}, "none: fake")
+
+    def is_broken_by(self, error: Exception) -> bool:
+        return "CUDA error" in str(error)
 
     def misbehave(self, order: dict[str, str], journal: Path) -> None:
         if "fail" in order:

@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.engine import generate
-from pipelines.engine.generate import GenerationCancelled, GenerationError, GenerationPaused
 from pipelines.events import Event
 from pipelines.request import GenerationRequest
+from tests.rigs import convolution  # noqa: F401
 
-__all__ = ["Engine", "GenerationCancelled", "GenerationError", "GenerationPaused"]  # the worker's
 FEW, MANY = 4, 25
 
 

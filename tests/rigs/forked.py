@@ -35,6 +35,7 @@ def _main() -> None:
     environment.prepare()
     import pipelines.engine.generate  # noqa: F401  with it comes torch
     from server.cli import app
+    from tests.rigs import convolution  # noqa: F401
 
     for words in json.load(sys.stdin):
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:

@@ -13,6 +13,7 @@ import torch
 from pipelines.engine import loader
 from pipelines.engine.generate import Engine
 from pipelines.engine.loader import Loader
+from pipelines.engine_port import EngineSpec
 from pipelines.models import ModelError
 from tests.rigs import checkpoints, mutations
 from tests.rigs.engines import ask, finished, frames_of
@@ -45,7 +46,7 @@ SAME = {  # the only ones that may pass
 
 
 def frames(folder: Path, tmp_path: Path) -> np.ndarray:
-    engine = Engine({"it": folder}, device="cpu")
+    engine = Engine(EngineSpec({"it": folder}, "cpu"))
     return frames_of(finished(engine.run(ask(num_inference_steps=2), "it")), tmp_path)
 
 

@@ -41,7 +41,7 @@ BYTES = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type"
 def create(context: Context) -> FastAPI:
     bodies = (AppToken, NewFile, UploadedPart, UploadedParts, ImageSize, LoraWeight)
     inputs = [endpoint.input for endpoint in ENDPOINTS.values()]
-    app = create_app(context, errors.refuse, errors.TABLE, *inputs, *bodies, admit=admit)
+    app = create_app(context, errors.refuse, *inputs, *bodies, admit=admit)
     fal = Fal(context)
     for endpoint in ENDPOINTS.values():
         _serve(app, fal, endpoint)

@@ -51,7 +51,7 @@ class Fal:
         async def submit() -> Job:
             return await self._submit(request, endpoint, await _input(request), agreed)
 
-        done = await ended(request, self.jobs, submit, agreed.start_within, one_shot=True)
+        done = await ended(request, self.jobs, submit, one_shot=True)
         return await run_in_threadpool(self._outcome, request, done)
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
@@ -61,12 +61,12 @@ class Fal:
         body = await read_body(request)
         try:
             job = await self._submit(request, endpoint, await parsed(body, request.state.owner), agreed)
-        except tuple(errors.INVALID) as error:
+        except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
             # the answer is a success all the same; the traceback would keep the body until the next garbage collection
             note_refusal(request, error.with_traceback(None))
-            failure = errors.of_exception(error)
+            failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
             job = await run_in_threadpool(
                 self.jobs.refuse,
@@ -90,33 +90,25 @@ class Fal:
         generation = await intake.generation(
             self.context, endpoint, intake.validated(endpoint, given), request.state.owner
         )
-        return await run_in_threadpool(
-            self.jobs.submit,
-            generation,
-            Order(
-                facade=FACADE,
-                endpoint=endpoint.id,
-                memo=_payload(endpoint, given, agreed),
-                owner=request.state.owner,
-                priority=agreed.priority,
-                keep_seconds=agreed.keep_seconds,
-                webhook=agreed.webhook,
-                idempotency=idempotency(request),
-                start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
-            ),
+        order = Order(
+            FACADE,
+            endpoint.id,
+            request.state.owner,
+            _memo(endpoint, given),
+            priority=agreed.priority,
+            keep_seconds=agreed.keep_seconds,
+            webhook=agreed.webhook,
+            idempotency=idempotency(request),
+            start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
         )
+        return await run_in_threadpool(self.jobs.submit, generation, order)
 
     # -- looking at them ------------------------------------------------------------------------------------------
 
     def _find(self, request: Request, job_id: str) -> Job | None:
-        """The job, after cancelling it if it should have started by now, as the dispatcher does."""
         job = self.jobs.find(job_id, FACADE, request.state.owner)
-        if job is None:
-            return None
-        note_model(request, job.model)
-        deadline = errors.start_deadline(job)
-        if job.status is Status.QUEUED and job.attempt == 0 and deadline is not None and time.time() >= deadline:
-            return self.jobs.cancel(job.id, only_queued=True)
+        if job is not None:
+            note_model(request, job.model)
         return job
 
     def status(self, request: Request, request_id: str) -> Response:
@@ -205,11 +197,10 @@ async def _input(request: Request) -> Any:
     return await read_json(request)
 
 
-def _payload(endpoint: Endpoint, given: Any, agreed: Terms) -> dict[str, Any]:
+def _memo(endpoint: Endpoint, given: Any) -> dict[str, Any]:
     fields = given if isinstance(given, dict) else {}
-    deadline = {} if agreed.start_within is None else {"x-fal-request-timeout": agreed.start_within}
     ignored = kept({"ignored": unknown(fields, endpoint.input.model_fields)}, ["ignored"])
-    return {**kept(fields, endpoint.input.model_fields), **deadline, **ignored}
+    return {**kept(fields, endpoint.input.model_fields), **ignored}
 
 
 def _not_found(request_id: str) -> Response:

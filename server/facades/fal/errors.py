@@ -13,22 +13,25 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from pipelines.request import RequestError
-from server.auth import Unauthorized
 from server.context import Context
-from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.errors import IDEMPOTENCY_KEY
 from server.facades.fal.models import APP
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import HUNG_UP, NotAnObject, Refused, Table, answer, reason, retry_after
+from server.facades.kit.errors import (
+    CONTENT,
+    HUNG_UP,
+    Answers,
+    Refused,
+    reason,
+    retry_after,
+)
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, Status
-from server.limits.bodies import BodyTooLarge
-from server.media.uploads import UploadBroken
 
 MOST = 50  # entries in one answer
 LONGEST = 500  # characters of a message
@@ -53,15 +56,12 @@ FIELDS = {  # GenerationRequest's names -> fal's
 }
 
 
-class Invalid(Exception):
+class Invalid(Refused):
     """A value fal's schema allows and this server does not; `where` is the path to it inside the body."""
 
     def __init__(self, type_: str, message: str, *where: str | int, ctx: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.type = type_
-        self.message = message
+        super().__init__(listed(entry(type_, message, *where, ctx=ctx)))
         self.where = where
-        self.ctx = ctx
 
 
 class Rejected(Refused):
@@ -131,11 +131,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
     if isinstance(error, HTTPException) and error.status_code == 404:
         text = _missing_page(request.scope["path"])
         return respond(infrastructure(404, text, **{"x-fal-billable-units": "0"}))
-    return respond(of_exception(error))
-
-
-def of_exception(error: Exception) -> Failure:
-    return answer(TABLE, error)
+    return respond(ANSWERS.to(error))
 
 
 def _missing_page(path: str) -> str:
@@ -146,6 +142,10 @@ def _missing_page(path: str) -> str:
     if rest == APP or rest.startswith(f"{APP}/"):
         return f"Path {rest.removeprefix(APP) or '/'} not found"
     return f'Application "{"/".join(rest.split("/")[:2])}" not found'
+
+
+# fal's runner finds these, so `submit` accepts a request with them; they show at the result's address
+RUNNERS: tuple[type[Exception], ...] = (Invalid, *CONTENT)
 
 
 def is_about_a_header(error: Exception) -> bool:
@@ -169,7 +169,7 @@ def _where(name: str | None) -> tuple[str, ...]:
 def of_job(job: Job) -> Failure:
     """What the result address answers for a job that failed or was cancelled."""
     if job.status is Status.CANCELLED:
-        if missed_start(job):
+        if _missed_start(job):
             text = "The request did not start within the time its caller allowed"
             return infrastructure(504, text, "request_timeout", **{"x-fal-request-timeout-type": "user"})
         return infrastructure(499, "Request was cancelled", "client_cancelled")
@@ -206,39 +206,24 @@ def _of_json(error: BadBody) -> Failure:
     return listed(entry("json_invalid", "JSON decode error", error.position, ctx={"error": error.message}))
 
 
-def start_deadline(job: Job) -> float | None:
-    """Unix seconds by which the caller wanted the work to have begun."""
-    if job.start_by is not None:
-        return job.start_by
-    seconds = job.memo.get("x-fal-request-timeout")
-    return job.created_at + seconds if isinstance(seconds, int | float) else None
+def _missed_start(job: Job) -> bool:
+    finished = job.finished_at
+    return job.start_by is not None and finished is not None and job.attempt == 0 and finished >= job.start_by
 
 
-def missed_start(job: Job) -> bool:
-    deadline, finished = start_deadline(job), job.finished_at
-    return deadline is not None and finished is not None and job.attempt == 0 and finished >= deadline
-
-
-# fal's runner would find these, and `submit` accepts a request with them: they show at the result's address
-INVALID: Table[Failure] = {
-    ValidationError: lambda e: listed(*(_of_field(dict(one)) for one in e.errors(include_url=False))),
-    Invalid: lambda e: listed(entry(e.type, e.message, *e.where, ctx=e.ctx)),
-    BadBody: _of_json,
-    NotAnObject: lambda e: listed(entry("dict_type", "Input should be a valid dictionary")),
-    MediaError: lambda e: listed(entry(e.code, e.message, *_where(e.field), ctx=e.extra or None)),
-    RequestError: _of_request,
-    NoModel: lambda e: listed(entry("feature_not_supported", e.message)),
-}
-TABLE: Table[Failure] = {
-    **INVALID,
-    Refused: lambda e: e.failure,
-    Unauthorized: lambda e: infrastructure(401, "Authentication is required"),
-    BodyTooLarge: lambda e: infrastructure(413, e.message, "bad_request"),
-    UploadTooLarge: lambda e: infrastructure(413, e.message, "bad_request"),
-    UploadBroken: lambda e: infrastructure(400, e.message, "bad_request"),
-    QueueFull: lambda e: infrastructure(429, e.message, "concurrent_requests_limit", **retry_after(e)),
-    DiskFull: lambda e: infrastructure(507, e.message, "internal_error"),
-    ClientDisconnect: lambda e: infrastructure(499, HUNG_UP, "client_disconnected"),
-    HTTPException: _of_http,
-    Exception: lambda e: infrastructure(500, "Internal Server Error", "internal_error"),
-}
+ANSWERS = Answers(
+    no_key=lambda e: infrastructure(401, "Authentication is required"),
+    invalid=lambda e: listed(*(_of_field(dict(one)) for one in e.errors(include_url=False))),
+    bad_json=_of_json,
+    not_an_object=lambda e: listed(entry("dict_type", "Input should be a valid dictionary")),
+    too_large=lambda e: infrastructure(413, e.message, "bad_request"),
+    bad_media=lambda e: listed(entry(e.code, e.message, *_where(e.field), ctx=e.extra or None)),
+    bad_request=_of_request,
+    no_model=lambda e: listed(entry("feature_not_supported", e.message)),
+    bad_upload=lambda e: infrastructure(400, e.message, "bad_request"),
+    queue_full=lambda e: infrastructure(429, e.message, "concurrent_requests_limit", **retry_after(e)),
+    disk_full=lambda e: infrastructure(507, e.message, "internal_error"),
+    hung_up=lambda e: infrastructure(499, HUNG_UP, "client_disconnected"),
+    http=_of_http,
+    crashed=lambda e: infrastructure(500, "Internal Server Error", "internal_error"),
+)

@@ -29,7 +29,7 @@ def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
 
 
 async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInput, owner: str) -> GenerationRequest:
-    """The request, with its picture or clip and its LoRAs fetched; raises Invalid and MediaError."""
+    """The request, with its image or clip and its LoRAs fetched; raises Invalid and MediaError."""
     smooth = given.use_rife and context.served.rife_available
     if given.use_rife and not smooth and "use_rife" in given.model_fields_set:
         raise Invalid(

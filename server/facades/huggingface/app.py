@@ -97,7 +97,7 @@ async def _fields(body: bytes, owner: str) -> dict[str, Any]:
 
 
 def create(context: Context) -> FastAPI:
-    app = create_app(context, errors.refuse, errors.KINDS, Inference)
+    app = create_app(context, errors.refuse, Inference)
     hugging_face = HuggingFace(context)
 
     async def run(

@@ -17,9 +17,9 @@ from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull
+from server.facades.kit import errors as kit
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import RAISED
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, JobError, Status
 from server.limits.bodies import BodyTooLarge
@@ -37,13 +37,6 @@ NO_KEY = "Invalid credentials in Authorization header: a key is needed, as in `A
 BAD_KEY = "Invalid credentials in Authorization header"
 
 
-class Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
 @dataclass(frozen=True)
 class Failure:
     status: int
@@ -51,11 +44,13 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+class Refused(kit.Refused):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(Failure(status, message))
+
+
 def respond(failure: Failure) -> Json:
     return Json({"error": failure.text}, status_code=failure.status, headers=failure.headers)
-
-
-KINDS: tuple[type[Exception], ...] = (Refused, *RAISED)
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
@@ -69,7 +64,8 @@ def of_exception(error: Exception) -> Failure:
         case Unauthorized():
             return Failure(401, NO_KEY if error.reason == "missing" else BAD_KEY)
         case Refused():
-            return Failure(error.status, error.message)
+            failure: Failure = error.failure
+            return failure
         case BadBody():
             return Failure(422, f"The body is not valid JSON: {error.message} at character {error.position}")
         case BodyTooLarge():

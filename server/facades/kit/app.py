@@ -5,7 +5,7 @@ Knows: in which order these stand. Does not know: paths, bodies, shapes of error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 from fastapi import FastAPI
@@ -19,7 +19,7 @@ from server.auth import Unauthorized
 from server.context import Context
 from server.errors import IDEMPOTENCY_KEY
 from server.facades.kit.cors import Cors
-from server.facades.kit.errors import Refused
+from server.facades.kit.errors import RAISED, Refused
 from server.facades.kit.openapi import document
 from server.limits.calls import in_turn
 from server.limits.shares import holder
@@ -43,14 +43,13 @@ def without_last_slash(context: Context, request: Request) -> None:
 def create_app(
     context: Context,
     refuse: Refuse,
-    kinds: Iterable[type[Exception]],
     *schemas: type[BaseModel],
     admit: Admit = by_key,
 ) -> FastAPI:
-    """The app without its routes, which have whole paths. `kinds`: the exceptions that `refuse` answers; `schemas`: of
-    the bodies that routes read themselves; `admit` rewrites a request's path, sets `state.owner`, or raises."""
+    """The app without its routes, which have whole paths. `refuse` answers every exception; `schemas` are those of the
+    bodies that routes read themselves; `admit` rewrites a request's path and sets `state.owner`, or raises."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for kind in kinds:
+    for kind in RAISED:
         app.add_exception_handler(kind, partial(refuse, context))
     document(app, schemas)
     app.add_middleware(Guard, admit=partial(admit, context), refuse=partial(refuse, context))

@@ -1,13 +1,12 @@
-"""Exceptions as a vendor's answers: one table per vendor says what each kind becomes.
+"""Exceptions as a vendor's answers: `Answers` has a field for each kind, and every vendor fills them all.
 
-    TABLE: Table[Failure] = {
-        BadBody: lambda e: Failure(400, not_json(e)),
-        QueueFull: lambda e: Failure(429, e.message, headers=retry_after(e)),
+    ANSWERS = Answers(
+        bad_json=lambda e: Failure(400, not_json(e)),
+        queue_full=lambda e: Failure(429, e.message, headers=retry_after(e)),
         ...
-        Exception: lambda e: Failure(500, "Internal server error"),
-    }
+    )
 
-Knows: the kinds that every vendor must answer. Does not know: codes, texts, shapes.
+Knows: which exceptions reach a façade. Does not know: codes, texts, shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -27,9 +26,9 @@ from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLar
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, JobError
 from server.limits.bodies import BodyTooLarge
+from server.media.uploads import UploadBroken
 
 F = TypeVar("F")
-Table = Mapping[type[Exception], Callable[[Any], F]]
 
 HUNG_UP = "The caller hung up"  # which nobody reads
 
@@ -38,9 +37,9 @@ class NotAnObject(Exception):
     """The body is JSON, but not an object; `given` is what it is."""
 
     def __init__(self, given: Any) -> None:
-        super().__init__("The body must be a JSON object")
         self.message = "The body must be a JSON object"
         self.given = given
+        super().__init__(self.message)
 
 
 class BadForm(HTTPException):
@@ -75,16 +74,55 @@ class Refused(Exception):
         self.failure = failure
 
 
-# every vendor's table has a row for each of these
-RAISED: tuple[type[Exception], ...] = (
-    *(Unauthorized, ValidationError, BadBody, NotAnObject, BodyTooLarge, UploadTooLarge, MediaError, RequestError),
-    *(NoModel, QueueFull, DiskFull, ClientDisconnect, HTTPException, Exception),
-)
+@dataclass(frozen=True)
+class Answers(Generic[F]):
+    """What one vendor answers to each kind of exception; `F`: its type of a failure."""
+
+    no_key: Callable[[Unauthorized], F]
+    invalid: Callable[[ValidationError], F]
+    bad_json: Callable[[BadBody], F]
+    not_an_object: Callable[[NotAnObject], F]
+    too_large: Callable[[BodyTooLarge | UploadTooLarge], F]
+    bad_media: Callable[[MediaError], F]
+    bad_request: Callable[[RequestError], F]
+    no_model: Callable[[NoModel], F]
+    bad_upload: Callable[[UploadBroken], F]
+    queue_full: Callable[[QueueFull], F]
+    disk_full: Callable[[DiskFull], F]
+    hung_up: Callable[[ClientDisconnect], F]
+    http: Callable[[HTTPException], F]
+    crashed: Callable[[Exception], F]
+
+    def to(self, error: Exception) -> F:
+        if isinstance(error, Refused):
+            failure: F = error.failure
+            return failure
+        kind = next(kind for kind in type(error).__mro__ if kind in KINDS)
+        return getattr(self, KINDS[kind])(error)  # type: ignore[no-any-return]
 
 
-def answer(table: Table[F], error: Exception) -> F:
-    """What the row of the nearest class of `error` makes of it."""
-    return next(table[kind] for kind in type(error).__mro__ if kind in table)(error)
+# what a request's content causes; the other kinds are about the caller, the size or the state of the server
+CONTENT: Mapping[type[Exception], str] = {
+    ValidationError: "invalid",
+    BadBody: "bad_json",
+    NotAnObject: "not_an_object",
+    MediaError: "bad_media",
+    RequestError: "bad_request",
+    NoModel: "no_model",
+}
+KINDS: Mapping[type, str] = {
+    **CONTENT,
+    Unauthorized: "no_key",
+    BodyTooLarge: "too_large",
+    UploadTooLarge: "too_large",
+    UploadBroken: "bad_upload",
+    QueueFull: "queue_full",
+    DiskFull: "disk_full",
+    ClientDisconnect: "hung_up",
+    HTTPException: "http",
+    Exception: "crashed",
+}
+RAISED: tuple[type[Exception], ...] = (Refused, *KINDS)
 
 
 class _Named(Protocol):
@@ -94,7 +132,7 @@ class _Named(Protocol):
     def message(self) -> str: ...
 
 
-def named(error: _Named, fields: Mapping[str, str]) -> str:
+def named(error: _Named, fields: Mapping[str, str] = {}) -> str:
     """`field: message`. `fields`: GenerationRequest's names -> the vendor's."""
     name = fields.get(error.field or "", error.field)
     return f"{name}: {error.message}" if name else error.message

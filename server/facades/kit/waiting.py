@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from server.facades.kit.errors import Unavailable
-from server.jobs.job import Job, Status
+from server.jobs.job import Job
 from server.jobs.jobs import Jobs, NoWorker, Stopped
 from server.limits.shares import holder
 from server.request_state import note_model
@@ -22,7 +22,6 @@ async def ended(
     request: Request,
     jobs: Jobs,
     submit: Callable[[], Awaitable[Job]],
-    start_within: float | None = None,
     *,
     one_shot: bool = False,
 ) -> Job:
@@ -31,25 +30,23 @@ async def ended(
     with jobs.waits.held(holder(request.state.owner, request)):
         job = await submit()
         note_model(request, job.model)
-        done = await finished_or_dropped(request, jobs, job, start_within, one_shot=one_shot)
+        done = await finished_or_dropped(request, jobs, job, one_shot=one_shot)
     if done is None:
         raise ClientDisconnect
     return done
 
 
-async def finished_or_dropped(
-    request: Request, jobs: Jobs, job: Job, start_within: float | None = None, *, one_shot: bool = False
-) -> Job | None:
+async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_shot: bool = False) -> Job | None:
     """The job once it is terminal; None when the caller hung up.
 
     `one_shot`: nobody can ask for the job after this call, so hanging up cancels it; other jobs go on. A call with an
     Idempotency-Key is never of that kind: its caller can make it again.
 
-    A job still queued after `start_within` seconds is cancelled and returned as such. Raises Unavailable when the
-    server stops or no worker can start: the job stays queued if its caller can ask for it later, else it is cancelled.
+    Raises Unavailable when the server stops or no worker can start: the job stays queued if its caller can ask for it
+    later, else it is cancelled.
     """
     one_shot = one_shot and job.idempotency is None
-    waiting = asyncio.ensure_future(_finished(jobs, job, start_within))
+    waiting = asyncio.ensure_future(jobs.wait(job.id))
     dropped = asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait({waiting, dropped}, return_when=asyncio.FIRST_COMPLETED)
@@ -74,14 +71,6 @@ async def finished_or_dropped(
         if not waiting.cancel() and not waiting.cancelled():
             waiting.exception()  # or asyncio complains that nobody looked at it
         dropped.cancel()
-
-
-async def _finished(jobs: Jobs, job: Job, start_within: float | None) -> Job:
-    if start_within is not None:
-        job = await jobs.wait(job.id, timeout=start_within)
-        if job.status is Status.QUEUED and job.attempt == 0:
-            await run_in_threadpool(jobs.cancel, job.id, True)
-    return job if job.status.is_terminal else await jobs.wait(job.id)
 
 
 async def _hung_up(request: Request) -> None:

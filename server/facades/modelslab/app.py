@@ -37,7 +37,7 @@ Call = Callable[[Request], Awaitable[Response]]
 
 def create(context: Context) -> FastAPI:
     schemas = (*(kind.input for kind in ROOMS[MAIN].values()), Fetch, FetchById, Upload)
-    app = create_app(context, errors.refuse, errors.KINDS, *schemas, admit=without_last_slash)
+    app = create_app(context, errors.refuse, *schemas, admit=without_last_slash)
     calls = ModelsLab(context)
     for mount in MOUNTS:
         for room, kinds in ROOMS.items():

@@ -23,6 +23,7 @@ from server.errors import TooManyAtOnce
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, collected
 from server.facades.kit.complaints import shown
+from server.facades.kit.errors import Refused
 from server.facades.kit.json_bodies import parsed
 from server.facades.kit.memo import kept, unknown
 from server.facades.modelslab import answers, errors, keyed
@@ -121,11 +122,11 @@ class ModelsLab:
         if given is None:
             given = fields.get("request_id")
         if given is None or given == "":
-            raise errors.Refused(errors.Failure(400, "request_id is required"))
+            raise Refused(errors.Failure(400, "request_id is required"))
         number = _number(given)
         job = None if number is None else await run_in_threadpool(self.jobs.find, number, FACADE, owner)
         if job is None:
-            raise errors.Refused(errors.Failure(404, "Request not found", UNKNOWN))
+            raise Refused(errors.Failure(404, "Request not found", UNKNOWN))
         note_model(request, job.model)
         return await self._answer(job, self.context.artifacts.base_url(request))
 
@@ -142,11 +143,11 @@ class ModelsLab:
         name = next((name for name in UPLOAD_FIELDS if name in given), UPLOAD_FIELDS[0])
         if not isinstance(given.get(name), str):
             wrong = "must be a string" if name in given else "is required"
-            raise errors.Refused(errors.Failure(400, f"{name} {wrong}"))
+            raise Refused(errors.Failure(400, f"{name} {wrong}"))
         try:
             pieces, media_type = await in_turn(owner, len(given[name]), decoded, given[name])
         except ValueError as e:
-            raise errors.Refused(errors.Failure(400, f"{name}: {e}")) from None
+            raise Refused(errors.Failure(400, f"{name}: {e}")) from None
         artifact = await self.context.uploads.store(chunks_of(pieces), "upload", media_type, owner=owner)
         url = self.context.artifacts.url(artifact, self.context.artifacts.base_url(request))
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
@@ -157,8 +158,8 @@ class ModelsLab:
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
                 later = {"tip": "Look again later"}
-                raise errors.Refused(errors.Failure(404, "The video is not finished yet", later, plain=True))
-            raise errors.Refused(errors.Failure(404, "There is no such video", plain=True))
+                raise Refused(errors.Failure(404, "The video is not finished yet", later, plain=True))
+            raise Refused(errors.Failure(404, "There is no such video", plain=True))
         return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
 
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
@@ -175,7 +176,7 @@ class ModelsLab:
         fields = await parsed(body, owner or "")
         fields = {} if fields is None else fields
         if not isinstance(fields, dict):
-            raise errors.Refused(errors.Failure(400, "The body must be a JSON object"))
+            raise Refused(errors.Failure(400, "The body must be a JSON object"))
         key = fields.get("key", request.headers.get("key"))
         if owner is None:
             owner = identify(key if isinstance(key, str) else None)

@@ -21,7 +21,7 @@ from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import RAISED
+from server.facades.kit.errors import Refused
 from server.facades.kit.json_bodies import BadBody
 from server.facades.modelslab.models import RANDOM_SEED
 from server.jobs.job import Job, JobError, Status
@@ -56,21 +56,12 @@ class Failure:
         return {"status": "error", "message": self.message, "tip": TIPS.get(self.code, TIP), **self.more}
 
 
-class Refused(Exception):
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
 def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json:
     """What is refused is told with a 200 unless `setting` says otherwise, or the version that is called, by its path;
     what the server cannot do never is."""
     real = setting == "real" or path.removeprefix("/modelslab").startswith(V7)
     code = failure.code if real or failure.code >= 500 or failure.plain else 200
     return Json(failure.body, status_code=code, headers=dict(failure.headers))
-
-
-KINDS: tuple[type[Exception], ...] = (Refused, *RAISED)
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
@@ -82,7 +73,8 @@ def of_exception(error: Exception) -> Failure:
         case Unauthorized():
             return Failure(401, "API key is required" if error.reason == "missing" else "Invalid API key")
         case Refused():
-            return error.failure
+            failure: Failure = error.failure
+            return failure
         case BadBody():
             return Failure(400, f"The body is not valid JSON: {error.message} at character {error.position}")
         case BodyTooLarge() | UploadTooLarge():

@@ -52,7 +52,7 @@ CONTENT: dict[str, Any] = {
 
 def create(context: Context) -> FastAPI:
     schemas = (CreateVideo, RemixVideo, CreateFile, ExpiresAfter)
-    app = create_app(context, errors.refuse, errors.KINDS, *schemas, admit=admit)
+    app = create_app(context, errors.refuse, *schemas, admit=admit)
     videos, files = Videos(context), Files(context)
     create_video = body_schema(CreateVideo, types=BOTH)
     calls: list[tuple[str, str, str, Callable[..., Any], dict[str, Any]]] = [

@@ -19,9 +19,9 @@ from pipelines.request import RequestError
 from server.auth import Unauthorized
 from server.context import Context
 from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.facades.kit import errors as kit
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import RAISED
 from server.facades.kit.json_bodies import BadBody
 from server.facades.openai.models import Adapter, CreateVideo, ExpiresAfter
 from server.jobs.job import Job, JobError, Status
@@ -44,18 +44,14 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class Refused(Exception):
+class Refused(kit.Refused):
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.failure = Failure(status, message, param, code)
+        super().__init__(Failure(status, message, param, code))
 
 
 def respond(failure: Failure) -> Json:
     error = {"message": failure.message, "type": failure.type, "param": failure.param, "code": failure.code}
     return Json({"error": error}, status_code=failure.status, headers=failure.headers)
-
-
-KINDS: tuple[type[Exception], ...] = (Refused, *RAISED)
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
@@ -72,7 +68,8 @@ def of_exception(error: Exception) -> Failure:
         case ValidationError():
             return _of_pydantic(dict(error.errors()[0]))
         case Refused():
-            return error.failure
+            failure: Failure = error.failure
+            return failure
         case Unauthorized():
             return Failure(401, NO_KEY if error.reason == "missing" else BAD_KEY, code="invalid_api_key")
         case BadBody():

@@ -81,15 +81,9 @@ def prediction(
     }
     optional = ("deployment", "webhook", "webhook_events_filter")
     body |= {name: job.memo[name] for name in optional if name in job.memo}
-    if (until := deadline(job)) is not None:
-        body["deadline"] = timestamp(until)
+    if job.end_by is not None:
+        body["deadline"] = timestamp(job.end_by)
     return body
-
-
-def deadline(job: Job) -> float | None:
-    """Unix seconds by which its caller wanted it to have ended."""
-    seconds = job.memo.get("cancel_after")
-    return None if seconds is None else job.created_at + float(seconds)
 
 
 def urls(context: Context, job: Job, root: str) -> dict[str, str]:

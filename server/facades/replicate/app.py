@@ -57,7 +57,7 @@ CURSOR = {"parameters": [parameter("query", "cursor", description="From `next` o
 def create(context: Context) -> FastAPI:
     bodies = (VersionRequest, DeploymentRequest, NewFile, *(model.request for model in MODELS.values()))
     inputs = (CogVideoX5bInput, CogVideoXTextInput, CogVideoXImageInput)
-    app = create_app(context, errors.refuse, errors.TABLE, *bodies, *inputs, admit=admit)
+    app = create_app(context, errors.refuse, *bodies, *inputs, admit=admit)
     predictions, about, files, watch = Predictions(context), About(context), Files(context), Watch(context)
 
     def of(model: Model) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from server.facades.ai_sdk import agent_of
 from server.facades.kit.app import idempotency, root
 from server.facades.kit.body import Json, read_json
 from server.facades.kit.checks import is_callable
+from server.facades.kit.errors import Refused
 from server.facades.kit.fields import members, present
 from server.facades.kit.memo import kept
 from server.facades.replicate import agents, answers, errors
@@ -48,7 +49,7 @@ from server.request_state import note_model
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
-WAITED = "_waited_for"  # in a payload: created with `Prefer: wait` by a client that reads files
+WAITED = "_waited_for"  # in a memo: created with `Prefer: wait` by a client that reads files
 INPUTS = 100  # fields of an input that are kept
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
@@ -84,7 +85,7 @@ class Predictions:
         given = VersionRequest.model_validate(fields)
         found = of_version(given.version)
         if found is None:
-            raise errors.Problem(422, errors.NO_VERSION, "Invalid version or not permitted")
+            raise Refused(errors.Problem(422, errors.NO_VERSION, "Invalid version or not permitted"))
         return await self._create(request, fields, Asked(*found, found[0].request.model_validate(fields)))
 
     async def of_deployment(self, request: Request, owner: str, name: str) -> Response:
@@ -120,30 +121,27 @@ class Predictions:
         image = None
         if isinstance(given, CogVideoXImageInput):
             image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
-        named = {"deployment": asked.deployment, "cancel_after": cancel_after, "webhook": webhook and webhook.url}
-        payload: dict[str, Any] = {
+        named = {"deployment": asked.deployment, "webhook": webhook and webhook.url}
+        memo: dict[str, Any] = {
             "version": asked.version,
             "input": kept(fields["input"], list(fields["input"])[:INPUTS]),
             **{name: value for name, value in named.items() if value is not None},
         }
         if webhook is not None:
-            payload["webhook_events_filter"] = list(webhook.events)
+            memo["webhook_events_filter"] = list(webhook.events)
         if wait_seconds(request) and agents.reads_files(agent_of(request)):
-            payload[WAITED] = True
+            memo[WAITED] = True
+        order = Order(
+            NAME,
+            asked.model.slug,
+            request.state.owner,
+            memo,
+            webhook=webhook,
+            idempotency=idempotency(request),
+            end_by=None if cancel_after is None else time.time() + cancel_after,
+        )
         try:
-            return await run_in_threadpool(
-                self.jobs.submit,
-                generation(given, image),
-                Order(
-                    facade=NAME,
-                    endpoint=asked.model.slug,
-                    memo=payload,
-                    owner=request.state.owner,
-                    webhook=webhook,
-                    idempotency=idempotency(request),
-                    end_by=None if cancel_after is None else time.time() + cancel_after,
-                ),
-            )
+            return await run_in_threadpool(self.jobs.submit, generation(given, image), order)
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None
 
@@ -153,9 +151,7 @@ class Predictions:
         if url is None:
             return None
         if not is_callable(url):
-            raise errors.Refused(
-                errors.Invalid("format", name, "Does not match format 'uri': an http(s) URL is needed")
-            )
+            raise errors.refused("format", name, "Does not match format 'uri': an http(s) URL is needed")
         events = tuple(event for event in EVENTS if event in (wanted.webhook_events_filter or EVENTS))
         return Webhook(url, self.context.artifacts.base_url(request), events if name == "webhook" else ("completed",))
 
@@ -191,7 +187,7 @@ class Predictions:
             older, newer = (more, True) if direction == "older" else (True, more)
             found = found if direction == "older" else found[::-1]
         else:
-            raise errors.Problem(400, "Invalid cursor")
+            raise Refused(errors.Problem(400, "Invalid cursor"))
         here = f"{self.root(request)}/v1/predictions?cursor="
         lines = self.jobs.logs_of(found)
         results = [self._body(request, job, lines.get(job.id, []), as_data=False) for job in found]
@@ -207,15 +203,11 @@ class Predictions:
         return root(self.context, request, "/replicate")
 
     def _find(self, request: Request, prediction_id: str) -> Job:
-        """The prediction, after cancelling it if its time is over, as the dispatcher does."""
         known = answers.job_id(prediction_id)
         job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
         if job is None:
             raise errors.not_found(f"prediction {prediction_id}")
         note_model(request, job.model)
-        deadline = answers.deadline(job)
-        if deadline is not None and time.time() >= deadline and not job.status.is_terminal:
-            return self.jobs.cancel(job.id) or job
         return job
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:
@@ -249,7 +241,7 @@ def _duration(after: str) -> float | None:
     duration = 3600.0 * hours + 60 * minutes + seconds
     if duration < LEAST_DEADLINE:
         what = f"Must be a duration of {LEAST_DEADLINE:g} seconds or more, like 30s, 5m or 1h30m45s"
-        raise errors.Refused(errors.Invalid("format", "Cancel-After", what))
+        raise errors.refused("format", "Cancel-After", what)
     return duration
 
 

@@ -7,24 +7,28 @@ Does not know: who raised it and why.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from pipelines.request import RequestError
-from server.auth import Unauthorized
 from server.context import Context
-from server.errors import IDEMPOTENCY_KEY, DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.errors import IDEMPOTENCY_KEY
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import plain, ranges
-from server.facades.kit.errors import HUNG_UP, NotAnObject, Table, answer, not_json, retry_after
-from server.facades.kit.json_bodies import BadBody
+from server.facades.kit.errors import (
+    HUNG_UP,
+    Answers,
+    Refused,
+    named,
+    not_json,
+    reason,
+    retry_after,
+)
 from server.facades.replicate.models import CogVideoX5bInput, CogVideoXTextInput
-from server.jobs.job import Job, JobError, Status
-from server.limits.bodies import BodyTooLarge
+from server.jobs.job import Job, Status
 
 INVALID = "Input validation failed"
 NO_VERSION = "The specified version does not exist (or perhaps you don't have permission to use it?)"
@@ -53,25 +57,21 @@ class Invalid:
     description: str
 
 
-class Problem(Exception):
-    def __init__(
-        self, status: int, detail: str, title: str | None = None, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.title = title or TITLES.get(status, "Error")
-        self.headers = headers or {}
-        self.fields: tuple[Invalid, ...] = ()
+@dataclass(frozen=True)
+class Problem:
+    """`title`: by default the one of `status`."""
+
+    status: int
+    detail: str
+    title: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    fields: tuple[Invalid, ...] = ()
 
 
-class Refused(Problem):
+def invalid(*fields: Invalid) -> Problem:
     """Fields hold what they must not."""
-
-    def __init__(self, *fields: Invalid) -> None:
-        lines = [f"- {one.field}: {one.description}\n" if one.field else f"- {one.description}\n" for one in fields]
-        super().__init__(422, "".join(lines), INVALID)
-        self.fields = fields
+    lines = [f"- {one.field}: {one.description}\n" if one.field else f"- {one.description}\n" for one in fields]
+    return Problem(422, "".join(lines), INVALID, fields=fields)
 
 
 class ProblemJson(Json):
@@ -81,7 +81,7 @@ class ProblemJson(Json):
 def respond(problem: Problem) -> Json:
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": problem.title,
+        "title": problem.title or TITLES.get(problem.status, "Error"),
         "status": problem.status,
         "detail": problem.detail,
     }
@@ -91,12 +91,16 @@ def respond(problem: Problem) -> Json:
     return ProblemJson(body, status_code=problem.status, headers=problem.headers)
 
 
-def not_found(what: str) -> Problem:
-    return Problem(404, f"The requested resource could not be found: {what[:200]}")
+def refused(kind: str, field: str, description: str) -> Refused:
+    return Refused(invalid(Invalid(kind, field, description)))
+
+
+def not_found(what: str) -> Refused:
+    return Refused(Problem(404, f"The requested resource could not be found: {what[:200]}"))
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
-    return respond(answer(TABLE, error))
+    return respond(ANSWERS.to(error))
 
 
 def renamed(error: RequestError, fields: dict[str, str]) -> RequestError:
@@ -108,8 +112,7 @@ def of_job(job: Job, fields: dict[str, str]) -> str | None:
     """Why a prediction failed. `fields`: GenerationRequest's names -> the model's."""
     if job.status is not Status.FAILED:
         return None
-    error = job.error or JobError("internal", "the generation failed")
-    return f"{fields.get(error.field, error.field)}: {error.message}" if error.field else error.message
+    return named(reason(job), fields)
 
 
 def _of_field(error: Mapping[str, Any]) -> Invalid:
@@ -164,23 +167,22 @@ def _of_http(error: HTTPException) -> Problem:
 
 def _of_request(error: RequestError) -> Problem:
     where = error.field if error.field == IDEMPOTENCY_KEY else f"input.{error.field}"
-    return Refused(Invalid("invalid", where, error.message))
+    return invalid(Invalid("invalid", where, error.message))
 
 
-TABLE: Table[Problem] = {
-    Problem: lambda e: e,
-    Unauthorized: lambda e: Problem(401, f"You did not pass {ARTICLES[e.reason == 'missing']} authentication token"),
-    ValidationError: lambda e: Refused(*dict.fromkeys(_of_field(dict(one)) for one in e.errors())),
-    BadBody: lambda e: Problem(400, not_json(e)),
-    NotAnObject: lambda e: Refused(Invalid("invalid_type", "", wrong_type("object", e.given))),
-    BodyTooLarge: lambda e: Problem(413, e.message),
-    UploadTooLarge: lambda e: Problem(413, e.message),
-    MediaError: lambda e: Refused(Invalid(e.code, f"input.{e.field}", e.message)),
-    RequestError: _of_request,
-    NoModel: lambda e: Problem(404, e.message),
-    QueueFull: lambda e: Problem(429, f"Request was throttled: {e.message}", headers=retry_after(e)),
-    DiskFull: lambda e: Problem(503, e.message, headers=RETRY),
-    ClientDisconnect: lambda e: Problem(499, HUNG_UP),
-    HTTPException: _of_http,
-    Exception: lambda e: Problem(500, "The server failed over this request; its log says where"),
-}
+ANSWERS = Answers(
+    no_key=lambda e: Problem(401, f"You did not pass {ARTICLES[e.reason == 'missing']} authentication token"),
+    invalid=lambda e: invalid(*dict.fromkeys(_of_field(dict(one)) for one in e.errors())),
+    bad_json=lambda e: Problem(400, not_json(e)),
+    not_an_object=lambda e: invalid(Invalid("invalid_type", "", wrong_type("object", e.given))),
+    too_large=lambda e: Problem(413, e.message),
+    bad_media=lambda e: invalid(Invalid(e.code, f"input.{e.field}", e.message)),
+    bad_request=_of_request,
+    no_model=lambda e: Problem(404, e.message),
+    bad_upload=lambda e: Problem(400, e.message),
+    queue_full=lambda e: Problem(429, f"Request was throttled: {e.message}", headers=retry_after(e)),
+    disk_full=lambda e: Problem(503, e.message, headers=RETRY),
+    hung_up=lambda e: Problem(499, HUNG_UP),
+    http=_of_http,
+    crashed=lambda e: Problem(500, "The server failed over this request; its log says where"),
+)

@@ -55,9 +55,9 @@ class Files:
         try:
             content = form.get("content")
             if not isinstance(content, UploadFile):
-                raise errors.Refused(errors.Invalid("required", "", "content is required, as a file"))
+                raise errors.refused("required", "", "content is required, as a file")
             if not content.size:
-                raise errors.Refused(errors.Invalid("invalid", "content", "The file is empty"))
+                raise errors.refused("invalid", "content", "The file is empty")
             metadata = await _metadata(form.get("metadata"))
             name = _text(form.get("filename")) or content.filename or "file"
             kind = _text(form.get("type")) or content.content_type or "application/octet-stream"
@@ -130,8 +130,8 @@ async def _metadata(given: UploadFile | str | None) -> dict[str, Any]:
     """An object, as text or as a file of JSON."""
     data = await given.read(METADATA + 1) if isinstance(given, UploadFile) else (given or "").encode("utf-8", "replace")
     if len(data) > METADATA:
-        raise errors.Refused(errors.Invalid("string_lte", "metadata", f"Must be at most {METADATA} bytes long"))
+        raise errors.refused("string_lte", "metadata", f"Must be at most {METADATA} bytes long")
     found = parse_json(data)
     if not isinstance(found, dict | None):
-        raise errors.Refused(errors.Invalid("invalid_type", "metadata", errors.wrong_type("object", found)))
+        raise errors.refused("invalid_type", "metadata", errors.wrong_type("object", found))
     return found or {}

@@ -78,17 +78,9 @@ class Segmind:
         image = None
         if isinstance(given, ImageToVideo):
             image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
-        return await run_in_threadpool(
-            self.jobs.submit,
-            generation(given, image),
-            Order(
-                facade=FACADE,
-                endpoint=slug.name,
-                memo={**kept(fields, slug.input.model_fields), "base64": given.base64},
-                owner=request.state.owner,
-                idempotency=idempotency(request),
-            ),
-        )
+        memo = {**kept(fields, slug.input.model_fields), "base64": given.base64}
+        order = Order(FACADE, slug.name, request.state.owner, memo, idempotency=idempotency(request))
+        return await run_in_threadpool(self.jobs.submit, generation(given, image), order)
 
     def status(self, request: Request, request_id: str) -> Response:
         code, body = answers.state(self._find(request, request_id), self._root(request))
@@ -134,7 +126,7 @@ async def _fields(request: Request, *types: str) -> dict[str, Any]:
 
 
 def create(context: Context) -> FastAPI:
-    app = create_app(context, errors.refuse, errors.TABLE, UploadAsset, *(slug.input for slug in SLUGS.values()))
+    app = create_app(context, errors.refuse, UploadAsset, *(slug.input for slug in SLUGS.values()))
     segmind = Segmind(context)
     for mount in MOUNTS:
         for slug in SLUGS.values():

@@ -9,35 +9,27 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from pipelines.request import RequestError
-from server.auth import Unauthorized
 from server.context import Context
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, QuotaExceeded, UploadTooLarge
+from server.errors import QueueFull, QuotaExceeded
 from server.facades import routes
 from server.facades.kit import complaints
 from server.facades.kit.body import Json
 from server.facades.kit.errors import (
     HUNG_UP,
+    Answers,
     BadForm,
     Failure,
-    NotAnObject,
-    Refused,
-    Table,
-    answer,
     http_text,
     named,
     not_json,
     reason,
     retry_after,
 )
-from server.facades.kit.json_bodies import BadBody
 from server.facades.segmind.models import SEED_LIMIT, SLUGS, ImageToVideo
 from server.jobs.job import Job, Status
-from server.limits.bodies import BodyTooLarge
 
 FIELDS = {  # GenerationRequest's names -> Segmind's
     "num_frames": "input_frames",
@@ -57,7 +49,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
     is_model = first.endswith(("/v1", "/v2")) and name not in routes.RESERVED
     if is_model and isinstance(error, HTTPException) and error.status_code == 404:
         return respond(Failure(404, f"Model {name[:100]} not found; this server has {', '.join(SLUGS)}"))
-    return respond(answer(TABLE, error))
+    return respond(ANSWERS.to(error))
 
 
 def of_job(job: Job) -> Failure:
@@ -70,13 +62,16 @@ def of_job(job: Job) -> Failure:
 
 
 def _of_queue(error: QueueFull) -> Failure:
+    if isinstance(error, QuotaExceeded) and error.daily:
+        return Failure(406, f"Insufficient credits: {error.message}")
     reset = (datetime.now(UTC) + timedelta(seconds=error.retry_after)).isoformat()
     wait = {"x-rate-limit-reset-at-utc": reset, **retry_after(error)}
     return Failure(429, f"rate_limit_exceeded: {error.message}", headers=wait)
 
 
-def _of_quota(error: QuotaExceeded) -> Failure:
-    return Failure(406, f"Insufficient credits: {error.message}") if error.daily else _of_queue(error)
+def _of_http(error: HTTPException) -> Failure:
+    unread = "The multipart body cannot be read: " if isinstance(error, BadForm) else ""
+    return Failure(error.status_code, unread + http_text(error), headers=dict(error.headers or {}))
 
 
 WORDS = {
@@ -95,22 +90,19 @@ def _of_field(error: Mapping[str, Any]) -> str:
     return complaints.complaint(error, name, SEED_WORDS if name == "seed" else WORDS, RANGES)
 
 
-TABLE: Table[Failure] = {
-    Refused: lambda e: e.failure,
-    Unauthorized: lambda e: Failure(401, NO_KEY if e.reason == "missing" else BAD_KEY),
-    ValidationError: lambda e: Failure(400, complaints.complaints(e, _of_field)),
-    BadBody: lambda e: Failure(400, not_json(e)),
-    BadForm: lambda e: Failure(400, f"The multipart body cannot be read: {e.detail}"),
-    NotAnObject: lambda e: Failure(400, e.message),
-    BodyTooLarge: lambda e: Failure(413, e.message),
-    UploadTooLarge: lambda e: Failure(413, e.message),
-    MediaError: lambda e: Failure(400, named(e, {})),
-    RequestError: lambda e: Failure(400, named(e, FIELDS)),
-    NoModel: lambda e: Failure(404, e.message),
-    QuotaExceeded: _of_quota,
-    QueueFull: _of_queue,
-    DiskFull: lambda e: Failure(507, e.message),
-    ClientDisconnect: lambda e: Failure(499, HUNG_UP),
-    HTTPException: lambda e: Failure(e.status_code, http_text(e), headers=dict(e.headers or {})),
-    Exception: lambda e: Failure(500, "Internal server error"),
-}
+ANSWERS = Answers(
+    no_key=lambda e: Failure(401, NO_KEY if e.reason == "missing" else BAD_KEY),
+    invalid=lambda e: Failure(400, complaints.complaints(e, _of_field)),
+    bad_json=lambda e: Failure(400, not_json(e)),
+    not_an_object=lambda e: Failure(400, e.message),
+    too_large=lambda e: Failure(413, e.message),
+    bad_media=lambda e: Failure(400, named(e)),
+    bad_request=lambda e: Failure(400, named(e, FIELDS)),
+    no_model=lambda e: Failure(404, e.message),
+    bad_upload=lambda e: Failure(400, e.message),
+    queue_full=_of_queue,
+    disk_full=lambda e: Failure(507, e.message),
+    hung_up=lambda e: Failure(499, HUNG_UP),
+    http=_of_http,
+    crashed=lambda e: Failure(500, "Internal server error"),
+)

@@ -21,7 +21,7 @@ UNIFIED_TYPES = ("application/json", "multipart/form-data")
 
 
 def create(context: Context) -> FastAPI:
-    app = create_app(context, errors.refuse, errors.TABLE, VideoGeneration, Tasks, UnifiedVideo)
+    app = create_app(context, errors.refuse, VideoGeneration, Tasks, UnifiedVideo)
     zhipu = Zhipu(context)
     video, tasks = body_schema(VideoGeneration), body_schema(Tasks)
     unified = {

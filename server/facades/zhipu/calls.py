@@ -82,23 +82,15 @@ class Zhipu:
                 for value in given.pictures:
                     field = "image" if "image" in fields else "image_url"
                     media = await picture(self.context, value, field, owner)
-                return await run_in_threadpool(
-                    self.jobs.submit,
-                    mapping.generation(given, media, rife),
-                    Order(
-                        facade=FACADE,
-                        endpoint=request.scope["path"],
-                        memo={
-                            **kept(fields, type(given).model_fields),
-                            "request_id": given.request_id
-                            or str(uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()),
-                            "quality": given.quality,
-                            "notes": notes,
-                        },
-                        owner=owner,
-                        idempotency=name,
-                    ),
-                )
+                fresh = uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()
+                memo = {
+                    **kept(fields, type(given).model_fields),
+                    "request_id": given.request_id or str(fresh),
+                    "quality": given.quality,
+                    "notes": notes,
+                }
+                order = Order(FACADE, request.scope["path"], owner, memo, idempotency=name)
+                return await run_in_threadpool(self.jobs.submit, mapping.generation(given, media, rife), order)
         except Repeated:
             text = f"request_id: {given.request_id} was used before; each request needs one of its own"
             raise Refused(Failure(400, text, errors.REPEATED)) from None

@@ -11,18 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from pipelines.request import RequestError
-from server.auth import Unauthorized
 from server.context import Context
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, QuotaExceeded, RateLimited, UploadTooLarge
+from server.errors import MediaError, QueueFull, QuotaExceeded, RateLimited
 from server.facades.kit import complaints
 from server.facades.kit.body import Json
-from server.facades.kit.errors import Failure, NotAnObject, Refused, Table, answer, named, reason, retry_after
-from server.facades.kit.json_bodies import BadBody
+from server.facades.kit.errors import Answers, Failure, named, reason, retry_after
 from server.jobs.job import Job, Status
-from server.limits.bodies import BodyTooLarge
 
 FIELDS = {  # GenerationRequest's names -> Zhipu's
     "num_frames": "duration",
@@ -68,7 +64,7 @@ def unified(error: dict[str, Any], status: int) -> dict[str, Any]:
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
     path = request.scope["path"]
-    failure = answer(TABLE, error)
+    failure = ANSWERS.to(error)
     match error:
         case HTTPException(status_code=404):
             failure = Failure(404, f"no such address: {request.method} {path[:200]}", NO_SUCH_ADDRESS, failure.headers)
@@ -112,10 +108,15 @@ RANGES = {"fps": " 30 or 60", "duration": " 5 or 10"}
 
 def _of_media(error: MediaError) -> Failure:
     status, code = (435, TOO_LARGE) if error.code == "file_too_large" else (400, INVALID)
-    return Failure(status, named(error, {}), code)
+    return Failure(status, named(error), code)
 
 
-def _of_queue(error: QueueFull, code: str) -> Failure:
+def _of_queue(error: QueueFull) -> Failure:
+    code = OVERLOAD
+    if isinstance(error, QuotaExceeded):
+        code = DAILY if error.daily else CONCURRENCY
+    elif isinstance(error, RateLimited):
+        code = FREQUENCY
     return Failure(429, error.message, code, NO_RETRY | retry_after(error))
 
 
@@ -124,22 +125,19 @@ def _of_http(error: HTTPException) -> Failure:
     return Failure(error.status_code, str(error.detail), code, dict(error.headers or {}))
 
 
-TABLE: Table[Failure] = {
-    Refused: lambda e: e.failure,
-    Unauthorized: lambda e: Failure(401, KEYS[e.reason][1], KEYS[e.reason][0]),
-    ValidationError: _of_fields,
-    BadBody: lambda e: Failure(400, f"the body is not valid JSON: {e.message} at character {e.position}", BAD_BODY),
-    NotAnObject: lambda e: Failure(400, "the body must be a JSON object", BAD_BODY),
-    BodyTooLarge: lambda e: Failure(435, e.message, TOO_LARGE),
-    UploadTooLarge: lambda e: Failure(435, e.message, TOO_LARGE),
-    MediaError: _of_media,
-    RequestError: lambda e: Failure(400, named(e, FIELDS), INVALID),
-    NoModel: lambda e: Failure(400, e.message, NO_SUCH_MODEL),
-    QuotaExceeded: lambda e: _of_queue(e, DAILY if e.daily else CONCURRENCY),
-    RateLimited: lambda e: _of_queue(e, FREQUENCY),
-    QueueFull: lambda e: _of_queue(e, OVERLOAD),
-    DiskFull: lambda e: Failure(507, e.message, INTERNAL, NO_RETRY),
-    ClientDisconnect: lambda e: Failure(499, "the caller hung up", INTERNAL),
-    HTTPException: _of_http,
-    Exception: lambda e: Failure(500, "internal server error", INTERNAL),
-}
+ANSWERS = Answers(
+    no_key=lambda e: Failure(401, KEYS[e.reason][1], KEYS[e.reason][0]),
+    invalid=_of_fields,
+    bad_json=lambda e: Failure(400, f"the body is not valid JSON: {e.message} at character {e.position}", BAD_BODY),
+    not_an_object=lambda e: Failure(400, "the body must be a JSON object", BAD_BODY),
+    too_large=lambda e: Failure(435, e.message, TOO_LARGE),
+    bad_media=_of_media,
+    bad_request=lambda e: Failure(400, named(e, FIELDS), INVALID),
+    no_model=lambda e: Failure(400, e.message, NO_SUCH_MODEL),
+    bad_upload=lambda e: Failure(400, e.message, INVALID),
+    queue_full=_of_queue,
+    disk_full=lambda e: Failure(507, e.message, INTERNAL, NO_RETRY),
+    hung_up=lambda e: Failure(499, "the caller hung up", INTERNAL),
+    http=_of_http,
+    crashed=lambda e: Failure(500, "internal server error", INTERNAL),
+)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from pipelines.engine.generate import Engine, pick_device
+from pipelines.engine_port import EngineSpec
 from pipelines.errors import GenerationCancelled, GenerationError
 from pipelines.events import Event, Log, Progress, Stage, Started
 from pipelines.plan import resolve
@@ -220,7 +221,7 @@ def test_portrait_on_a_landscape_base() -> None:
     made = []
     for tall, wide in ((4, 8), (8, 4)):
         folder = checkpoints.cached("1.5-5b", transformer={"sample_height": tall, "sample_width": wide})
-        made.append(finished(Engine({"m": folder}, device="cpu").run(ask(width=32, height=64), "m")))
+        made.append(finished(Engine(EngineSpec({"m": folder}, "cpu")).run(ask(width=32, height=64), "m")))
     assert (made[0].width, made[0].height) == (32, 64)
     assert made[0].video == made[1].video
 
@@ -229,7 +230,7 @@ def test_portrait_on_a_landscape_base() -> None:
 def test_interpolation_keeps_the_duration_and_says_which_network_draws(own: bool, tmp_path: Path) -> None:
     weights = tmp_path / "rife.pth"
     torch.save(state_dict("4.25"), weights)
-    events = list(new_engine(rife_weights=weights if own else None).run(ask(interpolate_fps=16), "5b"))
+    events = list(new_engine(rife=weights if own else None).run(ask(interpolate_fps=16), "5b"))
     result = finished(events)
     assert (result.frames, result.fps) == (18, 16)
     assert len(frames_of(result, tmp_path)) == 18
@@ -246,7 +247,7 @@ def test_no_network_to_interpolate_with_is_an_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RequestError, match="RIFE weights"):
         finished(new_engine().run(ask(interpolate_fps=16), "5b"))
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
-    engine = new_engine(rife_weights=tmp_path / "broken.safetensors")
+    engine = new_engine(rife=tmp_path / "broken.safetensors")
     with pytest.raises(GenerationError, match=r"broken\.safetensors is not a file of tensors"):
         finished(engine.run(ask(interpolate_fps=16), "5b"))
     assert finished(engine.run(ask(), "5b")).frames == 9

@@ -13,6 +13,7 @@ import torch
 from pipelines import environment, progress
 from pipelines.engine import effort
 from pipelines.engine.generate import Engine
+from pipelines.engine_port import EngineSpec
 from pipelines.events import Event, Progress
 from pipelines.frames.decode import decode, decoder_calls, watched
 from pipelines.frames.finish import finish, frame_counts
@@ -278,7 +279,7 @@ def test_on_the_demo_the_time_left_is_near_the_truth() -> None:
     environment.prepare()
     folder = catalog.find("demo", Path("nowhere"))
     assert folder is not None
-    engine = Engine({"demo": folder}, "cpu")
+    engine = Engine(EngineSpec({"demo": folder}, "cpu"))
     at: list[tuple[float, Progress]] = []
     request = ask(num_frames=17, num_inference_steps=4)
     for event in engine.run(request, "demo", progress=lambda p: at.append((time.monotonic(), p))):
@@ -315,7 +316,7 @@ def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatc
 
 def test_a_gif_takes_longer_than_a_film(engine: Engine) -> None:
     """Nothing is known of either yet, and what is learned of one is not taken for the other."""
-    engine = Engine(engine.models, "cpu")
+    engine = Engine(EngineSpec(engine.models, "cpu"))
     sizes = {"width": 256, "height": 256, "num_frames": 17}
     first = [Told().run(engine, ask(**sizes, output_format=kind), "5b").of("denoise") for kind in ("mp4", "gif")]
     film, gif = (steps[-1].eta or 0.0 for steps in first)

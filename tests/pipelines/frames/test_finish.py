@@ -90,7 +90,7 @@ def test_a_duration_is_in_the_file(rife: bool, tmp_path: Path) -> None:
     weights = tmp_path / "rife.pth"
     torch.save(state_dict("4.25"), weights)
     request = ask(num_frames=None, duration=1.5, num_inference_steps=1, **{"interpolate_fps" if rife else "fps": 30})
-    result = finished(new_engine(rife_weights=weights).run(request, "5b"))
+    result = finished(new_engine(rife=weights).run(request, "5b"))
     assert (result.frames, result.fps, len(frames_of(result, tmp_path))) == (45, 30, 45)
 
 

@@ -95,7 +95,11 @@ class FakeJobs:
 
     def find(self, job_id: str | int, facade: str, owner: str) -> Job | None:
         found = [j for j in self.jobs.values() if job_id in (j.id, j.number) and (j.facade, j.owner) == (facade, owner)]
-        return found[0] if found else None
+        return self._in_time(found[0]) if found else None
+
+    def _in_time(self, job: Job) -> Job:
+        late = job.deadline is not None and job.deadline <= time.time()
+        return (self.cancel(job.id) if late else None) or job
 
     def page(
         self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True
@@ -136,7 +140,7 @@ class FakeJobs:
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         until = None if timeout is None else time.monotonic() + timeout
-        while not self.jobs[job_id].status.is_terminal and (until is None or time.monotonic() < until):
+        while not self._in_time(self.jobs[job_id]).status.is_terminal and (until is None or time.monotonic() < until):
             await asyncio.sleep(0.005)
         return self.jobs[job_id]
 

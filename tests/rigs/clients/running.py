@@ -27,6 +27,7 @@ import requests
 from filelock import FileLock
 
 from pipelines import environment as environment_of_the_engine
+from scripts.setup_environment import Environment
 from tests.rigs import pace
 
 HERE = Path(__file__).resolve().parents[2] / "clients"
@@ -230,10 +231,10 @@ def litellm() -> Path:
     stamp, programs = home / ".installed", home / "environment" / "bin"
     with FileLock(home / ".lock"):
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
-            _run([sys.executable, "-m", "venv", "--clear", str(home / "environment")], HERE)
-            _run(
-                [str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check", "-r", "litellm.txt"], HERE
-            )
+            there = Environment(home / "environment", HERE.parents[1])
+            there.create()
+            there.choose_installer()
+            there.install("--quiet", "--requirement", str(HERE / "litellm.txt"))
             stamp.write_text(wanted, encoding="utf-8")
     return programs
 

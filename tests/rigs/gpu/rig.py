@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.engine.loader import Loader, Model
+from pipelines.engine_port import EngineSpec, MemorySetting
+from pipelines.errors import GenerationCancelled
 from pipelines.plan import Plan, Source, resolve
 from pipelines.request import GenerationRequest, Media, SchedulerName, Task
 from tests.rigs import checkpoints
@@ -64,8 +66,8 @@ def generate_module(patch: pytest.MonkeyPatch, encoding: bool = HAS_FFMPEG) -> A
     return module
 
 
-def engine(module: Any, model: Model, device: torch.device, memory: str = "auto") -> Any:
-    made = module.Engine({"it": Path("nowhere")}, device=str(device), memory=memory)
+def engine(module: Any, model: Model, device: torch.device, memory: MemorySetting = "auto") -> Any:
+    made = module.Engine(EngineSpec({"it": Path("nowhere")}, str(device), memory))
     made.loader = InMemory(model)
     return made
 
@@ -86,10 +88,10 @@ def in_own_dtypes(loader: Loader) -> Loader:
 
 
 def served(
-    module: Any, device: torch.device, kinds: Sequence[checkpoints.Kind], memory: str = "auto", **options: Any
+    module: Any, device: torch.device, kinds: Sequence[checkpoints.Kind], memory: MemorySetting = "auto", **options: Any
 ) -> Any:
     """An engine over the tiny checkpoints, as it would be over published ones."""
-    made = module.Engine({kind: checkpoints.cached(kind) for kind in kinds}, str(device), memory, **options)
+    made = module.Engine(EngineSpec({kind: checkpoints.cached(kind) for kind in kinds}, str(device), memory, **options))
     in_own_dtypes(made.loader)
     return made
 
@@ -176,7 +178,7 @@ def until_cancelled(module: Any, engine: Any, request: GenerationRequest, steps:
     """The steps that were reported before the run ended as cancelled."""
     seen: list[int] = []
     events: Iterator[Any] = engine.run(request, "it", cancel_after(steps, seen))
-    with pytest.raises(module.GenerationCancelled):
+    with pytest.raises(GenerationCancelled):
         for event in events:
             if type(event).__name__ == "Progress":
                 seen.append(event.done)

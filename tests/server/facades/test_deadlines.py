@@ -101,6 +101,16 @@ def test_who_has_begun_is_spared(tmp_path: Path) -> None:
         assert (found.status, found.attempt) == (Status.SUCCEEDED, 2)
 
 
+def test_a_look_is_enough(tmp_path: Path) -> None:
+    """A call that waits and a look at the job end it in time, whatever the dispatcher does."""
+    with not_started(tmp_path) as (_, client):
+        headers = {"x-fal-request-timeout": "0.2"}
+        answer = client.post("/run/fal-ai/cogvideox-5b", json={"prompt": "steps=1"}, headers=headers)
+        assert (answer.status_code, answer.headers["x-fal-request-timeout-type"]) == (504, "user")
+        over = client.post(REPLICATE, json={"input": {"prompt": "steps=1"}}, headers={"cancel-after": "0"}).json()
+        assert client.get(f"/v1/predictions/{over['id']}").json()["status"] == "canceled"
+
+
 def test_who_waits_is_told_so(tmp_path: Path) -> None:
     application = app(tmp_path)
     with TestClient(application) as client:

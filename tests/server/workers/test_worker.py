@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.engine import generate
+from pipelines.errors import GenerationError
 from pipelines.events import Cancelled, Event, Failed, Finished, Paused
 from pipelines.request import Media
 from server.workers import worker
 from server.workers.protocol import Run
-from tests.rigs import fake_engine
 from tests.rigs.engines import ask, new_engine
 
 
 @pytest.mark.parametrize(
     ("error", "code", "printed"),
-    [(fake_engine.GenerationError("bad_output", "black"), "bad_output", False), (KeyError("x"), "internal", True)],
+    [(GenerationError("bad_output", "black"), "bad_output", False), (KeyError("x"), "internal", True)],
 )
 def test_only_the_unexpected_is_printed(
     capsys: pytest.CaptureFixture[str], error: Exception, code: str, printed: bool
 ) -> None:
     class Engine:
-        def run(self, *_: Any) -> None:
+        def run(self, *_: Any) -> Iterator[Event]:
             raise error
 
+        def is_broken_by(self, _: Exception) -> bool:
+            return False
+
     inbox: Any = None
-    (said,) = worker.events(fake_engine, Engine(), Run("id", 1, {"prompt": "a", "seed": 1}, "tiny"), inbox)
+    (said,) = worker.events(Engine(), Run("id", 1, {"prompt": "a", "seed": 1}, "tiny"), inbox)
     assert isinstance(said, Failed) and said.code == code
     assert ("Traceback" in capsys.readouterr().err) is printed
 
@@ -62,7 +65,7 @@ def test_the_real_engine_ends_in_words_the_worker_knows(tmp_path: Path) -> None:
 
     def last(inbox: Any, **more: Any) -> Event:
         run = Run("id", 1, ask(num_inference_steps=1, **more).to_dict(), "5b")
-        return list(worker.events(generate, engine, run, inbox))[-1]
+        return list(worker.events(engine, run, inbox))[-1]
 
     assert isinstance(last(Told(cancel=True)), Cancelled)
     assert isinstance(last(Told(pause=True)), Paused)

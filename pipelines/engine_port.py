@@ -1,0 +1,57 @@
+"""What a worker needs of an engine, and what an engine is made from: the port between the two.
+
+Knows: plain data and one method's signature. Does not know: torch, processes, the engine that fills it
+(`pipelines.engine.generate.Engine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pipelines.events import Event, Progress
+from pipelines.request import GenerationRequest
+
+MemorySetting = Literal["auto", "none", "model", "group", "sequential"]
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """`models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife`: an IFNet file for requests with
+    `interpolate_fps`; without one the small network that ships with this project draws their frames. `upscaler`: a file
+    that spandrel reads, used when more pixels are wanted than the model makes."""
+
+    models: dict[str, Path]
+    device: str = "auto"
+    memory: MemorySetting = "auto"
+    rife: Path | None = None
+    upscaler: Path | None = None
+
+
+class Engine(Protocol):
+    """Owns a device and the models on it; makes one video at a time. Constructed from an EngineSpec; raises
+    GenerationError, ModelError or ImportError when it cannot be."""
+
+    def run(
+        self,
+        request: GenerationRequest,
+        model: str,
+        cancelled: Callable[[], bool],
+        resume: bytes | None = None,
+        paused: Callable[[], bool] = lambda: False,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> Iterator[Event]:
+        """Make the video; the last event is Finished. `request.seed` must be set.
+
+        `resume`: the latest snapshot of a run of the same request, which this run continues; one that does not fit is
+        ignored. While frames are made nothing can be yielded: Progress goes to `progress` then.
+
+        Raises RequestError, GenerationCancelled, GenerationPaused, and GenerationError otherwise.
+        """
+        ...
+
+    def is_broken_by(self, error: Exception) -> bool:
+        """Whether the device fails every later run too, after `run` raised this; a new process may do better."""
+        ...
