@@ -24,8 +24,9 @@ LAYERS = (
         tuple(f"pipelines.{name}" for name in layer.split())
         for layer in (
             "environment events request",
-            "child errors models progress ranges",
+            "child engine_port errors models progress ranges",
             "extend plan",
+            "resolve",
             "video",
             "lora",
             "frames",
@@ -36,12 +37,13 @@ LAYERS = (
     *(
         tuple(f"server.{name}" for name in layer.split())
         for layer in (
-            "errors private text_file setting_names setting_types settings",
+            "errors private request_state text_file setting_names setting_types settings",
             "auth",
             "limits",
-            "datadir signing",
-            "served",
-            "media jobs",
+            "datadir devices signing",
+            "served transport",
+            "media",
+            "jobs",
             "keys webhooks",
             "workers",
             "context",

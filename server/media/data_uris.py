@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from server.limits.room import Writable
@@ -25,15 +26,35 @@ class NotBase64(DownloadFailed):
         super().__init__("it is neither an http(s) URL, nor a data: URI, nor base64")
 
 
-def from_data_uri(uri: str, limit: int) -> Iterator[bytes]:
-    """The file in it, of at most `limit` bytes."""
-    comma = uri.find(",", 0, HEAD)
+@dataclass(frozen=True)
+class Head:
+    """What a data: URI says of its file. `media_type` in lower case, "" where it names none; `begin`: of the data."""
+
+    media_type: str
+    is_base64: bool
+    begin: int
+
+
+def head_of(text: str) -> Head | None:
+    """None for what is no data: URI. Raises DownloadFailed for one without a comma."""
+    if text[:HEAD].lstrip()[:5].lower() != "data:":
+        return None
+    comma = text.find(",", 0, HEAD)
     if comma < 0:
         raise DownloadFailed("the data: URI has no comma")
-    if len(uri) - comma > limit * 4:
+    media_type, *options = (part.strip() for part in text[:comma].lstrip()[5:].lower().split(";"))
+    return Head(media_type, "base64" in options, comma + 1)
+
+
+def from_text(text: str, limit: int) -> Iterator[bytes]:
+    """The file in a data: URI or in bare base64, of at most `limit` bytes."""
+    head = head_of(text)
+    if head is None:
+        return from_base64(encoded(text), limit)
+    if len(text) - head.begin > limit * 4:
         raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
-    is_base64 = uri[:comma].lower().rstrip().endswith(";base64")
-    return from_base64(unescaped(uri, comma + 1), limit) if is_base64 else unescaped(uri, comma + 1)
+    data = unescaped(text, head.begin)
+    return from_base64(data, limit) if head.is_base64 else data
 
 
 def unescaped(text: str, begin: int = 0) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from server.limits.shares import Shares
 from server.limits.steps import in_turn
 from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
-from server.media.data_uris import encoded, from_base64, from_data_uri, pour
+from server.media.data_uris import from_text, head_of, pour
 from server.media.inspectors import Inspectors
 from server.media.outbound import DownloadFailed, Outbound, TooLarge
 from weights.record import sha256
@@ -29,7 +29,6 @@ from weights.record import sha256
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20
 URL_LENGTH = 8192
-LEADING = 1000  # characters of white space and scheme in front of a data: URI
 AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # downloaded, decoded from base64 or checked
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -97,9 +96,7 @@ class Intake:
         """Raises TooLarge, DownloadFailed, DiskFull."""
         if isinstance(value, bytes):
             data = value
-        elif value[:LEADING].lstrip()[:5].lower() == "data:":
-            return await in_turn(owner, len(value), pour, from_data_uri(value, limit), limit, file)
-        elif SCHEME.match(url := value[:URL_LENGTH].strip()):
+        elif head_of(value) is None and SCHEME.match(url := value[:URL_LENGTH].strip()):
             if len(value) > URL_LENGTH:
                 raise DownloadFailed(f"the URL has more than {URL_LENGTH} characters")
             own = await asyncio.to_thread(self._artifacts.of_url, url)
@@ -107,7 +104,7 @@ class Intake:
                 return await self._outbound.save(url, limit, file, owner=owner)
             data = await asyncio.to_thread(self._read, own, limit)
         else:
-            return await in_turn(owner, len(value), pour, from_base64(encoded(value), limit), limit, file)
+            return await in_turn(owner, len(value), pour, from_text(value, limit), limit, file)
         if len(data) > limit:
             raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
         await asyncio.to_thread(file.write, data)

@@ -35,7 +35,7 @@ from server.limits.room import Growing, Writable, tag_of
 from server.limits.shares import Shares
 from server.limits.steps import in_turn
 from server.media.artifacts import Artifacts
-from server.media.data_uris import from_data_uri, pour
+from server.media.data_uris import from_text, head_of, pour
 from server.media.inspectors import Inspectors, TooSlow
 from server.media.outbound import DownloadFailed, Outbound, TooLarge
 from server.settings import Settings
@@ -170,8 +170,8 @@ class Loras:
 
     async def _write(self, url: str, file: Writable, owner: str) -> None:
         """Raises TooLarge, DownloadFailed, FileNotFoundError."""
-        if url[:5].lower() == "data:":
-            return await in_turn(owner, len(url), pour, from_data_uri(url, self._most), self._most, file)
+        if head_of(url) is not None:
+            return await in_turn(owner, len(url), pour, from_text(url, self._most), self._most, file)
         if (own := await asyncio.to_thread(self._artifacts.of_url, url)) is not None:
             data, size = b"", own.size
             if size <= self._most:

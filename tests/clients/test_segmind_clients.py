@@ -18,8 +18,8 @@ from segmind.files import Files
 from pipelines.models import ModelInfo
 from pipelines.request import Task
 from server.facades.facade import Snippet
+from server.facades.kit.samples import BLUE
 from server.facades.segmind import FACADE
-from server.facades.segmind.models import BLUE
 from tests.rigs import pace
 from tests.rigs.clients.running import KEY, Film, fetch, inherited, run_script
 

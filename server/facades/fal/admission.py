@@ -1,7 +1,4 @@
-"""Who is let in, before anything is said about what exists.
-
-Knows: which calls need a key, and which take a token of ours in its place. Does not know: routes, what the calls do.
-"""
+"""Which calls need a key, and which take one of this server's tokens instead."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A job in fal's words: queue status, log lines, output.
-
-Knows: fal's three status words and which keys its clients cannot do without. Does not know: how the job got there.
-"""
+"""A job as fal's queue status, log lines and output."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""fal's addresses: which call answers where.
-
-Knows: fal's paths, the parameters beside a body, CORS. Does not know: what the calls do, who is let in.
-"""
+"""fal's URLs, and the parameters beside a body."""
 
 from __future__ import annotations
 

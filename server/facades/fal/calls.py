@@ -1,7 +1,4 @@
-"""fal's calls over the jobs: run, submit, status, status stream, result, cancel.
-
-Knows: which code and header goes with which state. Does not know: paths, keys, GPUs.
-"""
+"""fal's calls over the jobs: run, submit, status, status stream, result, cancel."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ from server.facades.fal.surface import QUEUE
 from server.facades.fal.terms import Terms
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, read_body, read_json
+from server.facades.kit.fields import kept, unknown
 from server.facades.kit.follow import EventStream, followed
 from server.facades.kit.json_bodies import parsed
-from server.facades.kit.memo import kept, unknown
 from server.facades.kit.waiting import ended
 from server.jobs.follow import Seen
 from server.jobs.job import Job, JobError, Status

@@ -1,8 +1,4 @@
-"""fal's catalogue of the apps that are served here: metadata, prices, OpenAPI documents, and their pages for models.
-
-Knows: what fal's tools read before they call. All of it comes from the input models themselves. Does not know: HTTP,
-jobs.
-"""
+"""fal's catalogue of the apps served here: metadata, prices, OpenAPI documents and pages, all made from the models."""
 
 from __future__ import annotations
 

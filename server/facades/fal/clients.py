@@ -1,5 +1,4 @@
-"""How to reach this server with fal's own two clients and with others that can talk to fal: the shortest whole
-programs."""
+"""The shortest programs that reach this server with fal's own two clients, and with others that can talk to fal."""
 
 from server.facades.facade import Snippet
 

@@ -1,9 +1,6 @@
-"""Everything that can go wrong, in fal's words: the one place where errors become fal's answers.
+"""fal's two shapes of errors: a list for what is wrong with the input, a text for everything else.
 
-Knows: fal's two error shapes (a list for the model's own errors, a text for the infrastructure's), types and codes.
-Does not know: who raised them and why.
-
-NOTE: fal's clients send a request again after 408, 409, 429, 502, 503 and 504, so no lasting refusal may use those.
+NOTE: fal's clients retry after 408, 409, 429, 502, 503 and 504, so no lasting refusal may use those.
 """
 
 from __future__ import annotations
@@ -22,14 +19,7 @@ from server.errors import IDEMPOTENCY_KEY
 from server.facades.fal.models import APP
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import (
-    CONTENT,
-    HUNG_UP,
-    Answers,
-    Refused,
-    reason,
-    retry_after,
-)
+from server.facades.kit.errors import CONTENT, HUNG_UP, Answers, Refused, reason, retry_after
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, Status
 

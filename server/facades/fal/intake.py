@@ -1,7 +1,4 @@
-"""fal's input -> GenerationRequest: media fetched, sizes in pixels, what this server cannot do refused by name.
-
-Knows: fal's fields and what they mean here. Does not know: HTTP answers, jobs, the model.
-"""
+"""fal's input -> GenerationRequest: media fetched, sizes in pixels, unsupported features refused by name."""
 
 from __future__ import annotations
 

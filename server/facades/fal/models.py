@@ -1,7 +1,4 @@
-"""fal's three CogVideoX endpoints: their names, fields, defaults and ranges.
-
-Knows: what fal's schemas say. Does not know: HTTP, jobs, how a video is made.
-"""
+"""fal's three CogVideoX endpoints: their names, fields, defaults and ranges."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from pipelines.ranges import MAX_LORA_SCALE, MAX_LORAS, MAX_SIDE, MIN_SIDE
 from pipelines.request import MAX_SEED, Task
-from server.facades.fal.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
-from server.facades.kit.checks import MAX_PROMPT, joined, writable
+from server.facades.kit.complaints import MAX_PROMPT, joined, writable
+from server.facades.kit.samples import BLUE, BLUE_CLIP, RED, RED_CLIP
 from server.media.uploads import MAX_PARTS
 
 APP = "fal-ai/cogvideox-5b"

@@ -1,8 +1,4 @@
-"""Tokens this server gives out and knows again: for whoever shows one, it stands for something once allowed.
-
-Knows: how to seal claims so that nobody else can have made them, and when their time is over. Does not know: keys,
-HTTP. A token holds no secret, and none is stored.
-"""
+"""Signed tokens that this server issues and later recognizes. They hold no secret, and none is stored."""
 
 from __future__ import annotations
 

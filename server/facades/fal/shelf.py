@@ -1,7 +1,4 @@
-"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. None asks for a key.
-
-Knows: their parameters and how each is refused. Does not know: what the catalogue says (`catalog` does).
-"""
+"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. They need no key."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """fal's file storage: uploads whole and in parts, as its two clients start and finish them.
 
-Knows: what each client sends and reads back, and that leave to upload lies in the address. Does not know: how files are
-kept, who may ask. A file is found by its key; the name behind it in our addresses is there for people.
+The permission to upload is part of the URL. A file is found by its key; the name behind the key is for people.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What comes beside the input of a request and says how it is to be treated: headers and query parameters.
-
-Knows: their names, units and limits. Does not know: the input, jobs' states.
-"""
+"""Headers and query parameters that say how a request is handled."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from server.facades.fal.errors import Rejected
-from server.facades.kit.checks import is_callable
+from server.facades.kit.complaints import is_callable
 from server.jobs.job import Webhook
 
 LIFECYCLE = "x-fal-object-lifecycle"

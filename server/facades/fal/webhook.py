@@ -1,8 +1,4 @@
-"""What fal's webhooks are told, and how that is signed.
-
-Knows: the body for each end a job can have, the four headers and what the signature covers.
-Does not know: when and how often it is sent.
-"""
+"""The body of fal's webhooks, and their signature."""
 
 from __future__ import annotations
 

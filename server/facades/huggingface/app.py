@@ -18,8 +18,8 @@ from server.facades.huggingface import errors
 from server.facades.huggingface.models import MODELS, OWNERS, Inference, Parameters, TextInference, generation, task_of
 from server.facades.kit.app import create_app, idempotency
 from server.facades.kit.body import read_body
+from server.facades.kit.fields import kept
 from server.facades.kit.json_bodies import parsed
-from server.facades.kit.memo import kept
 from server.facades.kit.openapi import body_schema
 from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Job, Status

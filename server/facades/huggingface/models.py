@@ -13,12 +13,11 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE, flaw
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.kit.checks import MAX_PROMPT, is_blank
+from server.facades.kit.complaints import MAX_PROMPT, NO_PROMPT, is_blank
 from weights.catalog import published
 
 OWNERS = ("zai-org", "THUDM")
 MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V", "CogVideoX1.5-5B-I2V")
-NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
 
 
 def task_of(owner: str, name: str) -> Task | None:

@@ -1,7 +1,7 @@
-"""Pydantic's errors as a vendor's sentences.
+"""Pydantic's errors as a vendor's sentences, and the checks of single values that raise some of them.
 
-Knows: pydantic's kinds of errors, and how much of a caller's own value an error repeats. Does not know: how a vendor
-names a field, which code goes with a sentence.
+Knows: pydantic's kinds of errors, what text can be stored, how much of a caller's own value an error repeats. Does not
+know: how a vendor names a field, which code goes with a sentence.
 """
 
 from __future__ import annotations
@@ -9,9 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
+from pipelines.ranges import flaw
+
+MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
+NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
+LONGEST_URL = 8192  # characters
 SHOWN = 200  # characters of a caller's own value that an error repeats
 OTHER = "other"
 # pydantic's kinds -> the key of WORDS that stands for all of them
@@ -90,3 +97,47 @@ def shown(value: Any) -> Any:
     if isinstance(value, list):
         return f"a list of {len(value)} entries" if value else []
     return None
+
+
+# -- checks of single values, for the annotations of models; their kinds of error are keys of WORDS -----------------
+
+
+def writable(text: str) -> str:
+    if wrong := flaw(text):
+        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
+    return text
+
+
+def not_blank(text: str) -> str:
+    if is_blank(text):
+        raise PydanticCustomError("blank", "must not be blank")
+    return text
+
+
+def no_bool(value: Any) -> Any:
+    """Pydantic would take true for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("not_a_number", "must be a number")
+    return value
+
+
+def joined(value: Any) -> Any:
+    """A list of texts as one: Hugging Face's client sends negative prompts so."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ", ".join(part for part in value if part.strip())
+    return value
+
+
+def is_blank(text: str | bytes) -> bool:
+    """Whether it is white space; of a long text its beginning decides."""
+    return not text[:MAX_PROMPT].strip()
+
+
+def is_callable(url: str) -> bool:
+    """Whether a webhook can be sent to this URL."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+    return whole and len(url) <= LONGEST_URL and url.isprintable() and " " not in url and flaw(url) is None

@@ -24,8 +24,8 @@ from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, collected
 from server.facades.kit.complaints import shown
 from server.facades.kit.errors import Refused
+from server.facades.kit.fields import kept, unknown
 from server.facades.kit.json_bodies import parsed
-from server.facades.kit.memo import kept, unknown
 from server.facades.modelslab import answers, errors, keyed
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (

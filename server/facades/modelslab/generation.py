@@ -7,7 +7,7 @@ Knows: which of ModelsLab's fields CogVideoX has. Does not know: HTTP, what the 
 from __future__ import annotations
 
 from pipelines.request import GenerationRequest, Media
-from server.facades.kit.complaints import shown
+from server.facades.kit.complaints import NO_PROMPT, shown
 from server.facades.modelslab.models import (
     RANDOM_SEED,
     Given,
@@ -17,8 +17,6 @@ from server.facades.modelslab.models import (
     TextToVideo,
     TextToVideoUltra,
 )
-
-NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
 
 
 def limited(given: Given) -> tuple[Given, list[str]]:

@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.ranges import flaw
 from pipelines.request import MAX_SEED, Task
-from server.facades.kit.checks import MAX_PROMPT, is_blank, is_callable
-from server.facades.kit.complaints import shown
+from server.facades.kit.complaints import MAX_PROMPT, is_blank, is_callable, shown
+from server.facades.kit.samples import BLUE, RED
 from weights.catalog import published
 
 RANDOM_SEED = -1
@@ -85,10 +85,6 @@ TrackId = Annotated[str, BeforeValidator(_number_as_text), Field(max_length=1000
 Share = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Int, Field(ge=1)]
 Side = Annotated[Int, Field(ge=16)]
-
-PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAA"
-RED = PNG + "FklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEfFO4+AgAAAABJRU5ErkJggg=="
-BLUE = PNG + "GklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjABHxw3M2AAAAAASUVORK5CYII="
 
 
 class Body(BaseModel):

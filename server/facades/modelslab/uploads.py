@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from server.media.data_uris import HEAD, encoded, from_base64
+from server.media.data_uris import from_text, head_of
 from server.media.outbound import DownloadFailed
 from server.media.uploads import UPLOAD_BYTES
 
@@ -29,18 +29,18 @@ def decoded(text: str) -> tuple[list[bytes], str]:
 
     Raises ValueError with the reason.
     """
-    begin, media_type = 0, ""
-    if text[:HEAD].lstrip()[:5].lower() == "data:":
-        begin = text.find(",", 0, HEAD) + 1
-        said = text[:begin].lstrip()[5:-1].lower()
-        if not said.rstrip().endswith(";base64"):
-            raise ValueError("the data: URI does not hold base64")
-        media_type = said.partition(";")[0].strip()
     try:
-        pieces = [piece for piece in from_base64(encoded(text, begin), UPLOAD_BYTES) if piece]
+        head = head_of(text)
+    except DownloadFailed:  # no comma
+        raise ValueError("the data: URI does not hold base64") from None
+    if head is not None and not head.is_base64:
+        raise ValueError("the data: URI does not hold base64")
+    try:
+        pieces = [piece for piece in from_text(text, UPLOAD_BYTES) if piece]
     except DownloadFailed:
         raise ValueError("it is neither a data: URI nor base64") from None
     if not pieces:
         raise ValueError("the file is empty")
-    head = b"".join(pieces[:2])  # a short file's last bytes are a piece of their own
-    return pieces, media_type or next((kind for first, kind in FIRST_BYTES if first.match(head)), "")
+    start = b"".join(pieces[:2])  # a short file's last bytes are a piece of their own
+    said = head.media_type if head is not None else ""
+    return pieces, said or next((kind for first, kind in FIRST_BYTES if first.match(start)), "")

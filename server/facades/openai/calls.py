@@ -18,7 +18,7 @@ from pipelines.request import GenerationRequest
 from server.context import Context
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json
-from server.facades.kit.memo import kept
+from server.facades.kit.fields import kept
 from server.facades.kit.waiting import finished_or_dropped
 from server.facades.openai import answers, errors, intake
 from server.facades.openai.body import read_fields

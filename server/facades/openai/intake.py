@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from pipelines.ranges import MAX_FPS, MIN_SECONDS
 from pipelines.request import GenerationRequest, Lora, Media, Task
 from server.context import Context
-from server.facades.kit.memo import unknown
+from server.facades.kit.fields import unknown
 from server.facades.openai import answers
 from server.facades.openai.errors import Refused
 from server.facades.openai.files import find

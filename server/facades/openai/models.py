@@ -16,22 +16,13 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.ranges import MAX_FPS, MAX_FRAMES, MAX_LORA_SCALE, MAX_SIDE, MIN_SIDE, flaw
 from pipelines.request import MAX_SEED
-from server.facades.kit.checks import MAX_PROMPT, is_blank
+from server.facades.kit.complaints import MAX_PROMPT, is_blank
+from server.facades.kit.samples import BLUE, RED
 
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
 PURPOSES = ("user_data", "vision", "assistants", "batch", "fine-tune", "evals")
 SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
-RED = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEf"
-    "FO4+AgAAAABJRU5ErkJggg=="
-)
-BLUE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjAB"
-    "Hxw3M2AAAAAASUVORK5CYII="
-)
-
-
 NO_SOUND = "CogVideoX makes silent videos"
 ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
 INTERPOLATION = "the network that draws frames is the server's own"

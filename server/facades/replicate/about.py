@@ -1,7 +1,4 @@
-"""The calls that only tell: models, versions, deployments, files' neighbours, the account and its webhook secret.
-
-Knows: which of them Replicate has. Does not know: what they say (`catalog` does).
-"""
+"""Replicate's calls that only read: models, versions, deployments, collections, the account, the webhook secret."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What Replicate's clients need that is not in their requests' bodies, of each by its user agent.
-
-Knows: how long they wait, and which make nothing of a video's address. Does not know: jobs, files.
-"""
+"""What Replicate's clients need that their requests do not say; the user agent tells the clients apart."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A job in Replicate's words: the prediction, in every state, and its id.
-
-Knows: Replicate's keys and its five words. Does not know: how the job got there, who asks.
-"""
+"""A job as Replicate's prediction, and its id."""
 
 from __future__ import annotations
 

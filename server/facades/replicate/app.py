@@ -1,7 +1,4 @@
-"""Replicate's addresses: which call answers where, and which need a key.
-
-Knows: Replicate's paths. Does not know: what the calls do.
-"""
+"""Replicate's URLs, and which of them need no key."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Predictions: create, get, list, cancel.
-
-Knows: what waits how long, which jobs a page holds. Does not know: paths, keys, what a prediction looks like.
-"""
+"""Predictions: create, get, list, cancel."""
 
 from __future__ import annotations
 
@@ -23,10 +20,9 @@ from server.errors import TooManyAtOnce
 from server.facades.ai_sdk import agent_of
 from server.facades.kit.app import idempotency, root
 from server.facades.kit.body import Json, read_json
-from server.facades.kit.checks import is_callable
+from server.facades.kit.complaints import is_callable
 from server.facades.kit.errors import Refused
-from server.facades.kit.fields import members, present
-from server.facades.kit.memo import kept
+from server.facades.kit.fields import kept, members, present
 from server.facades.replicate import agents, answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (

@@ -1,8 +1,4 @@
-"""What Replicate tells about models, their versions, deployments, collections, hardware and the account.
-
-Knows: the shape of each; a server has one account, one kind of hardware, and a deployment of every name.
-Does not know: predictions.
-"""
+"""Models, versions, deployments, collections, hardware and the account, as Replicate shows them."""
 
 from __future__ import annotations
 

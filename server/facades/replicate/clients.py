@@ -1,4 +1,4 @@
-"""How to reach this server with Replicate's own two clients, and with others through Replicate's shape."""
+"""Programs that reach this server with Replicate's own two clients, and with others that speak its API."""
 
 from __future__ import annotations
 

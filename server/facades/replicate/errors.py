@@ -1,8 +1,4 @@
-"""Everything that can go wrong, in Replicate's words: problem details (RFC 9457) with the fields that are wrong.
-
-Knows: which status and title Replicate has for what, and the phrases its validator uses.
-Does not know: who raised it and why.
-"""
+"""Replicate's errors: problem details (RFC 9457) with the invalid fields, in the phrases of its validator."""
 
 from __future__ import annotations
 
@@ -18,15 +14,7 @@ from server.context import Context
 from server.errors import IDEMPOTENCY_KEY
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import plain, ranges
-from server.facades.kit.errors import (
-    HUNG_UP,
-    Answers,
-    Refused,
-    named,
-    not_json,
-    reason,
-    retry_after,
-)
+from server.facades.kit.errors import HUNG_UP, Answers, Refused, named, not_json, reason, retry_after
 from server.facades.replicate.models import CogVideoX5bInput, CogVideoXTextInput
 from server.jobs.job import Job, Status
 

@@ -1,7 +1,4 @@
-"""Files that clients upload: `POST /v1/files` and what can be asked of them, for a day.
-
-Knows: the form, the record of each file and who uploaded it. Does not know: what the files are used for.
-"""
+"""Files that clients upload with `POST /v1/files`; they are kept for a day."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a prediction's `logs` say: the job's own lines, and a progress bar as tqdm prints it.
-
-Knows: the form of that bar, which both clients read `progress` from. Does not know: jobs' tables, HTTP.
-"""
+"""A prediction's `logs`: the job's own lines and a progress bar as tqdm prints it, which clients parse."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Replicate's CogVideoX models: their names, versions, inputs and ranges, and what a request for a prediction holds.
-
-Knows: what these models' pages say. Does not know: HTTP, jobs, how a video is made.
-"""
+"""Replicate's CogVideoX models: their names, versions, inputs and ranges, and the body of a prediction request."""
 
 from __future__ import annotations
 
@@ -14,19 +11,12 @@ from pydantic_core import PydanticKnownError
 
 from pipelines.ranges import MAX_FRAMES
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.kit.checks import MAX_PROMPT, writable
+from server.facades.kit.complaints import MAX_PROMPT, writable
+from server.facades.kit.samples import BLUE, RED
 
 SIZE = (720, 480)  # what these models make at Replicate, whatever model answers here
 FRAMES = 49
 FPS = 8
-RED = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAADAAAAAgAQMAAABuGmlfAAAABlBMVEUAAADcKChJHHPLAAAAE0lEQVR42mP8z8DA"
-    "wMDAxDBMKQD7AQE/bZOLPAAAAABJRU5ErkJggg=="
-)
-BLUE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAADAAAAAgAQMAAABuGmlfAAAABlBMVEUAAAAoUNym5208AAAAE0lEQVR42mP8z8DA"
-    "wMDAxDBMKQD7AQE/bZOLPAAAAABJRU5ErkJggg=="
-)
 
 
 def _whole(value: Any) -> Any:

@@ -1,7 +1,4 @@
-"""A prediction watched without a key: its event stream and its page, for whoever was given their addresses.
-
-Knows: the events Replicate's clients read. Does not know: who may ask (the address says that he may).
-"""
+"""A prediction's event stream and page, which a browser opens without a key: the URL is the permission."""
 
 from __future__ import annotations
 

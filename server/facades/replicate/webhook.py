@@ -1,8 +1,4 @@
-"""What Replicate's webhooks are told, and how that is signed.
-
-Knows: each event's body is the prediction as it was then; the three headers of the Standard Webhooks signature.
-Does not know: when and how often it is sent.
-"""
+"""The body of Replicate's webhooks, and their Standard Webhooks signature."""
 
 from __future__ import annotations
 

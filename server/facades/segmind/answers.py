@@ -1,7 +1,4 @@
-"""A job in Segmind's words: headers, the JSON result, the states of its queue.
-
-Knows: Segmind's keys and its three words. Does not know: how the job got there.
-"""
+"""A job as Segmind's headers, JSON result and queue states."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Segmind's calls: `POST /v1/{slug}` that waits, `/v2/...` that queues, the credits, the upload of files.
-
-Knows: Segmind's paths, codes and headers. Does not know: GPUs, other vendors, what a video is.
-"""
+"""Segmind's calls: `POST /v1/{slug}` that waits, `/v2/...` that queues, credits, the upload of files."""
 
 from __future__ import annotations
 
@@ -17,9 +14,8 @@ from server.context import Context
 from server.facades.kit.app import create_app, idempotency, root
 from server.facades.kit.body import Json
 from server.facades.kit.errors import Failure, Refused
-from server.facades.kit.fields import media_type, read_fields
+from server.facades.kit.fields import kept, media_type, read_fields
 from server.facades.kit.forms import MULTIPART
-from server.facades.kit.memo import kept
 from server.facades.kit.openapi import body_schema, parameter
 from server.facades.kit.waiting import ended
 from server.facades.segmind import answers, errors

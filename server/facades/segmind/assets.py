@@ -1,18 +1,16 @@
-"""Files that clients bring before they ask for a video: `POST /upload-asset`.
-
-Knows: data URIs. Does not know: what the files are for, where they are kept, how long.
-"""
+"""`POST /upload-asset`: files as data URIs, uploaded before a video is requested."""
 
 from __future__ import annotations
 
 import mimetypes
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from server.context import Context
 from server.facades.kit.errors import Failure, Refused
 from server.media.artifact import Artifact
-from server.media.data_uris import HEAD, NotBase64, from_base64, unescaped
+from server.media.data_uris import NotBase64, from_text, head_of
 from server.media.outbound import DownloadFailed
 from server.media.uploads import UPLOAD_BYTES, chunks_of
 
@@ -27,23 +25,20 @@ class Asset:
     @classmethod
     def of(cls, uri: str, name: str) -> Asset:
         """What `uri` holds, a file of any type; `name` is what an error calls it. Raises Refused."""
-        comma = (uri := uri.strip()).find(",", 0, HEAD)
-        head = uri[: max(0, comma)].lower()
-        if not head.startswith("data:"):
+        uri, head = uri.strip(), None
+        with suppress(DownloadFailed):  # no comma
+            head = head_of(uri)
+        if head is None:
             raise Refused(Failure(400, f"{name} must be a data: URI, as in data:image/png;base64,iVBORw0…"))
-        kind, *options = head[5:].split(";")
-        data = unescaped(uri, comma + 1)
-        if "base64" in (option.strip() for option in options):
-            data = from_base64(data, UPLOAD_BYTES)
         try:
-            pieces = [piece for piece in data if piece]
+            pieces = [piece for piece in from_text(uri, UPLOAD_BYTES) if piece]
         except NotBase64:
             raise Refused(Failure(400, f"{name} says base64, and what follows is not")) from None
         except DownloadFailed as e:
             raise Refused(Failure(400, f"{name}: {e.message}")) from None
         if not pieces:
             raise Refused(Failure(400, f"{name} holds no data"))
-        return cls(kind.strip() if MEDIA_TYPE.fullmatch(kind.strip()) else "application/octet-stream", pieces)
+        return cls(head.media_type if MEDIA_TYPE.fullmatch(head.media_type) else "application/octet-stream", pieces)
 
     async def keep(self, context: Context, owner: str) -> Artifact:
         """Raises DiskFull, UploadTooLarge."""

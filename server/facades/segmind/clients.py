@@ -1,7 +1,4 @@
-"""How to reach this server with Segmind's SDK and with the program its pages print.
-
-Knows: both clients. Does not know: the calls. Only the address and the key are not as Segmind has them.
-"""
+"""Programs that reach this server with Segmind's SDK, and as Segmind's pages print them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Everything that can go wrong, in Segmind's words: `{"error": text}` and a code. The one place that makes those.
-
-Knows: which code Segmind answers for what. Does not know: who raised it and why.
-"""
+"""Segmind's errors: `{"error": text}` and a status."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""JSON or the bare video? Segmind's published samples disagree, and the address is the same.
-
-Knows: the rule that tells the two families of callers apart by what they send. Does not know: jobs, answers.
-"""
+"""JSON or the bare video? Segmind's published samples disagree, and the URL is the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and what its upload takes.
+"""Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and the body of an upload.
 
-Knows: what Segmind's pages say. Does not know: HTTP, jobs. The knobs of text-to-video are taken for image-to-video
-too, where Segmind documents none; left out there, they are the model's own.
+Image-to-video also takes the settings of text-to-video, for which Segmind documents no ranges; left out, they are the
+model's own.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import GenerationRequest, Media, Task
-from server.facades.kit.checks import MAX_PROMPT, no_bool, not_blank, writable
+from server.facades.kit.complaints import MAX_PROMPT, no_bool, not_blank, writable
+from server.facades.kit.samples import BLUE_BASE64, RED
 
 SEED_LIMIT = 2**53 - 1
 SIZE = (720, 480)  # both models' only one at Segmind, whatever model answers here
 RANDOM_SEED = -1
 MAX_ASSETS = 100
-RED = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEX/AAAZ4gk3AAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-BLUE = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEUAAP+KeNJXAAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-)
-PICTURES = [f"data:image/png;base64,{RED}", BLUE]
+PICTURES = [RED, BLUE_BASE64]
 PROMPTS = ["a red circle moves left", "a blue square moves right"]
 UNWANTED = ["low quality, blurry", "dark, grainy"]
 

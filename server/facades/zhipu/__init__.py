@@ -1,8 +1,8 @@
 """Zhipu, Z.ai and 302.AI: video tasks and their results.
 
-`app` has the addresses and `calls` what they do, `models` what a body may contain, `pictures` and `request_ids` what of
-it cannot be judged alone, `mapping` turns it into a GenerationRequest, `answers` puts a job into the vendors' words and
-`errors` the rest. `clients` are programs that use it.
+`app` has the URLs, `calls` the calls, `models` the bodies; `mapping` turns a body into a GenerationRequest and
+`request_ids` notices repeated ids; `answers` has a job in the vendors' words, `errors` everything else. `clients` are
+programs.
 """
 
 from server.facades.facade import Facade

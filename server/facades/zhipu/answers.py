@@ -1,7 +1,4 @@
-"""A job in Zhipu's words and in those of 302.AI's unified form.
-
-Knows: their members and state names. Does not know: how the job got there.
-"""
+"""A job as Zhipu's task, and in 302.AI's unified form."""
 
 from __future__ import annotations
 

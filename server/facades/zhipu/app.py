@@ -1,7 +1,4 @@
-"""The addresses of Zhipu, Z.ai, 302.AI and relays of theirs: which call answers where.
-
-Knows: paths, parameters beside a body. Does not know: what the calls do.
-"""
+"""The URLs of Zhipu, Z.ai, 302.AI and their relays."""
 
 from __future__ import annotations
 

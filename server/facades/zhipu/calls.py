@@ -1,7 +1,4 @@
-"""What Zhipu's and 302.AI's calls do: take a task, tell how it stands.
-
-Knows: their bodies and answers. Does not know: at which addresses they are served, who is let in.
-"""
+"""Zhipu's and 302.AI's calls: create a task, get its state."""
 
 from __future__ import annotations
 
@@ -16,11 +13,9 @@ from server.context import Context
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json
 from server.facades.kit.errors import Failure, Refused
-from server.facades.kit.fields import read_fields
-from server.facades.kit.memo import kept, unknown
+from server.facades.kit.fields import kept, read_fields, unknown
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
-from server.facades.zhipu.pictures import picture
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
 from server.jobs.jobs import PAGE_WAIT
@@ -81,7 +76,7 @@ class Zhipu:
                 media = None
                 for value in given.pictures:
                     field = "image" if "image" in fields else "image_url"
-                    media = await picture(self.context, value, field, owner)
+                    media = await mapping.picture(self.context, value, field, owner)
                 fresh = uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()
                 memo = {
                     **kept(fields, type(given).model_fields),

@@ -1,4 +1,4 @@
-"""Programs that reach this server with the clients of Zhipu, Z.ai and 302.AI, as short as they can be."""
+"""The shortest programs that reach this server with the clients of Zhipu, Z.ai and 302.AI."""
 
 from __future__ import annotations
 

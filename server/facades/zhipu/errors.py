@@ -1,8 +1,4 @@
-"""Everything that can go wrong, in Zhipu's words: `{"error": {"code", "message"}}`, the code being text. The one place
-that makes those.
-
-Knows: which status and code fit what, and what 302.AI adds. Does not know: who raised it and why.
-"""
+"""Zhipu's errors: `{"error": {"code", "message"}}`, the code being text; 302.AI's have two more members."""
 
 from __future__ import annotations
 

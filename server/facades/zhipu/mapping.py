@@ -1,16 +1,20 @@
-"""From a body to a GenerationRequest, and what of it is not as Zhipu has it.
-
-Knows: which of Zhipu's fields CogVideoX has. Does not know: HTTP, and what the model makes of sizes, lengths and rates
-(the plan does, and has notes of its own).
-"""
+"""Zhipu's fields -> GenerationRequest, with notes on what differs from Zhipu; and its rules for pictures."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+
 from pipelines.request import GenerationRequest, Media
+from server.context import Context
+from server.errors import MediaError
+from server.facades.kit.complaints import NO_PROMPT
 from server.facades.zhipu.models import UnifiedVideo, VideoGeneration
 
 STEPS = {"speed": 25, "quality": None}  # None: as many as the model's card says, 50
-NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
+MAX_BYTES = 5 * 2**20
+BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 WITHOUT_EFFECT = ("style", "aspect_ratio", "movement_amplitude")
 
 
@@ -49,3 +53,22 @@ def notes(given: VideoGeneration, rife: bool) -> list[str]:
     if given.sensitive_word_check is not None:
         said.append("sensitive_word_check: ignored (nothing is checked)")
     return said
+
+
+async def picture(context: Context, value: str | bytes, field: str, owner: str) -> Media:
+    """Raises MediaError that names `field`; DiskFull."""
+    media = await context.intake.picture(value, field, owner=owner)
+    await run_in_threadpool(_check, Path(media.path), field)
+    return media
+
+
+def _check(path: Path, field: str) -> None:
+    if not path.is_file():  # the worker will miss it too, and say so
+        return
+    if path.stat().st_size > MAX_BYTES:
+        raise MediaError(
+            field, "file_too_large", f"the file is larger than {MAX_BYTES // 2**20} MB", max_size=MAX_BYTES
+        )
+    with path.open("rb") as file:
+        if not file.read(8).startswith(BEGINNINGS):
+            raise MediaError(field, "unsupported_image_format", "must be a PNG or a JPEG")

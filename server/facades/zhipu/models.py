@@ -1,7 +1,6 @@
-"""What Zhipu and 302.AI take: models, fields, sizes, lengths, rates.
+"""The bodies that Zhipu and 302.AI take: models, fields, sizes, lengths, rates.
 
-Knows: their names, defaults and ranges. Does not know: HTTP, jobs, what CogVideoX makes of it (`mapping` does).
-Fields are checked after everything that stands for "left out" (null, an empty text or list) is gone: `present`.
+Fields that stand for "left out" (null, empty text, an empty list) are removed before validation: `present`.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJson
 from pydantic_core import PydanticCustomError
 
 from pipelines.request import Task
-from server.facades.kit.checks import is_blank, writable
-from server.facades.kit.complaints import shown
+from server.facades.kit.complaints import is_blank, shown, writable
+from server.facades.kit.samples import BLUE_BASE64, RED
 from weights.catalog import published
 
 MODELS = ("cogvideox-3", "cogvideox-2", "cogvideox-flash", "cogvideox")
@@ -32,11 +31,7 @@ MAX_IDS = 100
 SHORT_SIDES = {"480p": 480, "720p": 720, "1080p": 1080, "2k": 1080, "4k": 2160}
 WIDE = "16:9"
 ASPECT_RATIOS = ("16:9", "9:16", "4:3", "3:4", "1:1")
-RED = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEX/AAAZ4gk3AAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-BLUE = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAA1BMVEUAAP+KeNJXAAAADElEQVR42mNgIA0AAAAwAAEodEl9AAAAAElFTkSuQmCC"
-)
-PICTURES = [f"data:image/png;base64,{RED}", BLUE]
+PICTURES = [RED, BLUE_BASE64]
 
 
 def present(fields: dict[str, Any]) -> dict[str, Any]:

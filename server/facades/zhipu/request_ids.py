@@ -1,7 +1,6 @@
-"""The names that callers gave their requests, so that a repeated one is noticed.
+"""The request ids that callers chose, so that a repeated one is noticed.
 
-Knows: the latest names of each key since the server started; older ones, and all at a restart, are forgotten.
-Does not know: jobs. For one event loop.
+Only the latest ids of each key since the server started are known. For one event loop.
 """
 
 from __future__ import annotations

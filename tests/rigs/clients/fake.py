@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipelines.models import FAMILIES, ModelInfo
-from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task, draw_seed
+from pipelines.resolve import resolve
 from server.auth import Keys
 from server.context import Context
 from server.datadir import RECORDS

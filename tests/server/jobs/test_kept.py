@@ -9,9 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.facades.fal import errors
-from server.facades.fal.samples import RED
-from server.facades.kit.checks import MAX_PROMPT
-from server.facades.kit.memo import KEPT, kept
+from server.facades.kit.complaints import MAX_PROMPT
+from server.facades.kit.fields import KEPT, kept
+from server.facades.kit.samples import RED
 from server.limits.room import RoomLimits
 from tests.rigs.facade_rig import facade
 

@@ -14,7 +14,7 @@ import pytest
 from server.facades.kit.json_bodies import parsed
 from server.limits import steps
 from server.limits.steps import LARGE, STEP, in_turn
-from server.media.data_uris import ESCAPES, encoded, from_base64, from_data_uri, unescaped
+from server.media.data_uris import ESCAPES, encoded, from_base64, from_text, unescaped
 from server.media.outbound import DownloadFailed, TooLarge
 
 MIB = 2**20
@@ -56,7 +56,7 @@ def test_base64_is_the_same_however_it_is_cut() -> None:
         spaced = "".join(f"{text[at : at + 76]}\r\n" for at in range(0, len(text), 76))
         for written in (text, text.rstrip("="), spaced, text.translate({43: "-", 47: "_"}), f"{text}==\n="):
             assert b"".join(from_base64(encoded(written), MIB)) == data
-            assert b"".join(from_data_uri(f"data:a/b;base64,{written}", MIB)) == data
+            assert b"".join(from_text(f"data:a/b;base64,{written}", MIB)) == data
         escaped = "".join(f"%{byte:02x}" for byte in data[: ESCAPES // 2])
         for shift in range(4):  # where the steps cut
             assert b"".join(unescaped("x" * (STEP - 2 + shift) + escaped))[STEP - 2 + shift :] == data[: ESCAPES // 2]
@@ -70,14 +70,14 @@ def test_what_is_no_base64_is_refused(wrong: str) -> None:
 
 def test_no_more_is_decoded_than_is_wanted() -> None:
     text = base64.b64encode(bytes(2 * MIB)).decode()
-    for pieces in (from_base64(encoded(text), MIB), from_data_uri(f"data:;base64,{text}", MIB)):
+    for pieces in (from_base64(encoded(text), MIB), from_text(f"data:;base64,{text}", MIB)):
         with pytest.raises(TooLarge):
             list(pieces)
     with pytest.raises(TooLarge):
-        from_data_uri("data:," + "A" * 5 * MIB, MIB)
+        from_text("data:," + "A" * 5 * MIB, MIB)
     for uri, why in (("data:," + "%41" * (ESCAPES + 1), "percent escapes"), ("data:" + "A" * MIB, "no comma")):
         with pytest.raises(DownloadFailed, match=why):
-            list(from_data_uri(uri, 64 * MIB))
+            list(from_text(uri, 64 * MIB))
 
 
 LARGE_TEXTS: dict[str, Callable[[], bytes]] = {

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from server.app import create_app
 from server.facades import fal
-from server.facades.fal.samples import RED, RED_CLIP
+from server.facades.kit.samples import RED, RED_CLIP
 from server.house import House
 from server.jobs.job import Status
 from tests.rigs import checkpoints

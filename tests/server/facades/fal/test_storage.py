@@ -13,7 +13,7 @@ import pytest
 
 from server.errors import DiskFull
 from server.facades.fal import passes
-from server.facades.fal.samples import RED
+from server.facades.kit.samples import RED
 from tests.rigs.clients.fake_fal import APP, HERE, RUN, Store, built_with_files
 
 KEY = {"authorization": "Key id:secret"}

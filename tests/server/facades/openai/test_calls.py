@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.facades import openai
-from server.facades.openai.models import BLUE, RED
+from server.facades.kit.samples import BLUE, RED
 from server.jobs.job import JobError, Status
 from server.jobs.order import Order
 from tests.rigs import golden, pace

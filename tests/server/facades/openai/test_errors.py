@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from pipelines.request import Task
 from server.errors import DiskFull, NoModel, QueueFull, QuotaExceeded
 from server.facades.kit.errors import Unavailable
-from server.facades.openai.models import RED
+from server.facades.kit.samples import RED
 from tests.rigs import golden
 from tests.rigs.clients.fake import FakeJobs, fake_context, model_for
 from tests.server.facades.openai.test_calls import Served, build

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from pipelines.request import Lora
 from server.facades import openai
-from server.facades.openai.models import IGNORED, RED
+from server.facades.kit.samples import RED
+from server.facades.openai.models import IGNORED
 from tests.rigs.clients.fake import FakeJobs, fake_context
 
 Served = tuple[TestClient, FakeJobs]

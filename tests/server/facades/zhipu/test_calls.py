@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest, Media
 from server.facades import zhipu
+from server.facades.kit.samples import BLUE
 from server.facades.zhipu.app import MOUNTS
-from server.facades.zhipu.models import BLUE, PICTURES
+from server.facades.zhipu.models import PICTURES
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import JobError
 from server.jobs.order import Order

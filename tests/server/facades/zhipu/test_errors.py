@@ -14,7 +14,7 @@ import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull, QuotaExceeded
 from server.facades.kit.errors import Unavailable
-from server.facades.zhipu.models import BLUE
+from server.facades.kit.samples import BLUE
 from server.limits.bodies import MAX_BODY
 from tests.rigs.clients.fake import fail
 from tests.server.facades.zhipu.test_calls import ASKED, BASE, CREATE, UNIFIED, Served, build

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from server.errors import QueueFull, QuotaExceeded
-from server.facades.zhipu.models import BLUE
+from server.facades.kit.samples import BLUE
 from server.jobs.job import JobError
 from tests.rigs import golden
 from tests.rigs.clients.fake import hold
