@@ -5,12 +5,13 @@ Knows no models, devices, vendors or torch.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
+
+from weights import record
 
 Fit = Literal["auto", "crop", "pad", "stretch"]
 SchedulerName = Literal["ddim", "dpm"]
@@ -44,7 +45,7 @@ class Media:
 
     @classmethod
     def of(cls, path: Path) -> Media:
-        return cls(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+        return cls(str(path), record.sha256(path))
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,19 @@
-"""Which checkpoint answers which task, and which devices do the work: decided once, at the start.
+"""Which checkpoint serves which task, and on which devices: decided once, at startup.
 
-Knows: what is installed, which of it is preferred, how to see a CUDA device without torch.
-Does not know: weights' contents beyond their config files, jobs, HTTP.
+Knows: what is installed and which of it is preferred. Does not know: weights beyond their config files, jobs, HTTP.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.frames import rife_check, upscaler_check
 from pipelines.models import ModelError, ModelInfo, describe
 from pipelines.request import Task
+from server.devices import find_devices
 from server.errors import BadSetting, NoModel
 from server.setting_types import listed
 from server.settings import Settings, plain
@@ -32,7 +28,6 @@ REAL_WEIGHTS = (
     "This is the demo model that ships with the server, not CogVideoX. For the real one, on a GPU: "
     "cogvideox weights pull cogvideox-5b, then start the server again (or set COGVIDEOX_MODEL)."
 )
-DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -170,47 +165,3 @@ def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str
         except ModelError as e:
             problems.append(f"{name} is installed and not served: {e}")
     return found, problems
-
-
-def find_devices(
-    device: str,
-    environ: Mapping[str, str] = os.environ,
-    count: Callable[[], int] | None = None,
-    called: str = "COGVIDEOX_DEVICE",
-) -> tuple[str, ...]:
-    """`device` as set -> the devices to put a worker on; auto: every CUDA device there is, else the CPU.
-
-    Raises BadSetting for a CUDA device that is not there.
-    """
-    if device == "cpu":
-        return ("cpu",)
-    devices = (count or count_cuda_devices)()
-    if (visible := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        devices = min(devices, len([one for one in visible.split(",") if one.strip() not in ("", "-1")]))
-    if device == "auto":
-        return tuple(f"cuda:{n}" for n in range(devices)) or ("cpu",)
-    asked = tuple(device.split(","))
-    for one in asked:
-        if int(one.partition(":")[2] or 0) >= devices:
-            there = (
-                f"cuda:0 to cuda:{devices - 1} exist" if devices else "no CUDA device is visible, or torch has no CUDA"
-            )
-            raise BadSetting(f"{called}={device}: there is no {one}; {there}")
-    return asked
-
-
-def count_cuda_devices() -> int:
-    """How many CUDA devices torch would find, without asking it."""
-    try:
-        if version("torch").endswith("+cpu"):
-            return 0
-    except PackageNotFoundError:
-        return 0
-    if (command := shutil.which("nvidia-smi")) is not None:
-        try:
-            listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=20, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return 0
-        return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    # NOTE: in a container this may list devices of the host that are not handed to it
-    return len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0

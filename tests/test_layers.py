@@ -1,105 +1,63 @@
-"""Imports go one way through the layers, and only the engine imports torch."""
+"""Imports go one way through the layers of `scripts/structure.py`, in no circle, and only the engine imports torch."""
 
 from __future__ import annotations
 
-import ast
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("weights", "pipelines", "server", "training", "benchmarks")
-FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+from scripts import structure
+from scripts.structure import below, layer
 
-# From the lowest to the highest. A module imports from its own layer and those below; the longest matching name counts.
-LAYERS = (
-    ("weights",),
-    *(
-        tuple(f"pipelines.{name}" for name in layer.split())
-        for layer in (
-            "environment events request",
-            "child engine_port errors models progress ranges",
-            "extend plan",
-            "resolve",
-            "video",
-            "lora",
-            "frames",
-            "engine",
-        )
-    ),
-    ("pipelines",),
-    *(
-        tuple(f"server.{name}" for name in layer.split())
-        for layer in (
-            "errors private request_state text_file setting_names setting_types settings",
-            "auth",
-            "limits",
-            "datadir signing",
-            "served transport",
-            "media",
-            "jobs",
-            "keys webhooks",
-            "workers",
-            "context",
-            "facades",
-        )
-    ),
-    ("server", "training"),
-    ("benchmarks",),
-)
+FILES = structure.modules(structure.ROOT, (*structure.PACKAGES, "benchmarks"))
+FACADES = structure.ROOT / "server" / "facades"
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft"}
-WITHOUT_TORCH = ("weights", "server", *(f"pipelines.{path.stem}" for path in (ROOT / "pipelines").glob("*.py")))
-VENDORS = {path.name for path in (ROOT / "server" / "facades").iterdir() if path.is_dir()} - {"kit", "__pycache__"}
+WORDS = {f"pipelines.{path.stem}" for path in (structure.ROOT / "pipelines").glob("*.py")} - {"pipelines.__init__"}
+WITHOUT_TORCH = ("weights", "server", *WORDS)
+VENDORS = {path.name for path in FACADES.iterdir() if path.is_dir()} - {"kit", "__pycache__"}
 
-
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def layer(module: str) -> int:
-    return max((len(name), i) for i, names in enumerate(LAYERS) for name in names if below(module, name))[1]
-
-
-def below(module: str, package: str) -> bool:
-    return module == package or module.startswith(package + ".")
+# Imports inside functions that close a circle, as (importing module, imported module): reason. Empty, and best kept so.
+ALLOWED_CIRCLES: dict[tuple[str, str], str] = {}
 
 
 @cache
 def imports(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            assert node.module
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return structure.imports(path)
 
 
 def test_imports_go_one_way() -> None:
     wrong = []
-    for path in FILES:
-        module = module_of(path)
+    for module, path in FILES.items():
         for name in imports(path):
-            if below(name, "tests") or (
-                name.startswith(tuple(f"{p}." for p in PACKAGES)) and layer(name) > layer(module)
-            ):
+            ours = name.split(".")[0] in (*structure.PACKAGES, "benchmarks")
+            if below(name, "tests") or (ours and layer(name) > layer(module)):
                 wrong.append(f"{module} imports {name} from a higher layer")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_only_the_registry_imports_another_vendors_facade() -> None:
+    wrong = []
+    for module, path in FILES.items():
+        for name in imports(path):
             vendor = name.split(".")[2] if name.startswith("server.facades.") else ""
-            if (
-                vendor in VENDORS
-                and not below(module, f"server.facades.{vendor}")
-                and module != "server.facades.registry"
-            ):
+            home = below(module, f"server.facades.{vendor}") or module == "server.facades.registry"
+            if vendor in VENDORS and not home:
                 wrong.append(f"{module} imports {name} of one vendor")
     assert not wrong, "\n".join(sorted(wrong))
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and under TYPE_CHECKING count."""
+    graph = {
+        module: {other for other in used if (module, other) not in ALLOWED_CIRCLES}
+        for module, used in structure.module_graph(FILES).items()
+    }
+    assert structure.circles(graph) == []
+
+
 def test_only_the_engine_imports_torch() -> None:
     wrong = {}
-    for path in FILES:
-        module = module_of(path)
-        if any(below(module, name) for name in WITHOUT_TORCH if name != "pipelines.__init__"):
+    for module, path in FILES.items():
+        if any(below(module, name) for name in WITHOUT_TORCH):
             heavy = {name.split(".")[0] for name in imports(path)} & HEAVY
             wrong |= {module: heavy} if heavy else {}
     assert not wrong

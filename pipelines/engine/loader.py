@@ -204,5 +204,4 @@ def _digest(path: Path) -> str:
     target = path.resolve()
     if target.parent.name == "blobs" and len(target.name) == 64:
         return target.name
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return record.sha256(path)

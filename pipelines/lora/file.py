@@ -5,7 +5,6 @@ effect of one module:  W + scale x alpha / rank x B A      (arXiv 2106.09685, se
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,6 +18,7 @@ from urllib.parse import unquote
 
 from pipelines.lora.layout import Layers, LoraError, Match, Part, Shape, match
 from pipelines.lora.names import bare
+from weights.record import sha256
 from weights.safetensors_header import BrokenFile, read_whole_header
 
 AlphaSource = Literal[
@@ -233,8 +233,7 @@ def digest(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _digest(path: Path, *changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _number(data: bytes, dtype: str) -> float:

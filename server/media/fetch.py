@@ -7,7 +7,6 @@ API keys. Does not know: vendors' error shapes, how a file is checked, what a mo
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from server.media.artifacts import Artifacts
 from server.media.data_uris import from_text, head_of, pour
 from server.media.inspectors import Inspectors
 from server.media.outbound import DownloadFailed, Outbound, TooLarge
+from weights.record import sha256
 
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20
@@ -122,5 +122,4 @@ class Intake:
 def _digest(path: Path, file: BinaryIO) -> tuple[str, int]:
     """SHA-256 and size in bytes of what was written."""
     file.flush()
-    with path.open("rb") as written:
-        return hashlib.file_digest(written, "sha256").hexdigest(), file.tell()
+    return sha256(path), file.tell()

@@ -10,9 +10,10 @@ import pytest
 
 from pipelines.request import Task
 from server.auth import Keys, Unauthorized
+from server.devices import find_devices
 from server.errors import BadSetting, NoModel
 from server.media.artifacts import safe_name
-from server.served import choose, find_devices
+from server.served import choose
 from server.settings import Settings
 from tests.rigs.house import checkpoint, plain
 
@@ -197,7 +198,7 @@ def served(tmp: Path, **given: str) -> dict[str, str]:
 def test_which_model_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demos = tmp_path / "packaged"
     monkeypatch.setattr("weights.catalog._packaged", lambda name: demos / name)
-    monkeypatch.setattr("server.served.count_cuda_devices", lambda: 1)
+    monkeypatch.setattr("server.devices.count_cuda_devices", lambda: 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(NoModel, match="COGVIDEOX_MODEL"):
         choose(plain(models_dir=tmp_path, device="cpu")).model_for(Task.T2V)
@@ -224,7 +225,7 @@ def test_which_model_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_half_a_checkpoint_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weights.catalog._packaged", lambda name: tmp_path / name)
-    monkeypatch.setattr("server.served.count_cuda_devices", lambda: 1)
+    monkeypatch.setattr("server.devices.count_cuda_devices", lambda: 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     checkpoint(tmp_path / "demo")
     (checkpoint(tmp_path / "cogvideox-5b") / "vae" / "diffusion_pytorch_model.safetensors").unlink()
@@ -237,7 +238,7 @@ def test_half_a_checkpoint_is_not_served(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_our_pipelines_cannot_run_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weights.catalog._packaged", lambda name: tmp_path / name)
-    monkeypatch.setattr("server.served.count_cuda_devices", lambda: 1)
+    monkeypatch.setattr("server.devices.count_cuda_devices", lambda: 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     checkpoint(tmp_path / "demo")
     checkpoint(tmp_path / "cogvideox-5b", channels=33)

@@ -69,7 +69,7 @@ SAYS |= {"replicate": "detail", "huggingface": "error"}
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Path]]:
     tmp = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patched:  # the fake engine does not mind that there are none
-        patched.setattr("server.served.count_cuda_devices", lambda: 2)
+        patched.setattr("server.devices.count_cuda_devices", lambda: 2)
         patched.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         application = app(tmp, device="cuda:0,cuda:1", silence_seconds=1800)
     with TestClient(application):
