@@ -252,7 +252,7 @@ def test_the_demo_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("weights.catalog._packaged", lambda name: tmp_path / name)
     checkpoint(tmp_path / "demo")
     found = choose(plain(models_dir=tmp_path, device="cpu"))
-    assert found.is_demo and found.header == "demo (demo, not CogVideoX)"
+    assert found.is_demo and found.header() == "demo (demo, not CogVideoX)"
 
 
 def test_file_names() -> None:
