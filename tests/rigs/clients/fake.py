@@ -261,8 +261,11 @@ class FakeServed:
     """Every task, and frames between frames when the jobs say so."""
 
     def __init__(self, jobs: FakeJobs) -> None:
-        self.by_task = {task: model_for(task) for task in Task}
         self._jobs = jobs
+
+    @property
+    def by_task(self) -> dict[Task, ModelInfo]:
+        return getattr(self._jobs, "models", {task: model_for(task) for task in Task})
 
     @property
     def rife_available(self) -> bool:
