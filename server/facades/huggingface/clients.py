@@ -1,8 +1,4 @@
-"""How to reach this server with Hugging Face's client and with plain requests.
-
-Knows: that huggingface_hub sends no video task to a plain address before it is told that there is one. Does not know:
-the calls.
-"""
+"""Programs that reach this server with Hugging Face's client and with plain requests."""
 
 from __future__ import annotations
 
