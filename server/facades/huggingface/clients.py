@@ -1,4 +1,7 @@
-"""Programs that reach this server with Hugging Face's client and with plain requests."""
+"""Example programs for Hugging Face's client and for plain requests.
+
+huggingface_hub sends a video task to a custom URL only after the task is added to its table.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.inference._providers import PROVIDERS
 from huggingface_hub.inference._providers.hf_inference import HFInferenceTask
 
-PROVIDERS["hf-inference"]["text-to-video"] = HFInferenceTask("text-to-video")  # a task its table lacks
+PROVIDERS["hf-inference"]["text-to-video"] = HFInferenceTask("text-to-video")  # missing in its table
 
 model = "http://127.0.0.1:8000/hf-inference/models/zai-org/CogVideoX-5b"
 client = InferenceClient(base_url=model, api_key="YOUR_API_KEY")
