@@ -35,8 +35,9 @@ from benchmarks.ours_and_plain import Frames, Run, ours, plain
 from benchmarks.random_checkpoints import Kind, Scale, build
 from pipelines.engine.loader import Model
 from pipelines.engine.memory import LADDER, Placement, Rung, need, step_bytes
-from pipelines.plan import Plan, Source, resolve
+from pipelines.plan import Plan, SamplingPlan, Source
 from pipelines.request import GenerationRequest, Media
+from pipelines.resolve import resolve
 
 T = TypeVar("T")
 GIB = 2**30
@@ -79,7 +80,7 @@ class Bench:
         return ours(self.model, self.with_steps(steps), self.placement, self.source, file)
 
     def with_steps(self, steps: int) -> Plan:
-        return replace(self.plan, num_inference_steps=steps)
+        return replace(self.plan, sampling=replace(self.plan.sampling, num_inference_steps=steps))
 
     # -- the sections ---------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Bench:
         begin = time.perf_counter()
         run = self.run_ours(RUNG_STEPS, None, rung)
         reference = self.reference
-        estimate = need(rung, self.plan, self.model.info, self.model.weights)
+        estimate = need(rung, self.plan.sampling, self.model.info, self.model.weights)
         if run.peak_reserved is not None:
             self.peaks[rung] = run.peak_reserved
         return self.said(run) | {
@@ -158,14 +159,14 @@ class Bench:
             "limit_gib": None if limit is None else limit / GIB,
             "climbed": run.climbed,
             "ended_on": str(self.placement.rung),
-            "finished": bool(run.climbed) and len(run.frames) == self.plan.num_frames,
+            "finished": bool(run.climbed) and len(run.frames) == self.plan.video.num_frames,
             "latents_equal": self.reference is not None and torch.equal(run.latents, self.reference.latents),
         }
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
     def said(self, run: Run) -> dict[str, Any]:
-        tera = step_tera_flop(self.plan, self.model)
+        tera = step_tera_flop(self.plan.sampling, self.model)
         return {
             "steps": run.steps,
             "step_seconds": run.step,
@@ -245,7 +246,7 @@ def a_plan(model: Model, steps: int) -> tuple[Plan, Frames | None]:
     return plan, picture
 
 
-def step_tera_flop(plan: Plan, model: Model) -> float:
+def step_tera_flop(plan: SamplingPlan, model: Model) -> float:
     """Tera operations of the matrix products and attention in one step with guidance; a multiply-add counts as two."""
     config = model.transformer.config
     frames = -(-((plan.model_frames - 1) // 4 + 1) // model.info.latent_patch_frames)
@@ -392,17 +393,17 @@ def result_of(bench: Bench, about: dict[str, Any]) -> dict[str, Any]:
         "encoding": how_encoded(),
         "shape": {
             "model": about["arguments"]["model"],
-            "task": plan.task.value,
-            "frames": plan.num_frames,
-            "width": plan.width,
-            "height": plan.height,
+            "task": plan.sampling.task.value,
+            "frames": plan.video.num_frames,
+            "width": plan.video.width,
+            "height": plan.video.height,
             "steps": bench.steps,
-            "guidance_scale": plan.guidance_scale,
-            "scheduler": plan.scheduler,
+            "guidance_scale": plan.sampling.guidance_scale,
+            "scheduler": plan.sampling.scheduler,
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights_gib": {name: size / GIB for name, size in asdict(model.weights).items()},
-            "step_tflop": step_tera_flop(plan, model),
-            "step_estimate_gib": step_bytes(plan, model.info) / GIB,
+            "step_tflop": step_tera_flop(plan.sampling, model),
+            "step_estimate_gib": step_bytes(plan.sampling, model.info) / GIB,
         },
         "found": bench.found,
         "errors": bench.errors,

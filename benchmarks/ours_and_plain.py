@@ -110,8 +110,8 @@ def plain(
 ) -> Run:
     """Run the stock pipeline as its documentation shows it, entirely on `device`, then `export_to_video`."""
     parts = {"tokenizer": model.tokenizer, "text_encoder": model.text_encoder, "transformer": model.transformer}
-    pipe = type(model.pipeline(plan.task, plan.scheduler))(
-        **parts, vae=model.vae, scheduler=model.scheduler(plan.scheduler)
+    pipe = type(model.pipeline(plan.sampling.task, plan.sampling.scheduler))(
+        **parts, vae=model.vae, scheduler=model.scheduler(plan.sampling.scheduler)
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
@@ -123,28 +123,29 @@ def plain(
         last[:] = [tensors["latents"]]
         return tensors
 
-    given: dict[str, Any] = {"height": plan.model_height, "width": plan.model_width}
-    if plan.task is Task.V2V and source is not None:
-        given |= {"video": [Image.fromarray(f) for f in source], "strength": plan.strength}
+    sampling = plan.sampling
+    given: dict[str, Any] = {"height": sampling.model_height, "width": sampling.model_width}
+    if sampling.task is Task.V2V and source is not None:
+        given |= {"video": [Image.fromarray(f) for f in source], "strength": sampling.strength}
     else:
-        given |= {"num_frames": plan.model_frames}
-    if plan.task is Task.I2V and source is not None:
+        given |= {"num_frames": sampling.model_frames}
+    if sampling.task is Task.I2V and source is not None:
         given |= {"image": Image.fromarray(source[0])}
     with peak_of(device) as peak:
         begin = time.perf_counter()
         pictures = pipe(
-            prompt=plan.prompt,
-            negative_prompt=plan.negative_prompt,
-            num_inference_steps=plan.num_inference_steps,
-            guidance_scale=plan.guidance_scale,
-            use_dynamic_cfg=plan.use_dynamic_cfg,
-            generator=torch.Generator().manual_seed(plan.seed),
-            max_sequence_length=plan.max_tokens,
+            prompt=sampling.prompt,
+            negative_prompt=sampling.negative_prompt,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            use_dynamic_cfg=sampling.use_dynamic_cfg,
+            generator=torch.Generator().manual_seed(sampling.seed),
+            max_sequence_length=sampling.max_tokens,
             callback_on_step_end=on_step,
             **given,
         ).frames[0]
         if file is not None:
-            export(pictures, file, plan.fps)
+            export(pictures, file, plan.video.fps)
         seconds = time.perf_counter() - begin
     steps = laps.seconds()
     frames = np.stack([np.asarray(one) for one in pictures])
@@ -178,9 +179,9 @@ def ours(
 
     with peak_of(device) as peak:
         begin = time.perf_counter()
-        sampler = Sampler(model, plan, placement)
-        embeds = climb(ladder.climb(sampler.encode, "encoding the prompt"))
-        conditions, state = climb(ladder.climb(lambda: sampler.prepare(embeds, source), "preparing latents"))
+        sampler = Sampler(model, plan.sampling, placement)
+        embeds = climb(ladder.retry(sampler.encode, "encoding the prompt"))
+        conditions, state = climb(ladder.retry(lambda: sampler.prepare(embeds, source), "preparing latents"))
         steps = len(conditions.timesteps)
         while state.step < steps:
             try:
@@ -192,14 +193,14 @@ def ours(
                 rung = ladder.next_rung(f"step {state.step + 1} of {steps}", error)
             else:
                 break
-            climbed.append(ladder.go(rung, f"step {state.step + 1} of {steps}").message)
+            climbed.append(ladder.step_down(rung, f"step {state.step + 1} of {steps}").message)
         latents = state.latents[:, conditions.padding :]
 
         def write() -> list[Frames]:
             with placement.on_device("vae") as vae:
                 return _to_host(vae, latents, plan, file)
 
-        frames = np.concatenate(climb(ladder.climb(write, "decoding")))
+        frames = np.concatenate(climb(ladder.retry(write, "decoding")))
         seconds = time.perf_counter() - begin
     return Run(
         state.step,
@@ -222,7 +223,9 @@ def _to_host(vae: Any, latents: torch.Tensor, plan: Plan, file: Path | None) -> 
 
     made: list[Frames] = []
     check = FrameCheck()
-    with VideoWriter(file, plan.width, plan.height, plan.fps, "mp4", {"made by": "benchmarks"}) as writer:
+    with VideoWriter(
+        file, plan.video.width, plan.video.height, plan.video.fps, "mp4", {"made by": "benchmarks"}
+    ) as writer:
         for frames in finish(decode(vae, latents), plan, None):
             if not made:
                 poster(frames[0])

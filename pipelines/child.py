@@ -1,6 +1,6 @@
-"""Our own programs in processes of their own: how they are started, limited and ended.
+"""Start, limit and end our own programs, each in a process of its own.
 
-Knows: command line, environment, limits of a process. Does not know: what the programs do.
+Knows: command line, environment and limits of a process. Does not know: what the programs do.
 """
 
 from __future__ import annotations
@@ -11,29 +11,44 @@ import resource
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _SECRETS = ("COGVIDEOX_", "AWS_")  # settings and credentials that no such program needs
 _PR_SET_PDEATHSIG = 1
-REFUSED = 3  # exit status of a program that read a file and found it to be of no use; its output says why
+REFUSED = 3  # exit status of a program that could not use its file; its output says why
 
 
 def command(module: str, *args: str) -> list[str]:
-    """`python -m module args`. -P: a folder `pipelines` in the current directory is never run instead of ours."""
+    """`python -m module args`. -P: never import from the current directory, where there may be other `pipelines`."""
     return [sys.executable, "-P", "-m", module, *args]
 
 
 def environment() -> dict[str, str]:
-    """This process's, without its secrets and without any GPU."""
+    """This process's environment, without its secrets and without any GPU."""
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
 
 
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Python processes started within, multiprocessing's too, do not import from the current directory: as with -P."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def run(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end; its output is text. Raises subprocess.TimeoutExpired, and nothing of it is left then."""
+    """Run a program to its end. Raises subprocess.TimeoutExpired after killing it and all that it started."""
     with subprocess.Popen(
         command(module, *args),
         stdin=subprocess.DEVNULL,
@@ -51,7 +66,7 @@ def run(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[
 
 
 def verdict(module: str, *files: Path, seconds: float) -> tuple[str | None, str]:
-    """Why the program has no use for the first of `files`, in a line, None when it has; and its output."""
+    """Why the program cannot use the first of `files`, in one line, or None; and its output."""
     try:
         done = run(module, *map(str, files), seconds=seconds)
     except subprocess.TimeoutExpired:
@@ -64,23 +79,23 @@ def verdict(module: str, *files: Path, seconds: float) -> tuple[str | None, str]
 
 
 def refuse(error: OSError | ValueError) -> int:
-    """For the program itself: says what is wrong with its file; returns the status to exit with."""
+    """For the program itself: print what is wrong with its file; returns the exit status."""
     unread = f"cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"
     sys.stdout.write(unread if isinstance(error, OSError) else " ".join(str(error).split())[:400])
     return REFUSED
 
 
 def end(pid: int) -> None:
-    """Kills a process that leads its own session, and all that it started."""
+    """Kill a process that leads its own session, and all that it started."""
     with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
         os.killpg(pid, signal.SIGKILL)
 
 
 def confine(memory_bytes: int, cpu_seconds: int | None = None, address_space: int | None = None) -> None:
-    """For the program itself, before it reads anything: limits that its children inherit, and it ends with its parent.
+    """For the program itself, before it reads anything: set limits for it and its children, and end with its parent.
 
-    Beyond the memory an allocation fails (MemoryError), beyond the CPU time the kernel ends the process.
-    `address_space` in bytes where it must be larger than the memory: libraries of several GiB are mapped, not read.
+    Beyond `memory_bytes` an allocation fails (MemoryError), beyond `cpu_seconds` the kernel ends the process.
+    `address_space` (bytes) must be larger than the memory where libraries of several GiB are mapped but not read.
     """
     limits = {
         resource.RLIMIT_DATA: memory_bytes,

@@ -1,7 +1,4 @@
-"""Variables that libraries read once, when they are loaded. Call `prepare` before torch is imported.
-
-Knows: torch's, OpenMP's and the hub's switches. Does not know: settings of this project.
-"""
+"""Environment variables that libraries read once, when they are imported. Call `prepare` before importing torch."""
 
 from __future__ import annotations
 
@@ -9,15 +6,15 @@ import os
 
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",  # generating contacts nothing
-    # How long an idle OpenMP thread spins before it sleeps. By default so long that, beside one other busy process on
-    # two cores, 10 steps of the demo model took 25 to 42 s, against 4.1 to 4.9 s without spinning. Of 45 steps, seconds
-    # alone / beside a busy process: never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2, default 3.9 / not measured.
+    # How long an idle OpenMP thread spins before it sleeps. The default is so long that, beside one other busy process
+    # on two cores, 10 steps of the demo model took 25 to 42 s, against 4.1 to 4.9 s without spinning. Seconds for 45
+    # steps, alone / beside a busy process: never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2, default 3.9 / not measured.
     "GOMP_SPINCOUNT": "2000",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # less fragmentation between stages of unlike sizes
 }
 
 
 def prepare() -> None:
-    """Set what the owner has not set otherwise."""
+    """Set those that are not set already."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)

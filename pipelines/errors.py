@@ -1,10 +1,10 @@
-"""How a run can end without a video, other than by a RequestError."""
+"""The exceptions that end a run without a video, beside RequestError."""
 
 from __future__ import annotations
 
 
 class GenerationError(RuntimeError):
-    """A run that ended without a video. `code` as in `events.Failed`."""
+    """The run failed. `code` as in `events.Failed`."""
 
     def __init__(self, code: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -14,8 +14,8 @@ class GenerationError(RuntimeError):
 
 
 class GenerationCancelled(Exception):
-    """`cancelled()` said so."""
+    """`cancelled()` returned True."""
 
 
 class GenerationPaused(Exception):
-    """`paused()` said so. The latest Checkpoint is what there is to go on with."""
+    """`paused()` returned True. Resume from the latest Snapshot."""

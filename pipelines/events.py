@@ -1,8 +1,7 @@
-"""What the engine says while it works, in order: Started, then Stage / Progress / Checkpoint / Log, then Finished.
+"""The engine's events, in order: Started, then Stage / Progress / Snapshot / Log, then Finished.
 
-Knows: plain data that pickles and crosses a process or a network. Does not know: who listens.
-`Failed`, `Cancelled` and `Paused` are made by whoever ran the engine, from the exception that ended it; `Reworded` by
-whoever had the prompt reworded before.
+Plain data that pickles and crosses a process or a network. A worker turns the exception that ended a run into `Failed`,
+`Cancelled` or `Paused`, and yields `Reworded` first when it has changed the prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ StageName = Literal["load", "encode", "denoise", "decode", "enlarge", "interpola
 
 @dataclass(frozen=True)
 class Started:
-    """The plan that is carried out (`Plan.to_dict()`), with its notes."""
+    """`plan` is `Plan.to_dict()`, with its notes."""
 
     plan: dict[str, Any]
 
@@ -27,10 +26,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of a stage are done: sampling steps, decoder calls, frames.
+    """`done` of `total` units of a stage: sampling steps, decoder calls, frames.
 
-    `share`: of the whole video's work, 0 to below 1, never falling. `eta`: estimated seconds until the whole video is
-    complete, None while nothing is known. Stages from "decode" on overlap.
+    `share`: part of the whole video's work that is done, 0 to below 1, never falling. `eta`: estimated seconds until
+    the video is complete, None before the first estimate. Stages from "decode" on overlap.
     """
 
     stage: StageName
@@ -41,8 +40,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """The sampling after `step` steps, for `Engine.run(resume=...)`; the latest replaces those before it."""
+class Snapshot:
+    """The latents after `step` steps, to resume from with `Engine.run(resume=...)`. Replaces the snapshots before."""
 
     data: bytes
     step: int
@@ -56,7 +55,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Finished:
-    """The finished file. `manifest` reproduces it and is also inside it; `timings` are seconds per stage."""
+    """The finished file. `manifest` reproduces it and is also inside the file; `timings` are seconds per stage."""
 
     video: bytes
     poster: bytes  # JPEG
@@ -86,14 +85,14 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class Paused:
-    """Stopped to go on later, from the latest Checkpoint."""
+    """Stopped, to be resumed from the latest Snapshot."""
 
 
 @dataclass(frozen=True)
 class Reworded:
-    """Before all others: the request carried out (`GenerationRequest.to_dict()`), its prompt reworded or not."""
+    """`request` is `GenerationRequest.to_dict()` as it is carried out, whether its prompt changed or not."""
 
     request: dict[str, Any]
 
 
-Event = Reworded | Started | Stage | Progress | Checkpoint | Log | Finished | Failed | Cancelled | Paused
+Event = Reworded | Started | Stage | Progress | Snapshot | Log | Finished | Failed | Cancelled | Paused

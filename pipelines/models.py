@@ -1,11 +1,11 @@
-"""The CogVideoX family as a table of data, and how a checkpoint folder is recognised.
+"""The CogVideoX family as a table, and how a checkpoint folder is recognised.
 
-Knows: which sizes, frame counts, rates, dtype, scheduler and tokens each model was made for, and how to read the same
-off the config files of a checkpoint that is none of them. Does not know: torch, weights, requests.
+The table holds the sizes, frame counts, rates, dtype, scheduler and tokens that each model was trained for; those of a
+checkpoint that is none of the published ones are read from its config files. Pure: no torch, no weights.
 
 Sources: README of zai-org/CogVideo (sizes, frames, fps, dtype, steps, guidance), comments in its cli_demo.py (scheduler
 and dynamic guidance), scripts/convert_cogvideox_to_diffusers.py of diffusers (configs); frame counts measured on
-`AutoencoderKLCogVideoX`, which returns the length asked for 8k+1 frames only.
+`AutoencoderKLCogVideoX`, which returns the requested length for 8k+1 frames only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PATCH_PIXELS = 16  # VAE 8 x patch 2: anything finer fails late inside the trans
 
 
 class ModelError(ValueError):
-    """A folder that is no usable CogVideoX checkpoint; the message names what is missing or odd."""
+    """A folder is no usable CogVideoX checkpoint; the message names what is missing or wrong."""
 
 
 @dataclass(frozen=True)
 class FrameRule:
-    """Frame counts are `step`*k + 1, from `minimum` to `maximum`; `default` when nothing is asked."""
+    """Frame counts are `step`*k + 1, from `minimum` to `maximum`; `default` when the request gives none."""
 
     step: int
     minimum: int
@@ -45,8 +45,7 @@ class FrameRule:
 class SizeRule:
     """(width, height) pairs in pixels the model was trained on, the first one the default.
 
-    With `short_side`, every size is native whose short side is that and whose long side is a multiple of 16 up to
-    `long_side`.
+    With `short_side`, every size with that short side and a long side of a multiple of 16 up to `long_side` is native.
     """
 
     native: tuple[tuple[int, int], ...]
@@ -81,7 +80,7 @@ class SizeRule:
 
 @dataclass(frozen=True)
 class Family:
-    """What a generation of weights can do. `dtype` is the one it was trained for; on a CPU everything runs float32."""
+    """The abilities of one generation of weights. `dtype` is that of training; a CPU always computes in float32."""
 
     name: str
     title: str
@@ -132,7 +131,7 @@ SIGNATURES: dict[tuple[int, int, int, int | None, bool], str] = {
 }
 
 
-DEMOS = ("demo", "demo-i2v")  # the names of what ships with this project, in weights/catalog.py too
+DEMOS = ("demo", "demo-i2v")  # the models that ship with this project, also in weights/catalog.py
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _own_family(name: str, transformer: dict[str, Any], scheduler: dict[str, Any]) -> Family:
-    """A family read off the config files, for a checkpoint that is none of the published ones."""
+    """The family of a checkpoint that is none of the published ones, from its config files."""
     tall, wide = int(transformer.get("sample_height", 60)) * 8, int(transformer.get("sample_width", 90)) * 8
     frames = int(transformer.get("sample_frames", 49))
     if not (8 <= tall <= 8192 and 8 <= wide <= 8192 and 1 <= frames <= 10_000):
@@ -203,7 +202,7 @@ def _own_family(name: str, transformer: dict[str, Any], scheduler: dict[str, Any
 
 
 def describe(folder: Path, name: str | None = None) -> ModelInfo:
-    """Recognise the checkpoint in `folder` by its config files; reads no weights.
+    """Recognise the checkpoint in `folder` by its config files, without reading weights.
 
     Raises ModelError when a config is missing, unreadable, or not CogVideoX.
     """

@@ -1,30 +1,24 @@
-"""resolve(request, model) -> Plan: what will really be done, and a note with a reason for each change.
+"""The plan of a video: `SamplingPlan`, all that its latents depend on, `VideoPlan`, what is made of them, and notes.
 
-Knows: the model's table and what to do when a request asks for something else. Pure: no torch, no files, no clock.
-Does not know: devices, weights, vendors.
+Pure: no torch, no files. `pipelines.resolve` makes plans; saved latents belong to `sampling_key` of theirs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from pipelines.extend import extension_of
-from pipelines.models import ModelInfo
-from pipelines.ranges import MAX_FRAMES, MAX_SIDE, MIN_SIDE, check_ranges, spoken
-from pipelines.request import Fit, GenerationRequest, Lora, OutputFormat, RequestError, SchedulerName, Task
+from pipelines.request import MAX_SEED, Fit, Lora, OutputFormat, SchedulerName, Task
 
-GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
-FITTED = {"crop": "centre-cropped to fit", "pad": "padded with black to fit", "stretch": "stretched to fit"}
-CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
+KEY_VERSION = 2  # raise it when the same plan begins to give other latents, or snapshots change their format
 
 
 @dataclass(frozen=True)
 class Note:
-    """`field` was asked as `asked`, is done as `used`, because of `reason`."""
+    """One change to a request: `field` was requested as `asked` and is carried out as `used`, because of `reason`."""
 
     field: str
     asked: Any
@@ -37,7 +31,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Source:
-    """The picture or clip a request came with: pixels, a clip's length and rate, `notes` about its colours."""
+    """The input image or clip: its size in pixels, a clip's length and rate, and `notes` about its colours."""
 
     width: int
     height: int
@@ -47,31 +41,38 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Effective parameters. The model makes `model_frames` of `model_width` x `model_height`; the file holds
-    `num_frames` of `width` x `height` at `fps` (before any interpolation, which ends at `interpolate_fps`).
+class Extender:
+    """The checkpoint that continues a video beyond its first clip, and how it samples."""
 
-    `pace` is set when a duration was asked: so many of the model's frames pass in a second of the file, which then has
-    `num_frames` in the end, interpolated or not.
+    model: str
+    use_dynamic_cfg: bool
+    scheduler: SchedulerName
+    max_tokens: int
 
-    `extension`: frames of the further clips that the checkpoint `extender` makes, each from the last frame of the one
-    before, which its own first frame repeats."""
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Everything the latents depend on, beside the model's weights: the key of a snapshot covers every field.
+
+    The model generates `model_frames` of `model_width` x `model_height` at `model_fps`. `source` is the SHA-256 (hex)
+    of the input image or clip and `source_fit` how it is brought to that size; `source_frames` are the frames of a
+    clip that the model is given (video-to-video).
+
+    `extension`: frames of each further clip that `extender` generates from the last frame of the clip before, which
+    the further clip's first frame repeats.
+    """
 
     model: str
     task: Task
     prompt: str
     negative_prompt: str
-    num_frames: int
     model_frames: int
-    source_frames: int | None
-    width: int
-    height: int
     model_width: int
     model_height: int
-    fit: Fit
-    fps: int
     model_fps: int
-    interpolate_fps: int | None
+    source: str | None
+    source_fit: Fit | None
+    source_frames: int | None
     num_inference_steps: int
     guidance_scale: float
     use_dynamic_cfg: bool
@@ -80,241 +81,84 @@ class Plan:
     seed: int
     max_tokens: int
     loras: tuple[Lora, ...]
-    output_format: OutputFormat
-    tokens: int | None = None
-    pace: float | None = None
-    extender: str | None = None
+    extender: Extender | None = None
     extension: tuple[int, ...] = ()
-    notes: tuple[Note, ...] = field(default=())
 
     @property
-    def made(self) -> int:
-        """Frames there are of the model's before any are trimmed or repeated."""
+    def total_frames(self) -> int:
+        """Frames the model generates, before trimming or repeating."""
         return (self.source_frames or self.model_frames) + sum(frames - 1 for frames in self.extension)
 
+    def clip(self, number: int) -> SamplingPlan:
+        """The plan of one clip; 0 is the first. Equal for videos that share the clip, however long they are."""
+        if number == 0 or self.extender is None:
+            return replace(self, extender=None, extension=())
+        return replace(
+            self,
+            model=self.extender.model,
+            task=Task.I2V,
+            model_frames=self.extension[number - 1],
+            source=None,  # the last frame of the clip before, whose key `sampling_key` takes
+            source_fit=None,
+            source_frames=None,
+            use_dynamic_cfg=self.extender.use_dynamic_cfg,
+            scheduler=self.extender.scheduler,
+            seed=(self.seed + number) % (MAX_SEED + 1),
+            max_tokens=self.extender.max_tokens,
+            extender=None,
+            extension=(),
+        )
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """What is made of the frames after sampling: `num_frames` of `width` x `height` at `fps`, before interpolation to
+    `interpolate_fps`.
+
+    `pace` is set when the request gives a duration: the number of the model's frames that pass in one second of the
+    file. `num_frames` is then the file's length with or without interpolation.
+    """
+
+    num_frames: int
+    width: int
+    height: int
+    fit: Fit
+    fps: int
+    interpolate_fps: int | None
+    output_format: OutputFormat
+    pace: float | None = None
+
+    @property
+    def rate(self) -> int:
+        """Frames a second of the file."""
+        return self.interpolate_fps or self.fps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Effective parameters. `tokens`: length of the prompt, None where it was not counted."""
+
+    sampling: SamplingPlan
+    video: VideoPlan
+    notes: tuple[Note, ...] = ()
+    tokens: int | None = None
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Plain JSON types, with the fields of both plans side by side."""
+        parts = {**asdict(self.sampling), **asdict(self.video)}
+        rest = {"notes": [asdict(note) for note in self.notes], "tokens": self.tokens}
+        plain: dict[str, Any] = json.loads(json.dumps({**parts, **rest}))
         return plain
 
 
-def _even(side: float) -> int:
-    return max(MIN_SIDE, round(side / 2) * 2)
+def sampling_key(sampling: SamplingPlan | Mapping[str, Any], model: Mapping[str, Any], after: str | None = None) -> str:
+    """What latents belong to: the SHA-256 (hex) of all they depend on.
 
-
-def _too_large(name: str, side: int, other: str, follows: int) -> RequestError:
-    return RequestError(name, f"{side} makes the {other} {follows} in this shape; it must be {spoken(other)}")
-
-
-def _size(
-    request: GenerationRequest, model: ModelInfo, source: Source | None, note: Callable[..., None]
-) -> tuple[int, int, int, int, Fit]:
-    """(width, height) of the file, (width, height) the model works at, and how one becomes the other."""
-    rule = model.family.sizes
-    shape_w, shape_h = (source.width, source.height) if source else rule.default
-    match request.width, request.height:
-        case None, None:
-            asked_w, asked_h = rule.nearest(shape_w, shape_h)
-        case None, int(asked_h):
-            asked_w = _even(asked_h * shape_w / shape_h)
-            if asked_w > MAX_SIDE:
-                raise _too_large("height", asked_h, "width", asked_w)
-        case int(asked_w), None:
-            asked_h = _even(asked_w * shape_h / shape_w)
-            if asked_h > MAX_SIDE:
-                raise _too_large("width", asked_w, "height", asked_h)
-        case int(asked_w), int(asked_h):
-            pass
-        case _:
-            raise RequestError("width", "width and height must be integers")
-    if request.output_format == "mp4" and (asked_w % 2 or asked_h % 2):
-        even = (asked_w + asked_w % 2, asked_h + asked_h % 2)
-        note(
-            "size",
-            f"{asked_w}x{asked_h}",
-            f"{even[0]}x{even[1]}",
-            f"MP4 needs an even width and height, such as {even[0]}x{even[1]}; WebM and GIF take odd ones",
-        )
-        asked_w, asked_h = even
-    if rule.accepts(asked_w, asked_h):
-        return asked_w, asked_h, asked_w, asked_h, request.fit
-    model_w, model_h = rule.nearest(asked_w, asked_h)
-    fit = request.fit
-    ratio = (asked_w / asked_h) / (model_w / model_h)
-    lost = 1 - min(ratio, 1 / ratio)
-    if fit == "auto":
-        fit = "crop" if lost <= CROP_LIMIT else "pad"
-    how = "resized" if lost < 0.01 else FITTED[fit]
-    note(
-        "size",
-        f"{asked_w}x{asked_h}",
-        f"{model_w}x{model_h}, {how}",
-        f"{model.family.title} makes {', '.join(f'{w}x{h}' for w, h in rule.native)}"
-        + (f" and short side {rule.short_side}, long side up to {rule.long_side}" if rule.short_side else ""),
-    )
-    return asked_w, asked_h, model_w, model_h, fit
-
-
-def _timing(
-    seconds: float, rate: int, interpolated: bool, extend: bool, model: ModelInfo, note: Callable[..., None]
-) -> tuple[int, int, float]:
-    """Frames in a file of so many seconds, frames of the model's it shows, how many of those pass in a second."""
-    family = model.family
-    length = max(1, round(seconds * rate))
-    if length > MAX_FRAMES:
-        raise RequestError(
-            "duration",
-            f"{seconds:g} s at {rate} frames a second are {length} frames, at most {MAX_FRAMES} are possible",
-        )
-    shown = -(-(length - 1) * family.fps // rate) + 1
-    pace = float(family.fps)
-    most = family.frames.maximum
-    if shown > most and not extend:
-        note(
-            "duration",
-            f"{seconds:g} s",
-            f"{most / family.fps:.3g} s of motion, slowed down to fill it",
-            f"{family.title} makes at most {most} frames, {family.fps} a second",
-        )
-        shown, pace = most, (most - 1) / (length - 1) * rate
-    if rate != family.fps and not interpolated:
-        note(
-            "fps",
-            rate,
-            f"the model's frames, {'some repeated' if rate > family.fps else 'some left out'}",
-            f"{family.title} makes {family.fps} a second and no frames between them are drawn",
-        )
-    return length, shown, pace
-
-
-def _frames(
-    request: GenerationRequest, model: ModelInfo, source: Source | None, shown: int | None, note: Callable[..., None]
-) -> tuple[int, int, int | None]:
-    """Frames in the file, frames the model makes, frames of the source it is given (video-to-video).
-
-    `shown`: frames of the model's that a file of a given duration shows.
+    `sampling`: the plan, or a `Plan.to_dict()`. `model`: what identifies the weights and how they compute. `after`: the
+    key of the clip before. Raises KeyError for a dict that lacks a field of SamplingPlan.
     """
-    rule = model.family.frames
-    asked = request.num_frames if shown is None else shown
-    if asked is None and request.task is Task.V2V and source is not None and source.fps:
-        in_model_time = max(1, math.floor((source.frames - 1) * model.family.fps / source.fps + 1e-6) + 1)
-        asked = min(in_model_time, rule.maximum)
-        if in_model_time > rule.maximum:
-            note("num_frames", in_model_time, asked, f"{model.family.title} makes at most {rule.maximum} frames")
-    wanted = rule.default if asked is None else asked
-    makes = rule.next_valid(wanted)
-    if shown is None and makes != wanted and not (request.extend and wanted > makes):
-        note(
-            "num_frames",
-            wanted,
-            f"{makes} made, the first {wanted} kept" if makes > wanted else f"{makes} made, some repeated",
-            f"{model.family.title} makes {rule.step}k+1 frames"
-            if makes > wanted
-            else f"{model.family.title} makes at most {rule.maximum}",
-        )
-    if request.task is not Task.V2V:
-        return wanted, makes, None
-    if model.latent_patch_frames == 1:
-        return wanted, makes, makes
-    # NOTE: the 1.5 pipelines take a video only when it gives an even number of latents, that is 8k+5 frames
-    return wanted, makes, max(1, math.ceil((min(wanted, makes) - 5) / 8)) * 8 + 5
-
-
-def resolve(
-    request: GenerationRequest,
-    model: ModelInfo,
-    *,
-    source: Source | None = None,
-    count_tokens: Callable[[str], int] | None = None,
-    others: Sequence[ModelInfo] = (),
-) -> Plan:
-    """The plan for `request` on `model`. The seed must have been drawn before (`draw_seed`).
-
-    `source` describes the picture or clip that came with it; without it a video's own length is not yet known.
-    `others`: what else is served, and might continue what this model makes.
-    Raises RequestError for values no model can take, a task this model does not do, and, when `request.strict`, for
-    the first change that would be needed.
-    """
-    check_ranges(request)
-    family = model.family
-    if request.task not in model.tasks:
-        can = " and ".join(sorted(model.tasks))
-        raise RequestError("model", f"{family.title} does {can}, not {request.task}")
-    if request.seed is None:
-        raise RequestError("seed", "must be drawn before planning")
-    notes: list[Note] = []
-
-    def note(name: str, asked: Any, used: Any, reason: str) -> None:
-        if request.strict:
-            raise RequestError(name, f"{asked} is not possible as asked: {reason}")
-        notes.append(Note(name, asked, used, reason))
-
-    if request.prompt_note is not None:
-        if request.asked_prompt is not None:
-            notes.append(Note("prompt", request.asked_prompt, request.prompt, request.prompt_note))
-        else:
-            notes.append(Note("prompt_help", "asked for", "the prompt as it was", request.prompt_note))
-    notes += source.notes if source is not None else ()
-    width, height, model_width, model_height, fit = _size(request, model, source, note)
-    interpolate = request.interpolate_fps if request.interpolate_fps != family.fps else None
-    fps = family.fps if request.interpolate_fps else request.fps or family.fps
-    rate = interpolate or fps
-    length = shown = pace = None
-    if request.duration is not None:
-        length, shown, pace = _timing(
-            request.duration, rate, interpolate is not None, bool(request.extend), model, note
-        )
-    num_frames, model_frames, source_frames = _frames(request, model, source, shown, note)
-    further = None
-    if request.extend and num_frames > model_frames:
-        further = extension_of(model, request.task, (model_width, model_height), (num_frames, model_frames), others)
-        notes.append(Note("extend", *further.told))
-    steps = request.num_inference_steps or family.steps
-    strength = None
-    if request.task is Task.V2V:
-        strength = 0.8 if request.strength is None else request.strength
-        if int(steps * strength) < 1:
-            note("strength", strength, round(1 / steps, 4), f"strength x {steps} steps must leave at least one step")
-            strength = math.nextafter(1 / steps, 1.0)
-    tokens = None
-    if count_tokens is not None:
-        tokens = count_tokens(request.prompt)
-        if tokens > model.max_tokens:
-            note("prompt", f"{tokens} tokens", f"the first {model.max_tokens}", "the text encoder reads no more")
-    guidance = family.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    dynamic = family.dynamic_cfg if request.use_dynamic_cfg is None else request.use_dynamic_cfg
-    if guidance <= 1 and request.negative_prompt.strip():
-        note("negative_prompt", "given", "ignored", "guidance_scale of 1 or less switches guidance off")
-    if request.output_format == "gif" and rate > GIF_MAX_FPS:
-        raise RequestError("fps", f"a GIF plays at most {GIF_MAX_FPS} frames a second, got {rate}")
-    return Plan(
-        model=model.name,
-        task=request.task,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        num_frames=num_frames if length is None else length,
-        model_frames=model_frames,
-        source_frames=source_frames,
-        width=width,
-        height=height,
-        model_width=model_width,
-        model_height=model_height,
-        fit=fit,
-        fps=fps,
-        model_fps=family.fps,
-        interpolate_fps=interpolate,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        use_dynamic_cfg=dynamic and guidance > 1,
-        scheduler=request.scheduler or family.scheduler,
-        strength=strength,
-        seed=request.seed,
-        max_tokens=model.max_tokens,
-        loras=request.loras,
-        output_format=request.output_format,
-        tokens=tokens,
-        pace=pace,
-        extender=None if further is None else further.by.name,
-        extension=() if further is None else further.lengths,
-        notes=tuple(notes),
-    )
+    given = asdict(sampling) if isinstance(sampling, SamplingPlan) else sampling
+    plan = {field.name: given[field.name] for field in fields(SamplingPlan)}
+    plan["loras"] = [{**lora, "path": None if lora["sha256"] else lora["path"]} for lora in plan["loras"]]
+    what = {"version": KEY_VERSION, "sampling": plan, "model": model, "after": after}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,4 @@
-"""How far a run is, counted stage by stage, and how long the rest of the whole video will take.
-
-Knows: units done and seconds spent, per stage. Does not know: what a unit is, who listens. Imports no torch.
-"""
+"""The progress of a run: units done and seconds spent per stage, and an estimate for the rest. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from pipelines.events import Progress, StageName
 
 T = TypeVar("T")
 TELL_EVERY = 0.1  # seconds between two reports of a stage whose units are quick
-MOST = 0.99  # the share that counts as done before the file is complete
+MOST = 0.99  # the largest share reported before the file is complete
 LABELS: dict[str, str] = {
     "load": "loading the model",
     "encode": "encoding the prompt",
@@ -47,8 +44,8 @@ def sentence(progress: Progress) -> str:
 
 @dataclass
 class Count:
-    """Of one stage. `seconds` are those of `measured` units; the first unit is left out once there are others, because
-    it warms up."""
+    """The count of one stage. `seconds` is the time of `measured` units. The first unit is left out once there are
+    others, because it warms up."""
 
     total: int = 0
     done: int = 0
@@ -58,7 +55,7 @@ class Count:
     since: float = 0.0  # seconds spent on the unit in progress
 
     def unit(self) -> float | None:
-        """Seconds a unit takes; None before one was done."""
+        """Seconds per unit; None before the first one is done."""
         if not self.measured:
             return None
         usual = (self.seconds - self.first) / (self.measured - 1) if self.measured > 1 else self.seconds
@@ -66,10 +63,10 @@ class Count:
 
 
 class Meter:
-    """Counts one run. Units of work that blocks the run are reported to `tell`.
+    """Counts one run. `tell` gets the reports of work during which the run cannot yield.
 
-    `usual`: seconds a unit takes, from earlier runs. `in_steps`: the same as a multiple of a sampling step, for stages
-    that never ran. Both serve only until the stage itself was measured.
+    `usual`: seconds per unit in earlier runs. `in_steps`: the same as a multiple of a sampling step, for stages that
+    have never run. Both are used only until the stage itself is measured.
     """
 
     def __init__(
@@ -88,18 +85,18 @@ class Meter:
         self._share = 0.0
 
     def expect(self, stage: StageName, total: int, done: int = 0) -> None:
-        """The stage has `total` units in this run, `done` of which need no more work. May be corrected later."""
+        """The stage has `total` units, of which `done` are done already. May be called again with other numbers."""
         count = self._counts.setdefault(stage, Count())
         count.total, count.done = total, done
 
     def reach(self, stage: StageName, share: float) -> None:
-        """That share of the stage is done, in this run or an earlier one."""
+        """Set the share of the stage that is done, in this run or an earlier one."""
         count = self._counts[stage]
         count.done = round(count.total * share)
 
     @contextmanager
     def doing(self, stage: StageName) -> Iterator[None]:
-        """Time spent inside counts for this stage, except where another one begins inside."""
+        """Time inside the block counts for this stage, except where another stage begins inside."""
         outer = self._charge(stage)
         try:
             yield
@@ -107,12 +104,12 @@ class Meter:
             self._charge(outer)
 
     def count(self, stage: StageName, units: int = 1) -> None:
-        """`units` more are done; tells so."""
+        """`units` more are done; reports it."""
         if (progress := self.advance(stage, units)) is not None:
             self._tell(progress)
 
     def advance(self, stage: StageName, units: int = 1) -> Progress | None:
-        """`units` more are done; what is to be reported. None: too soon after the last report."""
+        """`units` more are done; returns the report, or None too soon after the last one."""
         self._charge(self._doing)
         count = self._counts.setdefault(stage, Count())
         count.done += units
@@ -125,7 +122,7 @@ class Meter:
         return self._report(stage, count, first=count.measured == units)
 
     def over(self, stage: StageName, items: Iterable[T], counted: bool = True) -> Iterator[T]:
-        """`items`; the time to make each counts for the stage, and each is a unit unless `counted` is False."""
+        """Yield `items`; the time to make each counts for the stage, and each is a unit unless `counted` is False."""
         source = iter(items)
         while True:
             with self.doing(stage):
@@ -138,11 +135,11 @@ class Meter:
             yield item
 
     def unit(self, stage: str) -> float | None:
-        """Seconds that a unit of the stage takes: measured, else as in earlier runs, else estimated from a step."""
+        """Seconds per unit of the stage: measured, else as in earlier runs, else estimated from a step."""
         count = self._counts.get(stage)  # type: ignore[call-overload]
         found: float | None = count.unit() if count else None
         if stage == "denoise" and count is not None and count.measured == 1 and count.done < count.total:
-            found = None  # the first step warms up, and stages that never ran would be reckoned by it
+            found = None  # the first step warms up; stages that have never run would be estimated by it
         if found is None:
             found = self.usual.get(stage)
         if found is None and stage != "denoise" and stage in self.in_steps:
@@ -151,22 +148,22 @@ class Meter:
         return found
 
     def measured(self) -> dict[StageName, float]:
-        """Seconds for a unit of each stage that ran."""
+        """Seconds per unit of each stage that has run."""
         units = {stage: count.unit() for stage, count in self._counts.items()}
         return {stage: unit for stage, unit in units.items() if unit is not None}
 
     def left(self) -> float | None:
-        """Seconds until the video is complete; None while nothing about the current work is known."""
+        """Seconds until the video is complete; None before the first measurement."""
         sampling = self._counts.get("denoise")
         if sampling and sampling.done < sampling.total and self.unit("denoise") is None:
-            return None  # what is known of the other stages is a small part
+            return None  # sampling is most of the work, and nothing is known of it
         parts = [(count.total - count.done, self.unit(stage)) for stage, count in self._counts.items()]
         if not any(unit for _, unit in parts):
             return None
         return max(0.0, sum(left * unit for left, unit in parts if unit is not None))
 
     def _charge(self, to: StageName | None) -> StageName | None:
-        """Books the time since the last call on the stage in progress; the time from now on is for `to`."""
+        """Add the time since the last call to the current stage; time from now on counts for `to`."""
         now = self._clock()
         was = self._doing
         if was is not None:

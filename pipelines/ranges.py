@@ -1,8 +1,6 @@
-"""What no model can take: the ranges of a request's numbers, text that nothing can write, and fields that make no sense
-together.
+"""Limits that hold for every model: ranges of numbers, text that can be encoded, fields that exclude each other.
 
-Knows: the widest range of each field, the only place where it stands. Pure: no torch, no files. Does not know: models,
-vendors with narrower ranges.
+The widest range of each field is defined here and nowhere else. Vendors may have narrower ones. Pure: no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ MAX_FPS = 120
 MAX_LORAS = 8
 MAX_LORA_SCALE = 10
 MIN_SECONDS, MAX_SECONDS = 0.1, 120
-RANGES: dict[str, tuple[float, float]] = {  # GenerationRequest's names -> both ends, which are possible
+RANGES: dict[str, tuple[float, float]] = {  # field of GenerationRequest -> both ends, inclusive
     "num_frames": (1, MAX_FRAMES),
     "width": (MIN_SIDE, MAX_SIDE),
     "height": (MIN_SIDE, MAX_SIDE),
@@ -32,7 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {  # GenerationRequest's names -> both 
 
 
 def flaw(text: str) -> str | None:
-    """Why no tokenizer, file or database takes this text; None for all others."""
+    """Why this text cannot be encoded or stored, None when it can."""
     if "\0" in text:
         return "it contains a NUL character"
     if text.isascii():
@@ -40,14 +38,14 @@ def flaw(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        if 0xDC80 <= ord(text[e.start]) <= 0xDCFF:  # how Python keeps such a byte of an argument or a file name
+        if 0xDC80 <= ord(text[e.start]) <= 0xDCFF:  # how Python represents such a byte of an argument or a file name
             return "it is not valid UTF-8"
         return "it contains half a surrogate pair"
     return None
 
 
 def _plain(value: int | float) -> str:
-    """As short as it can be without being another number: 100, and 100.0000001."""
+    """The shortest text that is this number: 100, and 100.0000001."""
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else str(value)
@@ -62,7 +60,7 @@ def spoken(name: str) -> str:
 
 
 def check_ranges(request: GenerationRequest) -> None:
-    """Raises RequestError for what no model can take."""
+    """Raises RequestError for a value outside the limits."""
     for name, (low, high) in RANGES.items():
         value = getattr(request, name)
         if value is not None and not low <= value <= high:  # NaN too

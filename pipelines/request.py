@@ -1,7 +1,6 @@
-"""What somebody asks for, before any model has been looked at.
+"""The request: what a client asks for, before it is matched to a model. `None` means "the model's own default".
 
-Knows: the field's names, and what makes a request nonsense for every model there is.
-Does not know: models, devices, vendors, torch. `None` means "the model's own default".
+Knows no models, devices, vendors or torch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Task(StrEnum):
 
 
 class RequestError(ValueError):
-    """A request that cannot be carried out: `field` names the culprit in `GenerationRequest`'s terms."""
+    """The request cannot be carried out because of `field` of GenerationRequest."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -38,7 +37,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Media:
-    """A picture or clip that came with the request: where its bytes lie here, and their SHA-256 (hex)."""
+    """An input image or clip: the file on this machine and its SHA-256 (hex)."""
 
     path: str
     sha256: str
@@ -50,9 +49,9 @@ class Media:
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file on this machine (safetensors) and the strength it is applied with.
+    """A LoRA file on this machine (safetensors) and its scale.
 
-    `sha256` (hex): what the file must be. `alpha` counts where nothing in or beside the file says what it is.
+    `sha256` (hex): the hash the file must have. `alpha` is used when the file and its sidecar give none.
     """
 
     path: str
@@ -60,15 +59,15 @@ class Lora:
     sha256: str | None = None
     alpha: float | None = None
 
-    def told(self) -> dict[str, Any]:
-        """For a manifest: without the folder it lies in."""
+    def for_manifest(self) -> dict[str, Any]:
+        """Without the file's folder."""
         named = {"file": Path(self.path).name, "scale": self.scale}
         return named if self.alpha is None else {**named, "alpha": self.alpha}
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One video to make. Sizes in pixels, `fps` in frames a second, `strength` in 0..1."""
+    """One video to generate. Sizes in pixels, `fps` in frames a second, `strength` in 0..1."""
 
     prompt: str
     negative_prompt: str = ""
@@ -78,23 +77,23 @@ class GenerationRequest:
     width: int | None = None
     height: int | None = None
     fit: Fit = "auto"
-    fps: int | None = None  # frame rate stamped on the file; with `interpolate_fps`, that one wins
-    interpolate_fps: int | None = None  # RIFE up to this rate, duration kept
-    duration: float | None = None  # seconds, instead of `num_frames`: the file's length, at the motion's own speed
-    # beyond the model's longest clip: further clips, each from the last frame of the one before; None: nothing is said
+    fps: int | None = None  # frame rate written to the file; `interpolate_fps` takes precedence
+    interpolate_fps: int | None = None  # interpolate with RIFE up to this rate; the duration stays
+    duration: float | None = None  # seconds, instead of `num_frames`: length of the file, motion at its own speed
+    # beyond the model's longest clip: further clips, each from the last frame of the one before; None: not specified
     extend: bool | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     use_dynamic_cfg: bool | None = None
     scheduler: SchedulerName | None = None
-    strength: float | None = None  # video-to-video: 1 remakes everything, 0 keeps the source
+    strength: float | None = None  # video-to-video: 1 replaces the source, 0 keeps it
     seed: int | None = None
     loras: tuple[Lora, ...] = ()
     output_format: OutputFormat = "mp4"
     strict: bool = False  # refuse instead of adapting
-    prompt_help: bool = False  # have the prompt reworded first, by whoever runs the engine and knows a helper
-    asked_prompt: str | None = None  # what `prompt` was before it was reworded
-    prompt_note: str | None = None  # what came of the help
+    prompt_help: bool = False  # let the worker rewrite the prompt first
+    asked_prompt: str | None = None  # `prompt` before it was rewritten
+    prompt_note: str | None = None  # the result of the rewriting
 
     @property
     def task(self) -> Task:
@@ -103,7 +102,7 @@ class GenerationRequest:
         return Task.I2V if self.image is not None else Task.T2V
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` gives an equal request back."""
+        """Plain JSON types; `from_dict` returns an equal request."""
         return asdict(self)
 
     @classmethod

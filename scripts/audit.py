@@ -1,6 +1,6 @@
-"""Look up every package of the given locks, and torch, in the database of known vulnerabilities, with pip-audit.
+"""Checks every package of the given locks, and torch, for known vulnerabilities, with pip-audit.
 
-Exit codes: 0 none known, 1 some, 3 the database cannot be reached or has no answer for a package.
+Exit codes: 0 none known, 1 some, 3 the database cannot be reached or has no result for a package.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ UNREACHABLE = 3
 
 
 def report(output: str) -> tuple[list[str], list[str]]:
-    """A line for each vulnerability in pip-audit's JSON, and the packages that the database was not asked about.
+    """One line for each vulnerability in pip-audit's JSON, and the packages that were not checked.
 
-    Raises ValueError when this is no answer.
+    Raises ValueError if the output is not a valid result.
     """
     packages = json.loads(output)["dependencies"]
     if not packages:
@@ -32,21 +32,21 @@ def report(output: str) -> tuple[list[str], list[str]]:
 def main(locks: list[str]) -> int:
     found: set[str] = set()
     unknown: set[str] = set()
-    for lock in locks:  # one by one: pip-audit refuses a package that two files name
+    for lock in locks:  # one by one, because pip-audit refuses a package that is in two files
         command = [sys.executable, "-m", "pip_audit", "--format=json", "--progress-spinner=off", "--disable-pip"]
         done = subprocess.run([*command, "--require-hashes", "--requirement", lock], capture_output=True, text=True)
         try:
             vulnerabilities, skipped = report(done.stdout)
         except (ValueError, KeyError):
             reason = (done.stderr.strip() or "no answer").splitlines()[-1]
-            print(f"audit: the database of vulnerabilities cannot be reached: {reason}")
+            print(f"audit: the vulnerability database cannot be reached: {reason}")
             return UNREACHABLE
         found |= set(vulnerabilities)
         unknown |= set(skipped)
     print(*sorted(found), sep="\n", end="\n" if found else "")
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        print(f"audit: the database of vulnerabilities gave no answer for {', '.join(sorted(unknown)[:5])}{more}")
+        print(f"audit: the vulnerability database has no result for {', '.join(sorted(unknown)[:5])}{more}")
     elif not found:
         print(f"No known vulnerability in {', '.join(locks)}.")
     return 1 if found else UNREACHABLE if unknown else 0

@@ -1,6 +1,6 @@
-"""Write into a Dockerfile which image the tag in its line `ARG BASE=` names today: `name:tag@sha256:...`.
+"""Pins the image in a Dockerfile's line `ARG BASE=` to its tag's current digest: `name:tag@sha256:...`.
 
-Asks the registry through docker, crane or skopeo, whichever is installed. Exit code 1: none could tell.
+It asks the registry with docker, crane or skopeo, whichever is installed. Exit code 1: none of them returned a digest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 BASE = re.compile(r"^ARG BASE=(?P<tag>[^@\s]+)(?:@(?P<digest>sha256:[0-9a-f]{64}))?$", re.MULTILINE)
-# NOTE: each prints the digest of the list of all platforms, not that of one platform's image
+# NOTE: each prints the digest of the list of all platforms, not of one platform's image
 ASKING = (
     ["docker", "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", "{tag}"],
     ["crane", "digest", "{tag}"],

@@ -1,8 +1,8 @@
-"""Make the virtual environment for serving; with --dev, add what tests and checks need.
+"""Creates the virtual environment for serving; with --dev, adds the packages for tests and checks.
 
-Standard library only: this runs before anything is installed. torch is installed apart from the locks, because one
-version has many builds (CPU, CUDA, one per Python and platform) on several indexes, each with its own hash, and only
-the build knows which CUDA libraries it needs. All else comes from the locks with --require-hashes and --no-deps.
+It uses only the standard library, because it runs before anything is installed. torch is not in the locks: one version
+has many builds (CPU, CUDA, one per Python and platform) on several indexes, each with its own hash, and only the build
+knows which CUDA libraries it needs. All other packages come from the locks with --require-hashes and --no-deps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# pip's settings, and the variables by which uv reads the same ones
+# pip's settings, and the variables with which uv reads the same settings
 UV_NAMES = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
@@ -32,8 +32,8 @@ UV_NAMES = {
     "cert": "SSL_CERT_FILE",
     "proxy": "ALL_PROXY",
 }
-TRUE = ("1", "true", "yes", "y", "on", "t")  # as pip reads a setting
-# Measured with the locked versions on Linux x86-64: megabytes to download, gigabytes on disk; minutes at 100 Mbit/s
+TRUE = ("1", "true", "yes", "y", "on", "t")  # pip's true values
+# Measured with the locked versions on Linux x86-64: megabytes to download, gigabytes on disk, minutes at 100 Mbit/s
 COST = {"cpu": (370, 1.3, 1), "cuda": (2900, 5.1, 5)}
 INSPECT = """
 import importlib.util, json, sys
@@ -49,36 +49,38 @@ print(json.dumps(found))
 
 
 class SetupError(Exception):
-    """Setup cannot continue; the message is one line that says why and what to do."""
+    """Setup cannot continue; the message is one line with the reason and the remedy."""
 
 
 class Environment:
-    """A virtual environment, and the program that installs into it: uv where it reaches the package index, else pip."""
+    """A virtual environment, and its installer: uv if it reaches the package index, otherwise pip."""
 
     def __init__(self, folder: Path, root: Path) -> None:
         self.folder, self.root = folder, root
         self.python = folder / "bin" / "python"
         self.uv: str | None = None
         self.uv_flags: list[str] = []
-        self.variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # pip's: the best version of all indexes
+        self.variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # like pip, take the best version of all indexes
 
     def create(self) -> None:
         """Raises SetupError."""
         if not self._runs("pass"):
             if self.folder.exists() and not (self.folder / "pyvenv.cfg").is_file():
-                raise SetupError(f"{self.folder} exists and is no virtual environment; move it away and try again")
+                raise SetupError(f"{self.folder} exists and is not a virtual environment; move it away and try again")
             if subprocess.run([sys.executable, "-m", "venv", "--clear", str(self.folder)]).returncode:
-                raise SetupError("no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv")
+                raise SetupError(
+                    "could not create a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+                )
         elif not self._runs("import pip") and subprocess.run([str(self.python), "-m", "ensurepip"]).returncode:
             raise SetupError(f"{self.folder} has no pip; remove it and try again")
 
     def choose_installer(self) -> None:
-        """Install uv and the build backend with pip, then use uv if it can reach what pip is configured to use."""
+        """Install uv and the build backend with pip. Then use uv if it reaches the package index that pip uses."""
         lock = (self.root / "requirements-setup.lock").read_text("utf-8")
         if self._pip_install(lock, check=False):
             self.uv = str(self.python.with_name("uv"))
         else:
-            print("  uv cannot be had from the package index; continuing without it")
+            print("  the package index does not offer uv; continuing with pip")
             self._pip_install("".join(s for s in _entries(lock) if not s.startswith("uv==")), check=True)
             self.uv = shutil.which("uv")
         self.variables |= self._pip_settings()
@@ -90,27 +92,27 @@ class Environment:
     def install(self, *arguments: str) -> None:
         """Raises SetupError."""
         if subprocess.run(self._command(*arguments), cwd=self.root, env=os.environ | self.variables).returncode:
-            raise SetupError("installing failed, for the reason above; `make setup` continues from here")
+            raise SetupError("installation failed, see above; `make setup` continues from here")
 
     def can_install(self, *arguments: str) -> bool:
-        """Whether the indexes offer it; one that is out of reach is given up soon."""
+        """Whether the indexes offer the package; unreachable indexes time out soon."""
         env = os.environ | self.variables | {"UV_HTTP_RETRIES": "1", "PIP_RETRIES": "1"}
         done = subprocess.run(self._command("--dry-run", *arguments), cwd=self.root, env=env, capture_output=True)
         return done.returncode == 0
 
     def torch(self) -> dict[str, object]:
-        """What `import torch` gives: version, cuda (its version, or None), gpu, ours; or error; or nothing."""
+        """Result of `import torch`: version, cuda (version or None), gpu, ours; or error; or nothing."""
         command = [str(self.python), "-W", "ignore", "-c", INSPECT]
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         try:
             found = json.loads(done.stdout.splitlines()[-1])
-        except (ValueError, IndexError):  # it crashed
+        except (ValueError, IndexError):  # the interpreter crashed
             found = {"error": (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]}
         return dict(found)
 
     def size(self) -> float:
-        """Gigabytes on disk."""
+        """Size in gigabytes on disk."""
         return sum(p.lstat().st_size for p in self.folder.rglob("*")) / 1e9
 
     def _command(self, *arguments: str) -> list[str]:
@@ -132,11 +134,11 @@ class Environment:
             return check or subprocess.run(self._command(*hashed), capture_output=True).returncode == 0
 
     def _pip_settings(self) -> dict[str, str]:
-        """pip's configuration as variables for uv, but for those that are set for uv already."""
+        """pip's configuration as environment variables for uv, except those already set for uv."""
         command = [str(self.python), "-m", "pip", "config", "list"]
         listed = subprocess.run(command, capture_output=True, text=True).stdout
         found: dict[str, str] = {}
-        for section in ("global", "install", ":env:"):  # the later one wins
+        for section in ("global", "install", ":env:"):  # later sections override earlier ones
             for name, value in re.findall(rf"^{section}\.([a-z-]+)=(.*)$", listed, re.MULTILINE):
                 if name == "no-index":  # uv has no variable for it
                     self.uv_flags = ["--no-index"] if ast.literal_eval(value).lower() in TRUE else []
@@ -147,12 +149,12 @@ class Environment:
 
 
 def install_torch(there: Environment, wanted: str, index: str | None) -> None:
-    """`wanted` is auto, cpu or cuda; `index` an index of torch builds beside pip's own. Raises SetupError."""
+    """`wanted` is auto, cpu or cuda; `index` is an index of torch builds in addition to pip's. Raises SetupError."""
     kind = wanted if wanted != "auto" else "cuda" if has_nvidia_driver() else "cpu"
     (version,) = re.findall(r"^torch==(\S+)", (there.root / "requirements-cuda.lock").read_text("utf-8"), re.MULTILINE)
     found = there.torch()
     if _suits(found, version, kind, wanted):
-        print(f"torch {found['version']} is installed already")
+        print(f"torch {found['version']} is already installed")
         return
     from_index = ["--extra-index-url", index] if index else []
     choices = [[f"torch=={version},!={version}+cpu", *from_index]]
@@ -168,8 +170,8 @@ def install_torch(there: Environment, wanted: str, index: str | None) -> None:
     with _temporary("\n".join(_pins(there.root / "requirements.lock"))) as pins:
         chosen = next((c for c in choices[:-1] if there.can_install(*c, "--constraint", pins)), choices[-1])
         if chosen is choices[-1] and kind == "cpu" and sys.platform == "linux":
-            print(f"No CPU build of torch can be had from your package index or {index or CPU_INDEX}.")
-            print("Installing the index's own build instead. It also runs on the CPU.")
+            print(f"Neither your package index nor {index or CPU_INDEX} offers a CPU build of torch.")
+            print("Installing the index's default build instead. It also runs on the CPU.")
             kind = "cuda"
         megabytes, _, _ = COST[kind]
         with _timed(f"torch {version}, {'CUDA' if kind == 'cuda' else 'CPU'} build: up to {megabytes} MB to download"):
@@ -177,7 +179,7 @@ def install_torch(there: Environment, wanted: str, index: str | None) -> None:
 
 
 def check_torch(there: Environment, wanted: str) -> str:
-    """Import torch, which fails where a library is missing; its version. Raises SetupError."""
+    """Import torch, which fails if a library is missing; returns its version. Raises SetupError."""
     found = there.torch()
     if "version" not in found:
         reason = found.get("error", "it is not installed")
@@ -186,10 +188,10 @@ def check_torch(there: Environment, wanted: str) -> str:
         )
     if wanted == "cuda" and not found["cuda"]:
         raise SetupError(
-            "the package index gave a torch without CUDA; name one that has it: make TORCH_INDEX=URL setup"
+            "the package index offers only a torch without CUDA; choose another index: make TORCH_INDEX=URL setup"
         )
     if found["cuda"] and not found["gpu"] and has_nvidia_driver():
-        print(f"Note: torch was built for CUDA {found['cuda']} and sees no GPU. The NVIDIA driver may be too old:")
+        print(f"Note: torch was built for CUDA {found['cuda']} but finds no GPU. The NVIDIA driver may be too old:")
         print("nvidia-smi shows the newest CUDA it supports. For an older one: make clean, make TORCH_INDEX=URL setup")
     return str(found["version"])
 
@@ -202,7 +204,7 @@ def has_nvidia_driver() -> bool:
 def _suits(found: dict[str, object], version: str, kind: str, wanted: str) -> bool:
     if "version" not in found:
         return False
-    if not found["ours"]:  # of the system, for an environment that was made with --system-site-packages
+    if not found["ours"]:  # the system's torch, in an environment created with --system-site-packages
         return True
     right = str(found["version"]).partition("+")[0] == version
     if sys.platform != "linux":
@@ -215,7 +217,7 @@ def _entries(lock: str) -> list[str]:
 
 
 def _pins(lock: Path) -> list[str]:
-    """`name==version ; marker` of each package: the lock without its hashes."""
+    """`name==version ; marker` of each package: the lock without hashes."""
     return [entry.splitlines()[0].rstrip(" \\") for entry in _entries(lock.read_text("utf-8"))]
 
 
@@ -263,7 +265,7 @@ def set_up(there: Environment, torch: str, index: str | None) -> None:
 def add_development(there: Environment) -> None:
     """Raises SetupError."""
     there.choose_installer()
-    if sys.dont_write_bytecode:  # then each of the tests' many processes would compile what it imports
+    if sys.dont_write_bytecode:  # otherwise each of the many test processes would compile its imports
         there.variables["UV_COMPILE_BYTECODE"] = "1"
     packages = len(_pins(there.root / "requirements-dev.lock"))
     with _timed(f"{packages} packages of requirements-dev.lock, for tests and checks: about 1 min"):
@@ -277,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--torch-index", help="an index of torch builds, such as one of https://download.pytorch.org/whl"
     )
-    parser.add_argument("--dev", action="store_true", help="add requirements-dev.lock to an environment that is there")
+    parser.add_argument("--dev", action="store_true", help="add requirements-dev.lock to an existing environment")
     parser.add_argument(
         "--root", type=Path, default=Path(__file__).resolve().parent.parent, help="the project's folder"
     )

@@ -43,7 +43,7 @@ from server.requestlog import Flood, Logged, note_refusals, noting
 from server.settings import Settings
 from server.transport.decoded import Decoded
 from server.transport.heads import answer_heads
-from server.workers.protocol import REAL_ENGINE
+from server.workers.spec import REAL_ENGINE
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY

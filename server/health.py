@@ -17,15 +17,15 @@ from server.jobs.store import JobStore
 from server.media.artifacts import Artifacts
 from server.served import REAL_WEIGHTS, Served
 from server.workers.dispatcher import Dispatcher
-from server.workers.outcomes import without_paths
-from server.workers.pool import LocalPool, WorkerState
+from server.workers.pool import Pool, WorkerState
+from server.workers.shown import without_paths
 
 
 @dataclass(frozen=True)
 class Health:
     served: Served
     store: JobStore
-    pool: LocalPool
+    pool: Pool
     dispatcher: Dispatcher
     data: DataDir
     artifacts: Artifacts

@@ -38,13 +38,14 @@ from server.served import Served, check_rife, check_upscaler, choose
 from server.settings import Settings
 from server.signing import Signing
 from server.webhooks import Courier
+from server.workers.attempt import Records
 from server.workers.dispatcher import Dispatcher
-from server.workers.outcomes import without_paths
-from server.workers.pool import LocalPool, specs_for
+from server.workers.local_pool import LocalPool
+from server.workers.patience import Patience
 from server.workers.prompt_help import helper_of
-from server.workers.protocol import REAL_ENGINE, WorkerSpec
-from server.workers.running import Patience
-from server.workers.snapshots import Checkpoints
+from server.workers.shown import without_paths
+from server.workers.snapshots import Snapshots
+from server.workers.spec import REAL_ENGINE, WorkerSpec, by_name
 
 log = structlog.get_logger()
 
@@ -112,21 +113,18 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         return next((file for api in apis if (file := api.file_of(context, path)) is not None), None)
 
     artifacts = Artifacts(data, settings.public_url, storage=storage, file_at=file_at)
-    engine_spec = EngineSpec(
-        served.folders, memory=settings.memory, rife=served.rife_weights, upscaler=settings.upscaler
+    engine_spec = EngineSpec({}, memory=settings.memory, rife=served.rife_weights, upscaler=settings.upscaler)
+    spec = WorkerSpec(
+        engine_spec,
+        data.temporary / "inputs",
+        models_dir=settings.models_dir,
+        engine_class=engine,
+        helper=helper,
     )
-    spec = WorkerSpec(engine_spec, engine, helper)
-    pool = LocalPool(specs_for(served.devices, spec))
+    pool = LocalPool(by_name(spec, served.folders), served.devices)
     patience = Patience(settings.drain_seconds, settings.silence_seconds, settings.max_run_seconds)
-    dispatcher = Dispatcher(
-        store,
-        pool,
-        artifacts,
-        Checkpoints(data.checkpoints, settings.keep_latents_mb * 2**20),
-        served.folders,
-        patience,
-        key_name=keys.name_of,
-    )
+    snapshots = Snapshots(data.checkpoints, settings.keep_latents_mb * 2**20)
+    dispatcher = Dispatcher(Records(store, artifacts, snapshots, keys.name_of), pool, served.folders, patience)
 
     def check_room() -> None:
         artifacts.check_room()

@@ -31,8 +31,8 @@ from server.transport import tls
 from server.transport.allocator import return_large_blocks
 from server.transport.listener import Listener
 from server.transport.protocol import Http, answer
-from server.workers.pool import LocalPool
-from server.workers.protocol import REAL_ENGINE
+from server.workers.pool import Pool
+from server.workers.spec import REAL_ENGINE
 
 log = structlog.get_logger()
 
@@ -78,7 +78,7 @@ def serve(
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=KEEP_ALIVE,
             server_header=False,
-            proxy_headers=False,  # `front.Forwarded` reads them
+            proxy_headers=False,  # `middleware.Forwarded` reads them
             lifespan="on",
             http="h11",
             ws="none",
@@ -112,7 +112,7 @@ def _started(on_ready: Callable[[str], None], url: str, app: FastAPI) -> None:
     on_ready(url)
 
 
-def _once(pool: LocalPool, on_broken: Callable[[str], None]) -> Callable[[], None]:
+def _once(pool: Pool, on_broken: Callable[[str], None]) -> Callable[[], None]:
     """Reports the first time that no worker can start; to be called again and again."""
     said = False
 

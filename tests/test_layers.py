@@ -19,6 +19,7 @@ LAYERS = (
             "environment events request",
             "child engine_port errors models progress ranges",
             "extend plan",
+            "resolve",
             "video",
             "lora",
             "frames",

@@ -1,1 +1,1 @@
-"""How the demo model in `weights/demo` and `weights/demo-i2v` was made. Nothing imports this package at run time."""
+"""How the demo models in `weights/demo` and `weights/demo-i2v` were trained. Not imported at run time."""

@@ -1,11 +1,10 @@
-"""Make the demo model: `python -m training`, some hours on a CPU core.
+"""Train the demo model: `python -m training`, some hours on a CPU core.
 
-Knows: the order of the steps. What they make is kept in `.cache/demo-training`, and a later run goes on from there: the
-three trainings (autoencoder, transformer, decoder) from the last checkpoint, the latents with the first size that is
-not there in full; the text encoder's lessons, some minutes, begin again unless they were finished. Latents and a
-decoder made from other weights, or from films that look different, are made anew.
-On a machine that does other work as well, OMP_NUM_THREADS=1 is several times faster than two threads.
-`python -m training export` only exports what is there, however far it got.
+All results are kept in `.cache/demo-training`, and a later run resumes: the three trainings (autoencoder, transformer,
+decoder) from their last checkpoint, the latents at the first incomplete size. The text encoder takes only minutes and
+starts again unless it was finished. Latents and a decoder are recomputed if the weights or the videos have changed.
+If other programs use the machine, OMP_NUM_THREADS=1 is several times faster than two threads.
+`python -m training export` only exports the results so far.
 """
 
 import sys
@@ -23,12 +22,12 @@ LESSONS = 2500
 
 
 def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:
-    """One over the deviation of the latents."""
+    """One over the latents' standard deviation."""
     return 1 / data[dataset.BUCKETS[0]].latents[:500].float().std().item()
 
 
 def untrained() -> train_transformer.Model:
-    """A transformer that knows nothing, with a text encoder that can read."""
+    """An untrained transformer with a trained text encoder."""
     model = train_transformer.build(32)
     file = CACHE / "encoder.pt"
     if not file.exists():

@@ -1,7 +1,7 @@
-"""Clips as latents, encoded once: what the transformer is trained on.
+"""Clips as latents, encoded once, to train the transformer.
 
-Knows: which lengths and sizes there are and how many films of each. Does not know: the transformer or the text encoder.
-The autoencoder looks back only, so the latents of a film's beginning are the beginning of its latents.
+Knows: the lengths and sizes, and the number of videos of each. Does not know: the transformer or the text encoder.
+The autoencoder is causal, so the latents of a video's beginning are the beginning of its latents.
 """
 
 import itertools
@@ -21,12 +21,12 @@ from training.words import caption, empty_caption, loose_caption, reserved
 
 SEED = 2
 NAMES = tuple(COLORS)
-TWO, ANYWHERE, PICTURE = 7, 8, 9  # which of ten clips
+TWO, ANYWHERE, PICTURE = 7, 8, 9  # numbers of these kinds among ten clips
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Films of one size. `share` is how often a training step takes this bucket."""
+    """Videos of one size. `share` is how often a training step uses this bucket."""
 
     height: int
     width: int
@@ -40,14 +40,14 @@ BUCKETS = (
     Bucket(64, 64, 300, 0.06),
     Bucket(80, 80, 120, 0.03),
 )
-LENGTHS = {49: 0.45, 33: 0.08, 25: 0.08, 17: 0.30, 9: 0.09}  # frames, and how often a training step takes so many
+LENGTHS = {49: 0.45, 33: 0.08, 25: 0.08, 17: 0.30, 9: 0.09}  # frames -> how often a training step uses this length
 
 
 @dataclass
 class Clips:
-    """Latents of one bucket's films: [N, 13, 16, h, w], those of the first frame alone [N, 16, h, w], and the scenes.
+    """Latents of one bucket's videos: [N, 13, 16, h, w], those of the first frame alone [N, 16, h, w], and the scenes.
 
-    A scene of None is a clip of a picture; only the image-to-video model is trained on those.
+    A scene of None is a clip of an image; only the image-to-video model is trained on those.
     """
 
     latents: torch.Tensor
@@ -61,14 +61,15 @@ class Clips:
 
 
 def held_out(scene: Scene) -> bool:
-    """One combination in eleven is never drawn in training, so that the model can be measured on it."""
+    """Whether this combination (one in eleven) is never used in training, so that the model can be tested with it."""
     places = SHAPES.index(scene.shape), NAMES.index(scene.color), NAMES.index(scene.background)
     return (places[0] + 3 * places[1] + 5 * places[2] + 7 * MOTIONS.index(scene.motion)) % 11 == 0
 
 
 def draw(bucket: Bucket, index: int) -> tuple[Frames, Scene | None]:
-    """Of ten clips seven are scenes on the grid, one has two objects, one lies anywhere or begins in the middle of the
-    motion, as the second part of a longer film does, and one is a picture."""
+    """Of ten clips, seven are scenes on the grid, one has two objects, one is placed anywhere or begins in the middle
+    of the motion, like the second part of a longer video, and one is an image.
+    """
     rng = np.random.default_rng((SEED, FILM, bucket.height, bucket.width, index))
     kind = index % 10
     if kind == PICTURE:
@@ -84,8 +85,9 @@ def draw(bucket: Bucket, index: int) -> tuple[Frames, Scene | None]:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKLCogVideoX, drawn: Iterable[tuple[Frames, Scene | None]]) -> Clips:
-    """Films of one size [T, H, W, 3], T a multiple of 4 and one, as latents: the mean of what the encoder gives, not
-    scaled, in float16."""
+    """Videos of one size [T, H, W, 3], with T a multiple of 4 plus one, as latents: the unscaled mean from the encoder,
+    in float16.
+    """
     latents, firsts, scenes = [], [], []
     films = iter(drawn)
     while part := list(itertools.islice(films, 4)):
@@ -98,12 +100,12 @@ def encode(vae: AutoencoderKLCogVideoX, drawn: Iterable[tuple[Frames, Scene | No
 
 
 def basis_of(vae: AutoencoderKLCogVideoX, films: Iterable[Frames]) -> str:
-    """What latents stand on: the autoencoder, and what the first films look like, one of every kind of `draw`."""
+    """Digest of everything the latents depend on: the autoencoder, and the first video of every kind of `draw`."""
     return loop.digest(*vae.state_dict().values(), *(torch.from_numpy(film) for film in films))
 
 
 def read(file: Path, basis: str) -> Clips | None:
-    """The clips of an earlier run, if they fit; older files hold nothing but them."""
+    """The clips of an earlier run, if they match. Older files contain only clips."""
     if not file.exists() or not loop.fits(saved := torch.load(file, weights_only=False), basis, file):
         return None
     clips: Clips = saved["clips"] if isinstance(saved, dict) else saved
@@ -111,8 +113,9 @@ def read(file: Path, basis: str) -> Clips | None:
 
 
 def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
-    """All buckets, encoded now or read from an earlier run of this autoencoder on films that look the same; what an
-    earlier run lacks is added."""
+    """All buckets, from an earlier run with the same autoencoder and the same videos if there is one, otherwise encoded
+    now.
+    """
     loaded = {}
     for bucket in BUCKETS:
         file = folder / f"latents-{bucket.height}x{bucket.width}.pt"
@@ -129,7 +132,9 @@ def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
 
 
 def say(scene: Scene | None, rng: np.random.Generator) -> str:
-    """What a training step calls the clip: mostly its caption, one time in five a loose one, one in eight nothing."""
+    """The caption of a clip in a training step: usually a full one, in one of five a loose one, in one of eight an
+    empty one.
+    """
     kind = rng.random()
     if kind < 0.12:
         return empty_caption(rng)

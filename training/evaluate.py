@@ -1,12 +1,12 @@
-"""Measure the shipped demo model as a client sees it: held-out prompts to a server, the judge on what comes back.
+"""Measure the shipped demo model like a client: send held-out prompts to a server and judge the videos.
 
-    python -m training.evaluate                 200 prompts and 50 unseen ones, with and without a picture:
+    python -m training.evaluate                 200 prompts and 50 unseen ones, with and without an image:
                                                         about an hour on two cores
     python -m training.evaluate --count 20      20 and 5
 
-Knows: how to ask (Segmind's two calls, with their own defaults: 49 frames, 45 steps, guidance 6, 720x480) and the
-judge. Does not know: how the model was trained. Prompts are sentences that training never says; "unseen" ones also name
-a combination of shape, colours and motion it never draws.
+The requests are Segmind's two calls with their defaults: 49 frames, 45 steps, guidance 6, 720x480. The prompts are
+sentences that training never uses; "unseen" ones also name a combination of shape, colours and motion that it never
+draws.
 """
 
 import argparse
@@ -40,7 +40,7 @@ START_SECONDS, ANSWER_SECONDS = 120, 600
 
 
 def asked(count: int, frames: int = FRAMES, *, unseen: bool = False) -> list[tuple[Scene, str]]:
-    """Held-out prompts, no two the same, with the scenes they stand for."""
+    """Held-out prompts, all different, with their scenes."""
     rng = np.random.default_rng((SEED, unseen))
     chosen: dict[str, Scene] = {}
     while len(chosen) < count:
@@ -53,8 +53,9 @@ def asked(count: int, frames: int = FRAMES, *, unseen: bool = False) -> list[tup
 
 @dataclass
 class Score:
-    """How often each attribute was right; `overlap` of objects with the ideal shape, 0..1 (see `Seen`); `psnr` of first
-    frames against the pictures given, in dB."""
+    """The share of correct attributes; `overlap` of objects with the ideal shape, 0..1 (see `Seen`); `psnr` in dB of
+    the first frames against the given images.
+    """
 
     right: list[tuple[bool, ...]] = field(default_factory=list)
     overlap: list[float] = field(default_factory=list)
@@ -76,7 +77,7 @@ class Score:
 
 
 def native(video: bytes, folder: Path) -> Frames:
-    """uint8 [T, 64, 96, 3] what an MP4 of any size [T, H, W, 3] shows, at the model's own size: means over pixels."""
+    """uint8 [T, 64, 96, 3]: an MP4 [T, H, W, 3] of any size, averaged down to the model's own size."""
     (folder / "clip.mp4").write_bytes(video)
     frames = read_video(folder / "clip.mp4", max_frames=200, max_pixels=10**7, max_seconds=60).frames
     return np.stack([np.asarray(Image.fromarray(f).resize((WIDTH, HEIGHT), Image.Resampling.BOX)) for f in frames])
@@ -112,8 +113,9 @@ def _ready(address: str) -> bool:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """The address of a server of our own on the demo model, with no settings but ours: neither the environment's nor
-    those of a `.env` file here. Raises RuntimeError with the end of its log if it does not become ready."""
+    """The URL of a new server with the demo model. It ignores settings in the environment and in a `.env` file here.
+    Raises RuntimeError with the end of its log if it does not become ready.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
 """Write trained models as two checkpoint folders in the published diffusers layout, in float16.
 
-Knows: the layout, and that `demo-i2v` borrows all but its transformer from `demo`. Does not know: training.
-The folders are made beside the old ones and then take their place; a model card (README.md) stays.
+`demo-i2v` links to `demo` for everything except its transformer. New folders are written next to the old ones and then
+replace them; the model cards (README.md) stay.
 """
 
 import copy
@@ -16,11 +16,13 @@ from training.text import build_tokenizer
 from training.train_transformer import SCHEDULE, Model
 
 SHARED = ("scheduler", "text_encoder", "tokenizer", "vae")
-LOG_VARIANCE = -10.0  # the encoder was trained without one; this makes its draws nearly exact
+LOG_VARIANCE = -10.0  # the encoder was trained without a variance; this makes its samples nearly exact
 
 
 def finished_vae(vae: AutoencoderKLCogVideoX, scale: float) -> AutoencoderKLCogVideoX:
-    """A copy in float16 whose draws are nearly exact and whose config has `scale`, one over the latents' deviation."""
+    """A float16 copy with nearly exact samples and with `scale`, one over the latents' standard deviation, in its
+    config.
+    """
     vae = copy.deepcopy(vae)
     vae.register_to_config(scaling_factor=round(scale, 6))
     layer = vae.encoder.conv_out.conv
@@ -31,7 +33,7 @@ def finished_vae(vae: AutoencoderKLCogVideoX, scale: float) -> AutoencoderKLCogV
 
 
 def averaged(model: Model) -> Model:
-    """A copy in float16 with the running mean of every weight, each of the shape it has in `model`."""
+    """A float16 copy with the running mean of every weight, in the shape of the weight in `model`."""
     result = Model(copy.deepcopy(model.transformer), copy.deepcopy(model.encoder), model.tokenizer, {})
     result.load(model.average)
     result.transformer.half().eval()
@@ -40,7 +42,7 @@ def averaged(model: Model) -> Model:
 
 
 def replace(fresh: Path, target: Path) -> None:
-    """Put the folder `fresh` in the place of `target`, whose model card it takes over. Both lie in one folder."""
+    """Replace the folder `target` by `fresh` and keep its model card. Both have the same parent folder."""
     for file in fresh.rglob("*.safetensors"):
         file.chmod(0o644)
     old = target.with_name(f".{target.name}.old")
@@ -58,7 +60,7 @@ def export_text_to_video(vae: AutoencoderKLCogVideoX, model: Model, scale: float
     shutil.rmtree(fresh, ignore_errors=True)
     model = averaged(model)
     CogVideoXPipeline(
-        tokenizer=build_tokenizer(),  # a used one would carry the padding of its last call
+        tokenizer=build_tokenizer(),  # a used tokenizer would keep the padding of its last call
         text_encoder=model.encoder,
         vae=finished_vae(vae, scale),
         transformer=model.transformer,

@@ -1,7 +1,7 @@
-"""Look at a clip and say what it shows: colour, background, shape, motion.
+"""Judge what a clip shows: colour, background, shape, motion.
 
-Knows: the palette, plain geometry, how each motion of `shapes` goes. Does not know: models, or what was asked for. It
-looks at one object, the one that stands out from the background most.
+Knows: the palette, plain geometry, the motions of `shapes`. Does not know: models, or what was requested. It looks at
+one object, the one with the most contrast to the background.
 """
 
 import cmath
@@ -15,20 +15,26 @@ from training.shapes import COLORS, DIRECTIONS, FILM, GROWTH, SHAPES, TURN, Fiel
 
 NAMES = tuple(COLORS)
 PALETTE = np.array([COLORS[name] for name in NAMES], np.float32)
-Times = npt.NDArray[np.integer]  # [N] numbers of frames
+Times = npt.NDArray[np.integer]  # [N] frame numbers
 Masks = npt.NDArray[np.bool_]  # [T, H, W] or [H, W]
-FOLDS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}  # turned by one over this, it looks the same
+FOLDS = {
+    "circle": 0,
+    "square": 4,
+    "triangle": 3,
+    "star": 5,
+}  # the shape looks the same after a full turn divided by this number
 WAYS = (*DIRECTIONS, "bouncing", "circling", "still")
-LEAST_CONTRAST = 40.0  # of 255 * sqrt(3); below it there is no object
-LEAST_OVERLAP = 0.6  # mean intersection over union with the ideal shape; below it there is none of our shapes
-LEAST_SEEN = 0.8  # share of the frames that must show the object; else it has no motion
+LEAST_CONTRAST = 40.0  # out of 255 * sqrt(3); below it there is no object
+LEAST_OVERLAP = 0.6  # mean intersection over union with the ideal shape; below it the shape is unknown
+LEAST_SEEN = 0.8  # share of the frames that must show the object; below it the motion is unknown
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one clip shows; "none" where there is no object, none of our shapes or none of our motions. `dx` and `dy`
-    are the way from first to last frame, in fractions of the frame; `growth` is last area / first area, `turn` in
-    radians a frame; `overlap` is how much of the object and the ideal shape in its place is common to both, 0..1."""
+    """What one clip shows; "none" if there is no object, or no known shape or motion. `dx`, `dy`: movement from the
+    first to the last frame, in fractions of the frame; `growth`: last area / first area; `turn`: radians per frame;
+    `overlap`: intersection over union of the object and the ideal shape in its place, 0..1.
+    """
 
     color: str
     background: str
@@ -73,7 +79,7 @@ def look(clip: Frames) -> Seen:
     turn = _turn(masks[times], times, FOLDS[shape])
     motion = _way(track / min(height, width) * 64, times, len(clip)) if len(times) >= LEAST_SEEN * len(clip) else "none"
     if motion == "still":
-        # Half as much as it should in so many frames, on a scale of logarithms.
+        # At least half of the expected factor for this number of frames, on a logarithmic scale.
         enough = 1 + (GROWTH - 1) * (len(clip) - 1) / (FILM - 1)
         if growth > enough or growth < 1 / enough:
             motion = "growing" if growth > 1 else "shrinking"
@@ -85,8 +91,9 @@ def look(clip: Frames) -> Seen:
 
 
 def _way(track: Field, times: Times, frames: int) -> str:
-    """Which of WAYS lies nearest to where the object was at `times`, [N, 2] in units; "none" if it went less than half
-    or more than one and a half times as far."""
+    """The motion in WAYS nearest to the object's positions at `times`, [N, 2] in units; "none" if the object moved less
+    than half or more than one and a half times as far.
+    """
     best, found = math.inf, ""
     for way in WAYS:
         scene = Scene("circle", "red", "blue", way, "medium", frames, 0, 0)
@@ -101,14 +108,14 @@ def _way(track: Field, times: Times, frames: int) -> str:
 
 
 def _moment(seen: Masks, fold: int) -> complex:
-    """Of a mask about its centre; its angle is `fold` times that of the shape."""
+    """Orientation of a mask about its centre: `fold` times the angle of the shape."""
     ys, xs = np.nonzero(seen)
     z = xs - xs.mean() + 1j * (ys - ys.mean())
     return complex((z**fold).mean())
 
 
 def _turn(masks: Masks, times: Times, fold: int) -> float:
-    """Radians a frame."""
+    """Rotation in radians per frame."""
     if not fold or len(times) < 4:
         return 0.0
     angles = np.unwrap([cmath.phase(_moment(seen, fold)) for seen in masks]) / fold
@@ -116,7 +123,9 @@ def _turn(masks: Masks, times: Times, fold: int) -> float:
 
 
 def _shape(masks: Masks) -> tuple[str, float]:
-    """Whose drawing, as large and turned as far, covers the masks best, and how well: mean intersection over union."""
+    """The shape whose drawing, at the same size and angle, matches the masks best, and its mean intersection over
+    union.
+    """
     scores = dict.fromkeys(SHAPES, 0.0)
     whole = [m for m in masks if not (m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any())]
     looked_at = (whole or list(masks))[:: max(1, len(whole) // 8)]
@@ -138,7 +147,7 @@ def _angles(seen: Masks, shape: str) -> tuple[float, ...]:
 
 
 def _overlap(seen: Masks, shape: str, x: float, y: float, angle: float) -> float:
-    """Intersection over union with the shape of the same area and centre."""
+    """Intersection over union with the ideal shape of the same area and centre."""
     height, width = seen.shape
     drawn = mask(shape, 64, 64, 20, angle, 128, 128)
     radius = 20 * math.sqrt(seen.sum() / drawn.sum())

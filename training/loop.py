@@ -1,6 +1,6 @@
-"""The training loop of every network here: resumable to the step, told by one line every so often.
+"""The training loop of all networks: resumable at every step, with regular progress lines.
 
-Knows: optimizers, learning rates, files that earlier runs left. Does not know: networks, data, losses.
+Knows: optimizers, learning rates, files of earlier runs. Does not know: networks, data, losses.
 """
 
 import hashlib
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-TOLD, SAVED = 50, 250  # steps between two lines, and between two checkpoints
+TOLD, SAVED = 50, 250  # steps between two progress lines, and between two checkpoints
 
 
 def digest(*tensors: torch.Tensor) -> str:
-    """Short text that is another one as soon as a number of theirs is."""
+    """A short digest that changes when any of the weights or arrays changes."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -25,17 +25,17 @@ def digest(*tensors: torch.Tensor) -> str:
 
 
 def keep(thing: object, file: Path) -> None:
-    """Write a file that is whole from the moment it is there."""
+    """Write a file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(thing, file.with_suffix(".tmp"))
     file.with_suffix(".tmp").rename(file)
 
 
 def fits(saved: object, basis: str, file: Path) -> bool:
-    """Whether what was read from `file` stands on `basis`; a line says if not. What was kept without one, does."""
+    """Whether the content of `file` was made with the same `basis`; prints a line if not. True if it has no basis."""
     theirs = saved.get("basis", basis) if isinstance(saved, dict) else basis
     if theirs != basis:
-        print(f"{file.name} was made from other weights or films and is not taken up", flush=True)
+        print(f"{file.name} was made from other weights or videos and is ignored", flush=True)
     return bool(theirs == basis)
 
 
@@ -52,14 +52,14 @@ def run(
     after: Callable[[int], None] = lambda step: None,
     basis: str = "",
 ) -> None:
-    """Train until `steps` steps are done, beginning where `checkpoint` stopped.
+    """Train until `steps` steps are done, resuming from `checkpoint`.
 
-    `basis` is the digest of what the training stands on, kept in the checkpoint; one of another basis is not taken up.
-    Without a basis every checkpoint is: its training may go on after the data changed.
+    `basis` is the digest of everything that the training depends on. It is stored in the checkpoint; a checkpoint with
+    another basis is ignored. Without a basis every checkpoint is used, so training can continue on changed data.
 
-    `loss_of` gives a step's loss and the number that is told of it; it must depend on nothing but the step, so that a
-    resumed run equals an uninterrupted one. Gradients of `clipped` are held to a norm of 1. `state` is what the
-    checkpoint keeps and `load` takes back; `after` is called once a step is done.
+    `loss_of` returns a step's loss and the number to print. It must depend only on the step, so that a resumed run
+    equals an uninterrupted one. The norm of the gradients of `clipped` is limited to 1. `state` returns what to store
+    in the checkpoint and `load` restores it; `after` is called after each step.
     """
     start = 0
     if checkpoint.exists() and fits(saved := torch.load(checkpoint), basis, checkpoint):

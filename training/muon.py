@@ -1,8 +1,8 @@
-"""Muon for convolutions: the momentum of every kernel, seen as a matrix, is made orthogonal before it is applied.
+"""Muon for convolutions: each kernel's momentum, viewed as a matrix, is orthogonalised before it is applied.
 
 After Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024), kellerjordan.github.io/posts/muon
 
-Knows: one optimizer. PyTorch's own Muon takes matrices only; the autoencoder here is nearly all 3D kernels.
+PyTorch's own Muon accepts only matrices, but the autoencoder consists mostly of 3D kernels.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,8 +11,9 @@ import torch
 
 
 def orthogonal(matrix: torch.Tensor, rounds: int = 5) -> torch.Tensor:
-    """The nearest matrix [M, N] with singular values of about one, by a quintic Newton-Schulz iteration with Jordan's
-    coefficients."""
+    """An approximation of the nearest orthogonal matrix to [M, N], with singular values of about one, by a quintic
+    Newton-Schulz iteration with Jordan's coefficients.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -24,7 +25,7 @@ def orthogonal(matrix: torch.Tensor, rounds: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Takes kernels of any rank; the step has the size that AdamW's would have at the same learning rate."""
+    """Takes kernels of any rank. Its steps are as large as those of AdamW at the same learning rate."""
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})

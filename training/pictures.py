@@ -1,7 +1,7 @@
-"""Pictures that are not of the demo's world: gradients, bars and several shapes at once, still or slowly drifting.
+"""Images outside the demo's world: gradients, bars and several shapes at once, still or slowly drifting.
 
-Knows: how to draw them. Does not know: scenes, words, models. The autoencoder and the image-to-video model see some, so
-that a user's own picture comes back recognisable instead of being forced into one shape on one colour.
+The autoencoder and the image-to-video model are also trained on these, so that they reproduce a user's own image
+recognisably instead of turning it into one shape on one colour.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from training.shapes import SHAPES, Frames, distance
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> Frames:
-    """[1, H, W, 3] a random picture."""
+    """A random image [1, H, W, 3]."""
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
     corners = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
     if rng.random() < 0.3:
@@ -32,7 +32,7 @@ def picture(rng: np.random.Generator, height: int, width: int) -> Frames:
 
 
 def drift(rng: np.random.Generator, frames: int, height: int, width: int, *, still: bool = False) -> Frames:
-    """[T, H, W, 3] a window that slides over a larger picture, up to a pixel and a half a frame."""
+    """A clip [T, H, W, 3]: a window that slides over a larger image, by up to one and a half pixels per frame."""
     steps = np.arange(frames)
     vx, vy = (0.0, 0.0) if still else rng.uniform(-1.5, 1.5, 2)
     left, top = np.round(vx * steps).astype(int), np.round(vy * steps).astype(int)

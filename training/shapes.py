@@ -1,12 +1,13 @@
-"""The world the demo model lives in: one or two plain shapes that move on a plain background.
+"""The world of the demo model: one or two plain shapes that move on a plain background.
 
-Knows: the scenes and how to draw one exactly. Does not know: words, models, torch, files. It is the ground truth, both
-for training and for whoever judges what the demo model answers.
+Knows: the scenes and how to draw them exactly. Does not know: words, models, torch, files. It is the ground truth for
+training and for judging the demo model's videos.
 
-Lengths are in units of 1/64 of the frame's shorter side: pixels at the native 96 x 64. Places and speeds lie on a grid
-of the autoencoder's cells (8 pixels), so that what moves looks the same to the transformer again and again; scenes that
-may lie `anywhere` do not. What no word tells is always the same: a scene lies in the middle unless its caption says
-where, and a second object stands in the middle of a straight way or to the right of whatever stays in its place.
+Lengths are in units of 1/64 of the frame's shorter side, which are pixels at the native 96 x 64. Positions and speeds
+lie on a grid of the autoencoder's cells (8 pixels), so that motion looks the same to the transformer each time; scenes
+with `anywhere` do not use the grid. Everything that has no words is always the same: a scene is in the middle unless
+its caption gives a position, and a second object stands in the middle of a straight path or to the right of an object
+that stays in its place.
 """
 
 import math
@@ -36,17 +37,17 @@ SHAPES = ("circle", "square", "triangle", "star")
 MOTIONS = ("left", "right", "up", "down", "still", "growing", "shrinking", "turning", "bouncing", "circling")
 SIZES: dict[str, float] = {"small": 13.0, "medium": 17.0, "big": 21.0}  # radius
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-GROWTH = 1.8  # last radius / first radius of a film
-TURN = math.pi / 32  # radians a frame: a square looks the same again after two seconds
+GROWTH = 1.8  # last radius / first radius of a video
+TURN = math.pi / 32  # radians per frame: a square looks the same again after two seconds
 BOUNCE_FRAMES, BOUNCE_HEIGHT = 16, 20.0
 CIRCLE = 12.0  # radius
-OFF_CENTRE = 0.5  # share of the scenes that may lie off the centre; their captions say where
-FILM = 49  # frames; every shorter clip is the beginning of such a film
+OFF_CENTRE = 0.5  # share of the scenes off the centre; their captions give the position
+FILM = 49  # frames; every shorter clip is the beginning of such a video
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A second object, which stays where it is. (x, y) is its centre, (0, 0) the frame's top left corner."""
+    """A second object, which does not move. (x, y) is its centre, (0, 0) the top left corner of the frame."""
 
     shape: str
     color: str
@@ -58,8 +59,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """`frames` frames of a film of FILM frames, from the one numbered `begin` on, by default its first; a film goes on
-    as it went. (x, y) is the middle of the way through the film, from the middle of the frame."""
+    """`frames` frames of a video of FILM frames, starting at frame `begin`. Motion continues beyond the last frame. (x,
+    y) is the middle of the path, relative to the middle of the frame.
+    """
 
     shape: str
     color: str
@@ -69,12 +71,12 @@ class Scene:
     frames: int
     x: float
     y: float
-    scale: float = 1.0  # of the radius
+    scale: float = 1.0  # times the radius
     other: Thing | None = None
     begin: int = 0
 
     def centre(self, t: float) -> tuple[float, float]:
-        """Where the centre is in frame `t` of the film, from (x, y)."""
+        """The centre in frame `t` of the video, relative to (x, y)."""
         if self.motion in DIRECTIONS:
             way = t - (FILM - 1) / 2
             return DIRECTIONS[self.motion][0] * way, DIRECTIONS[self.motion][1] * way
@@ -100,7 +102,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, frames: int, *, anywhere: bool = False, two: float = 0.0) -> Scene:
-    """A random scene; with probability `two` there is a second object, behind or in front of the first."""
+    """A random scene; with probability `two` it has a second object, behind or in front of the first."""
     color, background, third = (str(name) for name in rng.choice(list(COLORS), size=3, replace=False))
     motion, shape = str(rng.choice(MOTIONS)), str(rng.choice(SHAPES))
     while shape == "circle" and motion == "turning":
@@ -134,7 +136,7 @@ def distance(shape: str, x: Field, y: Field, radius: float) -> Field:
         low = y - 0.65 * radius
         return np.asarray(np.maximum(low, (np.abs(x) * 2 - (y + radius)) / math.sqrt(5)))
     if shape == "star":
-        # Fold the plane into one tenth of the star; there the outline is a single straight line.
+        # Fold the plane into one tenth of the star, where the outline is a single straight line.
         angle = np.abs((np.arctan2(x, -y) + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
         length = np.hypot(x, y)
         px, py = length * np.cos(angle), length * np.sin(angle)
@@ -148,8 +150,9 @@ def distance(shape: str, x: Field, y: Field, radius: float) -> Field:
 def mask(
     shape: str, x: float, y: float, radius: float, angle: float, height: int, width: int, outline: float = 0.0
 ) -> Field:
-    """[H, W] how much of each pixel a shape covers, 0..1, or its outline of such a width; in pixels and radians
-    (clockwise)."""
+    """[H, W] the share of each pixel that a shape covers, 0..1, or its outline of the given width; in pixels and
+    radians (clockwise).
+    """
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
     dx, dy = xs - x, ys - y
     if angle:
@@ -161,7 +164,7 @@ def mask(
 
 
 def coverage(scene: Scene, height: int, width: int, outline: float = 0.0) -> Field:
-    """[T, H, W] how much of each pixel the object covers, 0..1, or its outline of so many units."""
+    """[T, H, W] the share of each pixel that the object covers, 0..1, or its outline of the given width in units."""
     unit = min(height, width) / 64
     out = np.empty((scene.frames, height, width), np.float32)
     for number in range(scene.frames):
@@ -173,7 +176,7 @@ def coverage(scene: Scene, height: int, width: int, outline: float = 0.0) -> Fie
 
 
 def render(scene: Scene, height: int, width: int, outline: float = 0.0) -> Frames:
-    """[T, H, W, 3] the clip; `outline` units wide is a white line around the moving object."""
+    """[T, H, W, 3] the clip; `outline` is the width in units of a white line around the moving object."""
     video = np.broadcast_to(np.array(COLORS[scene.background], np.float32), (scene.frames, height, width, 3))
     layers = [(scene.color, coverage(scene, height, width))]
     if scene.other is not None:

@@ -1,7 +1,4 @@
-"""The contact sheet of the README: `python -m training.sheet docs/demo.png`.
-
-Knows: which prompts show what the demo model can do, and how to lay frames out. Does not know: how they are made.
-"""
+"""The contact sheet in the README: `python -m training.sheet docs/demo.png`."""
 
 import sys
 import tempfile
@@ -29,21 +26,21 @@ PROMPTS = (
 )
 PICTURE = Scene("triangle", "yellow", "red", "right", "medium", 49, 0, 0)
 PICTURE_PROMPT = "a yellow triangle moves right on a red background"
-SHOWN, MARGIN, LINE = 8, 2, 12  # frames of each clip; pixels
+SHOWN, MARGIN, LINE = 8, 2, 12  # frames per clip; pixels; pixels
 
 
 def film(engine: Engine, folder: Path, prompt: str, picture: Path | None = None) -> np.ndarray:
-    """uint8 [T, H, W, 3] of the demo's own size, seed 0, all else as it is by default."""
+    """A clip, uint8 [T, H, W, 3], at the demo's native size, with seed 0 and default settings."""
     request = GenerationRequest(prompt, image=Media.of(picture) if picture else None, seed=0)
     *_, last = engine.run(request, "demo-i2v" if picture else "demo")
     if not isinstance(last, Finished):
-        raise RuntimeError(f"{prompt!r} did not become a film: {last}")
+        raise RuntimeError(f"{prompt!r} did not produce a video: {last}")
     (folder / "clip.mp4").write_bytes(last.video)
     return read_video(folder / "clip.mp4", max_frames=200, max_pixels=10**6, max_seconds=60).frames
 
 
 def row(clip: np.ndarray, text: str) -> Image.Image:
-    """The prompt above some of the clip's frames [T, H, W, 3], the first and the last among them."""
+    """The prompt above some of the clip's frames [T, H, W, 3], including the first and the last."""
     picks = np.linspace(0, len(clip) - 1, SHOWN).round().astype(int)
     height, width = clip.shape[1], clip.shape[2]
     canvas = Image.new("RGB", (SHOWN * (width + MARGIN) - MARGIN, height + LINE + 2 * MARGIN), "white")

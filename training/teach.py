@@ -1,7 +1,7 @@
-"""Teach the text encoder to read before it has anything to draw: which colour is the object's, which the background's.
+"""Trains the text encoder to understand captions before the transformer needs it, for example which colour belongs to
+the object and which to the background.
 
-Knows: captions and the attributes behind them. Does not know: pixels or latents. Every output of the encoder must tell
-every attribute through one linear layer, which is thrown away afterwards.
+Every output of the encoder must predict every attribute through one linear layer, which is discarded afterwards.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ CHOICES = (tuple(COLORS), tuple(COLORS), MOTIONS, SHAPES, tuple(SIZES), PLACES, 
 
 
 def batch(tokenizer: T5TokenizerFast, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, L] token ids and [B, 9] attributes as places in `CHOICES`."""
+    """[B, L] token ids and [B, 9] attributes as indexes into `CHOICES`."""
     rng = np.random.default_rng((SEED, step))
     scenes = [s for s in (sample_scene(rng, 49, two=0.25) for _ in range(size)) if not held_out(s)]
     drawn = [(s, text) for s in scenes if not reserved(text := caption(s, rng))]
@@ -38,8 +38,9 @@ def _second(thing: Thing | None) -> tuple[str, str, str]:
 
 
 def teach(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, steps: int, peak: float = 2e-3, size: int = 64) -> None:
-    """Change the encoder in place by `steps` batches of up to `size` captions: the loss is the cross entropy of every
-    attribute at every token, told from the encoder's outputs [B, L, WIDTH]."""
+    """Train the encoder in place for `steps` batches of up to `size` captions. The loss is the cross entropy of every
+    attribute at every token, predicted from the encoder's outputs [B, L, WIDTH].
+    """
     torch.manual_seed(SEED)
     heads = torch.nn.Linear(WIDTH, sum(len(names) for names in CHOICES))
     optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], lr=peak, betas=(0.9, 0.99))
@@ -48,7 +49,7 @@ def teach(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, steps: int, peak:
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1, (step + 1) / 50, (steps - step) / (0.5 * steps))
         ids, labels = batch(tokenizer, step, size)
-        told = heads(encoder(ids)[0]).split([len(names) for names in CHOICES], dim=-1)  # of each [B, L, choices]
+        told = heads(encoder(ids)[0]).split([len(names) for names in CHOICES], dim=-1)  # each [B, L, choices]
         loss = torch.zeros(())
         for part, label in zip(told, labels.T, strict=True):
             loss = loss + F.cross_entropy(part.transpose(1, 2), label[:, None].expand(-1, ids.shape[1]))

@@ -1,7 +1,6 @@
-"""The demo's tokenizer and text encoder: a word-level T5 tokenizer and a very small T5 encoder.
+"""The demo's tokenizer and text encoder, untrained: a word-level T5 tokenizer and a very small T5 encoder.
 
-Knows: both, untrained. Does not know: what the words mean; the encoder learns that from captions alone first, then
-together with the transformer.
+The encoder learns the meaning of the words from captions alone first, then together with the transformer.
 """
 
 import torch
@@ -14,8 +13,9 @@ WIDTH = 64
 
 
 def build_tokenizer() -> T5TokenizerFast:
-    """Every known word is one token. Any other word is <unk>, whatever its length, after the longest known word that it
-    begins with ("circles" is "circle" and <unk>) or after a token of its own."""
+    """Every known word is one token. Any other word is <unk>, after the longest known word that it begins with
+    ("circles" is "circle" and <unk>) or else after a token of its own.
+    """
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -3.0) for word in vocabulary()]
     pieces += [(mark, -3.0) for mark in PUNCTUATION]
@@ -44,7 +44,7 @@ def build_encoder(tokens: int) -> T5EncoderModel:
 
 @torch.no_grad()
 def look_at_neighbours(encoder: T5EncoderModel) -> None:
-    """Start three heads with an eye on the words nearby, which say whose colour "red" is."""
+    """Initialise three heads to attend to nearby words, which say whose colour "red" is."""
     bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # [buckets, heads]
     before, after = 0, bias.shape[0] // 2
     bias[before + 1, 0] += 4
@@ -54,6 +54,6 @@ def look_at_neighbours(encoder: T5EncoderModel) -> None:
 
 
 def token_ids(tokenizer: T5TokenizerFast, prompts: list[str], length: int = MAX_TOKENS) -> torch.Tensor:
-    """[B, length], padded and cut as the stock pipeline does it."""
+    """[B, length], padded and truncated like in the stock pipeline."""
     ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     return torch.as_tensor(ids)

@@ -1,10 +1,8 @@
-"""Train the autoencoder's decoder a second time, on what the transformer makes.
+"""Trains the autoencoder's decoder a second time, on the transformer's output.
 
-The encoder stays, so that latents mean the same. Half of the latents are noisy, half are what the transformer takes a
-noisy clip for (one step of denoising), which is blurred as its films are; the decoder is to draw the outline that was
-meant.
-
-Knows: what goes wrong with latents, and the decoder. Does not know: how the transformer was trained.
+The encoder stays the same, so that latents keep their meaning. Half of the latents are noisy. The other half are the
+transformer's predictions from a noisy clip (one denoising step), which are blurred like its videos; the decoder learns
+to draw the intended outline.
 """
 
 import copy
@@ -23,15 +21,17 @@ from training.words import caption
 SEED = 7
 STEPS = 1200
 PEAK_RATE = 8e-4
-NOISE = 0.3  # at most, in latents of unit deviation
-TIMES = (100, 700)  # timesteps at which the transformer is asked what it sees
+NOISE = 0.3  # maximum, in latents of unit deviation
+TIMES = (100, 700)  # timesteps of the transformer's predictions
 FRAMES = 17
-WEIGHT_OF_RIM = 3.0  # of pixels within two units of the outline, against others of the object or the background
+WEIGHT_OF_RIM = (
+    3.0  # weight of pixels within two units of the outline, relative to others of the object or the background
+)
 BUCKET = BUCKETS[0]
 
 
 def drawn(rng: np.random.Generator) -> tuple[Scene, np.ndarray, np.ndarray]:
-    """A scene, its first frames [T, H, W, 3], and how much each pixel counts [T, H, W], 1 in the mean."""
+    """A scene, its first frames [T, H, W, 3], and the weight of each pixel [T, H, W], 1 on average."""
     scene = sample_scene(rng, FRAMES, anywhere=bool(rng.random() < 0.2), two=0.2)
     clip = render(scene, BUCKET.height, BUCKET.width)
     inside = np.abs(clip.astype(np.float32) - COLORS[scene.background]).max(-1) > 8
@@ -49,7 +49,7 @@ def blurred(
     scene: Scene,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """What the transformer takes [1, F, 16, h, w] latents of unit deviation for, after noise was added to them."""
+    """The transformer's prediction of [1, F, 16, h, w] latents of unit deviation, after adding noise to them."""
     at = torch.tensor([int(rng.integers(*TIMES))])
     noise = torch.randn_like(latents)
     noisy = scheduler.add_noise(latents, noise, at)
@@ -74,7 +74,7 @@ def loss_of(
     scale: float,
     step: int,
 ) -> tuple[torch.Tensor, float]:
-    """One film. The step is the seed: resuming is exact."""
+    """One video. The step is the seed, so that resuming is exact."""
     rng = np.random.default_rng((SEED, step))
     torch.manual_seed(step)
     scene, film, weight = drawn(rng)
@@ -96,7 +96,7 @@ def loss_of(
 def train(
     vae: AutoencoderKLCogVideoX, model: train_transformer.Model, scale: float, folder: Path, steps: int = STEPS
 ) -> AutoencoderKLCogVideoX:
-    """Train, or go on where an earlier run stopped on these two models. `folder` keeps the checkpoint."""
+    """Train, or resume an earlier run with the same two models. `folder` holds the checkpoint."""
     vae = copy.deepcopy(vae)
     vae.encoder.requires_grad_(False)
     scheduler = CogVideoXDDIMScheduler(**train_transformer.SCHEDULE)

@@ -1,7 +1,6 @@
-"""Train a LoRA on the demo model: every shape gets a white outline. `python -m training.train_lora`, minutes.
+"""Trains a LoRA for the demo model that gives every shape a white outline: `python -m training.train_lora`, minutes.
 
-Knows: which layers are adapted and what is drawn. Does not know: how LoRAs are loaded. One file serves both
-transformers of the demo, because only layers are adapted that they have in common.
+One file fits both transformers of the demo, because it adapts only layers that both have.
 """
 
 from pathlib import Path
@@ -34,7 +33,7 @@ def draw(index: int) -> tuple[Frames, Scene]:
 
 
 def outlined(vae: AutoencoderKLCogVideoX, folder: Path) -> Clips:
-    """The films as latents, encoded now or read from an earlier run, as `dataset.load` does."""
+    """The videos' latents, from an earlier run or encoded now, like `dataset.load`."""
     file = folder / "latents-outlined.pt"
     basis = dataset.basis_of(vae, (draw(index)[0] for index in range(10)))
     clips = dataset.read(file, basis)
@@ -57,7 +56,7 @@ def main() -> None:
     trained = [p for p in model.transformer.parameters() if p.requires_grad]
 
     def loss(step: int) -> tuple[torch.Tensor, float]:
-        # the layout is there: timesteps as in the transformer's later steps
+        # the layout is already decided: timesteps as in the transformer's later training
         value = loss_of(model, scheduler, {BUCKET: clips}, scale, EARLY_STEPS + step)
         return value, value.item()
 

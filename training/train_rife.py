@@ -1,12 +1,12 @@
-"""Train the small interpolation network: `python -m training.train_rife`, about seven minutes of a CPU core.
+"""Trains the small interpolation network: `python -m training.train_rife`, about seven minutes on a CPU core.
 
-Knows: moving shapes and drifting pictures at any moment and any size, and how the network learns to draw the frame
-between two of them. Does not know: the demo model, the frame rates a clip is wanted at (`pipelines.frames.rife`).
+Knows: moving shapes and drifting images at any moment and size, and how the network learns to draw the frame between
+two of them. Does not know: the demo model, or the frame rate of a video (`pipelines.frames.rife`).
 
 The layout is RIFE 4.6's with narrow blocks, so that the reader of the published weights reads these too. One block is
-trained and serves at all four scales: what it learns at one it knows at the others. First it only learns to see where
-each pixel went; pictures alone do not teach that, for at first every flow makes them worse than none.
-Its checkpoint lies in `.cache/demo-rife`, and training goes on from there.
+trained and used at all four scales. First it learns only the motion of each pixel; images alone do not teach that,
+because at first every flow makes them worse than no flow.
+Its checkpoint is in `.cache/demo-rife`, and training resumes from there.
 """
 
 import math
@@ -29,21 +29,22 @@ from training.shapes import COLORS, SIZES, Field, Scene, mask, sample_scene
 CACHE = Path(".cache/demo-rife")
 TARGET = Path(__file__).parent.parent / "weights" / "demo-rife" / "flownet.safetensors"
 SHAPE = Shape(widths=(36, 36, 36, 36), out=24, encoder_layers=0, encoder_width=0, features=0, scales=(8, 4, 2, 1))
-MATCHING, STEPS = 1600, 2400  # steps of the block alone, then of the whole
+MATCHING, STEPS = 1600, 2400  # steps of the block alone, then of the whole network
 NATIVE = (64, 96)
-# size relative to the native one, share of the batches, pairs in a batch; 7.5 is 720 x 480
+# size relative to the native one, share of the batches, pairs per batch; 7.5 is 720 x 480
 ZOOMS = ((1.0, 0.7, 8), (2.0, 0.16, 2), (4.0, 0.09, 1), (7.5, 0.05, 1))
-WINDOW = (256, 384)  # the most of a frame that is trained on at once
-TIMES = ((1, 2), (2, 4))  # steps to the frame between, steps in all: a net this small learns one time only
+WINDOW = (256, 384)  # largest part of a frame in training
+TIMES = ((1, 2), (2, 4))  # steps to the frame in between, steps in total: a network this small learns only one time
 
 MATCHING_RATE, RATE = 2e-3, 1e-3
-GUIDED = 0.1  # what a pixel of flow that is wrong counts, at first; a tenth of it in the end
+GUIDED = 0.1  # weight of a wrong pixel of flow at first; it falls to a tenth of this
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Three pictures [..., 3, H, W] in 0..1, and where each pixel of the one between lies in the other two
-    [..., 4, H, W]. `t` (0..1): when the one between is."""
+    """Three images [..., 3, H, W] in 0..1, and the position of each pixel of the middle one in the other two
+    [..., 4, H, W]. `t` (0..1): the time of the middle one.
+    """
 
     before: Tensor
     between: Tensor
@@ -54,7 +55,7 @@ class Sample:
 
 
 def moment(scene: Scene, t: float, zoom: float, top: int, left: int, height: int, width: int) -> Field:
-    """[H, W, 3] in 0..255: a window of the scene in frame `t`, which need not be whole, drawn `zoom` times as large."""
+    """[H, W, 3] in 0..255: a window of the scene in frame `t`, which may be a fraction, drawn `zoom` times as large."""
     middle_x, middle_y = NATIVE[1] * zoom / 2 - left, NATIVE[0] * zoom / 2 - top
     dx, dy = scene.centre(t)
     place = middle_x + (scene.x + dx) * zoom, middle_y + (scene.y + dy) * zoom
@@ -70,7 +71,7 @@ def moment(scene: Scene, t: float, zoom: float, top: int, left: int, height: int
 
 
 def motion(scene: Scene, t: float, to: float, zoom: float, top: int, left: int, height: int, width: int) -> Tensor:
-    """[2, H, W] how far from each pixel in frame `t` its place in frame `to` is, right and down; the rest rests."""
+    """[2, H, W] the motion of each pixel from frame `t` to frame `to`, right and down; 0 where nothing moves."""
     middle_x, middle_y = NATIVE[1] * zoom / 2 - left, NATIVE[0] * zoom / 2 - top
     (now_x, now_y), (then_x, then_y) = scene.centre(t), scene.centre(to)
     x, y = middle_x + (scene.x + now_x) * zoom, middle_y + (scene.y + now_y) * zoom
@@ -100,8 +101,8 @@ def _window(zoom: float) -> tuple[int, int]:
 
 
 def moving_shapes(rng: np.random.Generator, share: float, zoom: float) -> Sample:
-    """One or two frames of a scene apart. Half of the large ones are enlarged small ones, as the demo model's clips."""
-    # half of the time within the first 17 frames of the film
+    """One or two frames of a scene apart. Half of the large ones are enlarged small ones, as in the demo model."""
+    # half of the pairs are within the first 17 frames of the video
     frames, gap = int(rng.choice([17, 49])), int(rng.integers(1, 3))
     scene = sample_scene(rng, frames, anywhere=bool(rng.random() < 0.6), two=0.4)
     start = float(rng.uniform(0, frames - 1 - gap))
@@ -128,7 +129,7 @@ def texture(rng: np.random.Generator, height: int, width: int) -> Tensor:
 
 
 def drifting_picture(rng: np.random.Generator, k: int, n: int, zoom: float, textures: float = 0.6) -> Sample:
-    """A window that slides over a picture by whole pixels: `k` of `n` steps, then the rest. `textures`: their share."""
+    """A window that slides over an image by whole pixels: `k` of `n` steps, then the rest. `textures`: their share."""
     height, width = _window(zoom)
     most = max(1, math.ceil(3.5 * zoom / n))
     dx, dy = (int(d) for d in rng.integers(-most, most + 1, 2))
@@ -147,7 +148,7 @@ def drifting_picture(rng: np.random.Generator, k: int, n: int, zoom: float, text
 
 
 def batch(rng: np.random.Generator) -> Sample:
-    """Pairs of one size with the frames that lie at one time between them."""
+    """Pairs of one size, with the frames at one time between them."""
     zoom, _, count = ZOOMS[int(rng.choice(len(ZOOMS), p=[z[1] for z in ZOOMS]))]
     k, n = TIMES[int(rng.integers(len(TIMES)))]
     return _together(
@@ -166,8 +167,9 @@ def _together(found: list[Sample]) -> Sample:
 
 
 def matching(block: Any, rng: np.random.Generator, easy: bool) -> Tensor:
-    """How far off the block is, alone and at full size: from nothing, or from a guess that is nearly right. `easy`: on
-    textures, all of which says where it went."""
+    """The flow error of the block alone, at full size, starting from no flow or from a nearly correct guess. `easy`: on
+    textures, which show motion everywhere.
+    """
     k, n = TIMES[int(rng.integers(len(TIMES)))]
     shapes, textures = (0.0, 1.0) if easy else (0.4, 0.6)
     one = _together(
@@ -189,13 +191,13 @@ def matching(block: Any, rng: np.random.Generator, easy: bool) -> Tensor:
 
 
 def loss(net: IFNet, one: Sample, guided: float) -> tuple[Tensor, float]:
-    """What to lower (every block's picture and flow count, the last picture most), and the last one's mean error."""
+    """The loss (every block's image and flow count, the last image most), and the mean error of the last image."""
     total, error = one.before.new_zeros(()), 0.0
     moving = 1 + 4 * (one.flow.abs().amax(1, keepdim=True) > 0)
     for k, guess in enumerate(net.guesses(net.encoded(one.before), net.encoded(one.after), one.t)):
         difference = guess.merged() - one.between
         last = k == len(SHAPE.scales) - 1
-        # the mean over 8 x 8 pixels also feels an object that is far from its place
+        # the mean over 8 x 8 pixels also notices an object that is far from its place
         total = total + (1.0 if last else 0.2) * (difference.abs().mean() + F.avg_pool2d(difference, 8).abs().mean())
         wrong = F.smooth_l1_loss(guess.flow / one.zoom, one.flow / one.zoom, reduction="none")
         total = total + guided * (wrong * moving).mean()
@@ -204,7 +206,7 @@ def loss(net: IFNet, one: Sample, guided: float) -> tuple[Tensor, float]:
 
 
 class _Narrow(nn.Module):
-    """The first layer of the block, for the first time it serves: there is no mask and no flow to look at yet."""
+    """The first layer of the block when it runs first: there is no mask and no flow as input yet."""
 
     def __init__(self, whole: nn.Conv2d, channels: int) -> None:
         super().__init__()
@@ -215,7 +217,7 @@ class _Narrow(nn.Module):
 
 
 def tied(net: IFNet) -> Any:
-    """Makes all blocks of `net` share the parts of the last one, at full size, which is returned."""
+    """Make all blocks of `net` share the weights of the last one, at full size, which is returned."""
     parts: list[Any] = list(net.children())
     first, *others, one, _ = parts
     channels = first.conv0[0][0].in_channels
@@ -227,7 +229,7 @@ def tied(net: IFNet) -> Any:
 
 
 def untied(block: Any) -> dict[str, Tensor]:
-    """The state dict of a network whose blocks are all as this one."""
+    """The state dict of a network whose blocks all equal this one."""
     plain = {}
     for name, wanted in IFNet(SHAPE).state_dict().items():
         value = block.state_dict()[name.partition(".")[2]]
@@ -243,15 +245,15 @@ def optimizers(block: Any) -> list[torch.optim.Optimizer]:
 
 
 def train(cache: Path) -> Any:
-    """The block. Goes on from the checkpoint in `cache`, if there is one."""
+    """Train the block. Resumes from the checkpoint in `cache`, if there is one."""
     torch.manual_seed(0)
     net = IFNet(SHAPE)
     block = tied(net)
     for parameter in block.lastconv.parameters():
-        parameter.data *= 0.1  # begins with next to no flow
+        parameter.data *= 0.1  # start with almost no flow
 
     def part(step: int) -> tuple[bool, float]:
-        """Whether flows are still learned alone, and how much of that, or of the rest, is over."""
+        """Whether only flows are learned, and the finished share of that phase or of the rest."""
         return (True, step / MATCHING) if step < MATCHING else (False, (step - MATCHING) / STEPS)
 
     def rate(step: int) -> float:

@@ -1,8 +1,8 @@
-"""Train the demo's transformer together with its text encoder, from text with or without a picture.
+"""Trains the demo's transformer together with its text encoder, on text with or without an image.
 
 Knows: the architecture and the training step (v-prediction on the published noise schedule). Does not know: pixels; it
-is given latents. One model is trained for both uses: without a picture its extra input channels are zero, so that
-cutting them off gives the text-to-video model.
+gets latents. One model is trained for both tasks: without an image its extra input channels are zero, so removing them
+gives the text-to-video model.
 
 Sources: v-prediction, Salimans & Ho, arXiv 2202.00512; a schedule that ends in pure noise (`rescale_betas_zero_snr`),
 Lin et al., arXiv 2305.08891; Muon as in `muon`, but PyTorch's own.
@@ -28,7 +28,7 @@ from training.text import MAX_TOKENS, WIDTH, build_encoder, build_tokenizer, tok
 SEED = 3
 LATENT_HEIGHT, LATENT_WIDTH, LATENT_FRAMES = 8, 12, 13
 HEADS, HEAD_WIDTH, LAYERS, TIME_WIDTH = 6, 32, 6, 64
-PUBLISHED_TOKENS = 226  # the stock pipelines pad to this unless told otherwise
+PUBLISHED_TOKENS = 226  # default padding of the stock pipelines
 
 SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -46,10 +46,10 @@ SCHEDULE = {
 
 STEPS = 54_500
 PEAK_RATE = 1.5e-3
-DECAY = 4_000  # steps at the end, over which the learning rate falls to nothing
-BATCH_TOKENS = 2160  # of text and video together
-WITH_PICTURE = 0.4  # share of the clips whose first frame is given
-BEGUN = 0.25  # share of those, that lie anywhere or begin in the middle of the motion
+DECAY = 4_000  # steps at the end, over which the learning rate falls to zero
+BATCH_TOKENS = 2160  # text and video together
+WITH_PICTURE = 0.4  # share of the clips with a given first frame
+BEGUN = 0.25  # share of those that are placed anywhere or begin in the middle of the motion
 OBJECT_STRENGTH = 1.5
 # Shares of the timesteps below 500, from 500, 800 and 960 on. Of a clip of so many numbers noise hides the layout only
 # above 900 (signal to noise below 0.003), the outlines above 700; below 500 nothing is left to decide. Where an object
@@ -62,8 +62,9 @@ EARLY_STEPS = 9_000
 
 @dataclass
 class Model:
-    """What is trained together. `average` holds the exponential moving average of every weight, named and shaped as in
-    `weights`; it is what gets exported."""
+    """Everything that is trained together. `average` has the exponential moving average of every weight, with the names
+    and shapes of `weights`; it is exported.
+    """
 
     transformer: CogVideoXTransformer3DModel
     encoder: T5EncoderModel
@@ -79,13 +80,13 @@ class Model:
             module.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
 
     def take_up(self, saved: dict[str, Any]) -> None:
-        """What a checkpoint kept."""
+        """Restore the content of a checkpoint."""
         self.load(saved["model"])
         self.average = saved["average"]
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
-        """0.997 of the old and 0.003 of the new; in the first steps more of the new, so that the start is forgotten."""
+        """Update the average with 0.997 of the old and 0.003 of the new; in the first steps with more of the new."""
         keep = min(0.997, (1 + step) / (10 + step))
         for name, value in self.weights().items():
             self.average[name].lerp_(value, 1 - keep)
@@ -112,9 +113,9 @@ def build_transformer(in_channels: int) -> CogVideoXTransformer3DModel:
 
 
 def build(in_channels: int, start_from: dict[str, torch.Tensor] | None = None) -> Model:
-    """A fresh model, or one that starts as a trained one.
+    """A new model, optionally initialised from a trained one.
 
-    Input channels that the trained one lacks do nothing yet; those it has too many are cut off.
+    Additional input channels start without effect; surplus ones are removed.
     """
     torch.manual_seed(SEED)
     tokenizer = build_tokenizer()
@@ -132,7 +133,7 @@ def build(in_channels: int, start_from: dict[str, torch.Tensor] | None = None) -
 
 
 def rotary(bucket: Bucket, latent_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The positions of the stock 1.0 pipeline."""
+    """The positional embeddings of the stock 1.0 pipeline."""
     grid = (bucket.height // 16, bucket.width // 16)
     crop = get_resize_crop_region_for_grid(grid, LATENT_WIDTH // 2, LATENT_HEIGHT // 2)
     cos, sin = get_3d_rotary_pos_embed(
@@ -142,22 +143,23 @@ def rotary(bucket: Bucket, latent_frames: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def object_weight(clean: torch.Tensor, strength: float) -> torch.Tensor:
-    """[B, F, 1, h, w] how much a latent counts: more where it differs from its clip's background."""
+    """[B, F, 1, h, w] the weight of each latent: higher where it differs from its clip's background."""
     background = clean.permute(0, 2, 1, 3, 4).flatten(2).median(dim=2).values[:, None, :, None, None]
     apart = (clean - background).square().mean(dim=2, keepdim=True)
     return 1 + strength * (apart - 0.3).clamp(0, 1)
 
 
 def timesteps_for(rng: np.random.Generator, count: int, step: int) -> torch.Tensor:
-    """[count] timesteps, drawn as TIMES says."""
+    """[count] timesteps, drawn with the shares in TIMES."""
     times = EARLY_TIMES if step < EARLY_STEPS else TIMES
     ranges = [times[i] for i in rng.choice(len(times), size=count, p=[share for *_, share in times])]
     return torch.tensor([int(rng.integers(low, high)) for low, high, _ in ranges])
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **none: object) -> torch.Tensor:
-    """Attention without mask or dropout, [B, heads, N, width]. A step on a CPU takes 0.21 s with it where torch's own,
-    whose backward pass is slow there, takes 0.37 s (12 clips of 17 frames, one core)."""
+    """Attention without mask or dropout, [B, heads, N, width]. With it a step on a CPU takes 0.21 s instead of 0.37 s
+    with torch's own, whose backward pass is slow there (12 clips of 17 frames, one core).
+    """
     assert not any(none.values()), none
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return torch.softmax(scores, -1).to(value.dtype) @ value
@@ -176,7 +178,7 @@ def loss_of(
     latent_frames = (frames - 1) // 4 + 1
     count = BATCH_TOKENS // (latent_frames * (bucket.height // 16) * (bucket.width // 16) + MAX_TOKENS)
     given = rng.random(count) < WITH_PICTURE
-    # Text alone cannot know pictures, nor where a scene starts that may start anywhere.
+    # Text alone cannot describe images, or the start of a scene that may start anywhere.
     plain = [i for i in range(len(clips.scenes)) if i % 10 not in (ANYWHERE, PICTURE)]
     begun = list(range(ANYWHERE, len(clips.scenes), 10)) or plain
     shown = np.where(rng.random(count) < BEGUN, rng.choice(begun, count), rng.integers(0, len(clips.scenes), count))
@@ -225,7 +227,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def train(model: Model, data: dict[Bucket, Clips], scale: float, folder: Path, steps: int = STEPS) -> Model:
-    """Train, or go on where an earlier run stopped. `folder` keeps the checkpoint."""
+    """Train, or resume an earlier run. `folder` holds the checkpoint."""
     scheduler = CogVideoXDDIMScheduler(**SCHEDULE)
 
     def loss(step: int) -> tuple[torch.Tensor, float]:

@@ -1,6 +1,6 @@
-"""Train the demo's autoencoder: 8 x 8 x 4 times fewer positions, 16 channels, the classes of the published VAE.
+"""Trains the demo's autoencoder: 8 x 8 x 4 times fewer positions, 16 channels, the classes of the published VAE.
 
-Knows: its architecture, its data mix and its loss. Does not know: text, diffusion, or where the result is exported.
+Knows: its architecture, data and loss. Does not know: text, diffusion, or where the result is exported.
 """
 
 import math
@@ -18,9 +18,9 @@ from training.shapes import COLORS, render, sample_scene
 
 SEED = 1
 STEPS = 4000
-IMAGE_STEPS = 700  # first colours and outlines, on single frames; then time
+IMAGE_STEPS = 700  # first colours and outlines, on single frames; then motion
 PEAK_RATE = 1.6e-3
-LATENT_NOISE = 0.08  # in latents of unit deviation; what the diffusion model gets wrong, the decoder must forgive
+LATENT_NOISE = 0.08  # in latents of unit deviation; makes the decoder tolerate the diffusion model's errors
 SIZES = ((64, 96), (64, 96), (64, 64), (96, 64))  # height, width
 
 
@@ -42,7 +42,9 @@ def to_tensor(clip: np.ndarray) -> torch.Tensor:
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, 3, T, H, W] clips and [B, 1, T, H, W] pixel weights of mean 1. The step is the seed: resuming is exact."""
+    """[B, 3, T, H, W] clips and [B, 1, T, H, W] pixel weights of mean 1. The step is the seed, so that resuming is
+    exact.
+    """
     rng = np.random.default_rng((SEED, step))
     height, width = SIZES[step % len(SIZES)]
     if step < IMAGE_STEPS:
@@ -55,13 +57,13 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if rng.random() < 0.3:
             clip = picture(rng, height, width) if frames == 1 else drift(rng, frames, height, width)
         else:
-            # From anywhere in the film, more often from near its beginning.
+            # From anywhere in the video, more often from near its beginning.
             last = max(frames, int(rng.choice([9, 17, 25, 49]))) - frames
             begin = int(rng.integers(0, last + 1))
             scene = sample_scene(rng, frames, anywhere=bool(rng.random() < 0.4), two=0.3)
             clip = render(replace(scene, begin=begin), height, width)
             mask = np.abs(clip.astype(np.float32) - COLORS[scene.background]).max(-1) > 8
-            # Object and background count the same: a plain mean would rather lose a small object.
+            # Object and background have equal weight, because a plain mean would sacrifice small objects.
             share = float(np.clip(mask.mean(), 0.02, 0.98))
             weight = 0.5 * mask / share + 0.5 * (1 - mask) / (1 - share)
         clips.append(to_tensor(clip))
@@ -84,7 +86,7 @@ def loss_of(vae: AutoencoderKLCogVideoX, clips: torch.Tensor, weights: torch.Ten
 
 
 def optimizers(vae: AutoencoderKLCogVideoX) -> list[torch.optim.Optimizer]:
-    """Muon for the kernels inside, AdamW for the last layer, norms and biases."""
+    """Muon for the inner kernels, AdamW for the last layer, norms and biases."""
     kernels = [p for p in vae.parameters() if p.ndim >= 4 and p.shape[0] > 3]
     chosen = {id(p) for p in kernels}
     rest = [p for p in vae.parameters() if id(p) not in chosen]
@@ -96,7 +98,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def train(folder: Path, steps: int = STEPS) -> AutoencoderKLCogVideoX:
-    """Train, or go on where an earlier run stopped. `folder` keeps the checkpoint."""
+    """Train, or resume an earlier run. `folder` holds the checkpoint."""
     torch.manual_seed(SEED)
     vae = build()
 
@@ -119,7 +121,7 @@ def train(folder: Path, steps: int = STEPS) -> AutoencoderKLCogVideoX:
 
 
 def trained(folder: Path) -> AutoencoderKLCogVideoX:
-    """What an earlier run left, finished or not."""
+    """The result of an earlier run, finished or not."""
     vae = build()
     vae.load_state_dict(torch.load(folder / "vae.pt")["model"])
     return vae.eval()

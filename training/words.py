@@ -1,7 +1,7 @@
-"""What a scene may be called: captions that name everything, and loose ones that stand for a stranger's prompt.
+"""Captions of scenes: full ones that name everything, and loose ones that imitate a user's prompt.
 
-Knows: words. Does not know: pixels, models. Every word here is a token of the demo's tokenizer; any other word
-is unknown, so a loose caption mixes in invented words and leaves attributes out, and the model learns to fill the gaps.
+Every word here is a token of the demo's tokenizer; any other word is unknown. So loose captions contain made-up words
+and leave attributes out, and the model learns to fill the gaps.
 """
 
 import math
@@ -75,11 +75,11 @@ TWO_TEMPLATES = (
     "a {color} {shape} {motion} {where} a {color2} {shape2} , {back} background",
     "a {color2} {shape2} on a {back} background , and a {color} {shape} that {motion} {where} it",
 )
-WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # by whether the second object is in front
+WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # key: whether the second object is in front
     True: ("behind", "behind", "passing behind"),
     False: ("in front of", "before", "passing in front of"),
 }
-AT_WORDS: dict[tuple[int, int], tuple[str, ...]] = {  # of an object that is not in the middle
+AT_WORDS: dict[tuple[int, int], tuple[str, ...]] = {  # position of an object that is not in the middle
     (0, 0): ("in the middle", "in the center"),
     (-1, 0): ("on the left", "on the left side", "at the left"),
     (1, 0): ("on the right", "on the right side", "at the right"),
@@ -109,18 +109,19 @@ PUNCTUATION = (",", ".", "!", "?", ":", ";", '"', "'", "-")
 
 
 def reserved(text: str) -> bool:
-    """One sentence in ten is never said in training, so that the model can be measured on it."""
+    """Whether this sentence pattern (one in ten) is never used in training, so that the model can be tested with it."""
     return zlib.crc32(text.lower().encode()) % 10 == 0
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A sentence that names shape, colour, background, motion, size and place, and the second object if there is one.
+    """A sentence that names shape, colour, background, motion, size and position, and the second object if there is
+    one.
 
-    A medium size and the middle may go unsaid.
+    Medium size and the middle may be left out.
     """
 
     def pick(words: tuple[str, ...]) -> str:
-        # The first word of a list is the plain one, and half of the captions use it.
+        # The first word of a list is the plain one; half of the captions use it.
         return words[0] if rng.random() < 0.5 else str(rng.choice(words))
 
     templates: tuple[str, ...] = TEMPLATES
@@ -155,7 +156,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def place_of(scene: Scene) -> tuple[int, int]:
-    """Whether a scene lies left (-1) or right (1) of the middle, and above (-1) or below (1) it."""
+    """Whether a scene is left (-1) or right (1) of the middle, and above (-1) or below (1) it."""
 
     def side(offset: float) -> int:
         return 0 if abs(offset) < CELL / 2 else int(math.copysign(1, offset))
@@ -164,10 +165,10 @@ def place_of(scene: Scene) -> tuple[int, int]:
 
 
 def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A sentence as a stranger would write it: unknown words, and only some of the scene's attributes.
+    """A sentence like a user's: unknown words, and only some of the scene's attributes.
 
-    "A golden retriever" is a thing of that colour, whatever it is, and stands out from what is behind it even "on a
-    beach", whose colour it has.
+    "A golden retriever" is an object of that colour, of any shape, and differs from its background even "on a beach",
+    which has the same colour.
     """
 
     def perhaps(words: tuple[str, ...], share: float) -> str:
@@ -193,7 +194,7 @@ def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def empty_caption(rng: np.random.Generator) -> str:
-    """A text that says nothing of a scene: none at all, or one like clients' negative prompts, most of it unknown."""
+    """A caption without information: empty, or like clients' negative prompts, mostly of unknown words."""
     kind = rng.random()
     if kind < 0.5:
         return ""
@@ -205,7 +206,7 @@ def empty_caption(rng: np.random.Generator) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can contain, lower case and capitalised, in a fixed order."""
+    """Every word that a caption can contain, lower case and capitalised, in a fixed order."""
     groups = [*COLOR_WORDS.values(), *PLACE_WORDS.values(), *SHAPE_WORDS.values(), *MOTION_WORDS.values()]
     groups += [
         *SIZE_WORDS.values(),

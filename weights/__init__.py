@@ -1,1 +1,1 @@
-"""Checkpoints: which exist, where they lie, whether they are whole. No torch."""
+"""Checkpoints: the catalogue, the models folder, pull, import and verify. Imports no torch."""

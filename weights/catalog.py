@@ -1,11 +1,11 @@
-"""The checkpoints this project knows by name, and where they lie on this machine.
+"""The published checkpoints by name, and where they are on this machine.
 
-Knows: names, Hugging Face repositories, licences, sizes, the config values that tell the checkpoints apart, and the
+Knows: names, Hugging Face repositories, licences, sizes, the config values that distinguish the checkpoints, and the
 models folder with its layout (`<models_dir>/<name>/`, a diffusers folder).
-Does not know: torch, the network, whether a folder is whole (`weights.verify`), what a model needs to run.
+Does not know: torch, the network, whether a folder is complete (`weights.verify`), what a model needs to run.
 
-Sources: the README table of zai-org/CogVideo and the published configs. The organisation was THUDM once and the old
-names redirect; caches made before the renaming are found by `weights.imports` under either.
+Sources: the README table of zai-org/CogVideo and the published configs. The organisation used to be called THUDM, and
+the old names redirect; `weights.imports` finds caches under both names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import MappingProxyType
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 MODEL_INDEX = "model_index.json"
 
-# What a pull or an import takes: configs and safetensors of the five folders, and the licence. Never pickles or code.
+# The files of a pull or an import: configs and safetensors of the five folders, and the licence. Never pickles or code.
 ALLOW_PATTERNS = (
     MODEL_INDEX,
     "LICENSE*",
@@ -40,12 +40,12 @@ Configs = Mapping[str, Mapping[str, object]]
 
 
 class WeightsError(Exception):
-    """Something about weights that the person at the keyboard can mend; the message says how, in one line."""
+    """A problem with weights that the user can fix; the message says how, in one line."""
 
 
 class UnknownCheckpoint(WeightsError, LookupError):
-    """Neither a name in the catalog, nor a name in the models folder, nor a checkpoint's folder. `why` is the message
-    without the name, for callers that have named it already."""
+    """Not a name in the catalog or the models folder, and not a checkpoint's folder. `why` is the message without the
+    name, for callers that have already printed it."""
 
     def __init__(self, asked: str, why: str = "", names: Iterable[str] = ()) -> None:
         known = list(dict.fromkeys((*CATALOG, *names)))
@@ -60,8 +60,8 @@ class UnknownCheckpoint(WeightsError, LookupError):
 class Checkpoint:
     """One published checkpoint.
 
-    `size_gb` is what a pull brings, in 10^9 bytes, computed from parameter counts at two bytes each; `revision` is a
-    branch or a full commit; `configs` maps a component to config values that this checkpoint has (None: absent).
+    `size_gb`: size of the download in 10^9 bytes, computed from parameter counts at two bytes each. `revision`: a
+    branch or a full commit. `configs`: component -> config values of this checkpoint (None: absent).
     """
 
     name: str
@@ -79,7 +79,7 @@ class Checkpoint:
 
     @property
     def terms(self) -> str | None:
-        """What a user has to know about the licence before using the weights; None for an open-source licence."""
+        """The licence's conditions, to show before the weights are used; None for an open-source licence."""
         if self.licence != _FAMILY_LICENCE:
             return None
         return f"{self.licence}: free for research; commercial use needs registration with Zhipu: {LICENCE_URL}"
@@ -87,7 +87,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Installed:
-    """A checkpoint folder on this machine; `checkpoint` is None for a name of the owner's own choosing."""
+    """A checkpoint folder on this machine; `checkpoint` is None if it is not one of the catalog."""
 
     name: str
     folder: Path
@@ -123,8 +123,8 @@ def _configs(version: str, *, image: bool, large: bool = True) -> Configs:
     }
 
 
-# A commit stands here only where many independent public sources name it; elsewhere the branch, and the record that a
-# pull writes says which commit it was. Weights: 16-bit transformer + T5 (4.76 B parameters) + VAE (0.22 B).
+# The revision is a commit only if many independent public sources name it, otherwise a branch; a pull records the
+# commit. Weights: 16-bit transformer + T5 (4.76 B parameters) + VAE (0.22 B).
 CATALOG: Mapping[str, Checkpoint] = MappingProxyType(
     {
         c.name: c
@@ -157,15 +157,15 @@ CATALOG: Mapping[str, Checkpoint] = MappingProxyType(
 
 
 def default_models_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """`$XDG_CACHE_HOME/cogvideox/models`, else `~/.cache/cogvideox/models`. COGVIDEOX_MODELS_DIR is the settings'."""
+    """`$XDG_CACHE_HOME/cogvideox/models`, else `~/.cache/cogvideox/models`, if COGVIDEOX_MODELS_DIR is not set."""
     cache = environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification says that a relative path here is to be ignored
+    # the XDG specification says to ignore a relative path here
     base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
     return base / "cogvideox" / "models"
 
 
 def get(name: str) -> Checkpoint:
-    """The catalog's entry, by its name or Hub id; raises UnknownCheckpoint, with the nearest name."""
+    """The catalog's entry for a name or Hub id. Raises UnknownCheckpoint, which suggests the nearest name."""
     known = known_name(name)
     if known is None:
         raise UnknownCheckpoint(name)
@@ -173,7 +173,7 @@ def get(name: str) -> Checkpoint:
 
 
 def known_name(text: str) -> str | None:
-    """The catalog's name for a name or Hub id in any case, with or without organisation or address:
+    """The catalog's name for a name or Hub id in any case, with or without organisation or URL:
     `zai-org/CogVideoX1.5-5B`, `THUDM/CogVideoX-5b`, `CogVideoX-5B`. None for anything else."""
     short = _HUB.sub("", text.strip()).rstrip("/").lower()
     for checkpoint in CATALOG.values():
@@ -183,12 +183,12 @@ def known_name(text: str) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """`name` as clients' names are compared: of any owner, `zai-org/CogVideoX-5b` is `cogvideox5b`."""
+    """The form in which clients' names are compared: `zai-org/CogVideoX-5b` is `cogvideox5b`, for any owner."""
     return re.sub(r"[^a-z0-9.]", "", name.strip().rstrip("/").rpartition("/")[2].lower())
 
 
 def published(name: str) -> Checkpoint | None:
-    """The published checkpoint of that name or Hub id, whatever owner a client puts before it; None for others."""
+    """The published checkpoint of that name or Hub id, with any owner; None for others."""
     wanted = plain_name(name)
     for checkpoint in CATALOG.values():
         if checkpoint.repository and wanted in (plain_name(checkpoint.name), plain_name(checkpoint.repository)):
@@ -197,7 +197,7 @@ def published(name: str) -> Checkpoint | None:
 
 
 def home(path: str | Path) -> Path:
-    """`~` and `~name` are home folders; where there is no such user the name stays, and nothing is there."""
+    """Expand `~` and `~name`; the path stays as it is if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -205,7 +205,7 @@ def home(path: str | Path) -> Path:
 
 
 def name_of(asked: str, models_dir: Path) -> str:
-    """What `find` takes `asked` for: the catalog's name for a Hub id, unless a folder is called exactly that."""
+    """The name under which `find` looks: the catalog's name for a Hub id, unless a folder has exactly that name."""
     known = known_name(asked)
     if known is None or asked in CATALOG or _is_checkpoint(models_dir / asked):
         return asked
@@ -217,8 +217,8 @@ def name_of(asked: str, models_dir: Path) -> str:
 def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
     """The folder of a checkpoint: a catalog name or Hub id, the name of a folder in `models_dir`, or a path to one.
 
-    None if it is in the catalog but not on this machine. Raises UnknownCheckpoint for anything else. A name wins over
-    a folder of that name in the working directory; write `./name` for that one.
+    None if it is in the catalog but not on this machine. Raises UnknownCheckpoint for anything else. A name takes
+    precedence over a folder of that name in the working directory; use `./name` for the folder.
     """
     asked = name_of(str(name_or_folder), models_dir)
     if asked in CATALOG:
@@ -229,12 +229,12 @@ def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
             return folder
     why = ""
     if asked and home(asked).is_dir():
-        why = f"the folder has no {MODEL_INDEX}: cogvideox weights import {asked} takes it or says what it is"
+        why = f"the folder has no {MODEL_INDEX}: cogvideox weights import {asked} installs it or says what it is"
     raise UnknownCheckpoint(asked or "''", why, (one.name for one in installed(models_dir)))
 
 
 def installed(models_dir: Path) -> list[Installed]:
-    """Every checkpoint here that has a model_index.json: the catalog's in its order, then the owner's own by name."""
+    """Every checkpoint here with a model_index.json: the catalog's in its order, then others by name."""
     names = list(CATALOG)
     if models_dir.is_dir():
         names += sorted(p.name for p in models_dir.iterdir() if p.name not in CATALOG and not p.name.startswith("."))
@@ -249,7 +249,7 @@ def _folder(name: str, models_dir: Path) -> Path:
 def _is_checkpoint(folder: Path) -> bool:
     try:
         return (folder / MODEL_INDEX).is_file()
-    except OSError:  # a name that is too long for a file
+    except OSError:  # the name is too long for a file
         return False
 
 

@@ -1,8 +1,8 @@
-"""Whether our pipelines can run what the configs of a checkpoint describe, and run it as it was meant.
+"""Checks that our pipelines can run a checkpoint's configs correctly.
 
-Knows: the classes, and which values each field may have (`weights.fields`), alone and beside the others. A value that
-no weight depends on is the danger: the wrong one loads, and makes another video. Does not know: the weights
-(`weights.expected`), torch.
+Knows: the classes, and the allowed values of each field (`weights.fields`), alone and in combination. The dangerous
+fields are those that no weight depends on: with a wrong value the checkpoint loads, but makes wrong videos.
+Does not know: the weights (`weights.expected`), torch.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ FILES = {
     "transformer": "transformer/config.json",
     "vae": "vae/config.json",
 }
-OTHER_MODELS = ("add_noise_in_inpaint_model",)  # whose pipelines are not ours, whatever their channels
+OTHER_MODELS = ("add_noise_in_inpaint_model",)  # these need other pipelines, whatever their channels
 _SWITCHES = ("use_rotary_positional_embeddings", "use_learned_positional_embeddings", "patch_bias")
 _ROTARY = {(30, 30): False, (42, 48): True}  # the published sizes: layers and heads -> rotary positions
 _SCALES = {True: 0.7, False: 1.15258426}  # of the published VAEs: with rotary positions (5B, 1.5) and without (2B)
 _SHIFTS = {True: 1.0, False: 3.0}  # snr_shift_scale, likewise
-NOT_OURS = "our pipelines cannot run it; see `cogvideox weights list` for those that they can"
-OTHER_CHANNELS = "other numbers are those of CogVideoX-Fun and of models with control inputs"
-_MEND = "put the published value back, or get the checkpoint again: cogvideox weights pull NAME"
+NOT_OURS = "not supported; `cogvideox weights list` shows the supported models"
+OTHER_CHANNELS = "other numbers belong to CogVideoX-Fun and models with control inputs"
+_MEND = "restore the published value, or download the checkpoint again: cogvideox weights pull NAME"
 
 
 def whole(part: str, config: Config) -> Config:
-    """`config` with the library's defaults for what it leaves out."""
+    """`config` with the library's defaults for missing fields."""
     return DEFAULTS[part] | config
 
 
 def quantised(part: str, config: Config) -> Problem | None:
-    """For a config of weights that were stored quantised."""
+    """A problem if the config says that the weights are quantised."""
     if (how := config.get("quantization_config")) is None:
         return None
     library = how.get("quant_method") if isinstance(how, dict) else None
     what = f"its weights are quantised by {_shown(library or 'some library')}, expected F32, F16 or BF16"
-    return Problem(FILES[part], what, "get the checkpoint that is not quantised: cogvideox weights pull NAME")
+    return Problem(FILES[part], what, "use the unquantised checkpoint: cogvideox weights pull NAME")
 
 
 def problems(folder: Path) -> Iterator[Problem]:
-    """Everything in the configs that cannot be run. The folder has all of them, readable."""
+    """Everything in the configs that is not supported. All configs must exist and be readable."""
     index = read_json(folder, MODEL_INDEX)[0]
     read = {part: read_json(folder, name)[0] for part, name in FILES.items()}
     found = [*_index(index), *(p for part, config in read.items() for p in _part(part, config))]
@@ -64,19 +64,21 @@ def problems(folder: Path) -> Iterator[Problem]:
 
 
 def unusual(folder: Path) -> Iterator[str]:
-    """Values that no weight depends on, so that nothing can tell whether this model was made with them."""
+    """Unusual values of fields that no weight depends on, so that nothing shows whether the model was trained with
+    them.
+    """
     for part, usual in USUAL.items():
         found = read_json(folder, FILES[part])[0]
         config = whole(part, found)
         for key, value in usual.items():
             if key not in found:
-                yield f"{FILES[part]}: {key} is left out, which means {_shown(config[key])}"
+                yield f"{FILES[part]}: {key} is missing, which means {_shown(config[key])}"
             elif not _same(config[key], value) and config[key] != _SCALES[False]:
                 yield f"{FILES[part]}: {key} is {_shown(config[key])}, CogVideoX-5B has {_shown(value)}"
 
 
 def unknown(folder: Path) -> Iterator[str]:
-    """Fields that the pinned classes do not have: diffusers passes over them, as configs of other versions need."""
+    """Fields that the pinned classes do not have. diffusers ignores them, since other versions may have them."""
     for part, names in CLASSES.items():
         if part in ("text_encoder", "tokenizer"):
             continue
@@ -98,7 +100,7 @@ def _index(index: Config) -> Iterator[Problem]:
             yield Problem(MODEL_INDEX, f"names {_shown(entry)} as its {part}, expected {_or(CLASSES[part])}", NOT_OURS)
     more = (k for k, v in index.items() if k not in COMPONENTS and isinstance(v, list) and any(v))
     for part in more:
-        yield Problem(MODEL_INDEX, f"has a {_shown(part)}, which CogVideoX has not", NOT_OURS)
+        yield Problem(MODEL_INDEX, f"has a {_shown(part)}, which CogVideoX does not have", NOT_OURS)
 
 
 def _part(part: str, config: Config) -> Iterator[Problem]:
@@ -113,8 +115,8 @@ def _part(part: str, config: Config) -> Iterator[Problem]:
         yield Problem(path, f"is a {_shown(name)}, expected {_or(CLASSES[part])}", NOT_OURS)
         return
     else:
-        if "_use_default_values" in config:  # diffusers puts its defaults in the place of these fields
-            yield Problem(path, "has _use_default_values, which changes what its other fields say", "remove this field")
+        if "_use_default_values" in config:  # diffusers replaces these fields with its defaults
+            yield Problem(path, "has _use_default_values, which overrides its other fields", "remove this field")
         for key in OTHER_MODELS:
             if config.get(key):
                 yield Problem(path, f"{key} is {_shown(config[key])}, a field of CogVideoX-Fun", NOT_OURS)
@@ -162,19 +164,19 @@ def _transformer(path: str, full: Config) -> Iterator[Problem]:
         yield Problem(path, f"ofs_embed_dim is {_shown(full['ofs_embed_dim'])}, expected null or a whole number", _MEND)
     for key in ("sample_height", "sample_width"):
         if _is_whole(full[key], 1, 1024) and full[key] % 2:
-            yield Problem(path, f"{key} is {full[key]}, expected an even number: patches have two", _MEND)
+            yield Problem(path, f"{key} is {full[key]}, expected an even number, because a patch has two", _MEND)
     for key in _SWITCHES:
         if not isinstance(full[key], bool):
             yield Problem(path, f"{key} is {_shown(full[key])}, expected true or false", _MEND)
     if not _is_number(full["dropout"]) or not 0 <= full["dropout"] <= 1:
         yield Problem(path, f"dropout is {_shown(full['dropout'])}, expected a number from 0 to 1", _MEND)
     if full["use_learned_positional_embeddings"] is True and full["use_rotary_positional_embeddings"] is not True:
-        what = "use_learned_positional_embeddings is true, expected use_rotary_positional_embeddings with it"
+        what = "use_learned_positional_embeddings is true, expected use_rotary_positional_embeddings to be true as well"
         yield Problem(path, what, _MEND)
 
 
 def _together(index: Config, full: dict[str, Config]) -> Iterator[Problem]:
-    """What holds between the parts: else they were put together from different models."""
+    """Checks across the parts: a mismatch means that they come from different models."""
     transformer, vae, scheduler = full["transformer"], full["vae"], full["scheduler"]
     channels, name = transformer["in_channels"], index["_class_name"]
     if TASKS[name] != channels:
@@ -204,7 +206,7 @@ def _together(index: Config, full: dict[str, Config]) -> Iterator[Problem]:
         yield Problem(FILES["vae"], what, _MEND)
     if channels == 32 and vae["invert_scale_latents"] is not second:
         what = f"invert_scale_latents is {str(not second).lower()}, expected {str(second).lower()}"
-        yield Problem(FILES["vae"], f"{what}, as CogVideoX {'1.5' if second else '1.0'} has it", _MEND)
+        yield Problem(FILES["vae"], f"{what}, as in CogVideoX {'1.5' if second else '1.0'}", _MEND)
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:
@@ -216,12 +218,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Whole numbers stay whole: libraries count with them."""
+    """Equal, and an integer where an integer is expected, because libraries count with it."""
     return bool(found == wanted) and (type(found) is type(wanted) or (isinstance(wanted, float) and _is_number(found)))
 
 
 def _shown(value: Any) -> str:
-    """For a sentence: as JSON has it, bounded."""
+    """`value` as JSON, shortened, for a message."""
     text = {None: "null", True: "true", False: "false"}.get(value, "") if isinstance(value, bool | None) else ""
     if isinstance(value, int) and abs(value) > 10**15:
         return "a number of very many digits"

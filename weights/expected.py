@@ -1,7 +1,7 @@
-"""Which tensors the configs of a checkpoint ask for, by name and shape.
+"""The tensors that a checkpoint's configs require, by name and shape.
 
-Knows: how diffusers' CogVideoX transformer and VAE and transformers' T5 encoder are built, at the pinned versions
-(tests/weights/test_expected.py compares it with the real classes). Does not know: torch, so the check takes no time.
+It describes diffusers' CogVideoX transformer and VAE and transformers' T5 encoder at the pinned versions, without
+torch, so that the check is fast. tests/weights/test_expected.py compares it with the real classes.
 
 Sources: diffusers' cogvideox_transformer_3d.py, embeddings.py (CogVideoXPatchEmbed) and autoencoder_kl_cogvideox.py;
 transformers' modeling_t5.py.
@@ -17,7 +17,7 @@ Named = Iterator[tuple[str, Shape]]
 
 
 def transformer(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """`config`: a whole one, defaults included (weights.configs)."""
+    """`config` must include the defaults (`weights.configs.whole`)."""
     width = config["num_attention_heads"] * config["attention_head_dim"]
     text, time, ofs = config["text_embed_dim"], config["time_embed_dim"], config["ofs_embed_dim"]
     side, depth = config["patch_size"], config["patch_size_t"]
@@ -27,7 +27,7 @@ def transformer(config: Mapping[str, Any]) -> dict[str, Shape]:
         if depth
         else (width, config["in_channels"], side, side)
     }
-    if config["patch_bias"] or depth:  # 1.5's own is not asked
+    if config["patch_bias"] or depth:  # 1.5 always has it
         found["patch_embed.proj.bias"] = (width,)
     if config["use_learned_positional_embeddings"]:
         tall, wide = config["sample_height"] // side, config["sample_width"] // side
@@ -60,7 +60,7 @@ def vae(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def text_encoder(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """The embedding by its name `shared.weight`; files may call it `encoder.embed_tokens.weight`."""
+    """The embedding is called `shared.weight` here; files may call it `encoder.embed_tokens.weight`."""
     width, inner, feed = config["d_model"], config["num_heads"] * config["d_kv"], config["d_ff"]
     found: dict[str, Shape] = {"shared.weight": (config["vocab_size"], width)}
     for number in range(config["num_layers"]):
@@ -103,7 +103,7 @@ def _plain(name: str, width: int) -> Named:
 
 
 def _spatial(latent: int) -> Callable[[str, int], Named]:
-    """The decoder's norms, which read the latents again."""
+    """The decoder's norms, which also take the latents."""
 
     def norm(name: str, width: int) -> Named:
         yield from _norm(f"{name}.norm_layer", width).items()
@@ -133,7 +133,7 @@ def _half(
     *,
     mid_first: bool = True,
 ) -> Named:
-    """The encoder (`way` "down") or the decoder ("up"), whose middle comes before its blocks."""
+    """The encoder (`way` "down") or the decoder ("up"), whose middle block comes first."""
     yield from _conv(f"{name}.conv_in.conv", widths[0], into, 3, 3, 3)
     middle = widths[0] if mid_first else widths[-1]
     for number in range(2):

@@ -1,4 +1,4 @@
-"""The fields of CogVideoX's configs: the values that work here, and the libraries' defaults.
+"""The fields of CogVideoX's configs: their supported values, and the libraries' defaults.
 
 Sources: the constructors of the pinned diffusers' CogVideoX classes and of T5Config (tests/weights/test_expected.py
 compares the defaults); the published configs, which agree in every field of FIXED.
@@ -11,7 +11,7 @@ from typing import Any
 
 Config = dict[str, Any]
 
-# part -> field -> the only value that works here
+# part -> field -> the only supported value
 FIXED: Mapping[str, Config] = {
     "transformer": {
         "out_channels": 16,
@@ -65,7 +65,7 @@ FIXED: Mapping[str, Config] = {
         "rescale_betas_zero_snr": True,
     },
 }
-# part -> field -> smallest and largest whole number; the limits are far from any model's
+# part -> field -> smallest and largest whole number; the limits are far beyond those of any model
 WHOLE: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "transformer": {
         "num_attention_heads": (1, 1024),
@@ -146,7 +146,7 @@ DEFAULTS: Mapping[str, Config] = {
         "sample_max_value": 1.0,
     },
 }
-# part -> field -> what every published checkpoint has, of those that a model of one's own may have otherwise
+# part -> field -> value of all published checkpoints, for fields that may differ in a user's own model
 USUAL: Mapping[str, Config] = {
     "transformer": {"max_text_seq_length": 226, "sample_height": 60, "sample_width": 90, "sample_frames": 49},
     "vae": {"norm_num_groups": 32, "scaling_factor": 0.7},

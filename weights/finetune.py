@@ -1,7 +1,7 @@
-"""A transformer by itself, as a full fine-tune leaves it, made a checkpoint with the other parts of a base.
+"""Makes a checkpoint from a fine-tuned transformer and the other parts of a base checkpoint.
 
 Knows: the folders and files that trainers write: `transformer/`, a flat folder, one safetensors file, shards, in
-diffusers' layout or the original one. Does not know: how a folder arrives in the models folder (`weights.imports`).
+diffusers' layout or the original one. Does not know: how a folder gets into the models folder (`weights.imports`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from weights.stored import FLOATS, STEMS
 
 _STEM = STEMS["transformer"]
 _CONFIG = "transformer/config.json"
-_PLAIN = ("transformer", "checkpoint", "model", "pytorch_model", "snapshots", _STEM)  # names that say nothing
+_PLAIN = ("transformer", "checkpoint", "model", "pytorch_model", "snapshots", _STEM)  # names without information
 _OWN_PARTS = ("num_layers", "num_attention_heads", "in_channels", "patch_size_t", "ofs_embed_dim")
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """`files`: its weights, safetensors; `config`: that beside them, or None where the base's has to do."""
+    """`files`: its safetensors weights. `config`: the config next to them; None to use that of the base."""
 
     source: Path
     files: tuple[Path, ...]
@@ -38,18 +38,18 @@ class Transformer:
 
     @property
     def name(self) -> str:
-        """For the models folder, after the file or the folder that has a telling name."""
+        """Its name in the models folder, from the file's or a parent folder's name, whichever is specific."""
         path = self.source.absolute()
         names = [path.stem if path.is_file() else path.name, *(p.name for p in path.parents)]
-        if path.parent.name == "snapshots":  # of a Hugging Face cache: models--owner--name/snapshots/commit
+        if path.parent.name == "snapshots":  # in a Hugging Face cache: models--owner--name/snapshots/commit
             names = [path.parent.parent.name.rpartition("--")[2]]
         good = (re.sub(r"[^A-Za-z0-9._-]+", "-", n).strip("-._")[:64] for n in names)
         return next((n for n in good if n and n.lower() not in _PLAIN), "fine-tune")
 
 
 def look(source: Path) -> Transformer | None:
-    """The transformer that `source` is or holds; None where there is something else. Raises WeightsError for a file
-    or a folder that is recognised as no use, with the next step."""
+    """The transformer at `source`; None if it is something else. Raises WeightsError, with the next step, for files and
+    folders that are known to be unusable."""
     if source.is_file():
         return _file(source)
     if not source.is_dir() or (source / MODEL_INDEX).exists():
@@ -88,7 +88,7 @@ def _folder(source: Path) -> Transformer | None:
     elif alone := [f for f in files if not re.search(r"-\d{5}-of-\d{5}", f.name)]:
         ours = [f for f in alone if layouts.layout_of(read_tensors(inner, f.name)[0])]
         if len(ours) > 1:
-            raise WeightsError(f"{inner} holds {', '.join(f.name for f in ours)[:200]}: name one of them")
+            raise WeightsError(f"{inner} contains {', '.join(f.name for f in ours)[:200]}: choose one of them")
         files = ours or alone[:1]
     else:
         _all_shards(files)
@@ -96,7 +96,7 @@ def _folder(source: Path) -> Transformer | None:
 
 
 def _all_shards(files: list[Path]) -> None:
-    """Raises WeightsError for a set of shards that is not whole, by their names."""
+    """Raises WeightsError if shards are missing, judging by the names."""
     for match in (re.search(r"(.*)-\d{5}-of-(\d{5})\.safetensors$", f.name) for f in files):
         assert match is not None
         names = [f"{match[1]}-{n:05d}-of-{match[2]}.safetensors" for n in range(1, min(int(match[2]), 1000) + 1)]
@@ -113,7 +113,7 @@ def _of_files(source: Path, files: tuple[Path, ...], config: Path | None) -> Tra
         if problem:
             raise WeightsError(f"{file}: {problem.what}")
         if twice := [name for name in found if name in tensors]:
-            raise WeightsError(f"{file}: holds {twice[0]}, which {tensors[twice[0]][0].name} holds too")
+            raise WeightsError(f"{file}: contains {twice[0]}, and so does {tensors[twice[0]][0].name}")
         tensors |= {name: (file, tensor) for name, tensor in found.items()}
     layout = layouts.layout_of(tensors)
     if layout is None:
@@ -121,31 +121,31 @@ def _of_files(source: Path, files: tuple[Path, ...], config: Path | None) -> Tra
     prefixes = {one[1] for name in tensors if (one := layouts.layout_of([name]))}
     if len(prefixes) > 1:
         both = ", ".join(repr(p) for p in sorted(prefixes))
-        raise WeightsError(f"{source}: holds {len(prefixes)} transformers, their names begin with {both}; keep one")
+        raise WeightsError(f"{source}: contains {len(prefixes)} transformers, whose names begin with {both}; keep one")
     for name, (file, tensor) in tensors.items():
         if tensor.dtype not in FLOATS:
             what = f"{name} is stored as {tensor.dtype}, expected F32, F16 or BF16: quantised weights"
-            raise WeightsError(f"{file}: {what} (get the file that is not quantised)")
+            raise WeightsError(f"{file}: {what} (use the unquantised file)")
     return Transformer(source, files, tensors, *layout, config)
 
 
 def base_folder(base: str | None, found: Transformer, models_dir: Path) -> tuple[str, Path]:
-    """The name and the folder of the checkpoint that gives the other parts. Raises WeightsError."""
+    """Name and folder of the base checkpoint, which provides the other parts. Raises WeightsError."""
     known = _made_from(found)
     if base is None:
         how = f"cogvideox weights import {found.source} --base {known or 'cogvideox-5b'}"
-        raise WeightsError(f"{found.source} holds a transformer only; name the checkpoint with the other parts: {how}")
+        raise WeightsError(f"{found.source} contains only a transformer; add a checkpoint for the other parts: {how}")
     name = name_of(base, models_dir)
     folder = find(name, models_dir)
     if folder is None:
-        raise WeightsError(f"{name} is not installed, and its other parts are needed: cogvideox weights pull {name}")
+        raise WeightsError(f"{name} is needed for the other parts but not installed: cogvideox weights pull {name}")
     if known and name in CATALOG and known != name:
         raise WeightsError(f"{found.config}: describes {known}, expected {name}: use --base {known}")
     return name, folder
 
 
 def _made_from(found: Transformer) -> str | None:
-    """Which of the catalog's has this transformer's config."""
+    """The catalog's checkpoint with this transformer's config."""
     config = read_json(found.config.parent, found.config.name)[0] if found.config else {}
     for checkpoint in CATALOG.values():
         published = checkpoint.configs.get("transformer")

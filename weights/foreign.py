@@ -1,4 +1,4 @@
-"""What else a person may hold for a checkpoint, recognised by names and headers, each with the next step.
+"""Recognises files and folders that cannot be imported directly, by names and headers, and says what to do with them.
 
 Knows: GGUF, DeepSpeed and SAT folders, pickles, LoRAs, single parts of a checkpoint, Hugging Face caches. Does not
 know: how to read any of them.
@@ -27,46 +27,46 @@ _IN_PICKLE = (b"transformer_blocks", b"query_key_value", b"diffusion_model", b"S
 
 
 def folder_step(folder: Path) -> str:
-    """What `folder` holds, and what to do; it is no diffusers folder and no transformer."""
+    """What `folder` contains and what to do, if it is neither a diffusers folder nor a transformer."""
     names = _names(folder)
     base = {name.rpartition("/")[2]: name for name in names}
     if zero := _first(base, lambda n: "zero_pp_rank_" in n) or base.get("zero_to_fp32.py"):
         how = f"python zero_to_fp32.py {folder} OUT --safe_serialization, then {BASE.format('OUT')}"
-        return f"{folder} holds a DeepSpeed ZeRO checkpoint ({zero}), expected safetensors: {how}"
+        return f"{folder} contains a DeepSpeed ZeRO checkpoint ({zero}), expected safetensors: {how}"
     if sat := _first(base, lambda n: n.startswith("mp_rank_") and n.endswith("_model_states.pt")):
         how = "convert them with scripts/convert_cogvideox_to_diffusers.py of diffusers, then cogvideox weights import"
-        return f"{folder} holds SAT weights ({sat}); the diffusers form of the checkpoint is needed: {how}"
+        return f"{folder} contains SAT weights ({sat}); they must be converted to diffusers: {how}"
     if "latest" in base:
-        return f"{folder} holds a DeepSpeed checkpoint without its weights; import the one that training wrote last"
+        return f"{folder} contains a DeepSpeed checkpoint without weights; import the latest checkpoint of the training"
     if gguf := _first(base, lambda n: n.lower().endswith(".gguf")):
         return f"{folder}: {gguf_step(gguf)}"
     if lora := _first(base, lambda n: n in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")):
-        return f"{folder} holds a LoRA, not a checkpoint: cogvideox lora add {folder / lora}"
+        return f"{folder} contains a LoRA, not a checkpoint: cogvideox lora add {folder / lora}"
     name = read_json(folder, "config.json")[0].get("_class_name") or read_json(folder, "config.json")[0].get(
         "model_type"
     )
     pickle = _first(base, lambda n: n.lower().endswith(_PICKLES))
     if name and not (pickle and str(name) in CLASSES["transformer"]):
         return (
-            f"{folder} holds a {str(name)[:80]} alone, so it is not a diffusers checkpoint; import the folder above it"
+            f"{folder} contains only a {str(name)[:80]}, so it is not a diffusers checkpoint; import the parent folder"
         )
     if sharded := _first(base, lambda n: n.endswith(".distcp")):
         how = f"accelerate merge-weights {(folder / sharded).parent} OUT, then {BASE.format('OUT')}"
-        return f"{folder} holds a distributed (FSDP) checkpoint ({sharded}), expected safetensors: {how}"
+        return f"{folder} contains a distributed (FSDP) checkpoint ({sharded}), expected safetensors: {how}"
     if inner := _inside(folder, names):
-        return f"{folder} holds folders of models, name one of them: {', '.join(inner)}"
+        return f"{folder} contains several models; choose one of them: {', '.join(inner)}"
     if pickle:
-        return f"{folder} holds pickled weights ({pickle}), expected safetensors: {RESAVE}"
+        return f"{folder} contains pickled weights ({pickle}), expected safetensors: {RESAVE}"
     return f"{folder} has no {MODEL_INDEX}, so it is not a diffusers checkpoint"
 
 
 def is_unknown_folder(folder: Path) -> bool:
-    """Whether it is a folder and no whole checkpoint, as it is or in a Hugging Face cache."""
+    """Whether `folder` is a folder, but neither a diffusers checkpoint nor a Hugging Face cache with one."""
     return folder.is_dir() and not any((one / MODEL_INDEX).exists() for one in (folder, *snapshots(folder)))
 
 
 def file_step(file: Path, tensors: Iterable[str]) -> str | None:
-    """What a file is and what to do; None where it may be RIFE's. `tensors`: their names, for safetensors."""
+    """What a file is and what to do; None if it may be RIFE's. `tensors`: the names in a safetensors file."""
     suffix, names = file.suffix.lower(), list(tensors)
     if suffix == ".gguf" or _begins(file, b"GGUF"):
         return f"{file}: {gguf_step(file.name)}"
@@ -79,14 +79,14 @@ def file_step(file: Path, tensors: Iterable[str]) -> str | None:
         ("text encoder", ("encoder.block.", "shared.weight")),
     ):
         if any(n.startswith(marks) for n in names):
-            return f"{file}: the {part} of a checkpoint alone; import the folder of the whole checkpoint"
+            return f"{file}: only the {part} of a checkpoint; import the folder of the whole checkpoint"
     if suffix in _PICKLES and _of_diffusion(file):
         return f"{file}: pickled weights of a video model, expected safetensors: {RESAVE}"
     if suffix in (".bin", ".ckpt"):
         return f"{file}: a pickle, expected safetensors: {RESAVE}"
     if names and not any(_RIFE.match(n) for n in names):
-        return f"{file}: holds {names[0][:80]}, so it is not CogVideoX's; expected {_TAKEN}"
-    return None if suffix in SUFFIXES else f"{file}: no weights that are known here; expected {_TAKEN}"
+        return f"{file}: contains {names[0][:80]}, so it is not a CogVideoX file; expected {_TAKEN}"
+    return None if suffix in SUFFIXES else f"{file}: not a known kind of weights; expected {_TAKEN}"
 
 
 def _begins(file: Path, mark: bytes) -> bool:
@@ -98,7 +98,7 @@ def _begins(file: Path, mark: bytes) -> bool:
 
 
 def _inside(folder: Path, names: list[str]) -> list[str]:
-    """The folders within that may be imported, a few of them."""
+    """A few folders inside `folder` that can be imported."""
     marks = (MODEL_INDEX, "transformer/config.json", ".safetensors")
     found = [folder / name[: -len(mark)].rpartition("/")[0] for mark in marks for name in names if name.endswith(mark)]
     return list(dict.fromkeys(str(one) for one in found if one != folder))[:3]
@@ -106,13 +106,13 @@ def _inside(folder: Path, names: list[str]) -> list[str]:
 
 def gguf_step(name: str) -> str:
     return (
-        f"{name} is a GGUF file, whose weights are quantised; expected safetensors in F32, F16 or BF16: "
+        f"{name} is a GGUF file with quantised weights; expected safetensors in F32, F16 or BF16: "
         "cogvideox weights pull NAME"
     )
 
 
 def snapshots(cache: Path) -> list[Path]:
-    """The snapshots of one model in a Hugging Face cache, the one of `main` first, then the newest."""
+    """The snapshots of one model in a Hugging Face cache: first that of `main`, then from the newest."""
     if not (cache / "snapshots").is_dir():
         return []
     ref = cache / "refs" / "main"
@@ -122,14 +122,14 @@ def snapshots(cache: Path) -> list[Path]:
 
 
 def hub_step(source: Path) -> str | None:
-    """For the whole cache of Hugging Face: which of its models to name."""
+    """For a whole Hugging Face cache: which of its models to import."""
     hub = source / "hub" if (source / "hub").is_dir() else source
     every = sorted(hub.glob("models--*"))
     caches = [c for c in every if "cogvideox" in c.name.lower() or any(_ours(s) for s in snapshots(c))]
     if len(caches) == 1:
         return f"{hub} is a Hugging Face cache with one CogVideoX model: cogvideox weights import {caches[0]}"
     if caches:
-        return f"{hub} holds several models, name one of: {', '.join(map(str, caches))}"
+        return f"{hub} contains several models; choose one of them: {', '.join(map(str, caches))}"
     if every:
         return f"{hub} is a Hugging Face cache without a CogVideoX model: cogvideox weights pull NAME"
     return None
@@ -141,7 +141,7 @@ def _ours(snapshot: Path) -> bool:
 
 
 def _of_diffusion(file: Path) -> bool:
-    """Whether the names in a pickle are a video model's; nothing is unpickled."""
+    """Whether the names in a pickle are those of a video model. Does not unpickle it."""
     try:
         with zipfile.ZipFile(file) as archive:
             name = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)

@@ -1,8 +1,8 @@
-"""A checkpoint, or RIFE's network, that already lies on this machine, brought into the models folder.
+"""Installs a checkpoint, or RIFE's network, from this machine into the models folder.
 
-Knows: diffusers folders, Hugging Face caches (`models--org--name/snapshots/<commit>/` with links to blobs), and how a
-folder appears whole or not at all. Does not know: the network. Files are hard-linked where the file system allows it,
-so nothing is stored twice; else copied.
+Knows: diffusers folders, Hugging Face caches (`models--org--name/snapshots/<commit>/` with links to blobs), and how to
+make a folder appear complete or not at all. Does not know: the network. Files are hard-linked if the file system allows
+it, so that nothing is stored twice; otherwise they are copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from weights.catalog import ALLOW_PATTERNS, CATALOG, MODEL_INDEX, WeightsError, 
 from weights.finetune import Transformer, base_folder, fill
 from weights.verify import recognise, verify
 
-PARTIAL = ".partial"  # inside the models folder: what is on its way in; hidden from the catalog's listing
+PARTIAL = ".partial"  # folder for unfinished downloads and imports in the models folder; the catalog does not list it
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -31,10 +31,11 @@ class ImportRefused(WeightsError):
 
 
 def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Path:
-    """Bring a diffusers folder or a Hugging Face cache in as `models_dir/<name>`; returns that folder.
+    """Import a diffusers folder or a Hugging Face cache as `models_dir/<name>`; returns that folder.
 
-    `name` None takes the catalog's for these configs. The source is verified first and its bytes are hashed into the
-    record; a cache's files whose blob carries a SHA-256 are held against it. Raises ImportRefused.
+    Without `name`, the configs decide which name of the catalog it gets. The source is verified first, and the SHA-256
+    of its files are recorded. If a cache names its blobs by SHA-256, the files are compared with that. Raises
+    ImportRefused.
     """
     folder, commit = locate(home(source))
     report = verify(folder)
@@ -44,10 +45,10 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
         raise ImportRefused(f"{folder} is not whole: " + "; ".join(map(str, report.problems)))
     checkpoint = recognise(folder)
     if name is None and checkpoint is None:
-        raise ImportRefused(f"{folder} is none of the published checkpoints by its configs: choose a --name for it")
+        raise ImportRefused(f"{folder} does not have the configs of a published checkpoint: choose a --name for it")
     name = name or (checkpoint.name if checkpoint else "")
     if name in interpolation.NETWORKS:
-        raise ImportRefused(f"{name} is a network's that draws frames between frames: choose another --name")
+        raise ImportRefused(f"{name} is the name of an interpolation network: choose another --name")
     target = models_dir / _free_name(name, models_dir)
     with _arriving(folder, target) as scratch:
         names = wanted(folder)
@@ -61,9 +62,9 @@ def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Pa
 
 
 def import_transformer(found: Transformer, models_dir: Path, base: str | None, name: str | None = None) -> Path:
-    """Bring a transformer in as `models_dir/<name>`, with the other parts of the checkpoint `base`.
+    """Import a transformer as `models_dir/<name>`, with the other parts of the checkpoint `base`.
 
-    `name` None takes one from the source. Raises WeightsError.
+    Without `name`, the name comes from the source. Raises WeightsError.
     """
     base_name, other = base_folder(base, found, models_dir)
     name = name or found.name
@@ -85,9 +86,9 @@ def import_transformer(found: Transformer, models_dir: Path, base: str | None, n
 
 
 def import_network(file: Path, models_dir: Path, convert: Callable[[Path, Path], str]) -> tuple[Path, str]:
-    """Store a file of RIFE's in the models folder; returns its place there and what `convert` says it is.
+    """Store a RIFE file in the models folder; returns its path there and the description that `convert` returns.
 
-    `convert(file, target)` writes `target` as safetensors. Raises WeightsError, as it may.
+    `convert(file, target)` writes `target` as safetensors and may raise WeightsError. Raises WeightsError.
     """
     file = home(file)
     try:
@@ -99,14 +100,14 @@ def import_network(file: Path, models_dir: Path, convert: Callable[[Path, Path],
         raise ImportRefused(f"{target.parent} is already there: remove it first")
     with _arriving(file, target.parent) as scratch:
         what = convert(file, scratch / target.name)
-        (scratch / target.name).chmod(0o644)  # the library that wrote it lets nobody else read
+        (scratch / target.name).chmod(0o644)  # the library that wrote it allows only the owner to read it
         record.write(scratch, record.Record(record.measure(scratch, [target.name]), interpolation.RIFE))
     return target, what
 
 
 @contextmanager
 def _arriving(source: Path, target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` at once when nothing was raised, and leaves nothing otherwise."""
+    """A folder to fill. It becomes `target` at the end, or disappears if the block raises."""
     models_dir = target.parent
     try:
         (models_dir / PARTIAL).mkdir(parents=True, exist_ok=True)
@@ -137,19 +138,19 @@ def locate(source: Path) -> tuple[Path, str | None]:
             return snapshot, snapshot.name
     if snapshots:
         how = foreign.folder_step(snapshots[0])
-        raise ImportRefused(f"{source} is a Hugging Face cache without a diffusers checkpoint in it: {how}")
+        raise ImportRefused(f"{source} is a Hugging Face cache without a diffusers checkpoint: {how}")
     raise ImportRefused(foreign.hub_step(source) or foreign.folder_step(source))
 
 
 def wanted(folder: Path) -> list[str]:
-    """The files of a checkpoint that belong to it, relative, forward slashes; the rest is never brought along."""
+    """The files to import or pull: relative paths with forward slashes. Others are left out."""
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     return sorted(n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in ALLOW_PATTERNS))
 
 
 def _free_name(name: str, models_dir: Path) -> str:
     if not _NAME.fullmatch(name):
-        raise ImportRefused(f"{name!r} is not a good name: letters, digits, '.', '_' and '-', at most 64")
+        raise ImportRefused(f"{name!r} is not a valid name: use at most 64 letters, digits, '.', '_' and '-'")
     if name in CATALOG and CATALOG[name].packaged:
         raise ImportRefused(f"{name} ships with this project: choose another --name")
     if (models_dir / name).exists():
@@ -166,8 +167,8 @@ def _bring(source: Path, target: Path) -> None:
 
 
 def _hold_against_blobs(folder: Path, files: dict[str, record.FileRecord]) -> None:
-    """A Hugging Face cache names the blob of a large file by its SHA-256: a check back to the publisher."""
+    """Compare with a Hugging Face cache's blob names, which are the publisher's SHA-256 of large files."""
     for name, file in files.items():
         blob = (folder / name).resolve().name
         if (folder / name).is_symlink() and _DIGEST.fullmatch(blob) and blob != file.sha256:
-            raise ImportRefused(f"{folder / name}: its bytes are not the published ones (SHA-256); download it again")
+            raise ImportRefused(f"{folder / name}: its SHA-256 differs from the published one; download it again")

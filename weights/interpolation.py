@@ -1,7 +1,4 @@
-"""Where the network lies that draws frames between frames: RIFE's own, or the small one that ships with this project.
-
-Knows: the files' places, which one is used, which endings RIFE weights have. Does not know: torch, what is in a file.
-"""
+"""The file of the frame-interpolation network: RIFE's own, or the small one that ships with this project."""
 
 from __future__ import annotations
 
@@ -11,17 +8,17 @@ from weights.catalog import WeightsError
 
 SHIPPED = Path(__file__).resolve().parent / "demo-rife" / "flownet.safetensors"
 SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt")
-RIFE, SMALL = "rife", "demo-rife"  # what the folders are called, and the two are by their names
+RIFE, SMALL = "rife", "demo-rife"  # names of the two networks and of their folders
 NETWORKS = (RIFE, SMALL)
 
 
 def place(name: str, models_dir: Path) -> Path:
-    """The file of one of NETWORKS, whether it is there or not."""
+    """The path of one of NETWORKS; the file may be missing."""
     return SHIPPED if name == SMALL else models_dir / RIFE / SHIPPED.name
 
 
 def rife_weights(given: Path | None = None, models_dir: Path | None = None) -> Path | None:
-    """`given`, else what was imported into `models_dir`, else the small network; None where an installation lacks that.
+    """`given`, otherwise the imported one in `models_dir`, otherwise the small network; None if that is missing too.
 
     Raises WeightsError.
     """
@@ -32,7 +29,7 @@ def rife_weights(given: Path | None = None, models_dir: Path | None = None) -> P
 
 
 def named(given: Path) -> Path:
-    """A file that a person named. Raises WeightsError for none, and for an ending that RIFE weights do not have."""
+    """Check a file that the user chose. Raises WeightsError if it is missing or has an unknown suffix."""
     if given.suffix.lower() not in SUFFIXES:
         raise WeightsError(f"not a RIFE weights file: its name must end in {', '.join(SUFFIXES)}")
     if not given.is_file():

@@ -1,9 +1,9 @@
-"""A CogVideoX transformer's tensors in another layout -> diffusers', without torch: bytes are moved, never computed.
+"""Converts a CogVideoX transformer's tensors from another layout to diffusers', by copying bytes, without torch.
 
-Knows: the original (SAT) layout, whose names and joint tensors differ, and the prefixes that trainers put before names.
+Knows: the original (SAT) layout with its names and joint tensors, and the prefixes that trainers add to names.
 Does not know: configs, folders.
 
-Source for the names and for what is joined: scripts/convert_cogvideox_to_diffusers.py of diffusers.
+Source of the names and the joint tensors: scripts/convert_cogvideox_to_diffusers.py of diffusers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MARKS: Mapping[Layout, str] = {
     "diffusers": "transformer_blocks.0.attn1.to_q.weight",
     "original": "transformer.layers.0.attention.query_key_value.weight",
 }
-# what trainers wrap around modules, and so into names
+# names of wrapper modules that trainers add
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.(.+)")
 _LISTED = re.compile(r"mixins\.adaln_layer\.(query_layernorm_list|key_layernorm_list|adaLN_modulations)\.(\d+)\.(.+)")
@@ -46,13 +46,13 @@ _ELSEWHERE = {
     "mixins.final_layer.adaLN_modulation.1": "norm_out.linear",
 }
 _POSITIONS = "mixins.pos_embed.pos_embedding"
-_COMPUTED = ("embed_tokens", "freqs_sin", "freqs_cos", "position_embedding")  # made anew from the config
+_COMPUTED = ("embed_tokens", "freqs_sin", "freqs_cos", "position_embedding")  # computed from the config
 _COPY = 2**22
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a tensor in a file: share `number` of `of` along its first dimension."""
+    """A tensor in a file, or part `number` of `of` equal parts along its first dimension."""
 
     file: Path
     tensor: Tensor
@@ -61,7 +61,7 @@ class Piece:
 
 
 def layout_of(names: Iterable[str]) -> tuple[Layout, str] | None:
-    """The layout and the prefix of its names; None for tensors that are no CogVideoX transformer's."""
+    """The layout and the prefix of the names; None if they are not those of a CogVideoX transformer."""
     for name in map(_unwrapped, names):
         for layout, mark in _MARKS.items():
             if name == mark or name.endswith("." + mark):
@@ -74,7 +74,7 @@ def _unwrapped(name: str) -> str:
 
 
 def plan(tensors: Mapping[str, tuple[Path, Tensor]], layout: Layout, prefix: str) -> dict[str, list[Piece]]:
-    """diffusers' name -> what to join along the first dimension. Names without the prefix are another model's."""
+    """diffusers' name -> pieces to join along the first dimension. Names without the prefix belong to another model."""
     wanted: dict[str, list[Piece]] = {}
     for name, (file, tensor) in tensors.items():
         if (short := _unwrapped(name)).startswith(prefix):
@@ -86,7 +86,7 @@ def plan(tensors: Mapping[str, tuple[Path, Tensor]], layout: Layout, prefix: str
 
 
 def _renamed(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """diffusers' names for an original one, each with its shares (number, of) of the tensor."""
+    """diffusers' names for an original name, each with its parts (number, of) of the tensor."""
     if name == _POSITIONS:
         yield "patch_embed.pos_embedding", [(0, 1)]
         return
@@ -102,7 +102,7 @@ def _renamed(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
             yield f"{block}.{_IN_LAYER.get(part, part)}.{kind}", [(0, 1)]
     elif match := _LISTED.fullmatch(name):
         block = f"transformer_blocks.{match[2]}"
-        if match[1] == "adaLN_modulations":  # twelve parts: of the picture, then of the text, for each of two norms
+        if match[1] == "adaLN_modulations":  # twelve parts: for the video, then for the text, each for two norms
             yield f"{block}.norm1.linear.{kind}", [(n, 12) for n in (0, 1, 2, 6, 7, 8)]
             yield f"{block}.norm2.linear.{kind}", [(n, 12) for n in (3, 4, 5, 9, 10, 11)]
         else:
@@ -112,20 +112,20 @@ def _renamed(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
 
 
 def write(wanted: Mapping[str, list[Piece]], target: Path) -> None:
-    """One safetensors file. Raises ValueError for a tensor that cannot be shared out as its layout says."""
+    """Write one safetensors file. Raises ValueError for a tensor that cannot be split as its layout requires."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, pieces in wanted.items():
         tensor, of = pieces[0].tensor, pieces[0].of
         if of > 1 and (not tensor.shape or tensor.shape[0] % of):
-            raise ValueError(f"{name} cannot be cut out of a tensor with the sides {list(tensor.shape)}")
+            raise ValueError(f"{name} cannot be split from a tensor of shape {list(tensor.shape)}")
         shape = list(tensor.shape)
         if of > 1:
             shape[0] = shape[0] // of * len(pieces)
         begin, end = end, end + (tensor.end - tensor.begin) // of * len(pieces)
         header[name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [begin, end]}
     said = json.dumps(header).encode()
-    said += b" " * (-len(said) % 8)  # so that the tensors' bytes are aligned
+    said += b" " * (-len(said) % 8)  # aligns the tensors' bytes
     with target.open("wb") as out:
         out.write(len(said).to_bytes(8, "little") + said)
         for pieces in wanted.values():
@@ -140,6 +140,6 @@ def _copy(source: BinaryIO, out: BinaryIO, size: int) -> None:
     while size:
         data = source.read(min(size, _COPY))
         if not data:
-            raise ValueError(f"{source.name} ended while it was read")
+            raise ValueError(f"{source.name} is shorter than its header says")
         out.write(data)
         size -= len(data)

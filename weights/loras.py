@@ -1,11 +1,11 @@
-"""The folder of LoRA files: how they are named, added, taken away, and fetched from the Hugging Face Hub.
+"""The folder of LoRA files: their names, adding, removing, and downloading from the Hugging Face Hub.
 
-Knows: the folder's layout, the hub through `weights.pull`'s words. Does not know: torch, what is inside a file.
-Run as a program it fetches one LoRA, and is ended by the kernel when its time is up.
+Knows: the folder's layout, the Hub. Does not know: torch, the content of a file.
+Run as a program, it downloads one LoRA; the kernel ends it after a time limit.
 
-    NAME.safetensors   put there by hand, or NAME/FILE.safetensors with what lies beside it
-    OWNER/NAME/…       a repository of the hub, OWNER/NAME@REVISION/… where it is not of its main branch
-    FILE.json          beside FILE.safetensors: the owner's own word on it, such as {"alpha": 1}
+    NAME.safetensors   added by hand; or NAME/FILE.safetensors with other files next to it
+    OWNER/NAME/…       a repository of the Hub; OWNER/NAME@REVISION/… if it is not the main branch
+    FILE.json          next to FILE.safetensors: the user's settings for it, such as {"alpha": 1}
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ NAME = re.compile(rf"{PART}(/{PART}){{0,5}}")
 WORD = r"[A-Za-z0-9_][\w.-]*"
 REPOSITORY = re.compile(rf"({WORD}/{WORD})(?:@({WORD}))?(?:/(.+{re.escape(SUFFIX)}))?", re.ASCII)
 HUB = re.compile(r"hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)(?::443)?/", re.IGNORECASE)
-PAGES = ("resolve", "blob", "raw", "tree")  # of a repository's files, before their revision
+PAGES = ("resolve", "blob", "raw", "tree")  # parts of a URL of a repository's file, before the revision
 CONFIG = "adapter_config.json"
 LISTED = 10  # names in a message
 
 
 def installed(folder: Path) -> list[str]:
-    """The names of all LoRA files there, as `find` takes them: the folder's where it holds one."""
+    """The names of all LoRA files in the folder, as `find` takes them; a folder's name if it contains only one file."""
     names: dict[str, list[str]] = {}
     for path in folder.rglob(f"*{SUFFIX}"):
         inside = path.relative_to(folder)
@@ -49,31 +49,31 @@ def installed(folder: Path) -> list[str]:
 
 
 def find(name: str, folder: Path) -> Path | None:
-    """The file of that name: its path in the folder with or without .safetensors, or a folder with one file in it.
+    """The file of that name: its path in the folder with or without .safetensors, or the only file of a folder.
 
-    None if there is none. Raises WeightsError for what is no name, for a folder with several files, and where a file
+    None if there is none. Raises WeightsError for an invalid name, for a folder with several files, and if both a file
     and a folder have that name.
     """
     if not NAME.fullmatch(name):
-        raise WeightsError(f"{name[:100]!r} is no name of a LoRA: letters, digits, . _ - and / between folders")
+        raise WeightsError(f"{name[:100]!r} is not a valid LoRA name: use letters, digits, . _ - and / between folders")
     path, alone = folder / name, folder / f"{name}{SUFFIX}"
     if path.suffix == SUFFIX and path.is_file():
         return path
     inside = sorted((folder / name).glob(f"*{SUFFIX}"))
     if alone.is_file():
-        inside = [alone, *(inside if len(inside) == 1 else [])]  # several have names of their own
+        inside = [alone, *(inside if len(inside) == 1 else [])]  # several files have their own names
     inside = inside or sorted((folder / name).glob(f"**/*{SUFFIX}"))
     if len(inside) > 1:
-        verb = "is the name of" if alone in inside else "holds"
-        raise WeightsError(f"{name} {verb} several LoRAs, name one of them: {_some(folder, inside)}")
+        verb = "is the name of" if alone in inside else "contains"
+        raise WeightsError(f"{name} {verb} several LoRAs; choose one of them: {_some(folder, inside)}")
     return inside[0] if inside else None
 
 
 def hub_name(address: str) -> str | None:
-    """What `find` and `pull` call the LoRA at an address of the Hugging Face Hub: `https://huggingface.co/OWNER/NAME`,
-    `…/resolve/REVISION/FILE.safetensors`, and the hub's other forms of these. None for other addresses.
+    """The name for `find` and `pull` of the LoRA at a URL of the Hugging Face Hub: `https://huggingface.co/OWNER/NAME`,
+    `…/resolve/REVISION/FILE.safetensors`, and the Hub's other forms of these. None for other URLs.
 
-    Raises WeightsError for a revision that no folder can be called.
+    Raises WeightsError for a revision that cannot be a folder's name.
     """
     if not (hub := HUB.match(address)):
         return None
@@ -87,28 +87,28 @@ def hub_name(address: str) -> str | None:
     if page != "tree" and not parts[-1].lower().endswith(SUFFIX):
         return None
     if not re.fullmatch(WORD, revision, re.ASCII):
-        raise WeightsError(f"{revision[:100]!r} is no revision that can be fetched: letters, digits, . _ and -")
+        raise WeightsError(f"{revision[:100]!r} is not a supported revision: use letters, digits, . _ and -")
     at = "" if revision == "main" else f"@{revision}"
     return "/".join((owner, repository + at, *inside))
 
 
 def unknown(name: str, folder: Path) -> str:
-    """What is said of a name that `find` does not know."""
+    """The error message for a name that `find` does not know."""
     there = installed(folder)[:LISTED] if folder.is_dir() else []
     how = f"; `cogvideox lora add {name}` fetches it from the hub" if REPOSITORY.fullmatch(name) else ""
     return f"no LoRA {name!r} is installed here; there are: {', '.join(there) or 'none'}{how}"
 
 
 def add(source: Path, folder: Path, name: str, alpha: float | None = None, origin: str = "") -> Path:
-    """Copies a file, and the PEFT configuration beside it, to `folder/name/`; returns its new path.
+    """Copy a file, and the PEFT configuration next to it, to `folder/name/`; returns its new path.
 
-    Raises WeightsError for a name that is none or taken.
+    Raises WeightsError for an invalid or existing name.
     """
     target = folder / name / f"{PurePosixPath(name).name}{SUFFIX}"
     if not NAME.fullmatch(name):
-        raise WeightsError(f"{name[:100]!r} is no name: letters, digits, . _ - and / between folders")
+        raise WeightsError(f"{name[:100]!r} is not a valid name: use letters, digits, . _ - and / between folders")
     if find(name, folder) is not None:
-        raise WeightsError(f"{name} is there already; `cogvideox lora remove {name}` first, or give another --name")
+        raise WeightsError(f"{name} already exists; run `cogvideox lora remove {name}` first, or choose another --name")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.part")
@@ -123,7 +123,7 @@ def add(source: Path, folder: Path, name: str, alpha: float | None = None, origi
 
 
 def note(file: Path, **said: Any) -> None:
-    """Adds to the word beside `file`; None and empty text are not written."""
+    """Add to the JSON next to `file`; None and empty strings are not written."""
     beside = file.with_name(f"{file.name}.json")
     try:
         before = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
@@ -135,7 +135,7 @@ def note(file: Path, **said: Any) -> None:
 
 
 def remove(name: str, folder: Path) -> Path:
-    """Takes a file away, with what lies beside it if it is the only one there. Raises WeightsError."""
+    """Remove a file, and its folder if that has no other LoRA. Raises WeightsError."""
     path = find(name, folder)
     if path is None:
         raise WeightsError(unknown(name, folder))
@@ -156,14 +156,14 @@ def pull(
     *,
     snapshot_download: Callable[..., Any] | None = None,
 ) -> Path:
-    """Fetches OWNER/NAME, or OWNER/NAME/FILE.safetensors, from the hub into `folder`; returns the file or the folder.
-    Either may name a revision, OWNER/NAME@REVISION, and has its place under that name then.
+    """Download OWNER/NAME, or OWNER/NAME/FILE.safetensors, from the Hub to `folder`; returns the file or the folder.
+    A revision, OWNER/NAME@REVISION, becomes part of the folder's name.
 
-    Only safetensors and the PEFT configuration. Raises WeightsError, also when more than `limit` bytes would come.
+    Downloads only safetensors and the PEFT configuration. Raises WeightsError, also for more than `limit` bytes.
     """
     asked = REPOSITORY.fullmatch(name)
     if not asked or not NAME.fullmatch(name):
-        raise WeightsError(f"{name[:100]!r} is no repository: OWNER/NAME, or OWNER/NAME/FILE{SUFFIX}")
+        raise WeightsError(f"{name[:100]!r} is not a repository: expected OWNER/NAME, or OWNER/NAME/FILE{SUFFIX}")
     repository, file = asked[1], asked[3]
     home = folder / (f"{repository}@{asked[2]}" if asked[2] else repository)
     revision = revision or asked[2]
@@ -178,30 +178,30 @@ def pull(
         size = sum(one.file_size or 0 for one in plan)
         if size > limit:
             raise WeightsError(
-                f"{repository} holds {size / 2**20:.0f} MiB of files, at most {limit // 2**20} are fetched;"
-                f" name one: {repository}/FILE{SUFFIX}, or raise COGVIDEOX_MAX_LORA_MB"
+                f"{repository} has {size / 2**20:.0f} MiB of files, the limit is {limit // 2**20} MiB;"
+                f" choose one file: {repository}/FILE{SUFFIX}, or raise COGVIDEOX_MAX_LORA_MB"
             )
         snapshot_download(**what)
     except WeightsError:
         raise
-    except Exception as error:  # one boundary to a library with a dozen error classes
+    except Exception as error:  # the library has a dozen error classes
         raise WeightsError(plain_words(error, Checkpoint(name, repository, "", 0, (), revision or "main"))) from error
     return home / file if file else home
 
 
 @contextmanager
 def beside(folder: Path) -> Iterator[Path]:
-    """A place on the folder's disk for what is still to be checked; gone afterwards."""
+    """A temporary folder on the same disk, for files that are not checked yet."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         yield Path(scratch)
 
 
 def settle(file: Path, scratch: Path, folder: Path, alpha: float | None = None, origin: str = "") -> Path:
-    """Moves what `pull` put into `scratch` to the same place in `folder`; returns its new path."""
+    """Move a file that `pull` wrote to `scratch` to the same place in `folder`; returns its new path."""
     target = folder / file.relative_to(scratch)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if (config := file.with_name(CONFIG)).is_file():  # what tells the alpha is there before the file is
+    if (config := file.with_name(CONFIG)).is_file():  # first, because it may contain the alpha
         config.replace(target.with_name(CONFIG))
     note(target, alpha=alpha, origin=origin)
     return file.replace(target)
@@ -213,7 +213,7 @@ def _some(folder: Path, paths: list[Path]) -> str:
 
 
 if __name__ == "__main__":  # NAME FOLDER LIMIT SECONDS
-    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[4]))  # nobody handles the signal
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[4]))  # unhandled, so it ends the process
     try:
         pull(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
     except WeightsError as e:

@@ -1,6 +1,6 @@
-"""Whether the numbers in a weights file are numbers: a training that went wrong leaves NaN or infinity behind.
+"""Finds NaN and infinity in a weights file, which a failed training leaves behind.
 
-Reads every byte, in pieces, without torch: such a number is one whose exponent bits are all set.
+It reads the whole file in pieces, without torch: in NaN and infinity all exponent bits are set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PIECE = 2**24  # bytes
 
 
 def broken_tensor(path: Path) -> str | None:
-    """The name of a tensor that holds NaN or infinity; None when all are finite. Raises BrokenFile, OSError."""
+    """The name of the first tensor with NaN or infinity; None if all are finite. Raises BrokenFile, OSError."""
     with path.open("rb") as file:
         for name, tensor in sorted(read_header(path).items(), key=lambda item: item[1].begin):
             if (exponent := _EXPONENT.get(tensor.dtype)) is None:

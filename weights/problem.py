@@ -1,4 +1,4 @@
-"""What is wrong with a file of a checkpoint, and reading the small parts of one without trusting them."""
+"""A problem with a checkpoint's file, and safe reading of untrusted JSON files and headers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from weights.safetensors_header import BrokenFile, Tensor, read_header
 
-AGAIN = "get the checkpoint again: cogvideox weights pull NAME, or cogvideox weights import DIR from a whole copy"
-_JSON_BYTES = 16 * 2**20  # of a config or an index; published ones have less than 1 MiB
+AGAIN = "get the checkpoint again: cogvideox weights pull NAME, or cogvideox weights import DIR from an intact copy"
+_JSON_BYTES = 16 * 2**20  # limit for a config or an index; published ones have less than 1 MiB
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`path` is relative to the checkpoint's folder; `remedy` says what to do about it."""
+    """`path` is relative to the checkpoint's folder; `remedy` says what to do."""
 
     path: str
     what: str
@@ -51,4 +51,4 @@ def read_tensors(folder: Path, name: str) -> tuple[dict[str, Tensor], Problem | 
 
 
 def _absent(path: Path) -> str:
-    return "a link to a file that is not there" if path.is_symlink() else "missing"
+    return "a link to a missing file" if path.is_symlink() else "missing"

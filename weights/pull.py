@@ -1,8 +1,8 @@
-"""Fetch a published checkpoint from the Hugging Face Hub. The only place in this project that calls it.
+"""Downloads a published checkpoint from the Hugging Face Hub. Only this module and `weights.loras` call the Hub.
 
-Knows: which files, at which revision, into which folder; how a fetch is resumed and checked; what went wrong, in plain
-words. Does not know: how bytes travel (huggingface_hub's work: resuming, retries, progress bars, mirrors through
-HF_ENDPOINT, tokens).
+Knows: which files, at which revision, into which folder; how a download is resumed and checked; plain error messages.
+Does not know: the transfer itself; huggingface_hub handles resuming, retries, progress bars, mirrors (HF_ENDPOINT) and
+tokens.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class PullError(WeightsError):
-    """The checkpoint could not be fetched; what had arrived is kept, and the next pull goes on from there."""
+    """The download failed. Its files so far are kept, and the next pull resumes."""
 
 
-CONNECT_SECONDS = 10.0  # for the first answer of the hub; its own library would retry for half a minute
+CONNECT_SECONDS = 10.0  # for the Hub's first response; huggingface_hub would retry for half a minute
 
 
 def pull(name: str, models_dir: Path, *, snapshot_download: Callable[..., Any] | None = None) -> Path:
-    """Fetch a catalog checkpoint into `models_dir/<name>`, verify it, write its record; returns the folder.
+    """Download a catalog checkpoint to `models_dir/<name>`, verify it, write its record; returns the folder.
 
-    Nothing is fetched if it is there and whole (as `verify` sees it, not `deep`). A broken one is mended: only what is
-    wrong is fetched again. The folder appears under its name when it is whole, not before.
-    Raises UnknownCheckpoint, or PullError in plain words.
+    Does nothing if the checkpoint is already installed and passes `verify` (without `deep`). If it does not pass, only
+    its invalid files are downloaded again. The folder gets its name only when it is complete.
+    Raises UnknownCheckpoint or PullError.
     """
     checkpoint = get(name)
     name = checkpoint.name
     target, partial = models_dir / name, models_dir / PARTIAL / name
     if checkpoint.repository is None:
-        raise PullError(f"{name} ships with this project, there is nothing to pull")
+        raise PullError(f"{name} ships with this project, so there is nothing to pull")
     if target.exists():
         report = verify(target)
         if report.ok:
@@ -57,19 +57,19 @@ def pull(name: str, models_dir: Path, *, snapshot_download: Callable[..., Any] |
         }
         if snapshot_download is None:
             snapshot_download = hub_download()
-        # NOTE: the dry run also proves that the hub answers. Without an answer the real call returns the folder as it
-        # is, half full, and says nothing.
+        # NOTE: the dry run also proves that the Hub responds. If it does not, the real call silently returns the
+        # incomplete folder.
         _check_space(partial, snapshot_download(**asked, dry_run=True))
         snapshot_download(**asked)
         return _settle(partial, target, checkpoint)
     except WeightsError:
         raise
-    except Exception as error:  # one boundary to a library with a dozen error classes
+    except Exception as error:  # the library has a dozen error classes
         raise PullError(plain_words(error, checkpoint)) from error
 
 
 def hub_download() -> Callable[..., Any]:
-    """huggingface_hub's download, once the hub has answered. Raises its own errors when that cannot be reached."""
+    """huggingface_hub's download function, after checking that the Hub responds. Raises huggingface_hub's errors."""
     from huggingface_hub import constants, get_session, snapshot_download
 
     if not constants.HF_HUB_OFFLINE:
@@ -78,7 +78,7 @@ def hub_download() -> Callable[..., Any]:
 
 
 def _take_back(report: Report, partial: Path) -> None:
-    """A broken checkpoint becomes a half-fetched one, without the files that are wrong."""
+    """Turn an invalid checkpoint into a partial download, without its invalid files."""
     if partial.exists():
         shutil.rmtree(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _check_space(folder: Path, plan: list[Any]) -> None:
     needed -= sum(p.stat().st_size for p in folder.rglob("*.incomplete"))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise PullError(f"{needed / 1e9:.1f} GB are needed and {folder} has {free / 1e9:.1f} GB free")
+        raise PullError(f"{needed / 1e9:.1f} GB are needed, but {folder} has {free / 1e9:.1f} GB free")
 
 
 def _settle(partial: Path, target: Path, checkpoint: Checkpoint) -> Path:
@@ -104,7 +104,7 @@ def _settle(partial: Path, target: Path, checkpoint: Checkpoint) -> Path:
     for name in torn:
         (partial / name).unlink()
     if torn:
-        raise PullError(f"arrived damaged, pull again to fetch them anew: {', '.join(torn)}")
+        raise PullError(f"damaged in transfer, pull again to download them: {', '.join(torn)}")
     (partial / record.RECORD).unlink(missing_ok=True)
     report = verify(partial)
     if not report.ok:
@@ -116,7 +116,7 @@ def _settle(partial: Path, target: Path, checkpoint: Checkpoint) -> Path:
 
 
 def _note(folder: Path, name: str) -> tuple[str, str]:
-    """Commit and etag that huggingface_hub wrote for a file; the etag of a large file is its published SHA-256."""
+    """Commit and etag that huggingface_hub recorded for a file; a large file's etag is its published SHA-256."""
     path = folder / _DOWNLOAD_NOTES / f"{name}.metadata"
     lines = path.read_text().splitlines() if path.is_file() else []
     return (lines[0], lines[1]) if len(lines) >= 2 else ("", "")
@@ -133,13 +133,13 @@ def plain_words(error: BaseException, checkpoint: Checkpoint) -> str:
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"{cause.filename} cannot be written to: {cause.strerror}"
         if isinstance(cause, hub.GatedRepoError):
-            return f"{where} asks you to accept its terms: do so at {endpoint}/{where}, then `hf auth login`, then pull"
+            return f"accept the terms of {where} at {endpoint}/{where} first, then run `hf auth login`, then pull"
         if isinstance(cause, hub.RevisionNotFoundError):
-            return f"{where} has no revision {checkpoint.revision} any more"
+            return f"{where} no longer has the revision {checkpoint.revision}"
         if isinstance(cause, hub.RepositoryNotFoundError):
             return f"{endpoint} has no {where}, or does not show it without a token"
         if isinstance(cause, hub.OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, so nothing is fetched; unset it and pull again"
+            return "HF_HUB_OFFLINE is set, so nothing is downloaded; unset it and pull again"
         if isinstance(cause, hub.HfHubHTTPError) and cause.response is not None:
             return f"{endpoint} answered {cause.response.status_code}; try again later, a download resumes"
         if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyError"):

@@ -1,6 +1,5 @@
-"""The record that a pull or an import leaves in a checkpoint folder: which files, how long, which SHA-256.
-
-Knows: `cogvideox-files.json`, its reading and writing. Does not know: what a checkpoint is made of.
+"""The record of a checkpoint folder, `cogvideox-files.json`: the size and SHA-256 of each file, from the pull or
+import.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """`files`: path relative to the folder, with forward slashes -> what it was. `commit` is the repository's."""
+    """`files`: relative path with forward slashes -> size and SHA-256. `commit`: of the repository."""
 
     files: dict[str, FileRecord]
     checkpoint: str | None = None
@@ -39,7 +38,7 @@ def sha256(path: Path) -> str:
 
 
 def measure(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
-    """Reads every byte: about a second a gigabyte."""
+    """Reads every byte, which takes about a second per gigabyte."""
     return {n: FileRecord((folder / n).stat().st_size, sha256(folder / n)) for n in sorted(names)}
 
 
@@ -51,7 +50,7 @@ def write(folder: Path, record: Record) -> None:
 
 
 def read(folder: Path) -> Record | None:
-    """None where there is no record. Raises ValueError for one that cannot be read."""
+    """None if there is no record. Raises ValueError for an unreadable one."""
     path = folder / RECORD
     if not path.is_file():
         return None

@@ -1,7 +1,8 @@
-"""The weights files of one part of a checkpoint: all there, and the tensors that its config asks for.
+"""Checks the weights files of one part of a checkpoint: whether all files exist, with the tensors that the config
+needs.
 
-Knows: the names that diffusers and transformers give weights files, shard indexes, variants. Does not know: which
-tensors a config asks for (`weights.expected`).
+Knows: the names of weights files, shard indexes and variants in diffusers and transformers. Does not know: which
+tensors a config needs (`weights.expected`).
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from weights.safetensors_header import Tensor
 
 STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 FLOATS = ("F32", "F16", "BF16", "F64")
-EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # two names of one tensor in T5's files
-# what libraries leave out without harm: T5's decoder, where the whole T5 was saved; positions computed anew
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # T5's files may use either name for this tensor
+# tensors that libraries ignore: T5's decoder, if the whole T5 was saved; positions, which are computed
 _UNUSED = {
     "text_encoder": re.compile(r"decoder\.|lm_head\.weight$"),
     "transformer": re.compile(r"patch_embed\.pos_embedding$"),
 }
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _VARIANT = re.compile(r"\.(\w+)(-\d{5}-of-\d{5})?\.safetensors$")
-_FULL = "get the checkpoint that is not quantised: cogvideox weights pull NAME"
+_FULL = "use the unquantised checkpoint: cogvideox weights pull NAME"
 RESAVE = "load it with diffusers, save_pretrained(DIR), then cogvideox weights import DIR"
 
 
 @dataclass
 class Stored:
-    """`path`: the single weights file, or the index of shards; `tensors`: name -> file and what its header says."""
+    """`path`: the single weights file, or the index of shards. `tensors`: name -> file and entry of its header."""
 
     path: str
     tensors: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
@@ -42,8 +43,8 @@ def read(folder: Path, part: str) -> tuple[Stored, list[Problem]]:
     present = sorted(p.name for p in (folder / part).glob("*.safetensors"))
     stored = Stored(index if (folder / index).is_file() else single)
     if (folder / index).is_file() and (folder / single).exists():
-        what = f"an index of shards beside {stem}.safetensors: two sets of weights, expected one"
-        return stored, [Problem(index, what, f"delete the one that does not belong, such as: rm {single}")]
+        what = f"an index of shards next to {stem}.safetensors: two sets of weights, expected one"
+        return stored, [Problem(index, what, f"delete the wrong one, for example: rm {single}")]
     if (folder / index).is_file():
         return stored, list(_sharded(folder, part, index, stored))
     if (folder / single).exists() or (folder / single).is_symlink():
@@ -68,20 +69,20 @@ def _sharded(folder: Path, part: str, path: str, stored: Stored) -> Iterator[Pro
         if problem:
             yield problem
         elif absent := [t for t, s in places.items() if s == shard and t not in tensors]:
-            yield Problem(name, f"lacks the tensor {_some(absent)} that the index promises")
+            yield Problem(name, f"lacks the tensor {_some(absent)} that the index lists")
         elif more := [t for t in tensors if t not in places]:
-            yield Problem(name, f"holds the tensor {_some(more)}, which the index does not name")
+            yield Problem(name, f"contains the tensor {_some(more)}, which the index does not list")
         elif twice := [t for t in tensors if t in stored.tensors]:
-            yield Problem(name, f"holds {_some(twice)}, which {stored.tensors[twice[0]][0]} holds too")
+            yield Problem(name, f"contains {_some(twice)}, and so does {stored.tensors[twice[0]][0]}")
         stored.tensors |= {t: (name, tensor) for t, tensor in tensors.items()}
 
 
 def _missing(folder: Path, part: str, stem: str, present: list[str]) -> Iterator[Problem]:
-    """Neither one file nor an index: what is there instead."""
+    """Problems of a folder with neither a single weights file nor an index."""
     single = f"{part}/{stem}.safetensors"
     others = sorted(p.name for p in (folder / part).iterdir() if p.suffix in (".bin", ".gguf", ".pt", ".ckpt"))
     if any(re.fullmatch(re.escape(stem) + _SHARD.pattern, n) for n in present):
-        yield Problem(f"{single}.index.json", "missing, while there are shards")
+        yield Problem(f"{single}.index.json", "missing, although there are shards")
         for number in _gaps(present, stem):
             yield Problem(f"{part}/{number}", "missing")
         for name in present:
@@ -90,24 +91,24 @@ def _missing(folder: Path, part: str, stem: str, present: list[str]) -> Iterator
     elif variants := [(n, m) for n in present if (m := _VARIANT.fullmatch(n.removeprefix(stem)))]:
         name, match = variants[0]
         how = f"mv {part}/{name} {single}" if not match[2] else RESAVE
-        yield Problem(single, f"missing, there is only the variant {match[1]}: {name}", how)
+        yield Problem(single, f"missing, only the variant {match[1]} exists: {name}", how)
     elif any(name.endswith(".gguf") for name in others):
-        yield Problem(single, f"missing, there is only {others[0]}: GGUF is quantised, expected safetensors", _FULL)
+        yield Problem(single, f"missing, only {others[0]} exists: GGUF is quantised, expected safetensors", _FULL)
     elif others:
-        yield Problem(single, f"missing, there are only pickled weights such as {others[0]}", RESAVE)
+        yield Problem(single, f"missing, only pickled weights exist, such as {others[0]}", RESAVE)
     else:
         yield Problem(single, "missing")
 
 
 def _gaps(present: list[str], stem: str) -> list[str]:
-    """Names of shards that the names of those present promise."""
+    """Names of missing shards, judging by the names of the existing ones."""
     total = max(int(m[2]) for n in present if (m := _SHARD.search(n)))
     names = [f"{stem}-{i:05d}-of-{total:05d}.safetensors" for i in range(1, min(total, 1000) + 1)]
     return [n for n in names if n not in present]
 
 
 def compare(folder: Path, part: str, stored: Stored, expected: Mapping[str, tuple[int, ...]]) -> Iterator[Problem]:
-    """Names, shapes and dtypes of the tensors against those that the config asks for."""
+    """Compare names, shapes and dtypes of the tensors with those that the config needs."""
     config, found = f"{part}/config.json", dict(stored.tensors)
     if part == "text_encoder":
         yield from _one_embedding(folder, found)
@@ -118,11 +119,11 @@ def compare(folder: Path, part: str, stored: Stored, expected: Mapping[str, tupl
         yield Problem(file, what, _FULL)
         return
     if absent := [n for n in expected if n not in found]:
-        yield Problem(stored.path, f"lacks the tensor {_some(absent)} that {config} asks for")
+        yield Problem(stored.path, f"lacks the tensor {_some(absent)} that {config} needs")
     unused = _UNUSED.get(part)
     more = [n for n in found if n not in expected and not (unused and unused.match(n))]
     if more:
-        what = f"holds the tensor {_some(more)} that {config} does not ask for"
+        what = f"contains the tensor {_some(more)}, which {config} does not need"
         yield Problem(found[more[0]][0], what)
     other = [n for n, shape in expected.items() if n in found and found[n][1].shape != shape]
     if other:
@@ -131,19 +132,19 @@ def compare(folder: Path, part: str, stored: Stored, expected: Mapping[str, tupl
         yield Problem(file, what + (f"; and {len(other) - 1} more" if other[1:] else ""))
     halves = {d: next((n for n, (_, t) in found.items() if t.dtype == d), None) for d in ("F16", "BF16")}
     if all(halves.values()):
-        what = f"holds {halves['F16']} as F16 and {halves['BF16']} as BF16, expected one of the two"
+        what = f"contains {halves['F16']} as F16 and {halves['BF16']} as BF16, expected only one of these types"
         yield Problem(stored.path, what)
 
 
 def _one_embedding(folder: Path, found: dict[str, tuple[str, Tensor]]) -> Iterator[Problem]:
-    """Leaves the embedding under its first name; both names must mean the same numbers."""
+    """Keep the embedding under its first name only; if a file uses both names, their values must be equal."""
     first, second = EMBEDDINGS
     if second not in found:
         return
     file, tensor = found.pop(second)
     other, twin = found.setdefault(first, (file, tensor))
     if (tensor.dtype, tensor.shape) != (twin.dtype, twin.shape) or not _same_bytes(folder, file, tensor, other, twin):
-        yield Problem(file, f"{first} and {second} differ, expected two names of one tensor")
+        yield Problem(file, f"{first} and {second} differ, but should be the same tensor")
 
 
 def _same_bytes(folder: Path, a: str, one: Tensor, b: str, two: Tensor) -> bool:

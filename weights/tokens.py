@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tokenizer is T5's and fits the text encoder: its ids must have rows in the embedding."""
+"""Checks that a checkpoint's tokenizer is T5's and fits the text encoder: every id needs a row in the embedding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IDS = {"<pad>": 0, "</s>": 1, "<unk>": 2}
 _ADDED = re.compile(r"<extra_id_\d+>|<pad>|</?s>|<unk>")
 _SIDES = ("padding_side", "truncation_side")
 _EXTRA = 100  # <extra_id_0> to <extra_id_99>
-_SHAPES: Mapping[str, tuple[type, ...]] = {  # of what the library reads, in any other form it fails
+_SHAPES: Mapping[str, tuple[type, ...]] = {  # types of fields that the library reads; it fails on others
     "added_tokens_decoder": (dict,),
     "additional_special_tokens": (list, dict),
     "extra_special_tokens": (list, dict),
@@ -25,12 +25,12 @@ _SHAPES: Mapping[str, tuple[type, ...]] = {  # of what the library reads, in any
 }
 _NEVER_NULL = ("added_tokens_decoder", "model_input_names")
 _OTHERS = ("bos_token", "mask_token", "sep_token", "cls_token")
-_A = {dict: "an object", list: "a list", int: "a number", str: "a text"}
-_SPARE = 512  # rows of the embedding without a token; T5 has 128: a hundred extra ids, and padding
+_A = {dict: "an object", list: "a list", int: "a number", str: "a string"}
+_SPARE = 512  # maximum of embedding rows without a token; T5 has 128: a hundred extra ids, and padding
 
 
 def problems(folder: Path, rows: int) -> Iterator[Problem]:
-    """`rows`: of the text encoder's embedding."""
+    """`rows`: number of rows of the text encoder's embedding."""
     for name in ("tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"):
         config = read_json(folder, name)[0] if (folder / name).is_file() else {}
         for key, wanted in _FIXED.items():
@@ -39,7 +39,7 @@ def problems(folder: Path, rows: int) -> Iterator[Problem]:
         for key in _SIDES:
             if config.get(key, "right") != "right":
                 yield Problem(name, f"{key} is {str(config[key])[:80]}, expected right")
-        for key, value in config.items():  # the library takes every text under such a key for a special token
+        for key, value in config.items():  # the library treats every string under such a key as a special token
             named = key.endswith("_token") and (key in _OTHERS or isinstance(value, str | dict))
             if named and key not in _FIXED and value is not None and not _ADDED.fullmatch(_text(value)):
                 yield Problem(name, f"{key} is {_text(value)[:80]}, expected none")
@@ -81,7 +81,7 @@ def _added(name: str, config: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _tokens(name: str, pairs: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
-    """Words of a person's own among them would be cut out of every prompt."""
+    """Problems for added tokens other than T5's, which would be removed from every prompt."""
     for token, number in pairs:
         if not _ADDED.fullmatch(token):
             yield Problem(name, f"adds the token {token[:80]}, expected those of T5 only")
@@ -90,7 +90,7 @@ def _tokens(name: str, pairs: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
 
 
 def _text(token: Any) -> str:
-    """A special token: its text, or an object that has it."""
+    """The text of a special token, which may be an object."""
     return str(token.get("content")) if isinstance(token, dict) else str(token)
 
 
@@ -108,5 +108,5 @@ def _vocabulary(path: Path) -> int | None:
 
     try:
         return int(tokenizers.Tokenizer.from_file(str(path)).get_vocab_size())
-    except Exception:  # the library raises bare Exception for what it cannot read
+    except Exception:  # the library raises a bare Exception for unreadable files
         return None

@@ -1,11 +1,11 @@
-"""Is a checkpoint folder whole, and one that our pipelines can run? Every byte is read with `deep` only; no torch.
+"""Checks that a checkpoint folder is complete and that our pipelines can run it. No torch.
 
-Knows: the diffusers layout, shard indexes, the record beside the weights, the config values of the catalog; the folders
-of the networks that draw frames between frames. What the configs may say is `weights.configs`, which tensors they ask
-for `weights.expected`. Does not know: whether the numbers in the weights are any good.
+Knows: the diffusers layout, shard indexes, the record next to the weights, the config values of the catalog, the
+folders of the interpolation networks. `weights.configs` checks the configs, `weights.expected` lists the tensors that
+they need. Does not know: whether the weights make good videos.
 
-Cheap enough for every start: it reads the json files and the safetensors headers. `deep` reads every byte, about a
-second a gigabyte.
+It is fast enough for every start, because it reads only the JSON files and the safetensors headers. `deep` reads every
+byte, about a second per gigabyte.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from weights.problem import Problem, read_json, read_tensors
 from weights.stored import Stored
 
 _IDENTITY = ("num_layers", "num_attention_heads", "in_channels", "patch_size_t", "ofs_embed_dim")
-_HASHED = 16 * 2**20  # bytes: configs and tokenizers are always hashed, weights with `deep`
+_HASHED = 16 * 2**20  # bytes; configs and tokenizers are always hashed, weights only with `deep`
 
 
 @dataclass(frozen=True)
 class Report:
-    """`problems` are why it cannot be used; `warnings` are what looks odd but may be meant, such as a fine-tune."""
+    """`problems` prevent its use; `warnings` are unusual but may be intended, as in a fine-tune."""
 
     folder: Path
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
-    checkpoint: str | None = None  # which of the catalog's this is by its configs
+    checkpoint: str | None = None  # the catalog's checkpoint with the same configs
     size: int = 0  # bytes of all its files
     deep: bool = False  # every byte was compared with a record
 
@@ -43,7 +43,7 @@ class Report:
 
 
 def recognise(folder: Path) -> Checkpoint | None:
-    """Which published checkpoint the transformer's config belongs to; a fine-tune counts as what it was made from."""
+    """The published checkpoint with this transformer's config; for a fine-tune, the one it is based on."""
     config, problem = read_json(folder, "transformer/config.json")
     if problem:
         return None
@@ -56,12 +56,12 @@ def recognise(folder: Path) -> Checkpoint | None:
 
 
 def verify(folder: Path, *, deep: bool = False) -> Report:
-    """Look at everything and name every problem; raises nothing for a broken checkpoint."""
+    """Check everything and report every problem. Raises nothing for an invalid checkpoint."""
     if not folder.is_dir():
         return Report(folder, (Problem(".", "no such folder"),))
     checkpoint = recognise(folder)
     name = checkpoint.name if checkpoint else None
-    if folder.name in NETWORKS and not (folder / MODEL_INDEX).exists():  # one file that draws frames between frames
+    if folder.name in NETWORKS and not (folder / MODEL_INDEX).exists():  # a single file: an interpolation network
         name, problems, warnings = folder.name, list(_only_problem(read_tensors(folder, SHIPPED.name))), []
     else:
         found: dict[str, Stored] = {}
@@ -81,20 +81,20 @@ def verify(folder: Path, *, deep: bool = False) -> Report:
         problems += [p for p in _against_record(folder, known, deep) if p.path not in named]
         compared = deep
     elif deep:
-        warnings.append(f"there is no {record.RECORD}, so there are no checksums to compare with")
+        warnings.append(f"without a {record.RECORD} there are no checksums to compare with")
     files = [p for p in folder.rglob("*") if p.is_file() and not p.relative_to(folder).parts[0].startswith(".")]
     size = sum(p.stat().st_size for p in files)
     return Report(folder, tuple(problems), tuple(warnings), name, size, compared)
 
 
 def _structure(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
-    """`found` takes what is stored of each part that has weights."""
+    """Fills `found` with the stored tensors of each part."""
     index, problem = read_json(folder, MODEL_INDEX)
     if problem:
         yield problem
     elif wrong := configs.wrong_pipeline(index):
         yield wrong
-        return  # what another model's folder lacks is no news
+        return  # the other problems of another model's folder are not interesting
     elif missing := [c for c in COMPONENTS if c not in index]:
         yield Problem(MODEL_INDEX, f"does not name {', '.join(missing)}", "this is not a CogVideoX checkpoint")
     for component in COMPONENTS:
@@ -118,7 +118,7 @@ def _structure(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
 
 
 def _contents(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
-    """The weights and the tokenizer against configs that are good."""
+    """Check the weights and the tokenizer against valid configs."""
     for component, expected in EXPECTED.items():
         config = configs.whole(component, read_json(folder, f"{component}/config.json")[0])
         yield from stored.compare(folder, component, found[component], expected(config))
@@ -129,28 +129,27 @@ def _contents(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
 def _numbers(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
     for file in sorted({file for one in found.values() for file, _ in one.tensors.values()}):
         if name := numbers.broken_tensor(folder / file):
-            yield Problem(file, f"the tensor {name} holds NaN or infinity, expected numbers")
+            yield Problem(file, f"the tensor {name} contains NaN or infinity")
 
 
 def _mixture(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
-    """A config from one checkpoint beside the weights of another, the folder being whole otherwise."""
+    """Detect the config of one checkpoint next to the weights of another, in an otherwise complete folder."""
     config = configs.whole("transformer", read_json(folder, "transformer/config.json")[0])
     shapes = {name: tensor.shape for name, (_, tensor) in found["transformer"].tensors.items()}
     depth, channels = config["num_layers"], config["in_channels"]
     named = config.get("_class_name") in configs.CLASSES["transformer"]
     if not named or type(depth) is not int or type(channels) is not int:
-        return  # weights.configs says it better
+        return  # weights.configs reports this better
     layers = len({n.split(".")[1] for n in shapes if n.startswith("transformer_blocks.")})
     patch = shapes.get("patch_embed.proj.weight", ())  # 1.0: (width, channels, 2, 2); 1.5: (width, channels * 2*2*2)
     sides = (config.get("patch_size") or 2, config.get("patch_size_t") or 1)
     if not all(type(side) is int and 0 < side < 100 for side in sides):
-        yield Problem("transformer/config.json", "its patch size is no small whole number")
+        yield Problem("transformer/config.json", "its patch size is not a small whole number")
         return
     per_channel = sides[0] ** 2 * sides[1] if len(patch) == 2 else 1
     there = patch[1] // per_channel if len(patch) > 1 else None
     if (depth, channels) != (layers, there):
-        what = f"says {depth} layers and {channels} input channels, which the weights beside it do not have"
-        what += f": they have {layers} and {there}"
+        what = f"says {depth} layers and {channels} input channels, but the weights have {layers} and {there}"
         if there is not None and there not in configs.TASKS.values():
             yield Problem("transformer/config.json", f"{what}; {configs.OTHER_CHANNELS}", configs.NOT_OURS)
         else:
@@ -169,7 +168,7 @@ def _oddities(folder: Path, checkpoint: Checkpoint | None) -> Iterator[str]:
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         config, problem = read_json(folder, f"{component}/{name}")
         for key, value in wanted.items():
-            # a key that an older library did not write has the default that the checkpoint was made with
+            # an older library did not write some keys; their defaults are those of the checkpoint
             if not problem and key in config and config[key] != value:
                 yield f"{component}/{name}: {key} is {str(config[key])[:80]}, {checkpoint.name} has {value}"
 
@@ -178,13 +177,11 @@ def _against_record(folder: Path, known: record.Record, deep: bool) -> Iterator[
     for name, was in known.files.items():
         path = folder / name
         if not path.is_file():
-            yield Problem(name, "missing, the record lists it")
+            yield Problem(name, "missing, but listed in the record")
         elif (size := path.stat().st_size) != was.size:
-            yield Problem(name, f"{size} bytes, recorded were {was.size}")
+            yield Problem(name, f"has {size} bytes, the record says {was.size}")
         elif (deep or (path.suffix != ".safetensors" and size <= _HASHED)) and record.sha256(path) != was.sha256:
-            yield Problem(
-                name, "its bytes are not the recorded ones (SHA-256)", "delete this file, then pull or import again"
-            )
+            yield Problem(name, "its SHA-256 differs from the record", "delete this file, then pull or import again")
 
 
 def _filled(path: Path) -> bool:

@@ -1,1 +1,1 @@
-"""One run of one Plan: load, place, sample, resume, deliver."""
+"""One run of one plan: load and place a model, sample or resume, decode and write the file."""

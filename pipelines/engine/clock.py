@@ -1,7 +1,4 @@
-"""Seconds of each stage of a run, and the questions whether to stop.
-
-Knows: who is to be asked. Does not know: what the stages do.
-"""
+"""The seconds of each stage of a run, and the checks whether to stop it."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from pipelines.errors import GenerationCancelled, GenerationPaused
 
 
 class Clock:
-    """Begins in the stage "load"."""
+    """Starts in the stage "load"."""
 
     def __init__(self, cancelled: Callable[[], bool], paused: Callable[[], bool]) -> None:
         self._cancelled = cancelled
@@ -29,7 +26,7 @@ class Clock:
             raise GenerationPaused
 
     def next(self, stage: str) -> None:
-        """The stage that begins now; one may come again."""
+        """A stage begins now; the same one may begin again later."""
         self.check()
         self._marks.append((stage, time.monotonic()))
 

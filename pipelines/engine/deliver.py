@@ -1,7 +1,6 @@
-"""From clean latents to the file: decode, finish, encode, chunk by chunk.
+"""From clean latents to the file: decode, finish and encode, chunk by chunk.
 
-Knows: the order in which frames pass the VAE, the finishers and the encoder; that all of it begins again one rung lower
-when memory runs out. Does not know: sampling, what becomes of the file.
+When memory runs out, the ladder goes one rung lower and all of it begins again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 from pipelines.engine import effort
 from pipelines.engine.loader import Model
 from pipelines.engine.memory import Ladder, Placement, Rung
-from pipelines.engine.run import Film
+from pipelines.engine.run import Run
 from pipelines.errors import GenerationError
 from pipelines.events import Event
 from pipelines.frames.decode import watched
@@ -29,112 +28,128 @@ from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
 
-def joint(film: Film, ladder: Ladder, device: torch.device) -> Generator[Event, None, np.ndarray]:
-    """The last frame there is so far, uint8 [1, H, W, 3]. All clips are decoded again for the file: their frames
-    would need memory for the whole video, or room on a disk."""
+def joint(run: Run, ladder: Ladder, device: torch.device) -> Generator[Event, None, np.ndarray]:
+    """The last frame of the latest clip, uint8 [1, H, W, 3]. All clips are decoded again for the file: keeping their
+    frames would take memory for the whole video, or room on a disk."""
 
     def last() -> torch.Tensor:
-        frame = film.joint
-        film.meter.expect("decode", effort.decodings(film.clips), film.decoded)
-        with _vae(film, film.clips[len(film.latents) - 1].model, ladder, device) as vae, film.meter.doing("decode"):
-            for frames in clip_frames(vae, film.latents[-1].to(device), film.joint):
-                film.clock.check()
+        frame = run.joint
+        effort.begin_decoding(run)
+        with _vae(run, run.clips[len(run.latents) - 1].model, ladder, device) as vae, run.meter.doing("decode"):
+            for frames in clip_frames(vae, run.latents[-1].to(device), run.joint):
+                run.clock.check()
                 frame = frames[-1]
         if frame is None:
             raise GenerationError("internal", "a clip without frames")
         return frame.cpu()
 
-    film.joint = yield from ladder.climb(last, "decoding")
-    film.tiled |= ladder.placement.rung.tiling
-    film.decoded += effort.calls(film.clips[len(film.latents) - 1])
-    return film.joint.permute(1, 2, 0).contiguous().numpy()[None]
+    run.joint = yield from ladder.retry(last, "decoding")
+    run.tiled |= ladder.placement.rung.tiling
+    run.decoded += effort.calls(run.clips[len(run.latents) - 1])
+    return run.joint.permute(1, 2, 0).contiguous().numpy()[None]
+
+
+def deliver(run: Run, ladder: Ladder, device: torch.device) -> Generator[Event, None, dict[str, Any]]:
+    """Write the file; returns the fields of Finished."""
+    video = run.plan.video
+    with tempfile.TemporaryDirectory(prefix="cogvideox-") as folder:
+        path = Path(folder) / f"video.{video.output_format}"
+        try:
+            written = yield from ladder.retry(lambda: _write(run, path, ladder, device), "decoding")
+        except BadOutput as e:
+            raise GenerationError("bad_output", str(e)) from e
+        except OSError as e:
+            raise GenerationError("internal", f"the video could not be written: {e.strerror or e}") from e
+        return {
+            "video": path.read_bytes(),
+            "media_type": MEDIA_TYPES[video.output_format],
+            "fps": video.rate,
+            "width": video.width,
+            "height": video.height,
+            **written,
+        }
+
+
+def _write(run: Run, path: Path, ladder: Ladder, device: torch.device) -> dict[str, Any]:
+    """Decode, finish and encode all frames; returns poster, number of frames, and the manifest inside the file."""
+    video, meter = run.plan.video, run.meter
+    manifest = run.manifest(device, ladder.placement.rung)
+    check, first, count = FrameCheck(), b"", 0
+    effort.begin_delivery(run)
+    unencoded = Unencoded(run)
+    with meter.doing("finish"):
+        with (
+            contextlib.closing(_frames(run, ladder, device)) as decoded,
+            VideoWriter(
+                path, video.width, video.height, video.rate, video.output_format, manifest, unencoded.update
+            ) as writer,
+        ):
+            timed = meter.over("decode", decoded, counted=False)
+            finished = finish(timed, run.plan, run.interpolator, run.upscaler, meter.over)
+            for frames in meter.over("write", finished, counted=False):
+                run.clock.check()
+                with meter.doing("write"):
+                    first = first or poster(frames[0])
+                    check.update(frames)
+                    writer.write(frames)
+                count += len(frames)
+                meter.count("write", len(frames))
+            check.finish()
+        unencoded.close()
+    return {"poster": first, "frames": count, "manifest": manifest}
+
+
+def _frames(run: Run, ladder: Ladder, device: torch.device) -> Generator[torch.Tensor, None, None]:
+    """uint8 [T, 3, H, W] of all clips."""
+    last = None
+    for clip, latents in zip(run.clips, run.latents, strict=True):
+        with _vae(run, clip.model, ladder, device) as vae:
+            for frames in clip_frames(vae, latents.to(device), last):
+                yield frames
+                last = frames[-1]
 
 
 @contextlib.contextmanager
-def _vae(film: Film, model: Model, ladder: Ladder, device: torch.device) -> Iterator[Any]:
-    """The VAE of a model that may not be the one that is placed. The calls of its decoder are counted, and may end
-    as `Clock.check` does."""
+def _vae(run: Run, model: Model, ladder: Ladder, device: torch.device) -> Iterator[Any]:
+    """The VAE of a model, which may not be the one that is placed. Counts its decoder's calls, each of which may raise
+    what `Clock.check` does."""
     placement = ladder.placement
     if placement.modules["vae"] is not model.vae:
         placement = Placement({"vae": model.vae}, device)
         placement.apply(Rung("model", ladder.placement.rung.tiling))
 
     def decoded() -> None:
-        film.meter.count("decode")
-        film.clock.check()
+        run.meter.count("decode")
+        run.clock.check()
 
     with placement.on_device("vae") as vae, watched(vae, decoded):
         yield vae
 
 
-def _frames(film: Film, ladder: Ladder, device: torch.device) -> Generator[torch.Tensor, None, None]:
-    """uint8 [T, 3, H, W] of all clips."""
-    joint = None
-    for clip, latents in zip(film.clips, film.latents, strict=True):
-        with _vae(film, clip.model, ladder, device) as vae:
-            for frames in clip_frames(vae, latents.to(device), joint):
-                yield frames
-                joint = frames[-1]
+class Unencoded:
+    """Counts the stage "finish": the frames that ffmpeg has yet to encode when the last one is written. A GIF's palette
+    comes before them. The last frame counts when the file is complete."""
 
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._at_first = 0
+        self._left = 0
+        self._palette = 0
 
-def deliver(film: Film, ladder: Ladder, device: torch.device) -> Generator[Event, None, dict[str, Any]]:
-    """Decode and encode, chunk by chunk; returns Finished's fields."""
-    plan, meter = film.plan, film.meter
-    fps = plan.interpolate_fps or plan.fps
-    with tempfile.TemporaryDirectory(prefix="cogvideox-") as folder:
-        path = Path(folder) / f"video.{plan.output_format}"
+    def update(self, left: int) -> None:
+        """`left`: frames that are not yet encoded."""
+        self._run.clock.check()
+        left = max(1, left)
+        if not self._at_first:
+            self._at_first = self._left = left
+            self._palette = effort.before_encoding(self._run.plan.video, left)
+            self._run.meter.expect("finish", left + self._palette)
+        elif left < self._left:
+            self._run.meter.count("finish", self._left - left + self._palette)
+            self._left, self._palette = left, 0
 
-        def write() -> tuple[bytes, int, dict[str, Any]]:
-            told = film.manifest(device, ladder.placement.rung)
-            check, first, count = FrameCheck(), b"", 0
-            effort.begin_delivery(meter, film)
-            to_encode: list[int] = []
-
-            def closing(left: int) -> None:
-                film.clock.check()
-                to_encode.append(min([max(1, left), *to_encode[-1:]]))  # the last is done when the file is whole
-                if len(to_encode) == 1:
-                    meter.expect("finish", to_encode[0] + effort.before_encoding(plan, to_encode[0]))
-                elif (more := to_encode[-2] - to_encode[-1]) > 0:
-                    begun = to_encode[-2] < to_encode[0]
-                    meter.count("finish", more if begun else more + effort.before_encoding(plan, to_encode[0]))
-
-            with meter.doing("finish"):
-                with (
-                    contextlib.closing(_frames(film, ladder, device)) as made,
-                    VideoWriter(path, plan.width, plan.height, fps, plan.output_format, told, closing) as writer,
-                ):
-                    decoded = meter.over("decode", made, counted=False)
-                    drawn = finish(decoded, plan, film.net, film.upscaler, meter.over)
-                    for frames in meter.over("write", drawn, counted=False):
-                        film.clock.check()
-                        with meter.doing("write"):
-                            first = first or poster(frames[0])
-                            check.update(frames)
-                            writer.write(frames)
-                        count += len(frames)
-                        meter.count("write", len(frames))
-                    check.finish()
-                if to_encode and to_encode[-1] < to_encode[0]:
-                    meter.count("finish", to_encode[-1])
-                elif to_encode:
-                    meter.advance("finish", to_encode[0] + effort.before_encoding(plan, to_encode[0]))
-            return first, count, told
-
-        try:
-            first, count, told = yield from ladder.climb(write, "decoding")
-        except BadOutput as e:
-            raise GenerationError("bad_output", str(e)) from e
-        except OSError as e:
-            raise GenerationError("internal", f"the video could not be written: {e.strerror or e}") from e
-        video = path.read_bytes()
-    return {
-        "video": video,
-        "poster": first,
-        "media_type": MEDIA_TYPES[plan.output_format],
-        "frames": count,
-        "fps": fps,
-        "width": plan.width,
-        "height": plan.height,
-        "manifest": told,
-    }
+    def close(self) -> None:
+        if self._left < self._at_first:
+            self._run.meter.count("finish", self._left)
+        elif self._at_first:
+            self._run.meter.advance("finish", self._left + self._palette)

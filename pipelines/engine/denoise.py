@@ -1,7 +1,4 @@
-"""The loop over the steps: watched, saved now and then, one rung lower when memory runs out.
-
-Knows: when to save and when to look whether to stop. Does not know: what a step does, what the latents become.
-"""
+"""The loop over the sampling steps: it can be stopped, is saved now and then, and goes a rung lower after an OOM."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ from pipelines.engine.memory import Ladder
 from pipelines.engine.sample import Conditions, Sampler, Sampling
 from pipelines.engine.snapshot import Saver, save
 from pipelines.errors import GenerationPaused
-from pipelines.events import Checkpoint, Event
+from pipelines.events import Event, Snapshot
 from pipelines.progress import Meter
 
-AHEAD = 2  # blocks that may wait on the GPU: what has been handed to it cannot be taken back
+AHEAD = 2  # blocks that may be queued on the GPU: queued work cannot be cancelled
 
 
 class Stop(Protocol):
     def check_cancelled(self) -> None:
-        """Raises when nobody wants the video any more."""
+        """Raises when the video is no longer wanted."""
 
     def paused(self) -> bool: ...
 
@@ -42,59 +39,59 @@ def denoise(
     finished: Sequence[torch.Tensor] = (),
     clips: int = 1,
 ) -> Iterator[Event]:
-    """Steps until the latents are clean; the last event is a Checkpoint of them. `finished`: the latents of the clips
-    before this one, of `clips`; steps are counted over all.
+    """Step until the latents are clean; the last event is their Snapshot. `finished`: the latents of the clips before
+    this one, of `clips`; steps are counted over all.
 
-    Raises what `stop.check_cancelled` does, within a transformer block, and GenerationPaused after a Checkpoint. When
-    memory runs out, the step is taken again one rung lower.
+    Raises what `stop.check_cancelled` does, within a transformer block, and GenerationPaused after a Snapshot. When
+    memory runs out, the step is repeated one rung lower.
     """
     steps = len(conditions.timesteps)
     before = steps * len(finished)
     meter.expect("denoise", steps * clips, before + state.step)
 
-    def checkpoint() -> Iterator[Event]:
+    def snapshot() -> Iterator[Event]:
         begin = time.monotonic()
-        yield Checkpoint(save(state, steps, conditions.padding, keys, finished), before + state.step)
+        yield Snapshot(save(state, steps, conditions.padding, keys, finished), before + state.step)
         saver.saved(begin)
 
     while state.step < steps:
         try:
             with (
                 ladder.placement.on_device("transformer") as transformer,
-                looked_at(transformer, sampler.device, stop.check_cancelled),
+                checked(transformer, sampler.device, stop.check_cancelled),
             ):
                 while state.step < steps:
                     stop.check_cancelled()
                     if stop.paused():
-                        yield from checkpoint()
+                        yield from snapshot()
                         raise GenerationPaused
                     with meter.doing("denoise"):
                         sampler.step(transformer, conditions, state)
                     if (progress := meter.advance("denoise")) is not None:
                         yield progress
                     if state.step < steps and saver.due():
-                        yield from checkpoint()
+                        yield from snapshot()
         except torch.OutOfMemoryError as e:
             rung = ladder.next_rung(f"step {state.step + 1} of {steps}", e)
         else:
-            yield from checkpoint()
+            yield from snapshot()
             return
-        yield ladder.go(rung, f"step {state.step + 1} of {steps}")
+        yield ladder.step_down(rung, f"step {state.step + 1} of {steps}")
 
 
 @contextmanager
-def looked_at(transformer: Any, device: torch.device, check: Callable[[], None]) -> Iterator[None]:
-    """Calls `check` before each block of the transformer; the GPU's queue is kept short, or it would come too late."""
-    under_way: deque[torch.cuda.Event] = deque()
+def checked(transformer: Any, device: torch.device, check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` before each block of the transformer. The GPU's queue is kept short, or the check would be late."""
+    queued: deque[torch.cuda.Event] = deque()
 
     def before(*_: Any) -> None:
         check()
         if device.type == "cuda":
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(device))
-            under_way.append(event)
-            if len(under_way) > AHEAD:
-                under_way.popleft().synchronize()
+            queued.append(event)
+            if len(queued) > AHEAD:
+                queued.popleft().synchronize()
 
     hooks = [block.register_forward_pre_hook(before) for block in transformer.transformer_blocks]
     try:

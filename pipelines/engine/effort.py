@@ -1,4 +1,4 @@
-"""What a run has to do in each stage, and about how long that takes before it was measured.
+"""How much work each stage of a run is, and estimates of its time until it is measured.
 
 Knows: the architecture of transformer and VAE decoder, counted in multiplications. Does not know: clocks.
 """
@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.engine.run import Clip, Film
+from pipelines.engine.run import Clip, Run
 from pipelines.events import StageName
 from pipelines.frames.decode import decoder_calls
 from pipelines.frames.finish import frame_counts
-from pipelines.plan import Plan
-from pipelines.progress import Meter
+from pipelines.plan import SamplingPlan, VideoPlan
 from pipelines.request import Task
 
 CONVOLUTION = 6.0  # how many times longer a multiplication takes in the VAE's 3D convolutions than in a transformer
@@ -30,14 +29,14 @@ LATENT_FRAMES = 4  # frames of the video in a latent frame
 
 @dataclass
 class Speeds:
-    """Seconds that a unit of each stage took in the latest run here, per pixel of its size."""
+    """Seconds that a unit of each stage took in the latest run on this device, per pixel of its size."""
 
     _known: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def learn(
         self, model: str, measured: Mapping[StageName, float], sizes: Mapping[StageName, float], kind: str = "mp4"
     ) -> None:
-        """`kind`: the file's format."""
+        """`kind`: the output format."""
         for stage, seconds in measured.items():
             if sizes.get(stage):
                 self._known[model, _of_kind(stage, kind)] = seconds / sizes[stage]
@@ -51,46 +50,56 @@ def _of_kind(stage: str, kind: str) -> str:
     return f"{stage} {kind}" if stage in ENCODING else stage
 
 
-def prepare(meter: Meter, film: Film, speeds: Speeds) -> None:
-    """Tells the meter what is to be done, and what is known of how long that takes."""
-    plan = film.plan
-    meter.expect("denoise", _steps(plan) * len(film.clips))
-    begin_delivery(meter, film)
-    file_pixels = plan.width * plan.height
-    meter.usual = {
-        "write": file_pixels / TAKEN[plan.output_format],
-        "finish": file_pixels / ENCODED[plan.output_format],
-        **speeds.usual(plan.model, sizes(film), plan.output_format),
+def prepare(run: Run, speeds: Speeds) -> None:
+    """Set what the meter has to expect, and how long each unit took in earlier runs."""
+    plan = run.plan
+    run.meter.expect("denoise", _steps(plan.sampling) * len(run.clips))
+    begin_delivery(run)
+    pixels, kind = plan.video.width * plan.video.height, plan.video.output_format
+    run.meter.usual = {
+        "write": pixels / TAKEN[kind],
+        "finish": pixels / ENCODED[kind],
+        **speeds.usual(plan.sampling.model, sizes(run), kind),
     }
-    meter.in_steps = _in_steps(film)
+    run.meter.in_steps = _in_steps(run)
 
 
-def begin_delivery(meter: Meter, film: Film) -> None:
-    """What is to be done from clean latents on; also when it begins anew after the device ran out of memory."""
-    meter.expect("decode", decodings(film.clips), film.decoded)
-    frames = frame_counts(film.plan, film.net is not None, film.upscaler is not None)
+def learn(run: Run, speeds: Speeds) -> None:
+    speeds.learn(run.plan.sampling.model, run.meter.measured(), sizes(run), run.plan.video.output_format)
+
+
+def begin_decoding(run: Run) -> None:
+    """Called again after each change of the rung: tiles take more calls of the decoder."""
+    if run.latents:
+        run.meter.reach("denoise", len(run.latents) / len(run.clips))
+    run.meter.expect("decode", decodings(run.clips), run.decoded)
+
+
+def begin_delivery(run: Run) -> None:
+    """Expect all the work from clean latents on, also when it begins again after an OOM."""
+    run.meter.expect("decode", decodings(run.clips), run.decoded)
+    frames = frame_counts(run.plan, run.interpolator is not None, run.upscaler is not None)
     for stage, count in frames.items():
-        meter.expect(stage, count)
-    left = frames["write"] if film.plan.output_format == "gif" else min(frames["write"], HELD_BACK)
-    meter.expect("finish", left + before_encoding(film.plan, left))
+        run.meter.expect(stage, count)
+    left = frames["write"] if run.plan.video.output_format == "gif" else min(frames["write"], HELD_BACK)
+    run.meter.expect("finish", left + before_encoding(run.plan.video, left))
 
 
-def before_encoding(plan: Plan, frames: int) -> int:
-    """What comes before the first frame is encoded, as a number of frames: a GIF's palette."""
-    return frames // 2 if plan.output_format == "gif" else 0
+def before_encoding(video: VideoPlan, frames: int) -> int:
+    """The work before the first frame is encoded, as a number of frames: a GIF's palette."""
+    return frames // 2 if video.output_format == "gif" else 0
 
 
-def sizes(film: Film) -> dict[StageName, float]:
-    """Pixels of the work in a unit of each stage."""
-    plan = film.plan
-    model_pixels, file_pixels = plan.model_width * plan.model_height, plan.width * plan.height
+def sizes(run: Run) -> dict[StageName, float]:
+    """What a unit of each stage is proportional to: pixels, times frames where it covers several."""
+    plan, video = run.plan.sampling, run.plan.video
+    model_pixels, file_pixels = plan.model_width * plan.model_height, video.width * video.height
     frames = plan.model_frames
-    first = film.clips[0]
     return {
         "denoise": float(model_pixels * frames * (2 if plan.guidance_scale > 1 else 1)),
-        "decode": model_pixels * frames / calls(first),
+        "decode": model_pixels * frames / calls(run.clips[0]),
         "enlarge": float(model_pixels),
-        "interpolate": float(file_pixels if film.upscaler is not None else model_pixels),
+        "interpolate": float(file_pixels if run.upscaler is not None else model_pixels),
         "write": float(file_pixels),
         "finish": float(file_pixels),
     }
@@ -106,33 +115,33 @@ def calls(clip: Clip) -> int:
     return decoder_calls(clip.model.vae, _latent_frames(clip.plan), height, width)
 
 
-def _latent_frames(plan: Plan) -> int:
+def _latent_frames(plan: SamplingPlan) -> int:
     return ((plan.source_frames or plan.model_frames) - 1) // LATENT_FRAMES + 1
 
 
-def _steps(plan: Plan) -> int:
+def _steps(plan: SamplingPlan) -> int:
     if plan.task is Task.V2V and plan.strength is not None:
         return max(1, min(plan.num_inference_steps, int(plan.num_inference_steps * plan.strength)))
     return plan.num_inference_steps
 
 
-def _in_steps(film: Film) -> dict[str, float]:
+def _in_steps(run: Run) -> dict[str, float]:
     """Units of the later stages, as multiples of a sampling step."""
-    clip, plan = film.clips[0], film.plan
+    clip, plan = run.clips[0], run.plan.sampling
     step = _step_work(clip.model.transformer, plan)
     latents = _latent_frames(plan) * (plan.model_height // LATENT) * (plan.model_width // LATENT)
     decode = latents * _decoder_work(clip.model.vae) / calls(clip)
     units = {"decode": decode * CONVOLUTION / step}
-    if film.upscaler is not None:
-        units["enlarge"] = film.upscaler.weights * plan.model_width * plan.model_height * CONVOLUTION / step
-    if film.net is not None:
+    if run.upscaler is not None:
+        units["enlarge"] = run.upscaler.weights * plan.model_width * plan.model_height * CONVOLUTION / step
+    if run.interpolator is not None:
         # most of RIFE works at an eighth of the size or less
-        pixels = sizes(film)["interpolate"] / 16
-        units["interpolate"] = sum(p.numel() for p in film.net.parameters()) * pixels * CONVOLUTION / step
+        pixels = sizes(run)["interpolate"] / 16
+        units["interpolate"] = sum(p.numel() for p in run.interpolator.parameters()) * pixels * CONVOLUTION / step
     return units
 
 
-def _step_work(transformer: Any, plan: Plan) -> float:
+def _step_work(transformer: Any, plan: SamplingPlan) -> float:
     """Multiplications of a sampling step."""
     config = transformer.config
     patch = config.patch_size

@@ -1,7 +1,6 @@
-"""Run one request: load, encode the prompt, denoise, decode, finish; say what happens on the way.
+"""Run one request: load, encode the prompt, denoise, decode, finish; yield events on the way.
 
-Knows: the order of the stages and of the clips, when to stop, what to do when memory runs out.
-Does not know: jobs, HTTP, vendors, where the file goes.
+Knows: the order of the stages and of the clips. Does not know: jobs, HTTP, vendors, where the file goes.
 """
 
 from __future__ import annotations
@@ -19,27 +18,25 @@ from pipelines.engine.clock import Clock
 from pipelines.engine.deliver import deliver, joint
 from pipelines.engine.denoise import denoise
 from pipelines.engine.loader import Loader, Model
-from pipelines.engine.memory import LADDER, Budget, Ladder, OutOfMemory, Placement, Rung, choose
+from pipelines.engine.memory import Ladder, Memory, OutOfMemory, Rung
 from pipelines.engine.provenance import identity, short
-from pipelines.engine.run import Clip, Film
-from pipelines.engine.sample import Sampler, Sampling
-from pipelines.engine.snapshot import Saver, key_of
+from pipelines.engine.run import Clip, Run
+from pipelines.engine.sample import Sampler
+from pipelines.engine.snapshot import Saver
 from pipelines.engine.source import read_source
 from pipelines.engine_port import EngineSpec
 from pipelines.errors import GenerationError
 from pipelines.events import Event, Finished, Log, Progress, Stage, Started
-from pipelines.extend import clip_plan
-from pipelines.frames import rife
-from pipelines.frames.finish import source_frames
-from pipelines.frames.networks import Finishers
+from pipelines.frames.networks import Networks
+from pipelines.frames.source import source_frames
 from pipelines.lora import adapters as lora
 from pipelines.lora.cache import Adapters, attach_all, names, strength, text_notes
 from pipelines.models import ModelError, ModelInfo, describe
-from pipelines.plan import Note, Plan, resolve
+from pipelines.plan import Plan, sampling_key
 from pipelines.progress import Meter
 from pipelines.ranges import check_ranges
 from pipelines.request import GenerationRequest, RequestError
-from weights.interpolation import SHIPPED
+from pipelines.resolve import resolve
 from weights.interpolation import rife_weights as installed_rife
 
 ACCELERATOR_ERROR = getattr(torch, "AcceleratorError", ())  # new in torch 2.8
@@ -48,18 +45,15 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Owns a device and the models on it; makes one video at a time. It is an `engine_port.Engine`."""
+    """Owns a device and the models on it; generates one video at a time. It is an `engine_port.Engine`."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self.models = spec.models
         self.device = pick_device(spec.device)
-        self.memory = spec.memory
-        self.finishers = Finishers(self.device, spec.rife or installed_rife(), spec.upscaler)
+        self.networks = Networks(self.device, spec.rife or installed_rife(), spec.upscaler)
         self.loader = Loader(self.device)
-        self._placement: Placement | None = None
-        self._placed: Model | None = None
         self.adapters = Adapters()
-        self._rungs: dict[tuple[str, int, int, int], Rung] = {}
+        self._memory = Memory(self.device, spec.memory)
         self._speeds = effort.Speeds()
 
     def run(
@@ -72,27 +66,26 @@ class Engine:
         progress: Callable[[Progress], None] = lambda _: None,
         saver: Saver | None = None,
     ) -> Iterator[Event]:
-        """Make the video; the last event is Finished. `request.seed` must be set.
+        """Generate the video; the last event is Finished. `request.seed` must be set.
 
-        `resume`: the latest Checkpoint of a run of the same request, from where this one goes on; one that does not
-        fit is passed over. `saver` says how often there is a Checkpoint. While frames are made nothing can be yielded:
-        Progress goes to `progress` then.
+        `resume`: the latest Snapshot of a run of the same request, to continue from; one of another request is ignored.
+        `saver` decides how often there is a Snapshot. Nothing can be yielded while frames are decoded: their Progress
+        goes to `progress`.
 
         Raises RequestError for what this model cannot do, GenerationCancelled within one transformer block of
-        `cancelled()`, GenerationPaused within one step of `paused()` after a Checkpoint, and GenerationError otherwise.
+        `cancelled()`, GenerationPaused within one step of `paused()` after a Snapshot, and GenerationError otherwise.
         """
         clock = Clock(cancelled, paused)
         yield Stage("load")
-        loaded = self._load(model)
+        first = self._load(model)
         check_ranges(request)
-        picture, source_clip, source = read_source(request, loaded.info)
+        picture, source_clip, source = read_source(request, first.info)
         others = self._others(request)
-        plan = resolve(request, loaded.info, source=source, count_tokens=loaded.count_tokens, others=others)
-        net, upscaler = self.finishers.interpolator(plan), self.finishers.upscaler(plan)
-        if net is not None and self.finishers.rife_weights == SHIPPED and _draws(plan):
-            plan = replace(plan, notes=(*plan.notes, _small_network(plan)))
-        clips = self._clips(request, plan, loaded)
-        plan = replace(plan, loras=clips[0].plan.loras, notes=(*plan.notes, *text_notes(request, clips[0].adapters)))
+        plan = resolve(request, first.info, source=source, count_tokens=first.count_tokens, others=others)
+        interpolator, upscaler = self.networks.interpolator(plan), self.networks.upscaler(plan)
+        clips = self._clips(plan, first)
+        notes = (*plan.notes, *self.networks.notes(plan), *text_notes(request, clips[0].adapters))
+        plan = replace(plan, sampling=replace(plan.sampling, loras=clips[0].plan.loras), notes=notes)
         yield Started(plan.to_dict())
         for note in plan.notes:
             yield Log(str(note))
@@ -100,15 +93,15 @@ class Engine:
             yield Log(
                 f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the size asked for"
             )
-        film = Film(request, plan, clips, clock, net, upscaler, saver or Saver(), Meter(progress))
-        effort.prepare(film.meter, film, self._speeds)
-        yield from film.read(resume)
-        pixels = source_frames(plan, picture, source_clip)
+        run = Run(request, plan, clips, clock, interpolator, upscaler, saver or Saver(), Meter(progress))
+        effort.prepare(run, self._speeds)
+        yield from run.read(resume)
+        pixels = source_frames(plan.sampling, picture, source_clip)
         for clip in clips[:-1]:
-            pixels, _ = yield from self._make(film, clip, pixels, joint)
-        finished, memory = yield from self._make(film, clips[-1], pixels, deliver)
+            pixels, _ = yield from self._generate(run, clip, pixels, joint)
+        finished, memory = yield from self._generate(run, clips[-1], pixels, deliver)
         yield Stage("finish")
-        self._speeds.learn(plan.model, film.meter.measured(), effort.sizes(film), plan.output_format)
+        effort.learn(run, self._speeds)
         yield Finished(**finished, timings=clock.timings(), memory=memory)
 
     def is_broken_by(self, error: Exception) -> bool:
@@ -117,98 +110,99 @@ class Engine:
             return False
         return isinstance(error, ACCELERATOR_ERROR) or "CUDA error" in str(error)
 
-    def _others(self, request: GenerationRequest) -> list[ModelInfo]:
-        """What is here beside the model, where the request may need it."""
-        found = []
-        for name, folder in self.models.items() if request.extend else ():
-            with contextlib.suppress(ModelError):
-                found.append(describe(folder, name))
-        return found
-
-    def _clips(self, request: GenerationRequest, plan: Plan, first: Model) -> list[Clip]:
-        clips = []
-        for number in range(1 + len(plan.extension)):
-            model = first if number == 0 or plan.extender is None else self._load(plan.extender)
-            try:
-                adapters = self.adapters.all(plan.loras, model.info.name, model.transformer)
-            except RequestError as e:
-                if number == 0:
-                    raise
-                raise RequestError(e.field, f"{e.message}; {model.info.name} makes the further clips") from e
-            one = clip_plan(plan, number, request, model.info)
-            loras = tuple(replace(lora, sha256=adapter.sha256) for lora, adapter in adapters)
-            clips.append(Clip(number, model, replace(one, loras=loras), adapters))
-        return clips
-
-    def _make(
-        self, film: Film, clip: Clip, pixels: np.ndarray | None, then: Callable[..., Generator[Event, None, T]]
+    def _generate(
+        self, run: Run, clip: Clip, pixels: np.ndarray | None, decode: Callable[..., Generator[Event, None, T]]
     ) -> Generator[Event, None, tuple[T, str]]:
-        """From noise, or what is saved, to latents, and `then` with them; and what is to be said of memory."""
-        loaded, plan = clip.model, clip.plan
-        placement, rung, why = self._place(loaded, plan, sum(a.bytes for _, a in clip.adapters))
+        """Sample one clip and decode it; returns the result of `decode` and the memory note."""
+        model, plan = clip.model, clip.plan
+        added = sum(adapter.bytes for _, adapter in clip.adapters)
+        weights = replace(model.weights, transformer=model.weights.transformer + added)
+        placement, rung, why = self._memory.place(model.modules, weights, model.info, plan)
         ladder = Ladder(placement)
-        if why != film.memory_said:  # further clips of one video mostly have the same
-            film.memory_said = why
+        if why != run.memory_note:  # the same for most further clips of one video
+            run.memory_note = why
             yield Log(f"memory: {why}")
         try:
-            if clip.adapters:
-                placement.release()  # adapters join plain modules, not hooked ones
-            strengths = yield from attach_all(loaded.transformer, clip.adapters)
-            placement.rung = rung
-            yield from ladder.climb(lambda: placement.apply(placement.rung), "placing the model")
-            after = {"after": film.keys[-1]} if film.keys else {}
-            film.keys.append(key_of(film.request, plan, {**identity(loaded, self.device), **strengths, **after}))
-            latents = yield from self._latents(film, clip, pixels, ladder)
+            yield from self._attach(run, clip, ladder, rung)
+            latents = yield from self._latents(run, clip, pixels, ladder)
             if not torch.isfinite(latents).all():
                 raise GenerationError("bad_output", f"sampling ended in NaN{_cause(clip)}")
-            film.latents.append(latents.cpu())
-            film.clock.next("decode")
+            run.latents.append(latents.cpu())
+            run.clock.next("decode")
             yield Stage("decode")
-            film.meter.reach("denoise", len(film.latents) / len(film.clips))
-            film.meter.expect("decode", effort.decodings(film.clips), film.decoded)  # tiles make more of them
-            result = yield from then(film, ladder, self.device)
+            effort.begin_decoding(run)
+            result = yield from decode(run, ladder, self.device)
         except (OutOfMemory, torch.OutOfMemoryError) as e:
             what = str(e).splitlines()[0]
             raise GenerationError(
                 "out_of_memory", f"{what}; ask for a smaller size or fewer frames, or free device memory"
             ) from e
         finally:
-            if ladder.climbed:
-                self._rungs[_shape(plan)] = placement.rung
-            self._detach_loras(loaded, plan, placement)
-        memory = why if not ladder.climbed else f"{placement.rung}: climbed after running out of memory; {why}"
-        return result, memory
+            self._memory.remember(ladder, plan)
+            if clip.adapters:
+                placement.release()
+                lora.unload(model.transformer)
+        if ladder.stepped_down:
+            why = f"{placement.rung}: lowered after running out of memory; {why}"
+        return result, why
+
+    def _attach(self, run: Run, clip: Clip, ladder: Ladder, rung: Rung) -> Generator[Event, None, None]:
+        """Attach the adapters, place the model, and name the latents that they will give."""
+        placement = ladder.placement
+        if clip.adapters:
+            placement.release()  # adapters join plain modules, not hooked ones
+        strengths = yield from attach_all(clip.model.transformer, clip.adapters)
+        placement.rung = rung
+        yield from ladder.retry(lambda: placement.apply(placement.rung), "placing the model")
+        before = run.keys[-1] if run.keys else None
+        run.keys.append(sampling_key(clip.plan, {**identity(clip.model, self.device), **strengths}, before))
 
     def _latents(
-        self, film: Film, clip: Clip, pixels: np.ndarray | None, ladder: Ladder
+        self, run: Run, clip: Clip, pixels: np.ndarray | None, ladder: Ladder
     ) -> Generator[Event, None, torch.Tensor]:
-        saved = yield from film.taken_up(clip.number)
+        """Encode and denoise, or resume; clean latents without padding."""
+        saved = yield from run.resumed(clip.number)
         if saved is not None and clip.number < len(saved.finished):
             return saved.finished[clip.number]
         if saved is not None and saved.complete:
             return saved.sampling.latents[:, saved.padding :]
-        film.clock.next("encode")
+        run.clock.next("encode")
         yield Stage("encode")
         sampler = Sampler(clip.model, clip.plan, ladder.placement)
-        embeds = yield from ladder.climb(sampler.encode, "encoding the prompt")
-        conditions, state = yield from ladder.climb(lambda: sampler.prepare(embeds, pixels), "preparing latents")
+        embeds = yield from ladder.retry(sampler.encode, "encoding the prompt")
+        conditions, state = yield from ladder.retry(lambda: sampler.prepare(embeds, pixels), "preparing latents")
         if saved is not None:
-            state = _moved(saved.sampling, self.device)
-        film.clock.next("denoise")
+            state = saved.sampling.to(self.device)
+        run.clock.next("denoise")
         yield Stage("denoise")
         yield from denoise(
             sampler,
             conditions,
             state,
             ladder,
-            film.keys,
-            film.clock,
-            film.saver,
-            film.meter,
-            film.latents,
-            len(film.clips),
+            run.keys,
+            run.clock,
+            run.saver,
+            run.meter,
+            run.latents,
+            len(run.clips),
         )
         return state.latents[:, conditions.padding :]
+
+    def _clips(self, plan: Plan, first: Model) -> list[Clip]:
+        clips = []
+        for number in range(1 + len(plan.sampling.extension)):
+            one = plan.sampling.clip(number)
+            model = first if number == 0 else self._load(one.model)
+            try:
+                adapters = self.adapters.all(one.loras, model.info.name, model.transformer)
+            except RequestError as e:
+                if number == 0:
+                    raise
+                raise RequestError(e.field, f"{e.message}; {model.info.name} makes the further clips") from e
+            loras = tuple(replace(lora, sha256=adapter.sha256) for lora, adapter in adapters)
+            clips.append(Clip(number, model, replace(one, loras=loras), adapters))
+        return clips
 
     def _load(self, name: str) -> Model:
         folder = self.models.get(name)
@@ -221,23 +215,13 @@ class Engine:
         except ModelError as e:
             raise GenerationError("model_error", str(e)) from e
 
-    def _place(self, model: Model, plan: Plan, adapters: int = 0) -> tuple[Placement, Rung, str]:
-        """Where this model's modules are moved, the rung to begin with, and why that one; `adapters`: their bytes."""
-        if self._placement is None or self._placed is not model:
-            if self._placement is not None:
-                self._placement.release()
-            self._placement, self._placed = Placement(model.modules, self.device), model
-        weights = replace(model.weights, transformer=model.weights.transformer + adapters)
-        rung, why = choose(self.memory, plan, model.info, weights, Budget.of(self.device, model.modules.values()))
-        remembered = self._rungs.get(_shape(plan))
-        if remembered is not None and LADDER.index(remembered) > LADDER.index(rung):
-            rung, why = remembered, f"{remembered}: what this size needed before"
-        return self._placement, rung, why
-
-    def _detach_loras(self, model: Model, plan: Plan, placement: Placement) -> None:
-        if plan.loras:
-            placement.release()
-            lora.unload(model.transformer)
+    def _others(self, request: GenerationRequest) -> list[ModelInfo]:
+        """The other models, where the request may need one to extend its video."""
+        found = []
+        for name, folder in self.models.items() if request.extend else ():
+            with contextlib.suppress(ModelError):
+                found.append(describe(folder, name))
+        return found
 
 
 def pick_device(device: str) -> torch.device:
@@ -253,17 +237,8 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def _moved(sampling: Sampling, device: torch.device) -> Sampling:
-    old = sampling.old_pred_original_sample
-    return replace(
-        sampling,
-        latents=sampling.latents.to(device),
-        old_pred_original_sample=None if old is None else old.to(device),
-    )
-
-
 def _cause(clip: Clip) -> str:
-    """Of NaN, as far as can be said."""
+    """The likely causes of NaN."""
     loaded, causes = clip.model, []
     if short(loaded.dtype) not in (loaded.info.family.dtype, "float32"):
         causes.append(
@@ -274,20 +249,3 @@ def _cause(clip: Clip) -> str:
         acting = [strength(name, *one) for name, one in zip(called, clip.adapters, strict=True)]
         causes.append(f"it ran with {', '.join(acting)}; try a smaller scale or without")
     return ": " + "; ".join(causes) if causes else "; the checkpoint's weights may be damaged"
-
-
-def _draws(plan: Plan) -> bool:
-    return plan.interpolate_fps is not None and rife.draws(plan.pace or plan.model_fps, plan.interpolate_fps)
-
-
-def _small_network(plan: Plan) -> Note:
-    return Note(
-        "interpolate_fps",
-        plan.interpolate_fps,
-        "frames drawn by the small network that ships with this project",
-        "RIFE's own draws better: `cogvideox weights import` takes its flownet file",
-    )
-
-
-def _shape(plan: Plan) -> tuple[str, int, int, int]:
-    return plan.model, plan.model_frames, plan.model_width, plan.model_height

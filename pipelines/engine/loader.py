@@ -1,7 +1,6 @@
-"""A checkpoint folder -> diffusers components, each loaded once and shared between text, image and video to video.
+"""Load a checkpoint folder into diffusers components, each once: models with equal files share them.
 
-Knows: the published folder layout, and that two components are the same when their files are. Does not know: devices
-beyond the dtype, requests, hubs: everything is read from local files, with the hub switched off.
+Everything is read from local files, with the hub switched off.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Model:
     transformer: Any
     vae: Any
     scheduler_config: dict[str, Any]
-    revision: str | None = None  # the repository's commit where a pull recorded it; of small weights their digest
+    revision: str | None = None  # the repository's commit if a pull recorded it, or the digest of small weights
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -77,7 +76,7 @@ class Model:
         return Weights(*(module_bytes(m) for m in (self.text_encoder, self.transformer, self.vae)))
 
     def scheduler(self, name: SchedulerName) -> Any:
-        """A fresh scheduler with the checkpoint's own noise schedule, trailing timesteps; one per request."""
+        """A new scheduler with the checkpoint's own noise schedule and trailing timesteps; one per request."""
         return SCHEDULERS[name].from_config(self.scheduler_config, timestep_spacing="trailing")
 
     def pipeline(self, task: Task, scheduler: SchedulerName) -> Any:
@@ -96,7 +95,7 @@ class Model:
 
 
 class Loader:
-    """Loads checkpoints and keeps their components, so that equal ones exist once."""
+    """Loads checkpoints and keeps their components, so that equal ones are in memory once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -111,7 +110,7 @@ class Loader:
         return dtype
 
     def load(self, folder: Path, name: str | None = None) -> Model:
-        """Load the checkpoint in `folder`, or return it when it is loaded already. Raises ModelError."""
+        """Load the checkpoint in `folder`, unless it is loaded already. Raises ModelError."""
         key = folder.resolve()
         if key in self._models:
             return self._models[key]
@@ -131,7 +130,7 @@ class Loader:
                 scheduler_config=json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8")),
                 revision=_revision(folder),
             )
-        except Exception as e:  # every library below has its own ways to refuse a torn or foreign file
+        except Exception as e:  # each library has its own exceptions for a torn or foreign file
             why = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise ModelError(f"{folder} does not load: {why}") from e
         if info.latent_patch_frames > 1:
@@ -149,7 +148,7 @@ class Loader:
         if part == "text_encoder":
             arguments["config"] = _t5_config(path)
         module, found = CLASSES[part].from_pretrained(path, **{key: dtype}, **arguments)
-        if missing := sorted(found["missing_keys"]):  # the library would draw them at random
+        if missing := sorted(found["missing_keys"]):  # the library would initialise them at random
             raise ModelError(f"{part} lacks {len(missing)} of its tensors, such as {missing[0]}")
         module.eval().requires_grad_(False)
         self._components.append((part, dtype, path, module))
@@ -157,13 +156,13 @@ class Loader:
 
 
 def _t5_config(path: Path) -> T5Config:
-    """Of the fields that the weights are checked against; the others are for training, and may say anything."""
+    """Only the fields that the weights are checked against; the others are for training."""
     config = configs.whole("text_encoder", json.loads((path / "config.json").read_text("utf-8")))
     return T5Config(**{name: config[name] for name in DEFAULTS["text_encoder"]})
 
 
 def _widen_positions(transformer: Any) -> None:
-    """Let a 1.5 transformer take portrait and larger sizes.
+    """Allow portrait and larger sizes with a 1.5 transformer.
 
     Its rotary grid is integer positions sliced to the request, so a larger registered base changes no value and only
     moves the limit (zai-org/CogVideo#645). That does not hold for 1.0, whose grid is scaled to the base.
@@ -185,7 +184,7 @@ def same_files(a: Path, b: Path) -> bool:
 
 
 def _revision(folder: Path) -> str | None:
-    """Which weights these are. Hashing those of a real checkpoint would cost a load ten seconds and more."""
+    """Identifies the weights. Hashing those of a real checkpoint would slow loading down by ten seconds and more."""
     recorded = record.read(folder)
     if recorded is not None:
         return recorded.commit
@@ -201,7 +200,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256. A Hugging Face cache names its blobs by it, so there it is read off the link."""
+    """SHA-256. A Hugging Face cache names its blobs by it, so there the link's target tells it."""
     target = path.resolve()
     if target.parent.name == "blobs" and len(target.name) == 64:
         return target.name

@@ -1,11 +1,10 @@
-"""Where each component lies while a video is made: profiles, the choice between them, and the ladder after an OOM.
+"""Where each component of a model lies during a run: profiles, the choice between them, and the ladder after an OOM.
 
-Knows: what each profile costs (estimates from published figures), and how to move modules. The profiles:
+The profiles:
     none        everything stays on the device
     model       text encoder, transformer and VAE visit the device one after the other
     group       the transformer visits block by block, overlapped with compute
     sequential  every layer visits alone: slowest, smallest
-Does not know: requests, sampling, files.
 
 Estimates: activations of one denoising step take 52 bytes x tokens x width of the transformer, an untiled decode
 45.8 kB x pixels of a frame (both counted on the meta device for 2B, 5B and 1.5-5B in bf16 and agreeing with the
@@ -25,7 +24,7 @@ import torch
 from pipelines.engine_port import MemorySetting
 from pipelines.events import Event, Log
 from pipelines.models import ModelInfo
-from pipelines.plan import Plan
+from pipelines.plan import SamplingPlan
 
 Profile = Literal["none", "model", "group", "sequential"]
 T = TypeVar("T")
@@ -61,7 +60,7 @@ LADDER: tuple[Rung, ...] = (
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes on the device and in the host's memory that are free or hold our own weights; `device` None means: the
+    """Bytes on the device and in the host's memory that are free or hold our own weights. `device` is None when the
     CPU computes."""
 
     device: int | None
@@ -74,7 +73,7 @@ class Budget:
         if device.type != "cuda":
             return cls(None, host)
         free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device)  # ours already: weights placed earlier, and what can be reused
+        cached = torch.cuda.memory_reserved(device)  # already ours: weights placed earlier, and reusable blocks
         return cls(free + cached, host)
 
 
@@ -91,13 +90,13 @@ class Weights:
         return self.text_encoder + self.transformer + self.vae
 
 
-def step_bytes(plan: Plan, model: ModelInfo) -> int:
+def step_bytes(plan: SamplingPlan, model: ModelInfo) -> int:
     latent_frames = (plan.model_frames - 1) // 4 + 1
     tokens = -(-latent_frames // model.latent_patch_frames) * (plan.model_width // 16) * (plan.model_height // 16)
     return STEP_BYTES * (tokens + TEXT_ROWS) * model.inner_dim
 
 
-def decode_bytes(plan: Plan, model: ModelInfo, tiling: bool) -> int:
+def decode_bytes(plan: SamplingPlan, model: ModelInfo, tiling: bool) -> int:
     pixels = plan.model_width * plan.model_height
     per_pixel = DECODE_BYTES * model.decoder_width // 128
     if not tiling:
@@ -105,7 +104,7 @@ def decode_bytes(plan: Plan, model: ModelInfo, tiling: bool) -> int:
     return per_pixel * min(pixels, model.tile_pixels) + 6 * pixels * plan.model_frames
 
 
-def need(rung: Rung, plan: Plan, model: ModelInfo, weights: Weights) -> int:
+def need(rung: Rung, plan: SamplingPlan, model: ModelInfo, weights: Weights) -> int:
     """Peak bytes on the device, estimated."""
     step, decode = step_bytes(plan, model), decode_bytes(plan, model, rung.tiling)
     if rung.profile == "none":
@@ -115,8 +114,10 @@ def need(rung: Rung, plan: Plan, model: ModelInfo, weights: Weights) -> int:
     return max(text + GIB // 4, dit + step, weights.vae + decode) + MARGIN
 
 
-def choose(setting: MemorySetting, plan: Plan, model: ModelInfo, weights: Weights, budget: Budget) -> tuple[Rung, str]:
-    """The first rung that fits, and the reason in words."""
+def choose(
+    setting: MemorySetting, plan: SamplingPlan, model: ModelInfo, weights: Weights, budget: Budget
+) -> tuple[Rung, str]:
+    """The first rung that fits, and the reason as text."""
     if setting not in get_args(MemorySetting):
         raise ValueError(f"memory: must be one of {', '.join(get_args(MemorySetting))}, got {setting!r}")
     if budget.device is None:
@@ -126,7 +127,7 @@ def choose(setting: MemorySetting, plan: Plan, model: ModelInfo, weights: Weight
     free = budget.device
     rungs = [r for r in LADDER if setting in ("auto", r.profile) and r != SHORT_OF_RAM]
     if weights.total > budget.host and setting in ("auto", "none"):
-        rungs = list(LADDER[:2])  # nothing can be put aside in the host's memory
+        rungs = list(LADDER[:2])  # the host has no room for offloaded weights
     for rung in rungs:
         wants = need(rung, plan, model, weights)
         if wants <= free:
@@ -134,7 +135,7 @@ def choose(setting: MemorySetting, plan: Plan, model: ModelInfo, weights: Weight
             return rung, f"{rung}: {chosen}; needs about {wants / GIB:.1f} GiB of {free / GIB:.1f} GiB free"
     last = rungs[-1]
     return last, (
-        f"{last}: the smallest {'there is' if setting == 'auto' else 'of the profile set'}; needs about"
+        f"{last}: the smallest {'profile' if setting == 'auto' else 'rung of the profile set'}; needs about"
         f" {need(last, plan, model, weights) / GIB:.1f} GiB of {free / GIB:.1f} GiB free and may not fit"
     )
 
@@ -144,7 +145,7 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 
 class Placement:
-    """Moves the three modules of one pipeline according to a rung. `device` may be the CPU: then nothing moves."""
+    """Moves the three modules of one pipeline as a rung says. On a CPU nothing moves."""
 
     def __init__(self, modules: dict[str, torch.nn.Module], device: torch.device) -> None:
         self.modules = modules
@@ -153,7 +154,7 @@ class Placement:
         self._hooked: Profile | None = None
 
     def apply(self, rung: Rung) -> None:
-        """Go to `rung`, from whatever was applied before."""
+        """Change to `rung` from the rung applied before."""
         self.rung = rung
         hook = rung.profile if rung.profile in ("group", "sequential") else None
         if self._hooked is not None and self._hooked != hook:
@@ -181,7 +182,7 @@ class Placement:
 
     @contextlib.contextmanager
     def on_device(self, name: str) -> Iterator[Any]:
-        """The module, usable on the device inside the block."""
+        """The module, on the device for the duration of the block."""
         module = self.modules[name]
         visits = self.rung.profile != "none" and (self._hooked is None or name == "vae")
         if not visits or self.device.type == "cpu":
@@ -195,7 +196,7 @@ class Placement:
             self._empty_cache()
 
     def release(self) -> None:
-        """Leave the device to somebody else."""
+        """Free the device."""
         self._unhook()
         if self.device.type != "cpu":
             for module in self.modules.values():
@@ -210,7 +211,7 @@ class Placement:
             if profile == "sequential":
                 from accelerate import cpu_offload
 
-                # adapters lie beside the layer that they act on and read its weights: all of them visit together
+                # adapters are submodules of the layer they change and read its weights: they have to visit together
                 cpu_offload(module, execution_device=self.device, preload_module_classes=["Linear", "Conv2d"])
             else:
                 from diffusers.hooks import apply_group_offloading
@@ -228,7 +229,7 @@ class Placement:
         self._hooked = profile
 
     def _room_to_pin(self) -> bool:
-        """Streams copy from pinned memory: quickest with a second copy of the weights there, if the host has room."""
+        """Streams copy from pinned memory: fastest with a second copy of the weights there, if the host has room."""
         hooked = module_bytes(self.modules["text_encoder"]) + module_bytes(self.modules["transformer"])
         return psutil.virtual_memory().available > hooked + 4 * GIB
 
@@ -254,17 +255,17 @@ class Placement:
 
 
 class OutOfMemory(RuntimeError):
-    """Even the lowest rung was too much."""
+    """The lowest rung needs more memory than the device has."""
 
 
 class Ladder:
-    """After the device ran out of memory: the next rung, and the same work again."""
+    """After the device ran out of memory: the same work again, one rung lower."""
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
-        self.climbed = False
+        self.stepped_down = False
 
-    def climb(self, work: Callable[[], T], doing: str) -> Generator[Event, None, T]:
+    def retry(self, work: Callable[[], T], doing: str) -> Generator[Event, None, T]:
         """Call `work` until it returns, one rung lower after each OOM. Yields a warning per rung; raises OutOfMemory
         below the last one."""
         while True:
@@ -273,17 +274,50 @@ class Ladder:
             except torch.OutOfMemoryError as e:
                 rung = self.next_rung(doing, e)
             # outside the handler: the traceback would keep the failed attempt's tensors alive
-            yield self.go(rung, doing)
+            yield self.step_down(rung, doing)
 
     def next_rung(self, doing: str, error: Exception) -> Rung:
+        """Raises OutOfMemory when there is none."""
         below = [r for r in LADDER[LADDER.index(self.placement.rung) + 1 :] if r != SHORT_OF_RAM]
         if not below:
             raise OutOfMemory(f"out of memory while {doing}, even with {self.placement.rung}") from error
         return below[0]
 
-    def go(self, rung: Rung, doing: str) -> Log:
-        self.climbed = True
+    def step_down(self, rung: Rung, doing: str) -> Log:
+        self.stepped_down = True
         if self.placement.device.type == "cuda":
             torch.cuda.empty_cache()
         self.placement.apply(rung)
         return Log(f"out of memory while {doing}: continuing with {rung}", "WARN")
+
+
+class Memory:
+    """Gives the device to one model at a time, and remembers the rung that each size needed."""
+
+    def __init__(self, device: torch.device, setting: MemorySetting) -> None:
+        self.device = device
+        self.setting = setting
+        self._placement: Placement | None = None
+        self._needed: dict[tuple[str, int, int, int], Rung] = {}
+
+    def place(
+        self, modules: dict[str, torch.nn.Module], weights: Weights, info: ModelInfo, plan: SamplingPlan
+    ) -> tuple[Placement, Rung, str]:
+        """The model's placement, the rung to begin with, and the reason for it. `weights` include the adapters."""
+        if self._placement is None or self._placement.modules != modules:
+            if self._placement is not None:
+                self._placement.release()
+            self._placement = Placement(modules, self.device)
+        rung, why = choose(self.setting, plan, info, weights, Budget.of(self.device, modules.values()))
+        needed = self._needed.get(_size(plan))
+        if needed is not None and LADDER.index(needed) > LADDER.index(rung):
+            rung, why = needed, f"{needed}: what this size needed before"
+        return self._placement, rung, why
+
+    def remember(self, ladder: Ladder, plan: SamplingPlan) -> None:
+        if ladder.stepped_down:
+            self._needed[_size(plan)] = ladder.placement.rung
+
+
+def _size(plan: SamplingPlan) -> tuple[str, int, int, int]:
+    return plan.model, plan.model_frames, plan.model_width, plan.model_height

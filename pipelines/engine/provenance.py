@@ -1,7 +1,4 @@
-"""What a video was made with: enough to make it again, and to tell when that cannot give the same.
-
-Knows: which facts change a pixel. Does not know: how the manifest gets into a file.
-"""
+"""The manifest: what a video was made with, enough to make it again or to see why that would give another one."""
 
 from __future__ import annotations
 
@@ -16,10 +13,11 @@ from pipelines.frames.rife import IFNet
 from pipelines.frames.upscaler import Upscaler
 from pipelines.plan import Plan
 from pipelines.request import GenerationRequest
+from pipelines.video.manifest import MANIFEST_FORMAT
 
 
 def identity(model: Model, device: torch.device) -> dict[str, Any]:
-    """What, beside the plan, decides the latents to the bit."""
+    """What decides the latents to the bit, beside the plan."""
     return {
         "name": model.info.name,
         "revision": model.revision,
@@ -39,23 +37,24 @@ def manifest(
     extender: Model | None = None,
     interpolator: IFNet | None = None,
 ) -> dict[str, Any]:
-    """What makes this video again, and nothing that changes from run to run."""
+    """All that reproduces this video, and nothing that changes from run to run."""
     asked = request.to_dict()
     for name in ("image", "video"):
         if asked[name] is not None:
             asked[name] = {"sha256": asked[name]["sha256"]}
-    asked["loras"] = [one.told() for one in request.loras]
+    asked["loras"] = [one.for_manifest() for one in request.loras]
     carried_out = plan.to_dict()
-    carried_out["loras"] = [{**one.told(), "sha256": one.sha256} for one in plan.loras]
+    carried_out["loras"] = [{**one.for_manifest(), "sha256": one.sha256} for one in plan.sampling.loras]
     return {
+        "format": MANIFEST_FORMAT,
         "request": asked,
         "plan": carried_out,
         "notes": [str(n) for n in plan.notes],
-        "seed": plan.seed,
+        "seed": plan.sampling.seed,
         "model": _named(model),
         **({} if extender is None else {"extender": _named(extender)}),
-        **({} if interpolator is None else {"interpolator": interpolator.told}),
-        **({} if upscaler is None else {"upscaler": upscaler.told()}),
+        **({} if interpolator is None else {"interpolator": interpolator.file}),
+        **({} if upscaler is None else {"upscaler": upscaler.for_manifest()}),
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "dtype": short(model.dtype),
         "vae_tiling": tiled,
@@ -68,7 +67,7 @@ def _named(model: Model) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything whose change may change a pixel."""
+    """The versions of all that may change a pixel."""
     found = {"python": platform.python_version()}
     for name in ("cogvideox-server", "torch", "diffusers", "transformers", "imageio-ffmpeg"):
         try:

@@ -1,7 +1,4 @@
-"""A video while it is made: its clips, one for most videos, and what there is of them so far.
-
-Knows: what was saved of an earlier run, and how far it reaches. Does not know: how clips are sampled or decoded.
-"""
+"""The state of one run: the clips of its video, one for most videos, and their latents so far."""
 
 from __future__ import annotations
 
@@ -19,53 +16,53 @@ from pipelines.engine.snapshot import Saved, Saver, Unusable, load
 from pipelines.events import Event, Log
 from pipelines.frames.upscaler import Upscaler
 from pipelines.lora.adapters import Adapter
-from pipelines.plan import Plan
+from pipelines.plan import Plan, SamplingPlan
 from pipelines.progress import Meter
 from pipelines.request import GenerationRequest, Lora
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One sampling: who makes it, what is asked, and which adapters it takes."""
+    """One sampling: its model, its plan, and the adapters to attach."""
 
     number: int
     model: Model
-    plan: Plan
+    plan: SamplingPlan
     adapters: list[tuple[Lora, Adapter]]
 
 
 @dataclass
-class Film:
-    """`keys`: of the clips that were begun, `latents`: of those that are clean, on the CPU and without padding,
-    `joint`: the last frame of the latest, uint8 [3, H, W]. `net` interpolates, `tiled`: a
-    joint was decoded by tiles."""
+class Run:
+    """`interpolator` and `upscaler` are None when the plan needs none. `keys` holds those of the clips begun so far,
+    `latents` those of the clips sampled, on the CPU and without padding. `joint` is the last frame of the latest clip,
+    uint8 [3, H, W]; `tiled` says that some joint was decoded by tiles."""
 
     request: GenerationRequest
     plan: Plan
     clips: list[Clip]
     clock: Clock
-    net: Any
+    interpolator: Any
     upscaler: Upscaler | None
     saver: Saver
     meter: Meter
     saved: Saved | None = None
     keys: list[str] = field(default_factory=list)
-    memory_said: str = ""  # the latest note on memory
+    memory_note: str = ""  # the latest one logged
     latents: list[torch.Tensor] = field(default_factory=list)
     joint: torch.Tensor | None = None
     tiled: bool = False
     decoded: int = 0  # calls of the VAE's decoder that led to `joint`
 
     def read(self, resume: bytes | None) -> Generator[Event, None, None]:
-        """To go on with an earlier run's Checkpoint."""
+        """Read an earlier run's snapshot; an unusable one is logged and ignored."""
         if resume is not None:
             try:
                 self.saved = load(resume)
             except Unusable as e:
                 yield _unused(e)
 
-    def taken_up(self, number: int) -> Generator[Event, None, Saved | None]:
-        """What there is of the clip of that number, whose key is the latest; None: it begins anew."""
+    def resumed(self, number: int) -> Generator[Event, None, Saved | None]:
+        """The snapshot, if it holds latents of the clip of that number, whose key is the latest in `keys`."""
         if self.saved is None or number >= len(self.saved.keys):
             return None
         try:
@@ -84,8 +81,8 @@ class Film:
         first, last = self.clips[0].model, self.clips[-1].model
         extender = None if last is first else last
         tiled = self.tiled or rung.tiling
-        return manifest(self.request, self.plan, first, device, tiled, self.upscaler, extender, self.net)
+        return manifest(self.request, self.plan, first, device, tiled, self.upscaler, extender, self.interpolator)
 
 
 def _unused(error: Unusable) -> Log:
-    return Log(f"what was saved of this video is not used: {error}", "WARN")
+    return Log(f"the saved latents of this video are not used: {error}", "WARN")

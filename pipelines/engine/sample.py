@@ -1,9 +1,8 @@
 """From a plan to finished latents, one step at a time.
 
-Knows: the sampling of the three stock CogVideoX pipelines, taken apart so that it can stop, be watched and go on:
-everything that changes between steps lies in `Sampling`. The stock pipelines prepare embeddings, latents and rotary
-positions; the loop is theirs too, and tests hold it bit-equal to them.
-Does not know: memory profiles, frames, files.
+This is the sampling of the three stock CogVideoX pipelines, split so that it can be stopped, watched and resumed: all
+that changes between steps is in `Sampling`. The stock pipelines prepare embeddings, latents and rotary positions; the
+loop follows theirs, and tests hold it equal to the bit.
 
 Shapes: B batch (2 with guidance: negative, then positive), F latent frames, C latent channels (16), H and W in latent
 pixels (1/8 of the video's).
@@ -12,7 +11,7 @@ pixels (1/8 of the video's).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from diffusers import CogVideoXDPMScheduler
 
 from pipelines.engine.loader import Model
 from pipelines.engine.memory import Placement
-from pipelines.plan import Plan
+from pipelines.plan import SamplingPlan
 from pipelines.request import Task
 
 OFS = 2.0  # what the 1.5 image-to-video pipeline passes to its ofs embedding
@@ -29,17 +28,22 @@ OFS = 2.0  # what the 1.5 image-to-video pipeline passes to its ofs embedding
 
 @dataclass
 class Sampling:
-    """What changes from step to step: enough to go on after an interruption and get the same video."""
+    """What changes from step to step: enough to resume and get the same video."""
 
     step: int
     latents: torch.Tensor  # [1, F, C, H, W]
     old_pred_original_sample: torch.Tensor | None  # the DPM scheduler's memory of the step before
     generator: torch.Generator
 
+    def to(self, device: torch.device) -> Sampling:
+        old = self.old_pred_original_sample
+        moved = None if old is None else old.to(device)
+        return replace(self, latents=self.latents.to(device), old_pred_original_sample=moved)
+
 
 @dataclass(frozen=True)
 class Conditions:
-    """What stays: prompt embeddings [B, tokens, dim], the picture's latents, rotary positions, timesteps."""
+    """What stays the same: prompt embeddings [B, tokens, dim], the image's latents, rotary positions, timesteps."""
 
     prompt_embeds: torch.Tensor
     image_latents: torch.Tensor | None  # [1, F, C, H, W]
@@ -51,9 +55,9 @@ class Conditions:
 
 
 class Sampler:
-    """Carries one plan from noise to latents on one model."""
+    """Samples one plan with one model."""
 
-    def __init__(self, model: Model, plan: Plan, placement: Placement) -> None:
+    def __init__(self, model: Model, plan: SamplingPlan, placement: Placement) -> None:
         self.model = model
         self.plan = plan
         self.placement = placement
@@ -77,9 +81,9 @@ class Sampler:
 
     @torch.no_grad()
     def prepare(self, prompt_embeds: torch.Tensor, source: np.ndarray | None) -> tuple[Conditions, Sampling]:
-        """First latents and all that stays the same. `source`: uint8 RGB frames [T, H, W, 3] of the plan's model
-        size, one for a picture. The generator lives on the CPU, so that a seed draws the same noise
-        on every device that computes in one dtype; torch draws other numbers in bfloat16 than in float32."""
+        """The conditions and the first latents. `source`: uint8 RGB frames [T, H, W, 3] of the plan's model size, one
+        for an image. The generator is on the CPU, so that a seed draws the same noise on every device that computes in
+        one dtype; torch draws other numbers in bfloat16 than in float32."""
         pipe, plan, dtype = self.pipe, self.plan, self.model.dtype
         generator = torch.Generator().manual_seed(plan.seed)
         pipe.scheduler.set_timesteps(plan.num_inference_steps, device=self.device)
@@ -121,7 +125,7 @@ class Sampler:
 
     @torch.no_grad()
     def step(self, transformer: Any, c: Conditions, s: Sampling) -> None:
-        """One denoising step. Raising leaves `s` as it was, so the step can be taken again."""
+        """One denoising step. When it raises, `s` is unchanged and the step can be repeated."""
         t = c.timesteps[s.step]
         scheduler = self.pipe.scheduler
         rewind = s.generator.get_state()

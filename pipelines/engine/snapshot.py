@@ -1,12 +1,12 @@
-"""An interrupted sampling as bytes: saved while it runs, taken up again to the bit.
+"""Snapshots: an interrupted sampling as bytes, from which another run continues to the bit.
 
-Knows: what a sampling consists of, what it must belong to, how often saving is worth its time.
+Knows: what a snapshot holds, which sampling it belongs to, how often saving is worth its time.
 Does not know: where the bytes are kept.
 
-Form: the SHA-256 (32 bytes) of what follows, which is a safetensors file of `latents` [1, F, C, H, W], the generator's
-state (uint8) and, with the DPM scheduler, its `old_pred_original_sample`; step, steps, padding and key are metadata. Of
-a video of several clips the latents are those of the clip under way; `finished0`, `finished1` ... are the latents of
-the clips before it, and key holds a line for each.
+Format: the SHA-256 (32 bytes) of the rest, which is a safetensors file of `latents` [1, F, C, H, W], the generator's
+state (uint8) and, with the DPM scheduler, its `old_pred_original_sample`; version, step, steps, padding and key are
+metadata. In a video of several clips the latents are those of the current clip; `finished0`, `finished1` ... are the
+latents of the clips before it, and key holds a line for each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,39 +23,21 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from pipelines.engine.sample import Sampling
-from pipelines.plan import Plan
-from pipelines.request import GenerationRequest
+from pipelines.plan import KEY_VERSION
 
 DIGEST = 32  # bytes
-SHARE = 0.01  # of the time that saving may take
-EVERY = 1.0  # seconds between two savings, at least
-# what the finished latents depend on; sizes, lengths and rates of the file are made from them afterwards
-SAMPLED = (
-    "task",
-    "prompt",
-    "negative_prompt",
-    "model_frames",
-    "source_frames",
-    "model_width",
-    "model_height",
-    "num_inference_steps",
-    "guidance_scale",
-    "use_dynamic_cfg",
-    "scheduler",
-    "strength",
-    "seed",
-    "max_tokens",
-)
+SHARE = 0.01  # of the run's time that saving may take
+EVERY = 1.0  # seconds between two snapshots, at least
 
 
 class Unusable(ValueError):
-    """Torn, or of another video: sampling begins anew."""
+    """Torn, or of another video or version: sampling starts again."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """`sampling` lies on the CPU. `padding` as in `sample.Conditions`. `keys`: of the clips in `finished`, latents
-    without padding, and of the one that `sampling` belongs to."""
+    """`sampling` is on the CPU, `padding` as in `sample.Conditions`. `finished` holds latents without padding. `keys`:
+    one for each of them, then that of `sampling`."""
 
     sampling: Sampling
     steps: int
@@ -65,26 +46,13 @@ class Saved:
     finished: tuple[torch.Tensor, ...] = ()
 
     def check(self, number: int, key: str) -> None:
-        """Raises Unusable unless the clip of that number, if it is in here, is the one with that key."""
+        """Raises Unusable if the clip of that number is here with another key."""
         if number < len(self.keys) and self.keys[number] != key:
-            raise Unusable("it was made by another request, model or version")
+            raise Unusable("they belong to another request or model")
 
     @property
     def complete(self) -> bool:
         return self.sampling.step >= self.steps
-
-
-def key_of(request: GenerationRequest, plan: Plan, model: dict[str, Any]) -> str:
-    """What a sampling belongs to: all its latents depend on. `model`: name, revision, dtype, device, versions."""
-    source = request.image or request.video
-    what = {
-        "plan": {name: value for name, value in plan.to_dict().items() if name in SAMPLED},
-        "fit": plan.fit if source is not None else None,
-        "source": source.sha256 if source is not None else None,
-        "loras": [(one.sha256, one.scale, one.alpha) for one in plan.loras],
-        "model": model,
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def save(
@@ -94,7 +62,7 @@ def save(
     tensors |= {f"finished{n}": latents for n, latents in enumerate(finished)}
     if sampling.old_pred_original_sample is not None:
         tensors["old_pred_original_sample"] = sampling.old_pred_original_sample
-    facts = {"step": sampling.step, "steps": steps, "padding": padding}
+    facts = {"version": KEY_VERSION, "step": sampling.step, "steps": steps, "padding": padding}
     metadata = {"key": "\n".join(keys), **{name: str(value) for name, value in facts.items()}}
     body = save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     return hashlib.sha256(body).digest() + body
@@ -104,10 +72,12 @@ def load(data: bytes) -> Saved:
     """Raises Unusable."""
     digest, body = data[:DIGEST], data[DIGEST:]
     if hashlib.sha256(body).digest() != digest:
-        raise Unusable("it is torn")
+        raise Unusable("the file is torn")
     try:
         size = int.from_bytes(body[:8], "little")
         metadata = json.loads(body[8 : 8 + size])["__metadata__"]
+        if metadata.get("version") != str(KEY_VERSION):
+            raise Unusable("another version of this server saved them")
         tensors = load_tensors(body)
         keys = tuple(metadata["key"].split("\n"))
         generator = torch.Generator()
@@ -117,12 +87,14 @@ def load(data: bytes) -> Saved:
         )
         finished = tuple(tensors[f"finished{n}"] for n in range(len(keys) - 1))
         return Saved(sampling, int(metadata["steps"]), int(metadata["padding"]), keys, finished)
+    except Unusable:
+        raise
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as e:
-        raise Unusable(f"it cannot be read ({type(e).__name__})") from e
+        raise Unusable(f"the file cannot be read ({type(e).__name__})") from e
 
 
 class Saver:
-    """Says when to save: no more often than its measured cost allows, nor than `every` seconds."""
+    """Decides when to save: no more often than the measured cost allows, nor than `every` seconds."""
 
     def __init__(self, share: float = SHARE, every: float = EVERY, clock: Callable[[], float] = time.monotonic) -> None:
         self._share, self._every, self._clock = share, every, clock
@@ -133,6 +105,6 @@ class Saver:
         return self._clock() - self._last >= max(self._every, self._cost / self._share)
 
     def saved(self, begin: float) -> None:
-        """To be told when a saving that began at `begin` has left the engine."""
+        """Call when a snapshot begun at `begin` has left the engine."""
         self._last = self._clock()
         self._cost = max(self._cost / 2, self._last - begin)

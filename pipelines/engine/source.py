@@ -1,7 +1,4 @@
-"""The picture or clip a request came with, as far as the model can use it.
-
-Knows: how much of a clip that is. Does not know: what is made of it.
-"""
+"""Read a request's input image or clip, no more of the clip than the model can use. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,14 +13,13 @@ from pipelines.request import GenerationRequest
 from pipelines.video import Clip, MediaUnreadable, read_picture, read_video
 from pipelines.video.stream import SOURCE_PIXELS
 
-# of a clip to work from; the server's door refuses longer or larger ones (pipelines/video/probe.py)
-SECONDS = 60.0
-PIXELS = 1920 * 1088  # of a frame that is kept; larger ones are scaled down as they are decoded
+SECONDS = 60.0  # the longest input clip; the server refuses longer ones beforehand (pipelines/video/probe.py)
+PIXELS = 1920 * 1088  # of a frame in memory; larger frames are scaled down as they are decoded
 RATE = 120  # frames a second at most
 
 
 def read_source(request: GenerationRequest, info: ModelInfo) -> tuple[Image.Image | None, Clip | None, Source | None]:
-    """The picture or clip the request came with. Raises GenerationError when it cannot be read."""
+    """The input image or clip, and its description. Raises GenerationError when it cannot be read."""
     try:
         if request.image is not None:
             picture = read_picture(Path(request.image.path).read_bytes())

@@ -1,1 +1,1 @@
-"""Frames: decode, stitch, interpolate, enlarge, fit."""
+"""Frames: decode latents, stitch clips, interpolate, enlarge, fit to a size."""

@@ -1,7 +1,7 @@
-"""Latents -> uint8 frames, a few at a time, as the VAE makes them.
+"""Decode latents to uint8 frames, a few at a time.
 
-Knows: that CogVideoX's decoder works through pairs of latents and carries its past in a convolution cache, so that
-chunks are exact and can leave before the clip is whole. Does not know: sampling, sizes asked for, files.
+CogVideoX's decoder works through pairs of latent frames and keeps its past in a convolution cache: chunks are exact and
+can be passed on before the clip is complete.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-CHUNK = 8  # frames a pair of latents becomes
+CHUNK = 8  # frames from a pair of latent frames
 
 
 def to_uint8(frames: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] -> 0..255 uint8, rounded as diffusers does on its way to pictures."""
+    """[-1, 1] -> 0..255 uint8, rounded as diffusers does when it makes images."""
     return ((frames * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8)
 
 
@@ -24,8 +24,8 @@ def to_uint8(frames: torch.Tensor) -> torch.Tensor:
 def decode(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield uint8 frames [T, 3, H, W] on the latents' device; `latents`: [1, F, C, H, W], padding dropped.
 
-    Untiled, a chunk leaves as soon as it is decoded. Tiled, the stock decoder keeps one tile's past at a time and so
-    makes the whole clip first, in the VAE's own dtype.
+    Without tiling each chunk is yielded as soon as it is decoded. With tiling the stock decoder keeps one tile's past
+    at a time and so decodes the whole clip first, in the VAE's own dtype.
     """
     z = latents.permute(0, 2, 1, 3, 4)
     z = 1 / vae.config.scaling_factor * z
@@ -47,7 +47,7 @@ def decode(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def decoder_calls(vae: Any, frames: int, height: int, width: int) -> int:
-    """How often `decode` calls the VAE's decoder for that many latent frames of that size in latent pixels."""
+    """How often `decode` calls the VAE's decoder; `frames`, `height` and `width` are those of the latents."""
     batches: int = max(frames // vae.num_latent_frames_batch_size, 1)
     if not (vae.use_tiling and (width > vae.tile_latent_min_width or height > vae.tile_latent_min_height)):
         return batches
@@ -62,7 +62,7 @@ def watched(vae: Any, call: Callable[[], None]) -> Iterator[None]:
 
     def after(_module: Any, _given: Any, made: Any) -> None:
         if made[0].is_cuda:
-            torch.cuda.synchronize(made[0].device)  # or it would count what is only queued
+            torch.cuda.synchronize(made[0].device)  # otherwise queued work would count as done
         call()
 
     hook = vae.decoder.register_forward_hook(after)

@@ -1,8 +1,6 @@
-"""Any size -> the exact size that was asked for, by plain antialiased resampling and a centred crop, black edges or
-another shape.
+"""Fit frames and images to an exact size: antialiased resampling with a centred crop, black edges, or stretching.
 
-Knows: geometry, bicubic resampling. Does not know: models, video files, why a size was asked for.
-torch is imported only where frames are resampled, so that the planner can use the geometry without it.
+torch is imported only where frames are resampled, so that the geometry can be used without it.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ _FRAMES_AT_ONCE = 8  # bounds the float32 copies: 8 frames of 3840x2160 are 0.8 
 
 @dataclass(frozen=True)
 class FitBox:
-    """How a picture comes to another size, in pixels.
+    """How an image is brought to another size, in pixels.
 
-    It is resampled to `scaled_width` x `scaled_height`. "crop": the result is the window of the wanted size whose
-    corner is at (`left`, `top`) of the scaled picture. "pad": the scaled picture lies at (`left`, `top`) of the result.
-    `lost` is the share of the picture (0..1) that the crop removes; 0 for "pad". "stretch": it is resampled to the
-    wanted size, whatever its shape, and nothing is lost.
+    It is resampled to `scaled_width` x `scaled_height`. "crop": the result is the window of the target size whose
+    corner is at (`left`, `top`) of the scaled image. "pad": the scaled image is placed at (`left`, `top`) of the
+    result. `lost` is the share of the image (0..1) that the crop removes, 0 for "pad". "stretch": the image is
+    resampled to the target size, whatever its shape, and nothing is lost.
     """
 
     scaled_width: int
@@ -38,8 +36,8 @@ class FitBox:
 
 
 def fit_box(src_w: int, src_h: int, dst_w: int, dst_h: int, mode: Mode) -> FitBox:
-    """The smallest cover ("crop"), the largest that fits ("pad"), both centred, an odd pixel going to the right or
-    bottom; or the wanted size itself ("stretch").
+    """The smallest cover ("crop") or the largest that fits ("pad"), both centred with an odd pixel at the right or
+    bottom; or the target size itself ("stretch").
 
     ValueError for a size below 1 or an unknown mode.
     """
@@ -50,7 +48,7 @@ def fit_box(src_w: int, src_h: int, dst_w: int, dst_h: int, mode: Mode) -> FitBo
     if mode == "stretch":
         return FitBox(dst_w, dst_h, 0, 0, 0.0)
     source_is_wider = src_w * dst_h > dst_w * src_h
-    if source_is_wider == (mode == "crop"):  # the height is what decides
+    if source_is_wider == (mode == "crop"):  # the height decides
         w, h = round(src_w * dst_h / src_h), dst_h
     else:
         w, h = dst_w, round(src_h * dst_w / src_w)
@@ -64,9 +62,9 @@ def fit_box(src_w: int, src_h: int, dst_w: int, dst_h: int, mode: Mode) -> FitBo
 def fit(frames: torch.Tensor, width: int, height: int, mode: Mode) -> torch.Tensor:
     """[T, 3, H, W] -> [T, 3, height, width]; same dtype and device.
 
-    uint8, or floating with 0..1 (black is 0, and what bicubic overshoots is clamped). Frames are resampled one by one,
-    so a clip may come in pieces. Frames that have the size already are returned as they are. ValueError for another
-    shape or dtype, and as `fit_box`.
+    uint8, or floating in 0..1 (black is 0, bicubic overshoot is clamped). Frames are resampled one by one, so a clip
+    may come in pieces. Frames that have the size already are returned unchanged. ValueError for another shape or dtype,
+    and as `fit_box`.
     """
     import torch
 
@@ -102,7 +100,7 @@ def _resample(frames: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def fit_picture(picture: Image.Image, width: int, height: int, mode: Mode) -> Image.Image:
-    """An RGB picture at exactly `width` x `height`, the way `fit` does it. ValueError as `fit_box`."""
+    """An RGB image of exactly `width` x `height`, resampled as by `fit`. ValueError as `fit_box`."""
     picture = picture.convert("RGB")
     box = fit_box(picture.width, picture.height, width, height, mode)
     if picture.size != (box.scaled_width, box.scaled_height):

@@ -1,9 +1,6 @@
-"""The networks that frames may pass on their way to the file: RIFE between them, an upscaler for each.
+"""The networks that finish frames: RIFE interpolates between them, an upscaler enlarges each.
 
-They are loaded when needed and stay on the device: they are small.
-
-Knows: when a plan needs which, and what to say when there is none or the file is no such network.
-Does not know: what they compute.
+They are loaded when a plan first needs them and stay on the device: they are small.
 """
 
 from __future__ import annotations
@@ -17,12 +14,13 @@ from pipelines.errors import GenerationError
 from pipelines.frames import rife, upscaler
 from pipelines.frames.finish import enlarges
 from pipelines.frames.upscaler import Upscaler
-from pipelines.plan import Plan
+from pipelines.plan import Note, Plan
 from pipelines.request import RequestError
+from weights.interpolation import SHIPPED
 
 
-class Finishers:
-    """`rife_weights`, `upscaler`: their files, None where there is none."""
+class Networks:
+    """`rife_weights`, `upscaler`: the files to load, None where there is none."""
 
     def __init__(self, device: torch.device, rife_weights: Path | None = None, upscaler: Path | None = None) -> None:
         self._device = device
@@ -32,8 +30,8 @@ class Finishers:
         self._upscaler: Upscaler | None = None
 
     def interpolator(self, plan: Plan) -> Any:
-        """Raises RequestError when there is none, GenerationError when the file is none."""
-        if plan.interpolate_fps is None:
+        """None for a plan without interpolation. Raises RequestError without a file, GenerationError for a bad one."""
+        if plan.video.interpolate_fps is None:
             return None
         if self.rife_weights is None:
             raise RequestError("interpolate_fps", "frame interpolation needs RIFE weights, and none are installed")
@@ -45,7 +43,7 @@ class Finishers:
         return self._net
 
     def upscaler(self, plan: Plan) -> Upscaler | None:
-        """None where the file wants no more pixels than the model makes, and where plain resizing has to do.
+        """None when the video is no larger than the model's frames, or no upscaler is set: then frames are resized.
 
         Raises GenerationError when the file is no upscaler.
         """
@@ -60,3 +58,17 @@ class Finishers:
             except (ValueError, RuntimeError) as e:
                 raise GenerationError("model_error", f"upscaler: {e}") from e
         return self._upscaler
+
+    def notes(self, plan: Plan) -> tuple[Note, ...]:
+        """Says so when the small network that ships draws frames of this video."""
+        own, rate = plan.video.pace or plan.sampling.model_fps, plan.video.interpolate_fps
+        if rate is None or self.rife_weights != SHIPPED or not rife.draws(own, rate):
+            return ()
+        return (
+            Note(
+                "interpolate_fps",
+                rate,
+                "frames drawn by the small network that ships with this project",
+                "RIFE's own draws better: `cogvideox weights import` takes its flownet file",
+            ),
+        )

@@ -1,7 +1,7 @@
-"""Frame interpolation with RIFE: any frame rate from any other, the original frames kept.
+"""Frame interpolation with RIFE: from any frame rate to any other, keeping the original frames.
 
-Knows: the IFNet family 4.6 to 4.26, read off the shapes in a state dict; which frames lie at which times.
-Does not know: where weights come from, video files, scene cuts (a generated clip has none).
+The network is one of the IFNet family 4.6 to 4.26; the shapes in its state dict tell which. Scene cuts are not handled,
+because a generated clip has none.
 
 The architecture is Practical-RIFE's, (c) hzwer and contributors, MIT License,
 https://github.com/hzwer/Practical-RIFE. The method: Huang et al., "Real-Time Intermediate Flow Estimation for Video
@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from weights.interpolation import SUFFIXES
 
 _GET = "get flownet 4.25 of Practical-RIFE (any of 4.6 to 4.26 will do, except 4.14.lite)"
-NEAR_ENOUGH = 1 / 32  # of the way between two frames, for a network that draws middles only
+NEAR_ENOUGH = 1 / 32  # of the time between two frames, for a network that only draws middles
 _PLANES = {24: 5, 52: 13}  # lastconv channels -> planes used after the shuffle: flow 4, mask 1, carried features 8
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the state dict says about its network. Channels; `scales` are the blocks' divisors of the picture's size."""
+    """The network's shape, from its state dict: numbers of channels; `scales` divide the image's size in each block."""
 
     widths: tuple[int, ...]
     out: int
@@ -44,12 +44,12 @@ class Shape:
 
     @property
     def multiple(self) -> int:
-        """Height and width must be multiples of this: every block halves its scaled picture twice."""
+        """Height and width must be multiples of this: every block halves its scaled image twice."""
         return 4 * max(self.scales)
 
     @property
     def middle_only(self) -> bool:
-        """Blocks all alike: this project's small network, which draws the middle of two frames whatever the time."""
+        """All blocks are equal: this project's small network, which draws the middle of two frames at any time."""
         return len(set(self.widths)) == 1 and not self.features
 
 
@@ -68,7 +68,7 @@ def _conv(i: int, o: int) -> nn.Sequential:
 
 
 class _Block(nn.Module):
-    """Refines the flow at 1/`scale` of the picture's size."""
+    """Refines the flow at 1/`scale` of the image's size."""
 
     def __init__(self, channels: int, width: int, out: int, scale: int) -> None:
         super().__init__()
@@ -102,8 +102,8 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Guess:
-    """Where in the two frames each pixel comes from ([N, 4, H, W] in pixels), the logit of the first one's share, and
-    both frames moved."""
+    """Where in the two frames each pixel comes from ([N, 4, H, W] in pixels), the logit of the first frame's share, and
+    both frames warped."""
 
     flow: Tensor
     mask: Tensor
@@ -115,12 +115,12 @@ class Guess:
 
 
 class IFNet(nn.Module):
-    """Draws the frame between two. float32: half precision bends the flow near the right edge of wide pictures."""
+    """Draws the frame between two. float32: half precision bends the flow near the right edge of wide frames."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.told: dict[str, str] = {}  # name and hash of its file, once it is read from one
+        self.file: dict[str, str] = {}  # name and hash of the file it was loaded from
         m, e = shape.encoder_width, shape.features
         first = 2 * (3 + e) + 1
         later = first + 1 + _PLANES[shape.out] - 5 + 4
@@ -141,7 +141,7 @@ class IFNet(nn.Module):
 
     def forward(self, frame0: Tensor, frame1: Tensor, timestep: float | Tensor) -> Tensor:
         """The frame [N, 3, H, W] at time `timestep` (0..1; a number, or one for each of N) between two of any size, in
-        0..1. A network that draws the middle only halves the way until it is near enough.
+        0..1. A network that only draws middles halves the interval until it is near enough.
 
         `interpolate` encodes each frame of a clip once; this encodes both.
         """
@@ -172,12 +172,12 @@ class IFNet(nn.Module):
         return F.pad(frame, (0, -width % self.shape.multiple, 0, -height % self.shape.multiple))
 
     def between(self, a: Tensor, b: Tensor, t: float) -> Tensor:
-        """The frame at time `t` (0..1) between two that `encoded` made -> [N, 3, H, W]."""
+        """The frame at time `t` (0..1) between two results of `encoded` -> [N, 3, H, W]."""
         *_, guess = self.guesses(a, b, t)
         return guess.merged()
 
     def guesses(self, a: Tensor, b: Tensor, t: float) -> Iterator[Guess]:
-        """What there is after each block; training looks at all of them."""
+        """The guess after each block; training uses all of them."""
         time = a.new_full((a.shape[0], 1, *a.shape[2:]), t)
         flow, mask, carried = None, a.new_zeros(()), a.new_zeros(())
         warped = (a, b)
@@ -187,7 +187,7 @@ class IFNet(nn.Module):
             pictures = (warped[0][:, :3], warped[1][:, :3], warped[0][:, 3:], warped[1][:, 3:])
             x = (*pictures, time) if flow is None else (*pictures, time, mask, carried)
             change, logit, carried = block(torch.cat(x, 1), flow)
-            # 4.6 is the last that adds masks up; it is also the last without an encoder.
+            # 4.6 is the last version that adds masks up, and the last without an encoder.
             accumulate = flow is not None and not self.shape.features
             mask = mask + logit if accumulate else logit
             flow = change if flow is None else flow + change
@@ -198,8 +198,8 @@ class IFNet(nn.Module):
 def build(state_dict: Mapping[str, Tensor]) -> IFNet:
     """The network of a state dict, on the CPU in float32, for inference.
 
-    Prefixes `module.` and `flownet.`, `blocks.N.` for `blockN.` and training-only parts are understood.
-    ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite, and for anything that is no RIFE; it names what to get instead.
+    Accepts the prefixes `module.` and `flownet.`, `blocks.N.` for `blockN.`, and drops training-only parts.
+    ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite and anything else; the message names what to get instead.
     """
     tensors = dict(_canonical({str(k): v for k, v in state_dict.items()}))
     try:
@@ -227,15 +227,15 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except pickle.UnpicklingError as e:  # torch's own words advise to read it all the same
+    except pickle.UnpicklingError as e:  # torch's own message advises to load it anyway
         raise ValueError(f"{path.name} is no pickle of plain tensors, and nothing else is read: it may be code") from e
-    except Exception as e:  # a file that is none may fail in any way
+    except Exception as e:  # another kind of file may fail in any way
         raise ValueError(f"{path.name} is not a file of tensors: {str(e) or type(e).__name__}") from e
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
         raise ValueError(f"{path.name} is not a dict of tensors; {_GET}")
     net = build(state_dict).to(device)
     with path.open("rb") as file:
-        net.told = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        net.file = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     return net
 
 
@@ -268,7 +268,7 @@ def _read_shape(tensors: Mapping[str, Tensor]) -> Shape:
         raise ValueError(f"these are RIFE 4.14.lite weights (grouped convolutions), which are not supported; {_GET}")
     encoder = [kernels[name] for name in (f"encode.{k}.weight" for k in range(10)) if name in kernels]
     width, features = (encoder[0][0], encoder[-1][1]) if encoder else (0, 0)
-    # 4.25.lite: nothing else in the file tells its scales
+    # 4.25.lite: only this tells its scales
     five = (32, 16, 8, 4, 1) if widths[-1] == 24 else (16, 8, 4, 2, 1)
     return Shape(widths, out, len(encoder), width, features, (8, 4, 2, 1) if count == 4 else five)
 
@@ -280,12 +280,12 @@ def _step(source_fps: float, target_fps: float) -> Fraction:
 
 
 def draws(source_fps: float, target_fps: float) -> bool:
-    """Whether frames are wanted that are none of the source's own."""
+    """Whether the target rate needs frames that the source does not have."""
     return _step(source_fps, target_fps).denominator > 1
 
 
 def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]]:
-    """Where each new frame lies among `n`: (i, t) is `t` of the way from frame i to i + 1; t = 0 is frame i itself.
+    """The place of each new frame among `n`: (i, t) is `t` of the way from frame i to i + 1; t = 0 is frame i itself.
 
     floor((n - 1) * target / source) + 1 places: from the first frame on, none past the last. ValueError for n < 1 or
     rates <= 0.

@@ -1,9 +1,7 @@
 """`python -m pipelines.frames.rife_check FILE [TARGET]`: checks RIFE weights before they are used.
 
-With TARGET it also writes them there as safetensors.
-
-Knows: that reading them needs torch, which the process that answers requests does not load: another one reads them.
-Which published versions have which shape. Does not know: the setting that names the file, the models folder.
+With TARGET it also writes them there as safetensors. A process of its own, because reading weights needs torch, which
+the server does not import.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from pipelines.frames.rife import Shape
 
 SECONDS = 300.0
-# channels of the blocks, then of the encoder within and of what it gives -> versions; others may share their shape
+# channels of the blocks, then of the encoder and its output -> versions; unlisted ones may have the same shape
 _VERSIONS = {
     (192, 128, 96, 64, 0, 0): "4.6",
     (192, 128, 96, 64, 16, 4): "4.7",
@@ -37,12 +35,12 @@ _VERSIONS = {
 
 
 def refusal(file: Path) -> str | None:
-    """Why `file` is of no use, in a line; None when it loads. Takes as long as torch takes to begin."""
+    """Why `file` cannot be used, in one line; None when it loads. Takes as long as importing torch."""
     return child.verdict("pipelines.frames.rife_check", file, seconds=SECONDS)[0]
 
 
 def convert(file: Path, target: Path) -> str:
-    """Writes `file` to `target` as safetensors; returns which versions are shaped so. Raises WeightsError."""
+    """Write `file` to `target` as safetensors; returns the versions that have its shape. Raises WeightsError."""
     why, said = child.verdict("pipelines.frames.rife_check", file, target, seconds=SECONDS)
     if why is not None:
         raise WeightsError(f"{file}: {why}")
@@ -50,7 +48,7 @@ def convert(file: Path, target: Path) -> str:
 
 
 def described(shape: Shape) -> str:
-    """What the shape tells of the version."""
+    """The version, as far as the shape tells it."""
     if shape.middle_only:
         return "no RIFE's, but shaped like the small network that ships"
     encoder = (shape.encoder_width, shape.features)
@@ -71,9 +69,9 @@ def main(file: str, target: str | None = None) -> int:
     if target is None:
         return 0
     try:
-        # copies: tensors that share their memory are not written
+        # copies: safetensors refuses tensors that share memory
         save_file({name: value.clone().contiguous() for name, value in net.state_dict().items()}, target)
-    except Exception as e:  # safetensors has its own words for a full disk
+    except Exception as e:  # safetensors has its own exception for a full disk
         sys.stdout.write(f"{target} cannot be written: {e}")
         return child.REFUSED
     sys.stdout.write(described(net.shape))

@@ -1,11 +1,8 @@
-"""Clips that continue each other -> one run of frames.
+"""Join clips that continue each other into one sequence of frames.
 
-Knows: that a clip's first frame is the joint, the last frame of the clip before, made once more. Does not know: how
-clips are sampled, which checkpoint made them.
-
-The VAE gives the joint back a little brighter or darker, and a picture is never quite what a text made. So each clip is
-shifted and stretched, channel by channel, until the mean and the spread of its first frame are the joint's. That takes
-away the jump and the drift over many clips; what moves may still change its way.
+The first frame of a further clip repeats the joint, the last frame of the clip before. The VAE returns it a little
+brighter or darker, so each clip is shifted and scaled, channel by channel, until mean and spread of its first frame
+equal the joint's. That removes the jump and the drift over many clips; motion may still change direction.
 """
 
 from __future__ import annotations
@@ -17,11 +14,11 @@ import torch
 
 from pipelines.frames.decode import decode
 
-MOST = 1.25  # no clip's contrast is changed by more than this, or its inverse
+MOST = 1.25  # the largest change of a clip's contrast, also downwards
 
 
 def clip_frames(vae: Any, latents: torch.Tensor, joint: torch.Tensor | None) -> Iterator[torch.Tensor]:
-    """uint8 frames [T, 3, H, W] of one clip; `joint` (uint8 [3, H, W], None for the first clip) itself is left out."""
+    """uint8 frames [T, 3, H, W] of one clip without the repeated `joint` (uint8 [3, H, W], None for the first clip)."""
     match: Callable[[torch.Tensor], torch.Tensor] | None = None
     for chunk in decode(vae, latents):
         frames = chunk
@@ -34,9 +31,9 @@ def clip_frames(vae: Any, latents: torch.Tensor, joint: torch.Tensor | None) -> 
 
 
 def matching(shown: torch.Tensor, wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What gives `shown` the mean and spread of `wanted`, both uint8 [3, H, W], and others the same change."""
+    """The change that gives `shown` the mean and spread of `wanted`, both uint8 [3, H, W]."""
     have, want = _spread(shown), _spread(wanted.to(shown.device))
-    flat = have[1] < 1  # of 255: there is no contrast that could be judged
+    flat = have[1] < 1  # of 255: too little contrast to scale
     gain = torch.where(flat, 1.0, want[1] / have[1].clamp(min=1)).clamp(1 / MOST, MOST)
     return lambda frames: ((frames.float() - have[0]) * gain + want[0]).round().clamp(0, 255).to(torch.uint8)
 

@@ -1,10 +1,9 @@
-"""Frames made larger by a network: Real-ESRGAN and its family, whatever spandrel reads.
+"""Enlarge frames with a network: Real-ESRGAN and the others that spandrel loads.
 
-Knows: how such a file is loaded, and how a frame that does not fit the device at once is made tile by tile.
-Does not know: why a size was asked for, what comes after. The exact size is `pipelines.frames.fit`'s business.
+A frame that does not fit the device is enlarged tile by tile. `pipelines.frames.fit` then brings it to the exact size.
 
-spandrel is an extra, imported only when a file is loaded: it needs torchvision, and a torchvision of another build than
-torch's keeps diffusers from being imported.
+spandrel is an extra and imported only when a file is loaded: it needs torchvision, and a torchvision of another build
+than torch's makes importing diffusers fail.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TILE = 512  # pixels a side of what goes in
+TILE = 512  # pixels per side of the input
 SMALLER = (512, 256, 128)  # when the device's memory is too small for more
 OVERLAP = 32  # pixels that neighbouring tiles share
 SUFFIXES = (".safetensors", ".pth")
@@ -25,8 +24,8 @@ SUFFIXES = (".safetensors", ".pth")
 
 class Upscaler:
     """Enlarges frames `scale` times. `net`: [1, 3, H, W] in 0..1 -> [1, 3, H * scale, W * scale], on `device` in
-    `dtype`. On a GPU a frame goes in whole as long as memory allows; on a CPU, where nobody says when memory runs out,
-    by tiles. `whole` means that the network must see whole frames; `weights` is their number."""
+    `dtype`. A GPU takes whole frames as long as memory allows; a CPU, where running out of memory raises nothing, takes
+    tiles. `whole`: the network must see whole frames. `weights` is the number of its parameters."""
 
     def __init__(
         self,
@@ -44,8 +43,7 @@ class Upscaler:
         self._net, self._device, self._dtype, self._whole = net, device, dtype, whole
         self.tile = None if whole or device.type != "cpu" else TILE
 
-    def told(self) -> dict[str, Any]:
-        """For a manifest."""
+    def for_manifest(self) -> dict[str, Any]:
         return {"file": self.name, "sha256": self.sha256, "scale": self.scale}
 
     def __call__(self, frame: Tensor) -> Tensor:
@@ -70,9 +68,9 @@ class Upscaler:
 
 @torch.inference_mode()
 def tiled(net: Callable[[Tensor], Tensor], picture: Tensor, scale: int, tile: int | None, overlap: int) -> Tensor:
-    """[1, 3, H, W] -> [1, 3, H * scale, W * scale], at most `tile` x `tile` pixels going in at a time; None: all.
+    """[1, 3, H, W] -> [1, 3, H * scale, W * scale], at most `tile` x `tile` input pixels at a time; None: all at once.
 
-    Where tiles overlap, each fades into the next along a straight ramp. ValueError unless 0 <= overlap < tile.
+    Overlapping tiles are blended linearly. ValueError unless 0 <= overlap < tile.
     """
     height, width = picture.shape[2:]
     if tile is None or (height <= tile and width <= tile):
@@ -98,15 +96,15 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(length: int, width: int, like: Tensor) -> Tensor:
-    """1 in the middle, falling towards both ends over `width`, nowhere 0."""
+    """1 in the middle, falling towards both ends over `width`, never 0."""
     from_start = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
     return (torch.minimum(from_start, from_start.flip(0)) / (width + 1)).clamp(max=1)
 
 
 def load(path: str | Path, device: torch.device) -> Upscaler:
-    """The upscaler in a .safetensors or .pth file, in half precision on a GPU if it bears that.
+    """Load a .safetensors or .pth file, in half precision on a GPU if the network supports it.
 
-    ValueError, naming the file or the package, for whatever is none; OSError if it is not there.
+    ValueError, naming the file or the package, when that fails; OSError if the file is missing.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -122,7 +120,7 @@ def load(path: str | Path, device: torch.device) -> Upscaler:
         ) from e
     try:
         found = spandrel.ModelLoader(device="cpu").load_from_file(path)
-    except Exception as e:  # pickle, safetensors, torch and spandrel each have their own ways to refuse a file
+    except Exception as e:  # pickle, safetensors, torch and spandrel each have their own exceptions
         raise ValueError(
             f"{path.name} is no upscaler that spandrel {spandrel.__version__} reads: {_first_line(e)}"
         ) from e

@@ -1,7 +1,6 @@
-"""`python -m pipelines.frames.upscaler_check FILE`: whether an upscaler's file is one, before a job waits for it.
+"""`python -m pipelines.frames.upscaler_check FILE`: checks an upscaler's file when the server starts, not in a job.
 
-Knows: that reading it needs torch and may run a stranger's pickle: another process reads it. Does not know: the setting
-that names the file.
+A process of its own, because reading the file needs torch and may unpickle a stranger's data.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ SECONDS = 300.0
 
 
 def wrong_file(file: Path) -> str | None:
-    """What is wrong with `file` before it is opened: it is not there, or has another ending."""
+    """What is wrong with `file` before it is opened: it is missing, or has the wrong suffix."""
     if not file.exists():
         return "there is no such file"
     if not file.is_file():
@@ -27,7 +26,7 @@ def wrong_file(file: Path) -> str | None:
 
 
 def refusal(file: Path) -> str | None:
-    """Why `file` cannot be used, in a line; None when it loads. Takes as long as torch takes to be imported."""
+    """Why `file` cannot be used, in one line; None when it loads. Takes as long as importing torch."""
     return child.verdict("pipelines.frames.upscaler_check", file, seconds=SECONDS)[0]
 
 

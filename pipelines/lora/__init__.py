@@ -1,1 +1,1 @@
-"""LoRA files of any trainer -> adapters with the right scale."""
+"""LoRA files of any trainer -> adapters with the right scale. Knows no requests beyond `Lora`, no downloads."""

@@ -1,10 +1,9 @@
-"""LoRA files of any trainer -> adapters on the transformer, with the strength their trainer meant.
+"""Attach a LoRA file of any trainer to the transformer, with the strength that its trainer meant.
 
-Knows: PEFT adapters through diffusers, where they compute. Does not know: key layouts (`lora_layout`), where alpha is
-kept (`lora_file`), where files come from, requests. A LoRA is never fused: in bfloat16 adding and taking away again
-does not give the weights back.
+The adapters are PEFT's. `layout` finds the keys, `file` the alpha. A LoRA is never fused: in bfloat16, adding and
+subtracting it does not restore the weights.
 
-diffusers' own loader takes one layout; with others it does nothing and says so only in the log.
+diffusers' own loader understands one layout; with others it does nothing and only logs so.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ __all__ = ["Adapter", "LoadedLora", "LoraError", "attach", "load_lora", "read_ad
 
 @dataclass(frozen=True)
 class LoadedLora:
-    """What was attached. `rank` and `alpha` are None where modules differ."""
+    """An attached LoRA. `rank` and `alpha` are None where modules differ."""
 
     name: str
     scale: float
@@ -46,8 +45,8 @@ class LoadedLora:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA that fits a transformer: its tensors by module and by PEFT's names, in main memory and in the dtype they
-    compute in."""
+    """A LoRA that fits a transformer: its tensors by module and by PEFT's names, in main memory and in the dtype that
+    they are computed in."""
 
     file: LoraFile
     match: Match
@@ -59,7 +58,7 @@ class Adapter:
         return sum(t.numel() * t.element_size() for part in self.tensors.values() for t in part.values())
 
     def alpha(self, asked: float | None = None) -> Alpha:
-        """As it stands now: the owner may change a sidecar while the tensors are kept."""
+        """Read again each time: the owner may change a sidecar while the tensors are cached."""
         return lora_file.alpha_of(self.file, self.match, asked)
 
 
@@ -72,8 +71,8 @@ def load_lora(
 
 
 def read_adapter(transformer: nn.Module, path: Path) -> Adapter:
-    """LoraError (a ValueError) for another file type, a torn file, shapes of another base model, or a file of which
-    not all fits."""
+    """LoraError (a ValueError) for another file type, a torn file, shapes of another base model, or a file that fits
+    only in part."""
     layers = dict(_base_layers(transformer))
     file = lora_file.read(path)
     found = lora_file.matched(file, {name: _shape(name, layer) for name, layer in layers.items()})
@@ -89,9 +88,9 @@ def read_adapter(transformer: nn.Module, path: Path) -> Adapter:
 
 
 def _read(opened: Any, key: str, dtype: torch.dtype | None) -> Tensor:
-    """Raises LoraError for numbers that are none, in the file or in `dtype`."""
+    """Raises LoraError for NaN and infinite numbers, in the file or after conversion to `dtype`."""
     stored: Tensor = opened.get_tensor(key)
-    # a copy: what safetensors gives is the file itself, which its owner may overwrite
+    # a copy: safetensors maps the file, which its owner may overwrite
     tensor = stored.to(dtype or stored.dtype, copy=True)
     if not torch.isfinite(tensor.float()).all():
         if torch.isfinite(stored.float()).all():
@@ -103,10 +102,10 @@ def _read(opened: Any, key: str, dtype: torch.dtype | None) -> Tensor:
 def attach(
     pipeline_or_transformer: Any, adapter: Adapter, scale: float, name: str, alpha: float | None = None
 ) -> LoadedLora:
-    """Let `adapter` act under `name` with `scale`, beside those already there; `alpha` counts where the file has none.
+    """Attach `adapter` as `name` with `scale`, beside those already attached; `alpha` is used if the file has none.
 
-    Offloading must be off. With a scale of 0 nothing is attached: DoRA would act even then. LoraError for a name in
-    use, a scale or an alpha that is no number, or fused query-key-value projections; nothing is attached then.
+    Offloading must be off. With a scale of 0 nothing is attached: DoRA would act even then. Raises LoraError, and
+    attaches nothing, for a name in use, a scale or an alpha that is no number, or fused query-key-value projections.
     """
     transformer = _transformer(pipeline_or_transformer)
     if not name or "." in name:
@@ -144,7 +143,7 @@ def attach(
 
 
 def unload(pipeline_or_transformer: Any) -> None:
-    """Take all adapters off; the plain layers come back with the weights they had, bit for bit."""
+    """Remove all adapters; the plain layers have the same weights as before, to the bit."""
     transformer = _transformer(pipeline_or_transformer)
     if hasattr(transformer, "peft_config"):
         transformer.unload_lora()
@@ -156,7 +155,7 @@ def _transformer(pipeline_or_transformer: Any) -> Any:
 
 
 def _base_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers a LoRA can act on, under the names they have without adapters."""
+    """Layers that a LoRA can change, under their names without adapters."""
     wrapped: list[str] = []
     for name, module in transformer.named_modules():
         if any(name.startswith(f"{w}.") for w in wrapped):
@@ -176,7 +175,7 @@ def _shape(name: str, layer: nn.Module) -> Shape:
 
 
 def _computes_in(layer: nn.Module) -> torch.dtype | None:
-    """None where the layer stores 8 bits: then the adapter's own will do."""
+    """None for a layer of 8 bits: then the adapter keeps its own dtype."""
     dtype = next(layer.parameters()).dtype
     return dtype if dtype in (torch.float32, torch.bfloat16, torch.float16) else None
 
@@ -192,7 +191,7 @@ def _attach(transformer: Any, name: str, adapter: Adapter, alpha: Mapping[str, f
             for module in parts
         }
         with warnings.catch_warnings():
-            # A second adapter is what was asked for. The worker has one thread that touches models, so this is safe.
+            # A second adapter is intended. Only one thread of the worker uses models, so this is safe.
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
             if kind in ("LoRA", "DoRA"):
                 _inject_lora(transformer, name, parts, tensors, alpha, has_bias)
@@ -240,7 +239,7 @@ def _inject_lycoris(
     tensors: Mapping[str, Mapping[str, Tensor]],
     alpha: Mapping[str, float],
 ) -> None:
-    """Parts of one kind, LoHa or LoKr. PEFT would choose its own shapes for them: the file's are put in their place."""
+    """Parts of one kind, LoHa or LoKr. PEFT chooses its own shapes for them, which the file's tensors replace."""
     of_kind = LoHaConfig if next(iter(parts.values())).kind == "LoHa" else LoKrConfig
     config = of_kind(r=1, alpha=1, target_modules=list(parts))
     inject_adapter_in_model(config, transformer, adapter_name=name, low_cpu_mem_usage=True)
@@ -256,14 +255,14 @@ def _inject_lycoris(
 
 
 def _like(layer: nn.Module) -> dict[str, Any]:
-    """Where and as what the adapter computes: as its layer, unless that stores 8 bits or its weights are elsewhere."""
+    """Device and dtype of the adapter: those of its layer, unless that has 8 bits or its weights are offloaded."""
     weight, dtype = next(layer.parameters()), _computes_in(layer)
     device = torch.device("cpu") if weight.device.type == "meta" else weight.device
     return {"device": device, "dtype": dtype} if dtype else {"device": device}
 
 
 def _activate(transformer: nn.Module, name: str, scale: float, wanted: set[str]) -> None:
-    """Set `name`'s strength and let all adapters act; the others keep theirs. LoraError if a layer lacks it."""
+    """Set the scale of `name` and activate all adapters. LoraError if a layer lacks it."""
     attached = set()
     for module, layer in transformer.named_modules():
         if isinstance(layer, BaseTunerLayer):

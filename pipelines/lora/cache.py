@@ -1,8 +1,4 @@
-"""The LoRAs of a request: read once and kept, by the hash of their file and as many as fit; then attached in turn.
-
-Knows: which file is which, how much memory they take, what is said of them. Does not know: how they act, where files
-come from.
-"""
+"""The LoRAs of a request: read from a cache by the hash of their file, attached in turn, and described in the log."""
 
 from __future__ import annotations
 
@@ -20,12 +16,12 @@ from pipelines.lora.adapters import Adapter, LoraError, attach, read_adapter
 from pipelines.plan import Note
 from pipelines.request import GenerationRequest, Lora, RequestError
 
-FETCHED = re.compile(r"[0-9a-f]{64}\.safetensors")  # what the server calls those that it fetched
+FETCHED = re.compile(r"[0-9a-f]{64}\.safetensors")  # the server's names for downloaded files
 ROOM = 2 * 2**30  # bytes: some eight LoRAs of rank 128 for the 5B in bfloat16
 
 
 class Adapters:
-    """The least recently used go first; one that is larger than all the room is read each time."""
+    """A cache that drops the least recently used; one larger than the whole room is read each time."""
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
@@ -36,7 +32,7 @@ class Adapters:
         return sum(adapter.bytes for adapter in self._kept.values())
 
     def get(self, lora: Lora, model: str, transformer: nn.Module) -> Adapter:
-        """For `transformer`, which is `model`'s. Raises LoraError."""
+        """The adapter for `transformer` of `model`. Raises LoraError."""
         path = Path(lora.path)
         try:
             sha256 = lora_file.digest(path)
@@ -45,7 +41,7 @@ class Adapters:
         if lora.sha256 is not None and sha256 != lora.sha256:
             raise LoraError(f"its SHA-256 is {sha256}, asked for was {lora.sha256}")
         adapter = self._kept.pop((sha256, model), None)
-        if adapter is None or adapter.file.path != path:  # what lies beside the file counts too
+        if adapter is None or adapter.file.path != path:  # its sidecar counts too
             adapter = read_adapter(transformer, path)
         if adapter.bytes <= self._room:
             self._kept[sha256, model] = adapter
@@ -65,7 +61,7 @@ class Adapters:
 
 
 def names(loras: Sequence[Lora]) -> list[str]:
-    """What each is called in messages: its file, with its number where that alone would not tell them apart."""
+    """Names for messages: the file's name, with a number where that is not unique."""
     files = [Path(one.path).name for one in loras]
     return [
         f"{file} (number {n})" if files.count(file) > 1 or (FETCHED.fullmatch(file) and len(files) > 1) else file
@@ -74,7 +70,7 @@ def names(loras: Sequence[Lora]) -> list[str]:
 
 
 def text_notes(request: GenerationRequest, loras: Sequence[tuple[Lora, Adapter]]) -> list[Note]:
-    """For those that have a part for the text encoder. Raises RequestError when the request is strict."""
+    """Notes on LoRAs with a part for the text encoder. Raises RequestError when the request is strict."""
     notes = []
     for name, (_, adapter) in zip(names([one for one, _ in loras]), loras, strict=True):
         if adapter.match.text:
@@ -86,7 +82,7 @@ def text_notes(request: GenerationRequest, loras: Sequence[tuple[Lora, Adapter]]
 
 
 def strength(name: str, one: Lora, adapter: Adapter) -> str:
-    """How strong it acts and who says so."""
+    """Scale, alpha and its origin, and rank."""
     alpha = adapter.alpha(one.alpha)
     strongest = max(alpha.values, key=lambda m: abs(alpha.values[m] / adapter.match.parts[m].rank))
     return (
@@ -96,7 +92,7 @@ def strength(name: str, one: Lora, adapter: Adapter) -> str:
 
 
 def attach_all(transformer: Any, loras: Sequence[tuple[Lora, Adapter]]) -> Generator[Event, None, dict[str, Any]]:
-    """Says what each is and how strong. Returns what beside the files decides their effect. Raises RequestError."""
+    """Attach and log each. Returns the alphas, which decide their effect beside the files. Raises RequestError."""
     strengths = []
     for n, (file, (one, adapter)) in enumerate(zip(names([one for one, _ in loras]), loras, strict=True)):
         try:

@@ -1,9 +1,6 @@
-"""A LoRA file without torch: what it holds, and how strong its trainer meant it.
+"""Read a LoRA file without torch: its tensors' shapes, and its alpha from the first of several places that has one.
 
-Knows: safetensors, the places where alpha is kept and which of them is believed. Does not know: adapters, transformers
-beyond their layers' names and shapes.
-
-    effect of one module:  W + scale x alpha / rank x B A      (arXiv 2106.09685, section 4.1; LoHa and LoKr likewise)
+effect of one module:  W + scale x alpha / rank x B A      (arXiv 2106.09685, section 4.1; LoHa and LoKr likewise)
 """
 
 from __future__ import annotations
@@ -32,14 +29,14 @@ FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 FLOATING = {*FLOATS, "BF16", "F8_E4M3", "F8_E5M2"}
 SIDECAR_BYTES = 2**20
 NUMBER_LENGTH = 100  # characters of a number in a text
-MOST_ALPHA = 1e6  # of a request or an owner
+MOST_ALPHA = 1e6  # in a request or a command
 HEX = re.compile(r"[0-9a-f]{64}")
 PLAIN = re.compile(r"[\w.-]*")
 HEAD = 300  # bytes, enough for `kind_of`
 
 
 class Kind(NamedTuple):
-    """Of a file that is none: what it is, and what to do instead."""
+    """A kind of file that is no LoRA, and what to do instead."""
 
     name: str
     hint: str
@@ -62,7 +59,7 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class LoraFile:
-    """`path` was a whole safetensors file when it was read. `metadata` as in its header."""
+    """A complete safetensors file, as it was when read. `metadata` is from its header."""
 
     path: Path
     shapes: dict[str, Shape]
@@ -77,7 +74,7 @@ class LoraFile:
 
 @dataclass(frozen=True)
 class Alpha:
-    """`values` by module. What it was taken from is part of every report: it decides how strong a LoRA is."""
+    """`values` by module. `source` is part of every report, because alpha decides how strong a LoRA is."""
 
     source: AlphaSource
     values: dict[str, float]
@@ -90,7 +87,7 @@ class Alpha:
 
 
 def read(path: Path) -> LoraFile:
-    """Raises LoraError for what is no whole safetensors file, by its name and by what is in it."""
+    """Raises LoraError unless both the name and the content are those of a complete safetensors file."""
     if path.suffix.lower() == ".safetensors":
         return content(path)
     try:
@@ -104,8 +101,8 @@ def read(path: Path) -> LoraFile:
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file that begins so is, in words, if it is surely no safetensors file."""
-    if head[8:9] == b"{":  # after eight bytes of a length, which may look like anything
+    """The kind of a file that starts with `head`, if it is certainly no safetensors file."""
+    if head[8:9] == b"{":  # after eight bytes of a length, which may have any value
         return None
     first = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # the name of a zip's first entry
     if head.startswith(b"PK\x03\x04") and first.endswith((b"/data.pkl", b"/version", b"/byteorder")):
@@ -116,7 +113,7 @@ def kind_of(head: bytes) -> Kind | None:
 
 
 def content(path: Path) -> LoraFile:
-    """As `read`, whatever the file is called."""
+    """As `read`, whatever the file's name."""
     try:
         with path.open("rb") as file:
             if (kind := kind_of(file.read(HEAD))) is not None:
@@ -137,7 +134,7 @@ def content(path: Path) -> LoraFile:
 
 
 def matched(file: LoraFile, layers: Layers) -> Match:
-    """Raises LoraError unless all that is for the transformer fits."""
+    """Raises LoraError unless every tensor for the transformer fits."""
     found = match(file.shapes, layers)
     for part in found.parts.values():
         for key in part.keys.values():
@@ -147,9 +144,9 @@ def matched(file: LoraFile, layers: Layers) -> Match:
 
 
 def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
-    """The first that is there: sidecar, metadata, adapter_config.json, alpha tensors, `asked`, alpha = rank.
+    """The first of: sidecar, metadata, adapter_config.json, alpha tensors, `asked`, alpha = rank.
 
-    Raises LoraError for one that is there and makes no sense.
+    Raises LoraError when that one is invalid.
     """
     parts, usual = found.parts, {module: float(part.rank) for module, part in found.parts.items()}
     scaled = {module for module, part in parts.items() if not part.is_whole}
@@ -174,7 +171,7 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
 
 
 def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
-    """What should be said of a LoRA: parts of it that do nothing, an alpha that was guessed or passed over."""
+    """Warnings: parts that have no effect, an alpha that was guessed or ignored."""
     said = []
     if found.text:
         said.append(f"its part for the text encoder ({found.text_layers}) is not applied; the transformer's part is")
@@ -191,7 +188,7 @@ def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
 
 
 def options(said: str) -> tuple[str | None, float | None]:
-    """SHA-256 and alpha of what stands after # in a LoRA's name or URL. Raises LoraError."""
+    """SHA-256 and alpha from the part after # of a LoRA's name or URL. Raises LoraError."""
     more: dict[str, str] = {}
     for one in filter(None, said.split("&")):
         key, _, text = one.partition("=")
@@ -213,18 +210,23 @@ def options(said: str) -> tuple[str | None, float | None]:
 
 
 def check_alpha(alpha: float) -> None:
-    """For one that a request or an owner gives. Raises LoraError."""
+    """Check an alpha from a request or a command. Raises LoraError."""
     if not 0 < alpha <= MOST_ALPHA:  # NaN too
         raise LoraError(f"alpha must be a number above 0, at most {MOST_ALPHA:.0f}")
 
 
 def sidecar(path: Path) -> Path:
-    """The owner's own word on a file: JSON with `alpha`."""
+    """The JSON file with the owner's `alpha` beside a LoRA file."""
     return path.with_name(f"{path.name}.json")
 
 
+def beside(path: Path) -> tuple[Path, ...]:
+    """What decides the alpha of the file at `path`, where it is there."""
+    return sidecar(path), path.with_name("adapter_config.json")
+
+
 def digest(path: Path) -> str:
-    """SHA-256 of the file; read again only when it has changed."""
+    """SHA-256 of the file, computed again only when it has changed."""
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
@@ -272,8 +274,8 @@ def _text(path: Path) -> str:
 
 
 def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, float]:
-    """Alpha per module from a PEFT configuration or a sidecar (JSON); empty if it has none. Keys may carry
-    `transformer.`; LoRA's alpha is called lora_alpha, LoHa's, LoKr's and a sidecar's alpha."""
+    """Alpha per module from a PEFT configuration or a sidecar (JSON); empty if it has none. Keys may start with
+    `transformer.`; the name is lora_alpha for LoRA, alpha for LoHa, LoKr and sidecars."""
     try:
         config = {str(k).removeprefix("transformer."): v for k, v in json.loads(text).items()}
         name = next((one for one in ("lora_alpha", "alpha") if config.get(one) is not None), None)
@@ -285,7 +287,7 @@ def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, 
         return {}
     alpha = _finite(config[name], f"{name} in {where}")
     alphas = _by_module(patterns, parts, alpha, f"alpha_pattern in {where}")
-    if any(part.is_whole for part in parts.values()) and config.get("r") is not None:  # the trainer's word on the rank
+    if any(part.is_whole for part in parts.values()) and config.get("r") is not None:  # no tensor tells it
         ranks_of = _by_module(ranks, parts, _finite(config["r"], f"r in {where}"), f"rank_pattern in {where}")
     else:
         ranks_of = dict.fromkeys(parts, 1.0)
@@ -301,10 +303,10 @@ def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, 
 
 
 def _by_module(patterns: Mapping[Any, Any], modules: Iterable[str], usual: float, where: str) -> dict[str, float]:
-    """The first pattern that is a module's name or the end of it counts, as in PEFT; else `usual`."""
+    """The value of the first pattern that is a module's name or its end, as in PEFT; else `usual`."""
     said: dict[str, float] = {}
     for pattern, value in patterns.items():
-        # compared as text: a file's regular expressions are not for running
+        # compared as text: a stranger's regular expressions are not evaluated
         plain = bare(str(pattern).removeprefix("^").removesuffix("$").replace("\\.", ".")).removeprefix("transformer.")
         if not PLAIN.fullmatch(plain):
             raise LoraError(

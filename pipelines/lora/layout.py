@@ -1,8 +1,7 @@
-"""Which tensors of a LoRA file belong to which layer of a transformer, and whether they fit. No torch.
+"""Match the tensors of a LoRA file to the layers of a transformer, and check that they fit. No torch.
 
-Knows: the layers a CogVideoX transformer has by its config, what an adapter's shapes must be.
-Does not know: files, alpha, adapters. All that is for the transformer fits or the file is refused: half a LoRA is
-another LoRA. What is for the text encoder is left aside and counted.
+Every tensor for the transformer must fit or the file is refused: half a LoRA is another LoRA. Tensors for the text
+encoder are counted and ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pipelines.lora import names as lora_names
 from pipelines.lora.names import ALPHA, MAGNITUDE
 
 Shape = tuple[int, ...]
-Layers = Mapping[str, Shape]  # name of a layer that a LoRA can act on -> shape of its weight
+Layers = Mapping[str, Shape]  # name of a layer that a LoRA can change -> shape of its weight
 Kind = Literal["LoRA", "DoRA", "LoHa", "LoKr"]
 
 WIDTHS = {1920: "CogVideoX-2B", 3072: "CogVideoX-5B or 1.5-5B"}
@@ -29,7 +28,7 @@ class LoraError(ValueError):
 
 @dataclass(frozen=True)
 class Part:
-    """What a file holds for one layer; `keys`: PEFT's name of a tensor -> its key in the file.
+    """A file's tensors for one layer; `keys`: PEFT's name of a tensor -> its key in the file.
 
     lora_A.weight [rank, in] (convolution: [rank, in, h, w]), lora_B.weight [out, rank], lora_B.bias [out] or none,
     lora_magnitude_vector [out] (DoRA); LoHa and LoKr as in PEFT. `rank` is 1 for a LoKr of whole matrices.
@@ -41,14 +40,14 @@ class Part:
 
     @property
     def is_whole(self) -> bool:
-        """No rank, so that no alpha scales it."""
+        """It has no rank, so alpha does not apply."""
         return self.kind == "LoKr" and not any(name.endswith("_b") for name in self.keys)
 
 
 @dataclass(frozen=True)
 class Match:
-    """`layout` in words; parts and keys of alpha tensors by the transformer's own names; `text`: how many layers of a
-    text encoder the file is for, too."""
+    """`layout` as text; parts and keys of alpha tensors by the transformer's own names; `text`: the number of the text
+    encoder's layers in the file."""
 
     layout: str
     parts: dict[str, Part]
@@ -57,7 +56,7 @@ class Match:
 
     @property
     def is_bare(self) -> bool:
-        """As exports of the SAT trainer are."""
+        """Whether the keys look like those that the SAT trainer exports."""
         return self.layout.startswith("no prefix") and not self.layout.endswith("wrapped names")
 
     @property
@@ -70,7 +69,7 @@ class Match:
 
 
 def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
-    """Every tensor of the file under the transformer's names. LoraError unless all that is for it fits."""
+    """Every tensor of the file under the transformer's names. LoraError unless all of those for it fit."""
     underscored = {name.replace(".", "_"): name for name in layers}
     found: dict[str, dict[str, str]] = {}
     alphas: dict[str, str] = {}
@@ -94,7 +93,7 @@ def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
             found.setdefault(module, {})[what] = key
     strange = [*(m for m in (*found, *alphas) if m not in layers or m not in found), *others]
     fit = {module: keys for module, keys in found.items() if module in layers}
-    # the model that it is for may have layers of the same names: this comes before shapes are compared
+    # before comparing shapes: the model it was trained for may have layers of the same names
     if (model := lora_names.foreign(strange)) is not None:
         held = "it holds nothing for this transformer" if not fit else f"{len(fit)} of its modules are called alike"
         raise LoraError(f"it is for {model}, not for CogVideoX; {held}; it holds {_some(strange)}")
@@ -110,7 +109,7 @@ def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
 
 
 def layers_of(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """The layers of the transformer of that config.json."""
+    """The layers of a transformer with this config.json."""
     given = {k: v for k, v in config.items() if v is not None}
     width = given.get("num_attention_heads", 30) * given.get("attention_head_dim", 64)
     time, patch, depth = given.get("time_embed_dim", 512), given.get("patch_size", 2), given.get("patch_size_t")
@@ -133,13 +132,13 @@ def layers_of(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def base_of(layers: Layers) -> str:
-    """The family of a transformer in words, by its width."""
+    """The title of a transformer's family, by its width."""
     width = next((shape[0] for name, shape in layers.items() if name.endswith(".attn1.to_q")), 0)
     return WIDTHS.get(width, f"a transformer of width {width}")
 
 
 def _part(module: str, keys: dict[str, str], shapes: Mapping[str, Shape], weight: Shape) -> Part:
-    """`weight`: the shape of the layer's. Raises LoraError where the tensors are no whole adapter for it."""
+    """`weight`: the shape of the layer's weight. Raises LoraError unless the tensors are a complete adapter for it."""
     got = {name: shapes[key] for name, key in keys.items()}
     families = {name.partition("_")[0] for name in got}
     if families == {"lora"}:

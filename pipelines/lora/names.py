@@ -1,8 +1,4 @@
-"""The name of a tensor in a LoRA file -> which layer it belongs to and what it is there, in every trainer's words.
-
-Knows: prefixes, wrappers' names, PEFT's and LyCORIS's names of tensors, how LoRAs of other models look.
-Does not know: shapes, files. No torch.
-"""
+"""Parse the names of tensors in LoRA files: the layer and the role, in the naming of every trainer. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wr
 _WRAPPED = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_WRAPPERS)}|module|base_layer)\.")
 _WRAPPED_KOHYA = re.compile(rf"_{{0,3}}(?:(?:{'|'.join(w.strip('_') for w in _WRAPPERS)})_{{1,3}})+")
 
-# `lora_A.weight`, with an adapter's name in between as raw PEFT dumps have it, or the down / up words of others
+# `lora_A.weight`, in raw PEFT dumps with the adapter's name in between, or the down / up names of others
 _LORA = re.compile(
     r"(?P<module>.+)\.lora[_.](?P<half>A|B|down|up)(?P<dump>\.[^.]+)?\.(?P<kind>weight|bias)|"
     r"(?P<norm>.+)\.(?:lora_magnitude_vector(?P<norm_dump>\.(?!weight)[^.]+)?(?:\.weight)?|dora_scale)|"
@@ -62,7 +58,7 @@ _FOREIGN = tuple(
 
 
 def bare(key: str) -> str:
-    """Without what torch.compile, FSDP, checkpointing, DDP and nested PEFT layers put between the names."""
+    """The name without the parts that torch.compile, FSDP, checkpointing, DDP and nested PEFT layers insert."""
     return _WRAPPED.sub("", key)
 
 
@@ -71,9 +67,9 @@ def is_of_text_encoder(key: str) -> bool:
 
 
 def parsed(key: str, underscored: Mapping[str, str]) -> tuple[str, str] | None:
-    """The layer's name, the transformer's own where it has one, and PEFT's name of the tensor or `ALPHA`.
+    """The layer's name, the transformer's own if it has that layer, and PEFT's name of the tensor or `ALPHA`.
 
-    `underscored`: the transformer's names with _ for . -> with dots. None for what is no tensor of an adapter.
+    `underscored`: the transformer's names with _ for . -> with dots. None if it is no tensor of an adapter.
     """
     key = bare(key)
     if (found := _LORA.fullmatch(key)) is None:
@@ -88,18 +84,18 @@ def parsed(key: str, underscored: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def unsupported(keys: Iterable[str]) -> str | None:
-    """What kind of adapter the first of these keys belongs to that is known and not supported."""
+    """The known but unsupported kind of adapter that one of these keys belongs to."""
     return next((kind for key in keys for pattern, kind in _UNSUPPORTED if pattern.search(key)), None)
 
 
 def foreign(keys: Iterable[str]) -> str | None:
-    """The model whose layers have such names."""
+    """The other model whose layers have such names."""
     names = [bare(key).replace(".", "_") for key in keys]
     return next((model for pattern, model in _FOREIGN if any(pattern.search(name) for name in names)), None)
 
 
 def layout(key: str) -> str:
-    """In words: the prefix and the trainer's names."""
+    """The layout as text: the prefix and the naming."""
     wrapped, key = key != bare(key), bare(key)
     found = _LORA.fullmatch(key)
     if found is None:

@@ -1,7 +1,6 @@
-"""`python -m pipelines.lora.unpickle FROM TO`: a pickled LoRA (.pt, .bin, .ckpt) -> a safetensors file.
+"""`python -m pipelines.lora.unpickle FROM TO`: convert a pickled LoRA (.pt, .bin, .ckpt) to a safetensors file.
 
-Knows: torch's pickles of plain tensors. Anything else in them is refused, code above all; it runs in a process of its
-own all the same. Does not know: LoRA.
+Only pickles of plain tensors are read, never code; even so it is a process of its own, with limits.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SECONDS = 300.0
 CPU_SECONDS = 300
 MEMORY_BYTES = 6 * 2**30
 ADDRESS_SPACE = 32 * 2**30  # torch's own libraries take several GiB of it
-GROWTH = 2  # times the file's size that its tensors may take: a pickle can repeat one number a billion times
+GROWTH = 2  # size of the tensors / size of the file, at most: a pickle can repeat one number a billion times
 REFUSED = 3
 NOT_PLAIN = "it is no pickle of plain tensors"
 TOO_SLOW = f"it could not be converted within {SECONDS:g} seconds"

@@ -1,21 +1,21 @@
-"""Frames -> MP4 / GIF / WebM with the manifest inside, and back; images and input clips; is a video broken.
+"""Write frames to MP4, GIF or WebM with the manifest inside; read input images and clips; check for broken output.
 
 Knows: the bundled ffmpeg, file formats, uint8 RGB arrays. Does not know: torch, models, jobs, HTTP.
 
     writer.py    VideoWriter, poster
-    manifest.py  read_manifest
+    manifest.py  read_manifest, check_format
     reader.py    read_video, Clip, resample_indices
-    stream.py    what a clip's file says of its picture, and the filters for it
+    stream.py    ffmpeg's description of a clip, and the filters for it
     picture.py   read_picture
     colour.py    an image's profile and tags -> sRGB
     deep.py      images in high dynamic range -> sRGB
-    kinds.py     what a file is, by its first bytes
-    structure.py what a hostile image may be made of
+    kinds.py     the kind of a file, by its first bytes
+    structure.py limits on the parts of an image file
     probe.py     check_clip
     check.py     FrameCheck
-    process.py   the ffmpeg binary, and what it may open
+    process.py   the ffmpeg binary, and the formats it may open
 
-Each name is imported when it is first used: the processes that check images start without numpy.
+Names are imported on first use, so that the processes that check images start without numpy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.video.check import BadOutput, FrameCheck
-    from pipelines.video.manifest import ManifestError, read_manifest
+    from pipelines.video.manifest import ManifestError, check_format, read_manifest
     from pipelines.video.picture import read_picture
     from pipelines.video.process import MediaUnreadable
     from pipelines.video.reader import Clip, read_video, resample_indices
@@ -40,6 +40,7 @@ __all__ = [
     "ManifestError",
     "MediaUnreadable",
     "VideoWriter",
+    "check_format",
     "poster",
     "read_manifest",
     "read_picture",
@@ -48,7 +49,7 @@ __all__ = [
 ]
 _MODULES = {
     "check": ("BadOutput", "FrameCheck"),
-    "manifest": ("ManifestError", "read_manifest"),
+    "manifest": ("ManifestError", "check_format", "read_manifest"),
     "picture": ("read_picture",),
     "process": ("MediaUnreadable",),
     "reader": ("Clip", "read_video", "resample_indices"),

@@ -1,7 +1,4 @@
-"""Did the model answer with a picture at all? Watches frames go by and refuses a clip that is one flat colour.
-
-Knows: uint8 pixels. Does not know: quality, prompts. A broken run (NaN, overflow) gives frames that are exactly flat.
-"""
+"""Refuse a video that is one flat colour: a broken run (NaN, overflow) gives frames that are exactly flat."""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# Both chosen by what breaks, not by measuring real clips: NaN turns to exactly 0 and collapse to exactly one colour,
-# give or take the rounding of a decode; a night scene or "a white wall" has a brighter or darker pixel in some frame.
+# Chosen for broken runs, not measured on real clips: NaN becomes exactly 0 and a collapse exactly one colour, but for
+# the rounding of a decode; a night scene or "a white wall" has a brighter or darker pixel in some frame.
 BLACK_LEVEL = 4  # of 255: the brightest value of an all-black clip
 FLAT_SPAN = 3  # of 255: the widest range, per channel, of a constant clip
 
 
 class BadOutput(RuntimeError):
-    """The run ended, but its frames are no video. `cause`: "all-black" or "constant"."""
+    """The frames show nothing. `cause`: "all-black" or "constant"."""
 
     def __init__(self, cause: Literal["all-black", "constant"], message: str) -> None:
         super().__init__(message)
@@ -25,7 +22,7 @@ class BadOutput(RuntimeError):
 
 
 class FrameCheck:
-    """Feed with `update`, ask with `finish`. Costs nothing after the first healthy chunk."""
+    """Call `update` with the frames, then `finish`. Costs nothing after the first healthy chunk."""
 
     def __init__(self) -> None:
         self._low = np.full(3, 255, dtype=np.uint8)
@@ -43,7 +40,7 @@ class FrameCheck:
             self._high = np.maximum(self._high, pixels.max(axis=0))
 
     def finish(self) -> None:
-        """Returns for a clip that shows something; BadOutput otherwise. ValueError when no frame was fed."""
+        """Raises BadOutput for a video that shows nothing, ValueError without any frame."""
         if not self._frames:
             raise ValueError("no frame was checked")
         if self._high.max() <= BLACK_LEVEL:

@@ -1,7 +1,6 @@
-"""The colours that an image's tags and profile stand for -> sRGB.
+"""Convert an image to sRGB by its ICC profile or its colour tags (PNG, AVIF, HEIC), including high dynamic range.
 
-Knows: ICC profiles, the colour tags of PNG, AVIF and HEIC. Does not know: file formats' pixels, high dynamic range
-(`deep`). Tags without a profile become a profile, so that one library converts everything.
+Tags are turned into a profile, so that one library converts everything. High dynamic range: `deep`.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ PRIMARIES: dict[int, Primaries] = {
 _BRADFORD: Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 _NO_TABLE = ImageCms.Flags.NOOPTIMIZE  # a table's steps are too coarse for Lab
 _D50 = (0.9642, 1.0, 0.8249)
-_STEPS = 255 * 4 + 1  # of a curve; 8-bit levels lie on them
-_SAME = 2  # of 255: a profile that moves no colour further is sRGB, whatever its name
+_STEPS = 255 * 4 + 1  # of a curve, including all 8-bit levels
+_SAME = 2  # of 255: a profile that changes no colour by more is sRGB, whatever its name
 _LEVELS = bytes(v for r in range(0, 256, 51) for g in range(0, 256, 51) for b in range(0, 256, 51) for v in (r, g, b))
 _SPACES = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",), "LAB ": ("LAB",)}
 
@@ -79,8 +78,8 @@ def profile_of(image: Image.Image, data: bytes) -> bytes | None:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """RGB or RGBA; and why the profile was left out, where it was. `image`: L, LA, RGB, RGBA, CMYK or LAB; it may be
-    changed."""
+    """RGB or RGBA, and the reason if the profile was ignored. `image`: L, LA, RGB, RGBA, CMYK or LAB; may be changed in
+    place."""
     if image.mode == "LA":
         grey, alpha = image.split()
         seen, why = to_srgb(grey, profile)
@@ -129,7 +128,7 @@ def _applied(image: Image.Image, change: ImageCms.ImageCmsTransform) -> Image.Im
 
 
 def _coded(primaries: int, transfer: int) -> bytes | None:
-    """From two numbers of H.273; those that are not known are taken for sRGB's."""
+    """From two numbers of H.273; unknown ones count as sRGB's."""
     corners, curve = PRIMARIES.get(primaries, SRGB), _CURVES.get(transfer)
     if curve is None and corners == SRGB:
         return None
@@ -137,25 +136,25 @@ def _coded(primaries: int, transfer: int) -> bytes | None:
 
 
 def _png(image: Image.Image) -> bytes | None:
-    """Of the gAMA and cHRM chunks."""
+    """The profile of the gAMA and cHRM chunks."""
     corners: Primaries = image.info.get("chromaticity", SRGB)
     gamma: float | None = image.info.get("gamma")
-    if gamma and not 0.1 <= gamma <= 4:  # nobody's
+    if gamma and not 0.1 <= gamma <= 4:  # not plausible
         gamma = None
     if all(abs(a - b) < 0.003 for a, b in zip(corners, SRGB, strict=True)):
         corners = SRGB
-        if gamma and abs(gamma - 1 / 2.2) < 0.002:  # as the standard has sRGB written
+        if gamma and abs(gamma - 1 / 2.2) < 0.002:  # the standard's value for sRGB
             gamma = None
     if corners == SRGB and not gamma:
         return None
     try:
         return _profile(corners, _srgb if not gamma else lambda v: v ** (1 / gamma))
     except (ZeroDivisionError, OverflowError, struct.error):
-        return None  # three colours in a line, or none
+        return None  # the three colours lie on one line or are missing
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """As cameras say it, without a profile."""
+    """As cameras tag it, without a profile."""
     if "exif" not in image.info:
         return False
     tags = image.getexif()
@@ -175,7 +174,7 @@ _CURVES: dict[int, Callable[[float], float]] = {
 
 
 def _profile(corners: Primaries, curve: Callable[[float], float]) -> bytes:
-    """ICC version 2, for a display. ZeroDivisionError, OverflowError or struct.error for what are no primaries."""
+    """ICC version 2, for a display. ZeroDivisionError, OverflowError or struct.error for impossible primaries."""
     levels = [round(65535 * min(1.0, max(0.0, curve(n / (_STEPS - 1))))) for n in range(_STEPS)]
     shape = b"curv\0\0\0\0" + struct.pack(f">I{_STEPS}H", _STEPS, *levels) + bytes(2 * (_STEPS % 2))
     text = b"text\0\0\0\0made of tags\0".ljust(24, b"\0")

@@ -1,7 +1,4 @@
-"""What a file is, by its first bytes, for the message that refuses it; and which kinds are taken.
-
-Knows: signatures. Does not know: how any of them is read.
-"""
+"""The kind of a file by its first bytes, for the message that refuses it; and the kinds that are accepted."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import re
 
 PICTURES = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and JPEG 2000"
 CLIPS = "MP4, MOV, 3GP, WebM, MKV, AVI, MPEG, TS, FLV, WMV, OGV, MXF, GIF, APNG and animated WebP"
-HEAD = 4096  # bytes that are looked at
+HEAD = 4096  # bytes that are examined
 
 _KINDS = [
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), name)
@@ -70,5 +67,5 @@ _KINDS = [
 
 
 def named(head: bytes) -> str | None:
-    """The kind of a file that begins with `head`, with its article; None for one that is not known."""
+    """The kind of a file that starts with `head`, with its article; None if unknown."""
     return next((name for pattern, name in _KINDS if pattern.match(head[:HEAD])), None)

@@ -1,6 +1,5 @@
-"""The manifest inside a file: MP4 and WebM `comment` tag, GIF comment extension; and how to read it back.
+"""Write the manifest into a file (MP4 and WebM: `comment` tag, GIF: comment extension) and read it back.
 
-Knows: where each container keeps a comment. Does not know: what a manifest says (any JSON object will do).
 The text is ASCII JSON with sorted keys on one line, so that equal manifests are equal bytes everywhere.
 """
 
@@ -13,22 +12,32 @@ from typing import Any
 
 from pipelines.video.process import ffmpeg, guarded_input
 
-_READ_SECONDS = 60.0  # far above what a tag takes; a hostile file must not hold the caller
+_READ_SECONDS = 60.0  # far more than reading a tag takes; a hostile file must not block the caller
 _GIF_LABEL = b"\x21\xfe"
 _TRAILER = b"\x3b"
 
 
+MANIFEST_FORMAT = 2  # raise it when a manifest's fields change their meaning
+
+
 class ManifestError(ValueError):
-    """The file carries no manifest that can be read."""
+    """The file holds no manifest that can be read."""
+
+
+def check_format(manifest: dict[str, Any]) -> None:
+    """Raises ManifestError for a manifest of another version of this project, or of another program."""
+    if (found := manifest.get("format")) != MANIFEST_FORMAT:
+        written = "without a format" if found is None else f"of format {found}"
+        raise ManifestError(f"has a manifest {written}; this version reads format {MANIFEST_FORMAT}")
 
 
 def encode(manifest: dict[str, Any]) -> str:
-    """One line of ASCII JSON, keys sorted. ValueError for NaN and infinities, TypeError for what JSON lacks."""
+    """One line of ASCII JSON, keys sorted. ValueError for NaN and infinities, TypeError for other types than JSON's."""
     return json.dumps(manifest, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def to_ffmetadata(text: str) -> str:
-    """An ffmetadata file whose one tag is `comment`; a file, because a command line holds only 128 KiB a word."""
+    """An ffmetadata file with the tag `comment`; a file, because an argument is limited to 128 KiB."""
     escaped = "".join("\\" + c if c in "=;#\\\n" else c for c in text)
     return f";FFMETADATA1\ncomment={escaped}\n"
 
@@ -36,7 +45,7 @@ def to_ffmetadata(text: str) -> str:
 def add_gif_comment(path: Path, text: str) -> None:
     """Put `text` (ASCII) into the GIF at `path` as a comment extension: GIF89a section 24, blocks of <= 255 bytes.
 
-    It goes before the first frame, where other programs look for it, but after the loop extension, which must be first.
+    It goes before the first frame, where other programs expect it, but after the loop extension, which comes first.
     """
     data = text.encode("ascii")
     blocks = b"".join(bytes([len(part := data[i : i + 255])]) + part for i in range(0, len(data), 255))
@@ -48,7 +57,7 @@ def add_gif_comment(path: Path, text: str) -> None:
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest that `VideoWriter` put into an MP4, WebM or GIF. ManifestError if there is none or it is torn."""
+    """The manifest in an MP4, WebM or GIF by `VideoWriter`. ManifestError if it is missing or torn."""
     path = Path(path)
     try:
         with path.open("rb") as f:
@@ -82,7 +91,7 @@ def _comment_tag(path: Path) -> str | None:
 
 
 def _parse_ffmetadata(text: str) -> str | None:
-    """The global `comment`. A backslash takes the next character as it is, also a line's end."""
+    """The global `comment`. A backslash escapes the next character, including a line break."""
     key, value, current, escaped = "", [], [], False
     for c in text:
         if escaped:
@@ -103,7 +112,7 @@ def _parse_ffmetadata(text: str) -> str | None:
 
 
 def _gif_comment(data: bytes) -> str | None:
-    """The last comment extension; walks the blocks, so that pixels which look like a label are never taken for one."""
+    """The last comment extension; walks the blocks, so that pixels are never mistaken for a label."""
     comment: bytes | None = None
     try:
         at = 13 + _colour_table_bytes(data[10])

@@ -1,9 +1,7 @@
-"""An image that somebody sent -> sRGB, upright, opaque; refuses what would not fit in memory or takes too long.
+"""Read an input image as upright, opaque sRGB, and refuse one that takes too much memory or time.
 
-Knows: which formats are read, and how much of them. Does not know: the size a model wants (`pipelines.frames.fit`).
-Of what moves or has pages the first one is read. Images of more than MAX_PIXELS are read at a half, a quarter or an
-eighth of their size: a JPEG is decoded so, which takes little memory, others are reduced before anything is made of
-them. Below that every pixel counts.
+Of an animation or several pages the first one is read. Images of more than MAX_PIXELS are read at a half, a quarter or
+an eighth of their size: a JPEG is decoded at that size, which takes little memory, others are reduced first of all.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ from pipelines.video import colour, deep, kinds, structure
 from pipelines.video.process import MediaUnreadable
 
 MAX_PIXELS = 40_000_000
-MAX_SIDE = 65_535  # pixels; a PNG of one column would take a pointer for each of its millions of rows
-READ_PIXELS = 64_000_000  # of the file: panoramas of phones
-READ_JPEG_PIXELS = 256_000_000  # phones of 200 megapixels
-SCANNED_PIXELS = 800_000_000  # pixels x scans of a JPEG: each scan goes over the whole image
+MAX_SIDE = 65_535  # pixels; a PNG of one column would take a pointer for each of millions of rows
+READ_PIXELS = 64_000_000  # in the file: enough for panoramas of phones
+READ_JPEG_PIXELS = 256_000_000  # enough for phones with 200 megapixels
+SCANNED_PIXELS = 800_000_000  # pixels x scans of a JPEG: each scan covers the whole image
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000")
 _QUICK_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF")
 _QUICK_BYTES = 2 * 2**20
@@ -31,7 +29,7 @@ _QUICK_PROFILE = 2**14  # bytes
 _END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 _LAST_ROWS = 32  # of a JPEG without its end marker, which may be missing
 
-# Pillow's own limits are for programs that show text; these let through what image generators and editors write
+# Pillow's own limits are too low for the text that image generators and editors write
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
 Image.MAX_IMAGE_PIXELS = READ_JPEG_PIXELS // 2  # Pillow refuses twice as many
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes address space, which is limited
@@ -39,7 +37,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes address space, which is li
 
 @dataclass(frozen=True)
 class Opened:
-    """An image of which only the beginning was read. `shrink`: at which share of its size it is read, 1, 2, 4 or 8."""
+    """An image whose header was read. `shrink`: it will be decoded at 1/1, 1/2, 1/4 or 1/8 of its size."""
 
     data: bytes
     parts: structure.Parts
@@ -53,14 +51,14 @@ class Opened:
 
     @property
     def is_quick(self) -> bool:
-        """Whether even a hostile one is decoded in a fraction of a second."""
+        """Whether decoding takes a fraction of a second, even if the file is hostile."""
         small = len(self.data) <= _QUICK_BYTES and self.parts.count <= _QUICK_PARTS
         return self.is_plain and small and self.pixels * self.parts.scans <= _QUICK_PIXELS
 
 
 def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """RGB image in sRGB, turned by its EXIF orientation, transparency laid on white. `info["note"]`, where there is
-    one: what was sent, what was made of it and why.
+    """RGB image in sRGB, rotated by its EXIF orientation, transparency blended with white. `info["note"]`, if any:
+    asked, used, reason.
 
     MediaUnreadable with code `unsupported_image_format` (none of `kinds.PICTURES`), `image_too_large` (width x height
     above READ_PIXELS or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or made of
@@ -70,7 +68,7 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def look(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Opened:
-    """Checks the limits without decoding a pixel. Raises as `read_picture`."""
+    """Check the limits without decoding a pixel. Raises as `read_picture`."""
     parts = structure.count(data)
     image = _open(data)
     pixels = image.width * image.height
@@ -102,9 +100,7 @@ def decode(opened: Opened) -> Image.Image:
     """As `read_picture`."""
     hdr = None
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # Pillow warns of each broken tag, of which there may be thousands
+        with warnings.catch_warnings(action="ignore"):  # one for each broken tag, of which there may be thousands
             if opened.parts.ended or opened.is_png:
                 data = opened.data if opened.parts.ended else opened.data + _END_OF_PNG
                 _open(data).verify()
@@ -126,7 +122,7 @@ def decode(opened: Opened) -> Image.Image:
         raise
     except MediaUnreadable:
         raise
-    except Exception as e:  # Pillow's decoders raise whatever they like at torn data: OSError, SyntaxError, ValueError
+    except Exception as e:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others for torn data
         raise MediaUnreadable("image_load_error", f"the image is damaged: {str(e)[:200]}") from e
     image.info.clear()
     if broken is not None:
@@ -167,7 +163,7 @@ def _heif() -> tuple[str]:
 def _loaded(data: bytes, shrink: int) -> Image.Image:
     image = _open(data)
     if shrink > 1:
-        image.draft(image.mode, (image.width // shrink, image.height // shrink))  # a JPEG's decoder halves as it goes
+        image.draft(image.mode, (image.width // shrink, image.height // shrink))  # a JPEG is decoded at that size
     image.load()
     return image
 
@@ -175,7 +171,7 @@ def _loaded(data: bytes, shrink: int) -> Image.Image:
 def _unended(opened: Opened) -> Image.Image:
     """A JPEG without its end marker. Raises MediaUnreadable when more than its last rows are missing.
 
-    Where data is missing, what the decoder draws depends on the bytes after it; where none is, they are passed over.
+    Where data is missing, the decoded rows depend on the bytes that follow; where none is, those are ignored.
     """
     data, end = opened.data.removesuffix(b"\xff"), b"\xff\xd9"
     image = _loaded(data + end, opened.shrink)
@@ -187,7 +183,7 @@ def _unended(opened: Opened) -> Image.Image:
 
 
 def _one_of_few(image: Image.Image) -> Image.Image:
-    """L, LA, RGB, RGBA, CMYK or LAB."""
+    """Convert to one of L, LA, RGB, RGBA, CMYK and LAB."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to white
         levels = image.convert("I").point(lambda level: level * (1 / 257) + 0.5)
         return levels.convert("L")

@@ -1,7 +1,4 @@
-"""Whether a file is a clip the worker will be able to read.
-
-Knows: how to ask ffmpeg for the first frame and the length. Does not know: where the file came from.
-"""
+"""Check that a file is a clip which the worker can read: ffmpeg decodes the first frame and finds the length."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ from pathlib import Path
 from pipelines.video import stream
 from pipelines.video.process import MediaUnreadable
 
-SECONDS = 30.0  # ffmpeg may take
-LONGEST = 60.0  # seconds; the worker reads no longer ones
+SECONDS = 30.0  # time limit for ffmpeg
+LONGEST = 60.0  # seconds; the worker refuses longer clips
 PIXELS = stream.SOURCE_PIXELS  # of a frame in the file
-KEPT_PIXELS = 1920 * 1088  # of a frame as the worker has it; larger ones are scaled down as they are decoded
+KEPT_PIXELS = 1920 * 1088  # of a frame in the worker; larger frames are scaled down as they are decoded
 _THREADS = ("-threads", "2", "-filter_threads", "2")  # each takes address space, which is limited
 
 

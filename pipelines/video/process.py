@@ -1,7 +1,4 @@
-"""The bundled ffmpeg, what it may open, and the error for what it cannot.
-
-Knows: the binary and the options every reading call carries. Does not know: frames.
-"""
+"""The bundled ffmpeg, the options of every call that reads a file, and the error for unreadable media."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _DECODERS = ",".join(
 
 
 class MediaUnreadable(ValueError):
-    """A picture or clip that was sent and cannot be used; `code` says why in words that vendors' answers share."""
+    """An input image or clip cannot be used; `code` is one of those that vendors' answers share."""
 
     def __init__(self, code: MediaCode, message: str) -> None:
         super().__init__(message)
@@ -42,13 +39,13 @@ class MediaUnreadable(ValueError):
 
 
 def ffmpeg() -> str:
-    """Path of the ffmpeg binary. RuntimeError where there is none (imageio-ffmpeg's)."""
+    """Path of the ffmpeg binary. Raises imageio-ffmpeg's RuntimeError where there is none."""
     exe: str = imageio_ffmpeg.get_ffmpeg_exe()
     return exe
 
 
 def file_url(path: Path) -> str:
-    """`path` so that ffmpeg can take it for nothing but a file, also when it holds `:` or begins with `-`."""
+    """`path` as a URL, so that ffmpeg treats it as a file even with `:` in it or `-` at its start."""
     return f"file:{path.absolute()}"
 
 

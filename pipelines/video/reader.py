@@ -1,7 +1,6 @@
-"""A clip that somebody sent -> uint8 frames at an even rate, within limits; which frames to take for another rate.
+"""Decode an input clip to uint8 frames at a constant rate, within limits; pick frames for another rate.
 
-Knows: decoding through ffmpeg, timestamps, the limits it is given. Does not know: what a model wants.
-One ffmpeg process writes PPM pictures into a pipe, so every size is checked before its pixels are read. Sound is
+One ffmpeg process writes PPM images into a pipe, so that every size is checked before its pixels are read. Sound is
 dropped.
 """
 
@@ -25,15 +24,15 @@ from pipelines.video.process import MediaUnreadable
 _SHOW = "showinfo=checksum=0"
 _TIME = re.compile(r"^\[Parsed_showinfo[^\]]*\] n: *\d+ .*?pts_time:(-?[\d.]+)", re.MULTILINE)
 _RATE = re.compile(r"^  Stream #.*: Video: .*?([\d.]+) fps", re.MULTILINE)
-# ffmpeg takes a file that ends too early for a shorter clip, and only mentions it. Lines of its own begin with `[`.
+# ffmpeg reads a file that ends too early as a shorter clip, with a warning. Its own lines begin with `[`.
 _CUT_OFF = re.compile(r"^\[.*(partial file|File ended prematurely|LZW decode failed)", re.MULTILINE)
-_TICK = 0.001  # seconds; the coarsest clock among the formats (WebM), hence how wrong a timestamp may be
+_TICK = 0.001  # seconds; the coarsest clock of the formats (WebM's), so the largest error of a timestamp
 
 
 @dataclass(frozen=True)
 class Clip:
-    """`frames`: uint8 sRGB [T, H, W, 3], evenly spaced at `fps` frames a second. `note`: what was sent, what was made
-    of it and why, where somebody may wonder."""
+    """`frames`: uint8 sRGB [T, H, W, 3], evenly spaced at `fps` frames a second. `note` on its colours: asked, used,
+    reason."""
 
     frames: NDArray[np.uint8]
     fps: float
@@ -59,14 +58,14 @@ def read_video(
     source_pixels: int | None = None,
     timeout: float = 120.0,
 ) -> Clip:
-    """Decode a clip of any of `kinds.CLIPS`; upright, square pixels, opaque, sRGB, variable rate made even.
+    """Decode a clip of any of `kinds.CLIPS`: upright, square pixels, opaque, sRGB, at a constant rate.
 
-    `first_seconds`: only that much from the start is decoded. `longest_side`: larger frames are scaled down to it.
-    `source_pixels`: frames up to so many are scaled down to `max_pixels`; without it they are refused.
+    `first_seconds`: decode only that much from the start. `longest_side`: larger frames are scaled down to it.
+    `source_pixels`: frames up to that size are scaled down to `max_pixels`; without it they are refused.
     Memory stays below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame,
     `timeout` in seconds. MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow
     to decode), `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or
-    `max_frames`), `video_duration_too_short` (no frame). Only this one file is opened, whatever it names.
+    `max_frames`), `video_duration_too_short` (no frame). No other file is opened, whatever this one refers to.
     """
     path = Path(path)
     pixels = source_pixels or max_pixels
@@ -111,7 +110,7 @@ def read_video(
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        # By name: seeking the handle that ffmpeg inherited would move the place where it writes.
+        # By name: seeking the handle that ffmpeg inherited would move its position too.
         words = Path(log.name).read_text("utf-8", "replace")
     if "max pixel count" in words and not frames:
         raise streams.too_large(pixels)
@@ -131,7 +130,7 @@ def _frames(process: subprocess.Popen[bytes], max_frames: int, max_pixels: int) 
         size = pipe.readline(32).split()
         depth = pipe.readline(16)
         if magic != b"P6\n" or len(size) != 2 or depth != b"255\n":
-            break  # ffmpeg was killed in the middle of a header; its exit status says the rest
+            break  # ffmpeg was killed in the middle of a header, as its exit status shows
         width, height = int(size[0]), int(size[1])
         if width * height > max_pixels:
             raise streams.too_large(max_pixels, f"{width}x{height}")
@@ -147,7 +146,7 @@ def _frames(process: subprocess.Popen[bytes], max_frames: int, max_pixels: int) 
 
 
 def _even(frames: list[NDArray[np.uint8]], words: str, max_seconds: float) -> Clip:
-    """Frames and their times -> an even rate: the mean one; each place takes the frame nearest in time."""
+    """Resample frames to a constant rate, the mean one: each place takes the frame nearest in time."""
     times = np.array([float(t) for t in _TIME.findall(words)])
     count = len(frames)
     stated = _RATE.search(words)
@@ -164,7 +163,7 @@ def _even(frames: list[NDArray[np.uint8]], words: str, max_seconds: float) -> Cl
 
 
 def _usual_rate(count: int, span: float) -> float:
-    """(count - 1) / span, or the whole or NTSC (n x 1000/1001) rate which that differs from by rounded clocks only."""
+    """(count - 1) / span, or a whole or NTSC (n x 1000/1001) rate if the difference is only a rounded clock."""
     rate = (count - 1) / span
     whole = max(1, round(rate))
     usual = min((whole, whole * 1000 / 1001), key=lambda r: abs((count - 1) / r - span))

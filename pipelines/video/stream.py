@@ -1,9 +1,8 @@
-"""The picture of a clip as its file describes it, and the filters that make upright sRGB frames of it.
+"""Parse ffmpeg's description of a clip, and build the filters that give upright, opaque sRGB frames.
 
-Knows: ffmpeg's description, colour tags, transparency, sizes. Does not know: frames, what a model wants.
-Standard range stays as it is but for its primaries and linear light: code values of BT.709 are taken for sRGB, as
-players do. High dynamic range is mapped to it: up to 80 % of the reference white (203 cd/m2, ITU-R BT.2408) light stays
-as it is, above that it is compressed so that 1,000 cd/m2 is white. Transparency is laid on white.
+Standard range is converted only for its primaries and for linear light: code values of BT.709 count as sRGB, as in
+players. High dynamic range is mapped to it: light stays unchanged up to 80 % of the reference white (203 cd/m2, ITU-R
+BT.2408), above that it is compressed so that 1,000 cd/m2 becomes white. Transparent pixels are blended with white.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pipelines.video import kinds
 from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
 
 SOURCE_PIXELS = 16_000_000  # of one frame that is decoded: 5.3K
-SECONDS = 30.0  # ffmpeg may take to describe a clip
+SECONDS = 30.0  # time limit for describing a clip
 REFERENCE_WHITE, PEAK, KNEE = 203, 1000, 0.8  # cd/m2, cd/m2, share of the reference white
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
@@ -31,7 +30,7 @@ _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _OUT_TIME = re.compile(r"^out_time_us=(-?\d+)", re.MULTILINE)
 _ALPHA_MODE = re.compile(r"^ +alpha_mode +: 1", re.MULTILINE | re.IGNORECASE)
 _ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ayuv|vuya|ya\d|pal8")
-_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these leave transparency out
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these ignore transparency
 _WIDE = ("bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte431", "smpte432", "ebu3213")
 
 _OTHER_WHITE = ("bt470m", "film", "smpte431")  # whose white is not D65
@@ -47,8 +46,8 @@ _ON_WHITE = "format=rgba,split[a][b];[a]lutrgb=r=255:g=255:b=255:a=255[w];[w][b]
 
 @dataclass(frozen=True)
 class Stream:
-    """`words`: ffmpeg's own. `width`, `height`: in the file, before it is turned. `alpha`: it may be transparent.
-    `matrix`, `primaries`, `transfer`: as ffmpeg names them, "unknown" where the file says nothing."""
+    """`words`: ffmpeg's output. `width`, `height`: in the file, before rotation. `alpha`: it may be transparent.
+    `matrix`, `primaries`, `transfer`: ffmpeg's names, "unknown" where the file has none."""
 
     words: str
     codec: str
@@ -62,20 +61,20 @@ class Stream:
 
     @property
     def decoder(self) -> list[str]:
-        """Arguments that stand before those that open the file."""
+        """Arguments to put before those that open the file."""
         return ["-c:v:0", _WITH_ALPHA[self.codec]] if self.alpha and self.codec in _WITH_ALPHA else []
 
     @property
     def note(self) -> tuple[str, str, str] | None:
-        """What was sent, what is made of it and why, where somebody may wonder."""
+        """A note on high dynamic range: asked, used, reason."""
         if self.transfer in HDR:
             why = f"the model knows no high dynamic range; light above {KNEE * REFERENCE_WHITE:.0f} cd/m2 is compressed"
             return f"{HDR[self.transfer]} (HDR)", "sRGB", why
         return None
 
     def filters(self, pixels: int, longest_side: int | None = None) -> str:
-        """For `-vf`: upright, opaque, square pixels. A frame of more than `pixels` is scaled down to so many, one with
-        a side above `longest_side` to that."""
+        """For `-vf`: upright, opaque, square pixels. A frame of more than `pixels` is scaled down to that number, one
+        with a longer side to `longest_side`."""
         fit, colour = _fit(pixels, longest_side), self._colour()
         white = [_ON_WHITE] if self.alpha else []
         steps = [fit, colour, *white] if colour else [*white, fit]
@@ -112,7 +111,7 @@ def tone_mapped(source: str, planes: str, curve: str) -> str:
 
 
 def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECONDS) -> Stream:
-    """Raises MediaUnreadable for what is no video, is of a kind that is not taken, or has larger frames."""
+    """Raises MediaUnreadable for a file that is no video, is of an unaccepted kind, or has larger frames."""
     if not path.is_file():
         raise MediaUnreadable("unsupported_video_format", "the video is not a file")
     if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would show one tile, or one frame
@@ -142,7 +141,7 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
 
 
 def check_length(path: Path, stream: Stream, most: float) -> None:
-    """Raises MediaUnreadable when the picture lasts longer than `most` seconds. Sound beside it does not count."""
+    """Raises MediaUnreadable when the video lasts longer than `most` seconds. The sound track does not count."""
     if stated := _DURATION.search(stream.words):
         hours, minutes, seconds = stated.groups()
         if int(hours) * 3600 + int(minutes) * 60 + float(seconds) <= most:
@@ -154,7 +153,7 @@ def check_length(path: Path, stream: Stream, most: float) -> None:
 
 
 def check_seconds(seconds: float, most: float) -> None:
-    """MediaUnreadable for more than `most`."""
+    """Raises MediaUnreadable for more than `most`."""
     if seconds > most + 0.05:  # clocks of containers are rounded
         message = f"the video lasts {seconds:.2f} s; at most {most:g} s are read"
         raise MediaUnreadable("video_duration_too_long", message)

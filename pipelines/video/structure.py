@@ -1,6 +1,6 @@
-"""What an image file is made of, counted before a library reads it: a hostile one is all parts and no image.
+"""Count the parts of an image file before a library reads it: a hostile file may be nothing but parts.
 
-Knows: the chunks of a PNG, the segments and scans of a JPEG, the blocks of a GIF. Does not know: pixels.
+The parts are the chunks of a PNG, the segments and scans of a JPEG, the blocks of a GIF.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _SOS, _EOI, _BARE = 0xDA, 0xD9, (0x01, 0xD8)
 
 @dataclass(frozen=True)
 class Parts:
-    """`scans`: over the whole image, 1 for what is no JPEG. `ended`: whether a JPEG has its end marker, or a PNG of
-    whole chunks the one that ends it; `begun`: whether the last scan of each of a JPEG's colours has begun."""
+    """`scans`: passes over the whole image, 1 unless it is a JPEG. `ended`: a JPEG has its end marker, a PNG of whole
+    chunks its last one. `begun`: the last scan of each of a JPEG's colours has begun."""
 
     count: int = 1
     scans: int = 1
@@ -29,7 +29,7 @@ class Parts:
 
 
 def count(data: bytes) -> Parts:
-    """MediaUnreadable above the limits."""
+    """Raises MediaUnreadable above the limits."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _chunks(data)
     if data.startswith(b"\xff\xd8"):
@@ -52,7 +52,7 @@ def _chunks(data: bytes) -> Parts:
 
 def _segments(data: bytes) -> Parts:
     found = scans = 0
-    last: dict[int, set[bool]] = {}  # of each colour, whether the last scan of its means and of its details has begun
+    last: dict[int, set[bool]] = {}  # colour -> whether the last scan of its means and of its details has begun
     position, ended = 2, False
     while marker := _MARKER.search(data, position):
         kind, position = marker[1][0], marker.end()
@@ -71,7 +71,7 @@ def _segments(data: bytes) -> Parts:
 
 
 def _note_scan(head: bytes, last: dict[int, set[bool]]) -> None:
-    """`head`: what follows the marker of a scan. A scan that leaves no low bits out is the last of what it holds."""
+    """`head`: the bytes after the marker of a scan. A scan that omits no low bits is the last one of its contents."""
     colours = head[2] if len(head) > 2 else 0
     selection = head[3 + 2 * colours : 6 + 2 * colours]
     if len(selection) < 3:

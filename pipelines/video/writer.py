@@ -1,15 +1,14 @@
-"""Frames -> MP4, GIF or WebM, streamed into one ffmpeg process; and a JPEG of one frame.
+"""Write frames to MP4, GIF or WebM, streamed into one ffmpeg process; and a JPEG of one frame.
 
-Knows: encoders, colour, atomic files. Does not know: tensors, plans, where the file goes afterwards.
 Equal frames and equal manifest give equal bytes on one machine: bit-exact muxing, no dates, fixed thread counts.
 
-    MP4   H.264 High 4:2:0 crf 18, BT.709, moov first. It has no odd sizes: H.264 4:2:0, the only form that every
-          browser plays, counts in pairs of pixels. An odd picture gets its last column or row twice, and
-          `coded_width` / `coded_height` tell. (MP4's `clap` box could hide the line again, but browsers ignore it,
-          and ffmpeg rounds it down and cuts a line of the picture.)
-    WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact, VP9 has them
-    GIF   one palette for the whole clip, loops for ever. The clip waits in ffmpeg's memory until the palette is
-          known: 4 bytes a pixel, 68 MB for 49 frames of 720x480
+    MP4   H.264 High 4:2:0 crf 18, BT.709, moov first. Sizes are even: H.264 4:2:0, the only format that every browser
+          plays, works in pairs of pixels. The last column or row of an odd frame is repeated, as `coded_width` and
+          `coded_height` say. (MP4's `clap` box could hide it again, but browsers ignore that, and ffmpeg rounds it
+          down and cuts a line off.)
+    WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact
+    GIF   one palette for the whole video, which loops for ever. ffmpeg keeps the video in memory until the palette is
+          known: 4 bytes per pixel, 68 MB for 49 frames of 720x480
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from pipelines.video.process import ffmpeg, file_url
 
 GIF_MAX_FPS = 50  # a GIF counts in 1/100 s, and browsers play a delay of 1/100 s as 1/10 s
 JPEG_QUALITY = 90
-TELL_EVERY = 0.25  # seconds between two looks at how far ffmpeg is while the file is closed
+POLL = 0.25  # seconds between two reads of ffmpeg's progress while the file is closed
 
 _BIT_EXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact")
 # The number of x264 threads changes the bytes, so it is never the machine's. 4 feeds veryfast from one pipe.
@@ -63,18 +62,18 @@ _ENCODERS: dict[str, tuple[str, ...]] = {
 
 
 class EncodeError(RuntimeError):
-    """ffmpeg could not write the file; the message ends with its own words."""
+    """ffmpeg could not write the file; the message ends with ffmpeg's own."""
 
 
 class VideoWriter:
-    """Writes one file; a context manager. The file appears under its name only when it is whole.
+    """Writes one file; a context manager. The file appears under its name only when it is complete.
 
     `width`, `height` in pixels, `fps` in frames a second (29.97 may be a Fraction). ValueError for sizes below 2,
     `fps` <= 0, a GIF faster than `GIF_MAX_FPS`, an unknown format, or a manifest that JSON cannot hold. EncodeError if
-    ffmpeg fails or no frame came. Leaving the block by an exception kills ffmpeg and removes what there was.
+    ffmpeg fails or no frame was written. Leaving the block by an exception kills ffmpeg and removes the file.
 
-    `closing` is called with the number of frames that ffmpeg has still to encode while the file is closed, which takes
-    most of the time for a GIF; what it raises ends the writing.
+    `closing` is called with the number of frames that ffmpeg has yet to encode while the file is closed, which takes
+    most of the time for a GIF; an exception from it ends the writing.
     """
 
     def __init__(
@@ -112,17 +111,17 @@ class VideoWriter:
 
     def _start(self, rate: Fraction) -> subprocess.Popen[bytes]:
         scratch = Path(self._scratch.name)
-        self._part, self._told = scratch / "video", scratch / "told"
+        self._part, self._progress = scratch / "video", scratch / "progress"
         tags = scratch / "tags"
         tags.write_text(manifests.to_ffmetadata(self._comment), encoding="ascii", newline="\n")
         size = f"{self.coded_width}x{self.coded_height}"
         command = [ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
-        command += ["-progress", file_url(self._told), "-stats_period", str(TELL_EVERY)]
+        command += ["-progress", file_url(self._progress), "-stats_period", str(POLL)]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(rate), "-i", "pipe:0"]
         if self._format != "gif":
             command += ["-f", "ffmetadata", "-i", file_url(tags), "-map", "0:v", "-map_metadata", "1"]
         command += [*_ENCODERS[self._format], *_BIT_EXACT, file_url(self._part)]
-        # A session of its own: Ctrl-C in a terminal goes to whoever owns this writer, not to ffmpeg.
+        # A session of its own: Ctrl-C in a terminal should reach our process only.
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -133,7 +132,7 @@ class VideoWriter:
 
     @property
     def coded_width(self) -> int:
-        """Width of the file's picture in pixels: `width`, or one more where an MP4 cannot be odd."""
+        """Width in the file, in pixels: `width`, or one more for an odd width in an MP4."""
         return self.width + self._pad[1]
 
     @property
@@ -163,7 +162,7 @@ class VideoWriter:
         self.frames += len(frames)
 
     def close(self) -> None:
-        """Finish the file and put it in its place. EncodeError when that fails; a second call does nothing."""
+        """Finish the file and move it into place. EncodeError when that fails; a second call does nothing."""
         if self._closed:
             return
         try:
@@ -183,18 +182,18 @@ class VideoWriter:
         while True:
             self._closing(max(0, self.frames - self._encoded()))
             try:
-                self._process.wait(TELL_EVERY)
+                self._process.wait(POLL)
                 return
             except subprocess.TimeoutExpired:
                 pass
 
     def _encoded(self) -> int:
-        """Frames that ffmpeg has encoded, by its latest word."""
+        """Frames encoded, by ffmpeg's latest progress report."""
         try:
-            with self._told.open("rb") as told:
-                told.seek(max(0, self._told.stat().st_size - 4096))
-                found = re.findall(rb"^frame=\s*(\d+)$", told.read(), re.MULTILINE)
-        except OSError:  # it has said nothing yet
+            with self._progress.open("rb") as progress:
+                progress.seek(max(0, self._progress.stat().st_size - 4096))
+                found = re.findall(rb"^frame=\s*(\d+)$", progress.read(), re.MULTILINE)
+        except OSError:  # no report yet
             return 0
         return int(found[-1]) if found else 0
 
@@ -205,7 +204,7 @@ class VideoWriter:
         part.replace(self.path)
 
     def abort(self) -> None:
-        """Drop the file: ends ffmpeg, leaves nothing behind. After `close` it does nothing."""
+        """Kill ffmpeg and remove the unfinished file. Does nothing after `close`."""
         if self._closed:
             return
         self._closed = True
@@ -234,7 +233,7 @@ class VideoWriter:
 
 
 def poster(frame: NDArray[np.uint8], path: str | Path | None = None) -> bytes:
-    """JPEG of one uint8 RGB frame [H, W, 3]; equal frames give equal bytes. Also written to `path` if there is one."""
+    """JPEG of one uint8 RGB frame [H, W, 3]; equal frames give equal bytes. Also written to `path` if given."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"a poster needs a uint8 [H, W, 3] frame, not {frame.dtype} {list(frame.shape)}")
     buffer = io.BytesIO()

@@ -314,12 +314,13 @@ def _check_types(request: GenerationRequest) -> None:
 
 def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
     """Whether `path` already holds this request's video by `model` (of whatever seed, if none was asked for)."""
-    from pipelines.video import ManifestError, read_manifest
+    from pipelines.video import ManifestError, check_format, read_manifest
 
     if not path.is_file():
         return False
     try:
         manifest = read_manifest(path)
+        check_format(manifest)
         made, by = {"extend": False, **manifest["request"]}, manifest["model"]["name"]
     except (ManifestError, KeyError, TypeError):
         return False
@@ -332,7 +333,7 @@ def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
     for name in ("image", "video"):
         if asked[name] is not None:
             asked[name] = {"sha256": asked[name]["sha256"]}
-    asked["loras"] = [one.told() for one in request.loras]
+    asked["loras"] = [one.for_manifest() for one in request.loras]
     if asked["seed"] is None:
         asked["seed"] = made.get("seed")
     return by == model and bool(json.loads(json.dumps(asked)) == made)

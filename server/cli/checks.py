@@ -31,7 +31,7 @@ def check_requests(jobs: Sequence[Job], served: Served) -> list[Job]:
 def _checked(job: Job, served: Served) -> Job:
     from pipelines.engine.source import read_source
     from pipelines.errors import GenerationError
-    from pipelines.plan import resolve
+    from pipelines.resolve import resolve
 
     model = served.model_for(job.request.task)
     if model.is_demo and not job.request.strict and job.request.width is None and job.request.height is None:

@@ -38,7 +38,7 @@ def replay(
 ) -> None:
     """Make the same video again from the manifest inside FILE."""
     from pipelines.models import ModelError
-    from pipelines.video import ManifestError, read_manifest
+    from pipelines.video import ManifestError, check_format, read_manifest
     from server.errors import ServerError
     from server.settings import Settings
 
@@ -47,6 +47,7 @@ def replay(
         if not file.is_file():
             raise Usage(f"{file} is {'not a file' if file.exists() else 'not there'}")
         manifest = read_manifest(file)
+        check_format(manifest)
         wanted = dict(manifest["request"])
         lay = arguments.beside(file)
         for name, path in (("image", image), ("video", video)):

@@ -40,10 +40,9 @@ HABITS: dict[str, Any] = {"pool_size": 20, "max_overflow": 40, "hide_parameters"
 
 @dataclass
 class Database:
-    """`journal`: how SQLite writes, or "postgresql". `alone`: a lock keeps other servers from the same tables."""
+    """`alone`: a lock keeps other servers from the same tables."""
 
     engine: Engine
-    journal: str
     alone: bool = False
     lost: str = ""  # who has the tables instead
     _held: Connection | None = None  # whose session has the lock
@@ -120,7 +119,7 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
         immediate = connection.get_execution_options().get("immediate", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
-    database = Database(engine, journal)
+    database = Database(engine)
     with _disposed_of_on_failure(database), engine.execution_options(immediate=True).begin() as connection:
         found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         _check_schema(str(path), found, schema)
@@ -148,7 +147,7 @@ def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool)
         if connection.get_execution_options().get("immediate", False):
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
 
-    database = Database(engine, "postgresql", alone)
+    database = Database(engine, alone)
     with _disposed_of_on_failure(database):
         database.hold()
         with engine.execution_options(immediate=True).begin() as connection:

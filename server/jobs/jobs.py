@@ -17,8 +17,9 @@ from dataclasses import replace
 import structlog
 
 from pipelines.models import ModelInfo
-from pipelines.plan import Plan, resolve
+from pipelines.plan import Plan
 from pipelines.request import GenerationRequest, RequestError, draw_seed
+from pipelines.resolve import resolve
 from server.jobs.follow import LOOK_EVERY, Follower, Seen, Stopped
 from server.jobs.job import Job, JobError, LogLine, Status
 from server.jobs.loglines import KeyName, about
@@ -117,7 +118,7 @@ class Jobs:
             longer = replace(request, extend=True)
             with suppress(RequestError):  # what is wrong with the request without it is told below
                 plan = resolve(longer, model, others=others)
-                if plan.extension:
+                if plan.sampling.extension:
                     return longer, plan
         return request, resolve(request, model, others=others)
 

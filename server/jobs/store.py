@@ -23,7 +23,8 @@ from sqlalchemy.exc import OperationalError
 from server.errors import IdempotencyConflict, QuotaExceeded, StaleWrite
 from server.jobs import outbox, turns
 from server.jobs.database import open_database
-from server.jobs.job import FOLLOWS, Job, JobError, LogLine, Status
+from server.jobs.job import FOLLOWS, Job, JobError, Status
+from server.jobs.reader import GOING, JobReader
 from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row
 from server.media.artifact import Artifact
 
@@ -36,7 +37,6 @@ REFUSED = ""  # in the place of a model's name: a job that was refused before it
 MOST_REFUSED = 500  # of each key that are kept
 MOST_ENDED = 1000  # failed and cancelled ones of each key, together
 AT_ONCE = 200  # rows removed in one transaction
-MOVING = ("status", "attempt", "cancel_requested", "stage", "step", "steps", "share", "eta", "started_at")
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
 
 
@@ -51,14 +51,12 @@ class Quota:
 NO_QUOTA = Quota()
 
 
-class JobStore:
+class JobStore(JobReader):
     """`where`: a SQLite file, or the URL of a PostgreSQL database. `clock` gives unix seconds."""
 
     def __init__(self, where: Path | str, clock: Callable[[], float] = time.time) -> None:
-        self.database = open_database(where, metadata, SCHEMA)
-        self._engine, self.journal = self.database.engine, self.database.journal
+        super().__init__(open_database(where, metadata, SCHEMA), clock)
         self._writers = self._engine.execution_options(immediate=True)
-        self._clock = clock
         # a lock of our own is handed over at once; SQLite's is polled, with sleeps of up to 100 ms
         self._turn = Lock()
 
@@ -112,7 +110,7 @@ class JobStore:
     def _check_quota(self, db: Connection, owner: str, quota: Quota) -> None:
         mine = jobs.c.owner == owner
         if quota.at_once is not None:
-            unfinished = jobs.c.status.in_([s for s in Status if not s.is_terminal])
+            unfinished = jobs.c.status.in_(GOING)
             if _count(db, mine, unfinished) >= quota.at_once:
                 raise QuotaExceeded(quota.at_once, False, RETRY_SOON)
         if quota.daily is not None:
@@ -120,28 +118,6 @@ class JobStore:
             midnight = now - now % DAY
             if _count(db, mine, jobs.c.created_at >= midnight) >= quota.daily:
                 raise QuotaExceeded(quota.daily, True, midnight + DAY - now)
-
-    def get(self, job_id: str) -> Job | None:
-        return self._one(jobs.c.id == job_id)
-
-    def get_number(self, number: int) -> Job | None:
-        return self._one(jobs.c.n == number)
-
-    def _one(self, which: ColumnElement[bool]) -> Job | None:
-        with self._engine.connect() as db:
-            row = db.execute(select(jobs).where(which)).one_or_none()
-        return to_job(row) if row is not None else None
-
-    def page(
-        self, facade: str, owner: str, limit: int, after: int | None = None, newest_first: bool = True
-    ) -> list[Job]:
-        """At most `limit` of that owner's jobs from that façade, those behind number `after` in the order asked."""
-        query = select(jobs).where(jobs.c.facade == facade, jobs.c.owner == owner)
-        if after is not None:
-            query = query.where(jobs.c.n < after if newest_first else jobs.c.n > after)
-        query = query.order_by(jobs.c.n.desc() if newest_first else jobs.c.n).limit(limit)
-        with self._engine.connect() as db:
-            return [to_job(row) for row in db.execute(query)]
 
     def delete(self, job_id: str) -> None:
         """Forgets the job. The next write of a worker that is at it is refused, as that of any attempt without one."""
@@ -160,73 +136,6 @@ class JobStore:
                 running = and_(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
                 db.execute(update(jobs).where(running).values(cancel_requested=True))
         return self.get(job_id)
-
-    def position(self, job_id: str) -> int:
-        """How many queued jobs are ahead of it as things stand, 0 for one that is not queued."""
-        with self._engine.connect() as db:
-            return turns.ahead(db, job_id)
-
-    def counts(self) -> dict[Status, int]:
-        with self._engine.connect() as db:
-            rows = db.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
-        return dict.fromkeys(Status, 0) | {Status(status): int(count) for status, count in rows}
-
-    def took(self, model: str, latest: int = 5) -> list[tuple[float, float, int]]:
-        """Of each of the model's latest videos: seconds of work, those of them spent sampling, and its steps."""
-        made = (jobs.c.model == model, jobs.c.status == Status.SUCCEEDED.value, jobs.c.started_at.is_not(None))
-        spent = select(jobs.c.finished_at - jobs.c.started_at, jobs.c.timings, jobs.c.steps).where(*made)
-        with self._engine.connect() as db:
-            rows = db.execute(spent.order_by(jobs.c.n.desc()).limit(latest)).all()
-        return [(float(seconds), float(timings.get("denoise", 0)), int(steps)) for seconds, timings, steps in rows]
-
-    def unfinished(self) -> dict[Status, int]:
-        """Of the jobs that have not ended; however many have, they take no time here."""
-        going = [s for s in Status if not s.is_terminal]
-        query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(going)).group_by(jobs.c.status)
-        with self._engine.connect() as db:
-            rows = db.execute(query).all()
-        return dict.fromkeys(going, 0) | {Status(status): int(count) for status, count in rows}
-
-    def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
-        """The lines whose `seq` is above `after`, oldest first."""
-        e = job_events.c
-        query = select(e.seq, e.at, e.level, e.message).where(e.job_id == job_id, e.seq > after).order_by(e.seq)
-        with self._engine.connect() as db:
-            return [LogLine(*row) for row in db.execute(query)]
-
-    def states(self, job_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Of each job that is there: what changes while it runs, without what takes longer to read."""
-        query = select(jobs.c.id, *(jobs.c[name] for name in MOVING)).where(jobs.c.id.in_(job_ids))
-        with self._engine.connect() as db:
-            rows = db.execute(query).all()
-        found = {row[0]: dict(zip(MOVING, row[1:], strict=True)) for row in rows}
-        return {job_id: {**state, "status": Status(state["status"])} for job_id, state in found.items()}
-
-    def several(self, job_ids: Collection[str]) -> list[Job]:
-        """Those of them that are there."""
-        with self._engine.connect() as db:
-            return [to_job(row) for row in db.execute(select(jobs).where(jobs.c.id.in_(job_ids)))]
-
-    def positions(self, numbers: Collection[int]) -> dict[int, int]:
-        """How many queued jobs are ahead of each, by its number, for those that are queued."""
-        with self._engine.connect() as db:
-            return turns.ahead_of(db, numbers)
-
-    def log_ends(self, job_ids: Collection[str]) -> dict[str, int]:
-        """The `seq` of each job's last line."""
-        e = job_events.c
-        query = select(e.job_id, func.max(e.seq)).where(e.job_id.in_(job_ids)).group_by(e.job_id)
-        with self._engine.connect() as db:
-            return {row[0]: row[1] for row in db.execute(query)}
-
-    def logs_of(self, job_ids: Collection[str]) -> dict[str, list[LogLine]]:
-        """Of each job its lines, oldest first."""
-        e, found = job_events.c, dict[str, list[LogLine]]()
-        query = select(e.job_id, e.seq, e.at, e.level, e.message).where(e.job_id.in_(job_ids))
-        with self._engine.connect() as db:
-            for row in db.execute(query.order_by(e.job_id, e.seq)):
-                found.setdefault(row[0], []).append(LogLine(*row[1:]))
-        return found
 
     def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
         """Removes jobs that ended before that time and have no video any more, and those refused before the other; how
@@ -248,21 +157,13 @@ class JobStore:
                 with self._writing() as db:
                     gone += db.execute(delete(jobs).where(c.n.in_(out))).rowcount
 
-    def inputs_in_use(self) -> set[str]:
-        """The SHA-256 of each picture, clip and LoRA that a job needs which has not ended."""
-        unfinished = jobs.c.status.in_([s for s in Status if not s.is_terminal])
-        with self._engine.connect() as db:
-            requests = db.execute(select(jobs.c.request).where(unfinished)).scalars().all()
-        needed = (one for asked in requests for one in (asked["image"], asked["video"], *asked["loras"]))
-        return {one["sha256"] for one in needed if one and one.get("sha256")}
-
     # -- from the dispatcher --------------------------------------------------------------------------------------
 
     def expire(self) -> None:
         """Cancels jobs that should have begun by now and have not, and those that should have ended."""
         now, c = self._clock(), jobs.c
         unbegun = and_(c.status == Status.QUEUED, c.attempt == 0, c.start_by <= now)
-        going = and_(c.status.in_([s for s in Status if not s.is_terminal]), c.end_by <= now)
+        going = and_(c.status.in_(GOING), c.end_by <= now)
         late = select(c.id, going.label("going")).where(or_(unbegun, and_(going, c.cancel_requested.is_(False))))
         with self._engine.connect() as db:
             found = db.execute(late).all()
@@ -344,14 +245,6 @@ class JobStore:
                 self._change(db, job.id, job.attempt, to, {} if to.is_terminal else FRESH)
         return [replace(job, status=Status.QUEUED) for job in found if not job.cancel_requested]
 
-    def unwanted(self, job_ids: Collection[str]) -> set[str]:
-        """Those of `job_ids`, which workers are at, that were asked to stop, were deleted, or have ended otherwise."""
-        wanted = select(jobs.c.id).where(
-            jobs.c.id.in_(job_ids), jobs.c.status == Status.RUNNING, jobs.c.cancel_requested.is_(False)
-        )
-        with self._engine.connect() as db:
-            return set(job_ids) - set(db.execute(wanted).scalars())
-
     def log(self, job_id: str, message: str, level: str = "INFO") -> None:
         """Appends a line, up to MAX_LOG_LINES of them. Lines belong to the job, not to an attempt."""
         with self._writing() as db:
@@ -368,11 +261,6 @@ class JobStore:
             db.execute(insert(job_events).values(line))
 
     # -- for the courier of webhooks ------------------------------------------------------------------------------
-
-    def notices_due(self, under_way: Collection[int] = ()) -> list[outbox.Notice]:
-        """At most one of each key and host, without those of `under_way`."""
-        with self._engine.connect() as db:
-            return outbox.due(db, self._clock(), under_way)
 
     def notice_put_off(
         self, notice: outbox.Notice, seconds: float, problem: str, for_host: Sequence[float] = ()

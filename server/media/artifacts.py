@@ -194,7 +194,7 @@ class Artifacts:
         self._storage.check()
 
     def base_url(self, request: Request) -> str:
-        """What the client calls this server: PUBLIC_URL, else the address it asked (proxies: `front.Forwarded`)."""
+        """The base URL by which the client calls this server: PUBLIC_URL, else from its Host header."""
         if self._public_url is not None:
             return self._public_url
         host = request.headers.get("host", "")

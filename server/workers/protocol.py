@@ -1,6 +1,7 @@
 """What travels between the dispatcher's side and a worker process: plain data that pickles.
 
-Knows: the messages. Does not know: pipes, processes. Everything said about a job names its attempt.
+Knows: the messages. Does not know: pipes, processes. Everything said about a job names its attempt. No message holds a
+path of the machine that sends it.
 """
 
 from __future__ import annotations
@@ -8,31 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.engine_port import EngineSpec
 from pipelines.events import Event
-from server.workers.prompt_help import Helper
-
-REAL_ENGINE = "pipelines.engine.generate:Engine"
 
 
 @dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker is started with. `engine_class`: `module:class`, imported there and given `engine`."""
+class InputFile:
+    """`name`: a relative path in the worker's own folder of inputs."""
 
-    engine: EngineSpec
-    engine_class: str = REAL_ENGINE
-    helper: Helper | None = None
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """To the worker: make this video. `request` as from `GenerationRequest.to_dict`, `resume` as in `Engine.run`."""
+    """To the worker: make this video. `request` as from `GenerationRequest.to_dict`, with the names of `files` as paths
+    (`inputs.packed`); `resume` as in `Engine.run`."""
 
     job_id: str
     attempt: int
     request: dict[str, Any]
     model: str
     resume: bytes | None = None
+    files: tuple[InputFile, ...] = ()
 
 
 @dataclass(frozen=True)

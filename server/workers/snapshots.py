@@ -1,32 +1,23 @@
-"""What samplings have left, interrupted or finished: the worker's bytes, unread.
+"""Snapshots of samplings, interrupted or finished, as files.
 
-Knows: where they lie, that a file is whole or not there, that the latents of finished films are worth keeping for a
-while: another rate, size or form of the same film needs no sampling. Does not know: what is in them; the engine passes
-over what does not fit its request.
+Latents of finished videos are kept for a while: another rate, size or format of the same video needs no sampling.
+Knows: where the files are, which ones to delete. Does not know: what is in them; the engine ignores those of another
+request.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from pathlib import Path
 
+from pipelines.plan import sampling_key
 from server.datadir import write_atomically
 from server.jobs.job import Job
 
-# of the request: what the file is made with, after sampling
-AFTERWARDS = (
-    *("fps", "interpolate_fps", "output_format", "strict", "num_frames", "width", "height", "fit"),
-    *("prompt_help", "asked_prompt", "prompt_note"),
-)
-# and of the plan: what the first three of those mean to the model
-MODELLED = ("model_frames", "model_width", "model_height", "extender", "extension")
 
-
-class Checkpoints:
-    """`keep_bytes`: how much of finished samplings is kept, the latest used longest."""
+class Snapshots:
+    """`keep_bytes`: room for latents of finished videos; the least recently used are deleted first."""
 
     def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
         self._folder = folder
@@ -39,7 +30,7 @@ class Checkpoints:
         write_atomically(self._folder / job_id, data)
 
     def read(self, job_id: str, sampling: str) -> bytes | None:
-        """What this job has left, else what a finished one of the same sampling has."""
+        """The job's own snapshot, else one of a finished job with the same sampling."""
         for path in (self._folder / job_id, self._finished / sampling):
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -47,7 +38,7 @@ class Checkpoints:
         return None
 
     def keep(self, job_id: str, sampling: str) -> None:
-        """The job has succeeded: its latents are kept as long as there is room."""
+        """The job has succeeded: keep its latents as long as there is room."""
         with contextlib.suppress(OSError):
             (self._folder / job_id).replace(self._finished / sampling)
         self._make_room()
@@ -56,7 +47,7 @@ class Checkpoints:
         (self._folder / job_id).unlink(missing_ok=True)
 
     def job_ids(self) -> list[str]:
-        """Of those that have left something unfinished."""
+        """The jobs with a snapshot of an unfinished sampling."""
         return [path.name for path in self._folder.iterdir() if path.is_file() and not path.name.startswith(".")]
 
     def _make_room(self) -> None:
@@ -69,12 +60,15 @@ class Checkpoints:
 
 
 def sampling_of(job: Job) -> str:
-    """The same for two jobs whose latents are the same, as far as can be told without looking at pictures."""
-    request = job.request.to_dict()
-    plan = job.plan or {}
-    what = {name: value for name, value in request.items() if name not in AFTERWARDS}
-    for name in ("image", "video"):
-        if what[name] is not None:  # how it is fitted decides, and its own size may
-            what[name] = [what[name]["sha256"], *(request[n] for n in ("num_frames", "width", "height", "fit"))]
-    made = {name: plan.get(name) for name in MODELLED}
-    return hashlib.sha256(json.dumps([job.model, what, made], sort_keys=True).encode()).hexdigest()
+    """The key of the job's latents as far as the server can tell. The engine's own key also covers the weights.
+
+    The plan of a job with an image or a clip is not final before a worker has read that: what the request says of size
+    and length counts too. The prompt may have been reworded since the plan was made.
+    """
+    request = job.request
+    source = request.image or request.video
+    asked = [] if source is None else [request.width, request.height, request.num_frames, request.duration]
+    try:
+        return sampling_key({**(job.plan or {}), "prompt": request.prompt}, {"asked": asked})
+    except KeyError:  # no plan, or an older version's: nothing fits
+        return job.id

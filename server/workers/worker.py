@@ -18,15 +18,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from pipelines import child, environment
 from pipelines.engine_port import Engine
 from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
-from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded
+from pipelines.events import Cancelled, Event, Failed, Paused, Progress, Reworded, Started
 from pipelines.models import ModelError
 from pipelines.request import GenerationRequest, RequestError
+from server.workers.inputs import unlocated, unpacked
 from server.workers.prompt_help import Helper
-from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed, WorkerSpec
+from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed
+from server.workers.spec import WorkerSpec
 
 NICE = 10  # below the API process, which must answer while this one computes
 POISONED = 42  # exit status when the device's context is beyond repair
@@ -41,10 +44,10 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     inbox = Inbox(pipe)
     try:
         environment.prepare()
-        device = confine(spec.engine.device)
+        engine_spec = replace(spec.located(), device=confine(spec.engine.device))
         module, _, name = spec.engine_class.partition(":")
         create = getattr(importlib.import_module(module), name)
-        engine: Engine = create(replace(spec.engine, device=device))
+        engine: Engine = create(engine_spec)
     except BaseException as e:
         if not isinstance(e, GenerationError | ModelError | ImportError):  # their messages are enough
             _print_traceback()
@@ -57,7 +60,7 @@ def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
         def tell(event: Event, run: Run = run) -> None:
             _tell(pipe, Said(run.job_id, run.attempt, event))
 
-        for event in events(engine, run, inbox, spec.helper, tell):
+        for event in events(engine, run, inbox, spec.inputs, spec.helper, tell):
             tell(event)
 
 
@@ -105,12 +108,15 @@ def events(
     engine: Engine,
     run: Run,
     inbox: Inbox,
+    inputs: Path,
     helper: Helper | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Iterator[Event]:
-    """Reworded if asked for, the engine's events, then Failed, Cancelled or Paused if it ended without Finished.
+    """Reworded if prompt help is wanted, the engine's events, then Failed, Cancelled or Paused if it ended without
+    Finished.
 
-    `progress` is called with what the engine reports while it cannot yield."""
+    `inputs`: the folder with the run's input files. `progress` is called with what the engine reports while it cannot
+    yield."""
     try:
         request = GenerationRequest.from_dict(run.request)
         if helper is not None and helper.wanted(request):
@@ -120,14 +126,15 @@ def events(
                 return
             request, run = better, replace(run, resume=None)  # what was saved is of the other prompt
             yield Reworded(request.to_dict())
-        yield from engine.run(
-            request,
+        for event in engine.run(
+            unpacked(request, inputs),
             run.model,
             lambda: inbox.cancelled(run),
             run.resume,
             lambda: inbox.paused(run),
             progress,
-        )
+        ):
+            yield Started(unlocated(event.plan, inputs)) if isinstance(event, Started) else event
     except RequestError as e:
         yield Failed("invalid_request", e.message, e.field)
     except GenerationCancelled:

@@ -87,7 +87,7 @@ def test_both_paths_agree_on_every_shape(kind: Kind) -> None:
     assert gpu.equal(a, b) == {"latents": True, "frames": True}
     placement.apply(LADDER[2])
     tiled = ours(model, plan, placement, source)
-    assert a.frames.shape == tiled.frames.shape == (plan.num_frames, plan.height, plan.width, 3)
+    assert a.frames.shape == tiled.frames.shape == (plan.video.num_frames, plan.video.height, plan.video.width, 3)
     if source is None:  # a picture is encoded in tiles, and that is another latent
         assert torch.equal(tiled.latents, b.latents)
 
@@ -122,4 +122,4 @@ def test_the_work_of_a_step_is_counted_as_published() -> None:
     shape = type("Shape", (), {"transformer": type("T", (), {"config": config}), "info": info})
     big = type("Plan", (), {"model_frames": 49, "model_width": 720, "model_height": 480, "guidance_scale": 6.0})
     assert math.isclose(gpu.step_tera_flop(big, shape), 664.4, rel_tol=0.001)  # type: ignore[arg-type]
-    assert gpu.step_tera_flop(plan, tiny) < 0.001
+    assert gpu.step_tera_flop(plan.sampling, tiny) < 0.001

@@ -100,7 +100,7 @@ def test_the_estimate_is_no_less_than_the_peak(middle: Model) -> None:
     plan, _ = rig.plan_for(middle, Task.T2V)
     for rung in LADDER:
         peak = on_rung(middle, rung).peak_reserved or 0
-        assert peak <= need(rung, plan, middle.info, middle.weights), rung
+        assert peak <= need(rung, plan.sampling, middle.info, middle.weights), rung
 
 
 def test_a_module_is_back_to_itself_after_every_profile(middle: Model) -> None:
@@ -118,7 +118,7 @@ def test_a_seed_draws_the_same_noise_on_both_devices(kind: checkpoints.Kind) -> 
     embeds = torch.zeros(2, 1, 1)
     drawn = []
     for device in (torch.device("cpu"), CUDA):
-        _, state = Sampler(model, plan, Placement(model.modules, device)).prepare(embeds, None)
+        _, state = Sampler(model, plan.sampling, Placement(model.modules, device)).prepare(embeds, None)
         assert state.latents.device.type == device.type
         drawn.append(state.latents.cpu())
     assert torch.equal(*drawn)
@@ -137,7 +137,7 @@ def test_out_of_memory_climbs_and_is_remembered(middle: Model, monkeypatch: pyte
     module = rig.generate_module(monkeypatch)
     engine = rig.engine(module, middle, CUDA)
     plan, _ = rig.plan_for(middle, Task.T2V)
-    placement, _ = engine._place(middle, plan)
+    placement, *_ = engine._memory.place(middle.modules, middle.weights, middle.info, plan.sampling)
     try:
         with shortage(CUDA, (untiled + tiled) // 2, placement):
             first, second = rig.run(engine, REQUEST), rig.run(engine, REQUEST)
@@ -146,9 +146,9 @@ def test_out_of_memory_climbs_and_is_remembered(middle: Model, monkeypatch: pyte
     said = [[event.message for event in run if getattr(event, "level", "") == "WARN"] for run in (first, second)]
     assert len(said[0]) == 2, said
     assert "out of memory" in said[0][0]
-    assert "climbed" in first[-1].memory
-    assert first[-1].frames == plan.num_frames
-    assert said[1] == [], "it climbed again"
+    assert "lowered" in first[-1].memory
+    assert first[-1].frames == plan.video.num_frames
+    assert said[1] == [], "it ran out of memory again"
     assert "what this size needed before" in second[-1].memory
     assert second[-1].video == first[-1].video
 

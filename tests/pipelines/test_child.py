@@ -1,4 +1,4 @@
-"""Our own programs in processes of their own: which code they run, what they are told, how they are ended."""
+"""Our own programs in processes of their own: which code they run, what they are given, how they end."""
 
 from __future__ import annotations
 
@@ -13,32 +13,83 @@ import pytest
 import torch
 
 from pipelines import child
-from pipelines.frames import rife_check
+from pipelines.engine_port import EngineSpec
 from pipelines.lora import unpickle
 from pipelines.lora.layout import LoraError
+from server.workers.local_pool import LocalPool
+from server.workers.spec import WorkerSpec
 from tests.rigs import pace
+from tests.rigs.pace import until
+
+# every program of ours -> arguments with which it ends by itself; files are in the current directory
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "pipelines.lora.unpickle": ("a.pt", "a.safetensors"),
+    "pipelines.frames.rife_check": ("none.pkl",),
+    "pipelines.frames.upscaler_check": ("none.pth",),
+    "server.media.inspector": (),
+    "weights.loras": ("not a name", "loras", "1000", "30"),
+}
+TEXTS = {"server.facades.openai.recipes"}  # which holds a program for elsewhere
 
 
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory holds modules named like ours; each leaves a trace when it is run."""
-    trace = tmp_path / "it ran"
-    code = f"import pathlib; pathlib.Path({str(trace)!r}).touch()"
-    for name in ("pipelines", "torch", "PIL", "weights"):
+    """The current directory holds modules named like ours, and like some that ours import. Each leaves a trace when it
+    is imported."""
+    trace = tmp_path / "imported"
+    code = f"open({str(trace)!r}, 'a').write(__name__ + ' ')\n"
+    for name in ("pipelines", "server", "weights", "torch", "PIL", "typer"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(code)
-    (tmp_path / "json.py").write_text(code)
+    for name in ("json", "pickle", "socket", "subprocess"):
+        (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.zeros(4)}, "a.pt")
+    for name in ("none.pkl", "none.pth"):
+        Path(name).write_bytes(b"none")
     return trace
 
 
-def test_a_folder_where_the_command_is_given_is_never_run(trap: Path, tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(4)}, tmp_path / "a.pt")
-    unpickle.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
-    (tmp_path / "none.pkl").write_bytes(b"none")
-    assert rife_check.refusal(tmp_path / "none.pkl") is not None
-    assert child.run("server.media.inspector", seconds=pace.seconds(60)).returncode == 0
-    assert (tmp_path / "a.safetensors").is_file() and not trap.exists()
+def test_every_program_is_in_the_list() -> None:
+    found = {
+        ".".join(file.relative_to(child.ROOT).with_suffix("").parts)
+        for package in ("pipelines", "server", "weights")
+        for file in (child.ROOT / package).rglob("*.py")
+        if '__name__ == "__main__"' in file.read_text()
+    }
+    assert found - TEXTS == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_a_program_imports_nothing_from_the_current_directory(trap: Path, module: str) -> None:
+    done = child.run(module, *PROGRAMS[module], seconds=pace.seconds(120))
+    assert "Traceback" not in done.stderr, done.stderr
+    assert not trap.exists(), trap.read_text()
+
+
+def test_a_program_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert child.environment()["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_worker_imports_nothing_from_the_current_directory(trap: Path, tmp_path: Path) -> None:
+    """Its process is multiprocessing's, which looks there first unless it is started otherwise."""
+    spec = WorkerSpec(EngineSpec({"tiny": tmp_path}), tmp_path / "inputs", engine_class="tests.rigs.fake_engine:Engine")
+    pool = LocalPool(spec, ["cpu"])
+    pool.start()
+    try:
+        until(lambda: pool.reports(0.1) or pool.workers()[0].state == "ready")
+    finally:
+        pool.close()
+    assert not trap.exists(), trap.read_text()
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_the_command_imports_nothing_from_the_current_directory(trap: Path) -> None:
+    command = [str(Path(sys.executable).with_name("cogvideox")), "weights", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=pace.seconds(120))
+    assert done.returncode == 0, done.stderr
+    assert not trap.exists(), trap.read_text()
 
 
 def test_secrets_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:

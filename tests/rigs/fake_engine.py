@@ -21,7 +21,7 @@ from typing import Any
 
 from pipelines.engine_port import EngineSpec
 from pipelines.errors import GenerationCancelled, GenerationError, GenerationPaused
-from pipelines.events import Checkpoint, Event, Finished, Log, Progress, Stage, Started
+from pipelines.events import Event, Finished, Log, Progress, Snapshot, Stage, Started
 from pipelines.request import GenerationRequest, RequestError
 
 
@@ -65,14 +65,14 @@ class Engine:
             if cancelled() and "deaf" not in order:
                 raise GenerationCancelled
             if paused() and "deaf" not in order:
-                yield Checkpoint(str(step - 1).encode(), step - 1)
+                yield Snapshot(str(step - 1).encode(), step - 1)
                 raise GenerationPaused
             time.sleep(float(order.get("sleep", 0.01)))
             if step == int(order.get("at", 3)):
                 self.misbehave(order, journal)
             yield Progress("denoise", step, steps, step / (steps + units + 1), 0.01 * (steps - step) + 0.05 * units)
             if "save" in order:
-                yield Checkpoint(str(step).encode(), step)
+                yield Snapshot(str(step).encode(), step)
         yield Stage("decode")
         stay("decode")
         for unit in range(1, units + 1):

@@ -23,7 +23,7 @@ BAD = {"name": "beta", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions
         (
             json.dumps({"dependencies": [{"name": "alpha", "skip_reason": "not found"}]}),
             audit.UNREACHABLE,
-            "no answer for alpha",
+            "no result for alpha",
         ),
         (json.dumps({"dependencies": []}), audit.UNREACHABLE, "cannot be reached"),
     ],
@@ -44,4 +44,4 @@ def test_pip_audit_without_a_network_is_reported_as_such(
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert audit.main(["requirements-setup.lock"]) == audit.UNREACHABLE
-    assert "audit: the database of vulnerabilities" in capsys.readouterr().out
+    assert "audit: the vulnerability database" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from server.errors import DataDirBusy, DataDirUnwritable, DiskFull, InsecureBind
 from server.house import House
 from server.jobs.job import JobError, Status
 from server.jobs.order import Order
-from server.workers import pool
+from server.workers import local_pool
 from server.workers.pool import WorkerInfo, WorkerState
 from tests.rigs import pace
 from tests.rigs.house import app, ended, house_of, journal, submit, until
@@ -168,7 +168,7 @@ def test_cancel_queued_and_running(running: Running) -> None:
 
 def test_a_worker_that_does_not_stop_is_killed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     _, house, _ = running
-    monkeypatch.setattr("server.workers.running.CANCEL_GRACE", 0.2)
+    monkeypatch.setattr("server.workers.patience.CANCEL_GRACE", 0.2)
     job = submit(house, "hang=1 deaf=1")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == "denoise")
     house.context.jobs.cancel(job.id)
@@ -258,7 +258,7 @@ def test_nothing_is_promised_that_cannot_be_kept(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New jobs are refused with the reason, accepted ones wait, and it is tried again."""
-    monkeypatch.setattr(pool, "RETRY", 3600.0)
+    monkeypatch.setattr(local_pool, "RETRY", 3600.0)
     application = app(tmp_path)
     (tmp_path / "tiny" / "broken").write_text("import")
     house = house_of(application)
@@ -314,7 +314,7 @@ def test_no_room_for_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def no(_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(pool, "RETRY", 0.5)
+    monkeypatch.setattr(local_pool, "RETRY", 0.5)
     with monkeypatch.context() as patched:
         patched.setattr("multiprocessing.context.SpawnProcess.start", no)
         application = app(tmp_path)

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from pipelines.events import Progress
 from server.facades.modelslab.answers import eta
 from server.facades.replicate import logs
 from server.house import House
 from server.jobs.job import Job, Status
-from server.workers.running import Running
 from tests.rigs.house import app, ended, house_of, journal, submit, until
 
 SLOW = "steps=4 sleep=0.05 decode=1.5"
@@ -88,22 +86,6 @@ def test_what_an_attempt_reached_is_not_unsaid_by_the_next(running: tuple[TestCl
     assert set(steps) == {(None, 0)}, "nothing of the lost attempt's stage stays in a waiting job"
     deaths = (house.context.jobs.get(job.id) or job).deaths
     assert len(deaths) == 3 and all("during decode, after 15 of 20" in death for death in deaths)
-
-
-def test_a_stage_gets_few_lines() -> None:
-    job: Any = None
-    for stage, total, most in (("denoise", 50, 10), ("denoise", 3, 3), ("decode", 60, 10), ("write", 1000, 10)):
-        running = Running(job)
-        told = [
-            done
-            for done in range(1, total + 1)
-            if running.tells(Progress(stage, done, total, 0.0, 1.0), 10.0 * done, 10, 2.0)  # type: ignore[arg-type]
-        ]
-        assert len(told) <= most and told[-1] == total
-        assert told[0] == 1 if stage != "denoise" else len(told) == most
-    quick = Running(job)
-    told = [n for n in range(1, 50) if quick.tells(Progress("write", n, 49, 0.0, 1.0), 0.01 * n, 10, 2.0)]
-    assert told == [1, 49]
 
 
 def test_the_table_keeps_the_higher_share(running: tuple[TestClient, House, Path]) -> None:

@@ -90,11 +90,11 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     made = hashes(tmp_path)
     making.main(train_more=False)
     assert hashes(tmp_path) == made
-    assert "not taken up" not in capsys.readouterr().out
+    assert "is ignored" not in capsys.readouterr().out
     both["average"]["transformer.proj_out.weight"] += 1
     torch.save(both, cache / "transformer.pt")
     making.main(train_more=False)
-    assert "decoder.pt was made from other weights or films and is not taken up" in capsys.readouterr().out
+    assert "decoder.pt was made from other weights or videos and is ignored" in capsys.readouterr().out
     made = load_file(tmp_path / "demo" / "vae" / "diffusion_pytorch_model.safetensors")
     for name in second:
         torch.testing.assert_close(made[f"decoder.{name}"], first[f"decoder.{name}"].half(), msg=name)
@@ -116,7 +116,7 @@ def test_latents_of_another_autoencoder_or_of_other_films_are_made_anew(
     written = file.stat().st_mtime_ns
     torch.testing.assert_close(dataset.load(vae, cache)[bucket].latents, first.latents)
     assert file.stat().st_mtime_ns == written
-    assert "not taken up" not in capsys.readouterr().out
+    assert "is ignored" not in capsys.readouterr().out
 
     torch.nn.init.zeros_(vae.encoder.conv_out.conv.weight)
     second = dataset.load(vae, cache)[bucket]
@@ -159,7 +159,7 @@ def test_a_checkpoint_is_taken_up_on_its_own_basis_only(tmp_path: Path, capsys: 
     assert not capsys.readouterr().out
     assert (train(0, other), torch.load(file)["step"]) == (0, 3)  # what does not fit stays until there is something new
     assert (train(1, other), done) == (-1, [0, 1, 2, 0])
-    assert capsys.readouterr().out.count("net.pt was made from other weights or films and is not taken up") == 2
+    assert capsys.readouterr().out.count("net.pt was made from other weights or videos and is ignored") == 2
     older = torch.load(file)
     del older["basis"]
     torch.save(older, file)

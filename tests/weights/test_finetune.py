@@ -183,7 +183,7 @@ def test_a_base_that_does_not_fit(tuned: Path, tmp_path: Path) -> None:
         (lambda t: t.pop("norm_final.weight"), "lacks the tensor norm_final.weight"),
         (lambda t: t.update({"norm_final.weight": t["norm_final.weight"].to(torch.int8)}), "stored as I8"),
         (lambda t: t.update({"norm_final.weight": t["norm_final.weight"][:3].clone()}), "is 3, expected 32"),
-        (lambda t: t.update({"control.weight": torch.ones(1)}), "holds the tensor control.weight that"),
+        (lambda t: t.update({"control.weight": torch.ones(1)}), "contains the tensor control.weight"),
     ],
 )
 def test_half_a_transformer_is_refused(
@@ -202,7 +202,7 @@ def test_two_transformers_in_one_file_are_named(tuned: Path, tmp_path: Path) -> 
     both = {f"{prefix}{name}": t.clone() for prefix in ("ema.", "model.") for name, t in tensors.items()}
     save_file(both, tmp_path / "both.safetensors")
     done = run("import", tmp_path / "both.safetensors", "--base", "mine", models=tmp_path / "models")
-    assert done.exit_code == 2 and "holds 2 transformers, their names begin with 'ema.', 'model.'" in done.stderr
+    assert done.exit_code == 2 and "contains 2 transformers, whose names begin with 'ema.', 'model.'" in done.stderr
 
 
 def test_control_inputs_in_the_weights_are_named(tuned: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_control_inputs_in_the_weights_are_named(tuned: Path, tmp_path: Path) ->
     wider = (shape[0], 33, *shape[2:]) if len(shape) == 4 else (shape[0], 33 * 8)
     save_file(tensors | {"patch_embed.proj.weight": torch.zeros(wider)}, tmp_path / "fun.safetensors")
     done = run("import", tmp_path / "fun.safetensors", "--base", "mine", models=tmp_path / "models")
-    assert done.exit_code == 2 and "they have 2 and 33; other numbers are those of CogVideoX-Fun" in done.stderr
+    assert done.exit_code == 2 and "the weights have 2 and 33; other numbers belong to CogVideoX-Fun" in done.stderr
 
 
 def test_a_lost_shard_is_named(tuned: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def tensors(file: Path, *names: str) -> Path:
             lambda f: touched(f, "pytorch_model/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "random_states_0.pkl"),
             ("DeepSpeed ZeRO", "bf16_zero_pp_rank_0"),
         ),
-        (lambda f: touched(f, "latest"), ("DeepSpeed", "without its weights")),
+        (lambda f: touched(f, "latest"), ("DeepSpeed", "without weights")),
         (lambda f: touched(f, "1000/mp_rank_00_model_states.pt", "latest"), ("SAT", "convert_cogvideox_to_diffusers")),
         (
             lambda f: touched(f, "1/mp_rank_00_model_states.pt") / "1" / "mp_rank_00_model_states.pt",
@@ -76,13 +76,13 @@ def tensors(file: Path, *names: str) -> Path:
         (lambda f: pickled(f / "transformer.pt"), ("pickle", "video model", "save_pretrained")),
         (
             lambda f: tensors(f / "wan.safetensors", "blocks.0.self_attn.q.weight", "head.head.weight"),
-            ("blocks.0.self_attn.q.weight", "not CogVideoX's", "a transformer in .safetensors"),
+            ("blocks.0.self_attn.q.weight", "not a CogVideoX file", "a transformer in .safetensors"),
         ),
-        (lambda f: touched(f, "a.zip") / "a.zip", ("no weights that are known here", "a transformer in .safetensors")),
+        (lambda f: touched(f, "a.zip") / "a.zip", ("not a known kind of weights", "a transformer in .safetensors")),
         (lambda f: gguf(f / "Q4_K") / "Q4_K", ("GGUF", "weights pull")),
         (lambda f: touched(f, "pytorch_model_fsdp_0/__0_0.distcp"), ("FSDP", "accelerate", "--base")),
-        (lambda f: touched(f, "checkpoint-500/model.safetensors"), ("name one of them", "/checkpoint-500")),
-        (lambda f: touched(f, "mine/model_index.json"), ("name one of them", "/mine")),
+        (lambda f: touched(f, "checkpoint-500/model.safetensors"), ("choose one of them", "/checkpoint-500")),
+        (lambda f: touched(f, "mine/model_index.json"), ("choose one of them", "/mine")),
         (lambda f: pickled(f / "model.pth").parent, ("pickle", "model.pth", "save_pretrained")),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_base_changes_nothing_about_what_a_folder_is(tmp_path: Path) -> None:
     (flat / "config.json").write_text('{"_class_name": "CogVideoXTransformer3DModel"}')
     pickled(flat / "diffusion_pytorch_model.bin")
     for folder, said in (
-        (flat, "holds pickled weights (diffusion_pytorch_model.bin)"),
+        (flat, "contains pickled weights (diffusion_pytorch_model.bin)"),
         (touched(tmp_path / "zero", "zero_to_fp32.py"), "DeepSpeed ZeRO"),
         (touched(tmp_path / "empty"), "has no model_index.json"),
     ):
@@ -116,7 +116,7 @@ def test_caches_of_the_hub(tmp_path: Path) -> None:
         assert "with one CogVideoX model" in message and f"cogvideox weights import {cache}" in message
     second = hub_cache(checkpoints.cached("2b"), hub / "models--zai-org--CogVideoX-2b")
     message = refused(hub, models)
-    assert "name one of" in message and str(cache) in message and str(second) in message
+    assert "choose one of" in message and str(cache) in message and str(second) in message
 
 
 def test_a_quantised_checkpoint_is_told_at_import(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_import_holds_cache_blobs_against_their_names(source: Path, tmp_path: Pa
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.write_bytes(data)
-    with pytest.raises(ImportRefused, match="not the published ones"):
+    with pytest.raises(ImportRefused, match="differs from the published one"):
         import_folder(cache, tmp_path / "models", "mine")
     assert not (tmp_path / "models" / "mine").exists()
     assert not list((tmp_path / "models" / ".partial").iterdir())

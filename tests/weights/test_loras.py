@@ -66,10 +66,10 @@ def test_pull_in_plain_words(server: hub.Hub, source: Path, tmp_path: Path) -> N
             loras.pull(name, folder, limit, snapshot_download=fetch)
         assert loras.installed(folder) == [] if folder.is_dir() else True
 
-    refused("some/style", "at most 0 are fetched", limit=10)
+    refused("some/style", "the limit is 0 MiB", limit=10)
     refused("some/style/absent.safetensors", "some/style has no absent.safetensors")
     for name in ("style", "some/../style", "some/style/x.bin", "/a/b", "https://x/y"):
-        refused(name, "is no repository")
+        refused(name, "is not a repository")
     server.status, server.error_code = 404, "RepoNotFound"
     refused("some/style", "has no some/style, or does not show it without a token")
 
@@ -83,10 +83,10 @@ def test_added_found_and_removed(tmp_path: Path) -> None:
     assert added.with_name("adapter_config.json").is_file()
     assert json.loads(added.with_name(f"{added.name}.json").read_text()) == {"alpha": 2, "origin": "a run"}
     assert loras.find("mine", folder) == added
-    with pytest.raises(WeightsError, match="is there already"):
+    with pytest.raises(WeightsError, match="already exists"):
         loras.add(file, folder, "mine")
     for name in ("../mine", "", "a:b"):
-        with pytest.raises(WeightsError, match="is no name"):
+        with pytest.raises(WeightsError, match="is not a valid name"):
             loras.add(file, folder, name)
     flat = lora_file(folder / "flat.safetensors")
     assert loras.find("ein Stil (v2)", folder) is None
@@ -119,7 +119,7 @@ def test_a_file_and_a_folder_of_one_name_are_told_apart(tmp_path: Path) -> None:
         assert loras.find(name, tmp_path) is not None
     assert loras.find("style.safetensors", tmp_path) == flat
     assert loras.find("style/x", tmp_path) == inside
-    several = "style is the name of several LoRAs, name one of them: style.safetensors, style/x.safetensors"
+    several = "style is the name of several LoRAs; choose one of them: style.safetensors, style/x.safetensors"
     for call in (loras.find, loras.remove):
         with pytest.raises(WeightsError, match=several):
             call("style", tmp_path)
@@ -162,7 +162,7 @@ def test_addresses_of_the_hub(address: str, name: str | None) -> None:
 
 @pytest.mark.parametrize("revision", ["refs%2Fpr%2F1", "..", "a%00b", "%20", "@"])
 def test_revisions_that_no_folder_is_called(revision: str) -> None:
-    with pytest.raises(WeightsError, match="is no revision"):
+    with pytest.raises(WeightsError, match="is not a supported revision"):
         loras.hub_name(f"{HUB}/resolve/{revision}/a.safetensors")
 
 

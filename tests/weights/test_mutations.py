@@ -99,7 +99,7 @@ def test_a_record_makes_every_change_of_a_config_a_problem(tmp_path: Path) -> No
     assert verify(folder).ok
     assert "vae/config.json: scaling_factor is 0.8, CogVideoX-5B has 0.7" in verify(folder).warnings
     mutations.without(folder, "transformer/config.json", "sample_frames")
-    assert "transformer/config.json: sample_frames is left out, which means 49" in verify(folder).warnings
+    assert "transformer/config.json: sample_frames is missing, which means 49" in verify(folder).warnings
     record.write(folder, record.Record(record.measure(folder, wanted(folder))))
     mutations.config(folder, "vae/config.json", scaling_factor=0.9)
     assert [p.path for p in verify(folder).problems] == ["vae/config.json"]

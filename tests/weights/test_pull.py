@@ -123,7 +123,7 @@ def test_bytes_other_than_published_are_noticed(server: hub.Hub, tmp_path: Path)
             checkpoints.damage(Path(asked["local_dir"]), "flipped-byte")
         return result
 
-    with pytest.raises(PullError, match="arrived damaged"):
+    with pytest.raises(PullError, match="damaged in transfer"):
         pull(NAME, tmp_path / "models", snapshot_download=with_a_bad_cable)
     assert verify(pull(NAME, tmp_path / "models", snapshot_download=download), deep=True).ok
 
@@ -174,8 +174,8 @@ def test_errors_in_plain_words(source: Path, tmp_path: Path, error: Exception, w
     ("status", "code", "words"),
     [
         (401, "RepoNotFound", "does not show it without a token"),
-        (403, "GatedRepo", "accept its terms"),
-        (404, "RevisionNotFound", "no revision"),
+        (403, "GatedRepo", "accept the terms of"),
+        (404, "RevisionNotFound", "no longer has the revision"),
         (418, "", "answered 418"),
     ],
 )

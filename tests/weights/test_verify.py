@@ -49,7 +49,7 @@ def test_single_files_pass(tmp_path: Path) -> None:
         ("torn-file", "torn"),
         ("missing-weights", "vae/diffusion_pytorch_model.safetensors: missing"),
         ("missing-config", "transformer/config.json: missing"),
-        ("missing-index", "index.json: missing, while there are shards"),
+        ("missing-index", "index.json: missing, although there are shards"),
         ("missing-component", "vae: the folder is missing"),
         ("missing-model-index", "model_index.json: missing"),
         ("missing-tokenizer", "tokenizer/spiece.model: missing"),
@@ -97,7 +97,7 @@ def test_index_pointing_outside_is_refused(folder: Path) -> None:
 
 def test_weights_of_another_checkpoint_are_noticed(folder: Path) -> None:
     pretend(folder, in_channels=32)
-    assert "weights beside it do not have" in str(verify(folder).problems[0])
+    assert "but the weights have" in str(verify(folder).problems[0])
 
 
 def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
     tensors = load_file(shards[1])
     name, value = next(iter(load_file(shards[0]).items()))
     save_file(tensors | {name: value * 2}, shards[1], {"format": "pt"})
-    assert f"{shards[1].name}: holds {name}, which transformer/{shards[0].name} holds too" in str(
+    assert f"{shards[1].name}: contains {name}, and so does transformer/{shards[0].name}" in str(
         verify(folder).problems[0]
     )
 
@@ -159,7 +159,7 @@ def test_an_fp16_variant_alone_is_named(folder: Path) -> None:
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
     assert str(verify(folder).problems[0]) == (
-        "vae/diffusion_pytorch_model.safetensors: missing, there is only the variant fp16: "
+        "vae/diffusion_pytorch_model.safetensors: missing, only the variant fp16 exists: "
         "diffusion_pytorch_model.fp16.safetensors (mv vae/diffusion_pytorch_model.fp16.safetensors "
         "vae/diffusion_pytorch_model.safetensors)"
     )
@@ -176,8 +176,8 @@ def test_deep_finds_what_is_no_number(kind: checkpoints.Kind, number: float, tmp
     save_file(tensors, file)
     assert verify(folder).ok
     (problem,) = verify(folder, deep=True).problems
-    assert "the tensor decoder.conv_out.conv.bias holds NaN or infinity" in str(problem)
-    with pytest.raises(ImportRefused, match=r"decoder\.conv_out\.conv\.bias holds NaN"):
+    assert "the tensor decoder.conv_out.conv.bias contains NaN or infinity" in str(problem)
+    with pytest.raises(ImportRefused, match=r"decoder\.conv_out\.conv\.bias contains NaN"):
         import_folder(folder, tmp_path / "models", "mine")
 
 
@@ -197,7 +197,7 @@ def test_a_tensor_that_the_index_does_not_name(folder: Path) -> None:
     name = sorted(index["weight_map"])[-1]
     shard = index["weight_map"].pop(name)
     path.write_text(json.dumps(index))
-    assert f"text_encoder/{shard}: holds the tensor {name}, which the index does not name" in str(
+    assert f"text_encoder/{shard}: contains the tensor {name}, which the index does not list" in str(
         verify(folder).problems[0]
     )
 
@@ -232,7 +232,7 @@ def test_unreadable_record_is_a_warning(folder: Path) -> None:
 @pytest.mark.parametrize("side", ["two", -1, 0.5, 10**4000, [2], True])
 def test_a_patch_size_that_is_none_is_named(folder: Path, side: object) -> None:
     pretend(folder, patch_size=side, patch_size_t=side)
-    assert "patch size is no small whole number" in str(verify(folder).problems[0])
+    assert "patch size is not a small whole number" in str(verify(folder).problems[0])
 
 
 def test_a_config_without_end_is_not_read(folder: Path) -> None:

@@ -19,14 +19,7 @@ from server.errors import IDEMPOTENCY_KEY
 from server.facades.fal.models import APP
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import shown
-from server.facades.kit.errors import (
-    CONTENT,
-    HUNG_UP,
-    Answers,
-    Refused,
-    reason,
-    retry_after,
-)
+from server.facades.kit.errors import CONTENT, HUNG_UP, Answers, Refused, reason, retry_after
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, Status
 
@@ -94,6 +87,11 @@ class Failure:
 def respond(failure: Failure, request_id: str | None = None) -> Json:
     headers = {"x-fal-request-id": request_id or str(uuid.uuid4()), **failure.headers}
     return Json(failure.body, status_code=failure.status, headers=headers)
+
+
+def not_found(request_id: str) -> Refused:
+    text = f"Request {request_id[:100]} not found"
+    return Refused(Failure(404, {"status": "NOT_FOUND", "detail": text, "message": text}))
 
 
 def infrastructure(status: int, text: str, error_type: str | None = None, **headers: str) -> Failure:

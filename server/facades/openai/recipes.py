@@ -1,7 +1,4 @@
-"""Programs of others that call OpenAI's video API: LiteLLM, Open WebUI, n8n; each made to call this server.
-
-Knows: what each of them wants to be given. Does not know: the calls. Each is run by a test as it stands here.
-"""
+"""Programs of others that call OpenAI's video API: LiteLLM, Open WebUI, n8n. A test runs each as it stands here."""
 
 from __future__ import annotations
 

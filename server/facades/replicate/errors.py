@@ -14,15 +14,7 @@ from server.context import Context
 from server.errors import IDEMPOTENCY_KEY
 from server.facades.kit.body import Json
 from server.facades.kit.complaints import plain, ranges
-from server.facades.kit.errors import (
-    HUNG_UP,
-    Answers,
-    Refused,
-    named,
-    not_json,
-    reason,
-    retry_after,
-)
+from server.facades.kit.errors import HUNG_UP, Answers, Refused, named, not_json, reason, retry_after
 from server.facades.replicate.models import CogVideoX5bInput, CogVideoXTextInput
 from server.jobs.job import Job, Status
 

@@ -15,17 +15,18 @@ from PIL import Image
 
 from pipelines.engine.snapshot import Saver, load
 from pipelines.errors import GenerationCancelled, GenerationPaused
-from pipelines.events import Checkpoint, Event, Log, Progress
+from pipelines.events import Event, Log, Progress, Snapshot
 from pipelines.extend import further_lengths
 from pipelines.frames.stitch import MOST, clip_frames, matching
 from pipelines.models import FAMILIES, FrameRule
-from pipelines.plan import Plan, resolve
+from pipelines.plan import Plan
 from pipelines.ranges import MAX_FRAMES
 from pipelines.request import GenerationRequest, Lora, Media, RequestError, Task
-from tests.pipelines.test_plan import CLIP, PICTURE, model
-from tests.pipelines.test_plan import ask as asked
+from pipelines.resolve import resolve
 from tests.rigs.engines import Bomb, ask, finished, frames_of, new_engine, picture_file
 from tests.rigs.loras import draw, write
+from tests.rigs.plans import CLIP, PICTURE, model
+from tests.rigs.plans import ask as asked
 
 STEPS = 2
 LONG = {"extend": True, "num_frames": 40, "num_inference_steps": STEPS}  # the tiny checkpoints make at most 17
@@ -57,10 +58,11 @@ def plan(name: str = "cogvideox-5b", *others: str, **values: Any) -> Plan:
 )
 def test_as_many_clips_as_it_takes(names: tuple[str, ...], values: dict[str, Any], extension: tuple[int, ...]) -> None:
     p = plan(*names, strict="fps" not in values, **values)  # what was asked for is no change
-    assert (p.extension, p.extender) == (extension, names[-1] if extension else None)
+    by = p.sampling.extender
+    assert (p.sampling.extension, by and by.model) == (extension, names[-1] if extension else None)
     assert [n.field for n in p.notes] == ["fps"] * ("fps" in values) + ["extend"] * bool(extension)
-    assert p.pace in (None, p.model_fps), "it moves at its own speed"
-    assert Plan.to_dict(p)["extension"] == list(extension)
+    assert p.video.pace in (None, p.sampling.model_fps), "it moves at its own speed"
+    assert p.to_dict()["extension"] == list(extension)
 
 
 @given(name=st.sampled_from([f.name for f in FAMILIES]), frames=st.integers(1, MAX_FRAMES), seconds=st.floats(0.1, 120))
@@ -69,9 +71,13 @@ def test_there_are_frames_enough(name: str, frames: int, seconds: float) -> None
     image = PICTURE if Task.I2V in info.tasks else None
     for length in ({"num_frames": frames}, {"duration": seconds, "fps": 8}):
         p = resolve(asked(extend=True, image=image, **length), info, others=others)
-        shown = p.num_frames if p.pace is None else int((p.num_frames - 1) * p.pace / p.fps) + 1
-        longest = max((p.model_frames, *p.extension))
-        assert shown <= p.made <= shown + max(longest, 49) and longest <= info.family.frames.maximum
+        shown = (
+            p.video.num_frames
+            if p.video.pace is None
+            else int((p.video.num_frames - 1) * p.video.pace / p.video.fps) + 1
+        )
+        longest = max((p.sampling.model_frames, *p.sampling.extension))
+        assert shown <= p.sampling.total_frames <= shown + max(longest, 49) and longest <= info.family.frames.maximum
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_what_cannot_be_extended() -> None:
     with pytest.raises(RequestError, match=r"^duration: .* at most 1000"):
         plan("cogvideox-5b", "cogvideox-5b-i2v", duration=120, fps=60)
     p = resolve(asked(num_frames=98), model("cogvideox-5b"), others=[model("cogvideox-5b-i2v")])
-    assert p.extension == () and "repeated" in str(p.notes[0]), "nobody asked for it"
+    assert p.sampling.extension == () and "repeated" in str(p.notes[0]), "nobody asked for it"
 
 
 def test_the_joint_is_shown_once_and_colours_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +132,8 @@ def test_colours_are_never_torn() -> None:
     assert stretched.max() - stretched.min() == pytest.approx(8 * MOST, abs=1.1)
 
 
-def points(events: list[Event]) -> list[Checkpoint]:
-    return [event for event in events if isinstance(event, Checkpoint)]
+def points(events: list[Event]) -> list[Snapshot]:
+    return [event for event in events if isinstance(event, Snapshot)]
 
 
 def image_of(frame: torch.Tensor, path: Path) -> Media:

@@ -18,8 +18,8 @@ from pipelines.engine.generate import Engine, pick_device
 from pipelines.engine_port import EngineSpec
 from pipelines.errors import GenerationCancelled, GenerationError
 from pipelines.events import Event, Log, Progress, Stage, Started
-from pipelines.plan import resolve
 from pipelines.request import GenerationRequest, Lora, Media, RequestError
+from pipelines.resolve import resolve
 from pipelines.video import read_manifest
 from tests.pipelines.frames.test_rife import state_dict
 from tests.rigs import checkpoints
@@ -86,7 +86,7 @@ def test_prompt_guidance_and_negative_prompt_matter(engine: Engine) -> None:
                    {"num_inference_steps": 4}, {"scheduler": "dpm"}):  # fmt: skip
         request = ask(**change)
         if "scheduler" in change:
-            assert resolve(ask(), engine.loader.load(engine.models["5b"], "5b").info).scheduler == "ddim"
+            assert resolve(ask(), engine.loader.load(engine.models["5b"], "5b").info).sampling.scheduler == "ddim"
         assert finished(engine.run(request, "5b")).video != base, change
 
 

@@ -13,10 +13,10 @@ from pipelines.engine.memory import LADDER, Budget, Placement, Rung, Weights, ch
 from pipelines.errors import GenerationError
 from pipelines.events import Event, Log
 from pipelines.frames.decode import decode
-from pipelines.plan import resolve
-from tests.pipelines.test_plan import model as published
+from pipelines.resolve import resolve
 from tests.rigs import checkpoints
 from tests.rigs.engines import Bomb, ask, finished, new_engine
+from tests.rigs.plans import model as published
 from weights.catalog import find
 
 GIB = 2**30
@@ -34,7 +34,7 @@ def test_out_of_memory_while_sampling_climbs_and_keeps_the_latents(monkeypatch: 
     warnings = [e.message for e in events if isinstance(e, Log) and e.level == "WARN"]
     assert warnings == ["out of memory while step 2 of 3: continuing with model"]
     assert result.video == plain.video
-    assert result.memory.startswith("model: climbed after running out of memory")
+    assert result.memory.startswith("model: lowered after running out of memory")
     again = finished(engine.run(ask(scheduler="dpm"), "5b"))
     assert again.memory.startswith("model: what this size needed before")
     assert finished(engine.run(ask(num_frames=17), "5b")).memory.startswith("none"), "another size has its own rung"
@@ -59,7 +59,7 @@ def test_out_of_memory_below_the_last_rung_is_an_error_and_the_engine_goes_on(mo
         with pytest.raises(GenerationError, match="even with sequential") as e:
             events.extend(engine.run(ask(), "5b"))
         assert e.value.code == "out_of_memory"
-    engine._rungs.clear()
+    engine._memory._needed.clear()
     assert finished(engine.run(ask(), "5b")).video == finished(new_engine().run(ask(), "5b")).video
 
 
@@ -74,14 +74,14 @@ FIVE_B = Weights(int(8.87 * GIB), int(10.38 * GIB), int(0.4 * GIB))
      ("cogvideox-1.5-5b", 24, Rung("model", True)), ("cogvideox-1.5-5b", 12, Rung("group", True))],
 )  # fmt: skip
 def test_the_profile_is_chosen_by_what_is_free(name: str, free: int, expected: Rung) -> None:
-    plan = resolve(ask(num_frames=None), published(name))
+    plan = resolve(ask(num_frames=None), published(name)).sampling
     rung, why = choose("auto", plan, published(name), FIVE_B, Budget(free * GIB, 64 * GIB))
     assert rung == expected
     assert f"of {free}.0 GiB free" in why
 
 
 def test_a_host_that_cannot_hold_the_weights_keeps_them_on_the_device() -> None:
-    plan = resolve(ask(num_frames=None), published("cogvideox-5b"))
+    plan = resolve(ask(num_frames=None), published("cogvideox-5b")).sampling
     for free, tiling in ((80, False), (28, True)):
         rung, _ = choose("auto", plan, published("cogvideox-5b"), FIVE_B, Budget(free * GIB, 8 * GIB))
         assert rung == Rung("none", tiling)
@@ -89,12 +89,12 @@ def test_a_host_that_cannot_hold_the_weights_keeps_them_on_the_device() -> None:
 
 def test_the_estimates_agree_with_the_published_peak() -> None:
     """diffusers' documentation states 33 GB for the whole 5B pipeline at 480x720."""
-    plan = resolve(ask(num_frames=None), published("cogvideox-5b"))
+    plan = resolve(ask(num_frames=None), published("cogvideox-5b")).sampling
     assert 33 <= need(LADDER[0], plan, published("cogvideox-5b"), FIVE_B) / GIB <= 37
 
 
 def test_a_profile_that_is_set_is_kept() -> None:
-    plan = resolve(ask(num_frames=None), published("cogvideox-5b"))
+    plan = resolve(ask(num_frames=None), published("cogvideox-5b")).sampling
     for profile in ("none", "model", "group", "sequential"):
         rung, why = choose(profile, plan, published("cogvideox-5b"), FIVE_B, Budget(80 * GIB, 64 * GIB))
         assert rung.profile == profile

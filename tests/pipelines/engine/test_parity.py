@@ -14,8 +14,9 @@ from pipelines.engine.loader import Loader
 from pipelines.engine.memory import LADDER, Placement
 from pipelines.engine.sample import Sampler
 from pipelines.frames.decode import decode
-from pipelines.plan import Plan, Source, resolve
+from pipelines.plan import SamplingPlan, Source
 from pipelines.request import GenerationRequest, Media, SchedulerName, Task
+from pipelines.resolve import resolve
 from tests.rigs import checkpoints
 
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def moving_picture(frames: int, width: int, height: int) -> np.ndarray:
     return clip
 
 
-def ours(sampler: Sampler, plan: Plan, source: np.ndarray | None) -> np.ndarray:
+def ours(sampler: Sampler, plan: SamplingPlan, source: np.ndarray | None) -> np.ndarray:
     embeds = sampler.encode()
     conditions, state = sampler.prepare(embeds, source)
     while state.step < len(conditions.timesteps):
@@ -40,7 +41,7 @@ def ours(sampler: Sampler, plan: Plan, source: np.ndarray | None) -> np.ndarray:
     return torch.cat(list(decode(sampler.model.vae, latents))).permute(0, 2, 3, 1).numpy()
 
 
-def stock(sampler: Sampler, plan: Plan, source: np.ndarray | None) -> np.ndarray:
+def stock(sampler: Sampler, plan: SamplingPlan, source: np.ndarray | None) -> np.ndarray:
     kind = type(sampler.pipe)
     model = sampler.model
     pipe = kind(model.tokenizer, model.text_encoder, model.vae, model.transformer, model.scheduler(plan.scheduler))
@@ -100,7 +101,7 @@ def test_frames_equal_the_stock_pipelines(
         seed=7,
     )
     frames = 21 if task is Task.V2V else 1
-    plan = resolve(request, model.info, source=Source(width, height, frames, 8.0))
+    plan = resolve(request, model.info, source=Source(width, height, frames, 8.0)).sampling
     # small and not square: the 1.5 kinds' own size is neither
     plan = replace(plan, model_width=width, model_height=height)
     source = None
@@ -119,7 +120,7 @@ def test_frames_equal_the_stock_pipelines(
 def test_offload_profiles_change_no_bit(rung) -> None:
     """The hooks of every profile, applied and taken off again, on the CPU as device."""
     model = Loader(CPU).load(checkpoints.cached("5b", Path(checkpoints.cached("5b")).parent))
-    plan = resolve(GenerationRequest("a red circle", num_inference_steps=2, num_frames=9, seed=1), model.info)
+    plan = resolve(GenerationRequest("a red circle", num_inference_steps=2, num_frames=9, seed=1), model.info).sampling
     placement = Placement(model.modules, CPU)
 
     def run() -> np.ndarray:

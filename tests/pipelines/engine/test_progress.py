@@ -18,12 +18,12 @@ from pipelines.events import Event, Progress
 from pipelines.frames.decode import decode, decoder_calls, watched
 from pipelines.frames.finish import finish, frame_counts
 from pipelines.frames.upscaler import Upscaler
-from pipelines.plan import resolve
 from pipelines.progress import Meter, sentence, time_left
 from pipelines.request import GenerationRequest
+from pipelines.resolve import resolve
 from pipelines.video import VideoWriter
 from tests.pipelines.engine.test_extend import LONG
-from tests.pipelines.engine.test_resume import Always, checkpoints_of
+from tests.pipelines.engine.test_resume import Always, snapshots_of
 from tests.rigs import checkpoints
 from tests.rigs.engines import Bomb, ask, finished, new_engine
 from weights import catalog
@@ -179,7 +179,7 @@ def test_frames_that_are_enlarged_and_interpolated_are_counted(monkeypatch: pyte
     engine = new_engine()
     net = torch.nn.Upsample(scale_factor=2)
     upscaler = Upscaler(net, 2, engine.device, weights=1000)
-    monkeypatch.setattr(engine.finishers, "upscaler", lambda plan: upscaler)
+    monkeypatch.setattr(engine.networks, "upscaler", lambda plan: upscaler)
     told = Told().run(engine, ask(num_frames=9, width=128, height=96, interpolate_fps=16), "5b")
     check(told)
     assert told.of("enlarge")[-1].total == 9
@@ -198,7 +198,7 @@ def test_clips_that_continue_each_other_are_one_whole(engine: Engine) -> None:
 
 def test_a_run_that_resumes_counts_from_there(engine: Engine) -> None:
     events = list(engine.run(ask(), "5b", saver=Always()))
-    for point in checkpoints_of(events):
+    for point in snapshots_of(events):
         told = Told().run(engine, ask(), "5b", resume=point.data)
         check(told)
         assert [one.done for one in told.of("denoise")] == list(range(point.step + 1, 4))
@@ -259,7 +259,7 @@ def test_calls_of_the_decoder_are_foreseen(frames: int, tiling: bool) -> None:
 def test_frames_are_counted_as_they_are_made(engine: Engine, more: dict[str, Any]) -> None:
     info = engine.loader.load(engine.models["5b"], "5b").info
     plan = resolve(ask(**more), info, source=None)
-    net = engine.finishers.interpolator(plan)
+    net = engine.networks.interpolator(plan)
     made: dict[str, int] = {}
 
     def over(stage: str, items: Any) -> Any:
@@ -267,7 +267,7 @@ def test_frames_are_counted_as_they_are_made(engine: Engine, more: dict[str, Any
             made[stage] = made.get(stage, 0) + 1
             yield item
 
-    size = (plan.made, 3, plan.model_height, plan.model_width)
+    size = (plan.sampling.total_frames, 3, plan.sampling.model_height, plan.sampling.model_width)
     frames = torch.randint(0, 255, size, dtype=torch.uint8)
     upscaler = lambda frame: frame.repeat_interleave(2, 1).repeat_interleave(2, 2)  # noqa: E731
     made["write"] = sum(len(one) for one in finish([frames], plan, net, upscaler, over))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
-from pipelines.engine.snapshot import Saver, Unusable, load
+from pipelines.engine.snapshot import DIGEST, Saver, Unusable, load
 from pipelines.errors import GenerationCancelled, GenerationPaused
-from pipelines.events import Checkpoint, Event, Finished, Log, Progress, Stage
+from pipelines.events import Event, Finished, Log, Progress, Snapshot, Stage
+from pipelines.plan import KEY_VERSION
 from pipelines.request import GenerationRequest, Media
 from tests.rigs.engines import ask, clip_file, finished, new_engine, picture_file
 
@@ -24,8 +29,8 @@ class Always(Saver):
         return True
 
 
-def checkpoints_of(events: list[Event]) -> list[Checkpoint]:
-    return [event for event in events if isinstance(event, Checkpoint)]
+def snapshots_of(events: list[Event]) -> list[Snapshot]:
+    return [event for event in events if isinstance(event, Snapshot)]
 
 
 def steps_of(events: list[Event]) -> list[int]:
@@ -62,7 +67,7 @@ def test_interrupted_after_any_step(kind: str, task: str, more: dict[str, Any], 
     request = asked(task, picture, tmp_path, **more)
     events = list(new_engine().run(request, kind, saver=Always()))
     whole = finished(events)
-    saved = checkpoints_of(events)
+    saved = snapshots_of(events)
     assert [point.step for point in saved] == steps_of(events) == [1, 2, 3, 4]
     for point in saved:
         rest = list(new_engine().run(request, kind, resume=point.data))
@@ -74,7 +79,7 @@ def test_interrupted_after_any_step(kind: str, task: str, more: dict[str, Any], 
 def test_clean_latents_need_neither_prompt_nor_model(picture: Media, tmp_path: Path) -> None:
     """Another rate, size or form of a finished sampling is made from what was saved of it."""
     request = ask()
-    last = checkpoints_of(list(new_engine().run(request, "5b")))[-1]
+    last = snapshots_of(list(new_engine().run(request, "5b")))[-1]
     other = replace(request, fps=24, width=96, height=64, output_format="gif")
     rest = list(new_engine().run(other, "5b", resume=last.data))
     assert [event.name for event in rest if isinstance(event, Stage)] == ["load", "decode", "finish"]
@@ -83,7 +88,7 @@ def test_clean_latents_need_neither_prompt_nor_model(picture: Media, tmp_path: P
 
 def test_what_does_not_fit_is_passed_over(picture: Media, tmp_path: Path) -> None:
     request = asked("i2v", picture, tmp_path)
-    last = checkpoints_of(list(new_engine().run(request, "5b-i2v")))[-1]
+    last = snapshots_of(list(new_engine().run(request, "5b-i2v")))[-1]
     turned = tmp_path / "turned.png"
     Image.open(picture.path).rotate(180).save(turned)
     for other in (
@@ -102,7 +107,7 @@ def test_what_does_not_fit_is_passed_over(picture: Media, tmp_path: Path) -> Non
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty", "junk"])
 def test_torn_ones_are_noticed(harm: str) -> None:
     request = ask(num_inference_steps=2)
-    last = checkpoints_of(events := list(new_engine().run(request, "5b")))[-1]
+    last = snapshots_of(events := list(new_engine().run(request, "5b")))[-1]
     torn = {
         "cut": last.data[:-1],
         "flip": last.data[:-10] + bytes([last.data[-10] ^ 1]) + last.data[-9:],
@@ -112,6 +117,24 @@ def test_torn_ones_are_noticed(harm: str) -> None:
     with pytest.raises(Unusable):
         load(torn)
     again = list(new_engine().run(request, "5b", resume=torn))
+    assert finished(again).video == finished(events).video and steps_of(again) == [1, 2]
+
+
+@pytest.mark.parametrize("version", [None, str(KEY_VERSION - 1)])
+def test_a_snapshot_of_another_version_is_refused(version: str | None) -> None:
+    """Whole and with the right key, but what its fields mean may have changed."""
+    request = ask(num_inference_steps=2)
+    last = snapshots_of(events := list(new_engine().run(request, "5b")))[-1]
+    body = last.data[DIGEST:]
+    size = int.from_bytes(body[:8], "little")
+    metadata = json.loads(body[8 : 8 + size])["__metadata__"]
+    assert metadata.pop("version") == str(KEY_VERSION)
+    body = save_tensors(load_tensors(body), {**metadata, **({} if version is None else {"version": version})})
+    older = hashlib.sha256(body).digest() + body
+    with pytest.raises(Unusable, match="another version"):
+        load(older)
+    again = list(new_engine().run(request, "5b", resume=older))
+    assert any(isinstance(e, Log) and e.level == "WARN" and "another version" in e.message for e in again)
     assert finished(again).video == finished(events).video and steps_of(again) == [1, 2]
 
 
@@ -137,16 +160,16 @@ def test_saving_takes_its_share_and_no_more() -> None:
 
 
 def test_cancelled_runs_leave_what_they_have() -> None:
-    """Whoever stops a run to go on later has the latest checkpoint."""
+    """Whoever stops a run to go on later has the latest snapshot."""
     seen: list[Event] = []
 
     def enough() -> bool:
-        return len(checkpoints_of(seen)) == 2
+        return len(snapshots_of(seen)) == 2
 
     with pytest.raises(GenerationCancelled):
         for event in new_engine().run(ask(num_inference_steps=STEPS), "5b", enough, saver=Always()):
             seen.append(event)
-    last = checkpoints_of(seen)[-1]
+    last = snapshots_of(seen)[-1]
     assert last.step == 2 and not any(isinstance(e, Finished) for e in seen)
 
 
@@ -156,7 +179,7 @@ def test_a_paused_run_saves_first() -> None:
     with pytest.raises(GenerationPaused):
         for event in new_engine().run(request, "5b", paused=lambda: steps_of(seen) == [1, 2]):
             seen.append(event)
-    saved = checkpoints_of(seen)[-1]
+    saved = snapshots_of(seen)[-1]
     assert saved.step == 2
     assert finished(new_engine().run(request, "5b", resume=saved.data)).video == whole.video
 

@@ -8,11 +8,12 @@ import pytest
 
 from pipelines.engine.source import PIXELS, read_source
 from pipelines.errors import GenerationError
-from pipelines.plan import Plan, resolve
+from pipelines.plan import Plan
 from pipelines.request import Media
-from tests.pipelines.test_plan import ask, model
+from pipelines.resolve import resolve
 from tests.pipelines.video.test_colours import PQ_LEVELS, X265, converted
 from tests.rigs.films import run_ffmpeg
+from tests.rigs.plans import ask, model
 from tests.rigs.scenes import SCENE, encode, saved, with_chunk
 
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.frames.finish import enlarges, finish, source_frames
+from pipelines.frames.finish import enlarges, finish
 from pipelines.frames.rife import build
+from pipelines.frames.source import source_frames
 from pipelines.plan import Plan
 from pipelines.request import Task
 from pipelines.video import Clip
 from tests.pipelines.frames.test_rife import TINY, state_dict
-from tests.pipelines.test_plan import plan
 from tests.rigs.engines import ask, finished, frames_of, new_engine
+from tests.rigs.plans import plan
 
 SIZE = {"width": 32, "height": 16}
 
@@ -37,7 +38,7 @@ def chunks(count: int, asked: list[int] | None = None) -> Iterator[torch.Tensor]
 
 def shown(p: Plan, net: Any = None, asked: list[int] | None = None) -> list[float]:
     """For each frame of the file, where among the model's it lies."""
-    frames = [frame for chunk in finish(chunks(p.model_frames, asked), p, net) for frame in chunk]
+    frames = [frame for chunk in finish(chunks(p.sampling.model_frames, asked), p, net) for frame in chunk]
     assert all(frame.shape == (16, 32, 3) and frame.dtype == np.uint8 for frame in frames)
     return [float(frame.mean()) / 5 for frame in frames]
 
@@ -110,7 +111,7 @@ LARGE = {"width": 744, "height": 496}  # just larger than the model makes
 
 def enlarged(p: Plan, net: Any = None) -> tuple[list[int], list[float]]:
     upscaler = Doubling()
-    frames = [frame for chunk in finish(chunks(p.model_frames), p, net, upscaler) for frame in chunk]
+    frames = [frame for chunk in finish(chunks(p.sampling.model_frames), p, net, upscaler) for frame in chunk]
     assert all(frame.shape == (496, 744, 3) for frame in frames)
     return upscaler.given, [(float(frame.mean()) - 2) / 5 for frame in frames]
 
@@ -171,7 +172,7 @@ BARRED[:, :20], BARRED[:, -20:] = (255, 0, 0), (0, 255, 0)
 @pytest.mark.parametrize("task", [Task.I2V, Task.V2V])
 def test_a_source_is_fitted_as_asked(task: Task, way: Any, row: str) -> None:
     """Into a square: cropped it loses both bars, padded it has black above and below, stretched it has neither."""
-    p = replace(plan(), task=task, fit=way, model_width=64, model_height=64, model_frames=9)
+    p = replace(plan().sampling, task=task, source_fit=way, model_width=64, model_height=64, model_frames=9)
     clip = Clip(np.stack([BARRED] * 9), 8.0)
     (frame, *rest) = source_frames(p, Image.fromarray(BARRED), clip)  # type: ignore[misc]
     assert len(rest) == (8 if task is Task.V2V else 0)
@@ -181,7 +182,7 @@ def test_a_source_is_fitted_as_asked(task: Task, way: Any, row: str) -> None:
 
 
 def test_a_source_that_would_lose_more_than_half_is_padded() -> None:
-    p = replace(plan(), task=Task.I2V, model_width=64, model_height=64)
+    p = replace(plan().sampling, task=Task.I2V, source_fit="auto", model_width=64, model_height=64)
     wide = np.full((20, 120, 3), 255, np.uint8)
     (frame,) = source_frames(p, Image.fromarray(wide), None)  # type: ignore[misc]
     assert frame[2].max() < 30 < 200 < frame[32].min()

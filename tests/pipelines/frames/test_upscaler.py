@@ -177,7 +177,7 @@ def test_files_that_spandrel_reads(architecture: Architecture, suffix: str, tmp_
     else:
         save_file(state, path)
     upscaler, frame = load(path, CPU), waves(40, 56)
-    assert (upscaler.scale, upscaler.told()["file"], len(upscaler.sha256)) == (4, path.name, 64)
+    assert (upscaler.scale, upscaler.for_manifest()["file"], len(upscaler.sha256)) == (4, path.name, 64)
     with torch.no_grad():
         expected = (network(frame[None] / 255)[0].clamp(0, 1) * 255).round()
     assert (upscaler(frame).float() - expected).abs().max() <= 1

@@ -159,7 +159,9 @@ def test_what_an_owner_says_of_alpha_later_makes_another_video(
 ) -> None:
     """Also where the latents of the earlier one are still kept: they belong to another key."""
     keys: list[Any] = []
-    monkeypatch.setattr("pipelines.engine.generate.key_of", lambda *what: keys.append(repr(what[2])) or str(what[2]))
+    monkeypatch.setattr(
+        "pipelines.engine.generate.sampling_key", lambda *what: keys.append(repr(what[1])) or str(what[1])
+    )
     path = write(tmp_path / "style.safetensors", known(engine))
     request = ask(**SHORT, loras=(Lora(str(path)),))
     before = finished(engine.run(request, "5b")).video
@@ -218,10 +220,10 @@ def test_adapters_are_kept_by_hash_and_the_least_recently_used_goes(engine: Engi
 
 def test_their_memory_counts_when_the_profile_is_chosen(engine: Engine, tmp_path: Path, monkeypatch: Any) -> None:
     seen: list[int] = []
-    from pipelines.engine import generate
+    from pipelines.engine import memory
 
-    choose = generate.choose
-    monkeypatch.setattr(generate, "choose", lambda *a: (seen.append(a[3].transformer), choose(*a))[1])
+    choose = memory.choose
+    monkeypatch.setattr(memory, "choose", lambda *a: (seen.append(a[3].transformer), choose(*a))[1])
     path = write(tmp_path / "style.safetensors", known(engine))
     for loras in ((), (Lora(str(path)),), (Lora(str(path)), Lora(str(path), 0.5))):
         finished(engine.run(ask(**SHORT, loras=loras), "5b"))

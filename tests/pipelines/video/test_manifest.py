@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipelines.video import ManifestError, read_manifest
+from pipelines.video import ManifestError, check_format, read_manifest
+from pipelines.video.manifest import MANIFEST_FORMAT
 from tests.rigs.films import FORMATS, Format, read, run_ffmpeg, save, waves
 
 MANIFEST: dict[str, Any] = {
@@ -60,3 +61,11 @@ def test_foreign_files_have_no_manifest(tmp_path: Path) -> None:
             read_manifest(foreign)
     with pytest.raises(ManifestError):
         read_manifest(tmp_path / "absent")
+
+
+def test_a_manifest_of_another_version_is_refused() -> None:
+    check_format({"format": MANIFEST_FORMAT, "request": {}})
+    with pytest.raises(ManifestError, match="without a format"):
+        check_format({"request": {}, "plan": {}})
+    with pytest.raises(ManifestError, match=f"of format {MANIFEST_FORMAT + 1}; this version reads"):
+        check_format({"format": MANIFEST_FORMAT + 1})

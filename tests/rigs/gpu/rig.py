@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from pipelines.engine.loader import Loader, Model
 from pipelines.engine_port import EngineSpec, MemorySetting
 from pipelines.errors import GenerationCancelled
-from pipelines.plan import Plan, Source, resolve
+from pipelines.plan import Plan, Source
 from pipelines.request import GenerationRequest, Media, SchedulerName, Task
+from pipelines.resolve import resolve
 from tests.rigs import checkpoints
 
 HAS_FFMPEG = importlib.util.find_spec("imageio_ffmpeg") is not None
@@ -124,7 +125,7 @@ def made(module: Any, engine: Any, request: GenerationRequest, name: str) -> Mad
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.engine.deliver.VideoWriter", Keeper)
         events = list(engine.run(request, name))
-    saved = [event.data for event in events if type(event).__name__ == "Checkpoint"]
+    saved = [event.data for event in events if type(event).__name__ == "Snapshot"]
     said = [event.message for event in events if type(event).__name__ == "Log"]
     return Made(np.concatenate(kept), load(saved[-1]).sampling.latents, said, events[-1])
 
@@ -147,7 +148,7 @@ def plan_for(
     )
     source = None if task is Task.T2V else Source(width, height, 21 if task is Task.V2V else 1, 8.0)
     plan = resolve(request, model.info, source=source)
-    return plan, None if task is Task.T2V else moving_picture(plan.source_frames or 1, width, height)
+    return plan, None if task is Task.T2V else moving_picture(plan.sampling.source_frames or 1, width, height)
 
 
 def moving_picture(frames: int, width: int, height: int) -> NDArray[np.uint8]:

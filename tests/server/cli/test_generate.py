@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from pipelines.video import read_manifest, read_video
+from pipelines.video import VideoWriter, read_manifest, read_video
 from server.cli import app
 from server.cli.arguments import batch
 from tests.rigs import checkpoints
@@ -232,6 +233,14 @@ def test_replay_of_something_else() -> None:
     assert call("replay", "a.mp4").exit_code == 2
     gone = call("replay", "gone.mp4")
     assert (gone.exit_code, gone.stderr) == (2, "cogvideox: gone.mp4 is not there\n")
+
+
+def test_a_manifest_of_another_version_is_not_replayed() -> None:
+    with VideoWriter("old.mp4", 32, 32, 8, "mp4", {"request": {"prompt": "x"}, "model": {"name": "5b"}}) as writer:
+        writer.write(np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8))
+    done = call("replay", "old.mp4")
+    assert (done.exit_code, "old.mp4: has a manifest without a format" in done.stderr) == (2, True), done.stderr
+    assert not Path("old.replay.mp4").exists()
 
 
 def test_a_file_that_exists_is_not_overwritten() -> None:

@@ -89,8 +89,8 @@ def test_add_list_inspect_remove(tmp_path: Path) -> None:
     assert len(found["sha256"]) == 64
     assert "removed" in done("remove", "second")
     refused(["inspect", "second"], "no LoRA 'second' is installed here; there are: My-style-v1")
-    refused(["remove", "../run"], "is no name of a LoRA")
-    refused(["add", str(file)], "is there already")
+    refused(["remove", "../run"], "is not a valid LoRA name")
+    refused(["add", str(file)], "already exists")
 
 
 def test_published_bases_are_told_apart_and_sat_exports_are_doubted(tmp_path: Path) -> None:

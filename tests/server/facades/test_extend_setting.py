@@ -49,7 +49,7 @@ def test_ten_seconds_are_ten_seconds_of_motion(call: tuple[str, str, dict[str, A
     with facade(name, extend=True) as rig:
         job = sent(rig, path, **usual, **asked)
         assert job.request.extend is True and job.plan is not None
-        assert job.plan["extender"] == "cogvideox-5b-i2v"
+        assert job.plan["extender"]["model"] == "cogvideox-5b-i2v"
         made = job.plan["model_frames"] + sum(n - 1 for n in job.plan["extension"])
         assert made >= seconds * 8 - 2
         assert "slowed" not in str(job.plan["notes"]) and "clips of" in str(job.plan["notes"])

@@ -221,7 +221,7 @@ def test_names_of_the_folder(place: Place) -> None:
     ):
         assert place.take(name) == [Lora(str(path), 0.5)]
     assert place.take("flat#alpha=2") == [Lora(str(flat), 0.5, None, 2.0)]
-    place.refused("owner/two", "holds several LoRAs, name one of them: owner/two/3.safetensors")
+    place.refused("owner/two", "contains several LoRAs; choose one of them: owner/two/3.safetensors")
     place.refused("another", "no LoRA 'another' is installed here; there are: flat, mine, owner/name, owner/two/3")
     place.refused("some/one", "`cogvideox lora add some/one` fetches it from the hub")
     for name in ("../flat", "/etc/passwd", "a/../../b", "..", ".hidden", "a//b", "", "a\x00b", "x" * 9000, "ü", "a b"):
@@ -278,7 +278,7 @@ def test_an_address_of_the_hub_is_a_name(place: Place, repository: hub.Hub) -> N
             (found,) = place.take(f"https://{other}/some/style/{page}/main/style.safetensors#alpha=4")
             assert found == Lora(str(file), 0.5, None, 4.0)
     place.refused(address.replace("main", "v2"), "no LoRA 'some/style@v2/style.safetensors' is installed here")
-    place.refused(address.replace("main", "refs%2Fpr%2F1"), "'refs/pr/1' is no revision")
+    place.refused(address.replace("main", "refs%2Fpr%2F1"), "'refs/pr/1' is not a supported revision")
     (pulled,) = place.take(address.replace("main", "v2"), lora_pull=True)
     assert Path(pulled.path) == home / "style@v2" / "style.safetensors"
     assert "style.safetensors" in repository.served
@@ -295,7 +295,7 @@ def test_what_the_hub_gives_is_installed_only_when_it_is_known_to_fit(place: Pla
     file.write_bytes(lora())
     place.refused(f"some/style#sha256={'0' * 64}", "asked for was 000", lora_pull=True)
     lora_file(repository.folder / "other.safetensors", seed=1)
-    place.refused("some/style", "name one of them: some/style/other.safetensors", lora_pull=True)
+    place.refused("some/style", "choose one of them: some/style/other.safetensors", lora_pull=True)
     assert list((place.tmp / "styles").rglob("*")) == []
 
 

@@ -12,15 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from pipelines.request import GenerationRequest, Media
+from pipelines.request import Media
+from pipelines.resolve import resolve
 from server.errors import DiskFull, StaleWrite
 from server.house import House
 from server.jobs.job import Job, JobError, Status
-from server.workers.outcomes import without_paths
-from server.workers.running import CANCEL_GRACE, STAGE_GRACE, Running
-from server.workers.snapshots import Checkpoints, sampling_of
+from server.workers.snapshots import Snapshots, sampling_of
 from tests.rigs import pace
 from tests.rigs.house import app, ended, house_of, journal, submit, until
+from tests.rigs.plans import ask, model
 
 
 @pytest.fixture(scope="module")
@@ -151,22 +151,6 @@ def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.M
             assert answer.status_code == 503 and "stopped working" in answer.json()[word]
 
 
-def test_how_long_a_cancelled_worker_may_take() -> None:
-    job = Job("id", "test", "test", GenerationRequest(prompt="", seed=1), {}, "tiny", 0.0)
-    assert Running(job).grace() == Running(job, stage="encode", slowest=1.0, steps=9).grace() == STAGE_GRACE
-    assert Running(job, stage="denoise", steps=9).grace() == STAGE_GRACE  # its first step
-    assert Running(job, stage="denoise", steps=9, step=2, slowest=0.1).grace() == CANCEL_GRACE
-    assert Running(job, stage="denoise", steps=9, step=2, slowest=20.0).grace() == 60.0
-    assert Running(job, stage="decode", steps=9, step=9, slowest=20.0).grace() == STAGE_GRACE
-
-
-def test_clients_see_no_folders() -> None:
-    assert without_paths("OSError: no file '/srv/models/x y', see https://a.b/c/d and /a.b/c-d/e.bin.") == (
-        "OSError: no file 'x y', see https://a.b/c/d and e.bin."
-    )
-    assert without_paths("1/2 of it, and/or 3 / 4") == "1/2 of it, and/or 3 / 4"
-
-
 def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
     """`times` counts deaths in the journal, and one test before had one."""
     house, tmp = two_workers
@@ -183,7 +167,7 @@ def test_a_checkpoint_that_cannot_be_kept_fails_nothing(two_workers: Two, monkey
     def full(*_: Any) -> None:
         raise DiskFull("full")
 
-    monkeypatch.setattr(house.dispatcher._checkpoints, "write", full)
+    monkeypatch.setattr(house.dispatcher._records.snapshots, "write", full)
     assert ended(house, submit(house, "save=1 steps=3")).status is Status.SUCCEEDED
 
 
@@ -278,7 +262,7 @@ def test_another_form_of_a_finished_film_needs_no_sampling(tmp_path: Path) -> No
 
 
 def test_kept_latents_have_their_room(tmp_path: Path) -> None:
-    kept = Checkpoints(tmp_path, keep_bytes=25)
+    kept = Snapshots(tmp_path, keep_bytes=25)
     for n, name in enumerate("abcd"):
         kept.write(name, bytes(10))
         kept.keep(name, f"sampling {name}")
@@ -292,14 +276,20 @@ def test_kept_latents_have_their_room(tmp_path: Path) -> None:
 
 def test_pictures_decide_by_what_is_in_them() -> None:
     def key(**more: Any) -> str:
-        request = GenerationRequest(prompt="p", seed=1, **more)
-        plan = {"model_frames": 9, "model_width": 96, "model_height": 64}
-        return sampling_of(Job("id", "f", "e", request, {}, "m", 0.0, plan=plan))
+        request = ask(**more)
+        plan = resolve(request, model("cogvideox-5b-i2v" if request.image else "cogvideox-5b"))
+        return sampling_of(Job("id", "f", "e", request, {}, plan.sampling.model, 0.0, plan=plan.to_dict()))
 
     picture, same, other = Media("/a", "1"), Media("/b", "1"), Media("/a", "2")
     assert key(image=picture) == key(image=same) != key(image=other)
-    assert key(image=picture, width=96, height=64) != key(image=picture, width=100, height=64)
-    assert key(width=96) == key(width=100) != key(image=picture)
+    assert key(image=picture, width=720, height=480) != key(image=picture, width=800, height=480)
+    assert key(width=720) == key(width=740) != key(image=picture)
+
+
+def test_a_job_without_a_plan_shares_no_latents() -> None:
+    """Also one whose plan an older version of this server made."""
+    for plan in (None, {"seed": 1, "model_frames": 49}):
+        assert sampling_of(Job("id", "f", "e", ask(), {}, "m", 0.0, plan=plan)) == "id"
 
 
 def test_a_job_deleted_while_it_runs_is_given_up_at_once(two_workers: Two) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from pipelines.events import Log, Progress, Stage
 from server.house import House
-from server.workers.pool import doing, how_it_ended
+from server.workers.local_pool import doing, how_it_ended
 from tests.rigs.house import app, ended, house_of, submit, until
 
 

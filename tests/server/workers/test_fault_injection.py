@@ -132,8 +132,8 @@ def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: p
     half = submit(house, "freeze=1 bytes=3000000 steps=3")
     worker = frozen(house)
     with monkeypatch.context() as patched:
-        dispatcher = house.dispatcher
-        patched.setattr(dispatcher, "_patience", replace(dispatcher._patience, silence=0.5))
+        (attempt,) = house.dispatcher._attempts.values()
+        patched.setattr(attempt, "_patience", replace(attempt._patience, silence=0.5))
         until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     found = ended(house, half)
     # on a slow machine the next worker may have been silent for as long before the patience was as usual again
@@ -151,7 +151,7 @@ def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.M
     worker = psutil.Process(slot.process.pid)
     worker.suspend()
     checkpoint = b" " * 3_000_000 + b"2"
-    monkeypatch.setattr(house.dispatcher._checkpoints, "read", lambda *_: checkpoint)
+    monkeypatch.setattr(house.dispatcher._records.snapshots, "read", lambda *_: checkpoint)
     unheard = submit(house, "steps=5 sleep=0")
     until(lambda: slot.run is not None)
     monkeypatch.undo()

@@ -31,7 +31,7 @@ def test_only_the_unexpected_is_printed(
             return False
 
     inbox: Any = None
-    (said,) = worker.events(Engine(), Run("id", 1, {"prompt": "a", "seed": 1}, "tiny"), inbox)
+    (said,) = worker.events(Engine(), Run("id", 1, {"prompt": "a", "seed": 1}, "tiny"), inbox, Path())
     assert isinstance(said, Failed) and said.code == code
     assert ("Traceback" in capsys.readouterr().err) is printed
 
@@ -65,7 +65,7 @@ def test_the_real_engine_ends_in_words_the_worker_knows(tmp_path: Path) -> None:
 
     def last(inbox: Any, **more: Any) -> Event:
         run = Run("id", 1, ask(num_inference_steps=1, **more).to_dict(), "5b")
-        return list(worker.events(engine, run, inbox))[-1]
+        return list(worker.events(engine, run, inbox, tmp_path))[-1]
 
     assert isinstance(last(Told(cancel=True)), Cancelled)
     assert isinstance(last(Told(pause=True)), Paused)

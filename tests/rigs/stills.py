@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pillow_heif import from_bytes
 
-from tests.pipelines.scenes import encode, with_chunk
+from tests.rigs.scenes import encode, with_chunk
 
 CODES = {"smpte2084": 16, "arib-std-b67": 18}  # of H.273
 _AOM = ("-c:v", "libaom-av1", "-aom-params", "lossless=1", "-cpu-used", "8", "-still-picture", "1")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.video import MediaUnreadable, read_picture
-from tests.pipelines.scenes import (
+from tests.rigs.scenes import (
     BT2020,
     CLOSE,
     SCENE,
@@ -27,7 +27,7 @@ from tests.pipelines.scenes import (
     to_xyz,
     with_chunk,
 )
-from tests.pipelines.stills import hdr_avif, hdr_avif_with_alpha, hdr_heic, hdr_levels, hdr_png, tiled
+from tests.rigs.stills import hdr_avif, hdr_avif_with_alpha, hdr_heic, hdr_levels, hdr_png, tiled
 
 PQ_16 = (pq_curve(light_in(BT2020)) * 65535).round().astype(np.uint16)
 PQ_8 = levels(pq_curve(light_in(BT2020)))

@@ -1,0 +1,63 @@
+"""How long to wait for a worker: until a silent one is taken to hang, and until a cancelled one is killed.
+
+Pure: no clock, no process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.events import Progress
+
+CANCEL_GRACE = 10.0  # seconds a cancelled worker may take to stop before it is killed, at least
+STEPS_GRACE = 3.0  # and at least this many times its slowest step so far
+SILENT_STEPS = 10.0  # while sampling, a worker silent for this many times its slowest step hangs
+STEP_SILENCE = 120.0  # seconds; but never before this
+STAGE_GRACE = 300.0  # seconds, where nothing was measured: loading, encoding and decoding do not look for a cancel
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: a worker that should save and stop may take `drain`; one that is silent for `silence` is taken to hang
+    (sooner while sampling, see SILENT_STEPS); an attempt may last `run` (None: no limit)."""
+
+    drain: float = 20.0
+    silence: float = 1800.0
+    run: float | None = None
+
+
+@dataclass
+class Pace:
+    """How fast an attempt samples: `slowest` is the longest step so far in seconds, 0 before there is one; `looked_at`
+    the time when the stage began or the latest step ended."""
+
+    stage: str | None = None
+    step: int = 0
+    steps: int = 0
+    slowest: float = 0.0
+    looked_at: float | None = None
+
+    def begin(self, stage: str, now: float) -> None:
+        self.stage, self.looked_at = stage, now
+
+    def count(self, progress: Progress, now: float) -> None:
+        self.stage = progress.stage
+        if progress.stage == "denoise":
+            self.step, self.steps = progress.done, progress.total
+            self.slowest = max(self.slowest, now - (self.looked_at or now))
+            self.looked_at = now
+
+    def grace(self) -> float:
+        """Seconds from a cancel until a worker that has not stopped is taken to be stuck."""
+        if not self._measured():
+            return STAGE_GRACE
+        return max(CANCEL_GRACE, STEPS_GRACE * self.slowest)
+
+    def silence(self, longest: float) -> float:
+        """Seconds without an event after which the worker is taken to hang."""
+        if not self._measured():
+            return longest
+        return min(longest, max(STEP_SILENCE, SILENT_STEPS * self.slowest))
+
+    def _measured(self) -> bool:
+        return self.stage == "denoise" and self.slowest > 0.0 and self.step < self.steps
