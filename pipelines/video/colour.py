@@ -1,6 +1,6 @@
-"""Convert an image to sRGB by its ICC profile or its colour tags (PNG, AVIF, HEIC), including high dynamic range.
+"""Convert an image of standard range to sRGB by its ICC profile or its colour tags (PNG, AVIF, HEIC).
 
-Tags are turned into a profile, so that one library converts everything. High dynamic range: `deep`.
+Tags are turned into a profile, so that one library converts everything. `deep` converts high dynamic range.
 """
 
 from __future__ import annotations

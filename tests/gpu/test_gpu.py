@@ -163,7 +163,7 @@ def test_cancelling_gives_the_memory_back(middle: Model, monkeypatch: pytest.Mon
         assert rig.cuda_bytes(CUDA) <= before + 2**20
         assert rig.run(engine, REQUEST)[-1].frames == middle.info.family.frames.default
     finally:
-        engine._placement.release()
+        engine._memory._placement.release()
 
 
 @pytest.mark.skipif(not rig.HAS_FFMPEG, reason="encoding needs imageio-ffmpeg")

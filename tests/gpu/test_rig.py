@@ -43,12 +43,13 @@ def test_the_engine_runs_over_a_model_in_memory(encoding: bool, monkeypatch: pyt
     assert bool(finished.video) is encoding
 
 
-def test_shortage_makes_the_engine_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shortage_makes_the_engine_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
     module = rig.generate_module(monkeypatch, encoding=False)
     model = build("5b", CPU, "tiny")
     engine = rig.engine(module, model, CPU)
-    engine._place(model, rig.plan_for(model, Task.T2V)[0])
-    with shortage(CPU, None, engine._placement):
+    plan, _ = rig.plan_for(model, Task.T2V)
+    placement, *_ = engine._memory.place(model.modules, model.weights, model.info, plan.sampling)
+    with shortage(CPU, None, placement):
         said = [event.message for event in rig.run(engine, REQUEST) if getattr(event, "level", "") == "WARN"]
     assert len(said) == 2
 
