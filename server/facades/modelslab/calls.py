@@ -24,7 +24,7 @@ from server.facades.kit.fields import kept, members, unknown
 from server.facades.kit.json_bodies import parsed
 from server.facades.kit.waiting import ended_within, find_job, submit_job
 from server.facades.modelslab import answers, errors, keyed
-from server.facades.modelslab.generation import generation, limited, picture_of
+from server.facades.modelslab.intake import generation, limited, picture_of
 from server.facades.modelslab.models import (
     Given,
     ImageToVideo,
