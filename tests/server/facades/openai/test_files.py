@@ -22,7 +22,7 @@ from server.media.artifacts import Artifacts
 from server.media.uploads import Uploads
 from tests.rigs import golden
 from tests.rigs.clients.fake import FakeIntake, FakeJobs, fake_context, hold
-from tests.rigs.films import save
+from tests.rigs.videos import save
 
 MINE, YOURS = ({"authorization": f"Bearer {key}"} for key in ("mine", "yours"))
 Served = tuple[TestClient, Context, FakeJobs, FakeIntake]
