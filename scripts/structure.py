@@ -24,7 +24,7 @@ LAYERS = (
         tuple(f"pipelines.{name}" for name in layer.split())
         for layer in (
             "environment events request",
-            "child errors models progress ranges",
+            "child engine_port errors models progress ranges",
             "extend plan",
             "video",
             "lora",
@@ -36,12 +36,13 @@ LAYERS = (
     *(
         tuple(f"server.{name}" for name in layer.split())
         for layer in (
-            "errors private text_file setting_names setting_types settings",
+            "errors private request_state text_file setting_names setting_types settings",
             "auth",
             "limits",
             "datadir signing",
-            "served",
-            "media jobs",
+            "served transport",
+            "media",
+            "jobs",
             "keys webhooks",
             "workers",
             "context",
@@ -117,12 +118,12 @@ def upwards(graph: Graph) -> list[tuple[str, str]]:
 
 
 def box_of(module: str, path: Path) -> str:
-    """The box of the picture that a module belongs to: its package, with all façades in one box.
+    """The box of the picture that a module belongs to: its package, with all clouds in one box.
 
     Files directly in server/ form several boxes, by their height among the packages of server/.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    if below(package, "server.facades"):
+    if below(package, "server.facades") and not below(package, "server.facades.kit"):
         return "server.facades"
     if package == "server":
         return f"server.{sum(layer(module) > layer(below_it) for below_it in STEPS)}"

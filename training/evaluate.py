@@ -140,7 +140,7 @@ def server(folder: Path) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate")
-    count_help = "prompts, beside a quarter as many of unseen combinations; each with and without a picture"
+    count_help = "number of prompts; a quarter as many have unseen combinations; each runs with and without an image"
     parser.add_argument("--count", type=int, default=200, help=count_help)
     count = parser.parse_args(arguments).count
     with tempfile.TemporaryDirectory() as name:

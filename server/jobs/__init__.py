@@ -1,1 +1,1 @@
-"""Jobs: what was asked for, how far it is, and who works on it. Knows no vendor and no torch."""
+"""The job table: requested videos and their states. Knows no vendor and no torch."""

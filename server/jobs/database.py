@@ -1,9 +1,9 @@
 """The database that holds the job table: a SQLite file, or a PostgreSQL server by URL.
 
-Knows: each one's habits at connecting, and how to make a transaction that nobody else writes beside. Does not know:
-what is written (`store.py`). Both take the same SQLAlchemy Core statements.
+Knows: how each is set up at connecting, and how to begin a transaction with no other writers. Does not know: what is
+written (`store.py`). Both take the same SQLAlchemy Core statements.
 
-Connections with the execution option `immediate` are such transactions: what they read stays true until they commit.
+Connections with the execution option `immediate` begin such transactions: what they read stays true until they commit.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from server.private import private_file
 
 # versions before this can corrupt a write-ahead log that two connections check-point at the same time
 SAFE_WAL = (3, 51, 3)
-JOURNAL_BYTES = 64 * 2**20  # to which a longer journal is cut once it is taken over
-WRITERS, SERVERS = 7_116_001, 7_116_002  # numbers of PostgreSQL's advisory locks: who writes, who serves
+JOURNAL_BYTES = 64 * 2**20  # a longer journal is truncated to this after a checkpoint
+WRITERS, SERVERS = 7_116_001, 7_116_002  # PostgreSQL's advisory locks: for one writer, for one server
 TAKE = text(f"SELECT pg_try_advisory_lock({SERVERS})")
-# a session of ours whose line was cut stays there for hours, and its lock with it
+# after a broken connection, our own session and its lock may stay for hours
 END_OUR_OWN = text(f"""
     SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND objid = {SERVERS} AND granted AND datname = current_database()
     AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()
 """)
-# no prompt of a client in an error that is logged
+# hide_parameters: no prompts in logged errors
 HABITS: dict[str, Any] = {"pool_size": 20, "max_overflow": 40, "hide_parameters": True}
 
 
@@ -44,12 +44,12 @@ class Database:
 
     engine: Engine
     alone: bool = False
-    lost: str = ""  # who has the tables instead
+    lost: str = ""  # why this server must not use the tables any more
     _held: Connection | None = None  # whose session has the lock
 
     def hold(self) -> None:
-        """Takes the lock again when the session that had it has ended. Raises OperationalError; DataDirBusy, then and
-        ever after, when another server was quicker."""
+        """Takes the lock again when its session has ended. Raises OperationalError; DataDirBusy, now and at every later
+        call, when another server took it first."""
         if self.lost:
             raise DataDirBusy(self.lost)
         if not self.alone or self._still_holds():
@@ -71,7 +71,7 @@ class Database:
         try:
             self._held.execute(text("SELECT 1"))
         except DBAPIError:
-            self._held.invalidate()  # whatever it still is, the pool must not hand it out
+            self._held.invalidate()  # the pool must not reuse it
             self._let_go()
         return self._held is not None
 
@@ -86,8 +86,8 @@ class Database:
 
 
 def open_database(where: Path | str, metadata: MetaData, schema: int, alone: bool = True) -> Database:
-    """`where`: a SQLite file or a `postgresql://` URL. Its tables are there afterwards. `alone`: to the exclusion of
-    other servers (who uses a file holds its data folder).
+    """`where`: a SQLite file or a `postgresql://` URL. Creates the tables. `alone`: excludes other servers (a
+    SQLite file is protected by its data folder's lock).
 
     Raises BadSetting, DataDirUnwritable (not reachable, or of another schema), DataDirBusy.
     """
@@ -100,15 +100,15 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
     journal = "WAL" if sqlite3.sqlite_version_info >= SAFE_WAL else "TRUNCATE"
     try:
         for file in (path, *(p for p in _beside(path) if p.exists())):
-            private_file(file)  # SQLite gives what it makes beside the file the file's rights
+            private_file(file)  # SQLite creates files beside it with the same permissions
     except OSError as e:
         raise DataDirUnwritable(f"the job table {path} cannot be used: {e.strerror}") from None
-    # as a URL object: a `?` in the path is no query
+    # a URL object, because a `?` in a path is not a query
     engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 5.0}, **HABITS)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
+        connection.isolation_level = None  # the driver's own BEGIN would be deferred
         connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -162,7 +162,7 @@ def _open_postgresql(address: str, metadata: MetaData, schema: int, alone: bool)
 
 @contextmanager
 def _disposed_of_on_failure(database: Database) -> Iterator[None]:
-    """`DataDirUnwritable` for what the database does not like; nothing of it stays open then."""
+    """Raises DataDirUnwritable for a database error; closes the database on any error."""
     try:
         yield
     except BaseException as e:

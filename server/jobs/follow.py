@@ -1,4 +1,4 @@
-"""Following jobs: one reader of the table for all calls that wait for a job and all streams of its events.
+"""Following jobs: one poll of the table for all requests that wait for a job and all event streams.
 
 Knows: the store, what has changed since the last look. Does not know: vendors, HTTP. Belongs to one event loop, but for
 `stop`.
@@ -22,20 +22,20 @@ from server.jobs.store import JobStore
 
 T = TypeVar("T")
 
-LOOK_EVERY = 0.1  # seconds between two looks whether jobs have ended that calls wait for
-DETAILS_EVERY = 0.5  # seconds between two looks at the progress, place and log of jobs that are streamed
-SHARE = 10.0  # at least so many times as long as the last look took
-SILENCE = 15.0  # seconds after which a stream is given the same again
+LOOK_EVERY = 0.1  # seconds between two polls for the end of jobs
+DETAILS_EVERY = 0.5  # seconds between two polls of the progress, position and log of streamed jobs
+SHARE = 10.0  # a pause lasts at least this many times as long as the poll before
+SILENCE = 15.0  # seconds after which a stream repeats an unchanged job
 AT_ONCE = 500  # jobs in one query; SQLite takes some thousand variables
 
 
 class Stopped(KeyError):
-    """The server is stopping: how the job ends cannot be learnt from this process any more."""
+    """The server is stopping, before the job has ended."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """`position`: queued jobs ahead of it. `lines`: of its log, those that the same reader has not had yet."""
+    """`position`: queued jobs ahead. `lines`: log lines that this stream has not had yet."""
 
     job: Job
     position: int
@@ -68,12 +68,12 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._fresh = set[_Followed]()  # whose stream begins
         self._looking = asyncio.Lock()
-        # not the event loop's own threads: whatever may hold those up must not keep callers waiting
+        # not the event loop's threads, which other work may occupy
         self._thread = ThreadPoolExecutor(1, "follower")
         self._stopping = False
 
     def stop(self) -> None:
-        """From now on jobs that have not ended are Stopped. For signal handlers and any thread."""
+        """From now on `wait` and `follow` raise Stopped for unfinished jobs. For signal handlers and any thread."""
         self._stopping = True
 
     async def wait(self, job_id: str, timeout: float | None) -> Job:
@@ -90,8 +90,8 @@ class Follower:
             return one.job
 
     async def follow(self, job_id: str) -> AsyncGenerator[Seen]:
-        """The job at once, whenever it changes, and after SILENCE seconds without a change; for the last time when it
-        has ended. Ends without that when it is deleted. KeyError for an unknown one, Stopped."""
+        """The job at once, after each change, after SILENCE seconds without one, and finally when it has ended; the
+        stream of a deleted job just ends. KeyError for an unknown one, Stopped."""
         with await self._reader(job_id, stream=True) as one:
             lines = 0
             while not one.gone:
@@ -112,7 +112,7 @@ class Follower:
             if job is None:
                 raise KeyError(job_id)
             one = _Followed(job, asyncio.get_running_loop().create_future())
-            if not one.over:  # another call may have begun to follow it meanwhile
+            if not one.over:  # another request may follow it by now
                 one = self._followed.setdefault(job_id, one)
         self._raise_if_stopped(one)
         if stream and not one.streams:
@@ -120,7 +120,7 @@ class Follower:
         return self._reading(one, stream)
 
     async def _look_closer(self, one: _Followed) -> None:
-        """Together with all others whose streams begin meanwhile: hundreds may at once."""
+        """In one query for all streams that begin at the same time, which may be hundreds."""
         self._fresh.add(one)
         async with self._looking:
             if one not in self._fresh:
@@ -158,7 +158,7 @@ class Follower:
             begun = time.monotonic()
             details = begun >= details_at
             which = [one for one in self._followed.values() if details or one.readers > one.streams]
-            with suppress(SQLAlchemyError):  # a table that cannot be read now is read at the next look
+            with suppress(SQLAlchemyError):  # read again at the next poll
                 for first in range(0, len(which), AT_ONCE):
                     some = which[first : first + AT_ONCE]
                     for news in await self._in_thread(partial(self._look, some, details)):
@@ -184,7 +184,7 @@ class Follower:
             job = None if state is None else whole.get(one.job.id) or replace(one.job, **state)
             found.append(_News(one, job))
         ended = any(news.job is not None and news.job.status.is_terminal for news in found)
-        if details or ended:  # what ends does so with the last lines of its log
+        if details or ended:  # the end comes with the last log lines
             self._add_details([news for news in found if news.job is not None and news.one.streams])
         return found
 
@@ -207,8 +207,8 @@ class Follower:
 
 @dataclass
 class _News:
-    """What a look found about `one`; `job` is None when it is deleted, `position` where it was not looked up: then
-    another look may have found it meanwhile."""
+    """Stores what a poll found; `job` is None when it is deleted, `position` when it was not queried, in which case
+    another poll may have found it."""
 
     one: _Followed
     job: Job | None
@@ -217,7 +217,7 @@ class _News:
 
 
 def _has_turned(job: Job, state: dict[str, Any] | None) -> bool:
-    """Whether more of it may have changed than its progress."""
+    """Whether more than its progress may have changed."""
     return state is not None and (job.status, job.attempt, job.stage) != tuple(
         state[name] for name in ("status", "attempt", "stage")
     )

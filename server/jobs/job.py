@@ -1,4 +1,4 @@
-"""A job: one video somebody asked for, and the states it may pass through.
+"""A job: one requested video, and the states it may pass through.
 
 Knows: the states, which may follow which, and what each carries. Pure: no I/O, no clock, no torch.
 Does not know: vendors (their words for these states live in their façades), tables, processes.
@@ -26,7 +26,7 @@ class Status(StrEnum):
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
-# running -> queued is a requeue: its worker was lost, its drain came, or its server restarted
+# running -> queued: the worker died, or the server stopped or restarted
 FOLLOWS: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}),
@@ -40,7 +40,7 @@ FOLLOWS: dict[Status, frozenset[Status]] = {
 class JobError:
     """Why a job failed. `code` as in `pipelines.events.Failed`; `field` in GenerationRequest's terms.
 
-    `detail` is a façade's own error body, kept as it was when the façade itself refused the input.
+    `detail` is the façade's own error body, when the façade refused the input.
     """
 
     code: str
@@ -51,8 +51,8 @@ class JobError:
 
 @dataclass(frozen=True)
 class Webhook:
-    """Whom to tell: `events` are the job's own (`EVENTS`), `base` this server's address as the caller knew it, for the
-    links in what is told."""
+    """Where a job's `events` (some of EVENTS) are sent. `base`: this server's address as the client used it, for links
+    in the bodies."""
 
     url: str
     base: str
@@ -72,15 +72,15 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Job:
-    """Times are unix seconds. `memo` is what its façade wants to remember, mostly what the client sent; no key.
+    """Times are unix seconds. `memo` is what the façade needs for its answers, mostly the client's fields; no API key.
 
-    `deaths` says of each worker that died over this job how it died; `attempt` counts every start, whatever ended it.
+    `deaths` says how each worker died that died over this job; `attempt` counts every start, whatever ended it.
     `step` of `steps` counts sampling; `share` is the part of the whole video's work that is done, 0 to 1, and never
     falls; `eta` is the estimated number of seconds until the video is complete.
 
-    `owner` stands for the key it came with ("" for none), `number` counts jobs from 1 and is 0 before it is stored,
+    `owner` stands for the API key ("" without one), `number` counts jobs from 1 and is 0 before it is stored,
     jobs of a higher `priority` go first, and the files of a result are kept for `keep_seconds` (None: for ever). A job
-    that has not begun by `start_by`, or not ended by `end_by`, is cancelled.
+    that has not started by `start_by`, or not ended by `end_by`, is cancelled.
     """
 
     id: str
@@ -132,7 +132,7 @@ class Job:
 
     @property
     def progress(self) -> float:
-        """The part of the whole work that is done, 0 to 1; below 1 until the video is there."""
+        """The share of the work that is done, 0 to 1; below 1 until the video is stored."""
         if self.status is Status.SUCCEEDED:
             return 1.0
         done = self.share or (self.step / self.steps if self.steps else 0.0)

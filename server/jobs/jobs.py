@@ -1,8 +1,8 @@
 """What a façade may do with jobs.
 
-Knows: the store, which model answers, that a seed is drawn and the request is possible before anything is promised.
-Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait`, `follow` and
-the Shares belong to the event loop.
+Knows: the store, which model serves a task, that a request is checked and gets a seed before it is accepted.
+Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait`, `follow` and the Shares belong
+to the event loop.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["Jobs", "Stopped"]
 
 log = structlog.get_logger()
 
-STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams; without keys, of one address
-PAGES, PAGES_PER_KEY = 4, 2  # answers with many jobs or files, which take the processor for longer than others
-PAGE_WAIT = 60.0  # seconds that such an answer waits for others of its key
-WAITS, WAITS_PER_KEY = 2000, 200  # calls that wait for a job, the same
-BROKEN_EVERY = 1.0  # seconds between two looks whether a worker can start
+STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams; without API keys, for each address
+PAGES, PAGES_PER_KEY = 4, 2  # lists of jobs or files, which take more CPU time than other responses
+PAGE_WAIT = 60.0  # seconds that a list waits for others of its key
+WAITS, WAITS_PER_KEY = 2000, 200  # requests that wait for a job
+BROKEN_EVERY = 1.0  # seconds between two checks whether a worker can start
 
 
 class NoWorker(Exception):
-    """No worker can start, so that nobody knows when a job will end. `message` may be shown to a client."""
+    """No worker can start, so a job may never end. `message` may be shown to a client."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -87,9 +87,9 @@ class Jobs:
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
     def submit(self, request: GenerationRequest, order: Order) -> Job:
-        """The job, on disk; or the one an earlier order of the same idempotency name from the same key has made.
+        """The job, on disk; or that of an earlier order with the same idempotency name and key.
 
-        The job's `plan` is what can be said before its image is read.
+        Its `plan` is preliminary when there is an image or a clip, which the worker reads.
 
         Raises RequestError, NoModel, QueueFull, QuotaExceeded, IdempotencyConflict, DiskFull.
         """
@@ -116,15 +116,15 @@ class Jobs:
         others = tuple(self._served.by_task.values())
         if self._extend and request.extend is None:
             longer = replace(request, extend=True)
-            with suppress(RequestError):  # what is wrong with the request without it is told below
+            with suppress(RequestError):  # an error of the request itself is raised below
                 plan = resolve(longer, model, others=others)
                 if plan.sampling.extension:
                     return longer, plan
         return request, resolve(request, model, others=others)
 
     def refuse(self, order: Order, error: JobError) -> Job:
-        """A job that failed before it began, for clients that look for the reason at the result's address. Only that
-        is kept, for a day at most. Raises QuotaExceeded, DiskFull.
+        """A job that failed before it began, for clients that read the reason at the result's URL. It is kept for a day
+        at most. Raises QuotaExceeded, DiskFull.
         """
         self._check_room()
         now = time.time()
@@ -144,7 +144,7 @@ class Jobs:
         return self._store.get(job_id)
 
     def find(self, job_id: str | int, facade: str, owner: str) -> Job | None:
-        """The job of that id or number if it came through that façade and with that key, else None."""
+        """The job with this id or number if it belongs to this façade and owner, else None."""
         job = self._store.get(job_id) if isinstance(job_id, str) else self._store.get_number(job_id)
         if job is None or (job.facade, job.owner) != (facade, owner):
             return None
@@ -156,11 +156,11 @@ class Jobs:
     def page(
         self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True
     ) -> list[Job]:
-        """At most `limit` of that owner's jobs from that façade, those behind `after` in the order asked for."""
+        """At most `limit` jobs of this façade and owner, those after `after` in that order."""
         return self._store.page(facade, owner, limit, after.number if after else None, newest_first)
 
     def delete(self, job: Job) -> None:
-        """Forgets a job and its files; work on it ends within a second or at the next step."""
+        """Deletes a job and its files; its worker stops within a second or at the next step."""
         job = self._store.cancel(job.id) or job
         self._store.delete(job.id)
         self._wake()
@@ -168,8 +168,8 @@ class Jobs:
             self._remove(artifact)
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
-        """A queued job is cancelled at once, a running one (unless `only_queued`) within a block; the job as it is now,
-        None if unknown."""
+        """A queued job is cancelled at once, a running one (unless `only_queued`) within a transformer block. Returns
+        the job as it is now, None for an unknown one."""
         job = self._store.cancel(job_id, only_queued)
         self._wake()
         return job
@@ -179,8 +179,8 @@ class Jobs:
         return self._store.position(job.id)
 
     def expected(self, job: Job) -> float | None:
-        """Seconds until its video is there: by its own estimate, before there is one by what the model's latest videos
-        took and what is ahead. None while nothing is known."""
+        """Estimated seconds until the video is complete: the worker's estimate, or one from the model's latest videos
+        and the queue. None while nothing is known."""
         running = job.status is Status.RUNNING
         if running and job.eta is not None:
             return job.eta
@@ -195,7 +195,7 @@ class Jobs:
         return max(took) * (1 + ahead // len(self._served.devices))
 
     def logs_of(self, jobs: Collection[Job]) -> dict[str, list[LogLine]]:
-        """The lines of each that has some, by its id."""
+        """Job id -> its log lines, for jobs that have some."""
         return self._store.logs_of([job.id for job in jobs])
 
     def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
@@ -206,8 +206,7 @@ class Jobs:
         return self._store.counts()
 
     def stop_waiting(self) -> None:
-        """From now on `wait` and `follow` raise Stopped for jobs that have not ended. For signal handlers and any
-        thread."""
+        """From now on `wait` and `follow` raise Stopped for unfinished jobs. For signal handlers and any thread."""
         self._follower.stop()
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:

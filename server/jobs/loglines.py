@@ -1,4 +1,4 @@
-"""What the server's log says about a job: the figures of its request and whose it is. No prompt, no key, no address."""
+"""The server's log about jobs: sizes, steps, the key's name. No prompt, no API key, no address."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def about(job: Job, key_name: KeyName) -> dict[str, Any]:
 
 
 def notes(job: Job) -> list[str]:
-    """What is done otherwise than it was asked for."""
+    """How the plan differs from the request."""
     found = (job.plan or {}).get("notes", ())
     return [f"{note['field']}: {note['asked']} -> {note['used']}" for note in found if note["field"] not in UNLOGGED]
 

@@ -1,4 +1,4 @@
-"""What a façade asks for beside the video itself."""
+"""Everything about a job that the façade decides, beside the video itself."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from server.jobs.job import Webhook
 
 @dataclass(frozen=True)
 class Order:
-    """`memo`: what the façade wants to find in the job when it answers, as JSON and without keys. `owner` stands for
-    the API key ("" without one). Jobs of higher `priority` go first. The result is kept for `keep_seconds` (None: until
-    space is needed). Two orders of one owner with the same `idempotency` name get the same job. A job that has not
-    started by `start_by`, or not ended by `end_by` (unix seconds), is cancelled."""
+    """`memo`: what the façade needs for its answers, as JSON; no API key. Two orders of one owner with the same
+    `idempotency` name get the same job. The other fields are those of `Job`."""
 
     facade: str
     endpoint: str

@@ -1,4 +1,4 @@
-"""The webhooks still to be called: rows written in the same transaction as the change that they report.
+"""The webhooks to send: rows written in the same transaction as the change that they report.
 
 Knows: which events are pending, that none is lost and each is sent at least once, whose turn it is.
 Does not know: HTTP, signatures, bodies.
@@ -16,14 +16,14 @@ from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, se
 
 from server.jobs.tables import jobs, webhooks
 
-LONGEST_DELAY = 7200.0  # seconds; nothing is put off for longer
-MANY = 500  # letters put off together
-LANES = 16  # of one owner: letters to one host keep only those behind it in their lane
+LONGEST_DELAY = 7200.0  # seconds
+MANY = 500  # letters delayed together
+LANES = 16  # for each owner; a host that does not answer delays only the letters in its lane
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One event of one job that its webhook has not received yet; `tries` failed so far."""
+    """An event of a job that its webhook has not received yet; `tries` failed so far."""
 
     id: int
     job_id: str
@@ -38,14 +38,14 @@ class Notice:
 
 
 def announce(db: Connection, job_id: str, now: float, *events: str) -> None:
-    """Notes those of `events` that the job's webhook, if it has one, wants."""
+    """Adds a letter for each of `events` that the job's webhook, if any, subscribes to."""
     job = db.execute(select(jobs.c.webhook, jobs.c.owner).where(jobs.c.id == job_id)).one_or_none()
     if job is None or not job.webhook:
         return
     for event in events:
         if event in job.webhook["events"] and not (event == "logs" and _waits(db, job_id, event)):
             first = select(webhooks.c.due_at).where(webhooks.c.job_id == job_id).order_by(webhooks.c.id).limit(1)
-            due_at = db.execute(first).scalar_one_or_none()  # in order: not before the one that waits already
+            due_at = db.execute(first).scalar_one_or_none()  # in order: not before an earlier letter
             row = {"job_id": job_id, "event": event, "tries": 0, "due_at": now if due_at is None else due_at}
             host = host_of(job.webhook["url"])
             db.execute(insert(webhooks).values(lane=lane_of(job.owner, host), host=host, **row))
@@ -60,12 +60,12 @@ def host_of(url: str) -> str:
 
 
 def lane_of(owner: str, host: str) -> str:
-    """Few for each owner, however many hosts it names: each look at the outbox takes one letter from every lane."""
+    """An owner has at most LANES lanes for any number of hosts: each query takes one letter from every lane."""
     return f"{owner} {zlib.crc32(host.encode('utf-8', 'replace')) % LANES}"
 
 
 def _waits(db: Connection, job_id: str, event: str) -> bool:
-    """Whether the same event is pending anyway: progress comes faster than it need be reported."""
+    """Whether the same event is pending already: progress changes faster than it must be reported."""
     same = select(webhooks.c.id).where(webhooks.c.job_id == job_id, webhooks.c.event == event)
     return db.execute(same.limit(1)).scalar_one_or_none() is not None
 
@@ -86,21 +86,21 @@ def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Not
         head = select(w.id).where(w.lane == lanes.c.lane, when, ~before.exists(), w.id.not_in(under_way))
         return head.order_by(w.due_at, w.id).limit(1).correlate(lanes).scalar_subquery()
 
-    put_back = w.due_at > now + LONGEST_DELAY  # the clock was put back meanwhile
+    put_back = w.due_at > now + LONGEST_DELAY  # the clock was set back
     heads = select(func.coalesce(first(w.due_at <= now), first(put_back))).select_from(lanes)
     query = select(w.id, w.job_id, w.event, w.tries, w.lane, w.host).where(w.id.in_(heads)).order_by(w.due_at, w.id)
     return [Notice(*row) for row in db.execute(query)]
 
 
 def put_off(db: Connection, notice: Notice, until: float) -> None:
-    """With all other letters of its job, which come after it."""
+    """Delays the letter and all later ones of its job."""
     db.execute(update(webhooks).where(webhooks.c.id == notice.id).values(tries=notice.tries + 1))
     db.execute(update(webhooks).where(webhooks.c.job_id == notice.job_id).values(due_at=until))
 
 
 def put_off_host(db: Connection, notice: Notice, now: float, delays: Sequence[float]) -> None:
-    """Counts a try of up to MANY other due letters to the same host, which did not answer: they need not all be sent to
-    find that out. `delays`: seconds, by the tries before. The last try of each is left to it."""
+    """Counts a failed try for up to MANY other due letters to the same host, which did not answer. `delays`: seconds,
+    by number of tries; the last try of each letter is always made."""
     w = webhooks.c
     same = select(w.id).where(w.lane == notice.lane, w.host == notice.host, w.due_at <= now, w.tries < len(delays))
     ids = db.execute(same.order_by(w.due_at, w.id).limit(MANY)).scalars().all()

@@ -1,10 +1,10 @@
 """The job table: the only truth about jobs.
 
 Knows: which write may follow which, that a write belongs to one attempt. Does not know: the order of the queue
-(`turns.py`), who calls, workers, files. Every method is one transaction and may be called from any thread.
+(`turns.py`), clients, workers, files. Every method is one transaction and may be called from any thread.
 
 A write about a running job carries its attempt. When another attempt owns the job by now, or the job has ended, the
-write changes nothing and raises StaleWrite: whoever made it (a worker thought dead, say) drops its work.
+write changes nothing and raises StaleWrite: the caller (with the result of a worker thought dead, say) drops its work.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from server.media.artifact import Artifact
 MAX_LOG_LINES = 1000  # per job; later ones are dropped
 LONGEST_LINE = 2000  # characters
 DAY = 86400.0  # seconds
-TURN_SECONDS = 5.0  # that a write waits for the others of this process
-RETRY_SOON = 10.0  # seconds after which a job of a busy key may have ended
-REFUSED = ""  # in the place of a model's name: a job that was refused before it began
-MOST_REFUSED = 500  # of each key that are kept
-MOST_ENDED = 1000  # failed and cancelled ones of each key, together
+TURN_SECONDS = 5.0  # a write waits at most this long for other writes of this process
+RETRY_SOON = 10.0  # seconds; by then a job of a busy key may have ended
+REFUSED = ""  # instead of a model's name: the job was refused before it began
+MOST_REFUSED = 500  # refused jobs kept for each key
+MOST_ENDED = 1000  # failed and cancelled jobs kept for each key
 AT_ONCE = 200  # rows removed in one transaction
 FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "started_at": None}
 
 
 @dataclass(frozen=True)
 class Quota:
-    """Jobs one key may have that have not ended, and jobs it may send a day (UTC); None: no limit."""
+    """How many unfinished jobs a key may have, and how many jobs it may send a day (UTC); None: no limit."""
 
     at_once: int | None = None
     daily: int | None = None
@@ -57,7 +57,7 @@ class JobStore(JobReader):
     def __init__(self, where: Path | str, clock: Callable[[], float] = time.time) -> None:
         super().__init__(open_database(where, metadata, SCHEMA), clock)
         self._writers = self._engine.execution_options(immediate=True)
-        # a lock of our own is handed over at once; SQLite's is polled, with sleeps of up to 100 ms
+        # our own lock is handed over at once; SQLite's is polled, with sleeps of up to 100 ms
         self._turn = Lock()
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class JobStore(JobReader):
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        if not self._turn.acquire(timeout=TURN_SECONDS):  # the file is locked, and all wait behind the first
+        if not self._turn.acquire(timeout=TURN_SECONDS):  # the database is locked, and all writes wait
             raise OperationalError("BEGIN", {}, TimeoutError("others have been writing for too long"))
         try:
             with self._writers.begin() as connection:
@@ -76,7 +76,7 @@ class JobStore(JobReader):
     # -- from clients ---------------------------------------------------------------------------------------------
 
     def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA, owners: Collection[str] = ()) -> Job:
-        """`job`, on disk; or the one that an earlier call of the same idempotency key has made.
+        """`job`, on disk; or the job of an earlier call with the same idempotency key.
 
         Raises IdempotencyConflict; for a queued job QueueFull, when `limit` others wait or those of its owner take more
         than their share among `owners`; and QuotaExceeded. The key's oldest failed and cancelled jobs go when they are
@@ -120,12 +120,12 @@ class JobStore(JobReader):
                 raise QuotaExceeded(quota.daily, True, midnight + DAY - now)
 
     def delete(self, job_id: str) -> None:
-        """Forgets the job. The next write of a worker that is at it is refused, as that of any attempt without one."""
+        """Deletes the job. Later writes of a worker that still works on it are refused."""
         with self._writing() as db:
             db.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
-        """A queued job is cancelled at once, a running one asked to stop unless `only_queued`; one that has ended stays
+        """A queued job is cancelled at once, a running one is marked to stop unless `only_queued`; an ended one stays
         as it is."""
         with self._writing() as db:
             queued = and_(jobs.c.id == job_id, jobs.c.status == Status.QUEUED)
@@ -138,8 +138,8 @@ class JobStore(JobReader):
         return self.get(job_id)
 
     def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
-        """Removes jobs that ended before that time and have no video any more, and those refused before the other; how
-        many. Times in unix seconds; `there`: the keys of all stored files. AT_ONCE rows in each transaction."""
+        """Deletes jobs that ended before `before` and have no video any more, and those refused before `refused_before`
+        (unix seconds); returns how many. `there`: the keys of all stored files. AT_ONCE rows in each transaction."""
         c, last, gone, files = jobs.c, 0, 0, None
         over = or_(c.finished_at < before, and_(c.model == REFUSED, c.finished_at < refused_before))
         ended = c.status.in_([s for s in Status if s.is_terminal])
@@ -160,7 +160,7 @@ class JobStore(JobReader):
     # -- from the dispatcher --------------------------------------------------------------------------------------
 
     def expire(self) -> None:
-        """Cancels jobs that should have begun by now and have not, and those that should have ended."""
+        """Cancels jobs past their deadlines `start_by` and `end_by`."""
         now, c = self._clock(), jobs.c
         unbegun = and_(c.status == Status.QUEUED, c.attempt == 0, c.start_by <= now)
         going = and_(c.status.in_(GOING), c.end_by <= now)
@@ -171,11 +171,8 @@ class JobStore(JobReader):
             self.cancel(row.id, only_queued=not row.going)
 
     def claim(self) -> Job | None:
-        """The next job, now running and with its attempt raised by one.
-
-        Of the highest priority; of the key that has the fewest running jobs and was served longest ago; its oldest.
-        """
-        with self._engine.connect() as db:  # most looks find nothing, and looking takes no write lock
+        """The next job by the order of `turns.first`, now running and with its attempt raised by one."""
+        with self._engine.connect() as db:  # mostly nothing is queued, and reading takes no write lock
             if db.execute(select(jobs.c.n).where(jobs.c.status == Status.QUEUED).limit(1)).first() is None:
                 return None
         with self._writing() as db:
@@ -191,7 +188,7 @@ class JobStore(JobReader):
         return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
-        """Sets any of request, plan, stage, step, steps, share, eta, memory. A lower share than before is not taken."""
+        """Sets any of request, plan, stage, step, steps, share, eta, memory. A lower share than before is ignored."""
         if "share" in values:
             share = values["share"]
             values["share"] = case((jobs.c.share > share, jobs.c.share), else_=share)
@@ -227,7 +224,7 @@ class JobStore(JobReader):
             self._change(db, job_id, attempt, Status.CANCELLED, {"eta": None, "cancel_requested": True})
 
     def requeue(self, job_id: str, attempt: int, deaths: Sequence[str] | None = None) -> Status:
-        """Back to its place in the queue, or cancelled if somebody asked for that; which of the two."""
+        """Puts the job back in its place in the queue, or cancels it if it is marked to stop; returns which."""
         values = {**FRESH} if deaths is None else {**FRESH, "deaths": list(deaths)}
         with self._writing() as db:
             asked = select(jobs.c.cancel_requested).where(jobs.c.id == job_id)
@@ -236,8 +233,8 @@ class JobStore(JobReader):
         return to
 
     def requeue_running(self) -> list[Job]:
-        """Every running job back into the queue, those asked to stop cancelled instead; only for who holds the data
-        folder's lock, which says that no worker can be at them."""
+        """Puts every running job back into the queue, or cancels it if it is marked to stop. Only for the holder of the
+        data folder's lock, so that no worker can be running one."""
         with self._writing() as db:
             found = [to_job(row) for row in db.execute(select(jobs).where(jobs.c.status == Status.RUNNING))]
             for job in found:
@@ -254,7 +251,7 @@ class JobStore(JobReader):
         text = message[:LONGEST_LINE].encode("utf-8", "replace").decode().replace("\0", "")
         last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
         if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
-            return  # deleted while a worker was at it
+            return  # deleted while it ran
         seq = int(db.execute(last).scalar_one()) + 1
         if seq <= MAX_LOG_LINES:
             line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
@@ -265,14 +262,14 @@ class JobStore(JobReader):
     def notice_put_off(
         self, notice: outbox.Notice, seconds: float, problem: str, for_host: Sequence[float] = ()
     ) -> None:
-        """`for_host`: the host did not answer, so other letters to it are put off too, by these delays."""
+        """`for_host`: the host did not answer, so its other letters are delayed too, by these seconds."""
         with self._writing() as db:
             outbox.put_off(db, notice, self._clock() + seconds)
             outbox.put_off_host(db, notice, self._clock(), for_host)
             self._add_line(db, notice.job_id, problem, "WARN")
 
     def notice_done(self, notice: outbox.Notice, problem: str | None = None) -> None:
-        """It was sent, or given up because of `problem`."""
+        """The letter was sent, or given up because of `problem`."""
         with self._writing() as db:
             outbox.strike_out(db, notice)
             if problem is not None:
@@ -297,15 +294,15 @@ class JobStore(JobReader):
 
 
 def _asked(job: Job) -> tuple[Any, ...]:
-    """What tells two calls apart. Of a picture in the body the memo has next to nothing; a name in it that begins
-    with an underscore is about how the call is answered."""
+    """What two calls must have in common to be the same. The memo holds little of an image in the body; its names that
+    begin with an underscore concern only the response."""
     media = job.request.image, job.request.video
     memo = {name: value for name, value in job.memo.items() if not name.startswith("_")}
     return job.endpoint, memo, [one and one.sha256 for one in media]
 
 
 def _drop_surplus(db: Connection, owner: str) -> None:
-    """Makes sure that nobody's failures fill the table."""
+    """Deletes a key's oldest failed and cancelled jobs, so that they do not fill the table."""
     c = jobs.c
     without_video = and_(c.owner == owner, c.status.in_([Status.FAILED, Status.CANCELLED]))
     for which, most in ((and_(without_video, c.model == REFUSED), MOST_REFUSED), (without_video, MOST_ENDED)):

@@ -1,7 +1,4 @@
-"""The tables, and how a Job becomes a row and back.
-
-Knows: columns, SQLite's habits at connecting. Does not know: which writes are allowed (`store.py`).
-"""
+"""The tables, and how a Job becomes a row and back. Does not know which writes are allowed (`store.py`)."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ metadata = MetaData()
 jobs = Table(
     "jobs",
     metadata,
-    Column("n", Integer, primary_key=True, autoincrement=True),  # order of arrival; a requeued job keeps its place
+    Column("n", Integer, primary_key=True, autoincrement=True),  # in order of arrival; a requeued job keeps its place
     Column("id", String, nullable=False, unique=True),
     Column("facade", String, nullable=False),
     Column("endpoint", String, nullable=False),
@@ -62,18 +59,18 @@ jobs = Table(
     Column("priority", Integer, nullable=False),
     Column("keep_seconds", Float),
     Column("webhook", JSON(none_as_null=True)),
-    Column("idempotency", String),  # a name its caller gave the call, so that calling again makes no second job
+    Column("idempotency", String),  # the client's name for a request, so that a retry makes no second job
     Column("start_by", Float),
     Column("end_by", Float),
-    Column("share", Float, nullable=False),  # of the work, as far as it is done; never falls
+    Column("share", Float, nullable=False),  # of the work that is done; never falls
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_owner_and_state", "owner", "status", "n"),
     Index("jobs_by_status", "status", "n"),
-    Index("jobs_to_list", "facade", "owner", "n"),  # or another key's many jobs are read to find one's few
+    Index("jobs_to_list", "facade", "owner", "n"),  # or a list reads the many jobs of other keys
     Index("jobs_to_start", "status", "start_by"),
     Index("jobs_to_end", "status", "end_by"),
-    Index("jobs_in_turn", "status", "priority", "owner", "n"),  # with all that a place in the queue depends on
+    Index("jobs_in_turn", "status", "priority", "owner", "n"),  # covers a position in the queue
 )
 
 job_events = Table(
@@ -86,7 +83,7 @@ job_events = Table(
     Column("message", String, nullable=False),
 )
 
-# when each key was last served, as a count of claims: who has waited longest comes next
+# each key's last turn, as a count of claims; the lowest is next
 turns = Table("turns", metadata, Column("owner", String, primary_key=True), Column("served", Integer, nullable=False))
 
 api_keys = Table(
@@ -101,7 +98,7 @@ api_keys = Table(
     Column("daily", Integer),
 )
 
-# what is still to be told to webhooks: a row leaves when it was told, or given up
+# webhook events to send; a row is deleted when it was sent, or given up
 webhooks = Table(
     "webhooks",
     metadata,

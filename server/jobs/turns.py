@@ -1,4 +1,4 @@
-"""The order of the queue: whose job comes next, and how many come before another.
+"""The order of the queue: which job is next, and how many are ahead of another.
 
 Of the highest priority; of the key that has the fewest running jobs and was served longest ago; its oldest.
 And how much of the queue one key may fill.
@@ -17,7 +17,7 @@ from server.errors import QueueFull
 from server.jobs.job import Status
 from server.jobs.tables import jobs, turns
 
-# who waits at a priority of at least `priority`: how many jobs, the first of them, how many came before job `n`
+# queued jobs of at least `priority`, for each priority and owner: how many, the first, how many with a number below `n`
 WAITING = (
     select(
         jobs.c.priority,
@@ -33,7 +33,7 @@ WAITING = (
 
 def waiting(db: Connection) -> Counter[str]:
     """How many queued jobs each owner has."""
-    # by priority too: in the order of an index, which holds all that is counted
+    # grouped by priority too, which an index covers
     rows = select(jobs.c.priority, jobs.c.owner, func.count()).where(jobs.c.status == Status.QUEUED)
     found = Counter[str]()
     for _, owner, number in db.execute(rows.group_by(jobs.c.priority, jobs.c.owner)):
@@ -42,7 +42,7 @@ def waiting(db: Connection) -> Counter[str]:
 
 
 def check_share(waiting: Mapping[str, int], owner: str, limit: int, owners: Collection[str]) -> None:
-    """Raises QueueFull when `owner` may have no further job among the `limit` that may wait.
+    """Raises QueueFull when `owner` may add no job to a queue of `limit` places.
 
     An owner with jobs waiting may add one while they are fewer than the places left. From those, one place is kept for
     each of the other `owners` without a waiting job, in all at most half of the queue. Without others the whole queue
@@ -60,7 +60,7 @@ def check_share(waiting: Mapping[str, int], owner: str, limit: int, owners: Coll
 
 
 def first(db: Connection) -> tuple[int, str] | None:
-    """Number and owner of the job that comes next."""
+    """Number and owner of the next job."""
     turn = _turns().subquery()
     in_turn = (
         jobs.c.priority.desc(),
@@ -80,7 +80,7 @@ def taken(db: Connection, owner: str) -> None:
 
 
 def ahead(db: Connection, job_id: str) -> int:
-    """How many queued jobs are ahead of it as things stand, 0 for one that is not queued."""
+    """How many queued jobs are ahead of this one at present; 0 for one that is not queued."""
     queued = jobs.c.id == job_id, jobs.c.status == Status.QUEUED
     own = db.execute(select(jobs.c.n, jobs.c.priority, jobs.c.owner).where(*queued)).one_or_none()
     if own is None:
@@ -92,7 +92,7 @@ def ahead(db: Connection, job_id: str) -> int:
 
 
 def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
-    """The same for many at once, by their numbers; of those that are queued."""
+    """Number -> jobs ahead, for those of these jobs that are queued."""
     place = func.row_number().over(partition_by=(jobs.c.priority, jobs.c.owner), order_by=jobs.c.n).label("place")
     queued = select(jobs.c.n, jobs.c.priority, jobs.c.owner, place).where(jobs.c.status == Status.QUEUED).subquery()
     found = db.execute(select(queued).where(queued.c.n.in_(numbers))).all()
@@ -104,8 +104,8 @@ def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
 
 
 def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple[int, int]]) -> int:
-    """`rank`: how many of its owner's jobs of the same priority are ahead of it. `waiting`: rows of WAITING.
-    `turn`: for each owner its running jobs and when it was last served."""
+    """`rank`: how many jobs of the same owner and priority are ahead. `waiting`: rows of WAITING. `turn`: for each
+    owner the number of running jobs and the time of its last turn."""
     found = rank + sum(row.waiting for row in waiting if row.priority > own.priority)
     mine = (*turn.get(own.owner, (0, 0)), own.n)
     for row in waiting:  # keys take turns: each has had as many as this one, or one more
@@ -116,7 +116,7 @@ def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple
 
 
 def _turns() -> Select[Any]:
-    """Of each key that was ever served: how many of its jobs run, and when its last turn was."""
+    """For each owner that ever had a turn: how many of its jobs run, and when its last turn was."""
     running = (
         select(jobs.c.owner, func.count().label("running"))
         .where(jobs.c.status == Status.RUNNING)

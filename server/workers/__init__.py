@@ -1,1 +1,1 @@
-"""The work: the dispatcher, the worker processes, and what goes between them. Knows no vendor."""
+"""The work on jobs: the dispatcher, the worker processes, and the messages between them. Knows no vendor."""

@@ -1,7 +1,7 @@
-"""The line to a worker process: whole messages both ways, and nobody waits for the rest of half a one.
+"""The line to a worker process: whole messages both ways, without waiting for the rest of an incomplete one.
 
-Knows: a pipe, a thread that reads it and a thread that writes it. Does not know: what is said, processes.
-A worker that stops in the middle of a word (SIGSTOP, a machine that swaps) holds up these two threads and nobody else.
+Knows: a pipe, a thread that reads it and a thread that writes it. Does not know: the messages, processes.
+A worker that stops in the middle of a message (SIGSTOP, swapping) blocks these two threads and nothing else.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-UNHEARD = 64  # messages; with as many waiting to be taken, the other side waits too
+UNHEARD = 64  # messages; when this many wait to be taken, the sender waits too
 REST_SECONDS = 1.0
 
 
 class Line:
-    """`nudge` is called, by another thread, when there is something to take or the line has ended."""
+    """`nudge` is called, by another thread, when there is a message to take or the line has ended."""
 
     def __init__(self, pipe: Connection, nudge: Callable[[], None]) -> None:
         self._pipe = pipe
@@ -30,19 +30,19 @@ class Line:
         self._heard: queue.Queue[Any] = queue.Queue(UNHEARD)
         self._to_say: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = False
-        self.ended = False  # nothing comes any more but what can be taken now
-        self.nonsense = ""  # the kind of error that ended it, if it was more than the other side's end
+        self.ended = False  # no message will come beside those that can be taken now
+        self.nonsense = ""  # the type of the error that ended it, unless the other side just closed
         self._reader = threading.Thread(target=self._read, name="line, reading", daemon=True)
         self._writer = threading.Thread(target=self._write, name="line, writing", daemon=True)
         self._reader.start()
         self._writer.start()
 
     def say(self, message: Any) -> None:
-        """Returns at once; what the other side does not live to hear is dropped."""
+        """Returns at once; messages are dropped when the other side has died."""
         self._to_say.put(ForkingPickler.dumps(message))
 
     def take(self) -> list[Any]:
-        """Every message that has come as a whole, in order."""
+        """Every complete message so far, in order."""
         found = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -50,7 +50,7 @@ class Line:
         return found
 
     def rest(self) -> list[Any]:
-        """The last words of the other side, which is dead."""
+        """The last messages of the other side, which is dead."""
         found, until = self.take(), time.monotonic() + REST_SECONDS
         while not self.ended and time.monotonic() < until:
             self._reader.join(0.01)
@@ -58,9 +58,9 @@ class Line:
         return found + self.take()
 
     def close(self) -> None:
-        """The other side reads an end, whoever is in the middle of a message."""
+        """The other side reads an end, even in the middle of a message."""
         self._closing = True
-        # a mere close would wake none of the threads that wait for this pipe, here and there
+        # close() alone would not wake the threads that wait for this pipe, on either side
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pipe.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
         self._to_say.put(None)
@@ -76,7 +76,7 @@ class Line:
                 self._nudge()
         except (EOFError, OSError):
             pass
-        except Exception as e:  # anything at all when it died in the middle of a word
+        except Exception as e:  # any error, when it died in the middle of a message
             self.nonsense = type(e).__name__
         finally:
             self.ended = True

@@ -1,7 +1,7 @@
 """The worker processes of this machine, one for each device.
 
-Knows: spawning, who is free, how a process ended. Does not know: the job table, what a job is about.
-Belongs to one thread, which must outlive the workers; only `wake` and `workers` may be called from others.
+Knows: spawning, which worker is free, how a process ended. Does not know: the job table, what a job is about. It fills
+the port `pool.Pool`; its thread must outlive the workers.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Slot:
         self.process: SpawnProcess | None = None
         self.line: Line | None = None
         self.run: Run | None = None
-        self.doing = "while starting"  # what the process does at the moment, for the evidence when it dies
+        self.doing = "while starting"  # what the process is doing, for the evidence when it dies
         self.killed = False  # by this server
-        self.refusal: str | None = None  # why this process says it cannot start
+        self.refusal: str | None = None  # why it cannot start, in its own words
         self.error: str | None = None
         self.restarts = 0
-        self.failed_starts = 0  # deaths in a row without a word
+        self.failed_starts = 0  # deaths in a row before it was ready
         self.retry_at = 0.0
 
 
@@ -70,7 +70,7 @@ class LocalPool:
     # -- from any thread ------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody waits
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nothing waits
             self._nudge.send(b"!")
 
     def workers(self) -> list[WorkerInfo]:
@@ -180,12 +180,12 @@ class LocalPool:
         try:
             with child.safe_path():
                 process.start()
-        except OSError as e:  # no room for another process
+        except OSError as e:  # the system allows no further process
             ours.close()
             self._give_up(slot, f"no process could be started: {e.strerror or e}")
             return
         finally:
-            theirs.close()  # or its end would never be seen here
+            theirs.close()  # or the end of the pipe would never be seen here
         slot.process, slot.line, slot.state = process, Line(ours, self.wake), WorkerState.STARTING
         slot.doing, slot.killed, slot.refusal = "while starting", False, None
 
@@ -194,11 +194,11 @@ class LocalPool:
             slot.line.say(message)
 
     def _listen(self, slot: Slot) -> list[Report]:
-        """Everything it has said, also the last words of a worker that has died."""
+        """All messages so far, including the last ones of a worker that has died."""
         line, process = slot.line, slot.process
         if line is None or process is None:
             return []
-        is_gone = line.ended or not process.is_alive()  # asked before its words are taken: those are all there are
+        is_gone = line.ended or not process.is_alive()  # checked first: then the messages taken below are all
         found = [said for message in (line.rest() if is_gone else line.take()) for said in self._heard(slot, message)]
         if not is_gone:
             return found
@@ -215,7 +215,7 @@ class LocalPool:
             case StartFailed(reason):
                 slot.refusal = reason
                 if slot.process is not None:
-                    slot.process.kill()  # a half set up engine may never manage to exit
+                    slot.process.kill()  # a partly built engine may never manage to exit
             case Said(_, _, event):
                 if isinstance(event, Finished | Failed | Cancelled | Paused):
                     slot.run, slot.state, slot.doing = None, WorkerState.READY, "while idle"
@@ -253,7 +253,7 @@ class LocalPool:
         return [Died(run.job_id, run.attempt, evidence)] if run else []
 
     def _give_up(self, slot: Slot, why: str) -> None:
-        """Until the next try; logged when it is news."""
+        """Until the next try. Logged when the reason is new."""
         if slot.error != why:
             log.error(f"the worker on {slot.spec.engine.device} cannot start: {why}{remedy(why)}", retry_seconds=RETRY)
         slot.state, slot.error, slot.retry_at = WorkerState.BROKEN, why, self._clock() + RETRY
@@ -265,7 +265,7 @@ def remedy(why: str) -> str:
 
 
 def doing(event: Event) -> str | None:
-    """What a worker does after it has said this; None for what says nothing of that."""
+    """What a worker does after this event; None for an event that does not say."""
     match event:
         case Stage(name):
             return f"during {name}"

@@ -1,9 +1,9 @@
-"""Prompt help: a chat model of the owner's choosing makes a short prompt into the kind that CogVideoX was trained on.
+"""Prompt help: a chat model of the operator's choice turns a short prompt into the kind CogVideoX was trained on.
 
-Knows: the OpenAI chat call, what is asked of it, when to give up. Does not know: jobs, vendors, where the answer goes.
+Knows: the OpenAI chat API, the instruction, when to give up. Does not know: jobs, vendors, where the answer goes.
 
-A worker asks, when a job begins: by then the job is on disk, and what comes back is written to it before the video is
-begun, so that whoever takes the job up again does not ask again. Whatever goes wrong leaves the prompt as it was.
+The worker asks when a job begins, and the new prompt is stored with the job before sampling, so that a later attempt
+does not ask again. Any failure leaves the prompt unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from server.settings import Settings
 
 MAX_ANSWER = 256 * 1024  # bytes of the endpoint's answer
 MAX_PROMPT = 2000  # characters; 226 tokens are about half of that
-LOOK_EVERY = 0.1  # seconds between two looks whether the job is still wanted
+LOOK_EVERY = 0.1  # seconds between two checks for a cancel
 
 INSTRUCTION = """\
 You write prompts for CogVideoX, a model that makes a silent video of about six seconds from English text.
@@ -41,12 +41,12 @@ look than the user does."""
 
 
 class HelpFailed(Exception):
-    """Why there is no better prompt; the message may be shown to a client."""
+    """Why the prompt was not reworded; the message may be shown to a client."""
 
 
 @dataclass(frozen=True)
 class Helper:
-    """`url` is the whole address of the call. `always`: ask for every prompt, not only where the request wants it."""
+    """`url` is the whole address of the call. `always`: reword every prompt, not only on request."""
 
     url: str
     model: str
@@ -55,12 +55,12 @@ class Helper:
     always: bool = False
 
     def wanted(self, request: GenerationRequest) -> bool:
-        if request.task is Task.V2V or request.prompt_note is not None:  # it has been asked
+        if request.task is Task.V2V or request.prompt_note is not None:  # already reworded
             return False
         return self.always or request.prompt_help
 
     def better(self, request: GenerationRequest, stop: Callable[[], bool] = lambda: False) -> GenerationRequest | None:
-        """The request with a better prompt, or with a note on why there is none; None when `stop()` came true first."""
+        """The request with a better prompt, or with a note why there is none; None when `stop()` became true first."""
         try:
             prompt = self._ask(request.prompt, request.task is Task.I2V, stop)
         except HelpFailed as e:
@@ -76,7 +76,7 @@ class Helper:
         )
 
     def _ask(self, prompt: str, picture: bool, stop: Callable[[], bool]) -> str | None:
-        """In a thread of its own: `stop` is looked at meanwhile, and a name look-up cannot be broken off."""
+        """In a thread of its own, because a DNS lookup cannot be interrupted while `stop` is checked."""
         answers: queue.SimpleQueue[str | HelpFailed] = queue.SimpleQueue()
 
         def ask() -> None:
@@ -102,8 +102,8 @@ class Helper:
         raise HelpFailed(f"no answer within {self.seconds:g} seconds")
 
     async def _call(self, prompt: str, picture: bool) -> str:
-        """Ends in time, however slowly bytes come."""
-        import aiohttp  # the command line starts faster without
+        """Ends in time, however slowly the endpoint sends."""
+        import aiohttp  # slow to import
 
         body = {
             "model": self.model,
@@ -119,7 +119,7 @@ class Helper:
         session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.seconds), headers=headers)
         data = bytearray()
         try:
-            # no redirects: the key is for the address that was set, and for no other
+            # no redirects: the key is for the configured address only
             async with (
                 session,
                 session.post(self.url, json=body, proxy=_proxy(self.url), allow_redirects=False) as answer,
@@ -138,7 +138,7 @@ class Helper:
 
 
 def _proxy(url: str) -> str | None:
-    """That of the environment. aiohttp's own `trust_env` would read ~/.netrc too, and refuse the key for it."""
+    """The environment's proxy. aiohttp's `trust_env` would also read ~/.netrc and then refuse our key."""
     to = urlsplit(url)
     return None if proxy_bypass(to.hostname or "") else getproxies().get(to.scheme)
 

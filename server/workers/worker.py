@@ -1,4 +1,4 @@
-"""A worker process: owns one device, runs one job at a time, says what happens.
+"""A worker process: owns one device, runs one job at a time, reports events.
 
 Knows: the engine (found by name, so that this is the only process that imports torch), the pipe to its parent.
 Does not know: the job table, files of results, other workers. It dies with its parent: by the kernel's signal on
@@ -31,14 +31,14 @@ from server.workers.prompt_help import Helper
 from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed
 from server.workers.spec import WorkerSpec
 
-NICE = 10  # below the API process, which must answer while this one computes
-POISONED = 42  # exit status when the device's context is beyond repair
+NICE = 10  # below the API process, which must stay responsive
+POISONED = 42  # exit status when the device's context is broken
 
 
 def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
-    """Runs until the pipe ends. `parent`: process id of who started this."""
+    """Runs until the pipe ends. `parent`: the process id of the parent."""
     _die_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # may reach the whole process group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     inbox = Inbox(pipe)
@@ -101,7 +101,7 @@ class Inbox:
                 elif isinstance(message, Pause):
                     self._paused.add((message.job_id, message.attempt))
         except (EOFError, OSError):
-            os._exit(0)  # the parent is gone, and nobody is left to want what the main thread is making
+            os._exit(0)  # the parent is gone: the result is wanted no more
 
 
 def events(
@@ -124,7 +124,7 @@ def events(
             if better is None:
                 yield Cancelled() if inbox.cancelled(run) else Paused()
                 return
-            request, run = better, replace(run, resume=None)  # what was saved is of the other prompt
+            request, run = better, replace(run, resume=None)  # the snapshot belongs to the original prompt
             yield Reworded(request.to_dict())
         for event in engine.run(
             unpacked(request, inputs),
@@ -153,7 +153,7 @@ def events(
 
 
 def confine(device: str) -> str:
-    """Makes `cuda:N` the only CUDA device this process sees, before torch looks; the name it has then."""
+    """Makes `cuda:N` the only CUDA device visible to this process, before torch starts; returns its new name."""
     kind, _, index = device.partition(":")
     if kind != "cuda" or not index:
         return device

@@ -55,7 +55,7 @@ class Sender:
         return self.client.request(method, url, headers=headers, **parts)
 
     def wait(self, seconds: float) -> None:
-        self.rig.clock.now = self.rig.clock() + seconds
+        self.rig.clock.advance(seconds)
 
     def made(self, path: str, **parts: Any) -> Any:
         answer = self.send("POST", path, **parts)
@@ -98,7 +98,7 @@ def _fal_job(sender: Sender) -> Scene:
 
 
 def _fal_waiting(sender: Sender) -> Scene:
-    sender.rig.holds = True
+    sender.rig.hold()
     for _ in range(2):
         sender.made("/queue/fal-ai/cogvideox-5b", json=PROMPT)
     return Scene(examples={"fal_max_queue_length": [10, 1]}, refuses=True)

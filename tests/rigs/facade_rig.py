@@ -1,173 +1,204 @@
-"""One façade over the real job table, files and intake, with every job done as soon as it is sent.
+"""One façade over the real job table and the real files, with every job finished as soon as it is submitted.
 
-Knows: how those parts are put together (as `server.house` does). Does not know: vendors, workers, the network: whatever
-is fetched by address does not come.
+Knows: how those parts are put together (as `server.house` does). Does not know: vendors, workers, the network: no URL
+can be downloaded.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 from anyio.from_thread import BlockingPortal
 from fastapi import FastAPI
 from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from pipelines.request import Task
-from pipelines.video import VideoWriter, poster
+from pipelines.video import VideoWriter
 from server.auth import Keys
 from server.context import Context
 from server.datadir import DataDir
+from server.facades import routes
 from server.facades.registry import FACADES
 from server.jobs.job import Job
 from server.jobs.jobs import Jobs
-from server.jobs.store import JobStore
 from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
 from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
 from server.media.loras import Loras
-from server.media.outbound import DownloadFailed, Outbound
+from server.media.outbound import Outbound
 from server.media.uploads import Uploads
+from server.middleware import ByPrefix
 from server.served import Served
 from server.settings import Settings
 from server.signing import Signing
-from tests.rigs.clients.fake import model_for
+from tests.rigs.job_table import VIDEO, Store, Table, hold, succeed
+from tests.rigs.stand_ins import AnyFile, NoNetwork, OneLora, model_for
 
-FILM = ("film.mp4", "video/mp4")
-POSTER = ("poster.jpg", "image/jpeg")
-MANIFEST = ("film.mp4.json", "application/json")
-MEMORY = Path("/dev/shm")  # disks take their time to make sure, and nothing here is to last
+HERE = "http://here:8000"
+MEMORY = Path("/dev/shm")  # a disk would take its time to sync, and nothing here outlives the test
 
 
 @dataclass
 class Clock:
-    """Stands still until it is told otherwise; without `now` it is the machine's."""
+    """Stands still until a test moves it; without `now` it is the machine's."""
 
     now: float | None = None
 
     def __call__(self) -> float:
         return time.time() if self.now is None else self.now
 
+    def advance(self, seconds: float) -> None:
+        self.now = self() + seconds
+
 
 @dataclass
 class Rig:
+    """`intake` is the one of the context, if it is a stand-in."""
+
+    name: str
     app: FastAPI
     context: Context
-    store: JobStore
+    table: Table
     data: DataDir
     clock: Clock
-    sent: list[str] = field(default_factory=list)
-    holds: bool = False  # jobs stay in the queue
+    intake: AnyFile
+    base: str
+    serves: ASGIApp  # what `client` talks to
+    _open: ExitStack
     portal: BlockingPortal | None = None  # the one event loop of several clients
     keys: Iterator[str] = field(default_factory=lambda: iter(()))
+    _client: TestClient | None = None
     _before: frozenset[str] = frozenset()
+
+    @property
+    def store(self) -> Store:
+        return self.table.store
+
+    @property
+    def client(self) -> TestClient:
+        """All its calls run in one event loop, which begins with the first use."""
+        if self._client is None:
+            client = TestClient(self.serves, base_url=self.base, raise_server_exceptions=False)
+            self._client = self._open.enter_context(client)
+            assert client.portal is not None
+            self._open.callback(client.portal.call, self.context.inspectors.close)
+            self._open.callback(client.portal.call, self.context.intake.close)
+        return self._client
+
+    def beside(self, *names: str) -> None:
+        """From now on `client` talks to these clouds together, each at its own paths, as in the server."""
+        apps: dict[str, ASGIApp] = {name: FACADES[name].create(self.context) for name in names}
+        self.serves = ByPrefix(Starlette(), routes.routes(apps))
+
+    def url(self, file: Artifact | None) -> str:
+        """The URL a client of this server gets for the file."""
+        assert file is not None
+        return self.context.artifacts.url(file, self.base)
+
+    def letter(self, job: Job, event: str = "completed") -> Any:
+        """The webhook's letter, or None."""
+        return FACADES[self.name].letter(self.context, job, event)
+
+    # sections of a test that share the rig
 
     def begin(self) -> None:
         """Forgets which jobs and files there are."""
-        self.sent.clear()
+        self.table.sent.clear()
         self._before = frozenset(path.name for path in self.data.artifacts.iterdir())
 
     def jobs(self) -> list[Job]:
         """Those that were sent since `begin`, as they are now."""
-        return [job for job in map(self.store.get, self.sent) if job is not None]
+        return self.table.jobs
 
     def files(self) -> list[Artifact]:
-        """What was kept since `begin`, results aside."""
+        """What was stored since `begin`, results aside."""
         mine = {artifact.key for job in self.jobs() for artifact in (job.video, job.poster, job.manifest) if artifact}
         keys = {path.name for path in self.data.artifacts.iterdir()} - self._before - mine
         return [artifact for artifact in map(self.context.artifacts.find, keys) if artifact is not None]
 
+    def hold(self) -> None:
+        """New jobs stay in the queue."""
+        self.table.end = hold
+
     def release(self) -> None:
-        """Ends what was held in the queue."""
-        self.holds = False
-        while self.done():
-            pass
-
-    def done(self) -> bool:
-        """What a worker would make of the next job in the queue; whether there was one."""
-        job = None if self.holds else self.store.claim()
-        if job is None:
-            return False
-        self.sent.append(job.id)
-        self.store.log(job.id, "begun")
-        video, picture, manifest = (_put(self.context.artifacts, *file) for file in (FILM, POSTER, MANIFEST))
-        more: dict[str, Any] = {"timings": {"denoise": 1.0}, "memory": "none"}
-        self.store.finish(job.id, job.attempt, video=video, poster=picture, manifest=manifest, **more)
-        return True
+        """Finishes what was held in the queue, and new jobs at once again."""
+        self.table.finish_all()
 
 
-class NoNetwork:
-    """Stands in for `Outbound`."""
-
-    async def download(self, url: str, limit: int, owner: str = "") -> bytes:
-        raise DownloadFailed("the host name is not known")
-
-    async def save(self, url: str, limit: int, file: BinaryIO, seconds: float | None = None, owner: str = "") -> None:
-        await self.download(url, limit)
-
-    async def close(self) -> None:
-        pass
+Build = Callable[..., Rig]
 
 
 @contextmanager
-def facade(name: str, *, keys: str = "", clock: Clock | None = None, **settings: Any) -> Iterator[Rig]:
+def facade(
+    name: str,
+    *,
+    keys: str = "",
+    clock: Clock | None = None,
+    base: str = HERE,
+    film: bytes = VIDEO,
+    real_media: bool = True,
+    rife: bool = False,
+    tasks: Collection[Task] = tuple(Task),
+    **settings: Any,
+) -> Iterator[Rig]:
+    """`film`: each result's bytes. `real_media`: files and LoRAs are read by the server's own inspectors, which takes
+    processes. `tasks`: those with a model."""
     with ExitStack() as there:
         folder = Path(there.enter_context(TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)))
-        rig = _built(folder, name, keys, clock or Clock(), settings)
-        there.callback(rig.data.close)
-        there.callback(rig.store.close)
-        yield rig
-
-
-def _built(folder: Path, name: str, keys: str, clock: Clock, settings: dict[str, Any]) -> Rig:
-    kept = {"data_dir": folder, "loras_dir": folder / "styles"}
-    given = Settings(_env_file=None, api_keys=SecretStr(keys), min_free_mb=0, **kept, **settings)
-    data = DataDir(folder)
-    artifacts = Artifacts(data, clock=clock, file_at=lambda path: FACADES[name].file_of(context, path))
-    store = JobStore(given.database, clock=clock)
-    known = Keys(given)
-    served = Served({task: model_for(task) for task in Task}, ("cpu",), rife_weights=folder / "rife")
-    jobs = Jobs(
-        store,
-        served,
-        max_queue=given.max_queue,
-        check_room=lambda: None,
-        wake=lambda: rig.done(),
-        extend=given.extend,
-        remove=artifacts.remove,
-        owners=lambda: known.owners,
-    )
-    outbound = cast(Outbound, NoNetwork())
-    inspectors = Inspectors()
-    intake = Intake(data, artifacts, outbound, inspectors)
-    loras = Loras(given, {task: model_for(task) for task in Task}, data, artifacts, outbound, inspectors)
-    uploads = Uploads(data, artifacts)
-    signing = Signing(data.keys)
-    context = Context(given, served, data, jobs, intake, artifacts, uploads, known, signing, loras, inspectors)
-    rig = Rig(FACADES[name].create(context), context, store, data, clock)
-    return rig
-
-
-def _put(artifacts: Artifacts, name: str, media_type: str) -> Artifact:
-    return artifacts.put(name, media_type, _bytes()[name])
+        kept = {"data_dir": folder, "loras_dir": folder / "styles", "min_free_mb": 0}
+        given = Settings(_env_file=None, api_keys=SecretStr(keys), **kept, **settings)
+        clock = clock or Clock()
+        data = DataDir(folder)
+        there.callback(data.close)
+        artifacts = Artifacts(
+            data, given.public_url, clock=clock, file_at=lambda path: FACADES[name].file_of(context, path)
+        )
+        store = Store(given.database, clock=clock)
+        there.callback(store.close)
+        table = Table(store, artifacts, film, succeed)
+        known = Keys(given)
+        models = {task: model_for(task) for task in tasks}
+        served = Served(models, ("cpu",), rife_weights=folder / "rife" if rife else None)
+        jobs = Jobs(
+            store,
+            served,
+            max_queue=given.max_queue,
+            check_room=lambda: None,
+            wake=lambda: None,
+            extend=given.extend,
+            remove=artifacts.remove,
+            owners=lambda: known.owners,
+        )
+        outbound, inspectors, any_file = cast(Outbound, NoNetwork()), Inspectors(), AnyFile()
+        intake = Intake(data, artifacts, outbound, inspectors) if real_media else cast(Intake, any_file)
+        real_loras = Loras(given, models, data, artifacts, outbound, inspectors)
+        loras = real_loras if real_media else cast(Loras, OneLora())
+        uploads, signing = Uploads(data, artifacts), Signing(data.keys)
+        context = Context(given, served, data, jobs, intake, artifacts, uploads, known, signing, loras, inspectors)
+        app = FACADES[name].create(context)
+        yield Rig(name, app, context, table, data, clock, any_file, base, app, there)
 
 
 @cache
-def _bytes() -> dict[str, bytes]:
-    """A film of twelve frames and what lies beside it."""
+def square() -> bytes:
+    """A video of twelve frames that can be decoded."""
     frames = np.zeros((12, 32, 48, 3), np.uint8)
     for number, frame in enumerate(frames):
         frame[8:24, 2 * number : 2 * number + 16] = (220, 30, 30)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / FILM[0]
+        path = Path(folder) / "film.mp4"
         with VideoWriter(path, 48, 32, 8, "mp4", {}) as writer:
             writer.write(frames)
-        return {FILM[0]: path.read_bytes(), POSTER[0]: poster(frames[0]), MANIFEST[0]: b"{}"}
+        return path.read_bytes()

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "golden"
+KINDS = {"film": "key", "poster": "poster"}  # a result's file, and the word that stands for its key
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+RESULT = re.compile(r"/files/[A-Za-z0-9_-]{32}/(film|poster)\.")
 DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 
 
@@ -31,6 +33,7 @@ def stable(value: Any, replace: dict[str, str], times: frozenset[str]) -> Any:
     if isinstance(value, str):
         for old, new in replace.items():
             value = value.replace(old, new)
+        value = RESULT.sub(lambda found: f"/files/{KINDS[found[1]]}-<uuid>/{found[1]}.", value)
         return DATE.sub("<date>", UUID.sub("<uuid>", value))
     return value
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -27,7 +24,7 @@ from server.facades.fal.models import (
 )
 from server.facades.fal.shelf import serve
 from server.facades.fal.storage import Storage
-from server.facades.kit.app import create_app
+from server.facades.kit.app import add, bind, create_app
 from server.facades.kit.body import Json
 from server.facades.kit.openapi import body_schema, parameter
 
@@ -43,7 +40,7 @@ def create(context: Context) -> FastAPI:
     for endpoint in ENDPOINTS.values():
         _serve(app, fal, endpoint)
     for base in ENDPOINTS:
-        _serve_requests(app, fal, f"/queue/{base}/requests/{{request_id}}", in_schema=base == APP)
+        _serve_requests(app, fal, f"/queue/{base}/requests/{{request_id}}", shown=base == APP)
     _serve_storage(app, context)
     serve(app, context)
     return app
@@ -67,39 +64,21 @@ SUBMIT = [
 
 
 def _serve(app: FastAPI, fal: Fal, endpoint: Endpoint) -> None:
-    async def run(request: Request) -> Response:
-        return await fal.run(request, endpoint)
-
-    async def submit(request: Request) -> Response:
-        return await fal.submit(request, endpoint)
-
-    name = endpoint.task.value
+    run, submit, name = bind(fal.run, endpoint), bind(fal.submit, endpoint), endpoint.task.value
     running = {**body_schema(endpoint.input), "parameters": [START, RESULT]}
     queued = {**running, "parameters": [*SUBMIT, START, RESULT]}
-    said: dict[int | str, dict[str, Any]] = {200: {"model": Output}}
-    add = app.add_api_route
-    add(f"/run/{endpoint.id}", run, methods=["POST"], name=f"run {name}", openapi_extra=running, responses=said)
-    add(f"/run/{endpoint.id}", run, methods=["GET"], include_in_schema=False)
-    add(f"/queue/{endpoint.id}", submit, methods=["POST"], name=f"submit {name}", openapi_extra=queued)
+    add(app, "POST", f"/run/{endpoint.id}", run, f"run {name}", running, responses={200: {"model": Output}})
+    add(app, "GET", f"/run/{endpoint.id}", run, "run", shown=False)
+    add(app, "POST", f"/queue/{endpoint.id}", submit, f"submit {name}", queued)
 
 
-def _serve_requests(app: FastAPI, fal: Fal, base: str, *, in_schema: bool) -> None:
-    calls: list[tuple[str, str, str, Callable[[Request, str], Response]]] = [
-        ("status", "GET", "/status", fal.status),
-        ("status stream", "GET", "/status/stream", fal.stream),
-        ("result", "GET", "", fal.result),
-        ("result alias", "GET", "/response", fal.result),
-        ("cancel", "PUT", "/cancel", fal.cancel),
-    ]
-    for name, method, tail, call in calls:
-        app.add_api_route(
-            base + tail,
-            call,
-            methods=[method],
-            name=name,
-            include_in_schema=in_schema and tail != "/response",
-            openapi_extra={"parameters": [LOGS]} if name.startswith("status") else None,
-        )
+def _serve_requests(app: FastAPI, fal: Fal, base: str, *, shown: bool) -> None:
+    logs = {"parameters": [LOGS]}
+    add(app, "GET", f"{base}/status", fal.status, "status", logs, shown=shown)
+    add(app, "GET", f"{base}/status/stream", fal.stream, "status stream", logs, shown=shown)
+    add(app, "GET", base, fal.result, "result", shown=shown)
+    add(app, "GET", f"{base}/response", fal.result, "result alias", shown=False)
+    add(app, "PUT", f"{base}/cancel", fal.cancel, "cancel", shown=shown)
 
 
 def _serve_storage(app: FastAPI, context: Context) -> None:
@@ -109,20 +88,16 @@ def _serve_storage(app: FastAPI, context: Context) -> None:
         return Json(context.signing.jwks())
 
     new_file = {**body_schema(NewFile), "parameters": [STORAGE_TYPE, LIFECYCLE]}
-    brought = [FILE_NAME, LIFECYCLE]
-    calls: list[tuple[str, str, str, Callable[..., Any], dict[str, Any] | None]] = [
-        ("upload token", "POST", "/storage/auth/token", storage.token, {"parameters": [STORAGE_TYPE]}),
-        ("upload", "POST", "/files/upload", storage.upload, {**BYTES, "parameters": brought}),
-        ("upload in parts", "POST", "/files/upload/multipart", storage.begin, {"parameters": brought}),
-        ("start an upload", "POST", "/storage/upload/initiate", storage.initiate, new_file),
-        ("start one in parts", "POST", "/storage/upload/initiate-multipart", storage.initiate, new_file),
-        ("send a file", "PUT", f"{FILE}/multipart/{{ticket}}", storage.put, BYTES),
-        ("send a part", "PUT", f"{FILE}/multipart/{{ticket}}/{{number}}", storage.put_part, BYTES),
-        ("end it", "POST", f"{FILE}/multipart/{{ticket}}/complete", storage.complete, body_schema(UploadedParts)),
-        ("app token", "POST", "/tokens", storage.app_token, body_schema(AppToken)),
-        ("webhook keys", "GET", "/.well-known/jwks.json", keys, None),
-    ]
-    for name, method, path, call, extra in calls:
-        app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra)
-    app.add_api_route(FILE, storage.file, methods=["GET"], name="uploaded file", response_class=FileResponse)
-    app.add_api_route(FILE, storage.file, methods=["HEAD"], include_in_schema=False)
+    brought, ticket = {"parameters": [FILE_NAME, LIFECYCLE]}, f"{FILE}/multipart/{{ticket}}"
+    add(app, "POST", "/storage/auth/token", storage.token, "upload token", {"parameters": [STORAGE_TYPE]})
+    add(app, "POST", "/files/upload", storage.upload, "upload", {**BYTES, **brought})
+    add(app, "POST", "/files/upload/multipart", storage.begin, "upload in parts", brought)
+    add(app, "POST", "/storage/upload/initiate", storage.initiate, "start an upload", new_file)
+    add(app, "POST", "/storage/upload/initiate-multipart", storage.initiate, "start one in parts", new_file)
+    add(app, "PUT", ticket, storage.put, "send a file", BYTES)
+    add(app, "PUT", f"{ticket}/{{number}}", storage.put_part, "send a part", BYTES)
+    add(app, "POST", f"{ticket}/complete", storage.complete, "end it", body_schema(UploadedParts))
+    add(app, "POST", "/tokens", storage.app_token, "app token", body_schema(AppToken))
+    add(app, "GET", "/.well-known/jwks.json", keys, "webhook keys")
+    add(app, "GET", FILE, storage.file, "uploaded file", response_class=FileResponse)
+    add(app, "HEAD", FILE, storage.file, "file", shown=False)

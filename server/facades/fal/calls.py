@@ -23,12 +23,12 @@ from server.facades.kit.body import Json, read_body, read_json
 from server.facades.kit.fields import kept, unknown
 from server.facades.kit.follow import EventStream, followed
 from server.facades.kit.json_bodies import parsed
-from server.facades.kit.waiting import ended
+from server.facades.kit.waiting import ended, find_job, submit_job
 from server.jobs.follow import Seen
 from server.jobs.job import Job, JobError, Status
 from server.jobs.order import Order
 from server.limits.shares import holder
-from server.request_state import note_model, note_refusal
+from server.request_state import note_refusal
 
 FACADE = "fal"
 
@@ -71,7 +71,6 @@ class Fal:
                 reason,
             )
             return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
-        note_model(request, job.model)
         position = await run_in_threadpool(self.jobs.position, job)
         return Json(self._receipt(request, job, position), headers={"x-fal-request-id": job.id})
 
@@ -98,20 +97,18 @@ class Fal:
             idempotency=idempotency(request),
             start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
         )
-        return await run_in_threadpool(self.jobs.submit, generation, order)
+        return await submit_job(request, self.jobs, generation, order)
 
     # -- looking at them ------------------------------------------------------------------------------------------
 
-    def _find(self, request: Request, job_id: str) -> Job | None:
-        job = self.jobs.find(job_id, FACADE, request.state.owner)
-        if job is not None:
-            note_model(request, job.model)
+    def _find(self, request: Request, request_id: str) -> Job:
+        job = find_job(request, self.jobs, request_id, FACADE)
+        if job is None:
+            raise errors.not_found(request_id)
         return job
 
     def status(self, request: Request, request_id: str) -> Response:
         job = self._find(request, request_id)
-        if job is None:
-            return _not_found(request_id)
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
         lines = answers.log_lines([*answers.notes(job), *self.jobs.logs(job.id)]) if wanted else None
         code, body = answers.status(job, self._base(request), self._position(job), lines)
@@ -119,8 +116,6 @@ class Fal:
 
     def stream(self, request: Request, request_id: str) -> Response:
         job = self._find(request, request_id)
-        if job is None:
-            return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}
         place = self.jobs.streams.held(holder(request.state.owner, request))
         return EventStream(self._events(request, job), headers, place)
@@ -149,8 +144,6 @@ class Fal:
 
     def result(self, request: Request, request_id: str) -> Response:
         job = self._find(request, request_id)
-        if job is None:
-            return _not_found(request_id)
         if not job.status.is_terminal:
             failure = errors.infrastructure(400, "Request is still in progress", "bad_request")
             return errors.respond(failure, job.id)
@@ -158,8 +151,6 @@ class Fal:
 
     def cancel(self, request: Request, request_id: str) -> Response:
         job = self._find(request, request_id)
-        if job is None:
-            return _not_found(request_id)
         headers = {"x-fal-request-id": job.id}
         if job.status.is_terminal:
             return Json({"status": "ALREADY_COMPLETED"}, status_code=400, headers=headers)
@@ -198,9 +189,3 @@ def _memo(endpoint: Endpoint, given: Any) -> dict[str, Any]:
     fields = given if isinstance(given, dict) else {}
     ignored = kept({"ignored": unknown(fields, endpoint.input.model_fields)}, ["ignored"])
     return {**kept(fields, endpoint.input.model_fields), **ignored}
-
-
-def _not_found(request_id: str) -> Response:
-    text = f"Request {request_id[:100]} not found"
-    missing = errors.Failure(404, {"status": "NOT_FOUND", "detail": text, "message": text})
-    return errors.respond(missing)

@@ -1,4 +1,4 @@
-"""The shortest programs that reach this server with fal's own two clients, and with others that can talk to fal."""
+"""Example programs for fal's two clients and for others that support fal."""
 
 from server.facades.facade import Snippet
 

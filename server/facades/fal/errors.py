@@ -89,6 +89,11 @@ def respond(failure: Failure, request_id: str | None = None) -> Json:
     return Json(failure.body, status_code=failure.status, headers=headers)
 
 
+def not_found(request_id: str) -> Refused:
+    text = f"Request {request_id[:100]} not found"
+    return Refused(Failure(404, {"status": "NOT_FOUND", "detail": text, "message": text}))
+
+
 def infrastructure(status: int, text: str, error_type: str | None = None, **headers: str) -> Failure:
     """`message` is there for the JS client, which shows that or the bare reason phrase of the code."""
     body = {"detail": text, "message": text}

@@ -14,7 +14,9 @@ from server.context import Context
 from server.facades.fal import catalog
 from server.facades.fal.errors import Rejected
 from server.facades.fal.models import APP, ENDPOINTS, Endpoint
+from server.facades.kit.app import add
 from server.facades.kit.body import Json, read_json
+from server.facades.kit.openapi import parameter
 
 LONGEST_PAGE = 100
 MOST_IDS = 50
@@ -63,34 +65,26 @@ def serve(app: FastAPI, context: Context) -> None:
 
         return page
 
-    query = [_parameter("endpoint_id", APP, I2V)]
-    calls: list[tuple[str, str, Callable[..., Any], list[dict[str, Any]]]] = [
-        ("search", "/v1/models", models, [*query, *SEARCH]),
-        ("prices", "/v1/models/pricing", pricing, query),
-        ("OpenAPI document", "/api/openapi/queue/openapi.json", document, query),
-    ]
-    for name, path, call, parameters in calls:
-        app.add_api_route(path, call, methods=["GET"], name=name, openapi_extra={"parameters": parameters})
-    app.add_api_route("/v1/models/pricing/estimate", estimate, methods=["POST"], include_in_schema=False)
+    query = [parameter("query", "endpoint_id", APP, I2V)]
+    add(app, "GET", "/v1/models", models, "search", {"parameters": [*query, *SEARCH]})
+    add(app, "GET", "/v1/models/pricing", pricing, "prices", {"parameters": query})
+    add(app, "GET", "/api/openapi/queue/openapi.json", document, "OpenAPI document", {"parameters": query})
+    add(app, "POST", "/v1/models/pricing/estimate", estimate, "estimate", shown=False)
     for endpoint in ENDPOINTS.values():
-        app.add_api_route(f"/models/{endpoint.id}/llms.txt", page_of(endpoint), methods=["GET"], name="page")
+        add(app, "GET", f"/models/{endpoint.id}/llms.txt", page_of(endpoint), "page")
         for surface in ("models", "run", "queue"):
             for tail in ("schema", "openapi.json"):
                 path, shown = f"/{surface}/{endpoint.id}/{tail}", (surface, tail) == ("run", "schema")
-                app.add_api_route(path, schema_of(endpoint), methods=["GET"], name="schema", include_in_schema=shown)
-
-
-def _parameter(name: str, *examples: Any, **schema: Any) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": {"type": "string", **schema, "examples": list(examples)}}
+                add(app, "GET", path, schema_of(endpoint), "schema", shown=shown)
 
 
 SEARCH = [
-    _parameter("q", "cogvideox", "image"),
-    _parameter("category", "text-to-video", "image-to-video"),
-    _parameter("status", *STATUSES, enum=[*STATUSES]),
-    _parameter("limit", 1, 2, type="integer", minimum=1, maximum=LONGEST_PAGE, default=LONGEST_PAGE),
-    _parameter("cursor", "1", "2"),
-    _parameter("expand", *EXPANSIONS, enum=[*EXPANSIONS]),
+    parameter("query", "q", "cogvideox", "image"),
+    parameter("query", "category", "text-to-video", "image-to-video"),
+    parameter("query", "status", *STATUSES, enum=[*STATUSES]),
+    parameter("query", "limit", 1, 2, type="integer", minimum=1, maximum=LONGEST_PAGE, default=LONGEST_PAGE),
+    parameter("query", "cursor", "1", "2"),
+    parameter("query", "expand", *EXPANSIONS, enum=[*EXPANSIONS]),
 ]
 
 

@@ -1,7 +1,6 @@
-"""How to reach this server with Hugging Face's client and with plain requests.
+"""Example programs for Hugging Face's client and for plain requests.
 
-Knows: that huggingface_hub sends no video task to a plain address before it is told that there is one. Does not know:
-the calls.
+huggingface_hub sends a video task to a custom URL only after the task is added to its table.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.inference._providers import PROVIDERS
 from huggingface_hub.inference._providers.hf_inference import HFInferenceTask
 
-PROVIDERS["hf-inference"]["text-to-video"] = HFInferenceTask("text-to-video")  # a task its table lacks
+PROVIDERS["hf-inference"]["text-to-video"] = HFInferenceTask("text-to-video")  # missing in its table
 
 model = "http://127.0.0.1:8000/hf-inference/models/zai-org/CogVideoX-5b"
 client = InferenceClient(base_url=model, api_key="YOUR_API_KEY")

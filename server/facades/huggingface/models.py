@@ -1,19 +1,17 @@
-"""The CogVideoX models as Hugging Face names them, and what a call of their tasks may contain.
+"""The CogVideoX models as Hugging Face names them, and the body of its two tasks, text-to-video and image-to-video.
 
-Knows: Hugging Face's two tasks, text-to-video and image-to-video, and their parameters. Does not know: HTTP, jobs.
 Hugging Face states no ranges; these are what the engine takes.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
-from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE, flaw
+from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
 from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.kit.complaints import MAX_PROMPT, NO_PROMPT, is_blank
+from server.facades.kit.complaints import MAX_PROMPT, NO_PROMPT, joined, no_bool, not_blank, writable
 from weights.catalog import published
 
 OWNERS = ("zai-org", "THUDM")
@@ -28,38 +26,13 @@ def task_of(owner: str, name: str) -> Task | None:
     return None if checkpoint is None else Task.T2V if Task.T2V in checkpoint.tasks else Task.I2V
 
 
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if is_blank(text):
-        raise PydanticCustomError("blank", "must not be blank")
-    return text
-
-
-def _joined(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return ", ".join(part for part in value if part.strip())
-    return value
-
-
 ONE_OR_MORE = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 
-Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
-Unwanted = Annotated[Text, BeforeValidator(_joined), WithJsonSchema(ONE_OR_MORE)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(writable)]
+Unwanted = Annotated[Text, BeforeValidator(joined), WithJsonSchema(ONE_OR_MORE)]
 
 
-def _no_bool(value: Any) -> Any:
-    """Pydantic would take true for 1."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("boolean", "must be a number, got {given}", {"given": repr(value)})
-    return value
-
-
-NO_BOOL = BeforeValidator(_no_bool)
+NO_BOOL = BeforeValidator(no_bool)
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE), NO_BOOL]
 Frames = Annotated[float, Field(ge=1, le=MAX_FRAMES), NO_BOOL]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS), NO_BOOL]
@@ -99,7 +72,7 @@ class Parameters(BaseModel):
 class Inference(BaseModel):
     """`inputs` is a prompt for text-to-video, and for image-to-video a picture: base64, a data URI or a URL."""
 
-    inputs: Annotated[str, AfterValidator(_not_blank)] = Field(
+    inputs: Annotated[str, AfterValidator(not_blank)] = Field(
         examples=["a red circle moves left", "a blue square moves right"]
     )
     parameters: Parameters | None = Field(
@@ -108,7 +81,7 @@ class Inference(BaseModel):
 
 
 class TextInference(Inference):
-    inputs: Annotated[Text, AfterValidator(_not_blank)]
+    inputs: Annotated[Text, AfterValidator(not_blank)]
 
 
 def generation(task: Task, inputs: str, parameters: Parameters, image: Media | None) -> GenerationRequest:

@@ -5,8 +5,9 @@ Knows: in which order these stand. Does not know: paths, bodies, shapes of error
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -55,6 +56,30 @@ def create_app(
     app.add_middleware(Guard, admit=partial(admit, context), refuse=partial(refuse, context))
     app.add_middleware(Cors)
     return app
+
+
+def add(
+    app: FastAPI,
+    method: str,
+    path: str,
+    call: Callable[..., Any],
+    name: str,
+    extra: dict[str, Any] | None = None,
+    *,
+    shown: bool = True,
+    **more: Any,
+) -> None:
+    """A route; `extra` is what the documentation has beside it, `shown` whether the documentation has it at all."""
+    app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra, include_in_schema=shown, **more)
+
+
+def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Request], Awaitable[Response]]:
+    """`call(request, *values)` as a route's function: FastAPI would take further parameters for those of the query."""
+
+    async def bound(request: Request) -> Response:
+        return await call(request, *values)
+
+    return bound
 
 
 class Guard:

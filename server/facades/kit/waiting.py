@@ -1,6 +1,6 @@
-"""Calls that wait for their job.
+"""Jobs as calls submit, find and await them.
 
-Knows: what ends the wait: the job, the caller, the server. Does not know: what is answered then.
+Knows: what ends a wait: the job, the caller, the server. Does not know: what is answered then.
 """
 
 from __future__ import annotations
@@ -11,11 +11,28 @@ from collections.abc import Awaitable, Callable
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
+from pipelines.request import GenerationRequest
 from server.facades.kit.errors import Unavailable
 from server.jobs.job import Job
 from server.jobs.jobs import Jobs, NoWorker, Stopped
+from server.jobs.order import Order
 from server.limits.shares import holder
 from server.request_state import note_model
+
+
+async def submit_job(request: Request, jobs: Jobs, generation: GenerationRequest, order: Order) -> Job:
+    """Raises what `Jobs.submit` raises."""
+    job = await run_in_threadpool(jobs.submit, generation, order)
+    note_model(request, job.model)
+    return job
+
+
+def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Job | None:
+    """The caller's own job of that id or number."""
+    job = jobs.find(job_id, facade, request.state.owner)
+    if job is not None:
+        note_model(request, job.model)
+    return job
 
 
 async def ended(
@@ -28,9 +45,7 @@ async def ended(
     """The job that `submit` makes, once it has ended. As `finished_or_dropped`, but raises ClientDisconnect when the
     caller hung up, and TooManyAtOnce before the submission when too many calls of its owner wait."""
     with jobs.waits.held(holder(request.state.owner, request)):
-        job = await submit()
-        note_model(request, job.model)
-        done = await finished_or_dropped(request, jobs, job, one_shot=one_shot)
+        done = await finished_or_dropped(request, jobs, await submit(), one_shot=one_shot)
     if done is None:
         raise ClientDisconnect
     return done

@@ -1,8 +1,7 @@
 """ModelsLab: text2video and img2video, with fetch, uploads and the other addresses these go by.
 
-`app` has the addresses and `calls` what they do, `models` what a body may contain, `generation` turns that into a
-GenerationRequest, `uploads` reads files sent as base64, `answers` puts a job into ModelsLab's words and `errors` the
-rest. `clients` are programs that use it.
+`app` has the URLs, `calls` the calls, `models` the bodies, `uploads` files sent as base64; `generation` turns a body
+into a GenerationRequest; `answers` has a job in ModelsLab's words, `errors` everything else. `clients` are programs.
 """
 
 from server.facades.facade import Facade

@@ -1,7 +1,6 @@
-"""A job in ModelsLab's words: processing, success, error; to who asks, and to a webhook.
+"""A job in ModelsLab's words: processing, success, error; in an answer and in a webhook.
 
-Knows: the members clients read, and that a film's address is promised before there is a film. Does not know: how the
-job got there.
+The URL of a video is promised before there is a video.
 """
 
 from __future__ import annotations

@@ -1,21 +1,13 @@
-"""ModelsLab's addresses.
-
-Knows: paths and methods, and which call each is. Does not know: what the calls do.
-"""
+"""ModelsLab's URLs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 from fastapi import FastAPI
-from pydantic import BaseModel
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse
 
 from server.context import Context
-from server.facades.kit.app import create_app, without_last_slash
-from server.facades.kit.openapi import body_schema
+from server.facades.kit.app import add, bind, create_app, without_last_slash
+from server.facades.kit.openapi import body_schema, parameter
 from server.facades.modelslab import errors
 from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_FUSION, T2V_ULTRA, Kind, ModelsLab
 from server.facades.modelslab.models import Fetch, FetchById, Upload
@@ -32,7 +24,8 @@ ROOMS: dict[str, dict[str, Kind]] = {
 }
 ROOT_UPLOADS = ("/api/v6/base64_to_url", "/api/v7/base64_to_url")
 
-Call = Callable[[Request], Awaitable[Response]]
+UPLOAD = {**body_schema(Upload), "parameters": []}
+FILM = {"parameters": [parameter("path", "name", "d9428888-122b-41e1-b85c-61cf3a6b5a4f.mp4", required=True)]}
 
 
 def create(context: Context) -> FastAPI:
@@ -43,49 +36,24 @@ def create(context: Context) -> FastAPI:
         for room, kinds in ROOMS.items():
             _furnish(app, calls, mount + room, kinds, shown=mount + room == MAIN)
         for path in ROOT_UPLOADS:
-            _post(app, mount + path, calls.upload, Upload, shown=mount + path == ROOT_UPLOADS[0])
+            add(app, "POST", mount + path, calls.upload, "upload", UPLOAD, shown=mount + path == ROOT_UPLOADS[0])
     for method in ("GET", "HEAD"):
-        app.add_api_route(
-            "/generations/{name}",
-            calls.film,
-            methods=[method],
-            response_class=FileResponse,
-            openapi_extra={"parameters": [_parameter("name", "path", "string")]},
-            include_in_schema=method == "GET",
-        )
+        shown = method == "GET"
+        add(app, method, "/generations/{name}", calls.film, "film", FILM, shown=shown, response_class=FileResponse)
     return app
 
 
 def _furnish(app: FastAPI, calls: ModelsLab, room: str, kinds: dict[str, Kind], shown: bool) -> None:
+    in_path, in_query = (
+        {"parameters": [parameter(place, "request_id", 1, 2, type="integer", required=True)]}
+        for place in ("path", "query")
+    )
     for name, kind in kinds.items():
-        _post(app, f"{room}/{name}", _generation(calls, kind), kind.input, shown=shown)
-    in_path, in_query = (_parameter("request_id", place, "integer") for place in ("path", "query"))
-    _post(app, f"{room}/fetch/{{request_id}}", calls.fetch, Fetch, in_path, shown=shown)
-    _get(app, f"{room}/fetch/{{request_id}}", calls.fetch, in_path, shown=shown)
-    _post(app, f"{room}/fetch", calls.fetch, FetchById, shown=shown)
-    _get(app, f"{room}/fetch", calls.fetch, in_query, shown=shown)
-    _post(app, f"{room}/base64_to_url", calls.upload, Upload, shown=shown)
-
-
-def _post(
-    app: FastAPI, path: str, call: Call, model: type[BaseModel], *parameters: dict[str, Any], shown: bool
-) -> None:
-    extra = {**body_schema(model), "parameters": list(parameters)}
-    app.add_api_route(path, call, methods=["POST"], openapi_extra=extra, include_in_schema=shown)
-
-
-def _get(app: FastAPI, path: str, call: Call, parameter: dict[str, Any], *, shown: bool) -> None:
-    extra = {"parameters": [parameter]}
-    app.add_api_route(path, call, methods=["GET"], openapi_extra=extra, include_in_schema=shown)
-
-
-def _parameter(name: str, place: str, kind: str) -> dict[str, Any]:
-    examples = [1, 2] if kind == "integer" else ["d9428888-122b-41e1-b85c-61cf3a6b5a4f.mp4"]
-    return {"name": name, "in": place, "required": True, "schema": {"type": kind, "examples": examples}}
-
-
-def _generation(calls: ModelsLab, kind: Kind) -> Call:
-    async def generate(request: Request) -> Response:
-        return await calls.generate(request, kind)
-
-    return generate
+        generate, body = bind(calls.generate, kind), {**body_schema(kind.input), "parameters": []}
+        add(app, "POST", f"{room}/{name}", generate, "generate", body, shown=shown)
+    by_path, by_body = {**body_schema(Fetch), **in_path}, {**body_schema(FetchById), "parameters": []}
+    add(app, "POST", f"{room}/fetch/{{request_id}}", calls.fetch, "fetch", by_path, shown=shown)
+    add(app, "GET", f"{room}/fetch/{{request_id}}", calls.fetch, "fetch", in_path, shown=shown)
+    add(app, "POST", f"{room}/fetch", calls.fetch, "fetch", by_body, shown=shown)
+    add(app, "GET", f"{room}/fetch", calls.fetch, "fetch", in_query, shown=shown)
+    add(app, "POST", f"{room}/base64_to_url", calls.upload, "upload", UPLOAD, shown=shown)

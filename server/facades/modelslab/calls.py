@@ -1,7 +1,4 @@
-"""ModelsLab's calls: generations that wait for a while, fetch, uploads, the films themselves.
-
-Knows: what each call reads and answers. Does not know: addresses (the app does), GPUs, other vendors.
-"""
+"""ModelsLab's calls: generations that wait for a while, fetch, uploads, the videos themselves."""
 
 from __future__ import annotations
 
@@ -24,8 +21,9 @@ from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, collected
 from server.facades.kit.complaints import shown
 from server.facades.kit.errors import Refused
-from server.facades.kit.fields import kept, unknown
+from server.facades.kit.fields import kept, members, unknown
 from server.facades.kit.json_bodies import parsed
+from server.facades.kit.waiting import find_job, submit_job
 from server.facades.modelslab import answers, errors, keyed
 from server.facades.modelslab.generation import generation, limited, picture_of
 from server.facades.modelslab.models import (
@@ -46,7 +44,6 @@ from server.limits.shares import holder
 from server.limits.steps import in_turn
 from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
-from server.request_state import note_model
 
 FACADE = "modelslab"
 HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
@@ -93,20 +90,16 @@ class ModelsLab:
         if source is not None:
             image = await self.context.intake.picture(source, "init_image", owner=owner)
         wanted, more = generation(given, image)
-        job = await run_in_threadpool(
-            self.jobs.submit,
-            wanted,
-            Order(
-                facade=FACADE,
-                endpoint=kind.name,
-                memo={**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
-                owner=owner,
-                keep_seconds=TEMP_SECONDS if given.temp else None,
-                webhook=None if given.webhook is None else Webhook(given.webhook, base),
-                idempotency=idempotency(request),
-            ),
+        order = Order(
+            FACADE,
+            kind.name,
+            owner,
+            {**_told(given), "notes": [*notes, *more, *unknown(present(fields), kind.input.model_fields)]},
+            keep_seconds=TEMP_SECONDS if given.temp else None,
+            webhook=None if given.webhook is None else Webhook(given.webhook, base),
+            idempotency=idempotency(request),
         )
-        note_model(request, job.model)
+        job = await submit_job(request, self.jobs, wanted, order)
         if not given.instant_response:
             place = self.jobs.waits.held(holder(owner, request))
             # it stays queued, and is fetched when the server is back, or at once where too many calls wait
@@ -117,17 +110,16 @@ class ModelsLab:
 
     async def fetch(self, request: Request) -> Response:
         """The id comes in the path, in the query or in the body."""
-        fields, owner = await self._fields(request)
+        fields, _ = await self._fields(request)
         given = request.path_params.get("request_id") or request.query_params.get("request_id")
         if given is None:
             given = fields.get("request_id")
         if given is None or given == "":
             raise Refused(errors.Failure(400, "request_id is required"))
         number = _number(given)
-        job = None if number is None else await run_in_threadpool(self.jobs.find, number, FACADE, owner)
+        job = None if number is None else await run_in_threadpool(find_job, request, self.jobs, number, FACADE)
         if job is None:
             raise Refused(errors.Failure(404, "Request not found", UNKNOWN))
-        note_model(request, job.model)
         return await self._answer(job, self.context.artifacts.base_url(request))
 
     async def _answer(self, job: Job, base: str, fetch_url: str | None = None) -> Response:
@@ -173,10 +165,7 @@ class ModelsLab:
                 body, owner = await keyed.read(request, self.strangers, self.folder, identify, grow)
         else:
             body = await collected(request, request.stream(), owner=owner)
-        fields = await parsed(body, owner or "")
-        fields = {} if fields is None else fields
-        if not isinstance(fields, dict):
-            raise Refused(errors.Failure(400, "The body must be a JSON object"))
+        fields = members(await parsed(body, owner or ""))
         key = fields.get("key", request.headers.get("key"))
         if owner is None:
             owner = identify(key if isinstance(key, str) else None)

@@ -1,4 +1,4 @@
-"""Programs that reach this server with ModelsLab's clients, as short as they can be."""
+"""Example programs for ModelsLab's clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelslab_py.core.client import Client
 from modelslab_py.schemas.video import Text2Video
 
 client = Client(api_key="YOUR_API_KEY", fetch_retry=100, fetch_timeout=10)
-client.base_url = "http://127.0.0.1:8000/api/"  # before Video is made
+client.base_url = "http://127.0.0.1:8000/api/"  # before Video is created
 video = Video(client=client)
 wanted = Text2Video(
     model_id="cogvideox",

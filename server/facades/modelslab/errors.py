@@ -1,31 +1,22 @@
-"""Everything that can go wrong, in ModelsLab's words: `{"status", "message", "tip"}`. The one place that makes those.
-
-Knows: which code fits what, and that ModelsLab answers 200 to what it refuses, but for its v7. Does not know: who
-raised it and why.
-"""
+"""ModelsLab's errors: `{"status", "message", "tip"}`, with the status 200 for what it refuses, except in its v7."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from pipelines.request import MAX_SEED, RequestError
-from server.auth import Unauthorized
+from pipelines.request import MAX_SEED
 from server.context import Context
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.errors import MediaError, QueueFull
+from server.facades.kit import complaints
 from server.facades.kit.body import Json
-from server.facades.kit.complaints import shown
-from server.facades.kit.errors import Refused
-from server.facades.kit.json_bodies import BadBody
+from server.facades.kit.errors import HUNG_UP, Answers, Refused, http_text, named, not_json, reason, retry_after
 from server.facades.modelslab.models import RANDOM_SEED
-from server.jobs.job import Job, JobError, Status
-from server.limits.bodies import BodyTooLarge
+from server.jobs.job import Job, Status
 
 FIELDS = {"image": "init_image", "size": "width and height", "output_format": "output_type"}  # engine's -> ModelsLab's
 TIPS = {
@@ -65,86 +56,61 @@ def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
-    return respond(of_exception(error), context.settings.modelslab_status, request.scope["path"])
-
-
-def of_exception(error: Exception) -> Failure:
-    match error:
-        case Unauthorized():
-            return Failure(401, "API key is required" if error.reason == "missing" else "Invalid API key")
-        case Refused():
-            failure: Failure = error.failure
-            return failure
-        case BadBody():
-            return Failure(400, f"The body is not valid JSON: {error.message} at character {error.position}")
-        case BodyTooLarge() | UploadTooLarge():
-            return Failure(413, error.message)
-        case MediaError():
-            lost = "Unable to fetch image from provided URL: " if error.code == "file_download_error" else ""
-            return Failure(400, f"{FIELDS.get(error.field, error.field)}: {lost}{error.message}")
-        case RequestError():
-            return Failure(400, f"{FIELDS.get(error.field, error.field)}: {error.message}")
-        case NoModel():
-            return Failure(400, f"Model not found: {error.message}")
-        case QueueFull():
-            seconds = math.ceil(error.retry_after)
-            more = {"retry_after": seconds}
-            text = f"Rate limit exceeded with the queue maximum: {error.message}"
-            return Failure(429, text, more, {"retry-after": str(seconds)})
-        case DiskFull():
-            return Failure(503, error.message)
-        case ClientDisconnect():  # nobody is there to read this
-            return Failure(499, "The caller hung up")
-        case HTTPException():
-            text = {404: "Not found", 405: "Method not allowed"}.get(error.status_code, str(error.detail))
-            return Failure(error.status_code, text, headers=dict(error.headers or {}), plain=True)
-        case _:
-            return Failure(500, "Internal server error")
+    return respond(ANSWERS.to(error), context.settings.modelslab_status, request.scope["path"])
 
 
 def of_job(job: Job) -> str:
     """Why a job has no video."""
     if job.status is Status.CANCELLED:
         return "The request was cancelled"
-    error = job.error or JobError("internal", "The generation failed")
-    name = FIELDS.get(error.field or "", error.field)
-    return f"{name}: {error.message}" if name else error.message
+    return named(reason(job), FIELDS)
+
+
+WORDS = {
+    **complaints.WORDS,
+    "blank": "{name} is required",
+    "unknown_model": "{msg}",
+    "literal_error": "{name} must be mp4 or gif, got {given!r}",
+    complaints.OTHER: "{name} {msg}",
+}
 
 
 def invalid(error: ValidationError, most: Mapping[str, float]) -> Refused:
     """`most`: the greatest values of the body's fields."""
-    texts = dict.fromkeys(_of_pydantic(dict(one), most) for one in error.errors(include_url=False))
-    return Refused(Failure(400, "; ".join(texts)))
+    return Refused(Failure(400, complaints.complaints(error, lambda one: _of_field(one, most))))
 
 
-def _of_pydantic(error: dict[str, Any], most: Mapping[str, float]) -> str:
-    name = str(error["loc"][0]) if error["loc"] else "body"
-    given = shown(error["input"])
-    match error["type"]:
-        case "missing" | "blank":
-            return f"{name} is required"
-        case "unknown_model":
-            return str(error["msg"])
-        case "greater_than_equal" | "less_than_equal":
-            if name == "seed":
-                return f"seed must be between 0 and {MAX_SEED}, or {RANDOM_SEED} for a random one, got {given}"
-            low = error["ctx"]["ge"]
-            if name in most:
-                return f"{name} must be between {low:g} and {most[name]:g}, got {given}"
-            return f"{name} must be {low:g} or more, got {given}"
-        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
-            return f"{name} must be an integer, got {given!r}"
-        case "boolean" | "float_type" | "float_parsing" | "finite_number":
-            return f"{name} must be a number, got {given!r}"
-        case "bool_type" | "bool_parsing":
-            return f"{name} must be true or false, got {given!r}"
-        case "literal_error":
-            return f"{name} must be mp4 or gif, got {given!r}"
-        case "string_too_long":
-            return f"{name} must be at most {error['ctx']['max_length']} characters long"
-        case "string_type":
-            return f"{name} must be a string"
-        case "string_unicode":
-            return f"{name} must be plain text"
-        case _:
-            return f"{name} {error['msg']}"
+def _of_field(error: Mapping[str, Any], most: Mapping[str, float]) -> str:
+    name, low = str(error["loc"][0]) if error["loc"] else "body", error.get("ctx", {}).get("ge", 0)
+    ends = complaints.between(low, most[name]) if name in most else f" {complaints.plain(low)} or more"
+    if name == "seed":
+        ends = f" between 0 and {MAX_SEED}, or {RANDOM_SEED} for a random one"
+    return complaints.complaint(error, name, WORDS, {name: ends})
+
+
+def _of_media(error: MediaError) -> Failure:
+    lost = "Unable to fetch image from provided URL: " if error.code == "file_download_error" else ""
+    return Failure(400, f"{FIELDS.get(error.field, error.field)}: {lost}{error.message}")
+
+
+def _of_queue(error: QueueFull) -> Failure:
+    text, wait = f"Rate limit exceeded with the queue maximum: {error.message}", retry_after(error)
+    return Failure(429, text, {"retry_after": int(wait["retry-after"])}, wait)
+
+
+ANSWERS = Answers(
+    no_key=lambda e: Failure(401, "API key is required" if e.reason == "missing" else "Invalid API key"),
+    invalid=lambda e: Failure(400, complaints.complaints(e, lambda one: _of_field(one, {}))),
+    bad_json=lambda e: Failure(400, not_json(e)),
+    not_an_object=lambda e: Failure(400, e.message),
+    too_large=lambda e: Failure(413, e.message),
+    bad_media=_of_media,
+    bad_request=lambda e: Failure(400, named(e, FIELDS)),
+    no_model=lambda e: Failure(400, f"Model not found: {e.message}"),
+    bad_upload=lambda e: Failure(400, e.message),
+    queue_full=_of_queue,
+    disk_full=lambda e: Failure(503, e.message),
+    hung_up=lambda e: Failure(499, HUNG_UP),
+    http=lambda e: Failure(e.status_code, http_text(e), headers=dict(e.headers or {}), plain=True),
+    crashed=lambda e: Failure(500, "Internal server error"),
+)

@@ -1,8 +1,4 @@
-"""From a body to a GenerationRequest, and what of it was changed on the way.
-
-Knows: which of ModelsLab's fields CogVideoX has. Does not know: HTTP, what the model makes of sizes and frame counts
-(the plan does, and has notes of its own).
-"""
+"""ModelsLab's fields -> GenerationRequest, with notes of what was changed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A body that may hold the key which allows it: it waits on disk until the key is found.
-
-Knows: where a key is in a JSON object, how long a stranger may take. Does not know: which keys are good.
-"""
+"""A body that may hold the key which permits it: it waits on disk until the key is found."""
 
 from __future__ import annotations
 

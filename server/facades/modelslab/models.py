@@ -1,7 +1,6 @@
-"""What a body of ModelsLab's calls may contain: names, defaults, least values and what more is taken for.
+"""The bodies of ModelsLab's calls. Its clients send numbers and booleans as text, and empty strings for nothing.
 
-Knows: ModelsLab's pages and what its clients send (numbers and booleans as text, empty strings for nothing).
-Does not know: HTTP, jobs. Values above ModelsLab's maximum are taken for the maximum, as its own SDK's defaults are.
+Values above ModelsLab's maximum are reduced to it, as the defaults of its own SDK are.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from pipelines.ranges import flaw
 from pipelines.request import MAX_SEED, Task
-from server.facades.kit.complaints import MAX_PROMPT, is_blank, is_callable, shown
+from server.facades.kit.complaints import MAX_PROMPT, is_callable, no_bool, not_blank, shown, writable
 from server.facades.kit.samples import BLUE, RED
 from weights.catalog import published
 
@@ -22,24 +20,6 @@ RANDOM_SEED = -1
 MAX_URL = 8192
 TEXT_MODELS = ("cogvideox", "cogvideox-2", "cogvideox-5b", "wanx")
 IMAGE_MODELS = (*TEXT_MODELS, "svd")
-
-
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticCustomError("boolean", "must be a number")
-    return value
-
-
-def _writable(text: str) -> str:
-    if wrong := flaw(text):
-        raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if is_blank(text):
-        raise PydanticCustomError("blank", "is required")
-    return text
 
 
 def _lower(value: Any) -> Any:
@@ -68,20 +48,20 @@ def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
     return check
 
 
-Int = Annotated[int, BeforeValidator(_no_boolean)]
-Number = Annotated[float, BeforeValidator(_no_boolean)]
-Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
-Prompt = Annotated[Text, AfterValidator(_not_blank)]
-Picture = Annotated[str, AfterValidator(_writable), AfterValidator(_not_blank)]
-Address = Annotated[str, Field(max_length=MAX_URL), AfterValidator(_writable), AfterValidator(_address)]
+Int = Annotated[int, BeforeValidator(no_bool)]
+Number = Annotated[float, BeforeValidator(no_bool)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(writable)]
+Prompt = Annotated[Text, AfterValidator(not_blank)]
+Picture = Annotated[str, AfterValidator(writable), AfterValidator(not_blank)]
+Address = Annotated[str, Field(max_length=MAX_URL), AfterValidator(writable), AfterValidator(_address)]
 OutputType = Annotated[Literal["mp4", "gif"], BeforeValidator(_lower)]
 TextModel = Annotated[
-    str, BeforeValidator(_lower), AfterValidator(_writable), AfterValidator(_one_of(TEXT_MODELS, Task.T2V))
+    str, BeforeValidator(_lower), AfterValidator(writable), AfterValidator(_one_of(TEXT_MODELS, Task.T2V))
 ]
 ImageModel = Annotated[
-    str, BeforeValidator(_lower), AfterValidator(_writable), AfterValidator(_one_of(IMAGE_MODELS, Task.I2V))
+    str, BeforeValidator(_lower), AfterValidator(writable), AfterValidator(_one_of(IMAGE_MODELS, Task.I2V))
 ]
-TrackId = Annotated[str, BeforeValidator(_number_as_text), Field(max_length=1000), AfterValidator(_writable)]
+TrackId = Annotated[str, BeforeValidator(_number_as_text), Field(max_length=1000), AfterValidator(writable)]
 Share = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Int, Field(ge=1)]
 Side = Annotated[Int, Field(ge=16)]

@@ -1,7 +1,4 @@
-"""Files sent as base64 in a JSON body.
-
-Knows: data URIs, and a few kinds of file by their first bytes. Does not know: where files are kept.
-"""
+"""Files sent as base64 in a JSON body; a few kinds of file are recognized by their first bytes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """OpenAI: `/v1/videos`, with the files and models its clients ask for.
 
-`app` has the paths, `calls` and `files` what happens there, `body` reads forms and JSON, `models` says what they may
-hold and `intake` what it means here, `answers` puts a job into OpenAI's words and `errors` the rest.
+`app` has the URLs, `calls` and `files` the calls, `models` the bodies; `intake` turns a body into a GenerationRequest;
+`answers` has a job in OpenAI's words, `errors` everything else.
 """
 
 from server.facades.facade import Facade

@@ -1,7 +1,4 @@
-"""A job as OpenAI's video object, a model as its model object.
-
-Knows: OpenAI's members and its four words for a job's state. Does not know: how the job got there.
-"""
+"""A job as OpenAI's video object, a model as its model object."""
 
 from __future__ import annotations
 

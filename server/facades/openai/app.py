@@ -1,7 +1,4 @@
-"""OpenAI's addresses: which call answers where, and who is let in.
-
-Knows: OpenAI's paths, CORS, the key check. Does not know: what the calls do.
-"""
+"""OpenAI's URLs, and the parameters of its lists."""
 
 from __future__ import annotations
 

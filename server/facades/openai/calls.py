@@ -1,7 +1,4 @@
-"""OpenAI's video calls over the jobs: create, look, list, download, delete, remix; and the models.
-
-Knows: which answer goes with which state. Does not know: paths, keys, GPUs.
-"""
+"""OpenAI's video calls: create, retrieve, list, download, delete, remix; and the models."""
 
 from __future__ import annotations
 
@@ -11,27 +8,24 @@ from typing import Any
 
 from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from pipelines.request import GenerationRequest
 from server.context import Context
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json
-from server.facades.kit.fields import kept
-from server.facades.kit.waiting import finished_or_dropped
+from server.facades.kit.fields import kept, read_fields
+from server.facades.kit.waiting import ended, find_job, submit_job
 from server.facades.openai import answers, errors, intake
-from server.facades.openai.body import read_fields
 from server.facades.openai.errors import Refused
-from server.facades.openai.models import CreateVideo, RemixVideo
+from server.facades.openai.models import FORMS, CreateVideo, RemixVideo, nested
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.facades.openai.spritesheet import NoSpritesheet, spritesheet
 from server.jobs.job import Job, Status
 from server.jobs.jobs import PAGE_WAIT
 from server.jobs.order import Order
-from server.limits.shares import holder
 from server.media.artifact import Artifact
-from server.request_state import note_model
 from weights.catalog import published
 
 FACADE = "openai"
@@ -54,12 +48,7 @@ class Videos:
         return await self._answer(request, await self._submit(request))
 
     async def sync(self, request: Request) -> Response:
-        with self.jobs.waits.held(holder(request.state.owner, request)):
-            job = await self._submit(request)
-            note_model(request, job.model)
-            done = await finished_or_dropped(request, self.jobs, job, one_shot=True)
-        if done is None:
-            raise ClientDisconnect
+        done = await ended(request, self.jobs, lambda: self._submit(request), one_shot=True)
         if done.status is not Status.SUCCEEDED or done.video is None:
             return errors.respond(errors.of_job(done))
         headers = {
@@ -71,14 +60,14 @@ class Videos:
         return Response(film, media_type=done.video.media_type, headers=headers)
 
     async def _submit(self, request: Request) -> Job:
-        fields = await read_fields(request)
+        fields = nested(await read_fields(request, FORMS))
         given = intake.validated(fields)
         generation = await intake.generation(self.context, given, request.state.owner)
         notes = kept({"notes": intake.notes(self.context, fields, given)}, ["notes"])
         return await self._queue(request, generation, {**kept(fields, CreateVideo.model_fields), **notes})
 
     async def remix(self, request: Request, video_id: str) -> Response:
-        given = RemixVideo.model_validate(await read_fields(request))
+        given = RemixVideo.model_validate(nested(await read_fields(request, FORMS)))
         old = await run_in_threadpool(self._find, request, video_id)
         if old.status is not Status.SUCCEEDED:
             raise Refused(400, "Only a completed video can be remixed.", "video_id", "video_not_completed")
@@ -88,21 +77,12 @@ class Videos:
         asked = "extend" in old.memo or "extend" in str(old.memo.get("extra_params"))
         extend = old.request.extend if asked else None
         fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None, extend=extend)
-        payload = {**old.memo, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
-        return await self._answer(request, await self._queue(request, fresh, payload))
+        memo = {**old.memo, "prompt": given.prompt, "remixed_from_video_id": answers.id_of(old)}
+        return await self._answer(request, await self._queue(request, fresh, memo))
 
-    async def _queue(self, request: Request, generation: GenerationRequest, payload: dict[str, Any]) -> Job:
-        return await run_in_threadpool(
-            self.jobs.submit,
-            generation,
-            Order(
-                facade=FACADE,
-                endpoint="videos",
-                memo=payload,
-                owner=request.state.owner,
-                idempotency=idempotency(request),
-            ),
-        )
+    async def _queue(self, request: Request, generation: GenerationRequest, memo: dict[str, Any]) -> Job:
+        order = Order(FACADE, "videos", request.state.owner, memo, idempotency=idempotency(request))
+        return await submit_job(request, self.jobs, generation, order)
 
     def retrieve(self, request: Request, video_id: str) -> Response:
         job = self._find(request, video_id)
@@ -184,10 +164,7 @@ class Videos:
 
     def _known(self, request: Request, video_id: str) -> Job | None:
         job_id = answers.job_id_of(video_id)
-        job = self.jobs.find(job_id, FACADE, request.state.owner) if job_id else None
-        if job is not None:
-            note_model(request, job.model)
-        return job
+        return find_job(request, self.jobs, job_id, FACADE) if job_id else None
 
     def _find(self, request: Request, video_id: str) -> Job:
         job = self._known(request, video_id)
@@ -199,5 +176,4 @@ class Videos:
         return answers.video(self.context, job, self.context.artifacts.base_url(request))
 
     async def _answer(self, request: Request, job: Job) -> Response:
-        note_model(request, job.model)
         return Json(self._video(request, job), headers=POLL_AFTER)

@@ -1,4 +1,4 @@
-"""Programs that reach this server with OpenAI's own client, and without one."""
+"""Example programs for OpenAI's clients, and for curl."""
 
 from server.facades.facade import ADDRESS, KEY, Snippet
 from server.facades.openai.recipes import LITELLM, LITELLM_PROXY, N8N, OPEN_WEBUI

@@ -1,31 +1,26 @@
-"""Everything that can go wrong, in OpenAI's words: `{"error": {message, type, param, code}}`. The one place for that.
+"""OpenAI's errors: `{"error": {message, type, param, code}}`.
 
-Knows: OpenAI's codes and types. Does not know: who raised it and why.
-
-NOTE: its clients send a request again after 408, 409, 429 and all from 500 on, unless told not to.
+NOTE: its clients retry after 408, 409, 429 and everything from 500 on, unless told not to.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from pipelines.request import RequestError
-from server.auth import Unauthorized
 from server.context import Context
-from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLarge
+from server.errors import QueueFull
+from server.facades.kit import complaints
 from server.facades.kit import errors as kit
 from server.facades.kit.body import Json
-from server.facades.kit.complaints import shown
+from server.facades.kit.errors import HUNG_UP, Answers, reason, retry_after
 from server.facades.kit.json_bodies import BadBody
 from server.facades.openai.models import Adapter, CreateVideo, ExpiresAfter
-from server.jobs.job import Job, JobError, Status
-from server.limits.bodies import BodyTooLarge
+from server.jobs.job import Job, Status
 
 INVALID = "invalid_request_error"
 FINAL = {"x-should-retry": "false"}
@@ -60,41 +55,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
         what = f"{request.method} {request.scope['path'][:200]}"
         text = f"Invalid URL ({what}): this server makes videos only, with POST /v1/videos"
         return respond(Failure(404, text, code="unknown_url"))
-    return respond(of_exception(error))
-
-
-def of_exception(error: Exception) -> Failure:
-    match error:
-        case ValidationError():
-            return _of_pydantic(dict(error.errors()[0]))
-        case Refused():
-            failure: Failure = error.failure
-            return failure
-        case Unauthorized():
-            return Failure(401, NO_KEY if error.reason == "missing" else BAD_KEY, code="invalid_api_key")
-        case BadBody():
-            where = f" at character {error.position}" if error.position else ""
-            return Failure(400, f"The body is not valid JSON: {error.message}{where}", code="invalid_json")
-        case BodyTooLarge() | UploadTooLarge():
-            return Failure(413, error.message, code="request_too_large")
-        case MediaError():
-            return Failure(400, f"Invalid '{error.field}': {error.message}", error.field, error.code)
-        case RequestError():
-            return _of_request(error.field, error.message)
-        case NoModel():
-            return Failure(400, error.message, "model", "model_not_found")
-        case QueueFull():
-            wait = {"retry-after": str(math.ceil(error.retry_after))}  # its clients give up on more than a minute
-            text = f"Rate limit reached: {error.message}"
-            return Failure(429, text, None, "rate_limit_exceeded", "rate_limit_error", wait)
-        case ClientDisconnect():  # nobody is there to read this
-            return Failure(499, "The caller hung up")
-        case HTTPException():
-            return _of_http(error)
-        case DiskFull():
-            return Failure(507, error.message, None, "disk_full", "server_error")
-        case _:
-            return Failure(500, "The server had an error while processing your request.", type="server_error")
+    return respond(ANSWERS.to(error))
 
 
 def _of_http(error: HTTPException) -> Failure:
@@ -109,7 +70,7 @@ def of_job(job: Job) -> Failure:
     """Why a job has no video, for the caller who waited for it."""
     if job.status is Status.CANCELLED:
         return Failure(500, "The video was cancelled", None, "cancelled", "server_error", FINAL)
-    error = job.error or JobError("internal", "The generation failed")
+    error = reason(job)
     if error.code in ("invalid_request", "media_error"):
         return _of_request(error.field or "", error.message)
     return Failure(500, error.message, None, error.code, "server_error", FINAL)
@@ -121,47 +82,61 @@ def _of_request(name: str, message: str) -> Failure:
 
 
 RANGES = {  # both sides of a range are told, whichever was overstepped
-    shown_as.format(name): (spec["minimum"], spec["maximum"])
-    for model, shown_as in ((CreateVideo, "{}"), (ExpiresAfter, "expires_after[{}]"), (Adapter, "lora[{}]"))
-    for name, whole in model.model_json_schema()["properties"].items()
-    for spec in (whole, *whole.get("anyOf", ()))
-    if "minimum" in spec and "maximum" in spec
+    written.format(name): complaints.between(*ends)
+    for model, written in ((CreateVideo, "{}"), (ExpiresAfter, "expires_after[{}]"), (Adapter, "lora[{}]"))
+    for name, ends in complaints.ranges(model).items()
+}
+WORDS = {
+    **{kind: words.removeprefix("{name} ") for kind, words in complaints.WORDS.items()},
+    "integer": "must be an integer{range}, got {given!r}",
+    "number": "must be a number{range}, got {given!r}",
+    "not_a_number": "must be a number",
+    "literal_error": "must be {expected}, got {given!r}",
+    complaints.OTHER: "{msg}",
+}
+CODES = {
+    **dict.fromkeys(("integer", "number", "text"), "invalid_type"),
+    "not_a_number": "invalid_value",
+    "string_too_long": "string_above_max_length",
+    "greater_than_equal": "below_min_value",
+    "less_than_equal": "above_max_value",
 }
 
 
-def _of_pydantic(error: dict[str, Any]) -> Failure:
-    path = [str(part) for part in error["loc"]] or ["body"]
-    name = path[0] + "".join(f"[{part}]" for part in path[1:])
-    kind, given = error["type"], shown(error["input"])
-    match kind:
-        case "missing":
-            return Failure(400, f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-        case "greater_than_equal" | "less_than_equal":
-            code = "below_min_value" if kind == "greater_than_equal" else "above_max_value"
-            number = "decimal" if isinstance(given, float) else "integer"
-            return _invalid(name, f"must be {_between(name)}, got {given}", f"{number}_{code}")
-        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
-            return _invalid(name, f"must be an integer {_between(name)}, got {given!r}", "invalid_type")
-        case "float_type" | "float_parsing" | "finite_number":
-            return _invalid(name, f"must be a number {_between(name)}, got {given!r}", "invalid_type")
-        case "string_type":
-            return _invalid(name, "must be a string", "invalid_type")
-        case "string_unicode":
-            return _invalid(name, "must be plain text", "invalid_value")
-        case "string_too_long":
-            longest = error["ctx"]["max_length"]
-            return _invalid(name, f"must be at most {longest} characters long", "string_above_max_length")
-        case "literal_error":
-            return _invalid(name, f"must be {error['ctx']['expected']}, got {given!r}", "invalid_value")
-        case "wrong":
-            return _invalid(name, error["msg"], "invalid_value")
-        case _:
-            return _invalid(name, str(error["msg"]), "invalid_value")
+def _of_field(error: Mapping[str, Any]) -> Failure:
+    first, *rest = [str(part) for part in error["loc"]] or ["body"]
+    name, kind = first + "".join(f"[{part}]" for part in rest), error["type"]
+    if kind == "missing":
+        return Failure(400, f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
+    code = CODES.get(kind) or CODES.get(complaints.FAMILIES.get(kind, ""), "invalid_value")
+    if complaints.FAMILIES.get(kind) == "range":
+        code = f"{'decimal' if isinstance(error['input'], float) else 'integer'}_{code}"
+    return Failure(400, f"Invalid '{name}': {complaints.complaint(error, name, WORDS, RANGES)}", name, code)
 
 
-def _between(name: str) -> str:
-    return "between {} and {}".format(*RANGES[name]) if name in RANGES else ""
+def _of_json(error: BadBody) -> Failure:
+    where = f" at character {error.position}" if error.position else ""
+    return Failure(400, f"The body is not valid JSON: {error.message}{where}", code="invalid_json")
 
 
-def _invalid(name: str, message: str, code: str) -> Failure:
-    return Failure(400, f"Invalid '{name}': {message}", name, code)
+def _of_queue(error: QueueFull) -> Failure:
+    text = f"Rate limit reached: {error.message}"  # its clients give up on more than a minute
+    return Failure(429, text, None, "rate_limit_exceeded", "rate_limit_error", retry_after(error))
+
+
+ANSWERS = Answers(
+    no_key=lambda e: Failure(401, NO_KEY if e.reason == "missing" else BAD_KEY, code="invalid_api_key"),
+    invalid=lambda e: _of_field(dict(e.errors()[0])),
+    bad_json=_of_json,
+    not_an_object=lambda e: Failure(400, "The body must be a JSON object or a form", code="invalid_type"),
+    too_large=lambda e: Failure(413, e.message, code="request_too_large"),
+    bad_media=lambda e: Failure(400, f"Invalid '{e.field}': {e.message}", e.field, e.code),
+    bad_request=lambda e: _of_request(e.field, e.message),
+    no_model=lambda e: Failure(400, e.message, "model", "model_not_found"),
+    bad_upload=lambda e: Failure(400, e.message, code="invalid_value"),
+    queue_full=_of_queue,
+    disk_full=lambda e: Failure(507, e.message, None, "disk_full", "server_error"),
+    hung_up=lambda e: Failure(499, HUNG_UP),
+    http=_of_http,
+    crashed=lambda e: Failure(500, "The server had an error while processing your request.", type="server_error"),
+)

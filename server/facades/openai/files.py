@@ -1,17 +1,9 @@
-"""OpenAI's files: pictures brought beforehand, to be named by their id when a video is asked for.
-
-Knows: OpenAI's file object, of which a record lies in a folder of its owner's, and how the list of them is paged.
-Does not know: how the files themselves are stored.
-"""
+"""OpenAI's files: images uploaded beforehand and named by their id in a video request."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -19,15 +11,16 @@ from starlette.responses import Response
 
 from pipelines.ranges import flaw
 from server.context import Context
-from server.datadir import write_atomically
 from server.facades.kit.body import Json
+from server.facades.kit.fields import FormFile, read_fields
+from server.facades.kit.records import Record, Records
 from server.facades.openai.answers import page
-from server.facades.openai.body import FormFile, read_fields
 from server.facades.openai.errors import Refused
-from server.facades.openai.models import CreateFile
+from server.facades.openai.models import FORMS, CreateFile, nested
 from server.facades.openai.query import is_newest_first, limit_of, unknown_after
 from server.jobs.jobs import PAGE_WAIT
 from server.media.artifact import Artifact
+from server.media.uploads import chunks_of
 
 PREFIX = "file-"
 ID = re.compile(PREFIX + "[A-Za-z0-9_-]{32}")
@@ -35,29 +28,16 @@ LONGEST_PAGE = 10_000
 NAME = 200  # characters
 
 
-def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> tuple[dict[str, Any], Artifact]:
+def records_of(context: Context) -> Records:
+    return Records(context, context.data.records["openai"])
+
+
+def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> tuple[Record, Artifact]:
     """The record and the file of an id that this owner was given. Raises Refused."""
-    if ID.fullmatch(file_id) and (record := _read(context, _folder(context, owner) / file_id)) is not None:
-        artifact = context.artifacts.find(file_id.removeprefix(PREFIX))
-        if artifact is not None:
-            return record, artifact
-    raise Refused(404, f"No such File object: {file_id[:100]}", param, "not_found")
-
-
-def _folder(context: Context, owner: str) -> Path:
-    return context.data.records["openai"] / (owner or "anyone")
-
-
-def _read(context: Context, path: Path) -> dict[str, Any] | None:
-    """A record, unless its file's time is over; then it goes as well."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-    except OSError:
-        return None
-    if context.artifacts.find(path.name.removeprefix(PREFIX)) is None:
-        path.unlink(missing_ok=True)
-        return None
-    return record
+    found = records_of(context).find(owner, file_id.removeprefix(PREFIX)) if ID.fullmatch(file_id) else None
+    if found is None:
+        raise Refused(404, f"No such File object: {file_id[:100]}", param, "not_found")
+    return found
 
 
 class Files:
@@ -65,9 +45,10 @@ class Files:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.records = records_of(context)
 
     async def create(self, request: Request) -> Response:
-        fields = await read_fields(request)
+        fields = nested(await read_fields(request, FORMS))
         given = CreateFile.model_validate(fields)
         file = fields["file"]
         if not isinstance(file, FormFile):
@@ -76,7 +57,7 @@ class Files:
             raise Refused(400, "Invalid 'file': the file is empty", "file", "invalid_value")
         keep = given.expires_after.seconds if given.expires_after else None
         artifact = await self.context.uploads.store(
-            _once(file), file.name, file.media_type, keep_seconds=keep, owner=request.state.owner
+            chunks_of([file]), file.name, file.media_type, keep_seconds=keep, owner=request.state.owner
         )
         expires = await run_in_threadpool(self.context.artifacts.expires_at, artifact.key)
         record = {
@@ -90,13 +71,8 @@ class Files:
             "status": "processed",
             "status_details": None,
         }
-        await run_in_threadpool(self._keep, request.state.owner, record)
+        await run_in_threadpool(self.records.keep, request.state.owner, artifact.key, record)
         return Json(record)
-
-    def _keep(self, owner: str, record: dict[str, Any]) -> None:
-        folder = _folder(self.context, owner)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / record["id"], json.dumps(record).encode("ascii"))
 
     async def list(self, request: Request) -> Response:
         async with self.context.jobs.pages.turn(request.state.owner, PAGE_WAIT):
@@ -105,8 +81,7 @@ class Files:
     def _list(self, request: Request) -> Response:
         query = request.query_params
         limit, purpose, after = limit_of(query, LONGEST_PAGE, LONGEST_PAGE), query.get("purpose"), query.get("after")
-        paths = _folder(self.context, request.state.owner).glob(f"{PREFIX}*")
-        found = [record for path in paths if (record := _read(self.context, path)) is not None]
+        found = self.records.all(request.state.owner)
         found.sort(key=lambda record: (record["created_at"], record["id"]), reverse=is_newest_first(query))
         if after:
             ids = [record["id"] for record in found]
@@ -121,10 +96,5 @@ class Files:
 
     def delete(self, request: Request, file_id: str) -> Response:
         _, artifact = find(self.context, file_id, request.state.owner)
-        self.context.artifacts.remove(artifact)
-        (_folder(self.context, request.state.owner) / file_id).unlink(missing_ok=True)
+        self.records.remove(request.state.owner, artifact)
         return Json({"id": file_id, "object": "file", "deleted": True})
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data

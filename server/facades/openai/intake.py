@@ -1,7 +1,4 @@
-"""OpenAI's fields -> GenerationRequest: pictures and LoRAs fetched, names of models checked.
-
-Knows: what each field means here. Does not know: paths, answers, how a video is made.
-"""
+"""OpenAI's fields -> GenerationRequest: images and LoRAs fetched, model names checked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""OpenAI's bodies: the fields of its video calls, and those that SGLang and vLLM-Omni have added to them.
-
-Knows: names, defaults, ranges, and the forms a picture is named in. Does not know: HTTP, jobs, which models are served.
-"""
+"""The bodies of OpenAI's video calls, with the fields that SGLang and vLLM-Omni have added to them."""
 
 from __future__ import annotations
 
@@ -14,14 +11,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pipelines.ranges import MAX_FPS, MAX_FRAMES, MAX_LORA_SCALE, MAX_SIDE, MIN_SIDE, flaw
+from pipelines.ranges import MAX_FPS, MAX_FRAMES, MAX_LORA_SCALE, MAX_SIDE, MIN_SIDE
 from pipelines.request import MAX_SEED
-from server.facades.kit.complaints import MAX_PROMPT, is_blank
+from server.facades.kit.complaints import MAX_PROMPT, no_bool, not_blank, writable
+from server.facades.kit.forms import MULTIPART, URLENCODED
 from server.facades.kit.samples import BLUE, RED
 
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
 PURPOSES = ("user_data", "vision", "assistants", "batch", "fine-tune", "evals")
+FORMS = (MULTIPART, URLENCODED)  # its clients send forms even without a file
+MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
 NO_SOUND = "CogVideoX makes silent videos"
 ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
@@ -50,23 +50,16 @@ def _wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError("wrong", "{wrong}", {"wrong": message})
 
 
-def _writable(text: str) -> str:
-    if found := flaw(text):
-        raise _wrong(f"must be plain text: {found}")
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if is_blank(text):
-        raise _wrong("must not be blank")
-    return text
-
-
-def _no_bool(value: Any) -> Any:
-    """Pydantic would take true for 1."""
-    if isinstance(value, bool):
-        raise _wrong("must be a number")
-    return value
+def nested(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with the objects that a form spells `name[member]`."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        member = MEMBER.fullmatch(name)
+        if member is None:
+            found[name] = value
+        elif isinstance(within := found.setdefault(member[1], {}), dict):
+            within[member[2]] = value
+    return found
 
 
 def opened(value: Any) -> Any:
@@ -95,9 +88,9 @@ def _picture(value: Any) -> Any:
         if not isinstance(value, str):
             raise _wrong(f"must have text as its {name}")
         if name == "file_id":
-            return FileId(_not_blank(_writable(value)))
+            return FileId(not_blank(writable(value)))
     if isinstance(value, str):
-        return _not_blank(_writable(value))
+        return not_blank(writable(value))
     if not isinstance(value, bytes):
         raise _wrong("must be a file, a URL, a data URI, or an object with image_url or file_id")
     return value
@@ -123,7 +116,7 @@ def _size(size: str) -> str:
     return found[0]
 
 
-NO_BOOL = BeforeValidator(_no_bool)
+NO_BOOL = BeforeValidator(no_bool)
 Seconds = Annotated[int, Field(ge=1, le=60), NO_BOOL]
 Steps = Annotated[int, Field(ge=1, le=200), NO_BOOL]
 Guidance = Annotated[float, Field(ge=0, le=20), NO_BOOL]
@@ -132,8 +125,8 @@ Frames = Annotated[int, Field(ge=1, le=MAX_FRAMES), NO_BOOL]
 Rate = Annotated[int, Field(ge=1, le=MAX_FPS), NO_BOOL]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE), NO_BOOL]
 Lifetime = Annotated[int, Field(ge=3600, le=2592000), NO_BOOL]
-Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_writable)]
-Prompt = Annotated[Text, AfterValidator(_not_blank)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(writable)]
+Prompt = Annotated[Text, AfterValidator(not_blank)]
 _REFERENCE: dict[str, Any] = {
     "anyOf": [
         {"type": "string", "description": "a URL, a data URI, base64, or the file itself in a form"},
@@ -151,7 +144,7 @@ class Adapter(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    path: Annotated[str, AfterValidator(_writable), AfterValidator(_not_blank)]
+    path: Annotated[str, AfterValidator(writable), AfterValidator(not_blank)]
     scale: Annotated[float, Field(ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE), NO_BOOL] = 1.0
 
 

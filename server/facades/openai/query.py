@@ -1,7 +1,4 @@
-"""What the lists are asked with.
-
-Knows: `limit`, `order` and `after`, and how they are refused. Does not know: what is listed.
-"""
+"""`limit`, `order` and `after` of OpenAI's lists."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Programs of others that call OpenAI's video API: LiteLLM, Open WebUI, n8n; each made to call this server.
+"""Example programs and configurations for software that calls OpenAI's video API: LiteLLM, Open WebUI, n8n.
 
-Knows: what each of them wants to be given. Does not know: the calls. Each is run by a test as it stands here.
+Tests run each of them unchanged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import litellm
 
-model = "openai/sora-2"  # or "hosted_vllm/zai-org/CogVideoX-5b", whose calls take num_frames, guidance_scale, lora, ...
+model = "openai/sora-2"  # or "hosted_vllm/zai-org/CogVideoX-5b", which also takes num_frames, guidance_scale, lora, ...
 server = {"api_base": "http://127.0.0.1:8000/v1", "api_key": "YOUR_API_KEY"}
 
 video = litellm.video_generation(
@@ -24,7 +24,7 @@ Path("video.mp4").write_bytes(litellm.video_content(video.id, **server))
 """
 
 LITELLM_PROXY = """\
-# LITELLM_MASTER_KEY=sk-... litellm --config config.yaml   (a long key of your own, which the proxy's callers send)
+# LITELLM_MASTER_KEY=sk-... litellm --config config.yaml   (choose a long key; the proxy's clients send it)
 model_list:
   - model_name: cogvideox
     litellm_params:
@@ -61,8 +61,8 @@ class Tools:
     class Valves(BaseModel):
         server_url: str = Field("http://127.0.0.1:8000", description="URL of the server, as Open WebUI reaches it")
         api_key: str = Field("YOUR_API_KEY", description="API key of the server")
-        model: str = Field("sora-2", description="Name of a model; all are the one that is served")
-        poll_seconds: float = Field(2.0, description="Seconds between two looks at the video")
+        model: str = Field("sora-2", description="Model name; any name means the served model")
+        poll_seconds: float = Field(2.0, description="Seconds between two polls")
 
     def __init__(self):
         self.valves = self.Valves()
@@ -132,7 +132,7 @@ N8N = """\
       "position": [440, 0], "parameters": {"amount": 5, "unit": "seconds"}, "webhookId": "cogvideox-wait"
     },
     {
-      "id": "4", "name": "Look at video", "type": "n8n-nodes-base.httpRequest", "typeVersion": 4.2,
+      "id": "4", "name": "Poll video", "type": "n8n-nodes-base.httpRequest", "typeVersion": 4.2,
       "position": [660, 0],
       "parameters": {
         "url": "=http://127.0.0.1:8000/v1/videos/{{ $('Create video').item.json.id }}",
@@ -142,7 +142,7 @@ N8N = """\
       }
     },
     {
-      "id": "5", "name": "Still being made?", "type": "n8n-nodes-base.if", "typeVersion": 2.2,
+      "id": "5", "name": "Unfinished?", "type": "n8n-nodes-base.if", "typeVersion": 2.2,
       "position": [880, 0],
       "parameters": {
         "conditions": {
@@ -176,9 +176,9 @@ N8N = """\
   "connections": {
     "Start": {"main": [[{"node": "Create video", "type": "main", "index": 0}]]},
     "Create video": {"main": [[{"node": "Wait", "type": "main", "index": 0}]]},
-    "Wait": {"main": [[{"node": "Look at video", "type": "main", "index": 0}]]},
-    "Look at video": {"main": [[{"node": "Still being made?", "type": "main", "index": 0}]]},
-    "Still being made?": {
+    "Wait": {"main": [[{"node": "Poll video", "type": "main", "index": 0}]]},
+    "Poll video": {"main": [[{"node": "Unfinished?", "type": "main", "index": 0}]]},
+    "Unfinished?": {
       "main": [
         [{"node": "Wait", "type": "main", "index": 0}],
         [{"node": "Download video", "type": "main", "index": 0}]

@@ -1,7 +1,4 @@
-"""Frames of a film side by side in one picture.
-
-Knows: ffmpeg's tile filter. Does not know: whose film it is.
-"""
+"""Frames of a video side by side in one picture."""
 
 from __future__ import annotations
 

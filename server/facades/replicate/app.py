@@ -9,10 +9,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import Response
 
 from server.context import Context
-from server.facades.kit.app import create_app, without_last_slash
+from server.facades.kit.app import add, bind, create_app, without_last_slash
 from server.facades.kit.openapi import body_schema, parameter
 from server.facades.replicate import errors
 from server.facades.replicate.about import About
@@ -24,7 +23,6 @@ from server.facades.replicate.models import (
     CogVideoXImageInput,
     CogVideoXTextInput,
     DeploymentRequest,
-    Model,
     VersionRequest,
 )
 from server.facades.replicate.watch import Watch
@@ -57,60 +55,45 @@ def create(context: Context) -> FastAPI:
     app = create_app(context, errors.refuse, *bodies, *inputs, admit=admit)
     predictions, about, files, watch = Predictions(context), About(context), Files(context), Watch(context)
 
-    def of(model: Model) -> Callable[..., Any]:
-        async def predict(request: Request) -> Response:
-            return await predictions.of_model(request, model.owner, model.name)
-
-        return predict
-
     for mount in MOUNTS:
 
-        def get(path: str, call: Callable[..., Any], name: str, mount: str = mount, **more: Any) -> None:
-            shown = bool(mount) is bool(SHARED.match(path))
-            app.add_api_route(mount + path, call, methods=["GET"], name=name, include_in_schema=shown, **more)
-
-        def post(path: str, call: Callable[..., Any], name: str, mount: str = mount, **more: Any) -> None:
+        def route(method: str, path: str, call: Callable[..., Any], name: str, mount: str = mount, **more: Any) -> None:
             shown = more.pop("shown", True) and bool(mount) is bool(SHARED.match(path))
-            app.add_api_route(mount + path, call, methods=["POST"], name=name, include_in_schema=shown, **more)
+            add(app, method, mount + path, call, name, shown=shown, **more)
 
         def predict(path: str, call: Callable[..., Any], kind: type[BaseModel], shown: bool = True) -> None:
             extra = {**body_schema(kind), "parameters": BLOCKING}
-            post(path, call, "predict", openapi_extra=extra, status_code=201, shown=shown)
+            route("POST", path, call, "predict", extra=extra, status_code=201, shown=shown)
 
         predict("/v1/predictions", predictions.of_version, VersionRequest)
-        get("/v1/predictions", predictions.list, "predictions", openapi_extra=CURSOR)
-        get("/v1/predictions/{prediction_id}", predictions.get, "prediction")
-        post("/v1/predictions/{prediction_id}/cancel", predictions.cancel, "cancel")
-        get("/v1/predictions/{prediction_id}/stream/{token}", watch.stream, "events")
-        get("/v1/predictions/{prediction_id}/web/{token}", watch.page, "page")
+        route("GET", "/v1/predictions", predictions.list, "predictions", extra=CURSOR)
+        route("GET", "/v1/predictions/{prediction_id}", predictions.get, "prediction")
+        route("POST", "/v1/predictions/{prediction_id}/cancel", predictions.cancel, "cancel")
+        route("GET", "/v1/predictions/{prediction_id}/stream/{token}", watch.stream, "events")
+        route("GET", "/v1/predictions/{prediction_id}/web/{token}", watch.page, "page")
         for slug, model in MODELS.items():
-            predict(f"/v1/models/{slug}/predictions", of(model), model.request, slug not in ALIASES)
-        post("/v1/models/{owner}/{name}/predictions", predictions.of_model, "predict", shown=False)
+            call = bind(predictions.of_model, model.owner, model.name)
+            predict(f"/v1/models/{slug}/predictions", call, model.request, slug not in ALIASES)
+        route("POST", "/v1/models/{owner}/{name}/predictions", predictions.of_model, "predict", shown=False)
         predict("/v1/deployments/{owner}/{name}/predictions", predictions.of_deployment, DeploymentRequest)
-        get("/v1/models", about.models, "models")
-        app.add_api_route(mount + "/v1/models", about.search, methods=["QUERY"], include_in_schema=False)
-        get("/v1/models/{owner}/{name}", about.model, "model")
-        get("/v1/models/{owner}/{name}/versions", about.versions, "versions")
-        get("/v1/models/{owner}/{name}/versions/{version_id}", about.version, "version")
-        get("/v1/deployments", about.deployments, "deployments")
-        get("/v1/deployments/{owner}/{name}", about.deployment, "deployment")
+        route("GET", "/v1/models", about.models, "models")
+        route("QUERY", "/v1/models", about.search, "search", shown=False)
+        route("GET", "/v1/models/{owner}/{name}", about.model, "model")
+        route("GET", "/v1/models/{owner}/{name}/versions", about.versions, "versions")
+        route("GET", "/v1/models/{owner}/{name}/versions/{version_id}", about.version, "version")
+        route("GET", "/v1/deployments", about.deployments, "deployments")
+        route("GET", "/v1/deployments/{owner}/{name}", about.deployment, "deployment")
         form = body_schema(NewFile, types=("multipart/form-data",))
-        post("/v1/files", files.create, "upload", openapi_extra=form, status_code=201)
-        get("/v1/files", files.list, "files")
-        get("/v1/files/{file_id}", files.get, "file")
-        app.add_api_route(
-            mount + "/v1/files/{file_id}",
-            files.delete,
-            methods=["DELETE"],
-            name="remove",
-            include_in_schema=bool(mount),
-        )
-        get("/v1/webhooks/default/secret", about.secret, "webhook secret")
-        get("/v1/account", about.account, "account")
-        get("/v1/hardware", about.hardware, "hardware")
-        get("/v1/collections", about.collections, "collections")
-        get("/v1/collections/{slug}", about.collection, "collection")
-        get("/v1/trainings", about.trainings, "trainings")
+        route("POST", "/v1/files", files.create, "upload", extra=form, status_code=201)
+        route("GET", "/v1/files", files.list, "files")
+        route("GET", "/v1/files/{file_id}", files.get, "file")
+        route("DELETE", "/v1/files/{file_id}", files.delete, "remove")
+        route("GET", "/v1/webhooks/default/secret", about.secret, "webhook secret")
+        route("GET", "/v1/account", about.account, "account")
+        route("GET", "/v1/hardware", about.hardware, "hardware")
+        route("GET", "/v1/collections", about.collections, "collections")
+        route("GET", "/v1/collections/{slug}", about.collection, "collection")
+        route("GET", "/v1/trainings", about.trainings, "trainings")
     return app
 
 

@@ -23,6 +23,7 @@ from server.facades.kit.body import Json, read_json
 from server.facades.kit.complaints import is_callable
 from server.facades.kit.errors import Refused
 from server.facades.kit.fields import kept, members, present
+from server.facades.kit.waiting import find_job, submit_job
 from server.facades.replicate import agents, answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (
@@ -40,7 +41,6 @@ from server.facades.replicate.models import (
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
 from server.jobs.order import Order
 from server.limits.shares import holder
-from server.request_state import note_model
 
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
@@ -96,7 +96,6 @@ class Predictions:
         webhook = self._webhook(request, asked.wanted)
         cancel_after = _duration(request.headers.get("cancel-after", ""))
         job = await self._submit(request, fields, asked, webhook, cancel_after)
-        note_model(request, job.model)
         if seconds := wait_seconds(request):
             # removed meanwhile, or the server stops and starts it again later, or too many calls wait
             with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
@@ -137,7 +136,7 @@ class Predictions:
             end_by=None if cancel_after is None else time.time() + cancel_after,
         )
         try:
-            return await run_in_threadpool(self.jobs.submit, generation(given, image), order)
+            return await submit_job(request, self.jobs, generation(given, image), order)
         except RequestError as error:
             raise errors.renamed(error, asked.model.fields) from None
 
@@ -200,10 +199,9 @@ class Predictions:
 
     def _find(self, request: Request, prediction_id: str) -> Job:
         known = answers.job_id(prediction_id)
-        job = self.jobs.find(known, NAME, request.state.owner) if known is not None else None
+        job = find_job(request, self.jobs, known, NAME) if known is not None else None
         if job is None:
             raise errors.not_found(f"prediction {prediction_id}")
-        note_model(request, job.model)
         return job
 
     def _answer(self, request: Request, job: Job, status: int = 200) -> Response:

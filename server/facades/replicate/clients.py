@@ -1,4 +1,4 @@
-"""Programs that reach this server with Replicate's own two clients, and with others that speak its API."""
+"""Example programs for Replicate's two clients, and for others that support Replicate."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.kit.app import create_app, idempotency, root
+from server.facades.kit.app import add, bind, create_app, idempotency, root
 from server.facades.kit.body import Json
 from server.facades.kit.errors import Failure, Refused
 from server.facades.kit.fields import kept, media_type, read_fields
 from server.facades.kit.forms import MULTIPART
 from server.facades.kit.openapi import body_schema, parameter
-from server.facades.kit.waiting import ended
+from server.facades.kit.waiting import ended, find_job, submit_job
 from server.facades.segmind import answers, errors
 from server.facades.segmind.assets import Asset
 from server.facades.segmind.form import choose
@@ -25,7 +24,6 @@ from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, Uplo
 from server.jobs.job import Job, Status
 from server.jobs.order import Order
 from server.limits.steps import in_turn
-from server.request_state import note_model
 
 FACADE = "segmind"
 MOUNTS = ("", "/segmind")
@@ -34,6 +32,9 @@ FORM_PARAMETERS = [
     parameter("query", "response", description="the form of the answer", **FORM),
     parameter("header", "X-Response-Format", description="the same, as a header", **FORM),
 ]
+VIDEO_OR_JSON: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
 class Segmind:
@@ -64,7 +65,6 @@ class Segmind:
 
     async def enqueue(self, request: Request, slug: Slug) -> Response:
         job = await self._submit(request, slug)
-        note_model(request, job.model)
         body = {"request_id": job.id, "status": "QUEUED", **answers.links(job, self._root(request))}
         return Json(body, headers={"x-request-id": job.id})
 
@@ -76,7 +76,7 @@ class Segmind:
             image = await self.context.intake.picture(given.image, "image", owner=request.state.owner)
         memo = {**kept(fields, slug.input.model_fields), "base64": given.base64}
         order = Order(FACADE, slug.name, request.state.owner, memo, idempotency=idempotency(request))
-        return await run_in_threadpool(self.jobs.submit, generation(given, image), order)
+        return await submit_job(request, self.jobs, generation(given, image), order)
 
     def status(self, request: Request, request_id: str) -> Response:
         code, body = answers.state(self._find(request, request_id), self._root(request))
@@ -103,10 +103,9 @@ class Segmind:
         return Json({"file_urls": urls, "message": "Files uploaded successfully"})
 
     def _find(self, request: Request, request_id: str) -> Job:
-        job = self.jobs.find(request_id, FACADE, request.state.owner)
+        job = find_job(request, self.jobs, request_id, FACADE)
         if job is None:
             raise Refused(Failure(404, f"Request {request_id[:100]} not found"))
-        note_model(request, job.model)
         return job
 
     def _root(self, request: Request) -> str:
@@ -125,45 +124,20 @@ def create(context: Context) -> FastAPI:
     app = create_app(context, errors.refuse, UploadAsset, *(slug.input for slug in SLUGS.values()))
     segmind = Segmind(context)
     for mount in MOUNTS:
+        shown = not mount
         for slug in SLUGS.values():
             _serve(app, segmind, slug, mount)
-        calls: list[tuple[str, str, Callable[..., Response]]] = [
-            ("credits", "/v1/get-user-credits", segmind.credits),
-            ("result", "/v1/requests/{request_id}", segmind.result),
-            ("status", "/v2/requests/{request_id}/status", segmind.status),
-            ("result", "/v2/requests/{request_id}", segmind.result),
-        ]
-        for name, path, call in calls:
-            app.add_api_route(mount + path, call, methods=["GET"], name=name, include_in_schema=not mount)
-        app.add_api_route(
-            f"{mount}/upload-asset",
-            segmind.upload,
-            methods=["POST"],
-            name="upload",
-            openapi_extra=body_schema(UploadAsset),
-            include_in_schema=not mount,
-        )
+        add(app, "GET", f"{mount}/v1/get-user-credits", segmind.credits, "credits", shown=shown)
+        add(app, "GET", f"{mount}/v1/requests/{{request_id}}", segmind.result, "result", shown=shown)
+        add(app, "GET", f"{mount}/v2/requests/{{request_id}}/status", segmind.status, "status", shown=shown)
+        add(app, "GET", f"{mount}/v2/requests/{{request_id}}", segmind.result, "result", shown=shown)
+        add(app, "POST", f"{mount}/upload-asset", segmind.upload, "upload", body_schema(UploadAsset), shown=shown)
     return app
 
 
 def _serve(app: FastAPI, segmind: Segmind, slug: Slug, mount: str) -> None:
-    async def run(request: Request) -> Response:
-        return await segmind.run(request, slug)
-
-    async def enqueue(request: Request) -> Response:
-        return await segmind.enqueue(request, slug)
-
-    extra = body_schema(slug.input, types=("application/json", "multipart/form-data"))
-    said: dict[int | str, dict[str, Any]] = {
-        200: {"content": {"application/json": {}, "video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
-    }
-    for path, call, name in ((f"/v1/{slug.name}", run, "run"), (f"/v2/{slug.name}", enqueue, "queue")):
-        app.add_api_route(
-            mount + path,
-            call,
-            methods=["POST"],
-            name=f"{name} {slug.task.value}",
-            openapi_extra={**extra, "parameters": FORM_PARAMETERS} if call is run else extra,
-            responses=said if call is run else None,
-            include_in_schema=not mount,
-        )
+    queue = body_schema(slug.input, types=("application/json", MULTIPART))
+    run = {**queue, "parameters": FORM_PARAMETERS}
+    paths, task, shown = (f"{mount}/v1/{slug.name}", f"{mount}/v2/{slug.name}"), slug.task.value, not mount
+    add(app, "POST", paths[0], bind(segmind.run, slug), f"run {task}", run, shown=shown, responses=VIDEO_OR_JSON)
+    add(app, "POST", paths[1], bind(segmind.enqueue, slug), f"queue {task}", queue, shown=shown)

@@ -1,4 +1,4 @@
-"""Programs that reach this server with Segmind's SDK, and as Segmind's pages print them."""
+"""Example programs for Segmind's SDK and the program on its pages."""
 
 from __future__ import annotations
 

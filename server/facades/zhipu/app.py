@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from server.context import Context
-from server.facades.kit.app import create_app
+from server.facades.kit.app import add, create_app
 from server.facades.kit.openapi import body_schema, parameter
 from server.facades.zhipu import errors
 from server.facades.zhipu.calls import Zhipu
@@ -26,14 +26,12 @@ def create(context: Context) -> FastAPI:
         "parameters": [parameter("query", "webhook", "https://example.com/hook", "http://example.org/")],
     }
     asked = {"parameters": [parameter("query", "geo", "global", "cn")]}
-    add = app.add_api_route
     for mount in MOUNTS:
-        seen = mount == NATIVE
-        add(f"{mount}/videos/generations", zhipu.create, methods=["POST"], openapi_extra=video, include_in_schema=seen)
-        path = f"{mount}/async-result/{{task_id}}"
-        add(path, zhipu.result, methods=["GET"], openapi_extra=asked, include_in_schema=seen)
-        add(path, zhipu.result, methods=["POST"], include_in_schema=False)
-    add("/cogvideox/v4/async-results", zhipu.results, methods=["POST"], openapi_extra=tasks)
-    add(f"{UNIFIED}/create", zhipu.create_unified, methods=["POST"], openapi_extra=unified)
-    add(f"{UNIFIED}/fetch/{{task_id}}", zhipu.fetch_unified, methods=["GET"])
+        shown, path = mount == NATIVE, f"{mount}/async-result/{{task_id}}"
+        add(app, "POST", f"{mount}/videos/generations", zhipu.create, "create", video, shown=shown)
+        add(app, "GET", path, zhipu.result, "result", asked, shown=shown)
+        add(app, "POST", path, zhipu.result, "result", shown=False)
+    add(app, "POST", "/cogvideox/v4/async-results", zhipu.results, "results", tasks)
+    add(app, "POST", f"{UNIFIED}/create", zhipu.create_unified, "create_unified", unified)
+    add(app, "GET", f"{UNIFIED}/fetch/{{task_id}}", zhipu.fetch_unified, "fetch_unified")
     return app

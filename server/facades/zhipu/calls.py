@@ -14,13 +14,13 @@ from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json
 from server.facades.kit.errors import Failure, Refused
 from server.facades.kit.fields import kept, read_fields, unknown
+from server.facades.kit.waiting import find_job, submit_job
 from server.facades.zhipu import answers, errors, mapping
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
 from server.jobs.jobs import PAGE_WAIT
 from server.jobs.order import Order
-from server.request_state import note_model
 
 FACADE = "zhipu"
 
@@ -36,13 +36,11 @@ class Zhipu:
     async def create(self, request: Request) -> Response:
         fields = await _fields(request)
         job = await self._submit(request, fields, VideoGeneration.model_validate(fields))
-        note_model(request, job.model)
         return Json(answers.created(job))
 
     async def create_unified(self, request: Request) -> Response:
         fields = await _fields(request)
         job = await self._submit(request, fields, UnifiedVideo.model_validate(fields))
-        note_model(request, job.model)
         return Json(answers.unified_created(job))
 
     def result(self, request: Request, task_id: str) -> Response:
@@ -85,16 +83,15 @@ class Zhipu:
                     "notes": notes,
                 }
                 order = Order(FACADE, request.scope["path"], owner, memo, idempotency=name)
-                return await run_in_threadpool(self.jobs.submit, mapping.generation(given, media, rife), order)
+                return await submit_job(request, self.jobs, mapping.generation(given, media, rife), order)
         except Repeated:
             text = f"request_id: {given.request_id} was used before; each request needs one of its own"
             raise Refused(Failure(400, text, errors.REPEATED)) from None
 
     def _find(self, request: Request, task_id: str) -> Job:
-        job = self.jobs.find(task_id, FACADE, request.state.owner)
+        job = find_job(request, self.jobs, task_id, FACADE)
         if job is None:
             raise Refused(Failure(404, f"id: there is no task {task_id[:100]}", errors.INVALID))
-        note_model(request, job.model)
         return job
 
 

@@ -1,4 +1,4 @@
-"""The shortest programs that reach this server with the clients of Zhipu, Z.ai and 302.AI."""
+"""Example programs for the clients of Zhipu, Z.ai and 302.AI."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ import time
 
 import requests
 
-address = "http://127.0.0.1:8000/zhipu/api/paas/v4"
+base = "http://127.0.0.1:8000/zhipu/api/paas/v4"
 headers = {"Authorization": "Bearer YOUR_API_KEY"}
 body = {"model": "cogvideox-2", "prompt": "a red circle moves left on a blue background"}
-task = requests.post(f"{address}/videos/generations", headers=headers, json=body).json()
+task = requests.post(f"{base}/videos/generations", headers=headers, json=body).json()
 while task["task_status"] == "PROCESSING":
     time.sleep(2)
-    task = requests.get(f"{address}/async-result/{task['id']}", headers=headers).json()
+    task = requests.get(f"{base}/async-result/{task['id']}", headers=headers).json()
 print(task["video_result"][0]["url"])
 """
 

@@ -7,8 +7,9 @@ from base64 import b64decode
 import pytest
 
 from server.facades.ai_sdk import is_private
-from tests.rigs.clients.fake import VIDEO
-from tests.rigs.clients.fake_fal import APP, QUEUE, build
+from tests.rigs.facade_rig import Build
+from tests.rigs.facades.fal import APP, QUEUE
+from tests.rigs.job_table import VIDEO
 
 AGENTS = ("ai/7.0.173 ai-sdk/provider-utils/5.0.81 runtime/node.js/24", "ai-sdk/fal/3.0.41")
 
@@ -28,8 +29,8 @@ def test_private_addresses(base: str, private: bool) -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize(("base", "is_data"), [("http://127.0.0.1:8000", True), ("https://video.example.org", False)])
-def test_fals_video_itself_where_its_address_is_private(agent: str, base: str, is_data: bool) -> None:
-    client, _ = build()
+def test_fals_video_itself_where_its_address_is_private(build: Build, agent: str, base: str, is_data: bool) -> None:
+    client = build("fal").client
     said = {"user-agent": agent}
     request_id = client.post(f"{base}{QUEUE}", json={"prompt": "a"}, headers=said).json()["request_id"]
     ran = client.post(f"{base}/run{APP}", json={"prompt": "a"}, headers=said).json()
@@ -45,9 +46,9 @@ def test_fals_video_itself_where_its_address_is_private(agent: str, base: str, i
 
 
 @pytest.mark.parametrize("public_url", [None, "https://video.example.org"])
-def test_it_asks_for_fals_own_addresses(public_url: str | None) -> None:
+def test_it_asks_for_fals_own_addresses(build: Build, public_url: str | None) -> None:
     """Its fal provider has them built in, so that a program has its own `fetch` lead them here."""
-    client, _ = build(public_url=public_url)
+    client = build("fal", public_url=public_url).client
     receipt = client.post(QUEUE, json={"prompt": "a"}, headers={"user-agent": AGENTS[0]}).json()
     here = f"https://queue.fal.run{APP}/requests/{receipt['request_id']}"
     assert (receipt["response_url"], receipt["status_url"]) == (here, f"{here}/status")

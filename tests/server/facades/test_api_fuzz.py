@@ -35,7 +35,7 @@ from tests.rigs.api_judge import KEY, Answer, Asked, ask, flaw
 from tests.rigs.api_mutants import mutants
 from tests.rigs.api_scenes import SCENES, Sender
 from tests.rigs.api_tables import calls
-from tests.rigs.facade_rig import Rig, facade
+from tests.rigs.facade_rig import Rig, facade, square
 
 GENERATED = int(os.environ.get("FUZZ_REQUESTS", "0"))  # to each façade
 ROUNDS = 20
@@ -93,7 +93,7 @@ def remember(inspectors: Inspectors) -> None:
 
 @pytest.fixture(params=FACADES)
 def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
-    with facade(request.param, keys=KEY) as rig, asyncio.Runner() as runner:
+    with facade(request.param, keys=KEY, film=square(), rife=True) as rig, asyncio.Runner() as runner:
         remember(rig.context.inspectors)
         yield Trial(request.param, rig, runner)
 

@@ -21,15 +21,20 @@ from server.facades.registry import FACADES
 from tests.rigs.api_effects import Values, effect, leaves
 from tests.rigs.api_scenes import TOLD_AGAIN, UNSHOWN, Scene, Sender
 from tests.rigs.api_tables import DOCS, Call, Field, Row, calls, tables
-from tests.rigs.clients.fake import fake_context
-from tests.rigs.facade_rig import Clock, Rig, facade
+from tests.rigs.facade_rig import Clock, Rig, facade, square
 
 IN_SCENES = ("after", "ids")  # ids that only a scene knows
 WORDS = ("honoured", "mapped", "ignored", "refused")
 NOW = 1_800_000_000.0
 CLOCK = Clock(NOW)
 
-CALLS = [call for name in FACADES for call in calls(name, FACADES[name].create(fake_context()[0]).openapi())]
+
+def document(name: str) -> dict[str, Any]:
+    with facade(name) as rig:
+        return rig.app.openapi()
+
+
+CALLS = [call for name in FACADES for call in calls(name, document(name))]
 TABLES = {name: tables(name) if (DOCS / f"{name}.md").exists() else {} for name in FACADES}
 ROWS = [(call, row) for call in CALLS for row in TABLES[call.vendor].get(call.name, [])]
 
@@ -97,7 +102,7 @@ def rigs() -> Iterator[Callable[[str], Rig]]:
         @cache
         def rig(name: str) -> Rig:
             keys = [f"k{number}.secret" for number in range(1000)]
-            found = there.enter_context(facade(name, keys=",".join(keys), clock=CLOCK))
+            found = there.enter_context(facade(name, keys=",".join(keys), clock=CLOCK, film=square(), rife=True))
             found.keys = iter(keys)
             found.portal = there.enter_context(start_blocking_portal())
             there.callback(found.portal.call, found.context.inspectors.close)

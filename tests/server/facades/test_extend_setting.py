@@ -12,16 +12,15 @@ from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest, Task
 from server.app import create_app
-from server.facades import openai
 from server.facades.kit.samples import RED
 from server.jobs.job import Job, Status
 from server.jobs.jobs import Jobs
 from server.jobs.order import Order
 from server.served import Served
 from tests.rigs import checkpoints
-from tests.rigs.clients.fake import fake_context, model_for
 from tests.rigs.facade_rig import Rig, facade
 from tests.rigs.house import ended, house_of, plain
+from tests.rigs.stand_ins import model_for
 
 ZHIPU = ("zhipu", "/api/paas/v4/videos/generations", {"model": "cogvideox-2", "prompt": "a red circle"})
 OPENAI = ("openai", "/v1/videos", {"prompt": "a red circle"})
@@ -29,7 +28,7 @@ OPENAI = ("openai", "/v1/videos", {"prompt": "a red circle"})
 
 def sent(rig: Rig, path: str, **body: Any) -> Job:
     rig.begin()
-    answer = TestClient(rig.app, base_url="http://here:8000").post(path, json=body)
+    answer = rig.client.post(path, json=body)
     assert answer.status_code == 200, answer.text
     (job,) = rig.jobs()
     return job
@@ -76,10 +75,9 @@ def test_openais_own_fields_say_otherwise() -> None:
 
 
 def test_asking_for_what_cannot_be_is_refused() -> None:
-    context, jobs, _ = fake_context()  # serves nothing that could go on
-    with TestClient(openai.FACADE.create(context), base_url="http://here:8000") as client:
-        answer = client.post("/v1/videos", json={"prompt": "a", "seconds": 12, "extend": True})
-    assert (answer.status_code, answer.json()["error"]["param"], jobs.jobs) == (400, "extend", {}), answer.text
+    with facade("openai", tasks=[Task.T2V, Task.V2V]) as rig:  # no model continues a clip
+        answer = rig.client.post("/v1/videos", json={"prompt": "a", "seconds": 12, "extend": True})
+        assert (answer.status_code, answer.json()["error"]["param"], rig.jobs()) == (400, "extend", []), answer.text
 
 
 def test_what_cannot_be_extended_is_slowed_down_as_ever() -> None:

@@ -13,7 +13,6 @@ from pipelines.request import GenerationRequest
 from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Status
 from server.jobs.order import Order
-from tests.rigs.clients.fake import FakeJobs, hold
 from tests.rigs.facade_rig import Rig, facade
 from tests.server.media.test_fetch import picture
 
@@ -115,8 +114,10 @@ def test_a_caller_who_can_come_again_cancels_nothing_by_hanging_up(name: str | N
     async def gone() -> dict[str, str]:
         return {"type": "http.disconnect"}
 
-    jobs: Any = FakeJobs(end=hold)
-    job = jobs.submit(GenerationRequest("p"), Order("fal", "e", "", idempotency=name))
-    request = Request({"type": "http"}, gone)
-    assert asyncio.run(finished_or_dropped(request, jobs, job, one_shot=True)) is None
-    assert jobs.get(job.id).status is after
+    with facade("fal") as rig:
+        rig.hold()
+        jobs = rig.context.jobs
+        job = jobs.submit(GenerationRequest("p"), Order("fal", "e", "", idempotency=name))
+        request = Request({"type": "http"}, gone)
+        assert asyncio.run(finished_or_dropped(request, jobs, job, one_shot=True)) is None
+        assert rig.table[job.id].status is after

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +13,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from server.datadir import DataDir
 from server.facades import routes
-from server.facades.registry import FACADES
-from server.media.artifacts import Artifacts
-from server.media.uploads import Uploads
 from server.middleware import ByPrefix
-from tests.rigs.clients.fake import fake_context
+from tests.rigs.facade_rig import Build
 
 LISTS = {
     "openai": {"object": "list", "data": [{"id": "one"}]},
@@ -148,15 +141,12 @@ def test_what_is_no_form_is_openais() -> None:
 
 
 @pytest.fixture
-def real(tmp_path: Path) -> Iterator[TestClient]:
-    """The two façades themselves, over a real folder."""
-    data = DataDir(tmp_path)
-    artifacts = Artifacts(data)
-    context, _, _ = fake_context(keys="mine", data_dir=tmp_path)
-    context = replace(context, artifacts=artifacts, uploads=Uploads(data, artifacts))
-    facades: dict[str, ASGIApp] = {name: FACADES[name].create(context) for name in ("openai", "replicate")}
-    yield TestClient(ByPrefix(Starlette(), routes.routes(facades)), headers=KEY)
-    data.close()
+def real(build: Build) -> TestClient:
+    """The two façades themselves."""
+    rig = build("openai", keys="mine")
+    rig.beside("openai", "replicate")
+    rig.client.headers.update(KEY)
+    return rig.client
 
 
 def test_the_real_lists_of_models(real: TestClient) -> None:

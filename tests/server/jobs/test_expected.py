@@ -21,7 +21,7 @@ SECONDS, SAMPLING = 70.0, 40.0  # that each video takes here
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     with facade("modelslab", clock=Clock(1000.0)) as made:
-        made.holds = True
+        made.hold()
         yield made
 
 

@@ -96,7 +96,7 @@ def test_every_cloud_answers_in_its_own_shape() -> None:
     }
     for name, (path, body, status, member) in calls.items():
         with facade(name, keys="a:1,b:2", max_queue=2) as rig:
-            rig.holds = True
+            rig.hold()
             with TestClient(rig.app) as client:
                 keys = [{"authorization": f"{'Key' if name == 'fal' else 'Bearer'} {key}"} for key in ("a:1", "b:2")]
                 keys = [{**key, "x-api-key": key["authorization"].partition(" ")[2]} for key in keys]

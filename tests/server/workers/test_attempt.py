@@ -13,7 +13,6 @@ from pipelines.events import (
     Cancelled,
     Event,
     Failed,
-    Finished,
     Log,
     Paused,
     Progress,
@@ -23,17 +22,13 @@ from pipelines.events import (
     Started,
 )
 from pipelines.request import GenerationRequest
-from server.datadir import DataDir
 from server.errors import DiskFull
-from server.jobs.job import Job, Status
-from server.jobs.store import JobStore
-from server.media.artifacts import Artifacts
-from server.workers.attempt import STRIKES, WRITE_EVERY, Attempt, Records
+from server.jobs.job import Status
+from server.workers.attempt import STRIKES, WRITE_EVERY, Attempt
 from server.workers.patience import CANCEL_GRACE, STAGE_GRACE, STEP_SILENCE, Patience
 from server.workers.protocol import Died, Run
-from server.workers.snapshots import Snapshots
+from tests.rigs.desk import FILM, Desk
 
-FILM = Finished(b"video", b"poster", "video/mp4", 9, 8, 64, 48, {"seed": 1}, {"denoise": 0.1}, "none")
 SAYS: list[tuple[Event | Died, Status]] = [
     (FILM, Status.SUCCEEDED),
     (Failed("bad_output", "black"), Status.FAILED),
@@ -43,59 +38,11 @@ SAYS: list[tuple[Event | Died, Status]] = [
 ]
 
 
-class Desk:
-    """A job table and a data folder, a clock, and a pool that only notes what it should do."""
-
-    def __init__(self, tmp: Path) -> None:
-        self.now = 100.0
-        self.data = DataDir(tmp)
-        self.store = JobStore(tmp / "jobs.db")
-        self.snapshots = Snapshots(self.data.checkpoints, 1000)
-        self.records = Records(self.store, Artifacts(self.data), self.snapshots)
-        self.told: list[Any] = []
-        self.store.submit(Job("id", "test", "e", GenerationRequest("a", seed=1), {}, "tiny", 1.0))
-
-    def attempt(self, **patience: Any) -> Attempt:
-        job = self.store.claim()
-        assert job is not None
-        pool: Any = self
-        made = Attempt(job, pool, self.records, Patience(**patience), lambda: self.now)
-        assert made.begin()
-        return made
-
-    def run(self, run: Run, _: Any) -> None:
-        self.told.append(run)
-
-    def cancel(self, *key: Any) -> None:
-        self.told.append(("cancel", *key))
-
-    def kill(self, *key: Any) -> None:
-        self.told.append(("kill", *key))
-
-    def pause(self, *key: Any) -> None:
-        self.told.append(("pause", *key))
-
-    @property
-    def job(self) -> Job:
-        found = self.store.get("id")
-        assert found is not None
-        return found
-
-    @property
-    def lines(self) -> list[str]:
-        return [line.message for line in self.store.logs("id")]
-
-    @property
-    def files(self) -> list[Path]:
-        return list(self.data.artifacts.iterdir())
-
-
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path)
     yield made
-    made.store.close()
-    made.data.close()
+    made.close()
 
 
 def step(n: int, of: int = 9) -> Progress:
@@ -142,8 +89,15 @@ def test_the_latest_snapshot_is_resumed(desk: Desk) -> None:
     attempt.heard(Snapshot(b"2", 2))
     attempt.heard(Paused())
     desk.attempt()
-    assert [run.resume for run in desk.told if isinstance(run, Run)] == [None, b"2"]
+    assert [run.resume for run in desk.pool.notes if isinstance(run, Run)] == [None, b"2"]
     assert desk.snapshots.job_ids() == ["id"]
+
+
+def test_the_log_gets_every_tenth_of_the_steps(desk: Desk) -> None:
+    attempt = desk.attempt()
+    for n in range(1, 51):
+        attempt.heard(step(n, 50))
+    assert [line.split(",")[0] for line in desk.lines] == [f"step {n} of 50" for n in range(5, 51, 5)]
 
 
 @pytest.mark.parametrize("event", [FILM, Failed("internal", "x"), Cancelled()])
@@ -192,13 +146,37 @@ def test_a_result_that_cannot_be_stored_fails_the_job(desk: Desk, monkeypatch: p
     assert desk.job.error and desk.job.error.code == "internal" and "disk is full" in desk.job.error.message
 
 
+def test_a_result_that_nobody_wants_any_more_is_dropped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = desk.store.finish
+
+    def too_late(job_id: str, attempt: int, **values: Any) -> None:
+        desk.store.cancelled(job_id, attempt)
+        finish(job_id, attempt, **values)
+
+    monkeypatch.setattr(desk.store, "finish", too_late)
+    assert desk.attempt().heard(FILM)
+    assert desk.job.status is Status.CANCELLED and desk.files == []
+
+
+def test_an_attempt_that_ends_twice_ends_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job ends while an odd event is about to end it."""
+
+    def odd(*_: Any) -> None:
+        raise KeyError("x")
+
+    attempt = desk.attempt()
+    desk.store.cancelled("id", 1)
+    monkeypatch.setattr(desk.store, "log", odd)
+    assert attempt.heard(Log("x")) and desk.job.status is Status.CANCELLED
+
+
 def test_an_odd_event_fails_the_job_and_stops_the_worker(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def odd(*_: Any) -> None:
         raise KeyError("x")
 
     monkeypatch.setattr(desk.store, "log", odd)
     assert desk.attempt().heard(Log("x"))
-    assert desk.job.error and "KeyError" in desk.job.error.message and desk.told[-1] == ("cancel", "id", 1)
+    assert desk.job.error and "KeyError" in desk.job.error.message and desk.pool.notes[-1] == ("cancel", "id", 1)
 
 
 @pytest.mark.parametrize("event", [Stage("decode"), FILM, Failed("internal", "x"), Paused()])
@@ -208,18 +186,17 @@ def test_an_attempt_that_no_longer_counts_writes_nothing(desk: Desk, event: Even
     desk.attempt()
     assert old.heard(event)
     assert (desk.job.status, desk.job.attempt, desk.files) == (Status.RUNNING, 2, [])
-    assert desk.told[-1] == ("cancel", "id", 1)
+    assert desk.pool.notes[-1] == ("cancel", "id", 1)
 
 
 def test_a_job_that_cannot_be_handed_over_fails(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, pool = desk.store.claim(), desk
-    assert job is not None
-
     def gone(*_: Any) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(desk, "run", gone)
-    assert not Attempt(job, pool, desk.records, Patience(), lambda: 0.0).begin()  # type: ignore[arg-type]
+    job = desk.store.claim()
+    assert job is not None
+    monkeypatch.setattr(desk.pool, "run", gone)
+    assert not Attempt(job, desk.pool, desk.records, Patience(), desk.clock).begin()
     assert desk.job.error and "BrokenPipeError" in desk.job.error.message
 
 
@@ -235,16 +212,16 @@ def test_a_job_that_ends_its_workers_fails(desk: Desk) -> None:
 
 
 def kills(desk: Desk) -> int:
-    return desk.told.count(("kill", "id", 1))
+    return desk.pool.notes.count(("kill", "id", 1))
 
 
 def test_a_worker_that_does_not_stop_is_killed(desk: Desk) -> None:
     attempt = desk.attempt()
     attempt.tick(unwanted=False)
-    assert len(desk.told) == 1
+    assert len(desk.pool.notes) == 1
     attempt.tick(unwanted=True)
     attempt.tick(unwanted=True)
-    assert desk.told[1:] == [("cancel", "id", 1)]
+    assert desk.pool.notes[1:] == [("cancel", "id", 1)]
     desk.now += STAGE_GRACE
     attempt.tick(unwanted=True)
     assert not kills(desk)
@@ -303,4 +280,4 @@ def test_an_attempt_that_takes_too_long_fails_its_job(desk: Desk) -> None:
 
 def test_a_pause_reaches_the_worker(desk: Desk) -> None:
     desk.attempt().pause()
-    assert desk.told[-1] == ("pause", "id", 1)
+    assert desk.pool.notes[-1] == ("pause", "id", 1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,123 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from pipelines.request import Media
-from pipelines.resolve import resolve
-from server.errors import DiskFull, StaleWrite
+from server.errors import DataDirBusy, DiskFull
 from server.house import House
-from server.jobs.job import Job, JobError, Status
-from server.workers.snapshots import Snapshots, sampling_of
+from server.jobs.job import Artifact, Job, Status
+from server.workers.dispatcher import Dispatcher
+from server.workers.patience import Patience
+from server.workers.protocol import Report
 from tests.rigs import pace
+from tests.rigs.desk import Desk, Notebook, Scripted
 from tests.rigs.house import app, ended, house_of, journal, submit, until
-from tests.rigs.plans import ask, model
+
+
+def until_ended(desk: Desk, *names: str) -> list[Status]:
+    def statuses() -> list[Status]:
+        return [desk.get(name).status for name in names]
+
+    until(lambda: all(status.is_terminal for status in statuses()))
+    return statuses()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """Without a process; what goes wrong is tried again soon."""
+    monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.02)
+    made = Desk(tmp_path)
+    made.pool = Scripted()
+    yield made
+    made.close()
+
+
+@contextmanager
+def dispatching(desk: Desk) -> Iterator[Dispatcher]:
+    dispatcher = Dispatcher(desk.records, desk.pool, ["tiny"], Patience(), desk.clock)
+    dispatcher.start()
+    try:
+        yield dispatcher
+    finally:
+        dispatcher.stop()
+
+
+@pytest.mark.parametrize("name", ["expire", "claim", "unwanted", "progress", "finish"])
+def test_a_table_that_cannot_be_used_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    usual, failures = getattr(desk.store, name), [1, 2]
+
+    def unwilling(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise OperationalError("UPDATE", {}, Exception("database or disk is full"))
+        return usual(*args, **kwargs)
+
+    monkeypatch.setattr(desk.store, name, unwilling)
+    with dispatching(desk):
+        assert until_ended(desk, "id") == [Status.SUCCEEDED] and not failures
+    assert desk.job.attempt == 1 and len(desk.files) == 3
+
+
+def test_an_odd_turn_ends_neither_the_loop_nor_other_jobs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim, reports = desk.store.claim, desk.pool.reports
+    errors: list[Exception] = [ValueError("odd row"), BrokenPipeError()]
+
+    def odd_row() -> Job | None:
+        if errors:
+            raise errors.pop()
+        return claim()
+
+    def odd_pool(timeout: float, once: list[int] = [1]) -> list[Report]:  # noqa: B006
+        if once:
+            raise ZeroDivisionError(once.pop())
+        return reports(timeout)
+
+    monkeypatch.setattr(desk.store, "claim", odd_row)
+    monkeypatch.setattr(desk.pool, "reports", odd_pool)
+    with dispatching(desk) as dispatcher:
+        assert until_ended(desk, "id") == [Status.SUCCEEDED] and not errors
+        assert dispatcher.alive
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(DiskFull("the server's disk is full"), "disk is full"), (KeyError("x"), "KeyError")]
+)
+def test_a_result_that_cannot_be_stored_fails_its_job_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    put, errors = desk.records.artifacts.put, [error]
+
+    def unwilling(*args: Any) -> Artifact:
+        if errors:
+            raise errors.pop()
+        return put(*args)
+
+    monkeypatch.setattr(desk.records.artifacts, "put", unwilling)
+    desk.submit("next")
+    with dispatching(desk):
+        assert until_ended(desk, "id", "next") == [Status.FAILED, Status.SUCCEEDED]
+    assert desk.job.error is not None and desk.job.error.code == "internal" and said in desk.job.error.message
+
+
+def test_a_model_that_is_no_longer_served_fails_its_jobs(desk: Desk) -> None:
+    desk.submit("old", model="gone")
+    with dispatching(desk):
+        assert until_ended(desk, "id", "old") == [Status.SUCCEEDED, Status.FAILED]
+    error = desk.get("old").error
+    assert error is not None and "gone was accepted for this job and is no longer served" in error.message
+
+
+def test_a_server_that_has_lost_the_table_stops_working(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise DataDirBusy("another server is using the database")
+
+    desk.pool = Notebook()
+    with dispatching(desk) as dispatcher:
+        until(lambda: desk.job.status is Status.RUNNING)
+        monkeypatch.setattr(desk.store.database, "hold", lost)
+        monkeypatch.setattr("server.workers.dispatcher.HELD", 0.0)
+        desk.now += 1
+        until(lambda: dispatcher.dead)
+    assert "another server is using the database" in desk.pool.notes[-1][1]
+    assert desk.job.status is Status.RUNNING, "it is the other server's"
 
 
 @pytest.fixture(scope="module")
@@ -57,87 +165,6 @@ def test_many_jobs_each_end_once(two_workers: Two) -> None:
     assert sorted(ends) == [f"end {1000 + n}" for n in range(12)]
 
 
-def test_a_table_that_cannot_be_written_loses_nothing(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    house, _ = two_workers
-    store, failures = house.store, [1, 2]
-    finish = store.finish
-
-    def unwilling(*args: Any, **kwargs: Any) -> None:
-        if failures:
-            failures.pop()
-            raise OperationalError("UPDATE", {}, Exception("database or disk is full"))
-        finish(*args, **kwargs)
-
-    monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.05)
-    monkeypatch.setattr(store, "finish", unwilling)
-    before = len(list(house.data.artifacts.iterdir()))
-    job = ended(house, submit(house, "steps=1"))
-    assert (job.status, job.attempt, failures) == (Status.SUCCEEDED, 1, [])
-    assert len(list(house.data.artifacts.iterdir())) == before + 3
-
-
-def test_a_result_nobody_wants_any_more_is_dropped(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    house, _ = two_workers
-    store = house.store
-    before = len(list(house.data.artifacts.iterdir()))
-    finish = store.finish
-
-    def too_late(job_id: str, attempt: int, **values: Any) -> None:
-        store.cancelled(job_id, attempt)
-        finish(job_id, attempt, **values)
-
-    monkeypatch.setattr(store, "finish", too_late)
-    job = ended(house, submit(house, "steps=1"))
-    assert job.status is Status.CANCELLED and job.video is None
-    until(lambda: len(list(house.data.artifacts.iterdir())) == before)
-
-
-@pytest.mark.parametrize(
-    ("error", "said"), [(DiskFull("the server's disk is full"), "disk is full"), (KeyError("x"), "KeyError")]
-)
-def test_a_result_that_cannot_be_stored_fails_its_job_only(
-    two_workers: Two, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
-) -> None:
-    house, _ = two_workers
-
-    def put(*_: Any) -> None:
-        raise error
-
-    with monkeypatch.context() as patched:
-        patched.setattr(house.context.artifacts, "put", put)
-        job = ended(house, submit(house, "steps=1"))
-    assert job.error is not None and job.error.code == "internal" and said in job.error.message
-    assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
-
-
-def test_an_odd_turn_ends_neither_the_loop_nor_other_jobs(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    house, _ = two_workers
-    store, errors = house.store, [ValueError("odd row"), BrokenPipeError()]
-    claim, fail = store.claim, store.fail
-
-    def odd() -> Job | None:
-        if errors:
-            raise errors.pop()
-        return claim()
-
-    def too_late(job_id: str, attempt: int, error: JobError, deaths: Any = None) -> None:
-        fail(job_id, attempt, error, deaths)
-        raise StaleWrite(job_id, attempt, "it has ended")
-
-    def put(*_: Any) -> None:
-        raise KeyError("x")
-
-    monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.05)
-    monkeypatch.setattr(store, "claim", odd)
-    assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED and not errors
-    with monkeypatch.context() as patched:
-        patched.setattr(house.context.artifacts, "put", put)
-        patched.setattr(store, "fail", too_late)
-        assert ended(house, submit(house, "steps=1")).status is Status.FAILED
-    assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
-    assert house.dispatcher.alive
-
-
 def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: Any) -> None:
         raise SystemExit
@@ -158,17 +185,7 @@ def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
     assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
     runs = [line for line in journal(tmp) if line.startswith("start 77")]
     assert runs == ["start 77", "start 77 at 4"], "the fifth step was not over when its worker died"
-    until(lambda: not house.data.checkpoints.joinpath(job.id).exists())
-
-
-def test_a_checkpoint_that_cannot_be_kept_fails_nothing(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    house, _ = two_workers
-
-    def full(*_: Any) -> None:
-        raise DiskFull("full")
-
-    monkeypatch.setattr(house.dispatcher._records.snapshots, "write", full)
-    assert ended(house, submit(house, "save=1 steps=3")).status is Status.SUCCEEDED
+    until(lambda: not house.health.data.checkpoints.joinpath(job.id).exists())
 
 
 def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -177,15 +194,15 @@ def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
         house = house_of(application)
         job = submit(house, "save=1 steps=400 sleep=0.02", seed=5)
         gone = submit(house, "save=1 steps=400 sleep=0.02", seed=6)
-        until(lambda: house.data.checkpoints.joinpath(job.id).exists())
-    house.data.checkpoints.joinpath(gone.id).write_bytes(b"7")
-    house.data.checkpoints.joinpath("nobody").write_bytes(b"7")
+        until(lambda: house.health.data.checkpoints.joinpath(job.id).exists())
+    house.health.data.checkpoints.joinpath(gone.id).write_bytes(b"7")
+    house.health.data.checkpoints.joinpath("nobody").write_bytes(b"7")
     application = app(tmp_path)
     with TestClient(application):
         house = house_of(application)
         until(lambda: len(journal(tmp_path)) == 2)
         assert journal(tmp_path)[1].startswith("start 5 at ")
-        left = [p.name for p in house.data.checkpoints.iterdir() if p.is_file()]
+        left = [p.name for p in house.health.data.checkpoints.iterdir() if p.is_file()]
         assert sorted(left) == sorted([job.id, gone.id])
         for one in (job, gone):
             house.context.jobs.cancel(one.id)
@@ -207,15 +224,6 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     assert len(begun) == 3 and begun[0] == "start 1" and begun[2] == "start 1 at 2"
 
 
-def test_an_attempt_that_lasts_too_long_is_ended(tmp_path: Path) -> None:
-    application = app(tmp_path, max_run_seconds=pace.seconds(1))
-    with TestClient(application):
-        house = house_of(application)
-        job = ended(house, submit(house, "steps=100000 sleep=0.05 deaf=1"))
-        assert job.status is Status.FAILED and job.error and job.error.code == "timeout" and job.attempt == 1
-        assert ended(house, submit(house, "steps=1")).status is Status.SUCCEEDED
-
-
 def test_a_stopping_server_lets_its_jobs_save(tmp_path: Path) -> None:
     application = app(tmp_path, drain_seconds=pace.seconds(20))
     with TestClient(application):
@@ -226,7 +234,7 @@ def test_a_stopping_server_lets_its_jobs_save(tmp_path: Path) -> None:
     house = house_of(application := app(tmp_path))
     found = house.context.jobs.get(job.id)
     assert found and found.status is Status.QUEUED and found.attempt == 1 and not found.deaths
-    assert int(house.data.checkpoints.joinpath(job.id).read_bytes()) > 3
+    assert int(house.health.data.checkpoints.joinpath(job.id).read_bytes()) > 3
     with TestClient(application):
         until(lambda: len(journal(tmp_path)) == 2)
         assert journal(tmp_path)[1].startswith("start 1 at ")
@@ -261,37 +269,6 @@ def test_another_form_of_a_finished_film_needs_no_sampling(tmp_path: Path) -> No
     assert first.status is Status.SUCCEEDED
 
 
-def test_kept_latents_have_their_room(tmp_path: Path) -> None:
-    kept = Snapshots(tmp_path, keep_bytes=25)
-    for n, name in enumerate("abcd"):
-        kept.write(name, bytes(10))
-        kept.keep(name, f"sampling {name}")
-        os.utime(tmp_path / "finished" / f"sampling {name}", (n, n))
-        if name == "b":
-            kept.read("nobody", "sampling a")  # used: b is the oldest now
-            os.utime(tmp_path / "finished" / "sampling a", (9, 9))
-    assert [kept.read("nobody", f"sampling {name}") is not None for name in "abcd"] == [True, False, False, True]
-    assert kept.job_ids() == []
-
-
-def test_pictures_decide_by_what_is_in_them() -> None:
-    def key(**more: Any) -> str:
-        request = ask(**more)
-        plan = resolve(request, model("cogvideox-5b-i2v" if request.image else "cogvideox-5b"))
-        return sampling_of(Job("id", "f", "e", request, {}, plan.sampling.model, 0.0, plan=plan.to_dict()))
-
-    picture, same, other = Media("/a", "1"), Media("/b", "1"), Media("/a", "2")
-    assert key(image=picture) == key(image=same) != key(image=other)
-    assert key(image=picture, width=720, height=480) != key(image=picture, width=800, height=480)
-    assert key(width=720) == key(width=740) != key(image=picture)
-
-
-def test_a_job_without_a_plan_shares_no_latents() -> None:
-    """Also one whose plan an older version of this server made."""
-    for plan in (None, {"seed": 1, "model_frames": 49}):
-        assert sampling_of(Job("id", "f", "e", ask(), {}, "m", 0.0, plan=plan)) == "id"
-
-
 def test_a_job_deleted_while_it_runs_is_given_up_at_once(two_workers: Two) -> None:
     """Also in a stage that writes nothing to the table: decoding, say."""
     house, _ = two_workers
@@ -312,19 +289,15 @@ def test_who_waits_for_a_deleted_job_is_told(two_workers: Two) -> None:
     job = submit(house, "steps=500 sleep=0.05")
 
     async def both() -> Job:
+        following = house.context.jobs.follow(job.id)
+        await anext(following)  # from now on somebody reads the table for all who wait
         waiting = asyncio.create_task(house.context.jobs.wait(job.id, pace.seconds(60)))
-        await asyncio.sleep(0.3)
+        await anext(following)
         await asyncio.to_thread(house.context.jobs.delete, job)
+        await following.aclose()
         return await waiting
 
     assert asyncio.run(both()).status is Status.CANCELLED
-
-
-def test_the_log_tells_how_far_it_is(two_workers: Two) -> None:
-    house, _ = two_workers
-    job = ended(house, submit(house, "steps=50 sleep=0.001"))
-    told = [line.message for line in house.context.jobs.logs(job.id) if line.message.startswith("step ")]
-    assert [line.split(",")[0] for line in told] == [f"step {n} of 50" for n in range(5, 51, 5)]
 
 
 def test_a_start_deadline_spares_what_has_begun(two_workers: Two) -> None:

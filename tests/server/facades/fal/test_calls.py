@@ -5,48 +5,40 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.facades import fal
 from server.jobs.job import Status
 from tests.rigs import pace
-from tests.rigs.clients.fake import CLIP, PICTURE, fake_context, hold
-from tests.rigs.clients.fake_fal import APP, QUEUE, RUN, Served, build, built_with_files
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.fal import APP, QUEUE, RUN
+from tests.rigs.job_table import hold
+from tests.rigs.stand_ins import CLIP, PICTURE
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs = build()
-    with client:
-        yield client, jobs
-
-
-def test_run_answers_with_the_output_itself(served: Served) -> None:
-    client, jobs = served
+def test_run_answers_with_the_output_itself(served: Rig) -> None:
+    client, table = served.client, served.table
     answer = client.post(RUN, json={"prompt": "a red ball", "seed": 7})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-fal-request-id"] == jobs.last.id
+    assert answer.headers["x-fal-request-id"] == table.last.id
     body = answer.json()
     assert set(body) == {"video", "timings", "seed", "prompt"}
     assert (body["seed"], body["prompt"]) == (7, "a red ball")
     assert body["video"] == {
-        "url": f"http://here:8000/files/key-{jobs.last.id}/film.mp4",
+        "url": served.url(table.last.video),
         "content_type": "video/mp4",
         "file_name": "film.mp4",
-        "file_size": jobs.last.video.size if jobs.last.video else None,
+        "file_size": table.last.video.size if table.last.video else None,
     }
     assert body["timings"]["inference"] >= 0
 
 
-def test_defaults_are_fals(served: Served) -> None:
-    client, jobs = served
+def test_defaults_are_fals(served: Rig) -> None:
+    client, table = served.client, served.table
     client.post(RUN, json={"prompt": "a", "num_inference_steps": None})
-    request = jobs.last.request
+    request = table.last.request
     assert (request.num_inference_steps, request.guidance_scale, request.fps) == (50, 7, 16)
     assert (request.width, request.height, request.num_frames, request.interpolate_fps) == (720, 480, None, None)
     assert request.seed is not None
@@ -61,54 +53,54 @@ def test_defaults_are_fals(served: Served) -> None:
         ({"width": "640", "height": 360}, (640, 360)),
     ],
 )
-def test_sizes(served: Served, size: Any, pixels: tuple[int, int]) -> None:
-    client, jobs = served
+def test_sizes(served: Rig, size: Any, pixels: tuple[int, int]) -> None:
+    client, table = served.client, served.table
     assert client.post(RUN, json={"prompt": "a", "video_size": size}).status_code == 200
-    assert (jobs.last.request.width, jobs.last.request.height) == pixels
+    assert (table.last.request.width, table.last.request.height) == pixels
 
 
 @pytest.mark.parametrize(
     ("given", "text"), [(["blurry", "dark"], "blurry, dark"), (["a", " "], "a"), ([], ""), ("blurry", "blurry")]
 )
-def test_negative_prompt_may_be_a_list(served: Served, given: Any, text: str) -> None:
+def test_negative_prompt_may_be_a_list(served: Rig, given: Any, text: str) -> None:
     """As huggingface_hub sends it through its provider fal-ai."""
-    client, jobs = served
+    client, table = served.client, served.table
     for path in ("/run/fal-ai/cogvideox-5b", "/queue/fal-ai/cogvideox-5b"):
         assert client.post(path, json={"prompt": "a", "negative_prompt": given}).status_code == 200
-        assert jobs.last.request.negative_prompt == text
+        assert table.last.request.negative_prompt == text
     refused = client.post("/run/fal-ai/cogvideox-5b", json={"prompt": "a", "negative_prompt": [1]})
     assert refused.json()["detail"][0]["loc"] == ["body", "negative_prompt"]
 
 
-def test_the_log_names_fields_that_fal_does_not_have(served: Served) -> None:
-    client, _ = served
+def test_the_log_names_fields_that_fal_does_not_have(served: Rig) -> None:
+    client = served.client
     receipt = client.post("/queue/fal-ai/cogvideox-5b", json={"prompt": "a", "num_frames": 49.0, "sync_mode": 1}).json()
     logs = client.get(f"{receipt['status_url']}?logs=1").json()["logs"]
     said = [line["message"] for line in logs if "no such field" in line["message"]]
     assert said == [f"{name}: ignored (this server has no such field)" for name in ("num_frames", "sync_mode")]
 
 
-def test_picture_and_clip(served: Served) -> None:
-    client, jobs = served
+def test_picture_and_clip(served: Rig) -> None:
+    client, table = served.client, served.table
     assert client.post(f"{RUN}/image-to-video", json={"prompt": "a", "image_url": PICTURE}).status_code == 200
-    assert jobs.last.request.image is not None
+    assert table.last.request.image is not None
     body = {"prompt": "a", "video_url": CLIP, "strength": 0.5}
     assert client.post(f"{RUN}/video-to-video", json=body).status_code == 200
-    assert jobs.last.request.video is not None
-    assert jobs.last.request.strength == 0.5
+    assert table.last.request.video is not None
+    assert table.last.request.strength == 0.5
 
 
-def test_rife_is_used_when_there(served: Served) -> None:
-    client, jobs = served
-    jobs.rife_available = True
+def test_rife_is_used_when_there(build: Build) -> None:
+    rig = build(rife=True)
+    client, table = rig.client, rig.table
     client.post(RUN, json={"prompt": "a", "export_fps": 24})
-    assert (jobs.last.request.fps, jobs.last.request.interpolate_fps) == (24, 24)
+    assert (table.last.request.fps, table.last.request.interpolate_fps) == (24, 24)
     client.post(RUN, json={"prompt": "a", "export_fps": 24, "use_rife": False})
-    assert (jobs.last.request.fps, jobs.last.request.interpolate_fps) == (24, None)
+    assert (table.last.request.fps, table.last.request.interpolate_fps) == (24, None)
 
 
-def test_without_rife_the_default_is_stamped_and_said(served: Served) -> None:
-    client, _ = served
+def test_without_rife_the_default_is_stamped_and_said(served: Rig) -> None:
+    client = served.client
     receipt = client.post(QUEUE, json={"prompt": "a"}).json()
     logs = client.get(receipt["status_url"], params={"logs": "true"}).json()["logs"]
     assert "stamped at 16 fps" in logs[0]["message"]
@@ -117,29 +109,29 @@ def test_without_rife_the_default_is_stamped_and_said(served: Served) -> None:
     assert [line["message"] for line in logs] == ["begun"]
 
 
-def test_receipt(served: Served) -> None:
-    client, jobs = served
-    jobs.end = hold
+def test_receipt(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     first = client.post(QUEUE, json={"prompt": "a"})
     second = client.post(f"{QUEUE}/image-to-video", json={"prompt": "a", "image_url": PICTURE})
     assert first.status_code == second.status_code == 200
     body = second.json()
-    here = f"http://here:8000/queue{APP}/requests/{jobs.last.id}"
+    here = f"http://here:8000/queue{APP}/requests/{table.last.id}"
     assert body == {
         "status": "IN_QUEUE",
         "queue_position": 1,
-        "request_id": jobs.last.id,
-        "gateway_request_id": jobs.last.id,
+        "request_id": table.last.id,
+        "gateway_request_id": table.last.id,
         "response_url": here,
         "status_url": f"{here}/status",
         "cancel_url": f"{here}/cancel",
     }
-    assert second.headers["x-fal-request-id"] == jobs.last.id
+    assert second.headers["x-fal-request-id"] == table.last.id
 
 
-def test_states(served: Served) -> None:
-    client, jobs = served
-    jobs.end = hold
+def test_states(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     receipt = client.post(QUEUE, json={"prompt": "a", "use_rife": False}).json()
     job_id, url = receipt["request_id"], receipt["status_url"]
     links = {k: receipt[k] for k in ("request_id", "response_url", "status_url", "cancel_url")}
@@ -147,17 +139,17 @@ def test_states(served: Served) -> None:
     assert (waiting.status_code, waiting.json()["status"], waiting.json()["queue_position"]) == (202, "IN_QUEUE", 0)
     early = client.get(receipt["response_url"])
     assert (early.status_code, early.json()["detail"]) == (400, "Request is still in progress")
-    jobs.start(job_id)
+    table.start(job_id)
     working = client.get(url)
     assert (working.status_code, working.json()["status"]) == (202, "IN_PROGRESS")
     assert working.json()["logs"] is None
-    jobs.log(job_id, "hm", "warning")
+    table.log(job_id, "hm", "warning")
     logs = client.get(url, params={"logs": "true"}).json()["logs"]
     assert [(line["message"], line["level"], line["source"]) for line in logs] == [
         ("begun", "INFO", "USER"),
         ("hm", "WARN", "USER"),
     ]
-    jobs.finish(job_id)
+    table.finish(job_id)
     done = client.get(url)
     assert (done.status_code, done.json()["status"], done.json()["logs"]) == (200, "COMPLETED", None)
     assert done.json()["metrics"]["inference_time"] >= 0
@@ -169,9 +161,9 @@ def test_states(served: Served) -> None:
     assert client.put(receipt["cancel_url"]).json() == {"status": "ALREADY_COMPLETED"}
 
 
-def test_cancel(served: Served) -> None:
-    client, jobs = served
-    jobs.end = hold
+def test_cancel(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     waiting = client.post(QUEUE, json={"prompt": "a"}).json()
     answer = client.put(waiting["cancel_url"], headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
@@ -182,41 +174,41 @@ def test_cancel(served: Served) -> None:
     assert client.put(waiting["cancel_url"]).status_code == 400
 
     running = client.post(QUEUE, json={"prompt": "a"}).json()
-    jobs.start(running["request_id"])
+    table.start(running["request_id"])
     assert client.put(running["cancel_url"]).status_code == 202
     assert client.get(running["status_url"]).json()["status"] == "IN_PROGRESS"
-    jobs.stop(running["request_id"])
+    table.stop(running["request_id"])
     assert client.get(running["status_url"]).json()["status"] == "COMPLETED"
 
 
-def test_priority(served: Served) -> None:
-    client, jobs = served
+def test_priority(served: Rig) -> None:
+    client, table = served.client, served.table
     for value, priority in (("low", -1), (" Low ", -1), ("normal", 0), ("urgent", 0), (None, 0)):
         headers = {} if value is None else {"x-fal-queue-priority": value}
         assert client.post(QUEUE, json={"prompt": "a"}, headers=headers).status_code == 200
-        assert jobs.last.priority == priority
+        assert table.last.priority == priority
 
 
 @pytest.mark.parametrize("call", [RUN, QUEUE, f"/fal{QUEUE}"])
-def test_how_long_the_result_is_kept(served: Served, call: str) -> None:
-    client, jobs = served
+def test_how_long_the_result_is_kept(served: Rig, call: str) -> None:
+    client, table = served.client, served.table
     for value, kept in (('{"expiration_duration_seconds": 60}', 60), ('{"initial_acl": {}}', None), (None, None)):
         headers = {} if value is None else {"x-fal-object-lifecycle-preference": value}
         assert client.post(call, json={"prompt": "a"}, headers=headers).status_code == 200
-        assert jobs.last.keep_seconds == kept
+        assert table.last.keep_seconds == kept
 
 
-def test_what_is_accepted_without_effect(served: Served) -> None:
-    client, jobs = served
+def test_what_is_accepted_without_effect(served: Rig) -> None:
+    client, table = served.client, served.table
     headers = {"x-fal-store-io": "0", "x-fal-no-retry": "1", "x-fal-runner-hint": "h", "x-app-fal-disable-fallback": ""}
     for call in (RUN, QUEUE):
         assert client.post(call, json={"prompt": "a", "unknown": 1}, headers=headers).status_code == 200
-        assert "unknown" not in jobs.last.memo
+        assert "unknown" not in table.last.memo
 
 
 @pytest.mark.parametrize("endpoint", ["", "/image-to-video", "/video-to-video"])
-def test_a_request_is_found_under_every_name(served: Served, endpoint: str) -> None:
-    client, _ = served
+def test_a_request_is_found_under_every_name(served: Rig, endpoint: str) -> None:
+    client = served.client
     receipt = client.post(QUEUE, json={"prompt": "a"}).json()
     here = f"{QUEUE}{endpoint}/requests/{receipt['request_id']}"
     for tail in ("", "/", "/response", "/status", "/status/", "/status/stream"):
@@ -226,19 +218,19 @@ def test_a_request_is_found_under_every_name(served: Served, endpoint: str) -> N
     assert client.put(f"{here}/cancel/", follow_redirects=False).status_code == 400
 
 
-def test_longest_queue(served: Served) -> None:
-    client, jobs = served
-    jobs.end = hold
+def test_longest_queue(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     assert client.post(f"{QUEUE}?fal_max_queue_length=0", json={"prompt": "a"}).status_code == 200
     answer = client.post(f"{QUEUE}?fal_max_queue_length=0", json={"prompt": "a"})
     assert (answer.status_code, answer.json()["error_type"]) == (429, "concurrent_requests_limit")
     assert client.post(f"{QUEUE}?fal_max_queue_length=1", json={"prompt": "a"}).status_code == 200
-    assert len(jobs.jobs) == 2
+    assert len(table.jobs) == 2
 
 
-def test_start_deadline(served: Served) -> None:
-    client, jobs = served
-    jobs.end = hold
+def test_start_deadline(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     answer = client.post(RUN, json={"prompt": "a"}, headers={"x-fal-request-timeout": "0.2"})
     assert answer.status_code == 504
     assert answer.headers["x-fal-request-timeout-type"] == "user"
@@ -247,21 +239,21 @@ def test_start_deadline(served: Served) -> None:
     assert client.get(receipt["response_url"]).status_code == 504
 
 
-def test_deadline_spares_what_has_begun(served: Served) -> None:
-    client, jobs = served
+def test_deadline_spares_what_has_begun(served: Rig) -> None:
+    client, table = served.client, served.table
     for value in ("0.05", "nonsense", "-1", "nan"):
         headers = {"x-fal-request-timeout": value}
         assert client.post(RUN, json={"prompt": "a"}, headers=headers).status_code == 200
-    jobs.end = hold
+    table.end = hold
     receipt = client.post(QUEUE, json={"prompt": "a"}, headers={"x-fal-request-timeout": "0.2"}).json()
-    jobs.start(receipt["request_id"])
+    table.start(receipt["request_id"])
     time.sleep(0.3)
     assert client.get(receipt["status_url"]).json()["status"] == "IN_PROGRESS"
 
 
-def test_status_stream(served: Served) -> None:
+def test_status_stream(served: Rig) -> None:
     """Log lines only once, JSON data only, and the last event is COMPLETED."""
-    client, jobs = served
+    client, table = served.client, served.table
     receipt = client.post(QUEUE, json={"prompt": "a"}).json()
     answer = client.get(receipt["status_url"] + "/stream?logs=1")
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -269,7 +261,7 @@ def test_status_stream(served: Served) -> None:
     events = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
     assert [event["status"] for event in events] == ["COMPLETED"]
 
-    jobs.end = hold
+    table.end = hold
     receipt = client.post(QUEUE, json={"prompt": "a", "use_rife": False}).json()
     job_id = receipt["request_id"]
     told: list[Any] = []
@@ -278,18 +270,18 @@ def test_status_stream(served: Served) -> None:
             if line.startswith("data: "):
                 told.append(json.loads(line[6:]))
                 if told[-1]["status"] == "IN_QUEUE":
-                    jobs.start(job_id)
+                    table.start(job_id)
                 elif len(told) == 2:
-                    jobs.log(job_id, "more")
-                    jobs.finish(job_id)
+                    table.log(job_id, "more")
+                    table.finish(job_id)
     assert [event["status"] for event in told] == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
     assert [[x["message"] for x in event["logs"]] for event in told[1:]] == [["begun"], ["more"]]
 
 
-def test_run_is_cancelled_when_its_caller_drops() -> None:
-    context, jobs, _ = fake_context()
-    jobs.end = hold
-    app = fal.create(context)
+def test_run_is_cancelled_when_its_caller_drops(served: Rig) -> None:
+    table = served.table
+    table.end = hold
+    app = served.app
 
     async def call() -> None:
         sent = iter([{"type": "http.request", "body": b'{"prompt": "a"}', "more_body": False}])
@@ -297,7 +289,7 @@ def test_run_is_cancelled_when_its_caller_drops() -> None:
         async def receive() -> Any:
             for message in sent:
                 return message
-            while not jobs.jobs:
+            while not table.jobs:
                 await asyncio.sleep(0.01)
             return {"type": "http.disconnect"}
 
@@ -318,12 +310,12 @@ def test_run_is_cancelled_when_its_caller_drops() -> None:
         await asyncio.wait_for(app(scope, receive, send), pace.seconds(30))
 
     asyncio.run(call())
-    assert jobs.last.status is Status.CANCELLED
+    assert table.last.status is Status.CANCELLED
 
 
-def test_schemas_are_documented(served: Served) -> None:
-    context, _, _ = fake_context()
-    document = fal.create(context).openapi()
+def test_schemas_are_documented(build: Build, served: Rig) -> None:
+    rig = build()
+    document = rig.app.openapi()
     assert {"TextToVideoInput", "ImageToVideoInput", "VideoToVideoInput", "Output", "ImageSize"} <= set(
         document["components"]["schemas"]
     )
@@ -335,17 +327,17 @@ def test_schemas_are_documented(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", [RUN, f"{RUN}/image-to-video", f"{RUN}/video-to-video"])
-def test_examples_can_be_sent(tmp_path: Path, path: str) -> None:
+def test_examples_can_be_sent(build: Build, path: str) -> None:
     """Pictures and clips too; only what is not to be had here is refused, by name."""
-    with built_with_files(tmp_path) as store:
-        document = fal.create(store.context).openapi()
-        name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-        fields = document["components"]["schemas"][name.rpartition("/")[2]]["properties"]
-        usual, other = ({field: schema["examples"][n] for field, schema in fields.items()} for n in (0, 1))
-        assert store.client.post(path, json=usual).status_code == 200
-        for refused in ("use_rife", "loras"):
-            answer = store.client.post(path, json=other)
-            assert (answer.status_code, answer.json()["detail"][0]["loc"][1]) == (422, refused)
-            other[refused] = usual[refused]
-        assert store.client.post(path, json=other).status_code == 200
-        assert all(other[field] != usual[field] for field in fields if field not in ("loras", "use_rife"))
+    store = build(real_media=True)
+    document = store.app.openapi()
+    name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    fields = document["components"]["schemas"][name.rpartition("/")[2]]["properties"]
+    usual, other = ({field: schema["examples"][n] for field, schema in fields.items()} for n in (0, 1))
+    assert store.client.post(path, json=usual).status_code == 200
+    for refused in ("use_rife", "loras"):
+        answer = store.client.post(path, json=other)
+        assert (answer.status_code, answer.json()["detail"][0]["loc"][1]) == (422, refused)
+        other[refused] = usual[refused]
+    assert store.client.post(path, json=other).status_code == 200
+    assert all(other[field] != usual[field] for field in fields if field not in ("loras", "use_rife"))

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from openapi_spec_validator import OpenAPIV30SpecValidator
-from starlette.applications import Starlette
-from starlette.testclient import TestClient
-from starlette.types import ASGIApp
 
-from server.facades import routes
 from server.facades.fal.models import ENDPOINTS
 from server.facades.registry import FACADES
-from server.middleware import ByPrefix
-from tests.rigs.clients.fake import FakeJobs, fake_context
+from tests.rigs.facade_rig import HERE, Build, Rig
 
 IDS = list(ENDPOINTS)
-HERE = "http://here:8000"
 
 
 @pytest.fixture
-def served() -> Iterator[tuple[TestClient, FakeJobs]]:
-    """As the server has them: all clouds, by their prefixes; with keys, of which the catalogue needs none."""
-    context, jobs, _ = fake_context(keys="id:secret")
-    apps: dict[str, ASGIApp] = {name: FACADES[name].create(context) for name in FACADES}
-    app = ByPrefix(Starlette(), routes.routes(apps))
-    yield TestClient(app, base_url=HERE, raise_server_exceptions=False), jobs
+def served(build: Build) -> Rig:
+    """As the server has them: all clouds, by their paths; with keys, of which the catalogue needs none."""
+    rig = build(keys="id:secret")
+    rig.beside(*FACADES)
+    return rig
 
 
-def got(served: tuple[TestClient, FakeJobs], path: str, **query: Any) -> Any:
-    answer = served[0].get(path, params=query)
+def got(served: Rig, path: str, **query: Any) -> Any:
+    answer = served.client.get(path, params=query)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -57,7 +49,7 @@ def ids(body: Any) -> list[str]:
         ({"limit": 100}, IDS),
     ],
 )
-def test_search(served: tuple[TestClient, FakeJobs], query: dict[str, Any], found: list[str]) -> None:
+def test_search(served: Rig, query: dict[str, Any], found: list[str]) -> None:
     body = got(served, "/v1/models", **query)
     assert (ids(body), body["has_more"], body["next_cursor"]) == (found, False, None)
     for model in body["models"]:
@@ -67,7 +59,7 @@ def test_search(served: tuple[TestClient, FakeJobs], query: dict[str, Any], foun
         assert "openapi" not in model
 
 
-def test_pages(served: tuple[TestClient, FakeJobs]) -> None:
+def test_pages(served: Rig) -> None:
     seen, query = [], {"limit": 1}
     while True:
         body = got(served, "/v1/models", **query)
@@ -79,8 +71,8 @@ def test_pages(served: tuple[TestClient, FakeJobs]) -> None:
     assert body["next_cursor"] is None
 
 
-def test_whose_list_it_is(served: tuple[TestClient, FakeJobs]) -> None:
-    client, _ = served
+def test_whose_list_it_is(served: Rig) -> None:
+    client = served.client
     bearer, key = {"authorization": "Bearer id:secret"}, {"authorization": "Key id:secret"}
     assert set(client.get("/v1/models", headers=bearer).json()) == {"object", "data", "previous", "next", "results"}
     assert client.get("/v1/models").status_code == 401
@@ -98,25 +90,25 @@ def test_whose_list_it_is(served: tuple[TestClient, FakeJobs]) -> None:
     assert client.request("QUERY", "/v1/models", content="cogvideox", headers=bearer).json()["results"]
 
 
-def test_an_unknown_app(served: tuple[TestClient, FakeJobs]) -> None:
+def test_an_unknown_app(served: Rig) -> None:
     body = got(served, "/v1/models", endpoint_id=["fal-ai/flux/dev", IDS[0]], expand="openapi-3.0")
     assert (ids(body), "metadata" in body["models"][0]) == (["fal-ai/flux/dev", IDS[0]], False)
     assert body["models"][0]["openapi"]["error"]["code"] == "expansion_failed"
     for path in ("/v1/models/pricing", "/api/openapi/queue/openapi.json"):
-        missing = served[0].get(path, params={"endpoint_id": "fal-ai/flux/dev"})
+        missing = served.client.get(path, params={"endpoint_id": "fal-ai/flux/dev"})
         assert (missing.status_code, IDS[0] in missing.json()["detail"]) == (404, True)
-    assert served[0].get("/models/fal-ai/flux/dev/llms.txt").status_code == 404
-    assert served[0].get("/run/fal-ai/flux/dev/schema").status_code == 404
+    assert served.client.get("/models/fal-ai/flux/dev/llms.txt").status_code == 404
+    assert served.client.get("/run/fal-ai/flux/dev/schema").status_code == 404
 
 
-def test_prices(served: tuple[TestClient, FakeJobs]) -> None:
+def test_prices(served: Rig) -> None:
     for query in ({}, {"endpoint_id": IDS}):
         body = got(served, "/v1/models/pricing", **query)
         assert [price["endpoint_id"] for price in body["prices"]] == IDS
         assert {(price["unit_price"], price["currency"]) for price in body["prices"]} == {(0, "USD")}
     wanted = {"estimate_type": "unit_price", "endpoints": {IDS[0]: {"unit_quantity": 50}}}
-    assert served[0].post("/v1/models/pricing/estimate", json=wanted).json()["total_cost"] == 0
-    assert served[0].post("/v1/models/pricing/estimate", json=[]).status_code == 400
+    assert served.client.post("/v1/models/pricing/estimate", json=wanted).json()["total_cost"] == 0
+    assert served.client.post("/v1/models/pricing/estimate", json=[]).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -131,8 +123,8 @@ def test_prices(served: tuple[TestClient, FakeJobs]) -> None:
         ({"endpoint_id": [f"a/{n}" for n in range(51)]}, "at most 50"),
     ],
 )
-def test_bad_searches(served: tuple[TestClient, FakeJobs], query: dict[str, Any], said: str) -> None:
-    answer = served[0].get("/v1/models", params=query)
+def test_bad_searches(served: Rig, query: dict[str, Any], said: str) -> None:
+    answer = served.client.get("/v1/models", params=query)
     assert (answer.status_code, said in answer.json()["detail"]) == (400, True), answer.text
 
 
@@ -144,7 +136,7 @@ def without_examples(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("endpoint_id", IDS)
-def test_one_document_at_every_address(served: tuple[TestClient, FakeJobs], endpoint_id: str) -> None:
+def test_one_document_at_every_address(served: Rig, endpoint_id: str) -> None:
     document = got(served, "/api/openapi/queue/openapi.json", endpoint_id=endpoint_id)
     OpenAPIV30SpecValidator(without_examples(document)).validate()
     assert document["servers"] == [{"url": f"{HERE}/queue"}]
@@ -164,8 +156,8 @@ def input_of(document: dict[str, Any], endpoint_id: str) -> tuple[dict[str, Any]
 
 
 @pytest.mark.parametrize("endpoint_id", IDS)
-def test_ranges_and_defaults_are_the_real_ones(served: tuple[TestClient, FakeJobs], endpoint_id: str) -> None:
-    client, jobs = served
+def test_ranges_and_defaults_are_the_real_ones(served: Rig, endpoint_id: str) -> None:
+    client, table = served.client, served.table
     document = got(served, "/api/openapi/queue/openapi.json", endpoint_id=endpoint_id)
     schema, schemas = input_of(document, endpoint_id)
     assert set(schema["properties"]) == set(ENDPOINTS[endpoint_id].input.model_fields)
@@ -178,7 +170,7 @@ def test_ranges_and_defaults_are_the_real_ones(served: tuple[TestClient, FakeJob
         return client.post(f"/run/{endpoint_id}", json={**needed, **fields}, headers=headers).status_code
 
     assert status() == 200
-    plain = jobs.last.request
+    plain = table.last.request
     defaults = {name: spec["default"] for name, spec in schema["properties"].items() if "default" in spec}
     assert defaults["num_inference_steps"] == plain.num_inference_steps == 50
     assert defaults["video_size"] == {"width": plain.width, "height": plain.height}
@@ -207,8 +199,8 @@ def test_ranges_and_defaults_are_the_real_ones(served: tuple[TestClient, FakeJob
 
 
 @pytest.mark.parametrize("endpoint_id", IDS)
-def test_a_page_for_language_models(served: tuple[TestClient, FakeJobs], endpoint_id: str) -> None:
-    answer = served[0].get(f"/models/{endpoint_id}/llms.txt")
+def test_a_page_for_language_models(served: Rig, endpoint_id: str) -> None:
+    answer = served.client.get(f"/models/{endpoint_id}/llms.txt")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
     text = answer.text
     for name in ENDPOINTS[endpoint_id].input.model_fields:
@@ -220,10 +212,12 @@ def test_a_page_for_language_models(served: tuple[TestClient, FakeJobs], endpoin
     assert len(text) < 8000
 
 
-def test_other_clouds_without_fal() -> None:
-    context, _, _ = fake_context()
-    apps: dict[str, ASGIApp] = {name: FACADES[name].create(context) for name in ("openai", "replicate")}
-    client = TestClient(ByPrefix(Starlette(), routes.shared(apps)))
-    assert client.get("/v1/models?limit=2").json()["object"] == "list"
-    alone = TestClient(ByPrefix(Starlette(), routes.shared({"fal": FACADES["fal"].create(context)})))
-    assert ids(alone.get("/v1/models").json()) == IDS
+def test_other_clouds_without_fal(served: Rig) -> None:
+    key = {"authorization": "Bearer id:secret"}
+    served.beside("openai", "replicate")
+    assert served.client.get("/v1/models?limit=2", headers=key).json()["object"] == "list"
+
+
+def test_fal_without_other_clouds(served: Rig) -> None:
+    served.beside("fal")
+    assert ids(served.client.get("/v1/models").json()) == IDS

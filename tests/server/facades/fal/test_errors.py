@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull
-from server.jobs.job import JobError
-from server.jobs.order import Order
-from tests.rigs.clients.fake import PICTURE, fail
-from tests.rigs.clients.fake_fal import QUEUE, RUN, Served, build
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs = build()
-    with client:
-        yield client, jobs
+from tests.rigs.facade_rig import Rig
+from tests.rigs.facades.fal import QUEUE, RUN
+from tests.rigs.job_table import fail
+from tests.rigs.stand_ins import PICTURE
 
 
 def invalid(**fields: Any) -> dict[str, Any]:
@@ -66,9 +58,9 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("body", "kind", "loc"), INVALID)
-def test_invalid_input(served: Served, body: Any, kind: str, loc: list[str | int]) -> None:
+def test_invalid_input(served: Rig, body: Any, kind: str, loc: list[str | int]) -> None:
     """422 from run; accepted by the queue, and the same 422 at the result."""
-    client, jobs = served
+    client, table = served.client, served.table
     raw = json.dumps(body)
     answer = client.post(RUN, content=raw)
     assert answer.status_code == 422
@@ -77,7 +69,7 @@ def test_invalid_input(served: Served, body: Any, kind: str, loc: list[str | int
     assert detail[0]["msg"] and "14142" not in detail[0]["msg"]
     assert detail[0]["url"].endswith(kind)
     assert answer.headers["x-fal-retryable"] == answer.headers["x-fal-needs-retry"] == "false"
-    assert not jobs.jobs
+    assert not table.jobs
     receipt = client.post(QUEUE, content=raw)
     assert receipt.status_code == 200
     status = client.get(receipt.json()["status_url"])
@@ -87,8 +79,8 @@ def test_invalid_input(served: Served, body: Any, kind: str, loc: list[str | int
     assert loc[-1] == "body" or str(loc[-1]) in status.json()["error"]
     result = client.get(receipt.json()["response_url"])
     assert (result.status_code, result.json()["detail"]) == (422, detail)
-    json.dumps(jobs.last.memo).encode()
-    assert len(json.dumps(jobs.last.memo)) < 200_000
+    json.dumps(table.last.memo).encode()
+    assert len(json.dumps(table.last.memo)) < 200_000
 
 
 @pytest.mark.parametrize(
@@ -105,8 +97,8 @@ def test_invalid_input(served: Served, body: Any, kind: str, loc: list[str | int
     ],
 )
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/form-data", ""])
-def test_broken_json(served: Served, raw: bytes, kind: str) -> None:
-    client, _ = served
+def test_broken_json(served: Rig, raw: bytes, kind: str) -> None:
+    client = served.client
     answer = client.post(RUN, content=raw, headers={"content-type": kind})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["type"] == "json_invalid"
@@ -114,20 +106,20 @@ def test_broken_json(served: Served, raw: bytes, kind: str) -> None:
     assert client.get(receipt.json()["response_url"]).json() == answer.json()
 
 
-def test_infinite_number(served: Served) -> None:
-    answer = served[0].post(RUN, content=b'{"prompt": "a", "guidance_scale": 1e999}')
+def test_infinite_number(served: Rig) -> None:
+    answer = served.client.post(RUN, content=b'{"prompt": "a", "guidance_scale": 1e999}')
     assert answer.json()["detail"][0]["type"] == "finite_number"
 
 
-def test_a_body_too_large(served: Served) -> None:
+def test_a_body_too_large(served: Rig) -> None:
     for content, headers in (((b" " * 2**20 for _ in range(130)), {}), (b"{}", {"content-length": str(2**30)})):
-        answer = served[0].post(RUN, content=content, headers=headers)
+        answer = served.client.post(RUN, content=content, headers=headers)
         assert answer.status_code == 413
         assert "128 MiB" in answer.json()["detail"]
 
 
-def test_media_errors(served: Served) -> None:
-    client, _ = served
+def test_media_errors(served: Rig) -> None:
+    client = served.client
     answer = client.post(f"{RUN}/image-to-video", json={"prompt": "a", "image_url": "https://x/y.png"})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["type"] == "file_download_error"
@@ -138,11 +130,11 @@ def test_media_errors(served: Served) -> None:
     assert answer.json()["detail"][0]["loc"] == ["body", "video_url"]
 
 
-def test_data_uris_stay_out_of_the_job_table(served: Served) -> None:
-    client, jobs = served
+def test_data_uris_stay_out_of_the_job_table(served: Rig) -> None:
+    client, table = served.client, served.table
     client.post(f"{QUEUE}/image-to-video", json={"prompt": "a", "image_url": PICTURE + "A" * 10**6, "key": "k"})
-    assert len(json.dumps(jobs.last.memo)) < 500
-    assert "key" not in jobs.last.memo
+    assert len(json.dumps(table.last.memo)) < 500
+    assert "key" not in table.last.memo
 
 
 FAILED = [
@@ -158,9 +150,9 @@ FAILED = [
 
 
 @pytest.mark.parametrize(("end", "code", "kind"), FAILED)
-def test_failures_of_the_engine(served: Served, end: Any, code: int, kind: str) -> None:
-    client, jobs = served
-    jobs.end = end
+def test_failures_of_the_engine(served: Rig, end: Any, code: int, kind: str) -> None:
+    client, table = served.client, served.table
+    table.end = end
     receipt = client.post(QUEUE, json={"prompt": "a"}).json()
     status = client.get(receipt["status_url"])
     assert (status.status_code, status.json()["status"], status.json()["error_type"]) == (200, "COMPLETED", kind)
@@ -172,13 +164,13 @@ def test_failures_of_the_engine(served: Served, end: Any, code: int, kind: str) 
     assert (ran.status_code, ran.json()) == (code, result.json())
 
 
-def test_unknown_request(served: Served) -> None:
-    client, jobs = served
+def test_unknown_request(served: Rig) -> None:
+    client, table = served.client, served.table
     for job_id in ("nothing", "%00", "%F0%9F%90%8B"):
         for method, tail in (("GET", ""), ("GET", "/status"), ("GET", "/status/stream"), ("PUT", "/cancel")):
             answer = client.request(method, f"{QUEUE}/requests/{job_id}{tail}")
             assert (answer.status_code, answer.json()["status"]) == (404, "NOT_FOUND")
-    theirs = jobs.refuse(Order("segmind", "x", ""), JobError("internal", "m"))
+    theirs = table.add("segmind")
     assert client.get(f"{QUEUE}/requests/{theirs.id}/status").status_code == 404
 
 
@@ -197,8 +189,8 @@ def test_unknown_request(served: Served) -> None:
         ("POST", "/fal/nowhere", 404, "Path /fal/nowhere not found"),
     ],
 )
-def test_no_such_address(served: Served, method: str, path: str, code: int, text: str) -> None:
-    answer = served[0].request(method, path)
+def test_no_such_address(served: Rig, method: str, path: str, code: int, text: str) -> None:
+    answer = served.client.request(method, path)
     assert (answer.status_code, answer.json()["detail"]) == (code, text)
     assert answer.headers["x-fal-request-id"]
 
@@ -211,17 +203,17 @@ def test_no_such_address(served: Served, method: str, path: str, code: int, text
         (RuntimeError("secret"), 500, "internal_error"),
     ],
 )
-def test_turned_away(served: Served, error: Exception, code: int, kind: str) -> None:
-    client, jobs = served
-    jobs.raises = error
+def test_turned_away(served: Rig, error: Exception, code: int, kind: str) -> None:
+    client, table = served.client, served.table
+    table.raises = error
     for surface in (RUN, QUEUE):
         answer = client.post(surface, json={"prompt": "a"})
         assert (answer.status_code, answer.json()["error_type"]) == (code, kind)
         assert "secret" not in answer.text
 
 
-def test_no_model(served: Served) -> None:
-    client, jobs = served
-    jobs.raises = NoModel("image-to-video", "no such model here")
+def test_no_model(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.raises = NoModel("image-to-video", "no such model here")
     answer = client.post(RUN, json={"prompt": "a"})
     assert (answer.status_code, answer.json()["detail"][0]["type"]) == (422, "feature_not_supported")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import httpx
 import pytest
 
 from server.errors import DiskFull, NoModel, QueueFull
-from server.facades import fal
 from server.facades.kit.errors import Unavailable
 from server.jobs.job import Job
 from tests.rigs import golden
-from tests.rigs.clients.fake import fail, fake_context, hold
-from tests.rigs.clients.fake_fal import QUEUE, RUN, Served, Store, build, built_with_files, client_of
+from tests.rigs.facade_rig import Build, Clock, Rig
+from tests.rigs.facades.fal import QUEUE, RUN
+from tests.rigs.job_table import fail, hold
 
 KEY = {"authorization": "Key id:secret"}
 TIMES = ("inference_time", "inference")
@@ -24,16 +23,8 @@ INPUT = {"prompt": "a red circle", "seed": 7, "use_rife": False}
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs = build()
-    with client:
-        yield client, jobs
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with built_with_files(tmp_path, keys="id:secret") as store:
-        yield store
+def store(build: Build) -> Rig:
+    return build(keys="id:secret", clock=Clock(1_800_000_000.0), real_media=True)
 
 
 def check(name: str, answer: httpx.Response, replace: dict[str, str] | None = None) -> None:
@@ -45,15 +36,15 @@ def check(name: str, answer: httpx.Response, replace: dict[str, str] | None = No
     golden.check(f"fal/{name}", whole, times=TIMES, replace=replace)
 
 
-def submitted(served: Served) -> dict[str, str]:
-    served[1].end = hold
-    receipt: dict[str, str] = served[0].post(QUEUE, json=INPUT).json()
+def submitted(served: Rig) -> dict[str, str]:
+    served.table.end = hold
+    receipt: dict[str, str] = served.client.post(QUEUE, json=INPUT).json()
     return receipt
 
 
-def told(served: Served, name: str, receipt: dict[str, str]) -> None:
+def told(served: Rig, name: str, receipt: dict[str, str]) -> None:
     """What the three addresses say of one job."""
-    client, _ = served
+    client = served.client
     check(f"status_{name}", client.get(receipt["status_url"] + "?logs=true"))
     check(f"result_{name}", client.get(receipt["response_url"]))
     events = client.get(receipt["status_url"] + "/stream?logs=1").text if name not in ("queued", "running") else ""
@@ -62,58 +53,58 @@ def told(served: Served, name: str, receipt: dict[str, str]) -> None:
     check(f"cancel_{name}", client.put(receipt["cancel_url"]))
 
 
-def test_queued(served: Served) -> None:
-    check("submit", served[0].post(QUEUE, json=INPUT))
+def test_queued(served: Rig) -> None:
+    check("submit", served.client.post(QUEUE, json=INPUT))
     told(served, "queued", submitted(served))
 
 
-def test_running(served: Served) -> None:
+def test_running(served: Rig) -> None:
     receipt = submitted(served)
-    served[1].start(receipt["request_id"])
-    check("status_running_without_logs", served[0].get(receipt["status_url"] + "?logs=false"))
+    served.table.start(receipt["request_id"])
+    check("status_running_without_logs", served.client.get(receipt["status_url"] + "?logs=false"))
     told(served, "running", receipt)
 
 
-def test_succeeded(served: Served) -> None:
+def test_succeeded(served: Rig) -> None:
     receipt = submitted(served)
-    served[1].start(receipt["request_id"])
-    served[1].finish(receipt["request_id"])
-    check("status_succeeded_without_logs", served[0].get(receipt["status_url"]))
+    served.table.start(receipt["request_id"])
+    served.table.finish(receipt["request_id"])
+    check("status_succeeded_without_logs", served.client.get(receipt["status_url"]))
     told(served, "succeeded", receipt)
 
 
-def test_run(served: Served) -> None:
-    check("run", served[0].post(RUN, json=INPUT))
+def test_run(served: Rig) -> None:
+    check("run", served.client.post(RUN, json=INPUT))
 
 
-def test_failed(served: Served) -> None:
-    client, jobs = served
-    jobs.end = fail("internal")
+def test_failed(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = fail("internal")
     told(served, "failed", client.post(QUEUE, json=INPUT).json())
-    jobs.end = fail("worker_lost")
+    table.end = fail("worker_lost")
     told(served, "lost", client.post(QUEUE, json=INPUT).json())
-    jobs.end = fail("bad_output")
+    table.end = fail("bad_output")
     told(served, "without_media", client.post(QUEUE, json=INPUT).json())
 
 
-def test_cancelled(served: Served) -> None:
+def test_cancelled(served: Rig) -> None:
     receipt = submitted(served)
-    served[0].put(receipt["cancel_url"])
+    served.client.put(receipt["cancel_url"])
     told(served, "cancelled", receipt)
 
 
-def test_started_too_late(served: Served) -> None:
-    served[1].end = hold
-    check("run_too_late", served[0].post(RUN, json=INPUT, headers={"x-fal-request-timeout": "0.01"}))
-    receipt = served[0].post(QUEUE, json=INPUT, headers={"x-fal-request-timeout": "0.000001"}).json()
+def test_started_too_late(served: Rig) -> None:
+    served.table.end = hold
+    check("run_too_late", served.client.post(RUN, json=INPUT, headers={"x-fal-request-timeout": "0.01"}))
+    receipt = served.client.post(QUEUE, json=INPUT, headers={"x-fal-request-timeout": "0.000001"}).json()
     told(served, "too_late", receipt)
 
 
-def test_refused_input(served: Served) -> None:
-    told(served, "refused", served[0].post(QUEUE, json={**INPUT, "export_fps": 99}).json())
+def test_refused_input(served: Rig) -> None:
+    told(served, "refused", served.client.post(QUEUE, json={**INPUT, "export_fps": 99}).json())
 
 
-def test_unknown(served: Served) -> None:
+def test_unknown(served: Rig) -> None:
     links = {f"{name}_url": f"{QUEUE}/requests/nothing{tail}" for name, tail in TAILS}
     told(served, "unknown", links)
 
@@ -136,13 +127,13 @@ INVALID: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_invalid_input(served: Served, name: str) -> None:
+def test_invalid_input(served: Rig, name: str) -> None:
     path, body = INVALID[name]
-    check(f"invalid_{name}", served[0].post(RUN + path, json=body))
+    check(f"invalid_{name}", served.client.post(RUN + path, json=body))
 
 
-def test_other_refusals(served: Served) -> None:
-    client, jobs = served
+def test_other_refusals(served: Rig) -> None:
+    client, table = served.client, served.table
     check("invalid_json", client.post(RUN, content=b'{"prompt": '))
     check("no_app", client.post("/run/fal-ai/flux/dev", json=INPUT))
     check("no_stream", client.post(f"{RUN}/stream", json=INPUT))
@@ -160,40 +151,40 @@ def test_other_refusals(served: Served) -> None:
         "unexpected": RuntimeError("secret"),
     }
     for name, error in errors.items():
-        jobs.raises = error
+        table.raises = error
         check(name, client.post(RUN, json=INPUT))
 
 
-def test_keys() -> None:
-    client, _ = build(keys="id:secret")
+def test_keys(build: Build) -> None:
+    client = build(keys="id:secret").client
     check("no_key", client.post(RUN, json=INPUT))
     check("no_key_for_files", client.post("/storage/auth/token", json={}))
     check("wrong_key", client.post(RUN, json=INPUT, headers={"authorization": "Key no:no"}))
 
 
-def test_webhooks() -> None:
-    context, jobs, _ = fake_context()
+def test_webhooks(served: Rig) -> None:
+    table = served.table
 
     def written(name: str, job: Job) -> None:
-        letter = fal.FACADE.letter(context, job, "completed")
+        letter = served.letter(job, "completed")
         assert letter is not None
         golden.check(f"fal/webhook_{name}", json.loads(letter.body), times=TIMES)
 
-    with client_of(context) as client:
-        url = f"{QUEUE}?fal_webhook=http%3A%2F%2Fexample.org%2Fhook"
-        client.post(url, json=INPUT)
-        written("succeeded", jobs.last)
-        client.post(url, json={**INPUT, "export_fps": 99})
-        written("refused", jobs.last)
-        jobs.end = fail("internal")
-        client.post(url, json=INPUT)
-        written("failed", jobs.last)
-        jobs.end = hold
-        client.put(client.post(url, json=INPUT).json()["cancel_url"])
-        written("cancelled", jobs.last)
+    client = served.client
+    url = f"{QUEUE}?fal_webhook=http%3A%2F%2Fexample.org%2Fhook"
+    client.post(url, json=INPUT)
+    written("succeeded", table.last)
+    client.post(url, json={**INPUT, "export_fps": 99})
+    written("refused", table.last)
+    table.end = fail("internal")
+    client.post(url, json=INPUT)
+    written("failed", table.last)
+    table.end = hold
+    client.put(client.post(url, json=INPUT).json()["cancel_url"])
+    written("cancelled", table.last)
 
 
-def test_storage(store: Store) -> None:
+def test_storage(store: Rig) -> None:
     client = store.client
     made = client.post("/storage/auth/token", json={}, headers=KEY)
     check("upload_token", made, {made.json()["token"]: "<token>"})
@@ -223,8 +214,8 @@ def test_storage(store: Store) -> None:
     check("app_token_invalid", client.post("/tokens/", json={}, headers=KEY))
 
 
-def test_jwks(served: Served) -> None:
-    answer = served[0].get("/.well-known/jwks.json")
+def test_jwks(served: Rig) -> None:
+    answer = served.client.get("/.well-known/jwks.json")
     (key,) = answer.json()["keys"]
     check("jwks", answer, {key["x"]: "<key>", key["kid"]: "<kid>"})
 

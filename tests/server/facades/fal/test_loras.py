@@ -19,11 +19,11 @@ from server.facades.kit.samples import RED, RED_CLIP
 from server.house import House
 from server.jobs.job import Status
 from tests.rigs import checkpoints
+from tests.rigs.facades.fal import APP
 from tests.rigs.house import ended, house_of, plain
 from tests.rigs.lora_host import Host, hosted, lora, lora_file, tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-APP = "/queue/fal-ai/cogvideox-5b"
 INPUT = {
     "prompt": "a red circle",
     "seed": 5,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import pytest
 from server.errors import DiskFull
 from server.facades.fal import passes
 from server.facades.kit.samples import RED
-from tests.rigs.clients.fake_fal import APP, HERE, RUN, Store, built_with_files
+from tests.rigs.facade_rig import HERE, Build, Clock, Rig
+from tests.rigs.facades.fal import APP, RUN
 
 KEY = {"authorization": "Key id:secret"}
 PNG = base64.b64decode(RED.partition(",")[2])
@@ -22,18 +22,17 @@ BRIEF = '{"expiration_duration_seconds": 60, "initial_acl": {"default": "forbid"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with built_with_files(tmp_path, keys="id:secret") as store:
-        yield store
+def store(build: Build) -> Rig:
+    return build(keys="id:secret", clock=Clock(1_800_000_000.0), real_media=True)
 
 
-def token(store: Store, **headers: str) -> dict[str, str]:
+def token(store: Rig, **headers: str) -> dict[str, str]:
     answer = store.client.post("/storage/auth/token?storage_type=fal-cdn-v3", json={}, headers=KEY | headers)
     assert answer.status_code == 200
     return {"authorization": f"{answer.json()['token_type']} {answer.json()['token']}"}
 
 
-def initiate(store: Store, path: str = "initiate", **headers: str) -> dict[str, str]:
+def initiate(store: Rig, path: str = "initiate", **headers: str) -> dict[str, str]:
     body = {"file_name": "red circle.png", "content_type": "image/png"}
     answer = store.client.post(f"/storage/upload/{path}?storage_type=gcs", json=body, headers=KEY | headers)
     assert answer.status_code == 200
@@ -42,7 +41,7 @@ def initiate(store: Store, path: str = "initiate", **headers: str) -> dict[str, 
     return found
 
 
-def test_token(store: Store) -> None:
+def test_token(store: Rig) -> None:
     """All four fields, and a time with its offset: without one the Python client fails at its second upload."""
     body = store.client.post("/storage/auth/token?storage_type=fal-cdn-v3", json={}, headers=KEY).json()
     assert set(body) == {"token", "token_type", "base_url", "expires_at"}
@@ -53,7 +52,7 @@ def test_token(store: Store) -> None:
     assert "secret" not in body["token"]
 
 
-def test_whole(store: Store) -> None:
+def test_whole(store: Rig) -> None:
     headers = {**token(store), "content-type": "image/png", "x-fal-file-name": "my circle.png"}
     answer = store.client.post("/files/upload", content=PNG, headers=headers)
     assert answer.status_code == 200
@@ -76,7 +75,7 @@ def test_whole(store: Store) -> None:
         ("a" * 300 + ".png", "image/png", "a.png"),
     ],
 )
-def test_names(store: Store, name: str, media_type: str, ending: str) -> None:
+def test_names(store: Rig, name: str, media_type: str, ending: str) -> None:
     headers = {**KEY, "content-type": media_type, "x-fal-file-name": name}
     url = store.client.post("/files/upload", content=b"abc", headers=headers).json()["access_url"]
     assert url.endswith(ending)
@@ -86,7 +85,7 @@ def test_names(store: Store, name: str, media_type: str, ending: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["whole", "gcs", "parts"])
-def test_an_upload_is_taken_as_input(store: Store, form: str) -> None:
+def test_an_upload_is_taken_as_input(store: Rig, form: str) -> None:
     """By its address, whatever host the client knows us by, and without asking that address."""
     if form == "whole":
         url = store.client.post("/files/upload", content=PNG, headers={**KEY, "content-type": "image/png"}).json()[
@@ -105,11 +104,11 @@ def test_an_upload_is_taken_as_input(store: Store, form: str) -> None:
         body = {"prompt": "a", "image_url": address}
         answer = store.client.post(f"{RUN}/image-to-video", json=body, headers=KEY)
         assert answer.status_code == 200, answer.text
-        image = store.jobs.last.request.image
+        image = store.table.last.request.image
         assert image is not None and Path(image.path).read_bytes() == PNG
 
 
-def test_nothing_was_uploaded_yet(store: Store) -> None:
+def test_nothing_was_uploaded_yet(store: Rig) -> None:
     begun = initiate(store)
     assert store.client.get(begun["file_url"]).status_code == 404
     body = {"prompt": "a", "image_url": begun["file_url"]}
@@ -117,7 +116,7 @@ def test_nothing_was_uploaded_yet(store: Store) -> None:
     assert answer.json()["detail"][0]["type"] == "file_download_error"
 
 
-def test_with_an_address_of_its_own(store: Store) -> None:
+def test_with_an_address_of_its_own(store: Rig) -> None:
     """The JS client sends no key with the file, and reads the answer by its type."""
     begun = initiate(store)
     answer = store.client.put(begun["upload_url"], content=PNG, headers={"content-type": "image/png"})
@@ -130,7 +129,7 @@ def test_with_an_address_of_its_own(store: Store) -> None:
     assert store.client.get(begun["file_url"]).content == PNG
 
 
-def test_python_parts(store: Store) -> None:
+def test_python_parts(store: Rig) -> None:
     """Out of order, one of them twice, listed in any order; the tag is in the header."""
     headers = {**token(store), "content-type": "video/mp4", "x-fal-file-name": "film.mp4"}
     begun = store.client.post("/files/upload/multipart", headers=headers).json()
@@ -147,7 +146,7 @@ def test_python_parts(store: Store) -> None:
     assert (read.content, read.headers["content-type"]) == (b"abcdef", "video/mp4")
 
 
-def test_javascript_parts(store: Store) -> None:
+def test_javascript_parts(store: Rig) -> None:
     """Number and tag are in the JSON answer."""
     begun = initiate(store, "initiate-multipart")
     told = [store.client.put(f"{begun['upload_url']}/{n}", content=c).json() for n, c in ((1, b"ab"), (2, b"c"))]
@@ -159,7 +158,7 @@ def test_javascript_parts(store: Store) -> None:
 
 @pytest.mark.parametrize("header", ["x-fal-object-lifecycle", "x-fal-object-lifecycle-preference"])
 @pytest.mark.parametrize("form", ["whole", "gcs", "parts"])
-def test_kept_for_a_time(store: Store, form: str, header: str) -> None:
+def test_kept_for_a_time(store: Rig, form: str, header: str) -> None:
     brief = {header: BRIEF}
     if form == "whole":
         url = store.client.post("/files/upload", content=PNG, headers=KEY | brief).json()["access_url"]
@@ -173,17 +172,17 @@ def test_kept_for_a_time(store: Store, form: str, header: str) -> None:
         store.client.put(f"{url}/multipart/{started['uploadId']}/1", content=PNG)
         body = {"parts": [{"partNumber": 1, "etag": ""}]}
         store.client.post(f"{url}/multipart/{started['uploadId']}/complete", json=body)
-    store.clock.now += 59
+    store.clock.advance(59)
     assert store.client.get(url).content == PNG
-    store.clock.now += 2
+    store.clock.advance(2)
     assert store.client.get(url).status_code == 404
 
 
 @pytest.mark.parametrize("value", ["{}", '{"expiration_duration_seconds": null}', '{"expiration_duration_seconds": 0}'])
-def test_kept_for_ever(store: Store, value: str) -> None:
+def test_kept_for_ever(store: Rig, value: str) -> None:
     headers = {**KEY, "x-fal-object-lifecycle": value}
     url = store.client.post("/files/upload", content=PNG, headers=headers).json()["access_url"]
-    store.clock.now += 10**9
+    store.clock.advance(10**9)
     assert store.client.get(url).content == PNG
 
 
@@ -191,7 +190,7 @@ def test_kept_for_ever(store: Store, value: str) -> None:
     "value",
     ["1h", "[]", '{"expiration_duration_seconds": -1}', '{"expiration_duration_seconds": NaN}', "9" * 5000, "\xff"],
 )
-def test_a_lifecycle_that_cannot_be_read(store: Store, value: str) -> None:
+def test_a_lifecycle_that_cannot_be_read(store: Rig, value: str) -> None:
     """Not taken for "for ever": somebody wanted an end."""
     for path, name in (
         ("/files/upload", "x-fal-object-lifecycle"),
@@ -203,10 +202,10 @@ def test_a_lifecycle_that_cannot_be_read(store: Store, value: str) -> None:
         answer = store.client.post(path, content=b'{"prompt": "a"}', headers=headers)  # type: ignore[arg-type]
         assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
         assert name in answer.json()["detail"] and "3600" in answer.json()["detail"]
-    assert not store.jobs.jobs
+    assert not store.table.jobs
 
 
-def test_who_may(store: Store) -> None:
+def test_who_may(store: Rig) -> None:
     """A key or what it was given for; the token opens nothing else, and no token of another kind opens this."""
     body = {"file_name": "a", "content_type": "b"}
     calls = ["/storage/auth/token", "/files/upload", "/files/upload/multipart", "/storage/upload/initiate"]
@@ -226,7 +225,7 @@ def test_who_may(store: Store) -> None:
         assert answer.status_code == 401
 
 
-def test_tokens_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_end(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     upload, begun = token(store), initiate(store)
     now = time.time()
     monkeypatch.setattr(passes.time, "time", lambda: now + 3601)
@@ -236,7 +235,7 @@ def test_tokens_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (late.status_code, late.json()["error_type"]) == (403, "bad_request")
 
 
-def test_addresses_cannot_be_made_up(store: Store) -> None:
+def test_addresses_cannot_be_made_up(store: Rig) -> None:
     first, second = initiate(store)["upload_url"], initiate(store)["upload_url"]
     swapped = first.partition("/multipart/")[0] + "/multipart/" + second.partition("/multipart/")[2]
     for url in (swapped, first[:-1] + ("0" if first[-1] != "0" else "1"), f"{HERE}/fal/files/k/n/multipart/t"):
@@ -259,7 +258,7 @@ def test_addresses_cannot_be_made_up(store: Store) -> None:
         ("/complete", [1], 422),
     ],
 )
-def test_parts_that_are_wrong(store: Store, tail: str, body: Any, code: int) -> None:
+def test_parts_that_are_wrong(store: Rig, tail: str, body: Any, code: int) -> None:
     url = initiate(store, "initiate-multipart")["upload_url"]
     store.client.put(f"{url}/1", content=b"x")
     answer = store.client.request("PUT" if body is None else "POST", url + tail, json=body)
@@ -267,7 +266,7 @@ def test_parts_that_are_wrong(store: Store, tail: str, body: Any, code: int) -> 
     assert answer.json()["detail"]
 
 
-def test_too_large(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.media.uploads.UPLOAD_BYTES", 4)
     url = initiate(store)["upload_url"]
     for answer in (
@@ -278,7 +277,7 @@ def test_too_large(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (answer.status_code, answer.json()["error_type"]) == (413, "bad_request")
 
 
-def test_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
         raise DiskFull("no room")
 
@@ -289,7 +288,7 @@ def test_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media", "fal.run", "queue.fal.run"])
 @pytest.mark.parametrize("mount", ["", "/fal"])
-def test_ways_to_the_storage(store: Store, host: str, mount: str) -> None:
+def test_ways_to_the_storage(store: Rig, host: str, mount: str) -> None:
     """By Host, under our own prefix, and through the proxy route; with or without a slash at the end."""
     body = {"file_name": "a.png", "content_type": "image/png"}
     for path, wanted in (
@@ -306,7 +305,7 @@ def test_ways_to_the_storage(store: Store, host: str, mount: str) -> None:
         assert wanted in store.client.post("/fal/proxy", json=body, headers=aimed).json()
 
 
-def test_app_token(store: Store) -> None:
+def test_app_token(store: Rig) -> None:
     """Stands for the key on the app it was made for, and there only."""
     asked = {"allowed_apps": ["cogvideox-5b"], "token_expiration": 120}
     made = store.client.post("/tokens/", json=asked, headers=KEY)
@@ -314,7 +313,7 @@ def test_app_token(store: Store) -> None:
     stream = store.client.post(f"{RUN}/stream?fal_jwt_token={made.json()}", json={"prompt": "a"})
     assert (stream.status_code, stream.json()["detail"]) == (404, "Path /stream not found")
     assert store.client.post(f"{RUN}?fal_jwt_token={made.json()}", json={"prompt": "a"}).status_code == 200
-    assert store.jobs.last.owner == store.context.keys.identify(KEY)
+    assert store.table.last.owner == store.context.keys.identify(KEY)
     other = store.client.post("/tokens", json={"allowed_apps": ["flux"]}, headers=KEY).json()
     for path in (f"{RUN}?fal_jwt_token={other}", f"{RUN}?fal_jwt_token=x", f"/queue{APP}?fal_jwt_token={made.json()}"):
         assert store.client.post(path, json={"prompt": "a"}).status_code == 401
@@ -323,12 +322,12 @@ def test_app_token(store: Store) -> None:
 @pytest.mark.parametrize(
     "body", [{}, {"allowed_apps": "x"}, {"allowed_apps": [], "token_expiration": 0}, {"allowed_apps": [1]}, "text"]
 )
-def test_app_token_refused(store: Store, body: Any) -> None:
+def test_app_token_refused(store: Rig, body: Any) -> None:
     answer = store.client.post("/tokens", json=body, headers=KEY)
     assert (answer.status_code, answer.json()["detail"][0]["loc"][0]) == (422, "body")
 
 
-def test_browsers(store: Store) -> None:
+def test_browsers(store: Rig) -> None:
     url = initiate(store)["upload_url"]
     asked = {"origin": "http://page", "access-control-request-method": "PUT"}
     preflight = store.client.options(url, headers={**asked, "access-control-request-headers": "content-type"})
@@ -339,11 +338,11 @@ def test_browsers(store: Store) -> None:
     assert read.headers.get_list("access-control-allow-origin") == ["*"]
 
 
-def test_public_url(tmp_path: Path) -> None:
-    with built_with_files(tmp_path, public_url="https://films.example.org/v") as store:
-        begun = initiate(store)
-        assert begun["upload_url"].startswith("https://films.example.org/v/fal/files/")
-        assert store.context.artifacts.of_url(begun["file_url"]) is None
-        store.client.put(begun["upload_url"].replace("https://films.example.org/v", ""), content=PNG)
-        file = store.context.artifacts.of_url(begun["file_url"])
-        assert file is not None and store.context.artifacts.read(file) == PNG
+def test_public_url(build: Build) -> None:
+    store = build(public_url="https://films.example.org/v")
+    begun = initiate(store)
+    assert begun["upload_url"].startswith("https://films.example.org/v/fal/files/")
+    assert store.context.artifacts.of_url(begun["file_url"]) is None
+    store.client.put(begun["upload_url"].replace("https://films.example.org/v", ""), content=PNG)
+    file = store.context.artifacts.of_url(begun["file_url"])
+    assert file is not None and store.context.artifacts.read(file) == PNG

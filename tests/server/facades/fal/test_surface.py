@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.rigs.clients.fake_fal import APP, QUEUE, RUN, Served, build
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.fal import APP, QUEUE, RUN
 
 ASKED = (
     *("authorization", "content-type", "x-fal-target-url", "x-fal-queue-priority", "x-fal-request-timeout"),
@@ -15,15 +14,8 @@ ASKED = (
 )
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs = build()
-    with client:
-        yield client, jobs
-
-
-def test_keys() -> None:
-    client, _ = build(keys="id.secret")
+def test_keys(build: Build) -> None:
+    client = build(keys="id.secret").client
     nobody = client.post(RUN, json={"prompt": "a"})
     assert nobody.status_code == 401
     assert nobody.json()["detail"] == (
@@ -49,24 +41,25 @@ def test_keys() -> None:
         (f"http://here/fal/queue/fal{QUEUE}", {}, "http://here/fal/queue"),
     ],
 )
-def test_ways_to_the_queue(served: Served, url: str, headers: dict[str, str], base: str) -> None:
+def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base: str) -> None:
     """However a submit came in, the addresses it is given lead back to the request."""
-    client, jobs = served
+    client, table = served.client, served.table
     receipt = client.post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
     assert receipt.status_code == 200
-    assert receipt.json()["status_url"] == f"{base}{APP}/requests/{jobs.last.id}/status"
+    assert receipt.json()["status_url"] == f"{base}{APP}/requests/{table.last.id}/status"
     assert client.get(receipt.json()["status_url"]).json()["status"] == "COMPLETED"
     assert client.get(receipt.json()["response_url"]).json()["prompt"] == "a"
 
 
 @pytest.mark.parametrize("route", ["/fal/proxy", "/api/fal/proxy/"])
 @pytest.mark.parametrize("public_url", [None, "https://films.example.org"])
-def test_the_proxys_clients_get_fals_own_addresses(route: str, public_url: str | None) -> None:
+def test_the_proxys_clients_get_fals_own_addresses(build: Build, route: str, public_url: str | None) -> None:
     """Some of them send the key to no other address than the first one's, and all send these through the proxy."""
-    client, jobs = build(public_url=public_url)
+    rig = build(public_url=public_url)
+    client, table = rig.client, rig.table
     target = f"https://queue.fal.run{APP}"
     receipt = client.post(route, json={"prompt": "a"}, headers={"x-fal-target-url": target}).json()
-    here = f"{target}/requests/{jobs.last.id}"
+    here = f"{target}/requests/{table.last.id}"
     links = {"response_url": here, "status_url": f"{here}/status", "cancel_url": f"{here}/cancel"}
     assert links.items() <= receipt.items()
     status = client.get(route, headers={"x-fal-target-url": receipt["status_url"]}).json()
@@ -88,13 +81,13 @@ def test_the_proxys_clients_get_fals_own_addresses(route: str, public_url: str |
         ("http://here/fal/proxy", {"x-fal-target-url": f"https://fal.run{APP}"}),
     ],
 )
-def test_ways_to_run(served: Served, url: str, headers: dict[str, str]) -> None:
-    answer = served[0].post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
+def test_ways_to_run(served: Rig, url: str, headers: dict[str, str]) -> None:
+    answer = served.client.post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
     assert answer.json()["prompt"] == "a"
 
 
-def test_proxy(served: Served) -> None:
-    client, _ = served
+def test_proxy(served: Rig) -> None:
+    client = served.client
     for target in ("", "nowhere", "https://["):
         answer = client.post("/fal/proxy", headers={"x-fal-target-url": target})
         assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
@@ -105,14 +98,14 @@ def test_proxy(served: Served) -> None:
     assert (answer.status_code, answer.json()["detail"]) == (404, "Path /nothing/here not found")
 
 
-def test_public_url_wins_over_host() -> None:
-    client, _ = build(public_url="https://films.example.org")
+def test_public_url_wins_over_host(build: Build) -> None:
+    client = build(public_url="https://films.example.org").client
     receipt = client.post(f"http://queue.here{APP}", json={"prompt": "a"}).json()
     assert f"/queue{APP}/requests/" in receipt["status_url"]
 
 
-def test_browsers(served: Served) -> None:
-    client, _ = served
+def test_browsers(served: Rig) -> None:
+    client = served.client
     asked = {
         "origin": "http://page",
         "access-control-request-method": "POST",
@@ -133,9 +126,9 @@ def test_browsers(served: Served) -> None:
         assert name in shown
 
 
-def test_a_page_without_a_key() -> None:
+def test_a_page_without_a_key(build: Build) -> None:
     """A preflight never carries one, and a refusal must be readable to the page."""
-    client, _ = build(keys="id.secret")
+    client = build(keys="id.secret").client
     asked = {"origin": "http://page", "access-control-request-method": "POST"}
     assert client.options("/storage/upload/initiate", headers=asked).status_code == 200
     refused = client.post(RUN, json={}, headers={"origin": "http://page"})

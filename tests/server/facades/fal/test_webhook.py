@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi.testclient import TestClient
 
-from server.facades import fal
-from server.jobs.job import EVENTS, Job, Webhook
-from tests.rigs.clients.fake import fail, fake_context, hold
-from tests.rigs.clients.fake_fal import APP, QUEUE, RUN, Served, build, client_of
+from server.jobs.job import EVENTS, Webhook
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.fal import APP, QUEUE, RUN, verify
 from tests.rigs.house import app, until
+from tests.rigs.job_table import fail, hold
 from tests.server.test_webhooks import Ear
 
 HOOK = "http://example.org/hook?a=1&b=%20x"
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs = build()
-    with client:
-        yield client, jobs
 
 
 @pytest.fixture
@@ -39,34 +30,19 @@ def ear() -> Iterator[Ear]:
         ear.shutdown()
 
 
-def verify(jwks: dict[str, Any], headers: Mapping[str, str], body: bytes) -> None:
-    """As fal's documentation has it. Raises InvalidSignature, KeyError."""
-    message = "\n".join(
-        [
-            headers["x-fal-webhook-request-id"],
-            headers["x-fal-webhook-user-id"],
-            headers["x-fal-webhook-timestamp"],
-            hashlib.sha256(body).hexdigest(),
-        ]
-    ).encode()
-    for key in jwks["keys"]:
-        public = base64.urlsafe_b64decode(key["x"])
-        Ed25519PublicKey.from_public_bytes(public).verify(bytes.fromhex(headers["x-fal-webhook-signature"]), message)
-
-
-def test_who_is_told(served: Served) -> None:
-    client, jobs = served
+def test_who_is_told(served: Rig) -> None:
+    client, table = served.client, served.table
     client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "a"})
-    assert jobs.last.webhook == Webhook(HOOK, "http://here:8000")
+    assert table.last.webhook == Webhook(HOOK, "http://here:8000")
     client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={})  # the refusal is told too
-    assert jobs.last.webhook == Webhook(HOOK, "http://here:8000") and jobs.last.error is not None
+    assert table.last.webhook == Webhook(HOOK, "http://here:8000") and table.last.error is not None
     client.post(f"{QUEUE}?fal_webhook=", json={"prompt": "a"})
-    assert jobs.last.webhook is None
+    assert table.last.webhook is None
     target = f"https://queue.fal.run{APP}?fal_webhook={quote(HOOK, safe='')}"
     client.post("/fal/proxy", json={"prompt": "a"}, headers={"x-fal-target-url": target})
-    assert jobs.last.webhook == Webhook(HOOK, "http://here:8000")
+    assert table.last.webhook == Webhook(HOOK, "http://here:8000")
     client.post(f"{RUN}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "a"})
-    assert jobs.last.webhook is None, "fal.run knows no webhooks"
+    assert table.last.webhook is None, "fal.run knows no webhooks"
 
 
 @pytest.mark.parametrize(
@@ -83,60 +59,61 @@ def test_who_is_told(served: Served) -> None:
         "h" * 9000,
     ],
 )
-def test_who_cannot_be_told(served: Served, url: str) -> None:
-    client, jobs = served
+def test_who_cannot_be_told(served: Rig, url: str) -> None:
+    client, table = served.client, served.table
     answer = client.post(f"{QUEUE}?fal_webhook={quote(url, safe='')}", json={"prompt": "a"})
     assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
     assert "fal_webhook" in answer.json()["detail"]
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def letters(job: Job, context: Any) -> list[dict[str, Any]]:
-    written = [fal.FACADE.letter(context, job, event) for event in EVENTS]
+def letters(rig: Rig) -> list[dict[str, Any]]:
+    """What the webhooks of the newest job say."""
+    written = [rig.letter(rig.table.last, event) for event in EVENTS]
     return [json.loads(letter.body) for letter in written if letter is not None]
 
 
-def test_what_is_told() -> None:
+def test_what_is_told(served: Rig) -> None:
     """Once, when it has ended, with what the result address would answer."""
-    context, jobs, _ = fake_context()
-    with client_of(context) as client:
-        url = f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}"
-        ends = ((None, "OK"), (fail("internal"), "ERROR"), (fail("bad_output"), "ERROR"), (hold, "ERROR"))
-        for end, word in ends:
-            if end is not None:
-                jobs.end = end
-            receipt = client.post(url, json={"prompt": "a"}).json()
-            if end is hold:
-                client.put(receipt["cancel_url"])
-            result = client.get(receipt["response_url"])
-            (told,) = letters(jobs.last, context)
-            assert list(told) == ["request_id", "gateway_request_id", "status", "error", "payload"]
-            assert told["request_id"] == told["gateway_request_id"] == receipt["request_id"]
-            assert (told["status"], told["payload"]) == (word, result.json())
-            assert told["error"] == (None if word == "OK" else f"Invalid status code: {result.status_code}")
-        jobs.end = hold
-        receipt = client.post(url, json={"prompt": "a", "seed": "x"}).json()
-        (told,) = letters(jobs.last, context)
-        assert (told["status"], told["error"]) == ("ERROR", "Invalid status code: 422")
-        assert told["payload"]["detail"][0]["loc"] == ["body", "seed"]
-        client.post(QUEUE, json={"prompt": "a"})
-        assert letters(jobs.last, context) == []
+    client, table = served.client, served.table
+    url = f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}"
+    ends = ((None, "OK"), (fail("internal"), "ERROR"), (fail("bad_output"), "ERROR"), (hold, "ERROR"))
+    for end, word in ends:
+        if end is not None:
+            table.end = end
+        receipt = client.post(url, json={"prompt": "a"}).json()
+        if end is hold:
+            client.put(receipt["cancel_url"])
+        result = client.get(receipt["response_url"])
+        (told,) = letters(served)
+        assert list(told) == ["request_id", "gateway_request_id", "status", "error", "payload"]
+        assert told["request_id"] == told["gateway_request_id"] == receipt["request_id"]
+        assert (told["status"], told["payload"]) == (word, result.json())
+        assert told["error"] == (None if word == "OK" else f"Invalid status code: {result.status_code}")
+    table.end = hold
+    receipt = client.post(url, json={"prompt": "a", "seed": "x"}).json()
+    (told,) = letters(served)
+    assert (told["status"], told["error"]) == ("ERROR", "Invalid status code: 422")
+    assert told["payload"]["detail"][0]["loc"] == ["body", "seed"]
+    client.post(QUEUE, json={"prompt": "a"})
+    assert letters(served) == []
 
 
 @pytest.mark.parametrize("keys", ["", "id:secret"])
-def test_signature(keys: str) -> None:
-    context, jobs, _ = fake_context(keys=keys)
-    with client_of(context) as client:
-        headers = {"authorization": "Key id:secret"}
-        client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "ä"}, headers=headers)
-        jwks = client.get("/.well-known/jwks.json")
-        assert jwks.status_code == 200, "for everybody"
-    letter = fal.FACADE.letter(context, jobs.last, "completed")
+def test_signature(build: Build, keys: str) -> None:
+    rig = build(keys=keys)
+    table = rig.table
+    client = rig.client
+    headers = {"authorization": "Key id:secret"}
+    client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "ä"}, headers=headers)
+    jwks = client.get("/.well-known/jwks.json")
+    assert jwks.status_code == 200, "for everybody"
+    letter = rig.letter(table.last, "completed")
     assert letter is not None
     signed = dict(letter.sign(letter.body, 1_800_000_000.9, 1))
     assert signed["content-type"] == "application/json"
     assert signed["x-fal-webhook-timestamp"] == "1800000000"
-    assert signed["x-fal-webhook-user-id"] == (jobs.last.owner or "local")
+    assert signed["x-fal-webhook-user-id"] == (table.last.owner or "local")
     assert signed["x-fal-webhook-signature"] == signed["x-fal-webhook-signature"].lower()
     verify(jwks.json(), signed, letter.body)
     for changed in (
@@ -150,9 +127,9 @@ def test_signature(keys: str) -> None:
         verify(jwks.json(), signed, letter.body + b" ")
 
 
-def test_keys_are_published_as_verifiers_read_them(served: Served) -> None:
+def test_keys_are_published_as_verifiers_read_them(served: Rig) -> None:
     """fal's own Python sample decodes `x` as it is, without adding padding."""
-    (key,) = served[0].get("/.well-known/jwks.json").json()["keys"]
+    (key,) = served.client.get("/.well-known/jwks.json").json()["keys"]
     assert {"kty": "OKP", "crv": "Ed25519", "use": "sig"}.items() <= key.items()
     assert len(base64.urlsafe_b64decode(key["x"])) == 32 and key["kid"]
 

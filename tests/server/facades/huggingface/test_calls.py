@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
-from server.facades import huggingface
 from server.facades.huggingface.models import MODELS, Inference, Parameters, task_of
 from server.facades.kit.errors import Unavailable
 from server.jobs.job import Status
 from tests.rigs import pace
-from tests.rigs.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
+from tests.rigs.facade_rig import Build, Rig
 from tests.rigs.golden import check
+from tests.rigs.job_table import VIDEO, cancel, fail, hold
+from tests.rigs.stand_ins import PICTURE
 
 T2V = "/hf-inference/models/zai-org/CogVideoX-5b"
 I2V = "/hf-inference/models/zai-org/CogVideoX-5b-I2V"
 PNG = b"\x89PNG\r\n\x1a\n not really"
-Served = tuple[TestClient, FakeJobs, FakeIntake]
 
 
-def build(**settings: Any) -> Served:
-    context, jobs, intake = fake_context(**settings)
-    client = TestClient(huggingface.create(context), base_url="http://here:8000", raise_server_exceptions=False)
-    return client, jobs, intake
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
-
-
-def test_text(served: Served) -> None:
-    client, jobs, _ = served
+def test_text(served: Rig) -> None:
+    client, table = served.client, served.table
     given = {
         "guidance_scale": 7,
         "num_frames": 16.6,
@@ -52,71 +37,71 @@ def test_text(served: Served) -> None:
     assert (answer.status_code, answer.content) == (200, VIDEO)
     assert answer.headers["content-type"] == "video/mp4"
     assert answer.headers["content-length"] == str(len(VIDEO))
-    assert answer.headers["x-request-id"] == jobs.last.id
+    assert answer.headers["x-request-id"] == table.last.id
     assert float(answer.headers["x-compute-time"]) >= 0
-    request = jobs.last.request
+    request = table.last.request
     assert (request.prompt, request.negative_prompt, request.image) == ("a cat", "a, b", None)
     assert (request.num_frames, request.num_inference_steps, request.guidance_scale, request.seed) == (17, 20, 7, 5)
-    assert jobs.last.memo == {"inputs": "a cat", "parameters": given}
+    assert table.last.memo == {"inputs": "a cat", "parameters": given}
 
 
-def test_what_is_absent_is_the_models_own(served: Served) -> None:
-    client, jobs, _ = served
+def test_what_is_absent_is_the_models_own(served: Rig) -> None:
+    client, table = served.client, served.table
     nothing = dict.fromkeys(Parameters.model_fields)
     for body in ({"inputs": "a"}, {"inputs": "a", "parameters": None}, {"inputs": "a", "parameters": nothing}):
         assert client.post(T2V, json=body).status_code == 200
-        request = jobs.last.request
+        request = table.last.request
         assert request.seed is not None
         assert request == GenerationRequest(prompt="a", seed=request.seed)
 
 
-def test_picture(served: Served) -> None:
-    client, jobs, intake = served
+def test_picture(served: Rig) -> None:
+    client, table, intake = served.client, served.table, served.intake
     size = {"width": 480, "height": 320}
     given = {"prompt": "it jumps", "negative_prompt": "dark", "target_size": size, "num_frames": "9"}
     assert client.post(I2V, json={"inputs": "iVBORw0KGgo=", "parameters": given}).content == VIDEO
     assert intake.seen[-1] == ("inputs", "iVBORw0KGgo=")
-    request = jobs.last.request
+    request = table.last.request
     assert request.image is not None
     assert (request.prompt, request.negative_prompt) == ("it jumps", "dark")
     assert (request.width, request.height, request.num_frames) == (480, 320, 9)
     big = "A" * 3 * 2**20
     assert client.post(I2V, json={"inputs": big}).status_code == 200
     assert intake.seen[-1] == ("inputs", big)
-    assert len(json.dumps(jobs.last.memo)) < 1000
+    assert len(json.dumps(table.last.memo)) < 1000
 
 
 @pytest.mark.parametrize("kind", [None, "image/png", "application/octet-stream", "application/x-www-form-urlencoded"])
-def test_bare_picture(served: Served, kind: str | None) -> None:
-    client, jobs, intake = served
+def test_bare_picture(served: Rig, kind: str | None) -> None:
+    client, table, intake = served.client, served.table, served.intake
     answer = client.post(I2V, content=PNG, headers={"content-type": kind} if kind else {})
     assert answer.content == VIDEO
     assert intake.seen[-1] == ("inputs", PNG)
-    assert jobs.last.request.prompt.strip(), "CogVideoX needs words"
-    assert jobs.last.memo == {}
+    assert table.last.request.prompt.strip(), "CogVideoX needs words"
+    assert table.last.memo == {}
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\r\n  "])
-def test_json_is_told_from_a_picture_by_how_it_begins(served: Served, mark: bytes) -> None:
-    client, jobs, intake = served
+def test_json_is_told_from_a_picture_by_how_it_begins(served: Rig, mark: bytes) -> None:
+    client, table, intake = served.client, served.table, served.intake
     for kind in ({}, {"content-type": "text/plain"}, {"content-type": "image/png"}):
         body = json.dumps({"inputs": PICTURE, "parameters": {"prompt": "it jumps"}}).encode()
         assert client.post(I2V, content=mark + body, headers=kind).status_code == 200
-        assert (intake.seen[-1], jobs.last.request.prompt) == (("inputs", PICTURE), "it jumps")
+        assert (intake.seen[-1], table.last.request.prompt) == (("inputs", PICTURE), "it jumps")
 
 
-def test_names(served: Served) -> None:
-    client, jobs, _ = served
+def test_names(served: Rig) -> None:
+    client, table = served.client, served.table
     for name in MODELS:
         for owner in ("zai-org", "THUDM"):
             for written in (f"{owner}/{name}", f"{owner}/{name}".lower()):
                 answer = client.post(f"/models/{written}", json={"inputs": PICTURE})
                 assert answer.status_code == 200
-                assert (jobs.last.request.image is not None) == ("I2V" in name)
-                assert jobs.last.endpoint == written
+                assert (table.last.request.image is not None) == ("I2V" in name)
+                assert table.last.endpoint == written
     for written in ("zai-org/cogvideox-1.5-5b-i2v", "THUDM/CogVideoX_5b"):
         assert client.post(f"/models/{written}", json={"inputs": PICTURE}).status_code == 200
-        assert (jobs.last.request.image is not None) == ("i2v" in written)
+        assert (table.last.request.image is not None) == ("i2v" in written)
     for path in (f"/huggingface{T2V}", "/huggingface/models/zai-org/CogVideoX-5b", f"{T2V}/"):
         assert client.post(path, json={"inputs": "a"}).status_code == 200
     for other in ("zai-org/CogVLM", "somebody/CogVideoX-5b", "zai-org/CogVideoX-5b-I2V-x", "a/b"):
@@ -158,17 +143,17 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("path", "body", "text"), INVALID)
-def test_invalid_input(served: Served, path: str, body: Any, text: str) -> None:
-    client, jobs, _ = served
+def test_invalid_input(served: Rig, path: str, body: Any, text: str) -> None:
+    client, table = served.client, served.table
     answer = client.post(path, content=json.dumps(body))
     assert (answer.status_code, set(answer.json())) == (422, {"error"})
     assert text in answer.json()["error"]
     assert len(answer.json()["error"]) < 500
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_bodies_that_are_neither(served: Served) -> None:
-    client, jobs, _ = served
+def test_bodies_that_are_neither(served: Rig) -> None:
+    client, table = served.client, served.table
     for path, raw, text in (
         (T2V, b"", "inputs is required"),
         (T2V, PNG, "not valid JSON"),
@@ -181,19 +166,19 @@ def test_bodies_that_are_neither(served: Served) -> None:
         answer = client.post(path, content=raw)
         assert (answer.status_code, set(answer.json())) == (422, {"error"})
         assert text in answer.json()["error"]
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_the_ranges_are_the_engines(served: Served) -> None:
+def test_the_ranges_are_the_engines(served: Rig) -> None:
     """What the schema allows at its ends, the engine takes too: it plans the job when that is submitted."""
     properties = Parameters.model_json_schema()["properties"]
     for name in ("num_frames", "num_inference_steps", "guidance_scale", "seed"):
         bounds = next(part for part in properties[name]["anyOf"] if "minimum" in part)
         for value in (bounds["minimum"], bounds["maximum"]):
-            assert served[0].post(T2V, json={"inputs": "a", "parameters": {name: value}}).status_code == 200
+            assert served.client.post(T2V, json={"inputs": "a", "parameters": {name: value}}).status_code == 200
     for side in (16, 4096):
         given = {"target_size": {"width": side, "height": side}}
-        assert served[0].post(T2V, json={"inputs": "a", "parameters": given}).status_code == 200
+        assert served.client.post(T2V, json={"inputs": "a", "parameters": given}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -206,9 +191,9 @@ def test_the_ranges_are_the_engines(served: Served) -> None:
         ("500", RuntimeError("secret"), 500),
     ],
 )
-def test_turned_away(served: Served, name: str, error: Exception, code: int) -> None:
-    client, jobs, _ = served
-    jobs.raises = error
+def test_turned_away(served: Rig, name: str, error: Exception, code: int) -> None:
+    client, table = served.client, served.table
+    table.raises = error
     answer = client.post(T2V, json={"inputs": "a"})
     assert answer.status_code == code
     check(f"huggingface/{name}", answer)
@@ -221,20 +206,21 @@ def test_turned_away(served: Served, name: str, error: Exception, code: int) -> 
         ("failed-worker", fail("worker_lost", "its worker died three times"), 503),
         ("failed-picture", fail("media_error", "it is torn", "image"), 422),
         ("failed-request", fail("invalid_request", "too many", "num_frames"), 422),
-        ("cancelled", lambda jobs, job_id: jobs.cancel(job_id), 503),
+        ("cancelled", cancel, 503),
     ],
 )
-def test_failures_of_the_engine(served: Served, name: str, end: Any, code: int) -> None:
-    client, jobs, _ = served
-    jobs.end = end
+def test_failures_of_the_engine(served: Rig, name: str, end: Any, code: int) -> None:
+    client, table = served.client, served.table
+    table.end = end
     answer = client.post(T2V, json={"inputs": "a"})
     assert answer.status_code == code
-    assert answer.headers["x-request-id"] == jobs.last.id
+    assert answer.headers["x-request-id"] == table.last.id
     check(f"huggingface/{name}", answer)
 
 
-def test_errors() -> None:
-    client, jobs, _ = build(keys="mine")
+def test_errors(build: Build) -> None:
+    rig = build(keys="mine")
+    client, table = rig.client, rig.table
     check("huggingface/401-no-key", client.post(T2V, json={"inputs": "a"}))
     check("huggingface/401-bad-key", client.post(T2V, json={"inputs": "a"}, headers={"authorization": "Bearer yours"}))
     client.headers["authorization"] = "Bearer mine"
@@ -245,20 +231,21 @@ def test_errors() -> None:
     check("huggingface/422", client.post(T2V, json={"inputs": "a", "parameters": {"seed": -1}}))
     check("huggingface/422-json", client.post(T2V, content=b"{"))
     check("huggingface/422-picture", client.post(I2V, json={"inputs": "https://x/y.png"}))
-    assert len(jobs.jobs) == 1
+    assert len(table.jobs) == 1
 
 
-def test_who_hangs_up_cancels() -> None:
+def test_who_hangs_up_cancels(build: Build) -> None:
     """Nobody can ask for the video later."""
-    context, jobs, _ = fake_context()
-    jobs.end = hold
-    app = huggingface.create(context)
+    rig = build()
+    table = rig.table
+    table.end = hold
+    app = rig.app
     messages = [{"type": "http.request", "body": b'{"inputs": "a"}', "more_body": False}]
 
     async def receive() -> Any:
         if messages:
             return messages.pop()
-        while not jobs.jobs:
+        while not table.jobs:
             await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
 
@@ -267,17 +254,17 @@ def test_who_hangs_up_cancels() -> None:
 
     scope = {"type": "http", "method": "POST", "path": T2V, "query_string": b"", "root_path": "", "headers": []}
     asyncio.run(asyncio.wait_for(app(scope, receive, send), pace.seconds(30)))
-    assert jobs.last.status is Status.CANCELLED
+    assert table.last.status is Status.CANCELLED
 
 
-def test_browsers(served: Served) -> None:
-    answer = served[0].post(T2V, json={}, headers={"origin": "http://page"})
+def test_browsers(served: Rig) -> None:
+    answer = served.client.post(T2V, json={}, headers={"origin": "http://page"})
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "x-request-id" in answer.headers["access-control-expose-headers"]
 
 
-def test_schemas_are_documented() -> None:
-    document = huggingface.create(fake_context()[0]).openapi()
+def test_schemas_are_documented(served: Rig) -> None:
+    document = served.app.openapi()
     assert list(document["paths"]) == ["/hf-inference/models/{owner}/{name}"]
     call = document["paths"]["/hf-inference/models/{owner}/{name}"]["post"]
     assert set(call["requestBody"]["content"]) == {"application/json", "application/octet-stream"}

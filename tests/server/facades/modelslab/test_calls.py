@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
-from server.context import Context
-from server.facades.modelslab import FACADE, calls
-from server.jobs.job import JobError, Status
+from server.facades.modelslab import calls
+from server.jobs.job import Status
 from server.jobs.jobs import Stopped
-from server.jobs.order import Order
 from tests.rigs import golden
-from tests.rigs.clients.fake import PICTURE, FakeIntake, FakeJobs, fail, fake_context, hold
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.job_table import cancel, fail, hold
+from tests.rigs.stand_ins import PICTURE
 
 T2V = "/api/v6/video/text2video"
 I2V = "/api/v6/video/img2video"
 ASK = {"model_id": "cogvideox", "prompt": "a red circle", "seed": 7}
 TIMES = ("generationTime",)
-Served = tuple[TestClient, FakeJobs, FakeIntake]
-
-
-def client_of(context: Context) -> TestClient:
-    return TestClient(FACADE.create(context), base_url="http://here:8000", raise_server_exceptions=False)
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    context, jobs, intake = fake_context()
-    with client_of(context) as client:
-        yield client, jobs, intake
 
 
 @pytest.fixture(autouse=True)
@@ -40,79 +26,79 @@ def short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "HOLD_SECONDS", 0.05)
 
 
-def test_success_at_once(served: Served) -> None:
-    client, jobs, _ = served
+def test_success_at_once(served: Rig) -> None:
+    client, table = served.client, served.table
     answer = client.post(T2V, json={"key": "any", **ASK, "temp": True})
     golden.check("modelslab/success", answer, times=TIMES)
     body = answer.json()
-    assert body["id"] == jobs.last.number and isinstance(body["id"], int)
-    assert body["output"] == [f"http://here:8000/generations/{jobs.last.id}.gif"]
-    assert body["meta"]["file_prefix"] == jobs.last.id
+    assert body["id"] == table.last.number and isinstance(body["id"], int)
+    assert body["output"] == [f"http://here:8000/generations/{table.last.id}.gif"]
+    assert body["meta"]["file_prefix"] == table.last.id
     assert "error" not in body and "key" not in body["meta"]
     fetched = client.post(f"/api/v6/video/fetch/{body['id']}", json={"key": "any"})
     assert fetched.json() == body
 
 
 @pytest.mark.parametrize("instant", [False, True, "yes", "1"])
-def test_processing(served: Served, instant: Any) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_processing(served: Rig, instant: Any) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     answer = client.post(T2V, json={**ASK, "instant_response": instant})
     body = answer.json()
     assert body["meta"].pop("instant_response") == ("yes" if instant else "no")
     golden.check("modelslab/processing", {"http": answer.status_code, "body": body})
-    assert body["fetch_result"] == f"http://here:8000/api/v6/video/fetch/{jobs.last.number}"
+    assert body["fetch_result"] == f"http://here:8000/api/v6/video/fetch/{table.last.number}"
     assert body["message"] == body["messege"]
     assert int(body["eta"]) == body["eta"] > 0
     promised = body["future_links"]
 
     golden.check("modelslab/fetch_queued", client.post(body["fetch_result"], json={}))
-    jobs.start(jobs.last.id)
+    table.start(table.last.id)
     golden.check("modelslab/fetch_running", client.post(body["fetch_result"], json={}))
-    jobs.finish(jobs.last.id)
+    table.finish(table.last.id)
     done = client.post(body["fetch_result"], json={}).json()
     assert (done["status"], done["output"]) == ("success", promised)
     assert done["meta"]["seed"] == 7
 
 
-def test_a_finished_job_is_not_told_of_when_an_instant_answer_is_asked_for(served: Served) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_a_finished_job_is_not_told_of_when_an_instant_answer_is_asked_for(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     assert client.post(T2V, json={**ASK, "instant_response": "true"}).json()["status"] == "processing"
     waiting = client.post(T2V, json=ASK).json()
     assert waiting["eta"] > 30, "one job is before this one"
 
 
-def test_the_engines_own_estimate_is_told(served: Served) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_the_engines_own_estimate_is_told(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     client.post(T2V, json=ASK)
-    jobs.start(jobs.last.id)
-    object.__setattr__(jobs.last, "eta", 4.2)
+    table.start(table.last.id)
+    table.progress(table.last.id, eta=4.2)
     assert client.post("/api/v6/video/fetch/1").json()["eta"] == 5
-    object.__setattr__(jobs.last, "eta", 0.0)
+    table.progress(table.last.id, eta=0.0)
     assert client.post("/api/v6/video/fetch/1").json()["eta"] == 1
 
 
-def test_failed(served: Served) -> None:
-    client, jobs, _ = served
-    jobs.end = fail("invalid_request", "it is too long", "size")
+def test_failed(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = fail("invalid_request", "it is too long", "size")
     created = client.post(T2V, json=ASK)
     golden.check("modelslab/failed", created)
     assert client.post("/api/v6/video/fetch/1").json() == created.json()
     assert created.json()["message"] == "width and height: it is too long"
 
 
-def test_cancelled(served: Served) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_cancelled(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     client.post(T2V, json=ASK)
-    jobs.cancel(jobs.last.id)
+    table.cancel(table.last.id)
     golden.check("modelslab/cancelled", client.post("/api/v6/video/fetch/1"))
 
 
-def test_the_ways_to_ask(served: Served) -> None:
-    client, _, _ = served
+def test_the_ways_to_ask(served: Rig) -> None:
+    client = served.client
     made = client.post(T2V, json=ASK).json()
     for answer in (
         client.post("/api/v6/video/fetch/1", json={"key": "k"}),
@@ -130,23 +116,23 @@ def test_the_ways_to_ask(served: Served) -> None:
 
 
 @pytest.mark.parametrize("given", ["2", "0", "-1", "x", "1.0", "9" * 30, "%00", "true", "٣"])
-def test_unknown_ids(served: Served, given: str) -> None:
-    client, _, _ = served
+def test_unknown_ids(served: Rig, given: str) -> None:
+    client = served.client
     client.post(T2V, json=ASK)
     golden.check("modelslab/unknown_id", client.post(f"/api/v6/video/fetch/{given}"))
     golden.check("modelslab/unknown_id", client.post("/api/v6/video/fetch", json={"request_id": given}))
 
 
-def test_no_id(served: Served) -> None:
+def test_no_id(served: Rig) -> None:
     for body in ({}, {"request_id": None}, {"request_id": ""}):
-        golden.check("modelslab/no_id", served[0].post("/api/v6/video/fetch", json=body))
+        golden.check("modelslab/no_id", served.client.post("/api/v6/video/fetch", json=body))
     for odd in (True, [1], {"a": 1}, 1.0):
-        golden.check("modelslab/unknown_id", served[0].post("/api/v6/video/fetch", json={"request_id": odd}))
+        golden.check("modelslab/unknown_id", served.client.post("/api/v6/video/fetch", json={"request_id": odd}))
 
 
-def test_jobs_of_other_facades_are_unknown(served: Served) -> None:
-    client, jobs, _ = served
-    theirs = jobs.refuse(Order("fal", "x", ""), JobError("internal", "m"))
+def test_jobs_of_other_facades_are_unknown(served: Rig) -> None:
+    client, table = served.client, served.table
+    theirs = table.add("fal")
     golden.check("modelslab/unknown_id", client.post(f"/api/v6/video/fetch/{theirs.number}"))
     assert client.get(f"/generations/{theirs.id}.mp4").status_code == 404
 
@@ -170,107 +156,110 @@ def test_jobs_of_other_facades_are_unknown(served: Served) -> None:
         ("/modelslab/api/v6/video/text2video", "text2video", "/modelslab/api/v6/video"),
     ],
 )
-def test_other_addresses(served: Served, path: str, endpoint: str, room: str) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_other_addresses(served: Rig, path: str, endpoint: str, room: str) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     body = client.post(path, json={**ASK, "init_image": PICTURE, "instant_response": True}).json()
     assert body["status"] == "processing"
-    assert jobs.last.endpoint == endpoint
-    assert (jobs.last.request.image is not None) == endpoint.startswith("img")
+    assert table.last.endpoint == endpoint
+    assert (table.last.request.image is not None) == endpoint.startswith("img")
     assert body["fetch_result"] == f"http://here:8000{room}/fetch/{body['id']}"
     assert client.post(body["fetch_result"], json={}).json()["status"] == "processing"
     assert body["future_links"][0].startswith("http://here:8000/generations/")
 
 
-def test_keys() -> None:
-    context, _, _ = fake_context(keys="id:mine,other")
-    with client_of(context) as client:
-        golden.check("modelslab/no_key", client.post(T2V, json=ASK))
-        golden.check("modelslab/no_key", client.post("/api/v6/video/fetch/1"))
-        golden.check("modelslab/no_key", client.post("/api/v6/base64_to_url", json={"base64_string": PICTURE}))
-        wrong = client.post(T2V, json={**ASK, "key": "yours"})
-        golden.check("modelslab/wrong_key", wrong)
-        assert "yours" not in wrong.text
-        golden.check("modelslab/wrong_key", client.get("/api/v6/video/fetch/1", headers={"x-api-key": "yours"}))
-        golden.check("modelslab/no_key", client.post(T2V, json={**ASK, "key": 5}))
-        assert client.post(T2V, json={**ASK, "key": "id.mine"}).json()["status"] == "success"
-        for headers in (
-            {"authorization": "Bearer id:mine"},
-            {"authorization": "id:mine"},
-            {"x-api-key": "id:mine"},
-            {"key": "id:mine"},
-        ):
-            assert client.post(T2V, json=ASK, headers=headers).json()["status"] == "success"
-            assert client.get("/api/v6/video/fetch/1", headers=headers).json()["status"] == "success"
-        theirs = client.post("/api/v6/video/fetch/1", json={"key": "other"})
-        golden.check("modelslab/unknown_id", theirs)
+def test_keys(build: Build) -> None:
+    rig = build(keys="id:mine,other")
+    client = rig.client
+    golden.check("modelslab/no_key", client.post(T2V, json=ASK))
+    golden.check("modelslab/no_key", client.post("/api/v6/video/fetch/1"))
+    golden.check("modelslab/no_key", client.post("/api/v6/base64_to_url", json={"base64_string": PICTURE}))
+    wrong = client.post(T2V, json={**ASK, "key": "yours"})
+    golden.check("modelslab/wrong_key", wrong)
+    assert "yours" not in wrong.text
+    golden.check("modelslab/wrong_key", client.get("/api/v6/video/fetch/1", headers={"x-api-key": "yours"}))
+    golden.check("modelslab/no_key", client.post(T2V, json={**ASK, "key": 5}))
+    assert client.post(T2V, json={**ASK, "key": "id.mine"}).json()["status"] == "success"
+    for headers in (
+        {"authorization": "Bearer id:mine"},
+        {"authorization": "id:mine"},
+        {"x-api-key": "id:mine"},
+        {"key": "id:mine"},
+    ):
+        assert client.post(T2V, json=ASK, headers=headers).json()["status"] == "success"
+        assert client.get("/api/v6/video/fetch/1", headers=headers).json()["status"] == "success"
+    theirs = client.post("/api/v6/video/fetch/1", json={"key": "other"})
+    golden.check("modelslab/unknown_id", theirs)
 
 
-def test_real_codes() -> None:
-    context, jobs, _ = fake_context(keys="mine", modelslab_status="real")
-    with client_of(context) as client:
-        key = {"key": "mine"}
-        assert client.post(T2V, json=ASK).status_code == 401
-        assert client.post(T2V, json={**key, "prompt": "a"}).status_code == 400
-        assert client.post("/api/v6/video/fetch/1", json=key).status_code == 404
-        jobs.end = fail("internal")
-        failed = client.post(T2V, json={**key, **ASK})
-        assert (failed.status_code, failed.json()["status"]) == (200, "error")
+def test_real_codes(build: Build) -> None:
+    rig = build(keys="mine", modelslab_status="real")
+    table = rig.table
+    client = rig.client
+    key = {"key": "mine"}
+    assert client.post(T2V, json=ASK).status_code == 401
+    assert client.post(T2V, json={**key, "prompt": "a"}).status_code == 400
+    assert client.post("/api/v6/video/fetch/1", json=key).status_code == 404
+    table.end = fail("internal")
+    failed = client.post(T2V, json={**key, **ASK})
+    assert (failed.status_code, failed.json()["status"]) == (200, "error")
 
 
 V7 = "/api/v7/video-fusion"
 
 
 @pytest.mark.parametrize("mount", ["", "/modelslab"])
-def test_v7_has_real_codes_and_films(mount: str) -> None:
-    context, jobs, _ = fake_context(keys="mine")
-    with client_of(context) as client:
-        here, key = mount + V7, {"key": "mine"}
-        for path, body, code in (
-            ("/text-to-video", ASK, 401),
-            ("/text-to-video", {**key, "prompt": "a"}, 400),
-            ("/text-to-video", {**key, **ASK, "model_id": "nothing"}, 400),
-            ("/image-to-video", {**key, **ASK}, 400),
-            ("/fetch/1", key, 404),
-            ("/fetch", key, 400),
-            ("/base64_to_url", {**key, "base64_string": "?"}, 400),
-        ):
-            refused = client.post(here + path, json=body)
-            assert (refused.status_code, refused.json()["status"] in ("error", "failed")) == (code, True), path
-            assert client.post(f"{mount}/api/v6/video/text2video", json=ASK).status_code == 200, "v6 as ever"
-        for given, made in (({}, "mp4"), ({"output_type": "gif"}, "gif")):
-            answer = client.post(f"{here}/text-to-video", json={**key, **ASK, **given})
-            assert (answer.status_code, answer.json()["output"][0][-4:]) == (200, f".{made}")
-            assert jobs.last.request.output_format == made
-        client.post(f"{mount}/api/v6/video/text2video", json={**key, **ASK})
-        assert jobs.last.request.output_format == "gif", "v6 as ever"
+def test_v7_has_real_codes_and_films(build: Build, mount: str) -> None:
+    rig = build(keys="mine")
+    table = rig.table
+    client = rig.client
+    here, key = mount + V7, {"key": "mine"}
+    for path, body, code in (
+        ("/text-to-video", ASK, 401),
+        ("/text-to-video", {**key, "prompt": "a"}, 400),
+        ("/text-to-video", {**key, **ASK, "model_id": "nothing"}, 400),
+        ("/image-to-video", {**key, **ASK}, 400),
+        ("/fetch/1", key, 404),
+        ("/fetch", key, 400),
+        ("/base64_to_url", {**key, "base64_string": "?"}, 400),
+    ):
+        refused = client.post(here + path, json=body)
+        assert (refused.status_code, refused.json()["status"] in ("error", "failed")) == (code, True), path
+        assert client.post(f"{mount}/api/v6/video/text2video", json=ASK).status_code == 200, "v6 as ever"
+    for given, made in (({}, "mp4"), ({"output_type": "gif"}, "gif")):
+        answer = client.post(f"{here}/text-to-video", json={**key, **ASK, **given})
+        assert (answer.status_code, answer.json()["output"][0][-4:]) == (200, f".{made}")
+        assert table.last.request.output_format == made
+    client.post(f"{mount}/api/v6/video/text2video", json={**key, **ASK})
+    assert table.last.request.output_format == "gif", "v6 as ever"
 
 
-def test_a_stopping_server_promises_the_film_for_later(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_a_stopping_server_promises_the_film_for_later(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, table = served.client, served.table
+    table.end = hold
 
     async def stopped(job_id: str, timeout: float | None = None) -> Any:
         raise Stopped(job_id)
 
-    monkeypatch.setattr(jobs, "wait", stopped)
+    monkeypatch.setattr(served.context.jobs, "wait", stopped)
     assert client.post(T2V, json=ASK).json()["status"] == "processing"
-    assert jobs.last.status is Status.QUEUED
+    assert table.last.status is Status.QUEUED
 
 
 @pytest.mark.parametrize("state", ["success", "failed", "cancelled"])
-def test_webhook(state: str) -> None:
-    context, jobs, _ = fake_context()
+def test_webhook(build: Build, state: str) -> None:
+    rig = build()
+    table = rig.table
     if state == "failed":
-        jobs.end = fail("out_of_memory", "there is too little memory")
+        table.end = fail("out_of_memory", "there is too little memory")
     if state == "cancelled":
-        jobs.end = lambda jobs, job_id: jobs.cancel(job_id)
-    with client_of(context) as client:
-        told = client.post(T2V, json={**ASK, "webhook": "http://ear:1/hook?a=1", "track_id": 12}).json()
-    job = jobs.last
+        table.end = cancel
+    client = rig.client
+    told = client.post(T2V, json={**ASK, "webhook": "http://ear:1/hook?a=1", "track_id": 12}).json()
+    job = table.last
     assert job.webhook is not None and job.webhook.events == ("completed",)
     assert (job.webhook.url, job.webhook.base) == ("http://ear:1/hook?a=1", "http://here:8000")
-    letter = FACADE.letter(context, job, "completed")
+    letter = rig.letter(job, "completed")
     assert letter is not None
     assert letter.sign(letter.body, 0.0, 1) == {"content-type": "application/json"}
     body = json.loads(letter.body)
@@ -278,20 +267,19 @@ def test_webhook(state: str) -> None:
     assert body["id"] == told["id"]
     assert body.get("output") == (told["output"] or None)
     assert "webhook" not in told.get("meta", {}), "it may hold a secret"
-    assert FACADE.letter(context, job, "start") is None
+    assert rig.letter(job, "start") is None
 
 
-def test_browsers(served: Served) -> None:
-    client, _, _ = served
+def test_browsers(served: Rig) -> None:
+    client = served.client
     answer = client.post(T2V, json={}, headers={"origin": "http://page"})
     assert answer.headers["access-control-allow-origin"] == "*"
     asked = {"origin": "http://page", "access-control-request-method": "POST"}
     assert client.options(T2V, headers=asked).status_code == 200
 
 
-def test_every_call_is_documented() -> None:
-    context, _, _ = fake_context()
-    document = FACADE.create(context).openapi()
+def test_every_call_is_documented(served: Rig) -> None:
+    document = served.app.openapi()
     assert set(document["paths"]) == {
         *(f"/api/v6/video/{name}" for name in ("text2video", "img2video", "text2video_ultra", "img2video_ultra")),
         *(f"/api/v6/video/{name}" for name in ("fetch", "fetch/{request_id}", "base64_to_url")),

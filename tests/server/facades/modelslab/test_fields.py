@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades.kit.errors import Unavailable
-from server.facades.modelslab import FACADE
 from server.facades.modelslab.calls import I2V, I2V_ULTRA, T2V, T2V_ULTRA, Kind
 from tests.rigs import golden
 from tests.rigs.api_tables import tables
-from tests.rigs.clients.fake import PICTURE, FakeIntake, FakeJobs, fake_context
+from tests.rigs.facade_rig import Rig
+from tests.rigs.stand_ins import PICTURE
 
 ROOM = "/api/v6/video/"
-Served = tuple[TestClient, FakeJobs, FakeIntake]
 SECOND_PASS = ("upscale_strength", "upscale_guidance_scale", "upscale_num_inference_steps")
 KINDS = (T2V, I2V, T2V_ULTRA, I2V_ULTRA)
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    context, jobs, intake = fake_context()
-    app = FACADE.create(context)
-    with TestClient(app, base_url="http://here:8000", raise_server_exceptions=False) as client:
-        yield client, jobs, intake
-
-
-def made(served: Served, call: str, **fields: Any) -> tuple[GenerationRequest, list[str]]:
+def made(served: Rig, call: str, **fields: Any) -> tuple[GenerationRequest, list[str]]:
     """What the call asks the engine for, and the notes that are this façade's own."""
-    client, jobs, _ = served
+    client, table = served.client, served.table
     usual: dict[str, Any] = {"model_id": "cogvideox", "prompt": "a"}
     if call.startswith("img"):
         usual["init_image"] = PICTURE
     answer = client.post(ROOM + call, content=json.dumps(usual | fields)).json()
     assert answer["status"] == "success", answer
-    return jobs.last.request, jobs.last.memo["notes"]
+    return table.last.request, table.last.memo["notes"]
 
 
 def ignored(name: str, kind: Kind = T2V) -> str:
@@ -59,7 +48,7 @@ def numbers(request: GenerationRequest) -> tuple[Any, ...]:
     )
 
 
-def test_defaults_are_modelslabs(served: Served) -> None:
+def test_defaults_are_modelslabs(served: Rig) -> None:
     assert numbers(made(served, "text2video")[0]) == (512, 512, 25, 20, 7, 8, "gif")
     assert numbers(made(served, "img2video")[0]) == (512, 512, 16, 20, 7, 8, "mp4")
     assert numbers(made(served, "text2video_ultra")[0]) == (854, 480, 92, None, None, 16, "mp4")
@@ -70,7 +59,7 @@ def test_defaults_are_modelslabs(served: Served) -> None:
         assert absent[1] == []
 
 
-def test_everything_as_text(served: Served) -> None:
+def test_everything_as_text(served: Rig) -> None:
     """The vendor's own page for this model sends numbers so."""
     request, notes = made(
         served,
@@ -95,7 +84,7 @@ def test_everything_as_text(served: Served) -> None:
     assert notes == ["size: 512x512 -> 1024x1024 (upscale_*)", *map(ignored, T2V.input.IGNORED)]
 
 
-def test_more_than_the_maximum_is_taken_for_the_maximum(served: Served) -> None:
+def test_more_than_the_maximum_is_taken_for_the_maximum(served: Rig) -> None:
     over = {"width": 720, "height": 9999, "num_frames": 30, "num_inference_steps": 60, "guidance_scale": 7.5, "fps": 24}
     request, notes = made(served, "text2video", **over, upscale_guidance_scale=12, upscale_num_inference_steps=99)
     assert numbers(request)[:6] == (512, 512, 25, 50, 7.5, 16)
@@ -123,7 +112,7 @@ def test_more_than_the_maximum_is_taken_for_the_maximum(served: Served) -> None:
         ({"upscale_width": None, "upscale_height": ""}, (512, 512)),
     ],
 )
-def test_upscaling(served: Served, given: dict[str, Any], size: tuple[int, int]) -> None:
+def test_upscaling(served: Rig, given: dict[str, Any], size: tuple[int, int]) -> None:
     request, notes = made(served, "text2video", **given)
     assert (request.width, request.height) == size
     assert any("(upscale_*)" in note for note in notes) == (size != (512, 512))
@@ -133,12 +122,12 @@ def test_upscaling(served: Served, given: dict[str, Any], size: tuple[int, int])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_what_is_ignored_is_told_to_the_client(served: Served, kind: Kind) -> None:
+def test_what_is_ignored_is_told_to_the_client(served: Rig, kind: Kind) -> None:
     for name, (usual, _) in kind.input.IGNORED.items():
         sent = "yes" if usual is False else "42"
         body = {"model_id": "cogvideox", "prompt": "a", "init_image": PICTURE, name: sent}
-        answer = served[0].post(ROOM + kind.name, json=body).json()
-        again = served[0].post(f"{ROOM}fetch/{answer['id']}").json()
+        answer = served.client.post(ROOM + kind.name, json=body).json()
+        again = served.client.post(f"{ROOM}fetch/{answer['id']}").json()
         assert [note for note in answer["notes"] if note.startswith(name)] == [ignored(name, kind)]
         assert again["notes"] == answer["notes"]
         assert str(answer["meta"][name]).removesuffix(".0") == sent
@@ -152,60 +141,59 @@ def test_every_field_said_to_be_ignored_is_told(kind: Kind) -> None:
     assert {row.field for row in rows if row.word == "ignored"} == set(kind.input.IGNORED)
 
 
-def test_ultra(served: Served) -> None:
+def test_ultra(served: Rig) -> None:
     fields = {"resolution": "240", "portrait": "yes", "num_inference_steps": 6, "guidance_scale": 1.5}
     request, notes = made(served, "img2video_ultra", **fields, sample_shift=3, model_id="wan2.1", num_frames=82)
     assert (request.width, request.height, request.num_frames) == (240, 426, 82)
     assert (request.num_inference_steps, request.guidance_scale) == (None, None)
     assert any("distilled" in note for note in notes)
-    client, _, _ = served
+    client = served.client
     assert client.post(f"{ROOM}text2video_ultra", json={"prompt": "a"}).json()["status"] == "success"
 
 
 @pytest.mark.parametrize("word", [True, "yes", "true", "1", 1, "Yes", "TRUE"])
-def test_words_for_true(served: Served, word: Any) -> None:
-    client, jobs, _ = served
+def test_words_for_true(served: Rig, word: Any) -> None:
+    client, table = served.client, served.table
     made(served, "text2video", temp=word)
-    assert jobs.last.keep_seconds == 86400
+    assert table.last.keep_seconds == 86400
     assert client.post(f"{ROOM}fetch/1").json()["meta"]["temp"] == "yes"
 
 
 @pytest.mark.parametrize("word", [False, "no", "false", "0", 0, "No", None, ""])
-def test_words_for_false(served: Served, word: Any) -> None:
-    client, jobs, _ = served
+def test_words_for_false(served: Rig, word: Any) -> None:
+    client, table = served.client, served.table
     made(served, "text2video", temp=word)
-    assert jobs.last.keep_seconds is None
+    assert table.last.keep_seconds is None
     assert client.post(f"{ROOM}fetch/1").json()["meta"]["temp"] == "no"
 
 
-def test_seeds(served: Served) -> None:
+def test_seeds(served: Rig) -> None:
     assert made(served, "text2video", seed=2**53 + 1)[0].seed == 2**53 + 1
     drawn = {made(served, "text2video", seed=seed)[0].seed for seed in (None, -1, None, -1)}
     assert len(drawn) > 1
-    client, jobs, _ = served
+    client, table = served.client, served.table
     assert client.post(f"{ROOM}fetch/1").json()["meta"]["seed"] == 2**53 + 1
-    assert (
-        client.post(f"{ROOM}fetch/2").json()["meta"]["seed"]
-        == next(j for j in jobs.jobs.values() if j.number == 2).seed
-    )
+    assert client.post(f"{ROOM}fetch/2").json()["meta"]["seed"] == table.jobs[1].seed
 
 
 @pytest.mark.parametrize("name", ["zai-org/CogVideoX-2b", "THUDM/CogVideoX1.5-5B", "cogvideox-1.5-5b", "CogVideoX-2B"])
-def test_names_of_checkpoints(served: Served, name: str) -> None:
+def test_names_of_checkpoints(served: Rig, name: str) -> None:
     made(served, "text2video", model_id=name)
-    refused = served[0].post(f"{ROOM}text2video", json={"prompt": "a", "model_id": "zai-org/CogVideoX-5b-I2V"}).json()
+    refused = served.client.post(
+        f"{ROOM}text2video", json={"prompt": "a", "model_id": "zai-org/CogVideoX-5b-I2V"}
+    ).json()
     assert refused["message"].startswith("Model not found: zai-org/cogvideox-5b-i2v")
     made(served, "img2video", model_id="zai-org/CogVideoX-5b-I2V")
 
 
-def test_another_checkpoint_than_the_named_one_is_said(served: Served) -> None:
+def test_another_checkpoint_than_the_named_one_is_said(served: Rig) -> None:
     for asked, answers in (("THUDM/CogVideoX-2b", True), ("zai-org/CogVideoX-5b", False), ("cogvideox", False)):
-        notes = served[0].post(f"{ROOM}text2video", json={"prompt": "a", "model_id": asked}).json()["notes"]
+        notes = served.client.post(f"{ROOM}text2video", json={"prompt": "a", "model_id": asked}).json()["notes"]
         said = f"model_id: {asked.lower()} -> cogvideox-5b (what this server has)"
         assert (said in notes) is answers, notes
 
 
-def test_unknown_fields_are_named(served: Served) -> None:
+def test_unknown_fields_are_named(served: Rig) -> None:
     for kind in KINDS:
         _, notes = made(served, kind.name, aspect_ratio="16:9", duration=5)
         unknown = [f"{name}: ignored (this server has no such field)" for name in ("aspect_ratio", "duration")]
@@ -213,23 +201,23 @@ def test_unknown_fields_are_named(served: Served) -> None:
 
 
 @pytest.mark.parametrize("name", ["cogvideox", "cogvideox-2", "CogVideoX-5b", "wanx"])
-def test_models(served: Served, name: str) -> None:
-    client, _, _ = served
+def test_models(served: Rig, name: str) -> None:
+    client = served.client
     made(served, "text2video", model_id=name)
     made(served, "img2video", model_id="svd")
     assert client.post(f"{ROOM}fetch/1").json()["meta"]["model_id"] == name.lower()
 
 
-def test_pictures(served: Served) -> None:
-    _, jobs, intake = served
+def test_pictures(served: Rig) -> None:
+    table, intake = served.table, served.intake
     made(served, "img2video", init_image=PICTURE)
     assert intake.seen[-1] == ("init_image", PICTURE)
     long = "A" * 3_000_000
     made(served, "img2video", init_image=long, prompt="  ", base64="yes", min_guidance_scale=1, motion_bucket_id=127)
     assert intake.seen[-1] == ("init_image", long)
-    assert len(json.dumps(jobs.last.memo)) < 2000
-    assert jobs.last.request.prompt == "The scene comes to life with natural, smooth motion."
-    assert any(note.startswith("prompt: none") for note in jobs.last.memo["notes"])
+    assert len(json.dumps(table.last.memo)) < 2000
+    assert table.last.request.prompt == "The scene comes to life with natural, smooth motion."
+    assert any(note.startswith("prompt: none") for note in table.last.memo["notes"])
 
 
 INVALID = [
@@ -274,8 +262,8 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("fields", "text"), INVALID)
-def test_refused(served: Served, fields: dict[str, Any], text: str) -> None:
-    client, jobs, _ = served
+def test_refused(served: Rig, fields: dict[str, Any], text: str) -> None:
+    client, table = served.client, served.table
     body = fields if "is required" in text else {"model_id": "cogvideox", "prompt": "a", **fields}
     answer = client.post(f"{ROOM}text2video", content=json.dumps(body))
     assert answer.status_code == 200
@@ -283,16 +271,16 @@ def test_refused(served: Served, fields: dict[str, Any], text: str) -> None:
     assert answer.json()["status"] == "error"
     assert text in answer.json()["message"]
     assert len(answer.text) < 800
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_refused_together(served: Served) -> None:
-    answer = served[0].post(f"{ROOM}img2video", json={"model_id": "nothing", "width": 3, "output_type": "avi"})
+def test_refused_together(served: Rig) -> None:
+    answer = served.client.post(f"{ROOM}img2video", json={"model_id": "nothing", "width": 3, "output_type": "avi"})
     golden.check("modelslab/refused", answer)
 
 
-def test_refused_pictures(served: Served) -> None:
-    client, _, _ = served
+def test_refused_pictures(served: Rig) -> None:
+    client = served.client
     usual = {"model_id": "cogvideox", "prompt": "a"}
     for image, text in ((None, "is required"), ("", "is required"), (5, "must be a string"), ("a\0", "plain text")):
         answer = client.post(f"{ROOM}img2video", json={**usual, "init_image": image}).json()
@@ -305,21 +293,21 @@ def test_refused_pictures(served: Served) -> None:
 @pytest.mark.parametrize(
     "kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense", ""]
 )
-def test_any_content_type(served: Served, kind: str) -> None:
+def test_any_content_type(served: Rig, kind: str) -> None:
     raw = b'{"model_id": "cogvideox", "prompt": "a"}'
-    answer = served[0].post(f"{ROOM}text2video", content=raw, headers={"content-type": kind})
+    answer = served.client.post(f"{ROOM}text2video", content=raw, headers={"content-type": kind})
     assert answer.json()["status"] == "success"
 
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff", b'{"fps": NaN}', b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}"])
-def test_broken_json(served: Served, raw: bytes) -> None:
-    answer = served[0].post(f"{ROOM}text2video", content=raw)
+def test_broken_json(served: Rig, raw: bytes) -> None:
+    answer = served.client.post(f"{ROOM}text2video", content=raw)
     assert (answer.status_code, answer.json()["status"]) == (200, "error")
     assert "not valid JSON" in answer.json()["message"]
 
 
-def test_odd_bodies(served: Served) -> None:
-    client, _, _ = served
+def test_odd_bodies(served: Rig) -> None:
+    client = served.client
     golden.check("modelslab/broken_json", client.post(f"{ROOM}text2video", content=b"{"))
     golden.check("modelslab/no_object", client.post(f"{ROOM}text2video", json=[]))
 
@@ -334,9 +322,9 @@ def test_odd_bodies(served: Served) -> None:
         (RuntimeError("secret"), "internal"),
     ],
 )
-def test_turned_away(served: Served, error: Exception, name: str) -> None:
-    client, jobs, _ = served
-    jobs.raises = error
+def test_turned_away(served: Rig, error: Exception, name: str) -> None:
+    client, table = served.client, served.table
+    table.raises = error
     answer = client.post(f"{ROOM}text2video", json={"model_id": "cogvideox", "prompt": "a"})
     golden.check(f"modelslab/{name}", answer)
     assert "secret" not in answer.text
@@ -354,5 +342,5 @@ def test_turned_away(served: Served, error: Exception, name: str) -> None:
         ("GET", "/generations/d9428888-122b-41e1-b85c-61cf3a6b5a4f.mp4", "no_film"),
     ],
 )
-def test_no_such_address(served: Served, method: str, path: str, name: str) -> None:
-    golden.check(f"modelslab/{name}", served[0].request(method, path))
+def test_no_such_address(served: Rig, method: str, path: str, name: str) -> None:
+    golden.check(f"modelslab/{name}", served.client.request(method, path))

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from pipelines.request import Task
 from server.errors import DiskFull, NoModel, QueueFull, QuotaExceeded
 from server.facades.kit.errors import Unavailable
 from server.facades.kit.samples import RED
 from tests.rigs import golden
-from tests.rigs.clients.fake import FakeJobs, fake_context, model_for
-from tests.server.facades.openai.test_calls import Served, build
+from tests.rigs.facade_rig import Build, Rig
 
 UNKNOWN = "video_00000000000000000000000000000000"
 HERE = "/v1/videos"
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
 
 
 def error_of(answer: Any) -> dict[str, Any]:
@@ -97,36 +87,36 @@ INVALID: list[tuple[Any, str | None, str, str]] = [
 
 @pytest.mark.parametrize(("body", "param", "code", "text"), INVALID)
 @pytest.mark.parametrize("path", [HERE, f"{HERE}/sync", f"/openai{HERE}"])
-def test_invalid_input(served: Served, path: str, body: Any, param: str | None, code: str, text: str) -> None:
-    client, jobs, _ = served
+def test_invalid_input(served: Rig, path: str, body: Any, param: str | None, code: str, text: str) -> None:
+    client, table = served.client, served.table
     answer = client.post(path, content=json.dumps(body))
     error = error_of(answer)
     assert answer.status_code == (404 if code == "not_found" else 400)
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert text in error["message"]
     assert param is None or param in error["message"] or param in ("model", "input_reference")
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_invalid_remix(served: Served) -> None:
-    client, jobs, _ = served
+def test_invalid_remix(served: Rig) -> None:
+    client, table = served.client, served.table
     path = f"{HERE}/{client.post(HERE, json={'prompt': 'a'}).json()['id']}/remix"
     assert error_of(client.post(path, json={}))["param"] == "prompt"
     assert error_of(client.post(path, json={"prompt": " "}))["code"] == "invalid_value"
-    assert len(jobs.jobs) == 1
+    assert len(table.jobs) == 1
 
 
 RAW = [b"{", b"\xff", b'{"prompt": NaN}', b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}"]
 
 
 @pytest.mark.parametrize("raw", RAW)
-def test_broken_json(served: Served, raw: bytes) -> None:
-    answer = served[0].post(HERE, content=raw)
+def test_broken_json(served: Rig, raw: bytes) -> None:
+    answer = served.client.post(HERE, content=raw)
     assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_json")
 
 
-def test_broken_forms(served: Served) -> None:
-    client, jobs, _ = served
+def test_broken_forms(served: Rig) -> None:
+    client, table = served.client, served.table
     for raw, kind in (
         (b"--x\r\nnothing", "multipart/form-data"),
         (b"--x\r\nnot a part", "multipart/form-data; boundary=x"),
@@ -135,11 +125,11 @@ def test_broken_forms(served: Served) -> None:
         answer = client.post(HERE, content=raw, headers={"content-type": kind})
         assert answer.status_code == 400
         error_of(answer)
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_too_large(served: Served) -> None:
-    answer = served[0].post(HERE, content=b"", headers={"content-length": str(2**40)})
+def test_too_large(served: Rig) -> None:
+    answer = served.client.post(HERE, content=b"", headers={"content-length": str(2**40)})
     assert (answer.status_code, error_of(answer)["code"]) == (413, "request_too_large")
 
 
@@ -154,22 +144,14 @@ def test_too_large(served: Served) -> None:
         ("internal", RuntimeError("secret")),
     ],
 )
-def test_turned_away(served: Served, name: str, error: Exception) -> None:
-    client, jobs, _ = served
-    jobs.raises = error
+def test_turned_away(served: Rig, name: str, error: Exception) -> None:
+    client, table = served.client, served.table
+    table.raises = error
     answer = client.post(HERE, json={"prompt": "a"})
     assert "secret" not in answer.text
     error_of(answer)
     golden.check(f"openai/error_{name}", answer)
     assert answer.headers.get("retry-after") == {"queue_full": "5", "quota": "3600"}.get(name)
-
-
-class OneModel(FakeJobs):
-    task = Task.T2V
-
-    @property
-    def models(self) -> dict[Task, Any]:
-        return {self.task: model_for(self.task)}
 
 
 @pytest.mark.parametrize(
@@ -180,11 +162,8 @@ class OneModel(FakeJobs):
         (Task.I2V, {"prompt": "a", "model": "sora-2"}, "from pictures only"),
     ],
 )
-def test_a_task_without_a_model(served: Served, task: Task, body: dict[str, Any], text: str) -> None:
-    client, jobs, _ = served
-    jobs.__class__ = OneModel
-    jobs.task = task  # type: ignore[attr-defined]
-    answer = client.post(HERE, json=body)
+def test_a_task_without_a_model(build: Build, task: Task, body: dict[str, Any], text: str) -> None:
+    answer = build(tasks=[task]).client.post(HERE, json=body)
     assert (answer.status_code, error_of(answer)["param"]) == (400, "input_reference")
     assert text in answer.json()["error"]["message"]
 
@@ -203,16 +182,16 @@ def test_a_task_without_a_model(served: Served, task: Task, body: dict[str, Any]
         ("POST", "/v1/chat/completions", "no_chat"),
     ],
 )
-def test_refusals(served: Served, method: str, path: str, name: str) -> None:
-    answer = served[0].request(method, path)
+def test_refusals(served: Rig, method: str, path: str, name: str) -> None:
+    answer = served.client.request(method, path)
     error_of(answer)
     golden.check(f"openai/error_{name}", answer)
 
 
 @pytest.mark.parametrize("query", ["limit=101", "limit=x", "limit=-1", "limit=" + "9" * 5000, "after=x", "after=%00"])
-def test_bad_pages(served: Served, query: str) -> None:
-    assert served[0].get(f"{HERE}?{query}").status_code == 400
-    error_of(served[0].get(f"{HERE}?{query}"))
+def test_bad_pages(served: Rig, query: str) -> None:
+    assert served.client.get(f"{HERE}?{query}").status_code == 400
+    error_of(served.client.get(f"{HERE}?{query}"))
 
 
 @pytest.mark.parametrize(
@@ -239,8 +218,8 @@ def test_bad_pages(served: Served, query: str) -> None:
         ("GET", "/openai/v1/assistants"),
     ],
 )
-def test_no_such_address(served: Served, method: str, path: str) -> None:
-    answer = served[0].request(method, path, content=b'{"prompt": "a"}' if method == "POST" else None)
+def test_no_such_address(served: Rig, method: str, path: str) -> None:
+    answer = served.client.request(method, path, content=b'{"prompt": "a"}' if method == "POST" else None)
     assert answer.status_code == 404
     error_of(answer)
 
@@ -249,8 +228,8 @@ def test_no_such_address(served: Served, method: str, path: str) -> None:
     ("method", "path"),
     [("POST", HERE), ("GET", f"{HERE}/{UNKNOWN}"), ("GET", "/v1/models"), ("POST", "/v1/files"), ("POST", "/v1/chat")],
 )
-def test_keys(method: str, path: str) -> None:
-    client, _, _ = build(keys="mine")
+def test_keys(build: Build, method: str, path: str) -> None:
+    client = build(keys="mine").client
     answers = {
         "no_key": client.request(method, path),
         "wrong_key": client.request(method, path, headers={"authorization": "Bearer sk-yours"}),
@@ -263,16 +242,11 @@ def test_keys(method: str, path: str) -> None:
         assert client.request(method, path, headers=headers).status_code != 401
 
 
-def test_a_bug_is_not_shown() -> None:
-    context, jobs, _ = fake_context()
-    from server.facades import openai
-
-    client = TestClient(openai.FACADE.create(context), raise_server_exceptions=False)
-
+def test_a_bug_is_not_shown(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("secret")
 
-    jobs.find = broken  # type: ignore[assignment, method-assign]
-    answer = client.get(f"{HERE}/{UNKNOWN}")
+    monkeypatch.setattr(served.context.jobs, "find", broken)
+    answer = served.client.get(f"{HERE}/{UNKNOWN}")
     assert (answer.status_code, error_of(answer)["type"]) == (500, "server_error")
     assert "secret" not in answer.text

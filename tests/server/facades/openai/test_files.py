@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,21 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from server.context import Context
-from server.datadir import DataDir
-from server.facades import openai
 from server.facades.openai import files
 from server.facades.openai.models import PURPOSES
-from server.media.artifacts import Artifacts
-from server.media.uploads import Uploads
 from tests.rigs import golden
-from tests.rigs.clients.fake import FakeIntake, FakeJobs, fake_context, hold
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.job_table import hold
 from tests.rigs.videos import save
 
 MINE, YOURS = ({"authorization": f"Bearer {key}"} for key in ("mine", "yours"))
-Served = tuple[TestClient, Context, FakeJobs, FakeIntake]
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    context, jobs, intake = fake_context(keys="mine,yours", data_dir=tmp_path / "data")
-    data = DataDir(tmp_path / "data")
-    artifacts = Artifacts(data)
-    context = replace(context, artifacts=artifacts, uploads=Uploads(data, artifacts))
-    with TestClient(openai.FACADE.create(context), headers=MINE, raise_server_exceptions=False) as client:
-        yield client, context, jobs, intake
-    data.close()
+def served(build: Build) -> Rig:
+    rig = build(keys="mine,yours")
+    rig.client.headers.update(MINE)
+    return rig
 
 
 def upload(client: TestClient, data: bytes = b"picture", **fields: Any) -> dict[str, Any]:
@@ -46,8 +35,8 @@ def upload(client: TestClient, data: bytes = b"picture", **fields: Any) -> dict[
     return dict(answer.json())
 
 
-def test_a_file_comes_and_goes(served: Served) -> None:
-    client = served[0]
+def test_a_file_comes_and_goes(served: Rig) -> None:
+    client = served.client
     file = upload(client)
     golden.check("openai/file", file, times=("created_at",), replace={file["id"]: "<file>"})
     path = f"/v1/files/{file['id']}"
@@ -61,13 +50,13 @@ def test_a_file_comes_and_goes(served: Served) -> None:
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
-def test_its_purpose_is_remembered(served: Served, purpose: str) -> None:
-    file = upload(served[0], purpose=purpose)
-    assert served[0].get(f"/v1/files/{file['id']}").json()["purpose"] == purpose
+def test_its_purpose_is_remembered(served: Rig, purpose: str) -> None:
+    file = upload(served.client, purpose=purpose)
+    assert served.client.get(f"/v1/files/{file['id']}").json()["purpose"] == purpose
 
 
-def test_it_may_be_kept_for_a_time(served: Served) -> None:
-    client = served[0]
+def test_it_may_be_kept_for_a_time(served: Rig) -> None:
+    client = served.client
     file = upload(client, **{"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"})
     assert 3590 <= file["expires_at"] - file["created_at"] <= 3610
     assert client.get(f"/v1/files/{file['id']}").json() == file
@@ -75,8 +64,8 @@ def test_it_may_be_kept_for_a_time(served: Served) -> None:
 
 
 @pytest.mark.parametrize("form", ["bracketed", "json", "text", "image_reference"])
-def test_a_video_from_a_file(served: Served, form: str) -> None:
-    client, _, jobs, intake = served
+def test_a_video_from_a_file(served: Rig, form: str) -> None:
+    client, table, intake = served.client, served.table, served.intake
     file_id = upload(client, b"the very bytes")["id"]
     sent: dict[str, dict[str, Any]] = {
         "bracketed": {"files": {"prompt": (None, "a"), "input_reference[file_id]": (None, file_id)}},
@@ -84,27 +73,27 @@ def test_a_video_from_a_file(served: Served, form: str) -> None:
         "text": {"data": {"prompt": "a", "input_reference": f'{{"file_id": "{file_id}"}}'}},
         "image_reference": {"json": {"prompt": "a", "image_reference": {"file_id": file_id}}},
     }
-    jobs.end = hold
+    table.end = hold
     assert client.post("/v1/videos", **sent[form]).status_code == 200
     assert [value for _, value in intake.seen] == [b"the very bytes"]
-    assert jobs.last.request.image is not None
+    assert table.last.request.image is not None
 
 
-def test_others_have_no_part_in_it(served: Served) -> None:
-    client, _, jobs, _ = served
+def test_others_have_no_part_in_it(served: Rig) -> None:
+    client, table = served.client, served.table
     file_id = upload(client)["id"]
     path = f"/v1/files/{file_id}"
     assert client.get(path, headers=YOURS).status_code == 404
     assert client.delete(path, headers=YOURS).status_code == 404
     body = {"prompt": "a", "input_reference": {"file_id": file_id}}
     assert client.post("/v1/videos", json=body, headers=YOURS).status_code == 404
-    assert not jobs.jobs
+    assert not table.jobs
     assert client.get(path).status_code == 200
 
 
-def test_no_id_can_be_made_of_a_key_that_is_known(served: Served) -> None:
+def test_no_id_can_be_made_of_a_key_that_is_known(served: Rig) -> None:
     """The key of a result is in its address."""
-    client, context, _, _ = served
+    client, context = served.client, served.context
     upload(client)
     result = context.artifacts.put("film.mp4", "video/mp4", b"film")
     for made_up in (f"file-{result.key}", result.key, f"file-..%2F{result.key}", "file-" + "." * 32):
@@ -112,8 +101,8 @@ def test_no_id_can_be_made_of_a_key_that_is_known(served: Served) -> None:
     assert context.artifacts.read(result) == b"film"
 
 
-def test_list(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, context, _, _ = served
+def test_list(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, context = served.client, served.context
     golden.check("openai/files_empty", client.get("/v1/files"))
     ids = []
     for n, purpose in enumerate(("vision", "user_data", "vision")):
@@ -160,8 +149,8 @@ def test_list(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_refused_uploads(served: Served, sent: dict[str, Any], param: str, code: str) -> None:
-    answer = served[0].post("/v1/files", **sent)
+def test_refused_uploads(served: Rig, sent: dict[str, Any], param: str, code: str) -> None:
+    answer = served.client.post("/v1/files", **sent)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
     assert param in error["message"]
@@ -170,26 +159,21 @@ def test_refused_uploads(served: Served, sent: dict[str, Any], param: str, code:
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
 
 
-def film(served: Served, tmp_path: Path, frames: int) -> str:
-    """A finished video whose film begins red and ends in white; its address."""
-    client, context, jobs, _ = served
+def film(served: Rig, tmp_path: Path, frames: int) -> str:
+    """A finished video that begins red and ends in white; its path."""
     pictures = np.zeros((frames, 48, 64, 3), np.uint8)
     for n in range(frames):
         pictures[n] = COLOURS[n * len(COLOURS) // frames]
-    jobs.end = hold
-    client.post("/v1/videos", json={"prompt": "a", "num_frames": frames})
-    job = jobs.last
-    jobs.start(job.id)
-    jobs.finish(job.id)
-    artifact = context.artifacts.put("film.mp4", "video/mp4", save(tmp_path / "film.mp4", pictures).read_bytes())
-    jobs.jobs[job.id] = replace(jobs.last, video=artifact)
-    return f"/v1/videos/video_{job.id.replace('-', '')}"
+    served.table.film = save(tmp_path / "film.mp4", pictures).read_bytes()
+    return "/v1/videos/" + str(
+        served.client.post("/v1/videos", json={"prompt": "a", "num_frames": frames}).json()["id"]
+    )
 
 
 @pytest.mark.parametrize(("frames", "columns", "rows"), [(49, 4, 4), (16, 4, 4), (5, 4, 2), (3, 3, 1), (1, 1, 1)])
-def test_spritesheet(served: Served, tmp_path: Path, frames: int, columns: int, rows: int) -> None:
+def test_spritesheet(served: Rig, tmp_path: Path, frames: int, columns: int, rows: int) -> None:
     path = film(served, tmp_path, frames)
-    answer = served[0].get(f"{path}/content?variant=spritesheet")
+    answer = served.client.get(f"{path}/content?variant=spritesheet")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     sheet = Image.open(io.BytesIO(answer.content))
     assert (sheet.format, sheet.size) == ("JPEG", (64 * columns, 48 * rows))
@@ -200,24 +184,23 @@ def test_spritesheet(served: Served, tmp_path: Path, frames: int, columns: int, 
         assert np.abs(np.subtract(seen, wanted)).max() < 40, f"tile {tile} is {seen}, not {wanted}"
 
 
-def test_a_film_that_is_torn_or_gone(served: Served, tmp_path: Path) -> None:
-    client, context, jobs, _ = served
-    path = film(served, tmp_path, 3)
-    whole = jobs.last
-    jobs.jobs[whole.id] = replace(whole, video=context.artifacts.put("film.mp4", "video/mp4", b"torn"))
+def test_a_film_that_is_torn_or_gone(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.film = b"torn"
+    path = f"/v1/videos/{client.post('/v1/videos', json={'prompt': 'a', 'num_frames': 3}).json()['id']}"
     answer = client.get(f"{path}/content?variant=spritesheet")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert answer.headers["x-should-retry"] == "false"
-    assert whole.video is not None
-    context.artifacts.remove(whole.video)
-    jobs.jobs[whole.id] = whole
+    for file in (table.last.video, table.last.poster):
+        assert file is not None
+        served.context.artifacts.remove(file)
     for variant in ("video", "spritesheet", "thumbnail"):
         answer = client.get(f"{path}/content?variant={variant}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-def test_lists_of_one_key_take_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, context, *_ = served
+def test_lists_of_one_key_take_turns(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, context = served.client, served.context
     monkeypatch.setattr(files, "PAGE_WAIT", 0.01)
     with context.jobs.pages.held(owner := context.keys.identify({"authorization": "Bearer mine"})):
         assert client.get("/v1/files").status_code == 200

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from pipelines.request import Lora
-from server.facades import openai
 from server.facades.kit.samples import RED
 from server.facades.openai.models import IGNORED
-from tests.rigs.clients.fake import FakeJobs, fake_context
-
-Served = tuple[TestClient, FakeJobs]
+from tests.rigs.facade_rig import Build, Rig
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    context, jobs, _ = fake_context()
-    with TestClient(openai.FACADE.create(context), raise_server_exceptions=False) as client:
-        yield client, jobs
-
-
-def notes_of(served: Served, **fields: Any) -> list[str]:
-    answer = served[0].post("/v1/videos", json={"prompt": "a", **fields})
+def notes_of(served: Rig, **fields: Any) -> list[str]:
+    answer = served.client.post("/v1/videos", json={"prompt": "a", **fields})
     assert answer.status_code == 200, answer.text
     notes: list[str] = answer.json()["notes"]
     return notes
@@ -39,21 +27,21 @@ def notes_of(served: Served, **fields: Any) -> list[str]:
         *("zai-org/CogVideoX1.5-5B", "cogvideox-1.5-5b", "https://huggingface.co/zai-org/CogVideoX1.5-5B/"),
     ],
 )
-def test_a_checkpoint_that_is_not_served_is_answered_by_what_is(served: Served, name: str) -> None:
-    answer = served[0].post("/v1/videos", json={"prompt": "a", "model": name}).json()
+def test_a_checkpoint_that_is_not_served_is_answered_by_what_is(served: Rig, name: str) -> None:
+    answer = served.client.post("/v1/videos", json={"prompt": "a", "model": name}).json()
     assert answer["model"] == "cogvideox-5b"
     assert answer["notes"] == [f"model: {name} -> cogvideox-5b (what is served here for text-to-video)"]
 
 
 @pytest.mark.parametrize("name", ["zai-org/CogVideoX-5b-I2V", "cogvideox-1.5-5b-i2v", "THUDM/CogVideoX1.5-5B-I2V"])
-def test_one_that_needs_a_picture(served: Served, name: str) -> None:
-    refused = served[0].post("/v1/videos", json={"prompt": "a", "model": name})
+def test_one_that_needs_a_picture(served: Rig, name: str) -> None:
+    refused = served.client.post("/v1/videos", json={"prompt": "a", "model": name})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input_reference")
-    taken = served[0].post("/v1/videos", json={"prompt": "a", "model": name, "input_reference": RED})
+    taken = served.client.post("/v1/videos", json={"prompt": "a", "model": name, "input_reference": RED})
     assert taken.status_code == 200
 
 
-def test_the_names_that_need_no_word(served: Served) -> None:
+def test_the_names_that_need_no_word(served: Rig) -> None:
     for name in ("sora-2", "sora-2-pro-2025-10-06", "cogvideox-5b", "THUDM/CogVideoX-5B"):
         assert notes_of(served, model=name) == []
 
@@ -61,15 +49,15 @@ def test_the_names_that_need_no_word(served: Served) -> None:
 @pytest.mark.parametrize(
     "name", ["gpt-4", "cogvideox", "zai-org/CogView4-6B", "CogVideoX-5b-SAT", "demo", "/", "zai-org/"]
 )
-def test_other_names_are_told_what_is_served(served: Served, name: str) -> None:
-    refused = served[0].post("/v1/videos", json={"prompt": "a", "model": name})
+def test_other_names_are_told_what_is_served(served: Rig, name: str) -> None:
+    refused = served.client.post("/v1/videos", json={"prompt": "a", "model": name})
     error = refused.json()["error"]
     assert (refused.status_code, error["param"]) == (400, "model")
     assert "'cogvideox-5b', 'cogvideox-5b-i2v'" in error["message"]
 
 
-def test_create_takes_every_model_that_is_listed(served: Served) -> None:
-    client, _ = served
+def test_create_takes_every_model_that_is_listed(served: Rig) -> None:
+    client = served.client
     listed = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert {"cogvideox-5b", "cogvideox-5b-i2v", "sora-2", "sora-2-pro"} <= set(listed)
     assert len(set(listed)) == len(listed)
@@ -82,30 +70,30 @@ def test_create_takes_every_model_that_is_listed(served: Served) -> None:
 
 
 @pytest.mark.parametrize("name", IGNORED)
-def test_a_field_without_effect_is_named(served: Served, name: str) -> None:
+def test_a_field_without_effect_is_named(served: Rig, name: str) -> None:
     _, why = IGNORED[name]
     assert notes_of(served, **{name: "0.7"}) == [f"{name}: ignored ({why})"]
     assert notes_of(served, extra_params={name: 0.7}) == [f"extra_params.{name}: ignored ({why})"]
     assert notes_of(served, **{name: None}) == []
 
 
-def test_what_asks_for_nothing_needs_no_word(served: Served) -> None:
+def test_what_asks_for_nothing_needs_no_word(served: Rig) -> None:
     assert notes_of(served, generate_sound=False, frame_interpolation_scale=1, enable_frame_interpolation=False) == []
     form = {"prompt": "a", "generate_sound": "false", "flow_shift": ""}
-    assert served[0].post("/v1/videos", data=form).json()["notes"] == []
+    assert served.client.post("/v1/videos", data=form).json()["notes"] == []
 
 
-def test_fields_nobody_knows_are_named_within_bounds(served: Served) -> None:
+def test_fields_nobody_knows_are_named_within_bounds(served: Rig) -> None:
     assert notes_of(served, cfg_zero=True, video_params={"codec": "h265"}, extra_params='{"shift": 1}') == [
         "cfg_zero: ignored (this server has no such field)",
         "extra_params.shift: ignored (this server has no such field)",
         "video_params.codec: ignored (this server has no such field)",
     ]
     raw = json.dumps({"prompt": "a", "\ud800\0": 1, **{f"x{n}" * 100: n for n in range(1, 1001)}})
-    notes = served[0].post("/v1/videos", content=raw).json()["notes"]
+    notes = served.client.post("/v1/videos", content=raw).json()["notes"]
     assert (len(notes), notes[-1]) == (21, "and 981 more fields")
     assert max(map(len, notes)) < 120
-    assert len(json.dumps(served[1].last.memo)) < 5000
+    assert len(json.dumps(served.table.last.memo)) < 5000
 
 
 LORAS: list[tuple[Any, float]] = [
@@ -119,21 +107,21 @@ LORAS: list[tuple[Any, float]] = [
 
 
 @pytest.mark.parametrize(("lora", "scale"), LORAS)
-def test_a_lora_acts(served: Served, lora: Any, scale: float) -> None:
-    client, jobs = served
+def test_a_lora_acts(served: Rig, lora: Any, scale: float) -> None:
+    client, table = served.client, served.table
     assert notes_of(served, lora=lora) == []
-    assert jobs.last.request.loras == (Lora("style.safetensors", scale),)
+    assert table.last.request.loras == (Lora("style.safetensors", scale),)
     assert notes_of(served, extra_params={"lora": lora}) == []
-    assert jobs.last.request.loras == (Lora("style.safetensors", scale),)
+    assert table.last.request.loras == (Lora("style.safetensors", scale),)
     text = lora if isinstance(lora, str) else json.dumps(lora)
     assert client.post("/v1/videos", data={"prompt": "a", "lora": text}).status_code == 200
-    assert jobs.last.request.loras == (Lora("style.safetensors", scale),)
+    assert table.last.request.loras == (Lora("style.safetensors", scale),)
 
 
-def test_a_lora_in_brackets(served: Served) -> None:
+def test_a_lora_in_brackets(served: Rig) -> None:
     form = {"prompt": "a", "lora[path]": "style", "lora[scale]": "0.25"}
-    assert served[0].post("/v1/videos", data=form).status_code == 200
-    assert served[1].last.request.loras == (Lora("style.safetensors", 0.25),)
+    assert served.client.post("/v1/videos", data=form).status_code == 200
+    assert served.table.last.request.loras == (Lora("style.safetensors", 0.25),)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +137,8 @@ def test_a_lora_in_brackets(served: Served) -> None:
         (7, "lora", "must be an object with path and scale"),
     ],
 )
-def test_a_lora_that_cannot_act_is_refused(served: Served, lora: Any, param: str, said: str) -> None:
-    answer = served[0].post("/v1/videos", json={"prompt": "a", "lora": lora})
+def test_a_lora_that_cannot_act_is_refused(served: Rig, lora: Any, param: str, said: str) -> None:
+    answer = served.client.post("/v1/videos", json={"prompt": "a", "lora": lora})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert said in answer.json()["error"]["message"]
 
@@ -164,19 +152,19 @@ def test_a_lora_that_cannot_act_is_refused(served: Served, lora: Any, param: str
         ({"num_frames": 48, "fps": 24}, 96, 48, "2"),
     ],
 )
-def test_frames_between_are_drawn(served: Served, fields: dict[str, Any], frames: int, fps: int, seconds: str) -> None:
-    client, jobs = served
-    jobs.rife_available = True
+def test_frames_between_are_drawn(build: Build, fields: dict[str, Any], frames: int, fps: int, seconds: str) -> None:
+    rig = build(rife=True)
+    client, table = rig.client, rig.table
     answer = client.post("/v1/videos", json={"prompt": "a", **fields, "enable_frame_interpolation": True}).json()
-    plan = jobs.last.plan
+    plan = table.last.plan
     assert plan is not None
     assert (plan["num_frames"], plan["interpolate_fps"], answer["seconds"]) == (frames, fps, seconds)
 
 
-def test_frames_between_where_the_model_has_its_own_rate(served: Served) -> None:
-    served[1].rife_available = True
+def test_frames_between_where_the_model_has_its_own_rate(build: Build) -> None:
+    served = build(rife=True)
     assert notes_of(served, num_frames=49, enable_frame_interpolation=True) == []
-    request = served[1].last.request
+    request = served.table.last.request
     assert (request.num_frames, request.fps, request.interpolate_fps) == (49, 8, 16)
 
 
@@ -191,17 +179,15 @@ def test_frames_between_where_the_model_has_its_own_rate(served: Served) -> None
         ({"seconds": "8", "width": 96, "height": 64}, None),
     ],
 )
-def test_a_field_that_another_one_overrules_is_named(served: Served, fields: dict[str, Any], said: str | None) -> None:
+def test_a_field_that_another_one_overrules_is_named(served: Rig, fields: dict[str, Any], said: str | None) -> None:
     assert [note for note in notes_of(served, **fields) if "ignored" in note] == ([] if said is None else [said])
 
 
-def test_frames_between_that_cannot_be_drawn(served: Served) -> None:
-    client, jobs = served
+def test_frames_between_that_cannot_be_drawn(build: Build, served: Rig) -> None:
     assert notes_of(served, enable_frame_interpolation="true") == [
         "enable_frame_interpolation: ignored (no network that draws frames is installed)"
     ]
-    jobs.rife_available = True
     body = {"prompt": "a", "fps": 100, "enable_frame_interpolation": True}
-    error = client.post("/v1/videos", json=body).json()["error"]
+    error = build(rife=True).client.post("/v1/videos", json=body).json()["error"]
     assert error["param"] == "enable_frame_interpolation"
     assert "become 200, at most 120" in error["message"]

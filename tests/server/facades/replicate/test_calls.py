@@ -5,29 +5,19 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64decode
-from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from starlette.requests import Request
-from starlette.testclient import TestClient
 
 from pipelines.request import Media
-from server.facades import replicate
 from server.facades.replicate.calls import wait_seconds
 from server.facades.replicate.watch import _event
 from server.jobs.job import Job
-from tests.rigs import golden, pace
-from tests.rigs.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
-from tests.server.facades.replicate.test_create import B5, I2V, WAIT, A, Served, build
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
-
+from tests.rigs import golden
+from tests.rigs.facade_rig import Build, Clock, Rig
+from tests.rigs.facades.replicate import B5, I2V, WAIT, A
+from tests.rigs.job_table import VIDEO, Table, fail, hold
+from tests.rigs.stand_ins import PICTURE, AnyFile
 
 PYTHON = "replicate-python/1.0.7"
 JAVASCRIPT = "replicate-javascript/1.4.0"
@@ -69,12 +59,12 @@ DATA = "data:video/mp4;base64,"
     ],
 )
 def test_the_film_itself_for_those_who_cannot_read_its_address(
-    setting: str, base: str, agent: str, is_data: bool
+    build: Build, setting: str, base: str, agent: str, is_data: bool
 ) -> None:
-    client, *_ = build(base, replicate_output=setting)
+    client = build(base=base, replicate_output=setting).client
     said = {"user-agent": agent}
     answer = client.post(B5, json=A, headers={**WAIT, **said}).json()
-    assert answer["output"].startswith(DATA if is_data else f"{base}/files/key-")
+    assert answer["output"].startswith(DATA if is_data else f"{base}/files/")
     assert client.get(answer["urls"]["get"], headers=said).json()["output"] == answer["output"]
     assert client.post(answer["urls"]["cancel"], headers=said).json()["output"] == answer["output"]
     listed = client.get("/v1/predictions", headers=said).json()["results"]
@@ -84,18 +74,18 @@ def test_the_film_itself_for_those_who_cannot_read_its_address(
         assert b64decode(answer["output"].removeprefix(DATA)) == VIDEO
 
 
-def test_a_prediction_that_nobody_waited_for_names_its_address() -> None:
+def test_a_prediction_that_nobody_waited_for_names_its_address(build: Build) -> None:
     """`predictions.create()` of the same clients: their programs look at `output`."""
-    client, _, _ = build("http://here")
+    client = build(base="http://here").client
     for agent in (PYTHON, JAVASCRIPT, "Replicate/Python 2.0.0-beta.4"):
         for prefer in ({}, {"prefer": "respond-async"}, {"prefer": "wait=0"}):
             answer = client.post(B5, json=A, headers={**prefer, "user-agent": agent}).json()
             got = client.get(answer["urls"]["get"], headers={"user-agent": agent}).json()
-            assert got["output"].startswith("http://here/files/key-")
+            assert got["output"].startswith("http://here/files/")
 
 
-def test_how_a_prediction_is_answered_is_kept_with_it() -> None:
-    client, *_ = build("http://here")
+def test_how_a_prediction_is_answered_is_kept_with_it(build: Build) -> None:
+    client = build(base="http://here").client
     client.post(B5, json=A, headers={**WAIT, "user-agent": PYTHON})
     url = client.get("/v1/predictions").json()["results"][0]["urls"]["get"]
     for agent, is_data in ((PYTHON, True), (JAVASCRIPT, True), ("replicate-python/0.34.2", False), ("curl/8", False)):
@@ -104,29 +94,29 @@ def test_how_a_prediction_is_answered_is_kept_with_it() -> None:
     assert client.get(url, headers={"user-agent": PYTHON}).json()["output"].startswith("http://here/files/")
 
 
-def test_webhooks_name_the_address() -> None:
-    context, jobs, _ = fake_context()
-    client = TestClient(replicate.FACADE.create(context), base_url="http://here")
+def test_webhooks_name_the_address(served: Rig) -> None:
+    table = served.table
+    client = served.client
     hook = {"webhook": "https://example.com/hook"}
     client.post(B5, json={**A, **hook}, headers={**WAIT, "user-agent": PYTHON})
-    letter = replicate.FACADE.letter(context, jobs.last, "completed")
-    assert letter is not None and json.loads(letter.body)["output"].startswith("http://here/files/")
+    letter = served.letter(table.last)
+    assert letter is not None and json.loads(letter.body)["output"].startswith("http://here:8000/files/")
 
 
-def test_blocking(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, jobs, _ = served
+def test_blocking(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, table = served.client, served.table
     assert client.post(B5, json=A).json()["status"] == "starting", "without Prefer nobody waits"
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "succeeded"
     assert client.post(B5, json=A, headers={"prefer": "respond-async, wait=5"}).json()["status"] == "succeeded"
-    jobs.end = FakeJobs.start
+    table.end = Table.start
     monkeypatch.setattr("server.facades.replicate.agents.LONGEST_WAIT", 0.05)
     for prefer in ("wait", "wait=1", "wait=900"):
         answer = client.post(B5, json=A, headers={"prefer": prefer}).json()
         assert (answer["status"], answer["started_at"], answer["output"]) == ("starting", None, None)
         assert client.get(answer["urls"]["get"]).json()["status"] == "processing"
-    jobs.end = fail("internal")
+    table.end = fail("internal")
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "failed"
-    jobs.end = lambda jobs, job: (jobs.jobs.pop(job), None)[1]
+    table.end = Table.delete
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "starting", "removed meanwhile"
 
 
@@ -156,49 +146,52 @@ def test_a_blocking_call_ends_before_its_client_gives_up(headers: dict[str, str]
     assert wait_seconds(Request({"type": "http", "headers": raw})) == pytest.approx(seconds)
 
 
-def test_what_comes_before_the_wait_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_before_the_wait_is_part_of_it(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as fetching a picture."""
-    client, jobs, _ = build()
-    jobs.end = FakeJobs.start
+    client, table = served.client, served.table
+    table.end = Table.start
     waited: list[float | None] = []
 
     async def wait(job_id: str, timeout: float | None = None) -> Job:
         waited.append(timeout)
-        return jobs.jobs[job_id]
+        return table[job_id]
 
-    async def slow(intake: FakeIntake, value: str, field: str, *, owner: str = "") -> Media:
+    async def slow(intake: AnyFile, value: str, field: str, *, owner: str = "") -> Media:
         clock[0] += 50.0
         return Media("somewhere", "0" * 64)
 
     clock = [time.monotonic()]
     monkeypatch.setattr("server.facades.replicate.calls.monotonic", lambda: clock[0])
-    monkeypatch.setattr(FakeIntake, "picture", slow)
-    monkeypatch.setattr(jobs, "wait", wait)
+    monkeypatch.setattr(AnyFile, "picture", slow)
+    monkeypatch.setattr(served.context.jobs, "wait", wait)
     assert client.post(I2V, json={"input": {"prompt": "a", "image": PICTURE}}, headers=WAIT).status_code == 201
     clock[0] += 100.0
     assert client.post(B5, json=A, headers=WAIT).status_code == 201
     assert waited == pytest.approx([4.0, 54.0])
 
 
-def test_deadlines(served: Served) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_deadlines(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(1_800_000_000.0)
+    monkeypatch.setattr(time, "time", clock)
+    rig = build(clock=clock)
+    client, table = rig.client, rig.table
+    table.end = hold
     for text, seconds in (("30", 30), ("30s", 30), ("5m", 300), ("1h30m45s", 5445)):
         client.post(B5, json=A, headers={"cancel-after": text})
-        assert jobs.last.end_by == pytest.approx(jobs.last.created_at + seconds, abs=pace.seconds(1))
+        assert table.last.end_by == 1_800_000_000.0 + seconds
     for text in ("4", "0m", "soon", "-5", "5x", "1m2h"):
         answer = client.post(B5, json=A, headers={"cancel-after": text})
         assert answer.status_code == 422
         assert answer.json()["invalid_fields"][0]["field"] == "Cancel-After"
-    job = jobs.last
     public = client.get("/v1/predictions").json()["results"][0]
     assert public["deadline"] > public["created_at"]
-    jobs.jobs[job.id] = replace(job, end_by=job.created_at)
+    clock.advance(5445)
+    rig.store.expire()
     assert client.get(public["urls"]["get"]).json()["status"] == "canceled"
 
 
-def test_keys() -> None:
-    client, _, _ = build(keys="mine,yours")
+def test_keys(build: Build) -> None:
+    client = build(keys="mine,yours").client
     golden.check("replicate/no_key", client.get("/v1/account"))
     golden.check("replicate/wrong_key", client.post(B5, json=A, headers={"authorization": "Bearer theirs"}))
     for given in ("Bearer mine", "Token mine"):
@@ -211,8 +204,8 @@ def test_keys() -> None:
     assert client.get("/v1/predictions", headers={"authorization": "Bearer yours"}).json()["results"] == []
 
 
-def test_browsers(served: Served) -> None:
-    client = served[0]
+def test_browsers(served: Rig) -> None:
+    client = served.client
     asked = {
         "origin": "http://page",
         "access-control-request-method": "POST",

@@ -3,83 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from pipelines.request import MAX_SEED
 from server.errors import DiskFull, NoModel, QueueFull
-from server.facades import replicate
 from server.facades.replicate.models import MODELS
 from tests.rigs import golden
-from tests.rigs.clients.fake import CLIP, PICTURE, FakeIntake, FakeJobs, fake_context
-
-B5 = "/v1/models/cuuupid/cogvideox-5b/predictions"
-T2V = "/v1/models/thudm/cogvideox-t2v/predictions"
-I2V = "/v1/models/thudm/cogvideox-i2v/predictions"
-WAIT = {"prefer": "wait"}
-A = {"input": {"prompt": "a"}}
-Served = tuple[TestClient, FakeJobs, FakeIntake]
+from tests.rigs.facade_rig import Rig
+from tests.rigs.facades.replicate import B5, I2V, T2V, A
+from tests.rigs.stand_ins import CLIP, PICTURE
 
 
-def build(base_url: str = "http://here:8000", **settings: Any) -> Served:
-    context, jobs, intake = fake_context(**settings)
-    client = TestClient(replicate.FACADE.create(context), base_url=base_url, raise_server_exceptions=False)
-    return client, jobs, intake
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
-
-
-def test_defaults_are_the_models_own(served: Served) -> None:
-    client, jobs, intake = served
+def test_defaults_are_the_models_own(served: Rig) -> None:
+    client, table, intake = served.client, served.table, served.intake
     for path in (
         B5,
         "/v1/models/christophy/cogvideox/predictions",
         "/replicate/v1/models/Cuuupid/CogVideoX-5b/predictions",
     ):
         assert client.post(path, json={"input": {"prompt": "a", "steps": None}}).status_code == 201
-        request = jobs.last.request
+        request = table.last.request
         assert (request.num_inference_steps, request.guidance_scale, request.seed) == (50, 6, 42)
         assert (request.num_frames, request.width, request.height, request.fps) == (49, 720, 480, 8)
         assert request.image is None
     assert client.post(T2V, json=A).status_code == 201
-    request = jobs.last.request
+    request = table.last.request
     assert (request.num_inference_steps, request.guidance_scale, request.num_frames, request.fps) == (50, 6, 49, 8)
     drawn = {request.seed}
     client.post(T2V, json=A)
-    assert len(drawn | {jobs.last.request.seed}) == 2
+    assert len(drawn | {table.last.request.seed}) == 2
     assert client.post(I2V, json={"input": {"prompt": "a", "image": PICTURE}}).status_code == 201
-    assert jobs.last.request.image is not None and intake.seen == [("image", PICTURE)]
+    assert table.last.request.image is not None and intake.seen == [("image", PICTURE)]
 
 
-def test_every_input_arrives(served: Served) -> None:
-    client, jobs, _ = served
+def test_every_input_arrives(served: Rig) -> None:
+    client, table = served.client, served.table
     own = {"steps": 7.0, "guidance": 7.5, "num_outputs": 1, "extend_prompt": False, "seed": 3, "image": "not looked at"}
     answer = client.post(B5, json={"input": {"prompt": "a", **own}, "stream": True})
-    request = jobs.last.request
+    request = table.last.request
     assert (request.num_inference_steps, request.guidance_scale, request.seed, request.image) == (7, 7.5, 3, None)
     assert answer.json()["input"] == {"prompt": "a", **own}, "echoed as it came, unknown fields too"
     given = {"prompt": "a", "num_inference_steps": 8, "guidance_scale": 3, "num_frames": 25, "seed": -1}
     client.post(T2V, json={"input": given})
-    request = jobs.last.request
+    request = table.last.request
     assert (request.num_inference_steps, request.guidance_scale, request.num_frames) == (8, 3, 25)
     assert request.seed == MAX_SEED
 
 
-def test_ways_to_name_a_version(served: Served) -> None:
-    client, jobs, _ = served
+def test_ways_to_name_a_version(served: Rig) -> None:
+    client, table = served.client, served.table
     for model in MODELS.values():
         given = {"prompt": "a", "image": PICTURE}
         for reference in (model.version, f"{model.slug}:{model.version}", model.slug, *model.published):
             answer = client.post("/v1/predictions", json={"version": reference, "input": given}).json()
-            assert (answer["model"], jobs.last.endpoint) == (model.slug, model.slug)
+            assert (answer["model"], table.last.endpoint) == (model.slug, model.slug)
             assert answer["version"] == (reference if reference in model.published else model.version)
     assert len({model.version for model in MODELS.values()}) == 4
     assert all(len(model.version) == 64 and int(model.version, 16) for model in MODELS.values())
@@ -92,8 +71,8 @@ def test_ways_to_name_a_version(served: Served) -> None:
     golden.check("replicate/unknown_version", client.post("/v1/predictions", json={"version": "0" * 64, **A}))
 
 
-def test_any_deployment_is_there(served: Served) -> None:
-    client, jobs, _ = served
+def test_any_deployment_is_there(served: Rig) -> None:
+    client, table = served.client, served.table
     wanted = [
         ("thudm/cogvideox-t2v", {"prompt": "a"}, "thudm/cogvideox-t2v"),
         ("acme/films", {"prompt": "a", "steps": 9}, "cuuupid/cogvideox-5b"),
@@ -103,7 +82,7 @@ def test_any_deployment_is_there(served: Served) -> None:
     for name, given, model in wanted:
         answer = client.post(f"/v1/deployments/{name}/predictions", json={"input": given})
         assert (answer.status_code, answer.json()["deployment"], answer.json()["model"]) == (201, name, model)
-        assert jobs.last.endpoint == model
+        assert table.last.endpoint == model
     for body in ({}, {"input": []}, {"input": {"steps": 5}}):
         assert client.post("/v1/deployments/acme/films/predictions", json=body).status_code == 422
 
@@ -150,8 +129,8 @@ INVALID: list[tuple[Any, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("body", "field", "kind", "text"), INVALID)
-def test_invalid_input(served: Served, body: Any, field: str, kind: str, text: str) -> None:
-    client, jobs, _ = served
+def test_invalid_input(served: Rig, body: Any, field: str, kind: str, text: str) -> None:
+    client, table = served.client, served.table
     answer = client.post(B5, content=json.dumps(body))
     problem = answer.json()
     assert (answer.status_code, problem["status"], problem["title"]) == (422, 422, "Input validation failed")
@@ -159,11 +138,11 @@ def test_invalid_input(served: Served, body: Any, field: str, kind: str, text: s
     (wrong,) = problem["invalid_fields"]
     assert wrong["field"] == field and kind in wrong["type"] and text in wrong["description"]
     assert wrong["description"] in problem["detail"] and len(answer.text) < 1000
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_invalid_input_of_the_others(served: Served) -> None:
-    client, jobs, _ = served
+def test_invalid_input_of_the_others(served: Rig) -> None:
+    client, table = served.client, served.table
     for path, name, value, text in (
         (T2V, "num_inference_steps", 501, "the range is 1 to 500"),
         (T2V, "guidance_scale", 0.5, "the range is 1 to 20"),
@@ -180,19 +159,19 @@ def test_invalid_input_of_the_others(served: Served) -> None:
     golden.check("replicate/no_image", client.post(I2V, json=A))
     both = client.post(B5, json={"input": {"steps": 500, "guidance": "much"}})
     golden.check("replicate/invalid_input", both)
-    assert not jobs.jobs
+    assert not table.jobs
 
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff", b'{"input": NaN}', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])
-def test_broken_json(served: Served, raw: bytes) -> None:
-    answer = served[0].post(B5, content=raw)
+def test_broken_json(served: Rig, raw: bytes) -> None:
+    answer = served.client.post(B5, content=raw)
     assert (answer.status_code, answer.json()["title"]) == (400, "Bad request")
     assert "not valid JSON" in answer.json()["detail"]
 
 
-def test_json_by_any_content_type(served: Served) -> None:
+def test_json_by_any_content_type(served: Rig) -> None:
     for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", ""):
-        answer = served[0].post(B5, content=json.dumps(A), headers={"content-type": kind})
+        answer = served.client.post(B5, content=json.dumps(A), headers={"content-type": kind})
         assert answer.status_code == 201
 
 
@@ -205,9 +184,9 @@ def test_json_by_any_content_type(served: Served) -> None:
         (RuntimeError("secret"), 500, "log"),
     ],
 )
-def test_turned_away(served: Served, error: Exception, code: int, text: str) -> None:
-    client, jobs, _ = served
-    jobs.raises = error
+def test_turned_away(served: Rig, error: Exception, code: int, text: str) -> None:
+    client, table = served.client, served.table
+    table.raises = error
     answer = client.post(B5, json=A)
     assert (answer.status_code, answer.json()["status"]) == (code, code)
     assert text in answer.json()["detail"] and "secret" not in answer.text
@@ -243,18 +222,18 @@ def test_turned_away(served: Served, error: Exception, code: int, text: str) -> 
         ("GET", B5, 405),
     ],
 )
-def test_no_such_address(served: Served, method: str, path: str, code: int) -> None:
-    answer = served[0].request(method, path)
+def test_no_such_address(served: Rig, method: str, path: str, code: int) -> None:
+    answer = served.client.request(method, path)
     assert (answer.status_code, answer.json()["status"]) == (code, code)
     assert set(answer.json()) == {"type", "title", "status", "detail"}
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_pictures_are_not_echoed_whole(served: Served) -> None:
-    client, jobs, _ = served
+def test_pictures_are_not_echoed_whole(served: Rig) -> None:
+    client, table = served.client, served.table
     big = CLIP + "A" * 100_000
     answer = client.post(I2V, json={"input": {"prompt": "a", "image": big}}).json()
     assert len(answer["input"]["image"]) < 200 and "characters" in answer["input"]["image"]
     many = {f"own{n}": n for n in range(5000)}
     client.post(B5, json={"input": {"prompt": "a", **many}})
-    assert len(json.dumps(jobs.last.memo)) < 5000
+    assert len(json.dumps(table.last.memo)) < 5000

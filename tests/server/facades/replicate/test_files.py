@@ -4,51 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from server.datadir import DataDir
-from server.facades import replicate
 from server.facades.replicate import files
 from server.facades.replicate.models import MODELS
-from server.media.artifacts import Artifacts
-from server.media.uploads import Uploads
 from tests.rigs import golden
-from tests.rigs.clients.fake import fake_context
+from tests.rigs.facade_rig import Build, Clock, Rig
 
 PNG = b"\x89PNG\r\n\x1a\n and no more"
 FILES = "/v1/files"
-Served = tuple[TestClient, Artifacts]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_700_000_000.0)
 
 
 @pytest.fixture
-def served(tmp_path: Path, clock: Clock) -> Iterator[Served]:
-    data = DataDir(tmp_path / "data")
-    artifacts = Artifacts(data, clock=clock)
-    context, _, _ = fake_context(keys="mine,yours", data_dir=tmp_path / "data")
-    context = replace(context, artifacts=artifacts, uploads=Uploads(data, artifacts))
-    app = replicate.FACADE.create(context)
-    with TestClient(app, base_url="http://here:8000", headers={"authorization": "Bearer mine"}) as client:
-        yield client, artifacts
-    data.close()
+def served(build: Build, clock: Clock) -> Rig:
+    rig = build(keys="mine,yours", clock=clock)
+    rig.client.headers["authorization"] = "Bearer mine"
+    return rig
 
 
 def upload(client: TestClient, **more: Any) -> Any:
@@ -59,8 +38,8 @@ def check(name: str, answer: Any, file_id: str) -> None:
     golden.check(f"replicate/{name}", answer, replace={file_id: "<id>"})
 
 
-def test_upload(served: Served) -> None:
-    client, artifacts = served
+def test_upload(served: Rig) -> None:
+    client, artifacts = served.client, served.context.artifacts
     answer = upload(client, data={"metadata": json.dumps({"by": "me"})})
     file = answer.json()
     check("file", answer, file["id"])
@@ -77,9 +56,9 @@ def test_upload(served: Served) -> None:
     assert client.get(FILES).json()["results"] == []
 
 
-def test_metadata_as_a_part_of_json(served: Served) -> None:
+def test_metadata_as_a_part_of_json(served: Rig) -> None:
     """As the JavaScript client sends it."""
-    client, _ = served
+    client = served.client
     parts = {"content": ("blob", PNG, ""), "metadata": ("blob", b'{"a": [1]}', "application/json")}
     file = client.post(FILES, files=parts).json()
     assert (file["metadata"], file["name"], file["content_type"]) == ({"a": [1]}, "blob", "application/octet-stream")
@@ -89,8 +68,8 @@ def test_metadata_as_a_part_of_json(served: Served) -> None:
     assert named["urls"]["get"].endswith("/b.jpg")
 
 
-def test_files_are_their_owners(served: Served) -> None:
-    client, _ = served
+def test_files_are_their_owners(served: Rig) -> None:
+    client = served.client
     file = upload(client).json()
     theirs = {"authorization": "Bearer yours"}
     assert client.get(f"{FILES}/{file['id']}", headers=theirs).status_code == 404
@@ -100,10 +79,11 @@ def test_files_are_their_owners(served: Served) -> None:
     assert client.post(FILES, headers={"authorization": ""}).status_code == 401
 
 
-def test_lists_of_one_key_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_of_one_key_take_turns(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "PAGE_WAIT", 0.01)
-    context, _, _ = fake_context(keys="mine,yours", data_dir=tmp_path / "data")
-    client = TestClient(replicate.FACADE.create(context))
+    rig = build(keys="mine,yours")
+    context = rig.context
+    client = rig.client
     mine, theirs = ({"authorization": f"Bearer {key}"} for key in ("mine", "yours"))
     with context.jobs.pages.held(owner := context.keys.identify(mine)), context.jobs.pages.held(owner):
         assert client.get(FILES, headers=mine).status_code == 429
@@ -111,13 +91,13 @@ def test_lists_of_one_key_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert client.get(FILES, headers=mine).status_code == 200
 
 
-def test_files_last_a_day(served: Served, clock: Clock) -> None:
-    client, artifacts = served
+def test_files_last_a_day(served: Rig, clock: Clock) -> None:
+    client, artifacts = served.client, served.context.artifacts
     file = upload(client).json()
     assert file["expires_at"] == "2023-11-15T22:13:20.000000Z"
-    clock.now += 24 * 3600 - 1
+    clock.advance(24 * 3600 - 1)
     assert client.get(f"{FILES}/{file['id']}").status_code == 200
-    clock.now += 1
+    clock.advance(1)
     assert client.get(f"{FILES}/{file['id']}").status_code == 404
     assert client.get(FILES).json()["results"] == []
     assert artifacts.sweep() == 1
@@ -132,16 +112,16 @@ def test_files_last_a_day(served: Served, clock: Clock) -> None:
         ({"content": ("a", PNG), "metadata": (None, '"' + "x" * 70_000 + '"')}, "metadata", "65536 bytes"),
     ],
 )
-def test_bad_uploads(served: Served, parts: Any, field: str, text: str) -> None:
-    client, _ = served
+def test_bad_uploads(served: Rig, parts: Any, field: str, text: str) -> None:
+    client = served.client
     answer = client.post(FILES, files=parts)
     (wrong,) = answer.json()["invalid_fields"]
     assert (answer.status_code, wrong["field"]) == (422, field) and text in wrong["description"]
     assert client.get(FILES).json()["results"] == []
 
 
-def test_broken_uploads(served: Served) -> None:
-    client, _ = served
+def test_broken_uploads(served: Rig) -> None:
+    client = served.client
     parts = {"content": ("a", PNG), "metadata": (None, "{")}
     assert client.post(FILES, files=parts).status_code == 400
     assert client.post(FILES, json={"content": "x"}).status_code == 422
@@ -152,8 +132,8 @@ def test_broken_uploads(served: Served) -> None:
     assert (large.status_code, large.json()["title"]) == (413, "Content too large")
 
 
-def test_models(served: Served) -> None:
-    client, _ = served
+def test_models(served: Rig) -> None:
+    client = served.client
     listed = client.get("/v1/models").json()
     assert [f"{one['owner']}/{one['name']}" for one in listed["results"]] == list(MODELS)
     golden.check("replicate/model", client.get("/v1/models/cuuupid/cogvideox-5b"))
@@ -173,16 +153,16 @@ def test_models(served: Served) -> None:
     golden.check("replicate/unknown_model", client.get("/v1/models/someone/else"))
 
 
-def test_search(served: Served) -> None:
-    client, _ = served
+def test_search(served: Rig) -> None:
+    client = served.client
     for query, found in (("image to video", ["cogvideox-i2v"]), ("cogvideox", None), ("sdxl", [])):
         answer = client.request("QUERY", "/v1/models", content=query, headers={"content-type": "text/plain"})
         names = [one["name"] for one in answer.json()["results"]]
         assert names == (found if found is not None else [model.name for model in MODELS.values()])
 
 
-def test_the_rest(served: Served) -> None:
-    client, _ = served
+def test_the_rest(served: Rig) -> None:
+    client = served.client
     golden.check("replicate/deployment", client.get("/v1/deployments/acme/films"))
     assert len(client.get("/v1/deployments").json()["results"]) == 4
     own = client.get("/v1/deployments/thudm/cogvideox-i2v").json()["current_release"]
@@ -194,9 +174,8 @@ def test_the_rest(served: Served) -> None:
     assert client.get("/v1/trainings").json() == {"previous": None, "next": None, "results": []}
 
 
-def test_the_document() -> None:
-    context, _, _ = fake_context()
-    document = replicate.FACADE.create(context).openapi()
+def test_the_document(served: Rig) -> None:
+    document = served.app.openapi()
     for path, schema in (
         ("/v1/predictions", "VersionRequest"),
         ("/v1/models/cuuupid/cogvideox-5b/predictions", "CogVideoX5bRequest"),

@@ -8,36 +8,31 @@ import hmac
 import json
 import re
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from replicate.prediction import Prediction
-from starlette.testclient import TestClient
 
 from pipelines.request import GenerationRequest
-from server.context import Context
-from server.facades import replicate
 from server.facades.replicate import logs
 from server.facades.replicate.answers import job_id, public_id
 from server.jobs.job import Job, JobError, LogLine
 from tests.rigs import golden
-from tests.rigs.clients.fake import PICTURE, FakeJobs, fake_context, hold
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.replicate import B5, T2V
+from tests.rigs.job_table import fail, hold
+from tests.rigs.stand_ins import PICTURE
 
-B5 = "/v1/models/cuuupid/cogvideox-5b/predictions"
-T2V = "/v1/models/thudm/cogvideox-t2v/predictions"
 A = {"input": {"prompt": "a", "steps": 8}}
 SECONDS = ("predict_time", "total_time")
-Served = tuple[TestClient, FakeJobs, Context]
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    context, jobs, _ = fake_context()
-    jobs.end = hold
-    with TestClient(replicate.FACADE.create(context), base_url="http://here:8000") as client:
-        yield client, jobs, context
+def served(build: Build) -> Rig:
+    rig = build()
+    rig.hold()
+    return rig
 
 
 def check(name: str, answer: Any, job: Job) -> None:
@@ -52,10 +47,6 @@ def check(name: str, answer: Any, job: Job) -> None:
     golden.check(f"replicate/{name}", found, times=SECONDS, replace={public_id(job.id): "<id>"})
 
 
-def step(jobs: FakeJobs, job: Job, done: int, steps: int) -> None:
-    jobs.jobs[job.id] = replace(jobs.jobs[job.id], step=done, steps=steps)
-
-
 def test_ids_are_26_characters_of_base32() -> None:
     job = "6d9c5ba7-1f6f-4d52-a1f5-07a0b2a5a0f1"
     assert re.fullmatch("[a-z2-7]{26}", public_id(job)) and job_id(public_id(job)) == job
@@ -63,43 +54,43 @@ def test_ids_are_26_characters_of_base32() -> None:
         assert job_id(other) is None
 
 
-def test_success(served: Served) -> None:
-    client, jobs, _ = served
+def test_success(served: Rig) -> None:
+    client, table = served.client, served.table
     created = client.post(B5, json=A)
-    job = jobs.last
+    job = table.last
     check("created", created, job)
     url = created.json()["urls"]["get"]
     check("queued", client.get(url), job)
-    jobs.start(job.id)
-    step(jobs, job, 6, 50)
+    table.start(job.id)
+    table.progress(job.id, step=6, steps=50)
     check("running", client.get(url), job)
-    step(jobs, job, 50, 50)
-    jobs.finish(job.id)
+    table.progress(job.id, step=50, steps=50)
+    table.finish(job.id)
     check("succeeded", client.get(url), job)
     assert client.post(created.json()["urls"]["cancel"]).json() == client.get(url).json(), "too late to cancel"
 
 
-def test_failure(served: Served) -> None:
-    client, jobs, _ = served
+def test_failure(served: Rig) -> None:
+    client, table = served.client, served.table
     url = client.post(B5, json=A).json()["urls"]["get"]
-    jobs.start(jobs.last.id)
-    jobs.fail(jobs.last.id, JobError("out_of_memory", "too little memory"))
-    check("failed", client.get(url), jobs.last)
+    table.start(table.last.id)
+    table.fail(table.last.id, JobError("out_of_memory", "too little memory"))
+    check("failed", client.get(url), table.last)
     for path, words in ((B5, "steps: no"), (T2V, "num_inference_steps: no")):
         url = client.post(path, json={"input": {"prompt": "a"}}).json()["urls"]["get"]
-        jobs.start(jobs.last.id)
-        jobs.fail(jobs.last.id, JobError("invalid_request", "no", "num_inference_steps"))
+        table.start(table.last.id)
+        table.fail(table.last.id, JobError("invalid_request", "no", "num_inference_steps"))
         assert client.get(url).json()["error"] == words
 
 
-def test_cancelling(served: Served) -> None:
-    client, jobs, _ = served
+def test_cancelling(served: Rig) -> None:
+    client, table = served.client, served.table
     urls = client.post(B5, json=A).json()["urls"]
-    check("canceled_queued", client.post(urls["cancel"], headers={"content-type": "application/json"}), jobs.last)
+    check("canceled_queued", client.post(urls["cancel"], headers={"content-type": "application/json"}), table.last)
     urls = client.post(B5, json=A).json()["urls"]
-    job = jobs.last
-    jobs.start(job.id)
-    worker = threading.Timer(0.2, jobs.stop, [job.id])
+    job = table.last
+    table.start(job.id)
+    worker = threading.Timer(0.2, table.stop, [job.id])
     worker.start()
     answer = client.post(urls["cancel"])
     worker.join()
@@ -108,21 +99,21 @@ def test_cancelling(served: Served) -> None:
     check("unknown_id", client.get(f"/v1/predictions/{'a' * 26}"), job)
 
 
-def test_cancelling_what_does_not_stop_soon(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, jobs, _ = served
+def test_cancelling_what_does_not_stop_soon(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, table = served.client, served.table
     monkeypatch.setattr("server.facades.replicate.calls.CANCEL_WITHIN", 0.05)
     urls = client.post(B5, json=A).json()["urls"]
-    jobs.start(jobs.last.id)
+    table.start(table.last.id)
     assert client.post(urls["cancel"]).json()["status"] == "processing"
-    assert jobs.last.cancel_requested
+    assert table.last.cancel_requested
 
 
-def test_lists(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, jobs, _ = served
+def test_lists(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, table = served.client, served.table
     empty = {"previous": None, "next": None, "results": []}
     assert client.get("/v1/predictions").json() == empty
     made = [client.post(B5, json=A).json()["id"]]
-    check("list", client.get("/v1/predictions"), jobs.last)
+    check("list", client.get("/v1/predictions"), table.last)
     made += [client.post(B5, json=A).json()["id"] for _ in range(6)]
     monkeypatch.setattr("server.facades.replicate.calls.PAGE", 3)
     pages, url = [], "/replicate/v1/predictions"
@@ -166,8 +157,8 @@ def test_logs() -> None:
 HOOK = "https://example.com/hook?a=1"
 
 
-def test_webhooks_are_told_of_what_was_asked(served: Served) -> None:
-    client, jobs, _ = served
+def test_webhooks_are_told_of_what_was_asked(served: Rig) -> None:
+    client, table = served.client, served.table
     every = ("start", "output", "logs", "completed")
     for fields, events in (
         ({}, every),
@@ -175,26 +166,26 @@ def test_webhooks_are_told_of_what_was_asked(served: Served) -> None:
         ({"webhook_events_filter": None}, every),
     ):
         answer = client.post(B5, json={**A, "webhook": HOOK, **fields}).json()
-        hook = jobs.last.webhook
+        hook = table.last.webhook
         assert hook is not None and (hook.url, hook.base, hook.events) == (HOOK, "http://here:8000", events)
         assert (answer["webhook"], answer["webhook_events_filter"]) == (HOOK, list(events))
     client.post(B5, json={**A, "webhook_completed": HOOK})
-    assert jobs.last.webhook is not None and jobs.last.webhook.events == ("completed",)
+    assert table.last.webhook is not None and table.last.webhook.events == ("completed",)
     client.post(B5, json=A)
-    assert jobs.last.webhook is None
+    assert table.last.webhook is None
 
 
-def test_what_webhooks_are_told(served: Served) -> None:
+def test_what_webhooks_are_told(served: Rig) -> None:
     """Each event's body is the prediction as it was then, though it may have gone on since."""
-    client, jobs, context = served
+    client, table = served.client, served.table
     client.post(B5, json={**A, "webhook": HOOK})
-    job = jobs.last
-    jobs.start(job.id)
-    step(jobs, job, 6, 50)
+    job = table.last
+    table.start(job.id)
+    table.progress(job.id, step=6, steps=50)
     written = {}
 
     def write(event: str, number: int = 7) -> dict[str, Any]:
-        letter = replicate.FACADE.letter(context, jobs.jobs[job.id], event)
+        letter = served.letter(table[job.id], event)
         assert letter is not None
         headers = letter.sign(letter.body, 1_700_000_000.5, number)
         assert headers["content-type"] == "application/json"
@@ -209,9 +200,9 @@ def test_what_webhooks_are_told(served: Served) -> None:
 
     check("webhook_start", write("start"), job)
     check("webhook_logs", write("logs"), job)
-    step(jobs, job, 7, 50)
+    table.progress(job.id, step=7, steps=50)
     assert write("logs")["logs"] != ""
-    jobs.finish(job.id)
+    table.finish(job.id)
     check("webhook_output", write("output"), job)
     check("webhook_completed", write("completed"), job)
     late = write("start")
@@ -221,23 +212,24 @@ def test_what_webhooks_are_told(served: Served) -> None:
     assert len(written) == 2, "a notice that is told again keeps its id, another one has another"
 
 
-def test_webhooks_of_failed_and_cancelled_ones(served: Served) -> None:
-    client, jobs, context = served
+def test_webhooks_of_failed_and_cancelled_ones(served: Rig) -> None:
+    client, table = served.client, served.table
     for end in ("failed", "canceled"):
         client.post(B5, json={**A, "webhook": HOOK})
         if end == "failed":
-            jobs.start(jobs.last.id)
-            jobs.fail(jobs.last.id, JobError("internal", "it broke"))
+            table.start(table.last.id)
+            table.fail(table.last.id, JobError("internal", "it broke"))
         else:
-            jobs.cancel(jobs.last.id)
-        letter = replicate.FACADE.letter(context, jobs.last, "completed")
+            table.cancel(table.last.id)
+        letter = served.letter(table.last)
         assert letter is not None
-        check(f"webhook_{end}", json.loads(letter.body), jobs.last)
+        check(f"webhook_{end}", json.loads(letter.body), table.last)
 
 
-def test_each_key_has_its_own_webhook_secret() -> None:
-    context, _, _ = fake_context(keys="mine,yours")
-    client = TestClient(replicate.FACADE.create(context))
+def test_each_key_has_its_own_webhook_secret(build: Build) -> None:
+    rig = build(keys="mine,yours")
+    context = rig.context
+    client = rig.client
     assert client.get("/v1/webhooks/default/secret").status_code == 401
     keys = {
         client.get("/v1/webhooks/default/secret", headers={"authorization": f"Bearer {key}"}).json()["key"]
@@ -250,9 +242,10 @@ def test_each_key_has_its_own_webhook_secret() -> None:
         assert len(raw) == 32 and raw != context.signing.secret
 
 
-def test_streams() -> None:
-    context, jobs, _ = fake_context(keys="mine")
-    client = TestClient(replicate.FACADE.create(context), base_url="http://here:8000")
+def test_streams(build: Build) -> None:
+    rig = build(keys="mine")
+    table = rig.table
+    client = rig.client
     key = {"authorization": "Bearer mine"}
     answer = client.post(B5, json=A, headers={**key, "prefer": "wait"}).json()
     told = client.get(answer["urls"]["stream"])
@@ -262,27 +255,28 @@ def test_streams() -> None:
     assert events[0]["data"] == "begun" and events[1]["data"] == answer["output"]
     assert len({event["id"] for event in events}) == 3
     assert client.get(answer["urls"]["stream"][:-1] + "x").status_code == 404
-    jobs.end = lambda jobs, job: (jobs.start(job), jobs.fail(job, JobError("internal", "it broke")))[0]
+    table.end = fail("internal")
     answer = client.post(B5, json=A, headers=key).json()
     assert "event: error\nid: 2\ndata: it broke\n" in client.get(answer["urls"]["stream"]).text
 
 
-def test_pages_for_browsers() -> None:
-    context, jobs, _ = fake_context(keys="mine")
-    jobs.end = hold
-    client = TestClient(replicate.FACADE.create(context), base_url="http://here:8000", follow_redirects=False)
+def test_pages_for_browsers(build: Build) -> None:
+    rig = build(keys="mine")
+    table = rig.table
+    table.end = hold
+    client = rig.client
     url = client.post(B5, json=A, headers={"authorization": "Bearer mine"}).json()["urls"]["web"]
-    page = client.get(url)
+    page = client.get(url, follow_redirects=False)
     assert (page.status_code, page.text, page.headers["refresh"]) == (200, "starting", "2")
-    jobs.start(jobs.last.id)
+    table.start(table.last.id)
     assert client.get(url).text.splitlines() == ["processing", "Using seed: 42", "begun"]
-    jobs.finish(jobs.last.id)
-    page = client.get(url)
-    assert (page.status_code, page.headers["location"][:27]) == (303, "http://here:8000/files/key-")
+    table.finish(table.last.id)
+    page = client.get(url, follow_redirects=False)
+    assert (page.status_code, page.headers["location"][:23]) == (303, "http://here:8000/files/")
     assert client.get(url[:-1] + ("0" if url[-1] != "0" else "1")).status_code == 404
 
 
-def test_an_image_prediction_is_echoed(served: Served) -> None:
-    client, jobs, _ = served
+def test_an_image_prediction_is_echoed(served: Rig) -> None:
+    client, table = served.client, served.table
     wanted = {"input": {"prompt": "a", "image": PICTURE}, "version": "thudm/cogvideox-i2v"}
-    check("created_image", client.post("/v1/predictions", json=wanted), jobs.last)
+    check("created_image", client.post("/v1/predictions", json=wanted), table.last)

@@ -4,64 +4,39 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
-from server.datadir import DataDir
 from server.errors import DiskFull, UploadTooLarge
-from server.facades import segmind
-from server.media.artifacts import Artifacts
-from server.media.uploads import Uploads
-from tests.rigs.clients.fake import fake_context
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.segmind import I2V, T2V
 from tests.rigs.golden import check
-from tests.server.facades.segmind.test_calls import I2V, T2V, Served, build
 
 PICTURE = b"\x89PNG not really a picture"
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
-
-
-@pytest.fixture
-def storing(tmp_path: Path) -> Iterator[tuple[TestClient, Artifacts, Uploads]]:
-    """The façade over real files."""
-    data = DataDir(tmp_path / "data")
-    artifacts = Artifacts(data)
-    uploads = Uploads(data, artifacts)
-    context, _, _ = fake_context(keys="mine")
-    app = segmind.create(replace(context, artifacts=artifacts, uploads=uploads))
-    headers = {"x-api-key": "mine"}
-    yield (
-        TestClient(app, base_url="http://here:8000", headers=headers, raise_server_exceptions=False),
-        artifacts,
-        uploads,
-    )
-    data.close()
+def storing(build: Build) -> Rig:
+    rig = build(keys="mine")
+    rig.client.headers["x-api-key"] = "mine"
+    return rig
 
 
 def as_data(media_type: str, data: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def test_multipart(served: Served) -> None:
-    client, jobs, intake = served
+def test_multipart(served: Rig) -> None:
+    client, table, intake = served.client, served.table, served.intake
     big = "data:image/png;base64," + "A" * (3 * 2**20)
     fields = {"prompt": "a", "seed": "5", "steps": "30", "guidance_scale": "7.5", "base64": "false", "frame_rate": ""}
     assert client.post(I2V, data=fields, files={"image": ("a.png", b"bytes")}).status_code == 200
     assert intake.seen[-1] == ("image", b"bytes")
-    request = jobs.last.request
+    request = table.last.request
     assert (request.seed, request.num_inference_steps, request.guidance_scale, request.fps) == (5, 30, 7.5, None)
     assert client.post(I2V, files={"prompt": (None, "a"), "image": (None, big)}).status_code == 200
     assert intake.seen[-1] == ("image", big)
-    assert len(json.dumps(jobs.last.memo)) < 1000
+    assert len(json.dumps(table.last.memo)) < 1000
     queued = client.post("/v2/cog-video-5b-i2v", data=fields, files={"image": ("a.png", b"bytes")})
     assert queued.json()["status"] == "QUEUED"
 
@@ -82,35 +57,35 @@ WHOLE = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--
     ],
 )
 @pytest.mark.parametrize("path", [T2V, "/v2/cog-video-5b-i2v"])
-def test_a_form_that_cannot_be_read(served: Served, path: str, body: bytes, options: str, text: str) -> None:
+def test_a_form_that_cannot_be_read(served: Rig, path: str, body: bytes, options: str, text: str) -> None:
     """The answer says what is wrong with the form, and does not take it for JSON or for one that lacks a field."""
-    client, jobs, _ = served
+    client, table = served.client, served.table
     answer = client.post(path, content=body, headers={"content-type": f"multipart/form-data{options}"})
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
     assert answer.json()["error"].startswith("The multipart body ")
     assert text in answer.json()["error"]
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_the_same_form_untorn(served: Served) -> None:
-    client, jobs, _ = served
+def test_the_same_form_untorn(served: Rig) -> None:
+    client, table = served.client, served.table
     for charset in ("", "; charset=utf-8", "; charset=hex", "; charset=none-such"):
         kind = f"multipart/form-data; boundary=x{charset}"
         assert client.post(T2V, content=WHOLE, headers={"content-type": kind}).status_code == 200
-        assert jobs.last.request.prompt == "a"
+        assert table.last.request.prompt == "a"
 
 
 @pytest.mark.parametrize(
     "raw", [b"{", b"\xff", b'{"prompt": NaN}', b"[" * 100_000, b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}"]
 )
-def test_broken_json(served: Served, raw: bytes) -> None:
-    answer = served[0].post(T2V, content=raw)
+def test_broken_json(served: Rig, raw: bytes) -> None:
+    answer = served.client.post(T2V, content=raw)
     assert answer.status_code == 400
     assert "not valid JSON" in answer.json()["error"]
 
 
-def test_content_types(served: Served) -> None:
-    client, _, _ = served
+def test_content_types(served: Rig) -> None:
+    client = served.client
     raw = b'{"prompt": "a"}'
     for kind in ("application/json", "application/json;charset:utf-8;", "application/vnd.x+json", ""):
         assert client.post(T2V, content=raw, headers={"content-type": kind}).status_code == 200
@@ -120,8 +95,8 @@ def test_content_types(served: Served) -> None:
         assert "Invalid content type" in answer.json()["error"]
 
 
-def test_upload(storing: tuple[TestClient, Artifacts, Uploads]) -> None:
-    client, artifacts, _ = storing
+def test_upload(storing: Rig) -> None:
+    client, artifacts = storing.client, storing.context.artifacts
     files = [
         (as_data("image/png", PICTURE), "image/png", PICTURE),
         (as_data("video/mp4", b"film"), "video/mp4", b"film"),
@@ -167,17 +142,17 @@ def test_upload(storing: tuple[TestClient, Artifacts, Uploads]) -> None:
         ("{", "not valid JSON"),
     ],
 )
-def test_what_cannot_be_uploaded(storing: tuple[TestClient, Artifacts, Uploads], body: object, text: str) -> None:
+def test_what_cannot_be_uploaded(storing: Rig, body: object, text: str) -> None:
     """Then none of the others is kept either."""
-    client, artifacts, _ = storing
+    client, artifacts = storing.client, storing.context.artifacts
     answer = client.post("/upload-asset", content=body if isinstance(body, str) else json.dumps(body))
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
     assert text in answer.json()["error"]
     assert not list(artifacts._data.artifacts.iterdir())
 
 
-def test_uploads_turned_away(storing: tuple[TestClient, Artifacts, Uploads], monkeypatch: pytest.MonkeyPatch) -> None:
-    client, _, uploads = storing
+def test_uploads_turned_away(storing: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, uploads = storing.client, storing.context.uploads
     body = {"data_urls": ["data:,a"]}
     assert client.post("/upload-asset", json=body, headers={"x-api-key": "yours"}).status_code == 401
     form = client.post("/upload-asset", files={"data_urls": (None, "data:,a")})

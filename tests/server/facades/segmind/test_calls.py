@@ -5,76 +5,58 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from server.errors import DiskFull, NoModel, QueueFull
-from server.facades import segmind
 from server.facades.kit.errors import Unavailable
-from server.jobs.job import JobError, Status
-from server.jobs.order import Order
+from server.jobs.job import Status
 from tests.rigs import pace
-from tests.rigs.clients.fake import PICTURE, VIDEO, FakeIntake, FakeJobs, fail, fake_context, hold
-
-T2V = "/v1/cog-video-5b-t2v"
-I2V = "/v1/cog-video-5b-i2v"
-Served = tuple[TestClient, FakeJobs, FakeIntake]
-
-
-def build(**settings: Any) -> Served:
-    context, jobs, intake = fake_context(**settings)
-    client = TestClient(segmind.create(context), base_url="http://here:8000", raise_server_exceptions=False)
-    return client, jobs, intake
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.segmind import I2V, T2V
+from tests.rigs.job_table import VIDEO, cancel, fail, hold
+from tests.rigs.stand_ins import PICTURE
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
-
-
-def test_defaults_are_segminds(served: Served) -> None:
-    client, jobs, _ = served
+def test_defaults_are_segminds(served: Rig) -> None:
+    client, table = served.client, served.table
     assert client.post(T2V, json={"prompt": "a", "steps": None}).status_code == 200
-    request = jobs.last.request
+    request = table.last.request
     assert (request.num_frames, request.num_inference_steps, request.guidance_scale, request.fps) == (49, 45, 6, 8)
     assert (request.seed, request.negative_prompt) == (806286757407563, "low quality, blurry")
     assert client.post(I2V, json={"prompt": "a", "image": PICTURE}).status_code == 200
-    request = jobs.last.request
+    request = table.last.request
     assert (request.num_frames, request.num_inference_steps, request.guidance_scale, request.fps) == (None,) * 4
     assert (request.seed, request.negative_prompt.count(".")) == (42, 3)
 
 
-def test_a_seed_of_minus_one_is_drawn(served: Served) -> None:
-    client, jobs, _ = served
+def test_a_seed_of_minus_one_is_drawn(served: Rig) -> None:
+    client, table = served.client, served.table
     answer = client.post(T2V, json={"prompt": "a", "seed": -1})
-    assert answer.headers["x-seed-value"] == str(jobs.last.request.seed)
+    assert answer.headers["x-seed-value"] == str(table.last.request.seed)
     assert 0 <= int(answer.headers["x-seed-value"]) < 2**32
 
 
-def test_binary_form(served: Served) -> None:
-    client, jobs, _ = served
+def test_binary_form(served: Rig) -> None:
+    client, table = served.client, served.table
     answer = client.post(T2V, json={"prompt": "a"})
     assert answer.content == VIDEO
     assert answer.headers["content-type"] == "video/mp4"
     assert answer.headers["content-length"] == str(len(VIDEO))
-    assert answer.headers["x-request-id"] == jobs.last.id
+    assert answer.headers["x-request-id"] == table.last.id
     assert float(answer.headers["x-generation-time"]) >= 0
     assert answer.headers["x-cost"] == "0"
     assert int(answer.headers["x-remaining-credits"]) > 0
-    body = client.get(f"/v2/requests/{jobs.last.id}").json()
+    body = client.get(f"/v2/requests/{table.last.id}").json()
     assert (body["status"], body["seed"]) == ("COMPLETED", 806286757407563)
 
 
-def test_json_form(served: Served) -> None:
-    client, jobs, _ = served
+def test_json_form(served: Rig) -> None:
+    client, table = served.client, served.table
     answer = client.post(f"{T2V}?response=json", json={"prompt": "a"})
     body = answer.json()
-    url = f"http://here:8000/files/key-{jobs.last.id}/film.mp4"
+    url = served.url(table.last.video)
     assert set(body) == {"status", "request_id", "error", "metrics", "video", "output", "seed"}
     assert (body["status"], body["error"], body["output"], body["seed"]) == ("COMPLETED", None, url, 806286757407563)
     assert body["video"] == {
@@ -91,16 +73,16 @@ def test_json_form(served: Served) -> None:
         "remaining_credits",
         "retry_count",
     }
-    assert answer.headers["x-request-id"] == body["request_id"] == jobs.last.id
-    assert client.get(f"/v1/requests/{jobs.last.id}").json() == body
-    assert client.get(f"/segmind/v2/requests/{jobs.last.id}/").json() == body
+    assert answer.headers["x-request-id"] == body["request_id"] == table.last.id
+    assert client.get(f"/v1/requests/{table.last.id}").json() == body
+    assert client.get(f"/segmind/v2/requests/{table.last.id}/").json() == body
 
 
-def test_base64(served: Served) -> None:
-    client, jobs, _ = served
+def test_base64(served: Rig) -> None:
+    client, table = served.client, served.table
     body = client.post(T2V, json={"prompt": "a", "base64": "yes"}).json()
     assert base64.b64decode(body["video"]["base64"]) == VIDEO
-    assert client.get(f"/v2/requests/{jobs.last.id}").json() == body
+    assert client.get(f"/v2/requests/{table.last.id}").json() == body
 
 
 INVALID = [
@@ -131,18 +113,18 @@ INVALID = [
 
 @pytest.mark.parametrize(("body", "text"), INVALID)
 @pytest.mark.parametrize("version", ["/v1", "/v2", "/segmind/v1"])
-def test_invalid_input(served: Served, version: str, body: Any, text: str) -> None:
-    client, jobs, _ = served
+def test_invalid_input(served: Rig, version: str, body: Any, text: str) -> None:
+    client, table = served.client, served.table
     answer = client.post(f"{version}/cog-video-5b-t2v", content=json.dumps(body))
     assert answer.status_code == 400
     assert set(answer.json()) == {"error"}
     assert text in answer.json()["error"]
     assert len(answer.json()["error"]) < 500
-    assert not jobs.jobs
+    assert not table.jobs
 
 
-def test_invalid_image(served: Served) -> None:
-    client, _, _ = served
+def test_invalid_image(served: Rig) -> None:
+    client = served.client
     for image, text in ((None, "image is required"), (5, "image must be a string"), ("", "image"), ("a\0", "image")):
         answer = client.post(I2V, json={"prompt": "a", "image": image})
         assert answer.status_code == 400
@@ -163,9 +145,9 @@ def test_invalid_image(served: Served) -> None:
         (RuntimeError("secret"), 500, "Internal server error"),
     ],
 )
-def test_turned_away(served: Served, error: Exception, code: int, text: str) -> None:
-    client, jobs, _ = served
-    jobs.raises = error
+def test_turned_away(served: Rig, error: Exception, code: int, text: str) -> None:
+    client, table = served.client, served.table
+    table.raises = error
     answer = client.post(T2V, json={"prompt": "a"})
     assert answer.status_code == code
     assert text in answer.json()["error"]
@@ -181,27 +163,27 @@ def test_turned_away(served: Served, error: Exception, code: int, text: str) -> 
         (fail("worker_lost"), 502, "it broke"),
         (fail("media_error", field="image"), 400, "image: it broke"),
         (fail("invalid_request", field="num_frames"), 400, "input_frames: it broke"),
-        (lambda jobs, job_id: jobs.cancel(job_id), 500, "cancelled"),
+        (cancel, 500, "cancelled"),
     ],
 )
-def test_failures_of_the_engine(served: Served, end: Any, code: int, text: str) -> None:
-    client, jobs, _ = served
-    jobs.end = end
+def test_failures_of_the_engine(served: Rig, end: Any, code: int, text: str) -> None:
+    client, table = served.client, served.table
+    table.end = end
     answer = client.post(T2V, json={"prompt": "a"})
     assert (answer.status_code, set(answer.json())) == (code, {"error"})
     assert text in answer.json()["error"]
-    assert answer.headers["x-request-id"] == jobs.last.id
+    assert answer.headers["x-request-id"] == table.last.id
     for tail in ("", "/status"):
-        later = client.get(f"/v2/requests/{jobs.last.id}{tail}")
+        later = client.get(f"/v2/requests/{table.last.id}{tail}")
         assert (later.status_code, later.json()["status"]) == (422, "FAILED")
         assert later.json()["error"] == answer.json()["error"]
 
 
-def test_queue(served: Served) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_queue(served: Rig) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     answer = client.post("/v2/cog-video-5b-i2v", json={"prompt": "a", "image": PICTURE})
-    job_id = jobs.last.id
+    job_id = table.last.id
     assert answer.status_code == 200
     assert answer.json() == {
         "request_id": job_id,
@@ -212,23 +194,23 @@ def test_queue(served: Served) -> None:
     }
     status = client.get(answer.json()["status_url"])
     assert (status.status_code, status.json()["status"], status.json()["metrics"]) == (200, "QUEUED", {})
-    jobs.start(job_id)
+    table.start(job_id)
     for url in (answer.json()["status_url"], answer.json()["response_url"]):
         early = client.get(url)
         assert (early.status_code, early.json()["status"]) == (200, "PROCESSING")
-    jobs.finish(job_id)
+    table.finish(job_id)
     done = client.get(answer.json()["status_url"]).json()
     assert done["status"] == "COMPLETED"
     assert "video" not in done
     result = client.get(answer.json()["response_url"])
     assert result.json()["output"].endswith("/film.mp4")
     assert result.headers["x-seed-value"] == "42"
-    theirs = jobs.refuse(Order("fal", "x", ""), JobError("internal", "m"))
+    theirs = table.add("fal")
     assert client.get(f"/v2/requests/{theirs.id}").status_code == 404
 
 
-def test_credits_and_keys() -> None:
-    client, _, _ = build(keys="mine")
+def test_credits_and_keys(build: Build) -> None:
+    client = build(keys="mine").client
     nobody = client.get("/v1/get-user-credits")
     assert (nobody.status_code, nobody.json()) == (401, {"error": "Missing Authorization or x-api-key in header"})
     wrong = client.post(T2V, json={"prompt": "a"}, headers={"x-api-key": "yours"})
@@ -238,33 +220,34 @@ def test_credits_and_keys() -> None:
         assert (answer.status_code, set(answer.json())) == (200, {"credits", "free-credits"})
 
 
-def test_another_keys_jobs_are_unknown() -> None:
-    client, jobs, _ = build(keys="mine,yours")
+def test_another_keys_jobs_are_unknown(build: Build) -> None:
+    rig = build(keys="mine,yours")
+    client, table = rig.client, rig.table
     mine, yours = ({"x-api-key": key} for key in ("mine", "yours"))
     client.post(T2V, json={"prompt": "a"}, headers=mine)
     for path in ("/v1/requests/{}", "/v2/requests/{}", "/v2/requests/{}/status"):
-        address = path.format(jobs.last.id)
+        address = path.format(table.last.id)
         assert client.get(address, headers=mine).status_code == 200
         stranger = client.get(address, headers=yours)
-        assert (stranger.status_code, stranger.json()) == (404, {"error": f"Request {jobs.last.id} not found"})
+        assert (stranger.status_code, stranger.json()) == (404, {"error": f"Request {table.last.id} not found"})
         assert client.get(address).status_code == 401
 
 
-def test_setting_for_the_form() -> None:
-    client, _, _ = build(segmind_response="json")
+def test_setting_for_the_form(build: Build) -> None:
+    client = build(segmind_response="json").client
     assert client.post(T2V, json={"prompt": "a"}).json()["status"] == "COMPLETED"
 
 
-def test_the_job_goes_on_when_its_caller_drops() -> None:
-    context, jobs, _ = fake_context()
-    jobs.end = hold
-    app = segmind.create(context)
+def test_the_job_goes_on_when_its_caller_drops(served: Rig) -> None:
+    table = served.table
+    table.end = hold
+    app = served.app
     messages = [{"type": "http.request", "body": b'{"prompt": "a"}', "more_body": False}]
 
     async def receive() -> Any:
         if messages:
             return messages.pop()
-        while not jobs.jobs:
+        while not table.jobs:
             await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
 
@@ -280,4 +263,4 @@ def test_the_job_goes_on_when_its_caller_drops() -> None:
         "headers": [(b"host", b"here")],
     }
     asyncio.run(asyncio.wait_for(app(scope, receive, send), pace.seconds(30)))
-    assert jobs.last.status is Status.QUEUED
+    assert table.last.status is Status.QUEUED

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from pydantic import BaseModel
 
-from server.facades import segmind
 from server.facades.routes import RESERVED
 from server.facades.segmind.models import SLUGS, ImageToVideo, TextToVideo, UploadAsset
-from tests.rigs.clients.fake import fake_context
-from tests.server.facades.segmind.test_calls import I2V, T2V, Served, build
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.segmind import I2V, T2V
 
 
 @pytest.mark.parametrize(
@@ -36,14 +26,14 @@ def served() -> Iterator[Served]:
         ("PUT", "/v2/cog-video-5b-t2v", 405),
     ],
 )
-def test_no_such_address(served: Served, method: str, path: str, code: int) -> None:
-    answer = served[0].request(method, path)
+def test_no_such_address(served: Rig, method: str, path: str, code: int) -> None:
+    answer = served.client.request(method, path)
     assert answer.status_code == code
     assert set(answer.json()) == {"error"}
 
 
-def test_reserved_words_are_no_models(served: Served) -> None:
-    client, _, _ = served
+def test_reserved_words_are_no_models(served: Rig) -> None:
+    client = served.client
     assert RESERVED.isdisjoint(SLUGS)
     for word in RESERVED - {"get-user-credits"}:
         for path in (f"/v1/{word}", f"/segmind/v1/{word}"):
@@ -52,9 +42,9 @@ def test_reserved_words_are_no_models(served: Served) -> None:
     assert "Model sdxl not found" in client.post("/v1/sdxl", json={"prompt": "a"}).json()["error"]
 
 
-def test_browsers(served: Served) -> None:
+def test_browsers(build: Build, served: Rig) -> None:
     """Also where the key is missing: a page must be able to read why."""
-    for client in (served[0], build(keys="mine")[0]):
+    for client in (served.client, build(keys="mine").client):
         answer = client.post(T2V, json={}, headers={"origin": "http://page"})
         assert answer.status_code in (400, 401)
         assert answer.headers["access-control-allow-origin"] == "*"
@@ -66,9 +56,8 @@ def test_browsers(served: Served) -> None:
         assert "x-api-key" in before.headers["access-control-allow-headers"]
 
 
-def test_schemas_are_documented() -> None:
-    context, _, _ = fake_context()
-    document = segmind.create(context).openapi()
+def test_schemas_are_documented(served: Rig) -> None:
+    document = served.app.openapi()
     assert {"TextToVideo", "ImageToVideo", "UploadAsset"} <= set(document["components"]["schemas"])
     content = document["paths"][I2V]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "multipart/form-data"}

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,17 +12,11 @@ from server.errors import DiskFull, NoModel, QueueFull, QuotaExceeded
 from server.facades.kit.errors import Unavailable
 from server.facades.kit.samples import BLUE
 from server.limits.bodies import MAX_BODY
-from tests.rigs.clients.fake import fail
-from tests.server.facades.zhipu.test_calls import ASKED, BASE, CREATE, UNIFIED, Served, build
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.zhipu import ASKED, BASE, CREATE, UNIFIED, token
+from tests.rigs.job_table import fail
 
 SIZES = "720x480, 1024x1024, 1280x720, 720x1280, 1280x960, 960x1280, 1920x1080, 1080x1920, 2048x1080 or 3840x2160"
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
 
 
 def error_of(answer: Any, status: int) -> tuple[str, str]:
@@ -89,11 +79,11 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize("path", [CREATE, f"/zhipu{CREATE}", UNIFIED])
 @pytest.mark.parametrize(("fields", "code", "text"), INVALID)
-def test_invalid_input(served: Served, path: str, fields: dict[str, Any], code: str, text: str) -> None:
-    client, jobs, _ = served
+def test_invalid_input(served: Rig, path: str, fields: dict[str, Any], code: str, text: str) -> None:
+    client, table = served.client, served.table
     found, message = error_of(client.post(path, content=json.dumps({**ASKED, **fields})), 400)
     assert (found, text in message) == (code, True), message
-    assert not jobs.jobs
+    assert not table.jobs
 
 
 @pytest.mark.parametrize(
@@ -108,13 +98,13 @@ def test_invalid_input(served: Served, path: str, fields: dict[str, Any], code: 
         ({"negative_prompt": "x" * 513}, "1261", "negative_prompt must be at most 512"),
     ],
 )
-def test_invalid_input_of_the_unified_form(served: Served, fields: dict[str, Any], code: str, text: str) -> None:
-    found, message = error_of(served[0].post(UNIFIED, json={**ASKED, **fields}), 400)
+def test_invalid_input_of_the_unified_form(served: Rig, fields: dict[str, Any], code: str, text: str) -> None:
+    found, message = error_of(served.client.post(UNIFIED, json={**ASKED, **fields}), 400)
     assert (found, text in message) == (code, True), message
 
 
-def test_a_message_does_not_repeat_a_whole_picture(served: Served) -> None:
-    code, _ = error_of(served[0].post(CREATE, json={**ASKED, "size": "x" * 100_000}), 400)
+def test_a_message_does_not_repeat_a_whole_picture(served: Rig) -> None:
+    code, _ = error_of(served.client.post(CREATE, json={**ASKED, "size": "x" * 100_000}), 400)
     assert code == "1214"
 
 
@@ -122,19 +112,19 @@ def test_a_message_does_not_repeat_a_whole_picture(served: Served) -> None:
     "raw",
     [b"{", b"\xff", b"[]", b'"text"', b'{"model": NaN}', b"[" * 100_000, b'{"fps": ' + b"9" * 5000 + b"}", b"a=b&c=d"],
 )
-def test_broken_bodies(served: Served, raw: bytes) -> None:
+def test_broken_bodies(served: Rig, raw: bytes) -> None:
     for path in (CREATE, UNIFIED, "/cogvideox/v4/async-results"):
-        assert error_of(served[0].post(path, content=raw), 400)[0] == "1210"
+        assert error_of(served.client.post(path, content=raw), 400)[0] == "1210"
 
 
-def test_bodies_that_are_too_large(served: Served) -> None:
-    answer = served[0].post(CREATE, content=b"{}", headers={"content-length": str(MAX_BODY + 1)})
+def test_bodies_that_are_too_large(served: Rig) -> None:
+    answer = served.client.post(CREATE, content=b"{}", headers={"content-length": str(MAX_BODY + 1)})
     assert error_of(answer, 435) == ("1220", "The request body is larger than 128 MiB")
-    assert error_of(served[0].post(CREATE, json={**ASKED, "image_url": "big"}), 435)[0] == "1220"
+    assert error_of(served.client.post(CREATE, json={**ASKED, "image_url": "big"}), 435)[0] == "1220"
 
 
-def test_an_empty_body(served: Served) -> None:
-    assert error_of(served[0].post(CREATE), 400) == ("1213", "model is required")
+def test_an_empty_body(served: Rig) -> None:
+    assert error_of(served.client.post(CREATE), 400) == ("1213", "model is required")
 
 
 @pytest.mark.parametrize(
@@ -150,9 +140,9 @@ def test_an_empty_body(served: Served) -> None:
     ],
 )
 @pytest.mark.parametrize("path", [CREATE, UNIFIED])
-def test_turned_away(served: Served, path: str, error: Exception, status: int, code: str, text: str) -> None:
-    client, jobs, _ = served
-    jobs.raises = error
+def test_turned_away(served: Rig, path: str, error: Exception, status: int, code: str, text: str) -> None:
+    client, table = served.client, served.table
+    table.raises = error
     answer = client.post(path, json=ASKED)
     found, message = error_of(answer, status)
     assert (found, text in message, "secret" in answer.text) == (code, True, False)
@@ -175,8 +165,8 @@ def test_turned_away(served: Served, path: str, error: Exception, status: int, c
         ("DELETE", f"{BASE}/async-result/x", 405, "1222"),
     ],
 )
-def test_no_such_address(served: Served, method: str, path: str, status: int, code: str) -> None:
-    answer = served[0].request(method, path)
+def test_no_such_address(served: Rig, method: str, path: str, status: int, code: str) -> None:
+    answer = served.client.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
@@ -191,9 +181,9 @@ def test_no_such_address(served: Served, method: str, path: str, status: int, co
         ("invalid_request", "num_frames", "1214", "duration: it broke"),
     ],
 )
-def test_failures_of_the_engine(served: Served, code: str, field: str | None, shown: str, text: str) -> None:
-    client, jobs, _ = served
-    jobs.end = fail(code, field=field)
+def test_failures_of_the_engine(served: Rig, code: str, field: str | None, shown: str, text: str) -> None:
+    client, table = served.client, served.table
+    table.end = fail(code, field=field)
     task = client.post(CREATE, json=ASKED).json()["id"]
     result = client.get(f"{BASE}/async-result/{task}")
     assert (result.status_code, result.json()["task_status"]) == (200, "FAIL")
@@ -201,18 +191,6 @@ def test_failures_of_the_engine(served: Served, code: str, field: str | None, sh
     unified = client.get(f"/302/v2/video/fetch/{task}")
     assert (unified.status_code, unified.json()["status"], unified.json()["video_url"]) == (200, "failed", None)
     assert unified.json()["error"]["message"] == text
-
-
-def token(name: str, secret: str, exp: float | None = None, **header: str) -> str:
-    def part(data: dict[str, Any]) -> str:
-        return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
-
-    now = int(time.time() * 1000)
-    # an hour, where the clients take 210 s: tests are collected long before some of them run
-    payload = {"api_key": name, "exp": now + 3_600_000 if exp is None else exp, "timestamp": now}
-    signed = f"{part({'alg': 'HS256', 'sign_type': 'SIGN', **header})}.{part(payload)}"
-    digest = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
-    return f"{signed}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
 @pytest.mark.parametrize(
@@ -235,8 +213,8 @@ def token(name: str, secret: str, exp: float | None = None, **header: str) -> st
         (f"Bearer {token('id', 'secret', exp=time.time() - 3600)}", "1003"),
     ],
 )
-def test_keys(header: str | None, code: str | None) -> None:
-    client, _, _ = build(keys="id.secret")
+def test_keys(build: Build, header: str | None, code: str | None) -> None:
+    client = build(keys="id.secret").client
     headers = {} if header is None else {"authorization": header}
     for path in (CREATE, f"/zhipu{CREATE}", UNIFIED):
         answer = client.post(path, json=ASKED, headers=headers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
@@ -11,40 +9,34 @@ from server.errors import QueueFull, QuotaExceeded
 from server.facades.kit.samples import BLUE
 from server.jobs.job import JobError
 from tests.rigs import golden
-from tests.rigs.clients.fake import hold
-from tests.server.facades.zhipu.test_calls import ASKED, BASE, CREATE, UNIFIED, Served, build
+from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facades.zhipu import ASKED, BASE, CREATE, UNIFIED
+from tests.rigs.job_table import hold
 
 NAMED = {**ASKED, "request_id": "mine-1", "size": "1920x1080", "duration": 10, "with_audio": True}
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    client, jobs, intake = build()
-    with client:
-        yield client, jobs, intake
 
 
 def check(name: str, answer: httpx.Response) -> None:
     golden.check(f"zhipu/{name}", answer, times=("execution_time",))
 
 
-def bring(served: Served, task: str, state: str) -> None:
-    jobs = served[1]
+def bring(served: Rig, task: str, state: str) -> None:
+    table = served.table
     if state == "cancelled":
-        jobs.cancel(task)
+        table.cancel(task)
     elif state != "queued":
-        jobs.start(task)
+        table.start(task)
         if state == "succeeded":
-            jobs.finish(task)
+            table.finish(task)
         if state == "failed":
-            jobs.fail(task, JobError("media_error", "the image is damaged", "image"))
+            table.fail(task, JobError("media_error", "the image is damaged", "image"))
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_states(served: Served, state: str) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_states(served: Rig, state: str) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     created = client.post(CREATE, json=NAMED)
     check("created", created)
     task = created.json()["id"]
@@ -56,9 +48,9 @@ def test_states(served: Served, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_states_of_the_unified_form(served: Served, state: str) -> None:
-    client, jobs, _ = served
-    jobs.end = hold
+def test_states_of_the_unified_form(served: Rig, state: str) -> None:
+    client, table = served.client, served.table
+    table.end = hold
     created = client.post(UNIFIED, json={"model": "cogvideox-3", "prompt": "p", "image": BLUE, "resolution": "720p"})
     check("unified_created", created)
     task = created.json()["task_id"]
@@ -66,8 +58,9 @@ def test_states_of_the_unified_form(served: Served, state: str) -> None:
     check(f"unified_{state}", client.get(f"/302/v2/video/fetch/{task}"))
 
 
-def test_errors() -> None:
-    client, jobs, _ = build(keys="id.secret")
+def test_errors(build: Build) -> None:
+    rig = build(keys="id.secret")
+    client, table = rig.client, rig.table
     for name, prefix in (("", ""), ("relayed_", "/zhipu")):
         check(f"{name}no_key", client.post(prefix + CREATE, json=ASKED))
         client.headers["authorization"] = "Bearer id.wrong"
@@ -84,11 +77,11 @@ def test_errors() -> None:
         check(f"{name}unknown_task", client.get(f"{prefix}{BASE}/async-result/nothing"))
         check(f"{name}unknown_address", client.post(f"{prefix}{BASE}/chat/completions", json={}))
         check(f"{name}wrong_method", client.get(prefix + CREATE))
-        jobs.raises = QueueFull(100)
+        table.raises = QueueFull(100)
         check(f"{name}queue_full", client.post(prefix + CREATE, json=ASKED))
-        jobs.raises = QuotaExceeded(5, True, 60)
+        table.raises = QuotaExceeded(5, True, 60)
         check(f"{name}quota", client.post(prefix + CREATE, json=ASKED))
-        jobs.raises = RuntimeError("secret")
+        table.raises = RuntimeError("secret")
         check(f"{name}broken", client.post(prefix + CREATE, json=ASKED))
-        jobs.raises = None
+        table.raises = None
         del client.headers["authorization"]
