@@ -1,6 +1,6 @@
-"""The plan of a video: `SamplingPlan`, all that its latents depend on, `VideoPlan`, what is made of them, and notes.
+"""The plan of a video: `SamplingPlan` decides its latents, `VideoPlan` turns them into a file, notes tell the changes.
 
-Pure: no torch, no files. `pipelines.resolve` makes plans; saved latents belong to `sampling_key` of theirs.
+Pure: no torch, no files. `pipelines.resolve` makes plans; `sampling_key` identifies saved latents.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.request import MAX_SEED, Fit, Lora, OutputFormat, SchedulerName, Task
 
-KEY_VERSION = 2  # raise it when the same plan begins to give other latents, or snapshots change their format
+KEY_VERSION = 2  # raise it when the same plan gives other latents than before, or when snapshots change their format
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ class SamplingPlan:
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """What is made of the frames after sampling: `num_frames` of `width` x `height` at `fps`, before interpolation to
-    `interpolate_fps`.
+    """The file: `num_frames` of `width` x `height` at `fps`, before interpolation to `interpolate_fps`.
 
     `pace` is set when the request gives a duration: the number of the model's frames that pass in one second of the
     file. `num_frames` is then the file's length with or without interpolation.
@@ -152,7 +151,7 @@ class Plan:
 
 
 def sampling_key(sampling: SamplingPlan | Mapping[str, Any], model: Mapping[str, Any], after: str | None = None) -> str:
-    """What latents belong to: the SHA-256 (hex) of all they depend on.
+    """Identifies latents: the SHA-256 (hex) of all they depend on.
 
     `sampling`: the plan, or a `Plan.to_dict()`. `model`: what identifies the weights and how they compute. `after`: the
     key of the clip before. Raises KeyError for a dict that lacks a field of SamplingPlan.

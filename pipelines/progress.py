@@ -11,7 +11,7 @@ from typing import TypeVar
 from pipelines.events import Progress, StageName
 
 T = TypeVar("T")
-TELL_EVERY = 0.1  # seconds between two reports of a stage whose units are quick
+REPORT_EVERY = 0.1  # seconds between two reports of a stage whose units are quick
 MOST = 0.99  # the largest share reported before the file is complete
 LABELS: dict[str, str] = {
     "load": "loading the model",
@@ -81,7 +81,7 @@ class Meter:
         self._counts: dict[StageName, Count] = {}
         self._doing: StageName | None = None
         self._charged_at = clock()
-        self._told_at = -TELL_EVERY
+        self._reported_at = -REPORT_EVERY
         self._share = 0.0
 
     def expect(self, stage: StageName, total: int, done: int = 0) -> None:
@@ -173,9 +173,9 @@ class Meter:
 
     def _report(self, stage: StageName, count: Count, first: bool) -> Progress | None:
         now = self._clock()
-        if stage != "denoise" and not first and count.done < count.total and now - self._told_at < TELL_EVERY:
+        if stage != "denoise" and not first and count.done < count.total and now - self._reported_at < REPORT_EVERY:
             return None
-        self._told_at = now
+        self._reported_at = now
         left = self.left()
         spent = sum(one.done * (self.unit(name) or 0.0) for name, one in self._counts.items())
         if left is not None and spent + left > 0:

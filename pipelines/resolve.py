@@ -1,6 +1,6 @@
-"""resolve(request, model) -> Plan: adapt a request to what the model can do, with a note for each change.
+"""resolve(request, model) -> Plan: adapt a request to the model, with a note for each change.
 
-Pure: no torch, no files, no clock. Knows the model's table. Does not know: devices, weights, vendors.
+Pure: no torch, no files, no clock. Knows the model's table, but no devices, weights or vendors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipelines.request import Fit, GenerationRequest, RequestError, Task
 
 GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
 FITTED = {"crop": "centre-cropped to fit", "pad": "padded with black to fit", "stretch": "stretched to fit"}
-CROP_LIMIT = 0.5  # `fit="auto"` pads rather than lose more of the picture than this
+CROP_LIMIT = 0.5  # `fit="auto"` pads rather than crop away more of the picture than this
 
 
 def _even(side: float) -> int:
@@ -31,7 +31,7 @@ def _too_large(name: str, side: int, other: str, follows: int) -> RequestError:
 def _size(
     request: GenerationRequest, model: ModelInfo, source: Source | None, note: Callable[..., None]
 ) -> tuple[int, int, int, int, Fit]:
-    """(width, height) of the file, (width, height) the model works at, and how one becomes the other."""
+    """Width and height of the file, width and height of sampling, and how to fit one to the other."""
     rule = model.family.sizes
     shape_w, shape_h = (source.width, source.height) if source else rule.default
     match request.width, request.height:
@@ -80,7 +80,7 @@ def _size(
 def _timing(
     seconds: float, rate: int, interpolated: bool, extend: bool, model: ModelInfo, note: Callable[..., None]
 ) -> tuple[int, int, float]:
-    """Frames in a file of so many seconds, frames of the model's it shows, how many of those pass in a second."""
+    """For a file of `seconds`: its frames, the model's frames it shows, and how many of those pass in a second."""
     family = model.family
     length = max(1, round(seconds * rate))
     if length > MAX_FRAMES:
@@ -112,9 +112,9 @@ def _timing(
 def _frames(
     request: GenerationRequest, model: ModelInfo, source: Source | None, shown: int | None, note: Callable[..., None]
 ) -> tuple[int, int, int | None]:
-    """Frames in the file, frames the model makes, frames of the source it is given (video-to-video).
+    """Frames in the file, frames the model generates, frames of the source it is given (video-to-video).
 
-    `shown`: frames of the model's that a file of a given duration shows.
+    `shown`: the model's frames that a file of the requested duration shows.
     """
     rule = model.family.frames
     asked = request.num_frames if shown is None else shown
@@ -150,12 +150,12 @@ def resolve(
     count_tokens: Callable[[str], int] | None = None,
     others: Sequence[ModelInfo] = (),
 ) -> Plan:
-    """The plan for `request` on `model`. The seed must have been drawn before (`draw_seed`).
+    """The plan for `request` on `model`. The request must have a seed (`draw_seed`).
 
-    `source` describes the picture or clip that came with it; without it a video's own length is not yet known.
-    `others`: what else is served, and might continue what this model makes.
-    Raises RequestError for values no model can take, a task this model does not do, and, when `request.strict`, for
-    the first change that would be needed.
+    `source` describes the input image or clip; without it the plan is preliminary, because its size and length count.
+    `others`: the other models that are served, which might extend this model's clip.
+    Raises RequestError for values outside every limit, a task that the model does not do, and, when `request.strict`,
+    for the first change that would be needed.
     """
     check_ranges(request)
     family = model.family

@@ -119,7 +119,7 @@ def server(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), "--model", "demo,demo-i2v"]
+    command = [sys.executable, "-P", "-m", "server.cli", "serve", "--port", str(port), "--model", "demo,demo-i2v"]
     clean = {name: value for name, value in os.environ.items() if not name.upper().startswith("COGVIDEOX_")}
     clean["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), clean.get("PYTHONPATH"))))
     with (folder / "server.log").open("wb") as log:

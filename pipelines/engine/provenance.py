@@ -1,4 +1,4 @@
-"""The manifest: what a video was made with, enough to make it again or to see why that would give another one."""
+"""The manifest of a video: enough to make it again, or to see why that would give another one."""
 
 from __future__ import annotations
 

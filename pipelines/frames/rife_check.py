@@ -41,10 +41,10 @@ def refusal(file: Path) -> str | None:
 
 def convert(file: Path, target: Path) -> str:
     """Write `file` to `target` as safetensors; returns the versions that have its shape. Raises WeightsError."""
-    why, said = child.verdict("pipelines.frames.rife_check", file, target, seconds=SECONDS)
+    why, output = child.verdict("pipelines.frames.rife_check", file, target, seconds=SECONDS)
     if why is not None:
         raise WeightsError(f"{file}: {why}")
-    return said
+    return output
 
 
 def described(shape: Shape) -> str:

@@ -172,29 +172,31 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
 
 def doubts(found: Match, alpha: Alpha, asked: float | None = None) -> list[str]:
     """Warnings: parts that have no effect, an alpha that was guessed or ignored."""
-    said = []
+    warnings = []
     if found.text:
-        said.append(f"its part for the text encoder ({found.text_layers}) is not applied; the transformer's part is")
+        warnings.append(
+            f"its part for the text encoder ({found.text_layers}) is not applied; the transformer's part is"
+        )
     if asked is not None and alpha.source != "request":
-        said.append(f"alpha {asked:g} of the request is not used: alpha is known from {alpha.source}")
+        warnings.append(f"alpha {asked:g} of the request is not used: alpha is known from {alpha.source}")
     if not any(alpha.values.values()):
-        said.append(f"alpha is 0 (from {alpha.source}), so that it does nothing")
+        warnings.append(f"alpha is 0 (from {alpha.source}), so that it does nothing")
     if alpha.source == NOWHERE and found.is_bare and found.kinds == ["LoRA"]:
-        said.append(
+        warnings.append(
             "alpha is not in the file; exports of the original SAT trainer are meant with alpha 1:"
             " `cogvideox lora add FILE --alpha 1`, or #alpha=1 in a request"
         )
-    return said
+    return warnings
 
 
-def options(said: str) -> tuple[str | None, float | None]:
+def options(text: str) -> tuple[str | None, float | None]:
     """SHA-256 and alpha from the part after # of a LoRA's name or URL. Raises LoraError."""
     more: dict[str, str] = {}
-    for one in filter(None, said.split("&")):
-        key, _, text = one.partition("=")
+    for one in filter(None, text.split("&")):
+        key, _, value = one.partition("=")
         if key not in ("sha256", "alpha") or key in more:
             raise LoraError(f"after # only sha256=HEX and alpha=NUMBER may stand, each once; got {one[:80]!r}")
-        more[key] = unquote(text)
+        more[key] = unquote(value)
     pin, alpha = more.get("sha256"), more.get("alpha")
     if pin is not None and not HEX.fullmatch(pin := pin.lower()):
         raise LoraError("#sha256 must be 64 hexadecimal digits")
@@ -204,8 +206,8 @@ def options(said: str) -> tuple[str | None, float | None]:
         number = float(alpha)
         check_alpha(number)
     except ValueError:  # LoraError is one
-        said = f"#alpha must be a number above 0, at most {MOST_ALPHA:.0f}, got {alpha[:40]!r}"
-        raise LoraError(said) from None
+        message = f"#alpha must be a number above 0, at most {MOST_ALPHA:.0f}, got {alpha[:40]!r}"
+        raise LoraError(message) from None
     return pin, number
 
 
@@ -303,7 +305,7 @@ def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, 
 
 def _by_module(patterns: Mapping[Any, Any], modules: Iterable[str], usual: float, where: str) -> dict[str, float]:
     """The value of the first pattern that is a module's name or its end, as in PEFT; else `usual`."""
-    said: dict[str, float] = {}
+    values: dict[str, float] = {}
     for pattern, value in patterns.items():
         # compared as text: a stranger's regular expressions are not evaluated
         plain = bare(str(pattern).removeprefix("^").removesuffix("$").replace("\\.", ".")).removeprefix("transformer.")
@@ -312,11 +314,11 @@ def _by_module(patterns: Mapping[Any, Any], modules: Iterable[str], usual: float
                 f"{where} holds a regular expression, {str(pattern)[:80]!r}, which is not followed;"
                 " `cogvideox lora add FILE --alpha NUMBER` says alpha instead"
             )
-        said.setdefault(plain, _finite(value, f"{plain[:80]} of {where}"))
-    order = {pattern: n for n, pattern in enumerate(said)}
+        values.setdefault(plain, _finite(value, f"{plain[:80]} of {where}"))
+    order = {pattern: n for n, pattern in enumerate(values)}
     out = {}
     for module in modules:
         parts = module.split(".")
         ends = [end for n in range(len(parts)) if (end := ".".join(parts[n:])) in order]
-        out[module] = said[min(ends, key=order.__getitem__)] if ends else usual
+        out[module] = values[min(ends, key=order.__getitem__)] if ends else usual
     return out

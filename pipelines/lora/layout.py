@@ -236,11 +236,11 @@ def _sizes(module: str, made: Shape, weight: Shape) -> str:
     if first and len(made) != len(weight):
         models = ("CogVideoX 1.5", "an older CogVideoX") if len(made) == 2 else ("an older CogVideoX", "1.5's")
         return f"it is for {models[0]}, {list(made)}, the transformer is {models[1]}, {list(weight)}"
-    said = [_channels(shape[1], shape[0]) for shape in (made, weight)]
+    sizes = [_channels(shape[1], shape[0]) for shape in (made, weight)]
     if first and made[1] in (2 * weight[1], weight[1] / 2):
         names = ("image-to-video", "text-to-video") if made[1] > weight[1] else ("text-to-video", "image-to-video")
-        said = [f"{words} ({name})" for words, name in zip(said, names, strict=True)]
-    return f"it is for {said[0]}, the transformer has {said[1]}"
+        sizes = [f"{words} ({name})" for words, name in zip(sizes, names, strict=True)]
+    return f"it is for {sizes[0]}, the transformer has {sizes[1]}"
 
 
 def _channels(inputs: int, outputs: int) -> str:

@@ -105,12 +105,12 @@ def layout(key: str) -> str:
     else:
         words = str(found["what"] or MAGNITUDE).partition("_")[0]
     if found["dump"] or found["norm_dump"] or found["lycoris_dump"]:
-        said = f"raw PEFT dump, {words}"
+        text = f"raw PEFT dump, {words}"
     elif kohya := KOHYA.match(key):
-        said = f"{kohya[0]}, {words} ({'LyCORIS' if kohya[0].startswith('lycoris') else 'kohya, VideoX-Fun'})"
+        text = f"{kohya[0]}, {words} ({'LyCORIS' if kohya[0].startswith('lycoris') else 'kohya, VideoX-Fun'})"
     else:
-        said = f"{next((one for one in PREFIXES if key.startswith(one)), 'no prefix')}, {words}"
-    return f"{said}, wrapped names" if wrapped else said
+        text = f"{next((one for one in PREFIXES if key.startswith(one)), 'no prefix')}, {words}"
+    return f"{text}, wrapped names" if wrapped else text
 
 
 def _module(name: str, underscored: Mapping[str, str]) -> str:

@@ -116,7 +116,7 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
         raise MediaUnreadable("unsupported_video_format", "the video is not a file")
     if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would show one tile, or one frame
         raise _unreadable(path)
-    words = _said(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
+    words = _output_of(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
     found = _VIDEO.search(words)
     if "max pixel count" in words:
         raise too_large(pixels)
@@ -147,7 +147,7 @@ def check_length(path: Path, stream: Stream, most: float) -> None:
         if int(hours) * 3600 + int(minutes) * 60 + float(seconds) <= most:
             return
     output = ["-map", "0:V:0", "-c", "copy", "-t", str(most + 1), "-f", "null", "-progress", "pipe:1", "-"]
-    done = _said(path, output, SOURCE_PIXELS, SECONDS)
+    done = _output_of(path, output, SOURCE_PIXELS, SECONDS)
     if times := _OUT_TIME.findall(done.stdout.decode("utf-8", "replace")):
         check_seconds(int(times[-1]) / 1e6, most)
 
@@ -195,7 +195,7 @@ def run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes
         raise MediaUnreadable("unsupported_video_format", "the video takes too long to decode") from None
 
 
-def _said(path: Path, output: list[str], pixels: int, seconds: float) -> subprocess.CompletedProcess[bytes]:
+def _output_of(path: Path, output: list[str], pixels: int, seconds: float) -> subprocess.CompletedProcess[bytes]:
     limits = ["-threads", "2", "-max_pixels", str(pixels + _PADDED)]
     return run([ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *limits, *guarded_input(path), *output], seconds)
 

@@ -1,7 +1,4 @@
-"""Vercel's AI SDK, which downloads nothing from localhost and private addresses: there it is sent the video itself.
-
-Knows: its user agents, and which of our addresses it refuses. Does not know: any vendor.
-"""
+"""Vercel's AI SDK downloads nothing from localhost and private addresses, so it is sent the video itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a façade is to the house: the few names its module offers.
-
-Knows: no vendor. `registry.py` lists them, `routes.py` has their paths, `app.py` puts them together.
-"""
+"""What the module of a façade offers. `registry.py` lists the façades, `routes.py` their paths."""
 
 from __future__ import annotations
 

@@ -143,8 +143,8 @@ def encode(path: Path, frame: NDArray[Any], *arguments: str, frames: int = 5, pi
     height, width = frame.shape[:2]
     size = ("-f", "rawvideo", "-pix_fmt", pixels, "-s", f"{width}x{height}", "-framerate", "8", "-i", "pipe:0")
     command = [ffmpeg(), "-v", "error", "-y", *size, *arguments, str(path)]
-    film = np.repeat(frame[None], frames, 0)
-    film[range(frames), 0, range(frames)] //= 2
-    done = subprocess.run(command, input=film.tobytes(), capture_output=True, timeout=pace.seconds(60))
+    clip = np.repeat(frame[None], frames, 0)
+    clip[range(frames), 0, range(frames)] //= 2
+    done = subprocess.run(command, input=clip.tobytes(), capture_output=True, timeout=pace.seconds(60))
     assert done.returncode == 0, done.stderr.decode()
     return path

@@ -34,13 +34,9 @@ FACADE = "fal"
 
 
 class Fal:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-
-    # -- making jobs ----------------------------------------------------------------------------------------------
 
     async def run(self, request: Request, endpoint: Endpoint) -> Response:
         agreed = terms.of_run(request)
@@ -65,12 +61,8 @@ class Fal:
             note_refusal(request, error.with_traceback(None))
             failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
-            job = await run_in_threadpool(
-                self.jobs.refuse,
-                Order(FACADE, endpoint.id, request.state.owner, webhook=agreed.webhook),
-                reason,
-            )
-            return Json(self._receipt(request, job, 0), headers={"x-fal-request-id": job.id})
+            order = Order(FACADE, endpoint.id, request.state.owner, webhook=agreed.webhook)
+            job = await run_in_threadpool(self.jobs.refuse, order, reason)
         position = await run_in_threadpool(self.jobs.position, job)
         return Json(self._receipt(request, job, position), headers={"x-fal-request-id": job.id})
 
@@ -98,8 +90,6 @@ class Fal:
             start_by=None if agreed.start_within is None else time.time() + agreed.start_within,
         )
         return await submit_job(request, self.jobs, generation, order)
-
-    # -- looking at them ------------------------------------------------------------------------------------------
 
     def _find(self, request: Request, request_id: str) -> Job:
         job = find_job(request, self.jobs, request_id, FACADE)

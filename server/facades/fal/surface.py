@@ -1,9 +1,7 @@
-"""Which of fal's hosts a request was meant for, and where on this one server that host's paths lie.
+"""Which of fal's hosts a request was meant for, and which route here answers it.
 
-Knows: the ways a client can be pointed here: a path prefix, the Host it believes in, the proxy header of the JS client,
-or nothing but the shape of the path. All end as `/run/...` or `/queue/...` for the models, or as what fal's REST and
-file hosts call it (their paths collide with nothing), the only paths the routes know.
-Does not know: endpoints, jobs.
+A client can be pointed here by a path prefix, by the Host header, by the proxy header of the JS client, or by the shape
+of the path alone. Paths become `/run/...` or `/queue/...` for models; those of fal's REST and file hosts stay.
 """
 
 from __future__ import annotations

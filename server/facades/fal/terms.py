@@ -45,8 +45,10 @@ def of_run(request: Request) -> Terms:
 def of_submit(request: Request, base: str) -> Terms:
     """`base`: this server's address as the caller knows it. Raises Rejected."""
     run, url = of_run(request), request.query_params.get("fal_webhook", "")
+    if url and not is_callable(url):
+        raise Rejected(400, "fal_webhook must be an http or https address")
     priority = PRIORITIES.get(request.headers.get("x-fal-queue-priority", "").strip().lower(), 0)
-    return Terms(run.start_within, run.keep_seconds, priority, Webhook(_checked(url), base) if url else None)
+    return Terms(run.start_within, run.keep_seconds, priority, Webhook(url, base) if url else None)
 
 
 def keep_seconds(headers: Headers, *names: str) -> float | None:
@@ -67,9 +69,3 @@ def _start_within(headers: Headers) -> float | None:
         if 0 < seconds <= LONGEST_SECONDS:
             return seconds
     return None
-
-
-def _checked(url: str) -> str:
-    if not is_callable(url):
-        raise Rejected(400, "fal_webhook must be an http or https address")
-    return url

@@ -31,8 +31,6 @@ BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
 class HuggingFace:
-    """The call, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs

@@ -5,7 +5,7 @@ Knows: media types, null, empty boxes of forms, how much the job table keeps. Do
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from server.facades.kit.complaints import MAX_PROMPT, SHOWN, shown
 from server.facades.kit.errors import NotAnObject
 from server.facades.kit.forms import MULTIPART, URLENCODED, form_of, is_left_empty
 from server.facades.kit.json_bodies import parsed
+from server.jobs.job import Job
 
 KEPT = 64_000  # characters of a request's fields
 UNKNOWN, LONGEST_FIELD = 20, 60  # fields without effect that are named, and characters of one's name
@@ -116,3 +117,9 @@ def unknown(given: Iterable[str], known: Iterable[str]) -> list[str]:
     names = sorted(set(given) - set(known))
     said = [f"{_plain(name[:LONGEST_FIELD])}: ignored ({NOT_A_FIELD})" for name in names[:UNKNOWN]]
     return said if len(names) <= UNKNOWN else [*said, f"and {len(names) - UNKNOWN} more fields"]
+
+
+def planned(job: Job, fields: Mapping[str, str] = {}) -> list[str]:
+    """A note for each value that the plan has changed. `fields`: GenerationRequest's names -> the vendor's."""
+    notes = (job.plan or {}).get("notes", ())
+    return [f"{fields.get(n['field'], n['field'])}: {n['asked']} -> {n['used']} ({n['reason']})" for n in notes]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from pipelines.request import GenerationRequest
+from server.errors import TooManyAtOnce
 from server.facades.kit.errors import Unavailable
 from server.jobs.job import Job
 from server.jobs.jobs import Jobs, NoWorker, Stopped
@@ -35,13 +37,15 @@ def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Jo
     return job
 
 
-async def ended(
-    request: Request,
-    jobs: Jobs,
-    submit: Callable[[], Awaitable[Job]],
-    *,
-    one_shot: bool = False,
-) -> Job:
+async def ended_within(request: Request, jobs: Jobs, job: Job, seconds: float) -> Job:
+    """The job once it has ended, or as it is after so many seconds; `job` itself when too many calls wait, it is
+    removed, or the server stops."""
+    with suppress(KeyError, TooManyAtOnce), jobs.waits.held(holder(request.state.owner, request)):
+        return await jobs.wait(job.id, timeout=max(0.0, seconds))
+    return job
+
+
+async def ended(request: Request, jobs: Jobs, submit: Callable[[], Awaitable[Job]], *, one_shot: bool = False) -> Job:
     """The job that `submit` makes, once it has ended. As `finished_or_dropped`, but raises ClientDisconnect when the
     caller hung up, and TooManyAtOnce before the submission when too many calls of its owner wait."""
     with jobs.waits.held(holder(request.state.owner, request)):

@@ -1,6 +1,6 @@
 """ModelsLab: text2video and img2video, with fetch, uploads and the other addresses these go by.
 
-`app` has the URLs, `calls` the calls, `models` the bodies, `uploads` files sent as base64; `generation` turns a body
+`app` has the URLs, `calls` the calls, `models` the bodies, `uploads` files sent as base64; `intake` turns a body
 into a GenerationRequest; `answers` has a job in ModelsLab's words, `errors` everything else. `clients` are programs.
 """
 

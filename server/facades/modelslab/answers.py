@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from server.context import Context
+from server.facades.kit.fields import planned
 from server.facades.modelslab import errors
 from server.facades.modelslab.models import TEXT_MODELS
 from server.jobs.job import Job, Status
@@ -36,15 +37,10 @@ def meta(job: Job) -> dict[str, Any]:
 
 def notes(job: Job) -> list[str]:
     """What is not as it was asked for, by this façade and by the plan."""
-    planned = (job.plan or {}).get("notes", ())
     asked, said = str(job.memo.get("model_id", "")), []
     if published(asked) and asked not in TEXT_MODELS and plain_name(asked) != plain_name(job.model):
         said.append(f"model_id: {asked} -> {job.model} (what this server has)")
-    return [
-        *said,
-        *job.memo.get("notes", ()),
-        *(f"{note['field']}: {note['asked']} -> {note['used']} ({note['reason']})" for note in planned),
-    ]
+    return [*said, *job.memo.get("notes", ()), *planned(job)]
 
 
 def eta(expected: float | None, position: int) -> int:
@@ -62,32 +58,16 @@ def of_job(
     if job.status is Status.SUCCEEDED:
         return _success(job, base)
     if job.status.is_terminal:
-        return {
-            "status": "error",
-            "id": job.number,
-            "message": errors.of_job(job),
-            "output": [],
-            "tip": TIP_FAILED,
-        }
-    seconds = eta(expected, position)
+        failed = {"status": "error", "id": job.number, "message": errors.of_job(job)}
+        return {**failed, "output": [], "tip": TIP_FAILED}
+    later = {"status": "processing", "id": job.number, "eta": eta(expected, position), "message": LATER}
+    later |= {"output": [], "tip": TIP_LATER}
     if fetch_url is None:
-        return {
-            "status": "processing",
-            "id": job.number,
-            "eta": seconds,
-            "message": LATER,
-            "output": [],
-            "tip": TIP_LATER,
-        }
+        return later
     return {
-        "status": "processing",
-        "tip": TIP_LATER,
-        "eta": seconds,
-        "message": LATER,
+        **later,
         "messege": LATER,  # the vendor's spelling, which clients read
         "fetch_result": fetch_url,
-        "id": job.number,
-        "output": [],
         "proxy_links": [],
         "future_links": [film_url(job, base)],
         "meta": meta(job),

@@ -16,16 +16,15 @@ from starlette.responses import Response
 
 from server.auth import Unauthorized
 from server.context import Context
-from server.errors import TooManyAtOnce
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, collected
 from server.facades.kit.complaints import shown
 from server.facades.kit.errors import Refused
 from server.facades.kit.fields import kept, members, unknown
 from server.facades.kit.json_bodies import parsed
-from server.facades.kit.waiting import find_job, submit_job
+from server.facades.kit.waiting import ended_within, find_job, submit_job
 from server.facades.modelslab import answers, errors, keyed
-from server.facades.modelslab.generation import generation, limited, picture_of
+from server.facades.modelslab.intake import generation, limited, picture_of
 from server.facades.modelslab.models import (
     Given,
     ImageToVideo,
@@ -37,10 +36,9 @@ from server.facades.modelslab.models import (
 )
 from server.facades.modelslab.uploads import decoded
 from server.jobs.job import Job, Webhook
-from server.jobs.jobs import Jobs, Stopped
+from server.jobs.jobs import Jobs
 from server.jobs.order import Order
 from server.limits.bodies import MAX_BODY, Bodies
-from server.limits.shares import holder
 from server.limits.steps import in_turn
 from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
@@ -69,8 +67,6 @@ I2V_ULTRA = Kind("img2video_ultra", ImageToVideoUltra)
 
 
 class ModelsLab:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
@@ -101,10 +97,7 @@ class ModelsLab:
         )
         job = await submit_job(request, self.jobs, wanted, order)
         if not given.instant_response:
-            place = self.jobs.waits.held(holder(owner, request))
-            # it stays queued, and is fetched when the server is back, or at once where too many calls wait
-            with contextlib.suppress(Stopped, TooManyAtOnce), place:
-                job = await self.jobs.wait(job.id, timeout=max(0.0, until - time.monotonic()))
+            job = await ended_within(request, self.jobs, job, until - time.monotonic())
         room = request.scope["path"].rpartition("/")[0]
         return await self._answer(job, base, f"{base}{room}/fetch/{job.number}")
 

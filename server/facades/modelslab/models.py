@@ -180,7 +180,7 @@ class TextToVideoUltra(Body):
     resolution: Side = Field(480, description="short side in pixels, 480 at most", examples=[480, 320])
     num_frames: Positive = Field(92, description="161 at most", examples=[92, 82])
     fps: Positive = Field(16, description="18 at most", examples=[16, 18])
-    portrait: bool = Field(False, description="upright instead of lying", examples=[True, False])
+    portrait: bool = Field(False, description="portrait instead of landscape orientation", examples=[True, False])
     num_inference_steps: Positive | None = Field(None, examples=[6, 4])
     guidance_scale: Share | None = Field(None, examples=[1.5, 2])
     sample_shift: Number | None = Field(None, examples=[5, 8])

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.models import ModelInfo
 from server.context import Context
+from server.facades.kit.fields import planned
 from server.facades.openai import errors
 from server.jobs.job import Job, Status
 from weights.catalog import plain_name
@@ -64,12 +65,7 @@ def notes(job: Job) -> list[str]:
     asked, said = job.memo.get("model", ""), []
     if asked and not SORA.fullmatch(asked) and plain_name(asked) != plain_name(job.model):
         said.append(f"model: {asked} -> {job.model} (what is served here for {job.request.task})")
-    planned = (job.plan or {}).get("notes", ())
-    return [
-        *said,
-        *job.memo.get("notes", ()),
-        *(f"{n['field']}: {n['asked']} -> {n['used']} ({n['reason']})" for n in planned),
-    ]
+    return [*said, *job.memo.get("notes", ()), *planned(job)]
 
 
 def _error(job: Job) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,7 +11,7 @@ from starlette.requests import Request
 
 from server.context import Context
 from server.facades.kit.app import create_app
-from server.facades.kit.openapi import body_schema
+from server.facades.kit.openapi import body_schema, parameter
 from server.facades.openai import errors
 from server.facades.openai.calls import LONGEST_PAGE, PAGE, VARIANTS, Videos
 from server.facades.openai.files import LONGEST_PAGE as MOST_FILES
@@ -23,15 +24,14 @@ FORM_ONLY = ("multipart/form-data",)
 BOTH = ("multipart/form-data", "application/json")
 
 
-def _query(name: str, *examples: Any, **schema: Any) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": {**schema, "examples": [*examples]}}
+_query = partial(parameter, "query", required=False)
 
 
 def _page(example: str, most: int, default: int) -> list[dict[str, Any]]:
     return [
-        _query("after", example, type="string"),
+        _query("after", example),
         _query("limit", 5, 20, type="integer", minimum=1, maximum=most, default=default),
-        _query("order", *ORDERS, type="string", enum=[*ORDERS], default=ORDERS[0]),
+        _query("order", *ORDERS, enum=[*ORDERS], default=ORDERS[0]),
     ]
 
 
@@ -39,12 +39,10 @@ LIST: dict[str, Any] = {"parameters": _page("video_0123456789abcdef0123456789abc
 LIST_FILES: dict[str, Any] = {
     "parameters": [
         *_page("file-0123456789abcdef0123456789abcdef", MOST_FILES, MOST_FILES),
-        _query("purpose", *PURPOSES[:2], type="string"),
+        _query("purpose", *PURPOSES[:2]),
     ]
 }
-CONTENT: dict[str, Any] = {
-    "parameters": [_query("variant", *VARIANTS[:2], type="string", enum=[*VARIANTS], default=VARIANTS[0])]
-}
+CONTENT: dict[str, Any] = {"parameters": [_query("variant", *VARIANTS[:2], enum=[*VARIANTS], default=VARIANTS[0])]}
 
 
 def create(context: Context) -> FastAPI:

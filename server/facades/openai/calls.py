@@ -36,8 +36,6 @@ REMEMBERED = 1000  # deleted videos whose place in the list is known
 
 
 class Videos:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs

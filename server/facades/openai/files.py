@@ -41,8 +41,6 @@ def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> 
 
 
 class Files:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.records = records_of(context)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -16,14 +15,13 @@ from starlette.responses import Response
 
 from pipelines.request import RequestError
 from server.context import Context
-from server.errors import TooManyAtOnce
 from server.facades.ai_sdk import agent_of
 from server.facades.kit.app import idempotency, root
 from server.facades.kit.body import Json, read_json
 from server.facades.kit.complaints import is_callable
 from server.facades.kit.errors import Refused
 from server.facades.kit.fields import kept, members, present
-from server.facades.kit.waiting import find_job, submit_job
+from server.facades.kit.waiting import ended_within, find_job, submit_job
 from server.facades.replicate import agents, answers, errors
 from server.facades.replicate.answers import NAME
 from server.facades.replicate.models import (
@@ -40,7 +38,6 @@ from server.facades.replicate.models import (
 )
 from server.jobs.job import EVENTS, Job, LogLine, Webhook
 from server.jobs.order import Order
-from server.limits.shares import holder
 
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
@@ -61,13 +58,9 @@ class Asked:
 
 
 class Predictions:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-
-    # -- making them ----------------------------------------------------------------------------------------------
 
     async def of_model(self, request: Request, owner: str, name: str) -> Response:
         model = model_of(owner, name)
@@ -93,25 +86,16 @@ class Predictions:
 
     async def _create(self, request: Request, fields: dict[str, Any], asked: Asked) -> Response:
         begun = monotonic()
-        webhook = self._webhook(request, asked.wanted)
-        cancel_after = _duration(request.headers.get("cancel-after", ""))
-        job = await self._submit(request, fields, asked, webhook, cancel_after)
+        job = await self._submit(request, fields, asked)
         if seconds := wait_seconds(request):
-            # removed meanwhile, or the server stops and starts it again later, or too many calls wait
-            with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
-                job = await self.jobs.wait(job.id, timeout=max(0.0, begun + seconds - monotonic()))
+            job = await ended_within(request, self.jobs, job, begun + seconds - monotonic())
             if not job.status.is_terminal:
                 job = answers.waiting(job)
         return await run_in_threadpool(self._answer, request, job, 201)
 
-    async def _submit(
-        self,
-        request: Request,
-        fields: dict[str, Any],
-        asked: Asked,
-        webhook: Webhook | None,
-        cancel_after: float | None,
-    ) -> Job:
+    async def _submit(self, request: Request, fields: dict[str, Any], asked: Asked) -> Job:
+        webhook = self._webhook(request, asked.wanted)
+        cancel_after = _duration(request.headers.get("cancel-after", ""))
         given = asked.wanted.input
         image = None
         if isinstance(given, CogVideoXImageInput):
@@ -150,8 +134,6 @@ class Predictions:
         events = tuple(event for event in EVENTS if event in (wanted.webhook_events_filter or EVENTS))
         return Webhook(url, self.context.artifacts.base_url(request), events if name == "webhook" else ("completed",))
 
-    # -- looking at them ------------------------------------------------------------------------------------------
-
     def get(self, request: Request, prediction_id: str) -> Response:
         return self._answer(request, self._find(request, prediction_id))
 
@@ -159,8 +141,7 @@ class Predictions:
         job = await run_in_threadpool(self._find, request, prediction_id)
         if not job.status.is_terminal:
             await run_in_threadpool(self.jobs.cancel, job.id)
-            with suppress(KeyError, TooManyAtOnce), self.jobs.waits.held(holder(request.state.owner, request)):
-                job = await self.jobs.wait(job.id, timeout=CANCEL_WITHIN)
+            job = await ended_within(request, self.jobs, job, CANCEL_WITHIN)
         return await run_in_threadpool(self._answer, request, job)
 
     async def list(self, request: Request) -> Response:

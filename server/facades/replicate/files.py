@@ -33,8 +33,6 @@ NAME = 200  # characters
 
 
 class Files:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.records = Records(context, context.data.records["replicate"])
@@ -94,10 +92,8 @@ class Files:
             return await run_in_threadpool(self._list, request)
 
     def _list(self, request: Request) -> Response:
-        there = sorted(
-            self.records.all(request.state.owner), key=lambda record: str(record["created_at"]), reverse=True
-        )
-        return Json(page([self._answer(request, record) for record in there]))
+        records = sorted(self.records.all(request.state.owner), key=lambda one: str(one["created_at"]), reverse=True)
+        return Json(page([self._answer(request, record) for record in records]))
 
     def get(self, request: Request, file_id: str) -> Response:
         return Json(self._answer(request, self._find(request, file_id)[0]))

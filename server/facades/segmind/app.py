@@ -17,8 +17,7 @@ from server.facades.kit.fields import kept, media_type, read_fields
 from server.facades.kit.forms import MULTIPART
 from server.facades.kit.openapi import body_schema, parameter
 from server.facades.kit.waiting import ended, find_job, submit_job
-from server.facades.segmind import answers, errors
-from server.facades.segmind.assets import Asset
+from server.facades.segmind import answers, assets, errors
 from server.facades.segmind.form import choose
 from server.facades.segmind.models import SLUGS, Given, ImageToVideo, Slug, UploadAsset, generation
 from server.jobs.job import Job, Status
@@ -38,8 +37,6 @@ VIDEO_OR_JSON: dict[int | str, dict[str, Any]] = {
 
 
 class Segmind:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
@@ -96,8 +93,9 @@ class Segmind:
     async def upload(self, request: Request) -> Response:
         given = UploadAsset.model_validate(await _fields(request, "application/json"))
         uris = enumerate(given.data_urls)
-        assets = [await in_turn(request.state.owner, len(uri), Asset.of, uri, f"data_urls[{n}]") for n, uri in uris]
-        stored = [await asset.keep(self.context, request.state.owner) for asset in assets]
+        owner = request.state.owner
+        files = [await in_turn(owner, len(uri), assets.opened, uri, f"data_urls[{n}]") for n, uri in uris]
+        stored = [await assets.stored(self.context, *file, owner) for file in files]
         base = self.context.artifacts.base_url(request)
         urls = [self.context.artifacts.url(artifact, base) for artifact in stored]
         return Json({"file_urls": urls, "message": "Files uploaded successfully"})

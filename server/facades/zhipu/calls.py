@@ -26,8 +26,6 @@ FACADE = "zhipu"
 
 
 class Zhipu:
-    """The calls, over one context."""
-
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs

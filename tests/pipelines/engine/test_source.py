@@ -12,9 +12,9 @@ from pipelines.plan import Plan
 from pipelines.request import Media
 from pipelines.resolve import resolve
 from tests.pipelines.video.test_colours import PQ_LEVELS, X265, converted
-from tests.rigs.films import run_ffmpeg
 from tests.rigs.plans import ask, model
 from tests.rigs.scenes import SCENE, encode, saved, with_chunk
+from tests.rigs.videos import run_ffmpeg
 
 
 def planned(name: str, **media: Path) -> Plan:

@@ -53,9 +53,9 @@ def test_as_made_trimmed_and_spread() -> None:
 
 @pytest.mark.parametrize("rate", [30, 60, 12])
 def test_a_frame_is_repeated_for_as_long_as_it_lasts(rate: int) -> None:
-    film = shown(plan(duration=5, fps=rate, **SIZE))
-    assert len(film) == 5 * rate
-    assert max(abs(place - k * 8 / rate) for k, place in enumerate(film)) <= 0.5
+    video = shown(plan(duration=5, fps=rate, **SIZE))
+    assert len(video) == 5 * rate
+    assert max(abs(place - k * 8 / rate) for k, place in enumerate(video)) <= 0.5
 
 
 def test_a_rate_below_the_models_leaves_frames_out() -> None:
@@ -63,17 +63,17 @@ def test_a_rate_below_the_models_leaves_frames_out() -> None:
 
 
 def test_too_little_motion_is_slowed_down_evenly() -> None:
-    film = shown(plan(duration=10, fps=30, **SIZE))
-    assert (len(film), film[0], film[-1]) == (300, 0, 48)
-    assert max(abs(place - k * 48 / 299) for k, place in enumerate(film)) <= 0.5
+    video = shown(plan(duration=10, fps=30, **SIZE))
+    assert (len(video), video[0], video[-1]) == (300, 0, 48)
+    assert max(abs(place - k * 48 / 299) for k, place in enumerate(video)) <= 0.5
 
 
 @pytest.mark.parametrize(("seconds", "rate", "step"), [(1, 30, 8 / 30), (1, 60, 8 / 60), (8, 12, 48 / 95)])
 def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: float) -> None:
     net = build(state_dict(TINY))  # draws halfway between any two, whatever the time
-    film = shown(plan(duration=seconds, interpolate_fps=rate, **SIZE), net)
-    assert len(film) == seconds * rate
-    for k, place in enumerate(film):
+    video = shown(plan(duration=seconds, interpolate_fps=rate, **SIZE), net)
+    assert len(video) == seconds * rate
+    for k, place in enumerate(video):
         exact = k * step
         lies_on_a_frame = abs(exact - round(exact)) < 1e-6
         assert place == pytest.approx(round(exact) if lies_on_a_frame else int(exact) + 0.5, abs=0.11)
@@ -81,9 +81,9 @@ def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: fl
 
 @pytest.mark.parametrize("rate", [16, 32])
 def test_interpolation_holds_the_last_frame_for_its_time(rate: int) -> None:
-    film = shown(plan(num_frames=9, interpolate_fps=rate, **SIZE), build(state_dict(TINY)))
-    assert len(film) / rate == 9 / 8
-    assert film[-rate // 8 :] == pytest.approx([8] * (rate // 8), abs=0.11) and film[-rate // 8 - 1] < 7.7
+    video = shown(plan(num_frames=9, interpolate_fps=rate, **SIZE), build(state_dict(TINY)))
+    assert len(video) / rate == 9 / 8
+    assert video[-rate // 8 :] == pytest.approx([8] * (rate // 8), abs=0.11) and video[-rate // 8 - 1] < 7.7
 
 
 @pytest.mark.parametrize("rife", [False, True])
@@ -117,16 +117,16 @@ def enlarged(p: Plan, net: Any = None) -> tuple[list[int], list[float]]:
 
 
 def test_an_upscaler_sees_each_frame_that_is_shown_once() -> None:
-    given, film = enlarged(plan(duration=5, fps=24, **LARGE))
-    assert given == list(range(41)) and len(film) == 120
-    given, film = enlarged(plan(duration=2, fps=4, **LARGE))
-    assert given == film == list(range(0, 16, 2)), "those that are left out need not be made larger"
+    given, video = enlarged(plan(duration=5, fps=24, **LARGE))
+    assert given == list(range(41)) and len(video) == 120
+    given, video = enlarged(plan(duration=2, fps=4, **LARGE))
+    assert given == video == list(range(0, 16, 2)), "those that are left out need not be made larger"
 
 
 def test_interpolation_comes_after_the_upscaler() -> None:
-    given, film = enlarged(plan(num_frames=9, interpolate_fps=16, **LARGE), build(state_dict(TINY)))
+    given, video = enlarged(plan(num_frames=9, interpolate_fps=16, **LARGE), build(state_dict(TINY)))
     assert given == list(range(9)), "not what is drawn between them"
-    assert film == pytest.approx([*(k / 2 for k in range(17)), 8], abs=0.11)
+    assert video == pytest.approx([*(k / 2 for k in range(17)), 8], abs=0.11)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_when_more_pixels_are_wanted_than_the_model_makes(values: dict[str, Any]
 
 @pytest.mark.parametrize("rate", [None, 16])
 def test_frames_are_let_go_as_they_leave(rate: int | None) -> None:
-    """However long a film and however large its frames, only a few are held."""
+    """However long a video and however large its frames, only a few are held."""
     net = build(state_dict(TINY)) if rate else None
     held: list[weakref.ref[np.ndarray]] = []
     most = 0

@@ -17,7 +17,7 @@ from training.shapes import COLORS, distance
 from weights.catalog import WeightsError
 from weights.interpolation import SHIPPED, rife_weights
 
-Film = Callable[[float], Tensor]  # the picture at a time, in frames
+Motion = Callable[[float], Tensor]  # the picture at a time, in frames
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def net() -> IFNet:
     return load(SHIPPED, "cpu")
 
 
-def shape_film(seed: int, height: int, width: int) -> Film:
+def moving_shape(seed: int, height: int, width: int) -> Motion:
     """A shape that goes its way, turns and grows a little, by a program of its own: no scene it was trained on."""
     random = np.random.default_rng([31, seed])
     shape = ("circle", "square", "triangle", "star")[seed % 4]
@@ -45,7 +45,7 @@ def shape_film(seed: int, height: int, width: int) -> Film:
     return at
 
 
-def drifting_film(seed: int, height: int, width: int) -> Film:
+def drifting_noise(seed: int, height: int, width: int) -> Motion:
     """A window over a user's kind of picture: true at whole multiples of a quarter."""
     random = np.random.default_rng([32, seed])
     step = max(1, round(min(height, width) / 64 / 2))
@@ -63,28 +63,28 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(max(float(((a - b) ** 2).mean()), 1e-6))
 
 
-def gains(net: IFNet, films: list[Film]) -> list[float]:
+def gains(net: IFNet, motions: list[Motion]) -> list[float]:
     """Decibels by which the network's frames at a quarter, a half and three quarters are truer than blended ones."""
     found = []
-    for film in films:
-        a, b = film(0), film(1)
+    for motion in motions:
+        a, b = motion(0), motion(1)
         drawn = list(interpolate(net, [a, b], 1, 4))[1:4]
         for k, frame in enumerate(drawn, 1):
             t = k / 4
-            found.append(psnr(frame, film(t)) - psnr(a * (1 - t) + b * t, film(t)))
+            found.append(psnr(frame, motion(t)) - psnr(a * (1 - t) + b * t, motion(t)))
     return found
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (128, 192), pytest.param((480, 720), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", [shape_film, drifting_film])
-def test_it_beats_blending(net: IFNet, kind: Callable[[int, int, int], Film], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("kind", [moving_shape, drifting_noise])
+def test_it_beats_blending(net: IFNet, kind: Callable[[int, int, int], Motion], size: tuple[int, int]) -> None:
     found = gains(net, [kind(seed, *size) for seed in range(2 if size[0] > 128 else 12)])
     assert np.mean(found) > 4, f"{np.mean(found):.1f} dB"
     assert np.mean(np.array(found) > 0) > 0.9, f"worse than blending: {np.mean(np.array(found) <= 0):.2f}"
 
 
 def test_called_by_itself_it_draws_the_same(net: IFNet) -> None:
-    a, b = (shape_film(3, 50, 70)(t) for t in (0, 1))
+    a, b = (moving_shape(3, 50, 70)(t) for t in (0, 1))
     drawn = torch.stack(list(interpolate(net, [a, b], 1, 4))[1:4])
     alone = net(a.expand(3, -1, -1, -1), b.expand(3, -1, -1, -1), torch.tensor([0.25, 0.5, 0.75]))
     torch.testing.assert_close(alone, drawn)
@@ -93,7 +93,7 @@ def test_called_by_itself_it_draws_the_same(net: IFNet) -> None:
 
 
 def test_what_rests_stays_as_it_is(net: IFNet) -> None:
-    still = shape_film(3, 64, 96)(0)
+    still = moving_shape(3, 64, 96)(0)
     (drawn,) = list(interpolate(net, [still, still], 1, 2))[1:2]
     assert psnr(drawn, still) > 35
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.video import BadOutput, FrameCheck
-from tests.rigs.films import Frames, waves
+from tests.rigs.videos import Frames, waves
 
 
 def checked(frames: Frames, step: int = 4) -> None:

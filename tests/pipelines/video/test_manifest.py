@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.video import ManifestError, check_format, read_manifest
 from pipelines.video.manifest import MANIFEST_FORMAT
-from tests.rigs.films import FORMATS, Format, read, run_ffmpeg, save, waves
+from tests.rigs.videos import FORMATS, Format, read, run_ffmpeg, save, waves
 
 MANIFEST: dict[str, Any] = {
     "prompt": 'two\nlines, "quotes", ;#=\\ and \t tab, ü 漢字 🎬',

@@ -14,8 +14,8 @@ from PIL import Image
 from pillow_heif import register_heif_opener
 
 from pipelines.video import MediaUnreadable, read_picture
-from tests.rigs.films import code_of
 from tests.rigs.scenes import P3, icc, press, with_chunk
+from tests.rigs.videos import code_of
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.video import MediaUnreadable, VideoWriter, read_video, resample_indices
 from pipelines.video.probe import KEPT_PIXELS, PIXELS, check_clip
-from tests.rigs.films import FORMATS, Format, code_of, describe, read, run_ffmpeg, save, waves
+from tests.rigs.videos import FORMATS, Format, code_of, describe, read, run_ffmpeg, save, waves
 
 
 def test_rotation_by_metadata_is_applied(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def test_fifty_megapixels_take_no_more_memory_than_the_inspector_has(tmp_path: P
     scene = np.tile(SCENE.repeat(4, 0).repeat(4, 1), (4, 3, 1))[:2048, :2112]
     data = tiled(hdr_avif(tmp_path / "a.avif", scene, "yuv420p10le"), 3, 4, 8448, 6144)
     program = (
-        "import sys; from pipelines import child, inspector; child.confine(inspector.MEMORY_BYTES); "
+        "import sys; from pipelines import child; from server.media import inspector; "
+        "child.confine(inspector.MEMORY_BYTES); "
         "from pipelines.video.picture import read_picture; image = read_picture(sys.stdin.buffer.read()); "
         "assert image.size == (4224, 3072) and 'numpy' not in sys.modules; "
         "sys.stdout.buffer.write(image.crop((384, 256, 768, 512)).reduce(2).tobytes())"

@@ -1,4 +1,4 @@
-"""Films are decoded again and compared with what went in."""
+"""Videos are decoded again and compared with what went in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.video import EncodeError, VideoWriter, poster, read_manifest
 from pipelines.video.process import ffmpeg
-from tests.rigs.films import FORMATS, Format, describe, psnr, read, save, waves
+from tests.rigs.videos import FORMATS, Format, describe, psnr, read, save, waves
 
 
 @pytest.mark.parametrize(("kind", "least"), [("mp4", 36), ("webm", 36), ("gif", 24)])

@@ -19,7 +19,7 @@ from server.facades.kit.samples import RED, RED_CLIP
 from server.house import House
 from server.jobs.job import Status
 from tests.rigs import checkpoints
-from tests.rigs.facades.fal import APP
+from tests.rigs.facades.fal import QUEUE
 from tests.rigs.house import ended, house_of, plain
 from tests.rigs.lora_host import Host, hosted, lora, lora_file, tensors
 
@@ -70,13 +70,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def result(running: Running, tail: str = "", **given: Any) -> tuple[int, Any, list[str]]:
     """Status and body at the result's address, and the log."""
     client, house, _ = running
-    sent = client.post(APP + tail, json={**INPUT, **given})
+    sent = client.post(QUEUE + tail, json={**INPUT, **given})
     assert sent.status_code == 200, sent.text
     request_id = sent.json()["request_id"]
     job = house.context.jobs.get(request_id)
     assert job is not None
     ended(house, job, 120)
-    answer = client.get(f"{APP}/requests/{request_id}")
+    answer = client.get(f"{QUEUE}/requests/{request_id}")
     return answer.status_code, answer.json(), [line.message for line in house.context.jobs.logs(request_id)]
 
 
@@ -107,7 +107,7 @@ def test_the_log_says_what_drew_the_frames_between(running: Running) -> None:
     small = "frames drawn by the small network that ships with this project"
     for more, told in (({}, True), ({"use_rife": False}, False)):
         body = {name: value for name, value in INPUT.items() if name != "use_rife"} | more
-        receipt = client.post(APP, json=body).json()
+        receipt = client.post(QUEUE, json=body).json()
         job = house.context.jobs.get(receipt["request_id"])
         assert job is not None and ended(house, job, 120).status is Status.SUCCEEDED
         status = client.get(f"{receipt['status_url']}?logs=1").json()
@@ -173,7 +173,7 @@ def test_a_file_that_is_gone_when_its_turn_comes_fails_the_job_alone(tmp_path: P
         assert found is not None
         done = ended(house, found, 120)
         assert (done.status, done.error and done.error.field) == (Status.FAILED, "loras")
-        (entry,) = client.get(f"{APP}/requests/{job}").json()["detail"]
+        (entry,) = client.get(f"{QUEUE}/requests/{job}").json()["detail"]
         assert entry["loc"] == ["body", "loras"] and "mine.safetensors: cannot be read" in entry["msg"]
         assert str(tmp_path) not in str(entry)
 
@@ -192,7 +192,7 @@ def queued(application: FastAPI, loras: list[dict[str, Any]]) -> str:
     """Accepted by a server that stops before it works on anything."""
     house = house_of(application)
     with TestClient(fal.create(house.context)) as client:
-        request_id = str(client.post(APP, json={**INPUT, "loras": loras}).json()["request_id"])
+        request_id = str(client.post(QUEUE, json={**INPUT, "loras": loras}).json()["request_id"])
         assert client.portal is not None
         client.portal.call(house.context.intake.close)
     found = house.context.jobs.get(request_id)

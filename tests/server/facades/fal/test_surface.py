@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facade_rig import HERE, Build, Rig
 from tests.rigs.facades.fal import APP, QUEUE, RUN
 
 ASKED = (
@@ -65,7 +65,7 @@ def test_the_proxys_clients_get_fals_own_addresses(build: Build, route: str, pub
     status = client.get(route, headers={"x-fal-target-url": receipt["status_url"]}).json()
     assert status["status"] == "COMPLETED" and links.items() <= status.items()
     result = client.get(route, headers={"x-fal-target-url": receipt["response_url"]}).json()
-    assert result["video"]["url"].startswith("http://"), "files are fetched from here"
+    assert result["video"]["url"].startswith(f"{public_url or HERE}/files/"), "files are fetched from here"
     stream = client.get(route, headers={"x-fal-target-url": f"{here}/status/stream"})
     assert f'"response_url": "{here}"' in stream.text
 

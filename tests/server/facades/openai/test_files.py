@@ -15,8 +15,8 @@ from server.facades.openai import files
 from server.facades.openai.models import PURPOSES
 from tests.rigs import golden
 from tests.rigs.facade_rig import Build, Rig
-from tests.rigs.films import save
 from tests.rigs.job_table import hold
+from tests.rigs.videos import save
 
 MINE, YOURS = ({"authorization": f"Bearer {key}"} for key in ("mine", "yours"))
 

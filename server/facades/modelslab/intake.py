@@ -29,7 +29,7 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
         notes.append(f"prompt: none -> {NO_PROMPT!r} (CogVideoX needs words)")
     if isinstance(given, TextToVideoUltra | ImageToVideoUltra):
         steps = guidance = None
-        width, height = _lying(given.resolution)
+        width, height = _landscape(given.resolution)
         if given.portrait:
             width, height = height, width
     else:
@@ -60,7 +60,7 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
     return request, notes
 
 
-def _lying(short: int) -> tuple[int, int]:
+def _landscape(short: int) -> tuple[int, int]:
     """16:9 with even sides."""
     return round(short * 16 / 9 / 2) * 2, short + short % 2
 
