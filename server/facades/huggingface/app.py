@@ -35,6 +35,5 @@ def create(context: Context) -> FastAPI:
     extra["requestBody"]["content"]["application/octet-stream"] = BYTES
     said: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": BYTES}}}
     for path in (CALL, *ALIASES):
-        more: dict[str, Any] = {"response_class": Response, "responses": said}
-        add(app, "POST", path, run, "run", extra, shown=path == CALL, **more)
+        add(app, "POST", path, run, "run", extra, shown=path == CALL, response_class=Response, responses=said)
     return app

@@ -99,9 +99,6 @@ def shown(value: Any) -> Any:
     return None
 
 
-# -- checks of single values, for the annotations of models; their kinds of error are keys of WORDS -----------------
-
-
 def writable(text: str) -> str:
     if wrong := flaw(text):
         raise PydanticCustomError("unwritable", "must be plain text: {wrong}", {"wrong": wrong})

@@ -23,7 +23,6 @@ from server.request_state import note_model
 
 
 async def submit_job(request: Request, jobs: Jobs, generation: GenerationRequest, order: Order) -> Job:
-    """Raises what `Jobs.submit` raises."""
     job = await run_in_threadpool(jobs.submit, generation, order)
     note_model(request, job.model)
     return job

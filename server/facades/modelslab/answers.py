@@ -60,14 +60,19 @@ def of_job(
     if job.status.is_terminal:
         failed = {"status": "error", "id": job.number, "message": errors.of_job(job)}
         return {**failed, "output": [], "tip": TIP_FAILED}
-    later = {"status": "processing", "id": job.number, "eta": eta(expected, position), "message": LATER}
-    later |= {"output": [], "tip": TIP_LATER}
+    seconds = eta(expected, position)
     if fetch_url is None:
-        return later
+        later = {"status": "processing", "id": job.number, "eta": seconds, "message": LATER}
+        return {**later, "output": [], "tip": TIP_LATER}
     return {
-        **later,
+        "status": "processing",
+        "tip": TIP_LATER,
+        "eta": seconds,
+        "message": LATER,
         "messege": LATER,  # the vendor's spelling, which clients read
         "fetch_result": fetch_url,
+        "id": job.number,
+        "output": [],
         "proxy_links": [],
         "future_links": [film_url(job, base)],
         "meta": meta(job),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 
 from server.context import Context
-from server.facades.kit.app import create_app
+from server.facades.kit.app import add, create_app
 from server.facades.kit.openapi import body_schema, parameter
 from server.facades.openai import errors
 from server.facades.openai.calls import LONGEST_PAGE, PAGE, VARIANTS, Videos
@@ -50,23 +49,19 @@ def create(context: Context) -> FastAPI:
     app = create_app(context, errors.refuse, *schemas, admit=admit)
     videos, files = Videos(context), Files(context)
     create_video = body_schema(CreateVideo, types=BOTH)
-    calls: list[tuple[str, str, str, Callable[..., Any], dict[str, Any]]] = [
-        ("create", "POST", "/v1/videos", videos.create, create_video),
-        ("create and wait", "POST", "/v1/videos/sync", videos.sync, create_video),
-        ("list", "GET", "/v1/videos", videos.list, LIST),
-        ("retrieve", "GET", "/v1/videos/{video_id}", videos.retrieve, {}),
-        ("delete", "DELETE", "/v1/videos/{video_id}", videos.delete, {}),
-        ("content", "GET", "/v1/videos/{video_id}/content", videos.content, CONTENT),
-        ("remix", "POST", "/v1/videos/{video_id}/remix", videos.remix, body_schema(RemixVideo)),
-        ("models", "GET", "/v1/models", videos.models, {}),
-        ("model", "GET", "/v1/models/{name:path}", videos.model, {}),
-        ("upload file", "POST", "/v1/files", files.create, body_schema(CreateFile, types=FORM_ONLY)),
-        ("files", "GET", "/v1/files", files.list, LIST_FILES),
-        ("file", "GET", "/v1/files/{file_id}", files.retrieve, {}),
-        ("delete file", "DELETE", "/v1/files/{file_id}", files.delete, {}),
-    ]
-    for name, method, path, call, extra in calls:
-        app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra)
+    add(app, "POST", "/v1/videos", videos.create, "create", create_video)
+    add(app, "POST", "/v1/videos/sync", videos.sync, "create and wait", create_video)
+    add(app, "GET", "/v1/videos", videos.list, "list", LIST)
+    add(app, "GET", "/v1/videos/{video_id}", videos.retrieve, "retrieve")
+    add(app, "DELETE", "/v1/videos/{video_id}", videos.delete, "delete")
+    add(app, "GET", "/v1/videos/{video_id}/content", videos.content, "content", CONTENT)
+    add(app, "POST", "/v1/videos/{video_id}/remix", videos.remix, "remix", body_schema(RemixVideo))
+    add(app, "GET", "/v1/models", videos.models, "models")
+    add(app, "GET", "/v1/models/{name:path}", videos.model, "model")
+    add(app, "POST", "/v1/files", files.create, "upload file", body_schema(CreateFile, types=FORM_ONLY))
+    add(app, "GET", "/v1/files", files.list, "files", LIST_FILES)
+    add(app, "GET", "/v1/files/{file_id}", files.retrieve, "file")
+    add(app, "DELETE", "/v1/files/{file_id}", files.delete, "delete file")
     return app
 
 

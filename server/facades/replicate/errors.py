@@ -31,8 +31,9 @@ TITLES = {
     500: "Internal server error",
     503: "Service unavailable",
 }
+NO_KEY = "You did not pass an authentication token"
+BAD_KEY = "You did not pass a valid authentication token"
 RETRY = {"retry-after": "5"}  # seconds; Replicate's clients wait so long before a GET is repeated
-ARTICLES = {True: "an", False: "a valid"}
 TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -159,7 +160,7 @@ def _of_request(error: RequestError) -> Problem:
 
 
 ANSWERS = Answers(
-    no_key=lambda e: Problem(401, f"You did not pass {ARTICLES[e.reason == 'missing']} authentication token"),
+    no_key=lambda e: Problem(401, NO_KEY if e.reason == "missing" else BAD_KEY),
     invalid=lambda e: invalid(*dict.fromkeys(_of_field(dict(one)) for one in e.errors())),
     bad_json=lambda e: Problem(400, not_json(e)),
     not_an_object=lambda e: invalid(Invalid("invalid_type", "", wrong_type("object", e.given))),
