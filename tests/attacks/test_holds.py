@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.attacks.test_lora_headers import of_bytes
 from tests.rigs import pace
 from tests.rigs.attacks import images
+from tests.rigs.attacks.lora_headers import of_bytes
 from tests.rigs.attacks.rig import Target, attacked
 
 pytestmark = [

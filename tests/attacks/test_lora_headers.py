@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.rigs.attacks.lora_headers import lora, of_bytes
 from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 from weights import safetensors_header
 
@@ -22,17 +23,6 @@ APP = "queue/fal-ai/cogvideox-5b"
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with attacked(tmp_path_factory.mktemp("server")) as running:
         yield running
-
-
-def lora(header: Any, data: int = 4) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(raw).to_bytes(8, "little") + raw + bytes(data)
-
-
-def of_bytes(count: int, name: str) -> bytes:
-    """`count` tensors of one byte each."""
-    tensors = {name.format(n): {"dtype": "U8", "shape": [1], "data_offsets": [n, n + 1]} for n in range(count)}
-    return lora(tensors, count)
 
 
 def one(**more: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from tests.rigs import pace
 from tests.rigs.attacks.hosts import Answer, drip_head, hang, host
 from tests.rigs.attacks.rig import ATTACKER, BYSTANDER, NOTICEABLE, Target, attacked
 from tests.rigs.clients.running import free_port
+from tests.rigs.ear import Ear
 from tests.rigs.house import plain
-from tests.server.test_webhooks import Ear
 
 pytestmark = pytest.mark.slow
 PATH = "/queue/fal-ai/cogvideox-5b"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ import pytest
 
 from pipelines.models import ModelInfo
 from pipelines.request import Task
+from tests.rigs.clients.fal_client import ID, check_output, heard
 from tests.rigs.clients.running import Film, fetch, run_script
-from tests.rigs.house import until
-from tests.server.test_webhooks import Ear
+from tests.rigs.ear import Ear
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ID = "fal-ai/cogvideox-5b"
 SIZE = (720, 480)  # what the clients make when no size is named
 
 
@@ -40,23 +39,6 @@ def promised(model: ModelInfo, *, rife: bool = True) -> Film:
     """At fal's 16 fps; with its default, `use_rife`, twice as many frames: as long as the model's own."""
     frames = model.family.frames.default
     return Film(2 * frames if rife else frames, 16, *SIZE)
-
-
-def heard(ear: Ear, count: int) -> list[tuple[dict[str, str], Any]]:
-    until(lambda: len(ear.heard) >= count)
-    return ear.heard[:count]
-
-
-def check_output(output: Any) -> None:
-    assert set(output) == {"video", "timings", "seed", "prompt"} and output["seed"] == 7
-    assert len(fetch(output["video"]["url"]).content) == output["video"]["file_size"] == 1000
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with Ear() as ear:
-        yield ear
-        ear.shutdown()
 
 
 def test_python(server: str, model: ModelInfo, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import httpx_sse
 import pytest
 from PIL import Image
 
-from tests.clients.test_fal_clients import ID, check_output, heard
 from tests.rigs import pace
+from tests.rigs.clients.fal_client import ID, check_output, heard
 from tests.rigs.clients.running import KEY, fetch
-from tests.server.facades.fal.test_webhook import verify
-from tests.server.test_webhooks import Ear
+from tests.rigs.ear import Ear
+from tests.rigs.facades.fal import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -70,13 +70,6 @@ def client(clients: Callable[[str], fal_client.SyncClient]) -> fal_client.SyncCl
 @pytest.fixture
 def stranger(clients: Callable[[str], fal_client.SyncClient]) -> fal_client.SyncClient:
     return clients("no:no")
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with Ear() as ear:
-        yield ear
-        ear.shutdown()
 
 
 @asynccontextmanager

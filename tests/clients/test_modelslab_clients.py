@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 from tests.rigs import pace
 from tests.rigs.clients.running import KEY, Film, fetch
-from tests.server.test_webhooks import Ear, ear  # noqa: F401
+from tests.rigs.ear import Ear
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -309,7 +309,7 @@ def test_upload(stand_in: str, picture: Path) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "state"), [("steps=1", "success"), ("fail=internal", "failed")])
-def test_webhook(quick: Video, ear: Ear, prompt: str, state: str) -> None:  # noqa: F811
+def test_webhook(quick: Video, ear: Ear, prompt: str, state: str) -> None:
     told = quick.text_to_video(Text2Video(model_id="cogvideox", prompt=prompt, webhook=ear.url, track_id="t-1"))
     pace.until(lambda: ear.heard)
     _, body = ear.heard[0]

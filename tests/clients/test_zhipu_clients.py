@@ -21,7 +21,7 @@ from zhipuai import ZhipuAI
 
 from tests.rigs import pace
 from tests.rigs.clients.running import KEY, Film, fetch, stand_in_server
-from tests.server.facades.zhipu.test_errors import token
+from tests.rigs.facades.zhipu import token
 
 pytestmark = [
     pytest.mark.slow,

@@ -306,7 +306,7 @@ def test_calls_that_wait_are_answered_when_no_worker_can_start(tmp_path: Path) -
         ):
             answer = client.post(path, json=body)  # the first one is accepted before the worker has failed
             assert answer.status_code == 503 and "weights are torn" in answer.text
-        counts = house.context.jobs.counts()
+        counts = house.store.counts()
         assert not counts.get(Status.QUEUED) and not counts.get(Status.RUNNING)
 
 

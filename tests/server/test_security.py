@@ -40,9 +40,9 @@ from server.media.outbound import DownloadFailed, Outbound
 from server.serve import set_up_logging
 from tests.rigs import pace
 from tests.rigs.clients.running import KEY, stand_in_server
+from tests.rigs.cloud_calls import CALLS, SAYS
 from tests.rigs.house import app, house_of, plain
-from tests.server.media.test_fetch import bomb, picture
-from tests.server.workers.test_fault_injection import CALLS, SAYS
+from tests.rigs.pictures import bomb, picture
 
 # -- where it may be sent ---------------------------------------------------------------------------------------------
 

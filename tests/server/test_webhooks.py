@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
-import json
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,77 +20,11 @@ from server.jobs.order import Order
 from server.jobs.outbox import LANES
 from server.jobs.store import JobStore
 from server.media.outbound import Outbound
-from server.webhooks import AT_ONCE, PER_KEY, PER_LANE, Courier, Letter
+from server.webhooks import AT_ONCE, PER_KEY, PER_LANE, Courier
 from tests.rigs import pace
+from tests.rigs.ear import Ear
 from tests.rigs.house import app, house_of, until
-
-
-class Ear(http.server.ThreadingHTTPServer):
-    """Hears what webhooks are told; `answers` are the codes it gives, the last one for ever."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[dict[str, str], Any]] = []
-        self.answers = [200]
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook?a=1"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Ear
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.heard.append(({k.lower(): v for k, v in self.headers.items()}, json.loads(body)))
-        code = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
-        self.send_response(code)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with Ear() as ear:
-        yield ear
-        ear.shutdown()
-
-
-def letter(job: Job, event: str) -> Letter | None:
-    if event == "output":
-        return None
-    body = json.dumps({"id": job.id, "event": event, "status": job.status}).encode()
-    return Letter(body, lambda body, now, number: {"content-type": "application/json", "x-signed": f"{len(body)}"})
-
-
-def job(name: str, url: str, *events: str) -> Job:
-    hook = Webhook(url, "http://here", events or ("completed",))
-    return Job(name, "test", "e", GenerationRequest("p", seed=1), {}, "m", 1.0, webhook=hook)
-
-
-def deliver(
-    store: JobStore,
-    until_true: Callable[[], bool],
-    delays: tuple[float, ...] = (0.05, 0.05),
-    allowed: Callable[[str], bool] = lambda _: True,
-) -> None:
-    async def main() -> None:
-        outbound = Outbound(allowed)
-        courier = Courier(store, outbound, {"test": letter}, delays)
-        courier.start()
-        end = time.monotonic() + pace.seconds(30)
-        while not until_true():
-            assert time.monotonic() < end
-            await asyncio.sleep(0.02)
-        await courier.stop()
-        await outbound.close()
-
-    asyncio.run(main())
+from tests.rigs.webhooks import deliver, job, letter
 
 
 @pytest.fixture

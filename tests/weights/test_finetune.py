@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from server.cli import weights as cli
 from tests.rigs import checkpoints
-from tests.weights.test_imports import hub_cache
+from tests.rigs.hub_cache import hub_cache
 from weights import record
 from weights.verify import verify
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from server.cli import weights as cli
 from tests.rigs import checkpoints
-from tests.weights.test_imports import hub_cache
+from tests.rigs.hub_cache import hub_cache
 
 
 def refused(source: Path, models: Path, *more: str) -> str:

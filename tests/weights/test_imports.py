@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.rigs import checkpoints
+from tests.rigs.hub_cache import hub_cache
 from weights import imports, record
 from weights.catalog import CATALOG, Checkpoint
 from weights.imports import ImportRefused, import_folder
@@ -22,22 +23,6 @@ def source(tmp_path: Path) -> Path:
 def recognised(monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     monkeypatch.setattr(imports, "recognise", lambda folder: CATALOG["cogvideox-5b"])
     return CATALOG["cogvideox-5b"]
-
-
-def hub_cache(source: Path, folder: Path) -> Path:
-    """The same files as a Hugging Face cache keeps them: large blobs named by SHA-256, links in a snapshot."""
-    snapshot = folder / "snapshots" / ("a" * 40)
-    (folder / "blobs").mkdir(parents=True)
-    for path in [p for p in source.rglob("*") if p.is_file()]:
-        digest = record.sha256(path)
-        blob = folder / "blobs" / (digest if path.suffix == ".safetensors" else digest[:40])
-        shutil.copyfile(path, blob)
-        link = snapshot / path.relative_to(source)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path("../" * len(link.relative_to(folder).parts[:-1])) / "blobs" / blob.name)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("a" * 40)
-    return folder
 
 
 def test_import_links_and_records(source: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Hugging Face's inference calls for the CogVideoX models, which answer with the bytes of the video.
 
-`app` has the call, `models` what it may contain, `errors` says what went wrong; `clients` shows how to reach it.
+`app` has the URLs, `calls` the call, `models` the body; `intake` turns a body into a GenerationRequest; `errors` says
+what went wrong. `clients` are programs. There are no other answers and no webhooks.
 """
 
 from server.facades.facade import Facade

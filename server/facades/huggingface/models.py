@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pipelines.ranges import MAX_FRAMES, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
-from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
-from server.facades.kit.complaints import MAX_PROMPT, NO_PROMPT, joined, no_bool, not_blank, writable
+from pipelines.request import MAX_SEED, Task
+from server.facades.kit.complaints import MAX_PROMPT, joined, no_bool, not_blank, writable
 from weights.catalog import published
 
 OWNERS = ("zai-org", "THUDM")
@@ -82,22 +82,3 @@ class Inference(BaseModel):
 
 class TextInference(Inference):
     inputs: Annotated[Text, AfterValidator(not_blank)]
-
-
-def generation(task: Task, inputs: str, parameters: Parameters, image: Media | None) -> GenerationRequest:
-    if task is Task.T2V:
-        prompt = inputs
-    else:
-        prompt = parameters.prompt if parameters.prompt and parameters.prompt.strip() else NO_PROMPT
-    size = parameters.target_size
-    return GenerationRequest(
-        prompt=prompt,
-        negative_prompt=parameters.negative_prompt or "",
-        image=image,
-        num_frames=None if parameters.num_frames is None else round(parameters.num_frames),
-        width=size.width if size else None,
-        height=size.height if size else None,
-        num_inference_steps=parameters.num_inference_steps,
-        guidance_scale=parameters.guidance_scale,
-        seed=parameters.seed,
-    )

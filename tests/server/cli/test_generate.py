@@ -8,25 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from pipelines.video import VideoWriter, read_manifest, read_video
 from server.cli import app
 from server.cli.arguments import batch
 from tests.rigs import checkpoints
-
-QUICK = ["--frames", "9", "--steps", "1", "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COGVIDEOX_MODELS_DIR", str(tmp_path / "models"))
-
-
-def call(*arguments: str | Path, kind: checkpoints.Kind | None = "5b") -> Result:
-    model = ["--model", str(checkpoints.cached(kind))] if kind else []
-    return CliRunner().invoke(app, [*map(str, arguments), *model])
+from tests.rigs.generate_command import QUICK, call
 
 
 def test_a_prompt_becomes_a_file_with_poster_and_manifest_beside_it(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from pipelines.video import read_manifest
 from tests.rigs.chat_host import Chat, chat_host
-from tests.server.cli.test_generate import QUICK, call
-from tests.server.cli.test_generate import own_folder as own_folder
+from tests.rigs.generate_command import QUICK, call
+from tests.rigs.generate_command import own_folder as own_folder
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from server.served import choose
 from server.settings import Settings
 from tests.pipelines.frames.test_rife import FOUR, TINY, VERSIONS, state_dict
 from tests.rigs import checkpoints
-from tests.server.cli.test_rife_setting import files
+from tests.rigs.rife_files import files
 from weights.interpolation import SHIPPED
 
 pytestmark = pytest.mark.timeout(300)

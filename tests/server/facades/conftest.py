@@ -1,4 +1,4 @@
-"""The façade that a test folder is named after, over the real job table."""
+"""The façade that a test folder is named after, over the real job table; and a whole server for each test file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from tests.rigs.facade_rig import Build, Rig, facade
+from tests.rigs.house import app
+from tests.rigs.live import live
 
 
 @pytest.fixture
@@ -25,3 +29,21 @@ def build(request: pytest.FixtureRequest) -> Iterator[Build]:
 @pytest.fixture
 def served(build: Build) -> Rig:
     return build()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """A server with all clouds; `port` is where it listens."""
+    return app(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture(scope="module")
+def port(made: FastAPI) -> Iterator[int]:
+    with live(made) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def client(made: FastAPI, port: int) -> TestClient:
+    """Over the same server; its lifespan is the port's."""
+    return TestClient(made, raise_server_exceptions=False)

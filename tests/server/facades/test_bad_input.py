@@ -60,7 +60,7 @@ def test_sizes_of_1_and_20000_pixels(running: Running, side: int) -> None:
         job, said = film(running, video_size={"width": width, "height": height})
         assert (job.status, job.started_at) == (Status.FAILED, None)
         assert said["detail"][0]["loc"][:2] == ["body", "video_size"], said
-    before = sum(house.context.jobs.counts().values())
+    before = sum(house.store.counts().values())
     calls: list[tuple[str, dict[str, Any], str]] = [
         (OPENAI, {"size": f"{side}x{side}"}, "size"),
         (OPENAI, {"width": side}, "width"),
@@ -73,7 +73,7 @@ def test_sizes_of_1_and_20000_pixels(running: Running, side: int) -> None:
         answer = client.post(path, json={**PROMPT, **body})
         refused = answer.json().get("status") == "error" if path == MODELSLAB else answer.status_code in (400, 422)
         assert refused and names in answer.text, (path, answer.status_code, answer.text)
-    assert sum(house.context.jobs.counts().values()) == before
+    assert sum(house.store.counts().values()) == before
     assert film(running, use_rife=False)[0].status is Status.SUCCEEDED
 
 

@@ -14,7 +14,7 @@ from server.facades.kit.waiting import finished_or_dropped
 from server.jobs.job import Status
 from server.jobs.order import Order
 from tests.rigs.facade_rig import Rig, facade
-from tests.server.media.test_fetch import picture
+from tests.rigs.pictures import picture
 
 PROMPT = "a red circle moves left"
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -6,7 +6,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from server.limits.bodies import MAX_BODY
-from tests.rigs.house import app, house_of
-from tests.rigs.live import API, CALLS, asking, exchange, last_prompt, live, upload_address
+from tests.rigs.house import house_of
+from tests.rigs.live import API, CALLS, asking, exchange, last_prompt, upload_address
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAABkAAQBAAAA\r\n"
 
@@ -28,23 +28,6 @@ def png() -> bytes:
 
 
 PNG = png()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    return app(tmp_path_factory.mktemp("server"))
-
-
-@pytest.fixture(scope="module")
-def port(made: FastAPI) -> Iterator[int]:
-    with live(made) as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def client(made: FastAPI, port: int) -> TestClient:
-    """Over the same server; its lifespan is the port's."""
-    return TestClient(made, raise_server_exceptions=False)
 
 
 # -- an upgrade nobody wants ------------------------------------------------------------------------------------------

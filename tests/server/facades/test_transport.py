@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tests.rigs.house import app, ended, house_of
-from tests.rigs.live import API, CALLS, asking, exchange, live, upload_address
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    return app(tmp_path_factory.mktemp("server"))
-
-
-@pytest.fixture(scope="module")
-def port(made: FastAPI) -> Iterator[int]:
-    with live(made) as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def client(made: FastAPI, port: int) -> TestClient:
-    """Over the same server; its lifespan is the port's."""
-    return TestClient(made, raise_server_exceptions=False)
-
+from tests.rigs.live import API, CALLS, asking, exchange, upload_address
 
 # -- files and HEAD ---------------------------------------------------------------------------------------------------
 

@@ -88,4 +88,4 @@ def test_an_image_beyond_what_the_key_may_bring(vendor: str) -> None:
         rig.data.room.limits = RoomLimits(brought_per_key=1)
         answer = client.post(path, json=body)
         assert 400 <= answer.status_code < 500 and "of this key" in answer.text, answer.text
-        assert len(list(rig.data.inputs.iterdir())) == 1 and rig.context.jobs.counts()["queued"] == 0
+        assert len(list(rig.data.inputs.iterdir())) == 1 and rig.store.counts()["queued"] == 0

@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import subprocess
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from PIL import Image
 
 from pipelines.request import Media
 from pipelines.video.process import ffmpeg
@@ -24,29 +21,9 @@ from server.media.fetch import Intake
 from server.media.inspectors import Inspectors
 from server.media.outbound import Outbound
 from tests.rigs.loopback import serving
+from tests.rigs.pictures import bomb, picture
 
 Call = Callable[..., Media]
-
-
-def picture(kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", size, "red").save(data, kind)
-    return data.getvalue()
-
-
-def bomb() -> bytes:
-    """A PNG of 20000 x 20000 pixels in some 50 kB."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    head = (20000).to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(bytes(2501 * 20000)))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.fixture(scope="module")

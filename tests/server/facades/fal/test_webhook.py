@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,20 +13,13 @@ from cryptography.exceptions import InvalidSignature
 from fastapi.testclient import TestClient
 
 from server.jobs.job import EVENTS, Webhook
+from tests.rigs.ear import Ear
 from tests.rigs.facade_rig import Build, Rig
 from tests.rigs.facades.fal import APP, QUEUE, RUN, verify
 from tests.rigs.house import app, until
 from tests.rigs.job_table import fail, hold
-from tests.server.test_webhooks import Ear
 
 HOOK = "http://example.org/hook?a=1&b=%20x"
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with Ear() as ear:
-        yield ear
-        ear.shutdown()
 
 
 def test_who_is_told(served: Rig) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from server.house import House
 from tests.rigs import golden
+from tests.rigs.ear import Ear
 from tests.rigs.house import app, house_of, until
-from tests.server.test_webhooks import Ear, ear  # noqa: F401
 
 ROOM = "/api/v6/video"
 Running = tuple[TestClient, House]
@@ -152,7 +152,7 @@ def test_a_broken_picture(running: Running) -> None:
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
-def test_the_webhook_is_told(running: Running, ear: Ear, state: str) -> None:  # noqa: F811
+def test_the_webhook_is_told(running: Running, ear: Ear, state: str) -> None:
     client, _ = running
     prompt = {"success": "steps=1", "failed": "fail=internal"}[state]
     told = ask(client, prompt=prompt, webhook=ear.url, track_id="clip-7")
