@@ -24,7 +24,7 @@ from server.settings import Settings
 
 SCHEMES = ("bearer", "token", "key")
 log = structlog.get_logger()
-SHORT_KEY = 16  # characters; fewer can be guessed by whoever reaches the port
+SHORT_KEY = 16  # characters; a shorter key could be guessed over the network
 TOKEN_SKEW = 60.0  # seconds that a client's clock may be behind ours
 LONGEST_TOKEN = 8192  # characters
 LATEST = 1e15  # of an `exp`, in milliseconds: some 31,000 years

@@ -1,4 +1,4 @@
-"""The one folder where the server keeps what must survive it, held by one server at a time.
+"""The folder where the server stores everything that outlives it; one server at a time holds it.
 
 Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files. With
 `storage_url` artifacts lie elsewhere.
@@ -75,7 +75,7 @@ class DataDir:
         self._clear()
 
     def _clear(self) -> None:
-        """Removes what a crash has left half written. The lock is ours: nobody is writing."""
+        """Removes files that a crash left incomplete. We hold the lock, so nobody else is writing."""
         for path in self.temporary.iterdir():
             _remove(path)
         for path in self.uploads.iterdir():  # folders hold parts, with which a client may go on
@@ -88,8 +88,8 @@ class DataDir:
 
     @contextmanager
     def temporaries_here(self) -> Iterator[None]:
-        """Meanwhile temporary files of this process, whatever library makes them, and of its children lie in this
-        folder: on the disk whose free space is looked at, out of the system's."""
+        """Redirects temporary files of this process, its libraries and its children here, to the disk whose free space
+        is checked."""
         before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
         tempfile.tempdir = os.environ["TMPDIR"] = str(self.temporary)
         try:
@@ -126,7 +126,7 @@ class DataDir:
             raise DiskFull(f"only {free // 2**20} MiB are free on the server's disk")
 
     def touch(self, file: Path) -> bool:
-        """Whether it is there; it then counts as new, and `drop` leaves it alone."""
+        """Whether the file exists; if so, it now counts as new and `drop` does not remove it."""
         with self._turn:
             try:
                 os.utime(file)
@@ -169,7 +169,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def full_disk_named() -> Iterator[None]:
-    """Whatever tells of a full disk comes out as DiskFull."""
+    """Turns the operating system's errors of a full disk into DiskFull."""
     try:
         yield
     except OSError as e:

@@ -1,6 +1,6 @@
-"""What the server says about itself: alive, ready, and in what state.
+"""The health report: whether the server is ready for jobs, and the state of its parts.
 
-Knows: who to ask. Does not know: HTTP, how it is watched. Names no job, no folder and no key.
+Knows: which parts of the server can fail. Does not know: HTTP. Its reports name no job, folder or key.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Health:
     max_queue: int
 
     def obstacles(self) -> list[str]:
-        """Why a job sent now would not be worked on; empty when it would."""
-        return self._in_the_house() + self._at_the_workers()
+        """Why a job submitted now would not run; empty when it would."""
+        return self._general() + self._of_workers()
 
-    def _at_the_workers(self) -> list[str]:
+    def _of_workers(self) -> list[str]:
         workers = self.pool.workers()
         if any(w.state in (WorkerState.READY, WorkerState.BUSY) for w in workers):
             return []
@@ -46,7 +46,7 @@ class Health:
             for w in workers
         ]
 
-    def _in_the_house(self) -> list[str]:
+    def _general(self) -> list[str]:
         found = []
         if not self.served.by_task:
             found.append("no checkpoint is served; cogvideox weights pull cogvideox-5b, or set COGVIDEOX_MODEL")
@@ -63,7 +63,7 @@ class Health:
         return found
 
     def report(self) -> dict[str, Any]:
-        general, unready = self._in_the_house(), self._at_the_workers()
+        general, unready = self._general(), self._of_workers()
         may_come = any(w.state is WorkerState.STARTING and not w.error for w in self.pool.workers())
         status = "ok" if not general + unready else "starting" if may_come and not general else "degraded"
         try:

@@ -1,4 +1,4 @@
-"""The keys that were issued, by what they hash to: whoever reads this table can use none of them.
+"""The keys that were issued, stored as hashes: nobody who reads this table can use them.
 
 Knows: the table, its own cache of it. Does not know: how clients send a key (`server.auth`).
 

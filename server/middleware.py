@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a façade: the way to it, and the name on every answer.
+"""Middleware around the façades: routing by path prefix, trusted proxies, and the model header of every response.
 
 Knows: paths' first segments, headers. Does not know: what the façades do. ASGI, so that streams stay streams.
 """
@@ -27,8 +27,8 @@ log = structlog.get_logger()
 
 
 class ByPrefix:
-    """Hands a request to the app of the longest matching prefix, its path untouched; else to `app`, without a last
-    slash."""
+    """Routes a request to the app with the longest matching prefix, its path unchanged; otherwise to `app`, without a
+    trailing slash."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[tuple[str, ASGIApp]]) -> None:
         self.app = app
@@ -51,10 +51,10 @@ class ByPrefix:
 
 
 class Forwarded:
-    """Believes what a trusted proxy says of the caller: X-Forwarded-For, -Proto, -Host and -Prefix.
+    """Applies a trusted proxy's X-Forwarded-For, -Proto, -Host and -Prefix headers to the request.
 
-    Of a chain of proxies the values nearest to us that no trusted proxy's address stands behind are taken, so that
-    what a caller made up is passed over. Prefixes are put together: each proxy has taken its own off the path.
+    In a chain of proxies, the client is the last address that is not a trusted proxy's, so values that a client made up
+    are ignored. Prefixes are joined, because each proxy has removed its own from the path.
     """
 
     def __init__(self, app: ASGIApp, trusted: str) -> None:
@@ -87,7 +87,7 @@ class Forwarded:
 
 
 def trust(trusted: str) -> Callable[[str], bool]:
-    """Whether an address is among those of a comma list of addresses and networks."""
+    """A test whether an address is in a comma-separated list of addresses and networks."""
     networks = [ip_network(part.strip(), strict=False) for part in trusted.split(",") if part.strip()]
 
     def trusts(address: str) -> bool:
@@ -95,7 +95,7 @@ def trust(trusted: str) -> Callable[[str], bool]:
             ip = ip_address(address.strip().strip("[]"))
         except ValueError:
             return False
-        if isinstance(ip, IPv6Address) and ip.ipv4_mapped:  # how a socket of both families sees IPv4
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped:  # an IPv4 client on a dual-stack socket
             ip = ip.ipv4_mapped
         return any(ip in network for network in networks)
 

@@ -1,7 +1,7 @@
 """One OpenAPI document from those of several apps.
 
-Knows: OpenAPI's references. Does not know: what the apps are. Schemas of one name that differ are told apart by the
-name of their app.
+Knows: OpenAPI's references. Does not know: what the apps are. The name of its app distinguishes a schema from others of
+the same name.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collecti
 
     @app.get("/files/{key}/{name}", tags=["server"], response_class=FileResponse)
     async def file(request: Request, key: str, name: str) -> Response:
-        """A result. Whoever knows its address may have it."""
+        """A result, for anyone who knows its URL."""
         return await to_thread.run_sync(artifacts.respond, request, key, name, limiter=files)
 
     @app.options("/files/{key}/{name}", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""One line for each request: refused ones where everybody sees them, the others at level debug.
+"""One log line for each request: refused ones at level warning or error, the others at debug.
 
 Knows: which route, key and client a request belongs to. Does not know: what vendors' errors look like. Paths are logged
 as their route's pattern, reasons as kinds and field names: ids, file keys, prompts and API keys stay out of the log.
@@ -31,9 +31,9 @@ from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLar
 from server.jobs.loglines import UNLOGGED, KeyName
 from server.request_state import note_refusal, take_refusal
 
-ALIKE = 5  # lines about refusals of one kind in an interval; the rest is only counted
+ALIKE = 5  # lines for refusals of one kind in an interval; further ones are only counted
 INTERVAL = 10.0  # seconds
-KINDS = 500  # that are told apart in an interval
+KINDS = 500  # counted separately in an interval
 LONGEST = 200  # characters of a reason
 
 log = structlog.get_logger()
@@ -88,7 +88,7 @@ class Logged:
             refusal = None
 
     def _where(self, scope: Scope, path: str) -> dict[str, str]:
-        """Cloud and pattern. `path` is the one that came in; a cloud's front desk may have changed it since."""
+        """Cloud and pattern. `path` is the incoming one; a cloud's middleware may have changed the scope's."""
         path = "/" + path.lstrip("/")
         below = next((one for one in self.clouds if path == one[0] or path.startswith(one[0] + "/")), None)
         name = next((name for name, app in self.apps.items() if app is scope.get("app")), below and below[1])
@@ -98,7 +98,7 @@ class Logged:
 
 
 def pattern(scope: Scope, app: FastAPI | None) -> str | None:
-    """The route's path with names in place of values; None where there is no such route."""
+    """The route's path with names in place of values; None when no route matches."""
     route = scope.get("route")
     if route is None:
         routes = app.routes if app is not None else []
@@ -108,7 +108,7 @@ def pattern(scope: Scope, app: FastAPI | None) -> str | None:
 
 @dataclass
 class Flood:
-    """Writes the first few refusals of a kind in an interval, then one line that says how many more there were."""
+    """Logs the first few refusals of a kind in an interval, then one line with the number of further ones."""
 
     _seen: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _ends: asyncio.TimerHandle | None = None
@@ -136,7 +136,7 @@ class Flood:
 
 
 def noting(handler: Handler) -> Handler:
-    """An exception handler that also leaves the exception where `Logged` finds it."""
+    """An exception handler that also notes the exception for `Logged`."""
     if inspect.iscoroutinefunction(handler):
 
         async def noted_async(request: Request, error: Exception) -> Response:
@@ -155,14 +155,14 @@ def noting(handler: Handler) -> Handler:
 
 
 def note_refusals(apps: Iterable[FastAPI]) -> None:
-    """From now on every exception handler of these apps leaves the exception for the log."""
+    """Makes every exception handler of these apps note its exception for `Logged`."""
     for app in apps:
         for kind, handler in list(app.exception_handlers.items()):
             app.exception_handlers[kind] = noting(handler)
 
 
 def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
-    """Why, in a few words of ours."""
+    """Why the request was refused, in a few words of our own."""
     match refusal:
         case Unauthorized():
             return f"API key {refusal.reason}"
@@ -188,16 +188,17 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
 
 
 def _of_a_cloud(refusal: Exception | None, status: int, scope: Scope) -> str:
-    """Of a cloud's own exception, whose message may repeat what a client sent: what it was made of, or its fields."""
+    """For a cloud's own exception, whose message may repeat what a client sent: its cause, or the fields it names."""
     inner = refusal and (refusal.__cause__ or refusal.__context__)
     if isinstance(inner, ValidationError | RequestError | MediaError):
         return reason(inner, status, scope)
-    told = getattr(refusal, "failure", refusal)
-    parts = [getattr(told, name, None) for name in ("field", "param")]
-    parts += [getattr(one, "field", None) for one in getattr(told, "fields", ())]
-    if isinstance(where := getattr(told, "where", None), tuple):
+    failure = getattr(refusal, "failure", refusal)
+    parts = [getattr(failure, name, None) for name in ("field", "param")]
+    parts += [getattr(one, "field", None) for one in getattr(failure, "fields", ())]
+    if isinstance(where := getattr(failure, "where", None), tuple):
         parts.append(".".join(map(str, where)))
-    code = next((n for n in (getattr(told, name, None) for name in ("status", "code")) if isinstance(n, int)), status)
+    codes = (getattr(failure, name, None) for name in ("status", "code"))
+    code = next((one for one in codes if isinstance(one, int)), status)
     return _plain(": ".join([_phrase(code), *(part for part in parts if isinstance(part, str) and part)]))
 
 
@@ -209,7 +210,7 @@ def _phrase(status: int) -> str:
 
 
 def _flaw(error: Any) -> str:
-    """Which field, and what kind of flaw; never its value."""
+    """The field and the kind of error; never the value."""
     where = ".".join(str(part) for part in error["loc"] if part != "body")
     return f"{where}: {error['type']}" if where else str(error["type"])
 

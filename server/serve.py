@@ -1,4 +1,4 @@
-"""Runs the server in this process until it is told to stop.
+"""Runs the server in this process until a signal stops it.
 
 Knows: sockets, signals, logging, uvicorn. Does not know: what the app does.
 """

@@ -87,7 +87,7 @@ def choose(settings: Settings) -> Served:
         infos, problems = _best(settings.models_dir, on_cuda=devices[0].startswith("cuda"))
     by_task: dict[Task, ModelInfo] = {}
     if len({info.name for info in infos}) < len({info.folder for info in infos}):
-        raise BadSetting(f"{settings.shown('model')}: two folders of one name cannot be told apart")
+        raise BadSetting(f"{settings.shown('model')}: two folders have the same name")
     for info in infos:
         for task in info.tasks:
             by_task.setdefault(task, info)

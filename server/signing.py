@@ -52,7 +52,7 @@ class Signing:
         return hmac.new(self.secret, message, hashlib.sha256).digest()
 
     def token(self, *parts: str) -> str:
-        """A capability for exactly these parts: whoever shows it was given it by this server."""
+        """A capability for exactly these parts, which only this server can issue."""
         message = b"\0".join(part.encode("utf-8", "surrogatepass") for part in ("token", *parts))
         return self.hmac_sha256(message).hex()
 

@@ -1,6 +1,6 @@
-"""Calls the webhooks of jobs: at least once for each event, signed, again and again until one answers.
+"""Sends the webhooks of jobs: signed, at least once for each event, with retries until the receiver answers.
 
-Knows: the outbox, how many letters go at a time, when to try again, when to give up. Does not know: vendors (each
+Knows: the outbox, how many letters to send at a time, when to retry, when to give up. Does not know: vendors (each
 façade writes its own letters and signs them), which addresses may be called (`Outbound` does).
 """
 
@@ -23,14 +23,14 @@ from server.jobs.outbox import Notice
 from server.jobs.store import JobStore
 from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
-LOOK_EVERY = 0.2  # seconds
-LEAST_PAUSE = 0.02  # seconds between two looks, also when letters are sent as fast as they come
+LOOK_EVERY = 0.2  # seconds between two looks at the outbox
+LEAST_PAUSE = 0.02  # seconds between two looks at the outbox, also under load
 # letters under way: of all, of one key, and of one lane of it; slow receivers of one key hold up nobody else's
 AT_ONCE, PER_KEY, PER_LANE = 64, 8, 4
 REST = 4.0  # seconds that a host which did not answer is not called: less than the first delay, so each round calls it
-RESTING = 10_000  # hosts that are remembered
-PASSING = 2  # tries more for what is no longer news when the job has ended
-TIMEOUTS = (15.0, 60.0)  # seconds an answer may take, the first time and later
+RESTING = 10_000  # hosts to remember
+PASSING = 2  # retries of an event that is outdated once the job has ended
+TIMEOUTS = (15.0, 60.0)  # seconds to wait for a response, at the first try and later
 # ten more tries within two hours, as fal's documentation has it
 DELAYS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0)
 
@@ -69,7 +69,7 @@ class Courier:
         self._under_way: dict[int, tuple[Notice, asyncio.Task[None]]] = {}
         self._resting: dict[tuple[str, str], float] = {}  # until when a host (and lane) is not called, monotonic
         self._ended = asyncio.Event()
-        # not the event loop's own threads: whatever may hold those up must not keep letters from being sent
+        # separate from the event loop's threads, so that work which blocks those does not delay letters
         self._threads = ThreadPoolExecutor(4, "courier")
         self._task: asyncio.Task[None] | None = None
 
@@ -77,7 +77,7 @@ class Courier:
         self._task = asyncio.create_task(self._main())
 
     async def stop(self) -> None:
-        """What was not sent stays in the outbox for the next start."""
+        """Unsent letters stay in the outbox for the next start."""
         tasks = [task for _, task in self._under_way.values()]
         tasks += [self._task] if self._task is not None else []
         for task in tasks:

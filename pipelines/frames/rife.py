@@ -10,7 +10,6 @@ Frame Interpolation", arXiv 2011.06294.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 import re
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from weights import record
 from weights.interpolation import SUFFIXES
 
 _GET = "get flownet 4.25 of Practical-RIFE (any of 4.6 to 4.26 will do, except 4.14.lite)"
@@ -234,8 +234,7 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
         raise ValueError(f"{path.name} is not a dict of tensors; {_GET}")
     net = build(state_dict).to(device)
-    with path.open("rb") as file:
-        net.file = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    net.file = {"file": path.name, "sha256": record.sha256(path)}
     return net
 
 

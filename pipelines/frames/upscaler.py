@@ -8,13 +8,14 @@ than torch's makes importing diffusers fail.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from weights import record
 
 TILE = 512  # pixels per side of the input
 SMALLER = (512, 256, 128)  # when the device's memory is too small for more
@@ -109,8 +110,7 @@ def load(path: str | Path, device: torch.device) -> Upscaler:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path.name}: upscalers are {' and '.join(SUFFIXES)} files")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = record.sha256(path)
     try:
         import spandrel
     except Exception as e:  # a torchvision of another build than torch's raises a RuntimeError

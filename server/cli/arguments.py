@@ -1,4 +1,4 @@
-"""What was typed, or stands in a batch file, or inside a video -> requests and the files they become.
+"""Command lines, batch files and the manifests in videos -> requests, and the files to write.
 
 Knows: option and field names, file names, how a user's mistake is worded. Does not know: engines, terminals.
 """
@@ -313,7 +313,7 @@ def _check_types(request: GenerationRequest) -> None:
 
 
 def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
-    """Whether `path` already holds this request's video by `model` (of whatever seed, if none was asked for)."""
+    """Whether `path` already holds this request's video by `model` (of any seed, if the request names none)."""
     from pipelines.video import ManifestError, check_format, read_manifest
 
     if not path.is_file():

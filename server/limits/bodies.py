@@ -1,4 +1,4 @@
-"""How many bytes of request bodies are in memory at a time: those of one caller, and of all.
+"""Limits the bytes of request bodies in memory, for each caller and for all.
 
 Knows: sizes, and callers by the names that stand for them. Does not know: what a body holds. Belongs to one event loop.
 """
@@ -25,7 +25,7 @@ class BodyTooLarge(Exception):
 
 
 class Bodies:
-    """`most` bytes at a time, `most_each` of them of one caller."""
+    """At most `most` bytes at a time, and `most_each` for one caller."""
 
     def __init__(self, most: int, most_each: int) -> None:
         self.most = most
@@ -72,7 +72,7 @@ class Bodies:
 
 
 class Share:
-    """What one request has taken of `bodies`."""
+    """The part of `bodies` that one request holds."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
@@ -93,8 +93,8 @@ class Share:
 
 
 class Counted:
-    """ASGI: gives each request a Share, and takes it back when the request is answered: what was read of its body may
-    be in use until then."""
+    """ASGI: gives each request a Share, and takes it back after the response, because the body may be in use until
+    then."""
 
     def __init__(self, app: ASGIApp, bodies: Bodies) -> None:
         self.app = app

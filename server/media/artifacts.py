@@ -1,7 +1,7 @@
-"""Files the server hands out: results, and what clients have uploaded.
+"""Files that the server serves: results and uploads.
 
-Knows: their unguessable keys, their URLs, how long they are kept, how a browser should treat them.
-Does not know: where they lie (`storage.py`), who may have them (who knows the key may), jobs, vendors.
+Knows: their unguessable keys, their URLs, when they expire, how a browser should treat them.
+Does not know: where they are stored (`storage.py`), jobs, vendors. Anyone who knows a key may download its file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storag
 
 PREFIX = "cogvideox.prefix"  # in a request's scope: the path that a proxy has us below
 HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
-# what a browser may be told a file is; anything else is bytes, so that an upload can never act as a page of ours
+# media types that files are served with; any other file is plain bytes, so an upload can never run as a web page
 MEDIA_TYPES = {
     "mp4": "video/mp4",
     "webm": "video/webm",
@@ -48,8 +48,8 @@ OTHER = "application/octet-stream"
 
 @dataclass(frozen=True)
 class Limits:
-    """`keep_seconds` for files of which nothing else was said, `size` in bytes for all together, `size_per_owner` for
-    those of one API key, `brought_per_owner` for its uploads that have no time of their own; None: no limit."""
+    """`keep_seconds` for files without an expiry of their own, `size` in bytes for all files, `size_per_owner` for
+    those of one API key, `brought_per_owner` for its uploads that never expire; None: no limit."""
 
     keep_seconds: float | None = None
     size: int | None = None
@@ -78,13 +78,14 @@ class Artifacts:
         self._public_url = public_url
 
     def new_key(self, owner: str = "") -> str:
-        """A key for a file that is yet to come. Those of one owner begin alike; 144 bits of each are random."""
+        """A key for a new file. Keys of one owner share a prefix; 144 bits of each are random."""
         return tag_of(owner) + secrets.token_urlsafe(18)
 
     def put(
         self, name: str, media_type: str, data: bytes, keep_seconds: float | None = None, owner: str = ""
     ) -> Artifact:
-        """Stores a result, wholly or not at all, for so long, or as `sweep` is told. Every call makes a new file.
+        """Stores a result under a new key, completely or not at all. `sweep` decides when to remove it, unless
+        `keep_seconds` is given.
 
         Raises DiskFull, OSError.
         """
@@ -95,7 +96,7 @@ class Artifacts:
         return Artifact(key, media_type, file_name, len(data))
 
     def adopt(self, file: Path, key: str, name: str, media_type: str, *, keep_seconds: float | None = None) -> Artifact:
-        """Keeps a copy of `file`, which a client brought; its name gets the extension of its type if it has none known.
+        """Stores a copy of a client's `file`. A name without a known extension gets the one of its media type.
 
         Raises DiskFull, FileExistsError, OSError.
         """
@@ -109,7 +110,7 @@ class Artifacts:
         return Artifact(key, MEDIA_TYPES.get(extension_of(file_name), OTHER), file_name, size)
 
     def find(self, key: str) -> Artifact | None:
-        """What is known of the file of that key, unless its time is over."""
+        """The file with that key, unless it has expired."""
         if (stored := self._find(key)) is None:
             return None
         return Artifact(key, MEDIA_TYPES.get(extension_of(stored.name), OTHER), stored.name, stored.size)
@@ -122,15 +123,15 @@ class Artifacts:
         return stored.until is not None and stored.until <= self._clock()
 
     def expires_at(self, key: str) -> float | None:
-        """Unix seconds; None for a file that is kept, or not there."""
+        """Unix seconds; None for a file that never expires or does not exist."""
         stored = self._storage.find(key) if KEY.fullmatch(key) else None
         return None if stored is None or stored.until == FOR_EVER else stored.until
 
     def sweep(self, limits: Limits = NO_LIMITS, others: Callable[[], Iterable[Counted]] = tuple) -> int:
-        """Removes the files whose time is over, and the oldest for want of room; how many those were.
+        """Removes expired files, then the oldest ones while there are too many; returns the number removed.
 
-        Results of which nothing was said go before uploads and what was promised a time. `others`: files elsewhere that
-        count as brought. Raises StorageDown.
+        Evicts results without an explicit expiry first, then uploads and files with one. `others`: files elsewhere that
+        count as uploads. Raises StorageDown.
         """
         with self._data.room.recount() as recounted:
             over, left = self._listed(limits)
@@ -141,7 +142,7 @@ class Artifacts:
         return len(over)
 
     def _listed(self, limits: Limits) -> tuple[list[str], list[Stored]]:
-        """The keys of those that go, and what stays. Raises StorageDown."""
+        """The keys of the files to remove, and the files that stay. Raises StorageDown."""
         now = self._clock()
         over, others = [], []
         for stored in self._storage.all():
@@ -175,21 +176,21 @@ class Artifacts:
 
     @contextmanager
     def on_disk(self, artifact: Artifact) -> Iterator[Path]:
-        """A copy with a path, for as long as it is needed. Raises FileNotFoundError, DiskFull."""
+        """A temporary copy on disk. Raises FileNotFoundError, DiskFull."""
         with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
             file.write(self.read(artifact))
             file.flush()
             yield Path(file.name)
 
     def remove(self, artifact: Artifact) -> None:
-        """One that cannot be reached now stays: nobody is told its address any more."""
+        """A file that cannot be reached now stays; its URL is not given out any more."""
         with suppress(StorageDown):
             if (stored := self._storage.find(artifact.key)) is not None:
                 self._storage.remove(artifact.key)
                 self._data.room.note(stored.key[:TAG], -stored.size, stored.until is not None, stored.made_at)
 
     def check_room(self) -> None:
-        """Raises DiskFull when a new job could not be promised a place for its result."""
+        """Raises DiskFull when there may be no room for the result of a new job."""
         self._data.check_room()
         self._storage.check()
 
@@ -207,7 +208,7 @@ class Artifacts:
         return f"{base.rstrip('/')}/files/{artifact.key}/{quote(artifact.file_name)}"
 
     def of_url(self, url: str) -> Artifact | None:
-        """The file behind one of our own URLs. The host does not count: nobody else can have made the key."""
+        """The file at one of this server's own URLs. The host is ignored: only this server makes such keys."""
         try:
             whole = urlsplit(url).path
         except ValueError:
@@ -238,7 +239,7 @@ class Artifacts:
 
 
 def _surplus(files: list[Stored], limit: int, now: float, safe: float = HOUR) -> list[str]:
-    """The keys of those that go so that the others fit; none within `safe` seconds of its making."""
+    """The keys of the files to remove so that the others fit; none younger than `safe` seconds."""
     surplus, keys = sum(stored.size for stored in files) - limit, []
     for stored in sorted(files, key=lambda one: (one.until is not None, one.made_at)):
         if surplus <= 0:

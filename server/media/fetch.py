@@ -1,7 +1,7 @@
-"""Images and input clips that come with a request: from wherever they are to a checked file in the data folder.
+"""The images and input clips of a request: fetched or decoded, checked, and stored in the data folder.
 
 Knows: the forms clients send them in (URL, data: URI, base64, bytes, one of our own result URLs), limits, turns among
-API keys. Does not know: vendors' error shapes, how a file is checked, what a model wants of it.
+API keys. Does not know: vendors' error shapes, how a file is checked, what a model needs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Check = Callable[[Path, str], Awaitable[None]]
 
 
 class Intake:
-    """Belongs to one event loop, from the first call to `close`. `owner`: the key that a file is fetched for."""
+    """Belongs to one event loop until `close`. `owner`: the API key that a file is fetched for."""
 
     def __init__(self, data: DataDir, artifacts: Artifacts, outbound: Outbound, inspectors: Inspectors) -> None:
         self._data = data
@@ -57,7 +57,7 @@ class Intake:
         return await self._take(value, field, owner, VIDEO_BYTES, "unsupported_video_format", self._inspectors.clip)
 
     def again(self, media: Media, field: str) -> Media:
-        """What an earlier job was given, for another one. Raises MediaError when it is not kept any more."""
+        """Reuses an earlier job's input for another job. Raises MediaError when it is no longer stored."""
         if not self._data.touch(Path(media.path)):
             raise MediaError(field, "file_download_error", "the file is not kept any more, send it again")
         return media
@@ -68,7 +68,7 @@ class Intake:
     async def _take(
         self, value: str | bytes, field: str, owner: str, limit: int, empty: MediaCode, check: Check
     ) -> Media:
-        """Nothing is decoded or downloaded before this owner's turn, so that what waits takes no memory of its own."""
+        """Waits for this owner's turn before decoding or downloading, so that waiting requests take no extra memory."""
         async with self._turns.turn(owner):
             room, tag = self._data.room, tag_of(owner)
             with arriving(self._data.inputs) as (part, file), room.growing(tag) as grow:
@@ -120,6 +120,6 @@ class Intake:
 
 
 def _digest(path: Path, file: BinaryIO) -> tuple[str, int]:
-    """SHA-256 and size in bytes of what was written."""
+    """SHA-256 and size in bytes of the written file."""
     file.flush()
     return sha256(path), file.tell()

@@ -1,4 +1,4 @@
-"""LoRAs that a request names: by their name in the LoRA folder, on the Hugging Face Hub, or by an address.
+"""LoRAs that a request names: by their name in the LoRA folder, on the Hugging Face Hub, or by a URL.
 
 Knows: how a LoRA is named, what may be fetched, where it is kept (by its SHA-256), whether it fits the model that will
 answer. Does not know: vendors' error shapes, adapters.
@@ -7,7 +7,7 @@ answer. Does not know: vendors' error shapes, adapters.
     https://huggingface.co/owner/name/resolve/main/file.safetensors, which is owner/name/file.safetensors
     and after any but the last  #sha256=<hex>  what the file must be  &alpha=<number>  where the file does not say
 
-What comes from an address is fetched once: again only when `fresh` or when the pin differs.
+A LoRA from a URL is fetched once: again only when `fresh` or when the pin differs.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Loras:
         return path
 
     async def _keep(self, came: Path, note: Path | None, pin: str | None, owner: str) -> Path:
-        """Raises LoraError for what is no LoRA file, or not the one that was asked for."""
+        """Raises LoraError for a file that is no LoRA, or not the one that the request names."""
         sha256 = await asyncio.to_thread(lora_file.digest, came)
         if pin not in (None, sha256):
             raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")

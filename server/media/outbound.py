@@ -1,8 +1,8 @@
-"""The one way out: downloads of what a request names and calls of its webhook, under guard.
+"""All outbound connections: downloads of URLs in requests, and webhook calls, both guarded.
 
 Knows: HTTP, limits, and which addresses may be dialled. Does not know: what the bytes should be.
-The guard looks at the address the socket is about to be connected to, after every name look-up and for each redirect,
-so a name that changes its mind between a check and a call gains nothing.
+The guard checks the address that the socket is about to connect to, after each name look-up and for each redirect, so
+that a name whose address changes between a check and a call gains nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")
 
 
 class Forbidden(OSError):
-    """The address is not one to go to."""
+    """Connections to this address are not allowed."""
 
 
 class DownloadFailed(Exception):
-    """`message` may be shown to who gave the URL; it tells nothing about what lies behind a refused address."""
+    """`message` may be shown to the client; it reveals nothing about a refused address."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -50,12 +50,12 @@ class TooLarge(DownloadFailed):
 
 
 class Unreachable(DownloadFailed):
-    """The host did not answer, or not in time: another call of it now would fare no better."""
+    """The host did not answer, or not in time; an immediate retry would fail too."""
 
 
 class Outbound:
-    """`allowed` judges an address in text form. Belongs to one event loop. `owner` of a call: the key it is made for;
-    its slow hosts and name servers hold up nobody else's."""
+    """`allowed` decides about an IP address in text form. Belongs to one event loop. `owner`: the key of a call, whose
+    slow hosts and name servers delay no other key."""
 
     def __init__(self, allowed: Callable[[str], bool] = is_public, seconds: float = SECONDS) -> None:
         self._allowed = allowed
@@ -80,15 +80,15 @@ class Outbound:
                     file.write(chunk)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, owner: str = "") -> int:
-        """Sends `body` there and gives the status of the answer, a redirect's too; raises DownloadFailed, and of that
-        Unreachable where no answer came."""
+        """Posts `body` and returns the status of the response, even a redirect. Raises DownloadFailed, as
+        Unreachable when no response came."""
         async with self._transfer(seconds, owner) as session:
             _check_scheme(url)
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 return answer.status
 
     async def close(self) -> None:
-        """Ends the transfers under way."""
+        """Cancels the transfers in progress."""
         for task in self._transfers:
             task.cancel()
 
@@ -105,7 +105,7 @@ class Outbound:
 
     @asynccontextmanager
     async def _transfer(self, seconds: float, owner: str) -> AsyncIterator[aiohttp.ClientSession]:
-        """A session for one transfer. Turns what goes wrong in it into DownloadFailed."""
+        """A session for one transfer. Turns its errors into DownloadFailed."""
         task = asyncio.current_task()
         if task is not None:
             self._transfers.add(task)
@@ -135,7 +135,7 @@ class Outbound:
                 self._transfers.discard(task)
 
     def _session(self, owner: str) -> aiohttp.ClientSession:
-        """One for each transfer, so that no transfer waits for a connection of another."""
+        """A new session for each transfer, so that none waits for another's connection."""
         connector = aiohttp.TCPConnector(
             socket_factory=self._dial, resolver=self._names.of(owner), use_dns_cache=False, force_close=True
         )

@@ -1,6 +1,6 @@
-"""What is removed when nobody needs it any more: files whose time is over, and what was left behind on the way.
+"""Removes what nobody needs any more: expired files, unused inputs, and the remains of interrupted work.
 
-Knows: how long each kind of file is kept. Does not know: jobs, who asks when to look.
+Knows: how long each kind of file is kept. Does not know: jobs, when it runs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from server.media.storage import KEY, StorageDown
 from server.media.uploads import Uploads
 
 RECORD = re.compile(rf"(?:file-)?({KEY.pattern})(?:\.json)?")
-LEFT_SECONDS = 86_400.0  # inputs of ended jobs, parts of unfinished uploads, and torn files stay so long
-REFUSED_SECONDS = 86_400.0  # jobs that were refused before they began stay so long in the table
-SELDOM = 3600.0  # seconds between two looks for jobs and records that are over
-LORA_SECONDS = 30 * 86_400.0  # LoRAs that came from an address stay so long after they were last asked for
+LEFT_SECONDS = 86_400.0  # how long inputs of ended jobs, parts of unfinished uploads and torn files are kept
+REFUSED_SECONDS = 86_400.0  # how long the table keeps jobs that were refused before they began
+SELDOM = 3600.0  # seconds between two sweeps of old jobs and records
+LORA_SECONDS = 30 * 86_400.0  # how long a LoRA fetched from a URL is kept after its last use
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ class Retention:
         self._looked_at = -math.inf
 
     def sweep(self) -> None:
-        """What goes wrong is logged, and looked at again the next time."""
+        """Logs failures; the next sweep tries again."""
         before = self._clock() - LEFT_SECONDS
         parts: tuple[Callable[[], object], ...] = (
             lambda: self._artifacts.sweep(self._limits, self._uploads.parts),
@@ -87,7 +87,7 @@ class Retention:
         )
 
     def _drop_records(self) -> None:
-        """Those of uploads whose file is gone."""
+        """Removes the records of uploads whose file is gone."""
         before, keys = self._clock() - LEFT_SECONDS, self._artifacts.keys()
         for path in (path for folder in self._data.records.values() for path in folder.glob("*/*")):
             found = RECORD.fullmatch(path.name)
@@ -95,7 +95,7 @@ class Retention:
                 self._data.drop(path, before)
 
     def _drop_when_short(self) -> None:
-        """While less than the floor is free: what is kept for later only, that used longest ago first."""
+        """Removes idle inputs and LoRAs, least recently used first, while too little disk space is free."""
         if self._data.free_bytes >= self._data.min_free_bytes:
             return
         needed, now = self._inputs_in_use(), self._clock()
@@ -107,21 +107,21 @@ class Retention:
             self._data.drop(path, now - HOUR)
 
     def _drop_inputs(self, before: float) -> None:
-        """The list of those in use comes first: what is asked for after that is touched, and counts as new."""
+        """Lists the inputs in use first: an input that is requested after that is touched, and counts as new."""
         needed = self._inputs_in_use()
         for path in self._data.inputs.iterdir():
             if path.name not in needed:
                 self._data.drop(path, before)
 
     def _drop_loras(self, before: float) -> None:
-        """Those fetched for requests; each request that names one touches it."""
+        """Removes LoRAs fetched for requests; each request that names one touches it."""
         needed = self._inputs_in_use()
         for path in self._data.loras.iterdir():
             if path.stem not in needed:
                 self._data.drop(path, before)
 
     def _drop_temporary(self, before: float) -> None:
-        elsewhere = (self._data.artifacts, self._data.uploads, self._data.temporary)  # whose own sweeps see to it
+        elsewhere = (self._data.artifacts, self._data.uploads, self._data.temporary)  # these have their own sweeps
         folders = [path for path in self._data.root.iterdir() if path.is_dir() and path not in elsewhere]
         for path in (path for folder in folders for path in folder.rglob(".*")):
             if TEMPORARY.fullmatch(path.name) and path.is_file():

@@ -1,7 +1,7 @@
-"""Where files lie: each under a key of its own, for a time or for ever, in a folder of this machine or elsewhere.
+"""Where files are stored: each under its own key, with or without an expiry, in a local folder or elsewhere.
 
-Knows: how a file is put there wholly or not at all, and how it is sent to who asks. Does not know: who may have it,
-whose it is, how long results are kept.
+Knows: how to store a file completely or not at all, and how to send it. Does not know: who may have it, how long
+results are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from server.media.conditions import bodiless, wanted
 KEY = re.compile(r"[A-Za-z0-9_-]{32}")
 FOR_EVER = math.inf
 EXPIRES = ".expires"
-TORN_SECONDS = 86_400.0  # what is left of a file that was never put down wholly counts as one that is kept so long
+TORN_SECONDS = 86_400.0  # how long the remains of an incomplete file are kept
 GONE = {"detail": "no such file"}
 CORS = {
     "access-control-allow-origin": "*",
@@ -37,12 +37,12 @@ CORS = {
 
 
 class StorageDown(DiskFull):
-    """Files cannot be stored or had now."""
+    """The storage is unavailable."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A file: times in unix seconds, `until` as it was put (None: nothing was said), `tag` a quoted ETag."""
+    """A file: times in unix seconds, `until` as given to `put` (None: no expiry given), `tag` a quoted ETag."""
 
     key: str
     name: str
@@ -53,32 +53,32 @@ class Stored:
 
 
 class Storage(Protocol):
-    """Every method may be called from any thread, takes its time, and raises StorageDown."""
+    """Every method may be called from any thread, may be slow, and may raise StorageDown."""
 
     def put(self, key: str, name: str, content: bytes | Path, until: float | None, headers: Mapping[str, str]) -> None:
         """`headers` are those it is to be sent with. Raises DiskFull, FileExistsError (the key is taken), OSError."""
 
     def find(self, key: str) -> Stored | None:
-        """The file of that key, whether its time is over or not."""
+        """The file with that key, expired or not."""
 
     def all(self) -> Iterator[Stored]:
-        """All files; what is left of those that were never put down wholly comes without a name."""
+        """All files; incomplete ones have no name."""
 
     def read(self, key: str, name: str) -> bytes:
         """Raises FileNotFoundError."""
 
     def remove(self, key: str) -> None:
-        """Nothing happens when it is not there. Who is being sent the file still gets it to its end."""
+        """Does nothing when the file does not exist. Downloads in progress still complete."""
 
     def respond(self, request: Request, stored: Stored, headers: Mapping[str, str]) -> Response:
         """The answer to GET or HEAD, with ranges."""
 
     def check(self) -> None:
-        """Raises StorageDown when a file could not be put there now, as far as is known."""
+        """Raises StorageDown when the storage is known to be unavailable."""
 
 
 class LocalStorage:
-    """`<folder>/<key>/<file name>`, one file in each; beside it lies `.expires` when its time was said."""
+    """`<folder>/<key>/<file name>`, one file in each, with `.expires` beside it when an expiry was given."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -136,7 +136,7 @@ class LocalStorage:
         return OpenFile(self._folder / stored.key / stored.name, headers=headers)
 
     def check(self) -> None:
-        """A full disk is the data folder's to tell."""
+        """The data folder reports a full disk."""
 
 
 class OpenFile(FileResponse):

@@ -39,11 +39,11 @@ FIRST_WAIT = timedelta(seconds=0.5)  # before the second try; later ones wait lo
 LONGEST_WAIT = timedelta(seconds=5)
 PATIENCE = timedelta(seconds=30)  # for all tries of one request together
 SILENCE = timedelta(seconds=30)
-WHOLE = timedelta(days=1)  # a film may be read as slowly as its reader likes
+WHOLE = timedelta(days=1)  # a client may read a video as slowly as it likes
 PART = 5 * 2**20  # bytes, the least S3 takes
 PIECE = 2**20  # bytes handed on at a time
 SIGNED_SECONDS = 3600.0
-AGAIN_SECONDS = 10.0  # after a failure, until somebody looks whether it has passed
+AGAIN_SECONDS = 10.0  # after a failure, before the next check tries the storage again
 OBJECT = re.compile(rf"({KEY.pattern})/(?:until-(\d+\.\d+|inf)/)?([^/]+)")
 KEPT_HEADERS = ("content-type", "content-disposition", "cache-control")
 
@@ -140,7 +140,7 @@ class ObjectStorage(Storage):
         return RedirectResponse(address, 307, {**CORS, "cache-control": "no-store"})
 
     def check(self) -> None:
-        """Who asks in the first seconds after a failure is told of it; later ones look again."""
+        """In the first seconds after a failure this raises it again; later calls try the storage."""
         if self._failed is None:
             return
         since, why = self._failed
@@ -166,7 +166,7 @@ class ObjectStorage(Storage):
 
 
 class Passed(StreamingResponse):
-    """One that ends in the middle when the storage fails: the caller sees that bytes are missing."""
+    """Ends early when the storage fails, so that the client sees that bytes are missing."""
 
     def __init__(self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, status, headers)

@@ -1,7 +1,7 @@
-"""Files that clients bring before they ask for anything: whole, or in parts that are put together.
+"""Files that clients upload ahead of a request, in one piece or in parts.
 
-Knows: how to write a stream to disk without holding it in memory, and that a file is there wholly or not at all.
-Does not know: vendors' ways of starting an upload, who may start one, how long files are kept, where they lie then.
+Knows: how to write a stream to disk without holding it in memory, so that a file exists completely or not at all.
+Does not know: how vendors start an upload, who may start one, how long and where files are stored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OVER = "this upload is finished, or was never begun"
 
 
 class UploadBroken(ServerError):
-    """No byte came, parts are missing, the key is not one of ours, or the file is there already."""
+    """The upload is empty, parts are missing, the key is unknown, or the file already exists."""
 
 
 class Uploads:
@@ -86,7 +86,7 @@ class Uploads:
                 raise UploadBroken(OVER) from None
 
     async def store_part(self, key: str, number: int, chunks: AsyncIterator[bytes]) -> str:
-        """Writes part `number` (from 1), and again if it comes again; its ETag, a quoted hash.
+        """Writes part `number` (from 1), replacing an earlier one; returns its ETag, a quoted hash.
 
         Raises UploadTooLarge, UploadBroken, DiskFull.
         """
@@ -103,7 +103,7 @@ class Uploads:
             digest = await _write(chunks, file, UPLOAD_BYTES - there, grow)
             await asyncio.to_thread(copy_atomically, Path(file.name), folder / str(number))
             self.room.note(key[:TAG], file.tell(), brought=True)
-        # parts that came at the same time knew nothing of each other
+        # parts written at the same time were counted without each other
         if await asyncio.to_thread(_size_of_parts, folder) > UPLOAD_BYTES:
             (folder / str(number)).unlink(missing_ok=True)
             raise UploadTooLarge(TOO_LARGE)
@@ -118,7 +118,7 @@ class Uploads:
         *,
         keep_seconds: float | None = None,
     ) -> Artifact:
-        """The file made of those parts in ascending order. Raises UploadBroken, UploadTooLarge, DiskFull."""
+        """Joins those parts in ascending order into one file. Raises UploadBroken, UploadTooLarge, DiskFull."""
         wanted = sorted(set(numbers))
         folder = self._data.uploads / key
         if (
@@ -146,7 +146,7 @@ class Uploads:
             self.room.note(tag, -size, brought, at)
 
     def parts(self) -> Iterator[Counted]:
-        """Those of unfinished uploads, as `Room.note` takes them."""
+        """The parts of unfinished uploads, as `Room.note` takes them."""
         for folder in self._data.uploads.iterdir():
             if KEY.fullmatch(folder.name):
                 yield from _parts(folder)
@@ -158,9 +158,9 @@ class Uploads:
             raise UploadBroken(OVER)
 
     def sweep(self, before: float) -> None:
-        """Removes what uploads have left that nobody has gone on with since that time, in unix seconds."""
+        """Removes unfinished uploads that were last written before that time, in unix seconds."""
         for path in self._data.uploads.iterdir():
-            with suppress(FileNotFoundError):  # it was finished just now
+            with suppress(FileNotFoundError):  # it was finished meanwhile
                 if path.is_file():
                     self._data.drop(path, before)
                 elif max(p.stat().st_mtime for p in (path, *path.iterdir())) < before:
@@ -168,7 +168,7 @@ class Uploads:
 
 
 def _parts(folder: Path) -> Iterator[Counted]:
-    with suppress(FileNotFoundError):  # it was finished just now
+    with suppress(FileNotFoundError):  # it was finished meanwhile
         for path in folder.iterdir():
             if PART_NAME.fullmatch(path.name):
                 found = path.stat()
@@ -194,7 +194,7 @@ async def chunks_of(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _short(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same in chunks that take little time each."""
+    """The same bytes in small chunks, so that each takes little time."""
     async for chunk in chunks:
         for begin, end in steps(0, len(chunk)):
             yield chunk[begin:end]

@@ -1,7 +1,7 @@
-"""Compressed request bodies: decompressed before anybody reads them, a little at a time.
+"""Compressed request bodies: decompressed in small pieces before the app reads them.
 
-Knows: gzip, deflate. Does not know: what a body holds, how much of it is too much: its reader counts what it gets, so a
-bomb is never larger in memory than any other body.
+Knows: gzip, deflate. Does not know: what a body holds or how large it may be. The reader counts the bytes it gets, so a
+decompression bomb never takes more memory than any other body.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ RAW = -15
 
 
 class Decoded:
-    """ASGI: hands on the plain body of a request with Content-Encoding, and the request as if it had come so.
+    """ASGI: replaces a body that has a Content-Encoding by its decompressed form.
 
-    What is wrong with such a body is raised by `receive`, so that its reader answers as it answers everything else:
+    `receive` raises the errors of such a body, so that the app answers them like any other:
     HTTPException 415 for another coding, 400 for a body that is not what its coding says, BodyTooLarge for one of more
     than `limit` bytes before it is decompressed.
     """
@@ -44,7 +44,7 @@ class Decoded:
 
 
 def codings_of(headers: Headers) -> list[str]:
-    """Those of the body that comes with these headers, the first applied first; none where no body comes."""
+    """The codings of the body, in the order they were applied; none without a body."""
     if headers.get("content-length", "0").strip("0") == "" and "transfer-encoding" not in headers:
         return []
     named = ",".join(headers.getlist("content-encoding")).lower().split(",")
@@ -52,7 +52,7 @@ def codings_of(headers: Headers) -> list[str]:
 
 
 class Plain:
-    """An ASGI `receive` that decompresses; what it raised once, it raises again."""
+    """An ASGI `receive` that decompresses; it raises an error again on each further call."""
 
     def __init__(self, receive: Receive, codings: list[str], limit: int) -> None:
         self._receive = receive

@@ -1,6 +1,6 @@
 """The certificate that https is answered with: the owner's, or one of an authority that lives in the data folder.
 
-Knows: certificates, the names clients call this server by, the files. Does not know: sockets, who is told to trust it.
+Knows: certificates, the names clients call this server by, the files. Does not know: sockets, which clients trust it.
 
     authority.pem  the authority's key and certificate     ca.pem  its certificate, for clients to trust
     server.pem     the server's key and certificate, made anew when its time is nearly over or the names change
