@@ -2,7 +2,7 @@
 
 Knows: the job table, the pool, that the database may be away. Does not know: clients, HTTP, what a report means
 (`attempt.py`). It alone claims jobs and talks to the pool. It is a thread of the API process and shares nothing with
-it but the table and `wake`, without which it looks every POLL seconds, so it can move to a process of its own.
+it but the table and `wake`, without which it polls every POLL seconds, so it can move to a process of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from server.workers.pool import Pool
 from server.workers.protocol import Died, Report
 
 POLL = 0.25  # seconds
-RETRY = 1.0  # seconds until a table that could not be written is tried again
-HELD = 2.0  # seconds between two looks whether the table is still ours alone
+RETRY = 1.0  # seconds until a failed database access is retried
+HELD = 2.0  # seconds between two checks that the table is still ours
 
 log = structlog.get_logger()
 
@@ -64,11 +64,11 @@ class Dispatcher:
 
     @property
     def dead(self) -> bool:
-        """Started, and no more at work."""
+        """Whether it was started and has stopped."""
         return self._thread.ident is not None and not self.alive
 
     def drain(self) -> None:
-        """Begins to stop: no new work, running jobs save and pause. A second call waits for them no longer."""
+        """Begins to stop: no new jobs, running ones save and pause. A second call no longer waits for them."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
@@ -115,10 +115,10 @@ class Dispatcher:
             self._turn()
 
     def _until_done(self, act: Callable[[], None]) -> None:
-        """A database that is locked or has no room is asked again after a while: nothing else here makes sense then.
+        """Retries `act` while the database is locked, full or away.
 
-        A database that was away may have let another server in meanwhile: raises DataDirBusy.
-        Whatever else goes wrong is logged, and the loop goes on: one odd job or row must not stop the others.
+        Another server may have taken a database that was away: then raises DataDirBusy. Any other error is logged and
+        the loop continues: one odd job or row must not stop the others.
         """
         was_away = False
         while True:
@@ -154,7 +154,7 @@ class Dispatcher:
             self._held_at = self._clock()
 
     def _take_over(self) -> None:
-        """Jobs that ran when the server last stopped go back into the queue; what ended ones left is removed."""
+        """Requeues the jobs that ran when the server last stopped, and removes the snapshots of ended ones."""
         self._store.database.hold()
         for job_id in self._records.snapshots.job_ids():
             left = self._store.get(job_id)
