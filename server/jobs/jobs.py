@@ -202,6 +202,9 @@ class Jobs:
         """Lines whose `seq` is above `after`."""
         return self._store.logs(job_id, after)
 
+    def counts(self) -> dict[Status, int]:
+        return self._store.counts()
+
     def stop_waiting(self) -> None:
         """From now on `wait` and `follow` raise Stopped for unfinished jobs. For signal handlers and any thread."""
         self._follower.stop()

@@ -1,7 +1,7 @@
 """fal.ai: `fal-ai/cogvideox-5b` and its two siblings, run and queue, webhooks, and the storage their clients upload to.
 
-`surface` finds out which of fal's hosts a request was meant for, `admission` lets it in, `app` routes it to `calls` or
-`storage`; `models` says what it may contain, `terms` what may come beside it, `intake` turns that into a
+`hosts` finds out which of fal's hosts a request was meant for, `guard` lets it in, `app` routes it to `calls` or
+`storage`; `models` says what it may contain, `options` what may come beside it, `intake` turns that into a
 GenerationRequest, `answers` puts a job into fal's words, `webhook` into a signed letter, and `errors` all the rest.
 """
 

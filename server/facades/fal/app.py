@@ -8,8 +8,8 @@ from starlette.responses import FileResponse, Response
 
 from server.context import Context
 from server.facades.fal import errors
-from server.facades.fal.admission import admit
 from server.facades.fal.calls import Fal
+from server.facades.fal.guard import admit
 from server.facades.fal.models import (
     APP,
     ENDPOINTS,

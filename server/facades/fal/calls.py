@@ -14,10 +14,10 @@ from starlette.responses import Response
 from server.context import Context
 from server.errors import QueueFull
 from server.facades.ai_sdk import agent_of, is_ai_sdk, refuses
-from server.facades.fal import answers, errors, intake, terms
+from server.facades.fal import answers, errors, intake, options
+from server.facades.fal.hosts import QUEUE
 from server.facades.fal.models import Endpoint
-from server.facades.fal.surface import QUEUE
-from server.facades.fal.terms import Terms
+from server.facades.fal.options import Terms
 from server.facades.kit.app import idempotency
 from server.facades.kit.body import Json, read_body, read_json
 from server.facades.kit.fields import kept, unknown
@@ -39,7 +39,7 @@ class Fal:
         self.jobs = context.jobs
 
     async def run(self, request: Request, endpoint: Endpoint) -> Response:
-        agreed = terms.of_run(request)
+        agreed = options.of_run(request)
 
         async def submit() -> Job:
             return await self._submit(request, endpoint, await _input(request), agreed)
@@ -49,7 +49,7 @@ class Fal:
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
         """Accepts whatever it is given, as fal does: what is wrong with it shows at the result address."""
-        agreed = terms.of_submit(request, self.context.artifacts.base_url(request))
+        agreed = options.of_submit(request, self.context.artifacts.base_url(request))
         await self._check_length(request)
         body = await read_body(request)
         try:

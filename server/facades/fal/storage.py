@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.context import Context
-from server.facades.fal import passes
+from server.facades.fal import tokens
 from server.facades.fal.errors import Rejected
 from server.facades.fal.models import AppToken, NewFile, UploadedParts
-from server.facades.fal.passes import Ticket
-from server.facades.fal.terms import LIFECYCLE, PREFERENCE, keep_seconds
+from server.facades.fal.options import LIFECYCLE, PREFERENCE, keep_seconds
+from server.facades.fal.tokens import Ticket
 from server.facades.kit.body import Json, read_json
 from server.media.artifact import Artifact
 
@@ -42,7 +42,7 @@ class Storage:
         """What the Python client uploads with until it has expired. Its clock needs the offset spelled out."""
         until = int(time.time()) + TOKEN_SECONDS
         body = {
-            "token": passes.issue(self.signing, "files", until, owner=request.state.owner),
+            "token": tokens.issue(self.signing, "files", until, owner=request.state.owner),
             "token_type": "Bearer",
             "base_url": self.context.artifacts.base_url(request),
             "expires_at": datetime.fromtimestamp(until, UTC).isoformat(),
@@ -52,7 +52,7 @@ class Storage:
     async def app_token(self, request: Request) -> Response:
         asked = AppToken.model_validate(await read_json(request) or {})
         until = time.time() + asked.token_expiration
-        token = passes.issue(self.signing, "app", until, owner=request.state.owner, apps=asked.allowed_apps)
+        token = tokens.issue(self.signing, "app", until, owner=request.state.owner, apps=asked.allowed_apps)
         return Json(token)
 
     async def upload(self, request: Request) -> Response:

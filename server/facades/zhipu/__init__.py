@@ -1,6 +1,6 @@
 """Zhipu, Z.ai and 302.AI: video tasks and their results.
 
-`app` has the URLs, `calls` the calls, `models` the bodies; `mapping` turns a body into a GenerationRequest and
+`app` has the URLs, `calls` the calls, `models` the bodies; `intake` turns a body into a GenerationRequest and
 `request_ids` notices repeated ids; `answers` has a job in the vendors' words, `errors` everything else. `clients` are
 programs.
 """

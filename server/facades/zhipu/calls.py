@@ -15,7 +15,7 @@ from server.facades.kit.body import Json
 from server.facades.kit.errors import Failure, Refused
 from server.facades.kit.fields import kept, read_fields, unknown
 from server.facades.kit.waiting import find_job, submit_job
-from server.facades.zhipu import answers, errors, mapping
+from server.facades.zhipu import answers, errors, intake
 from server.facades.zhipu.models import Tasks, UnifiedVideo, VideoGeneration, present
 from server.facades.zhipu.request_ids import Repeated, RequestIds
 from server.jobs.job import Job
@@ -64,7 +64,7 @@ class Zhipu:
 
     async def _submit(self, request: Request, fields: dict[str, Any], given: VideoGeneration) -> Job:
         owner, rife, name = request.state.owner, self.context.served.rife_available, idempotency(request)
-        notes = [*mapping.notes(given, rife), *unknown(fields, type(given).model_fields)]
+        notes = [*intake.notes(given, rife), *unknown(fields, type(given).model_fields)]
         if request.query_params.get("webhook"):
             notes.append("webhook: ignored (nobody is called; ask for the task)")
         try:
@@ -72,7 +72,7 @@ class Zhipu:
                 media = None
                 for value in given.pictures:
                     field = "image" if "image" in fields else "image_url"
-                    media = await mapping.picture(self.context, value, field, owner)
+                    media = await intake.picture(self.context, value, field, owner)
                 fresh = uuid.uuid5(uuid.NAMESPACE_OID, name) if name else uuid.uuid4()
                 memo = {
                     **kept(fields, type(given).model_fields),
@@ -81,7 +81,7 @@ class Zhipu:
                     "notes": notes,
                 }
                 order = Order(FACADE, request.scope["path"], owner, memo, idempotency=name)
-                return await submit_job(request, self.jobs, mapping.generation(given, media, rife), order)
+                return await submit_job(request, self.jobs, intake.generation(given, media, rife), order)
         except Repeated:
             text = f"request_id: {given.request_id} was used before; each request needs one of its own"
             raise Refused(Failure(400, text, errors.REPEATED)) from None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from server.errors import DiskFull
-from server.facades.fal import passes
+from server.facades.fal import tokens
 from server.facades.kit.samples import RED
 from tests.rigs.facade_rig import HERE, Build, Clock, Rig
 from tests.rigs.facades.fal import APP, RUN
@@ -228,9 +228,9 @@ def test_who_may(store: Rig) -> None:
 def test_tokens_end(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     upload, begun = token(store), initiate(store)
     now = time.time()
-    monkeypatch.setattr(passes.time, "time", lambda: now + 3601)
+    monkeypatch.setattr(tokens.time, "time", lambda: now + 3601)
     assert store.client.post("/files/upload", content=b"x", headers=upload).status_code == 401
-    monkeypatch.setattr(passes.time, "time", lambda: now + 86_401)
+    monkeypatch.setattr(tokens.time, "time", lambda: now + 86_401)
     late = store.client.put(begun["upload_url"], content=b"x")
     assert (late.status_code, late.json()["error_type"]) == (403, "bad_request")
 

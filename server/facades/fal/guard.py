@@ -6,10 +6,10 @@ from starlette.requests import Request
 
 from server.auth import Unauthorized
 from server.context import Context
-from server.facades.fal import passes
+from server.facades.fal import tokens
 from server.facades.fal.errors import Rejected, infrastructure
+from server.facades.fal.hosts import NoTarget, Place, locate, move
 from server.facades.fal.models import APP
-from server.facades.fal.surface import NoTarget, Place, locate, move
 from server.facades.kit.errors import Refused
 
 
@@ -33,9 +33,9 @@ def _owner(context: Context, request: Request, place: Place) -> str:
     claims = None
     if place.path.startswith("/files/upload"):
         token = request.headers.get("authorization", "").partition(" ")[2].strip()
-        claims = passes.read(context.signing, "files", token)
+        claims = tokens.read(context.signing, "files", token)
     elif place.surface == "run" and (token := request.query_params.get("fal_jwt_token", "")):
-        claims = passes.read(context.signing, "app", token)
+        claims = tokens.read(context.signing, "app", token)
         if claims is None or not {APP, APP.partition("/")[2]} & set(claims["apps"]):
             raise Unauthorized("unknown")
     return context.keys.identify(request.headers) if claims is None else str(claims["owner"])
