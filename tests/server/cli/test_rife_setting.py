@@ -1,4 +1,4 @@
-"""COGVIDEOX_RIFE_WEIGHTS that names no such file: told at the start, in a line, by `serve` and `generate` alike."""
+"""COGVIDEOX_RIFE_WEIGHTS without a usable file: `serve` and `generate` report it at startup, in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from weights.interpolation import SHIPPED
 
 
 class Code:
-    """Makes the file it is told to, when it is unpickled."""
+    """Creates the file `trace` when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -1,4 +1,4 @@
-"""The façade that a test folder is named after, over the real job table."""
+"""Builds the façade that the test's folder is named after, over the real job table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.rigs.facade_rig import Build, Rig, facade
 
 @pytest.fixture
 def build(request: pytest.FixtureRequest) -> Iterator[Build]:
-    """Makes rigs with the settings given; they last as long as the test."""
+    """Builds rigs with the given settings; they last as long as the test."""
     vendor = request.path.parent.name
     with ExitStack() as there:
 
