@@ -1,4 +1,4 @@
-"""`cogvideox generate --prompt-help`: one chat request per prompt; the new prompt is in the manifest and is replayed."""
+"""`cogvideox generate --prompt-help`: one chat request per prompt, kept in the manifest and replayed."""
 
 from __future__ import annotations
 

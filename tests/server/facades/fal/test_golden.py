@@ -221,7 +221,7 @@ def test_jwks(served: Rig) -> None:
 
 
 def keys(url: str) -> dict[str, str]:
-    """Replaces the parts of an upload's URL that change from run to run."""
+    """Placeholders for the parts of an upload's URL that change from run to run."""
     file, _, ticket = url.partition("/multipart/")
     return {file.split("/")[-2]: "<key>", **({ticket: "<ticket>"} if ticket else {})}
 
