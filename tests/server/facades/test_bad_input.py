@@ -1,4 +1,4 @@
-"""Impossible sizes, frame rates and networks in every façade, on the real worker: clear errors, later videos succeed."""
+"""Impossible sizes, frame rates and networks, on the real worker: clear errors, and the next video succeeds."""
 
 from __future__ import annotations
 

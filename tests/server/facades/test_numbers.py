@@ -73,7 +73,7 @@ def test_odd_numbers(rig: tuple[str, Rig]) -> None:
     asked = 0
     with asyncio.Runner() as runner:
         for call in calls(vendor, made.app.openapi()):
-            if ("{" in call.path and not call.places) or call.path.endswith("/video-to-video"):  # each such request inspects its clip
+            if ("{" in call.path and not call.places) or call.path.endswith("/video-to-video"):  # it inspects a clip
                 continue
             for one in requests(call):
                 asked += 1

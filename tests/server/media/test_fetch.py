@@ -1,3 +1,5 @@
+"""Input images and clips: URLs, redirects, limits, formats."""
+
 from __future__ import annotations
 
 import asyncio
@@ -35,7 +37,7 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of 20000 x 20000 pixels in some 50 kB."""
+    """A PNG of 20000 x 20000 pixels in about 50 kB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -164,7 +166,7 @@ NOT_PUBLIC = [
 
 @pytest.mark.parametrize("where", NOT_PUBLIC)
 def test_no_way_inside(artifacts: Artifacts, where: str) -> None:
-    """Refused before a packet is sent: by the guard, or because nothing reads the host as an address."""
+    """Refused before a packet is sent, by the guard or because the host is not a valid address."""
     error = refused(artifacts, f"http://{where}/x.png", "file_download_error")
     assert "not public" in error.message or "not known" in error.message or "not valid" in error.message
 

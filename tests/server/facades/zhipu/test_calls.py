@@ -245,7 +245,7 @@ def test_a_request_id_is_echoed_and_serves_once(served: Rig) -> None:
     assert client.post(CREATE, json={**ASKED, "request_id": 17}).json()["request_id"] == "17"
     others = {client.post(CREATE, json=ASKED).json()["request_id"] for _ in range(3)}
     assert len(others) == 3
-    assert not others & {job.id for job in table.jobs}, "a request id must not name another task"
+    assert not others & {job.id for job in table.jobs}, "generated request ids are not task ids"
 
 
 def test_a_refused_request_keeps_its_name(served: Rig) -> None:
