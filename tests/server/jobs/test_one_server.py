@@ -114,7 +114,7 @@ def test_who_comes_too_late_works_no_more(server: postgres.Server, tmp_path: Pat
             assert ready.status_code == 503 and "another server is using the database" in ready.text
             assert client.post("/v1/videos", json={"prompt": "steps=1"}).status_code == 503
             found = [house.context.jobs.get(job.id) for job in (running, waiting)]
-            assert [job and job.status for job in found] == [Status.RUNNING, Status.QUEUED], "this server must not change them"
+            assert [job and job.status for job in found] == [Status.RUNNING, Status.QUEUED], "now the other server's"
         other = app(tmp_path, database_url=url, data_dir=tmp_path / "other")
         with TestClient(other):
             done = [ended(house_of(other), job, 30) for job in (running, waiting)]

@@ -390,7 +390,7 @@ def test_quotas(store: JobStore) -> None:
         send("a2", daily=2)
     assert caught.value.daily and caught.value.retry_after == 86400 - 99
     send("a2", daily=3)
-    store.submit(job("refused", owner="a", status=Status.FAILED), None, Quota(1, 1))  # a refused job counts towards no quota
+    store.submit(job("refused", owner="a", status=Status.FAILED), None, Quota(1, 1))  # counts towards no quota
 
 
 def test_the_same_call_makes_one_job(store: JobStore) -> None:

@@ -509,7 +509,7 @@ def test_want_of_room(artifacts: Artifacts, storage: Storage, tmp_path: Path, mo
 
     assert artifacts.sweep(Limits(size=600)) == 1 and left() == list(hours), "an expired file does not count"
     assert artifacts.sweep(Limits(size=599)) == 1 and left() == [2, 0.99, 3, 8, 9]
-    assert artifacts.sweep(Limits(size=400)) == 1 and left() == [2, 0.99, 8, 9], "the result of 3 hours goes next, then the rest fits"
+    assert artifacts.sweep(Limits(size=400)) == 1 and left() == [2, 0.99, 8, 9], "the 3 h result goes, the rest fits"
     assert artifacts.sweep(Limits(size=250)) == 2 and left() == [0.99, 8], "then the oldest of the others"
     assert artifacts.sweep(Limits(size=0)) == 1 and left() == [0.99], "never a file younger than an hour"
 

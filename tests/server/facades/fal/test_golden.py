@@ -227,7 +227,7 @@ def keys(url: str) -> dict[str, str]:
 
 
 def test_every_file_is_checked() -> None:
-    """A golden file that no test names any more checks nothing."""
+    """Finds golden files that no test uses."""
     text = Path(__file__).read_text("utf-8")
     states = ("queued", "running", "succeeded", "failed", "lost", "without_media", "cancelled", "too_late", "refused")
     made = {f"{word}_{state}" for word in ("status", "result", "event", "cancel", "webhook") for state in states}

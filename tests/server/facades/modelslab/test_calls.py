@@ -225,13 +225,13 @@ def test_v7_has_real_codes_and_films(build: Build, mount: str) -> None:
     ):
         refused = client.post(here + path, json=body)
         assert (refused.status_code, refused.json()["status"] in ("error", "failed")) == (code, True), path
-        assert client.post(f"{mount}/api/v6/video/text2video", json=ASK).status_code == 200,"v6 is unchanged"
+        assert client.post(f"{mount}/api/v6/video/text2video", json=ASK).status_code == 200, "v6 is unchanged"
     for given, made in (({}, "mp4"), ({"output_type": "gif"}, "gif")):
         answer = client.post(f"{here}/text-to-video", json={**key, **ASK, **given})
         assert (answer.status_code, answer.json()["output"][0][-4:]) == (200, f".{made}")
         assert table.last.request.output_format == made
     client.post(f"{mount}/api/v6/video/text2video", json={**key, **ASK})
-    assert table.last.request.output_format == "gif","v6 is unchanged"
+    assert table.last.request.output_format == "gif", "v6 is unchanged"
 
 
 def test_a_stopping_server_promises_the_film_for_later(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_upload(storing: Rig) -> None:
     ],
 )
 def test_what_cannot_be_uploaded(storing: Rig, body: object, text: str) -> None:
-    """One invalid file makes the server store none of them."""
+    """If one file is refused, the server stores none of them."""
     client, artifacts = storing.client, storing.context.artifacts
     answer = client.post("/upload-asset", content=body if isinstance(body, str) else json.dumps(body))
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
