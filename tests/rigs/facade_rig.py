@@ -1,7 +1,7 @@
-"""One façade over the real job table and the real files, with every job finished as soon as it is submitted.
+"""One façade over the real job table and the real files; every job finishes as soon as it is submitted.
 
-Knows: how those parts are put together (as `server.house` does). Does not know: vendors, workers, the network: no URL
-can be downloaded.
+Knows: how to assemble those parts (as `server.house` does). Does not know: vendors, workers, the network, so it cannot
+download URLs.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from tests.rigs.job_table import VIDEO, Store, Table, hold, succeed
 from tests.rigs.stand_ins import AnyFile, NoNetwork, OneLora, model_for
 
 HERE = "http://here:8000"
-MEMORY = Path("/dev/shm")  # a disk would take its time to sync, and nothing here outlives the test
+MEMORY = Path("/dev/shm")  # a disk needs time to sync, and no file here outlives the test
 
 
 @dataclass
 class Clock:
-    """Stands still until a test moves it; without `now` it is the machine's."""
+    """Stands still until a test moves it; without `now`, it is the machine's clock."""
 
     now: float | None = None
 
@@ -65,7 +65,7 @@ class Clock:
 
 @dataclass
 class Rig:
-    """`intake` is the one of the context, if it is a stand-in."""
+    """`intake` is the stand-in, which the context uses unless `real_media` is set."""
 
     name: str
     app: FastAPI
@@ -77,7 +77,7 @@ class Rig:
     base: str
     serves: ASGIApp  # what `client` talks to
     _open: ExitStack
-    portal: BlockingPortal | None = None  # the one event loop of several clients
+    portal: BlockingPortal | None = None  # one event loop for several clients
     keys: Iterator[str] = field(default_factory=lambda: iter(()))
     _client: TestClient | None = None
     _before: frozenset[str] = frozenset()
@@ -88,7 +88,7 @@ class Rig:
 
     @property
     def client(self) -> TestClient:
-        """All its calls run in one event loop, which begins with the first use."""
+        """All its calls run in one event loop, which starts at the first use."""
         if self._client is None:
             client = TestClient(self.serves, base_url=self.base, raise_server_exceptions=False)
             self._client = self._open.enter_context(client)
@@ -98,7 +98,7 @@ class Rig:
         return self._client
 
     def beside(self, *names: str) -> None:
-        """From now on `client` talks to these clouds together, each at its own paths, as in the server."""
+        """Makes `client`, before its first use, reach all these clouds, each at its own paths, as in the server."""
         apps: dict[str, ASGIApp] = {name: FACADES[name].create(self.context) for name in names}
         self.serves = ByPrefix(Starlette(), routes.routes(apps))
 
@@ -108,32 +108,32 @@ class Rig:
         return self.context.artifacts.url(file, self.base)
 
     def letter(self, job: Job, event: str = "completed") -> Any:
-        """The webhook's letter, or None."""
+        """The job's webhook letter for the event, or None."""
         return FACADES[self.name].letter(self.context, job, event)
 
-    # sections of a test that share the rig
+    # for tests whose sections share the rig
 
     def begin(self) -> None:
-        """Forgets which jobs and files there are."""
+        """Starts a section: `jobs` and `files` ignore everything older."""
         self.table.sent.clear()
         self._before = frozenset(path.name for path in self.data.artifacts.iterdir())
 
     def jobs(self) -> list[Job]:
-        """Those that were sent since `begin`, as they are now."""
+        """Jobs sent since `begin`, in their current state."""
         return self.table.jobs
 
     def files(self) -> list[Artifact]:
-        """What was stored since `begin`, results aside."""
+        """Files stored since `begin`, without results."""
         mine = {artifact.key for job in self.jobs() for artifact in (job.video, job.poster, job.manifest) if artifact}
         keys = {path.name for path in self.data.artifacts.iterdir()} - self._before - mine
         return [artifact for artifact in map(self.context.artifacts.find, keys) if artifact is not None]
 
     def hold(self) -> None:
-        """New jobs stay in the queue."""
+        """Leaves new jobs in the queue."""
         self.table.end = hold
 
     def release(self) -> None:
-        """Finishes what was held in the queue, and new jobs at once again."""
+        """Finishes the queued jobs; new jobs finish at once again."""
         self.table.finish_all()
 
 
@@ -153,8 +153,8 @@ def facade(
     tasks: Collection[Task] = tuple(Task),
     **settings: Any,
 ) -> Iterator[Rig]:
-    """`film`: each result's bytes. `real_media`: files and LoRAs are read by the server's own inspectors, which takes
-    processes. `tasks`: those with a model."""
+    """`film`: bytes of each result. `real_media`: the server's own inspector processes read files and LoRAs. `tasks`:
+    those with a model."""
     with ExitStack() as there:
         folder = Path(there.enter_context(TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)))
         kept = {"data_dir": folder, "loras_dir": folder / "styles", "min_free_mb": 0}
@@ -193,7 +193,7 @@ def facade(
 
 @cache
 def square() -> bytes:
-    """A video of twelve frames that can be decoded."""
+    """A decodable video of twelve frames."""
     frames = np.zeros((12, 32, 48, 3), np.uint8)
     for number, frame in enumerate(frames):
         frame[8:24, 2 * number : 2 * number + 16] = (220, 30, 30)

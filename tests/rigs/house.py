@@ -1,4 +1,4 @@
-"""What the tests of the server share: checkpoints of next to no weights, settings, an app over the fake engine."""
+"""Shared by the server's tests: tiny checkpoints, settings, an app over the fake engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENGINE = "tests.rigs.fake_engine:Engine"
 
 
 def checkpoint(folder: Path, *, image: bool = False, channels: int | None = None) -> Path:
-    """A folder that is a CogVideoX checkpoint as far as one sees without loading it; its weights are zeros."""
+    """A folder that looks like a CogVideoX checkpoint until it is loaded; its weights are zeros."""
     libraries = {"text_encoder": "transformers", "tokenizer": "transformers"}
     configs: dict[str, dict[str, Any]] = {
         "model_index.json": {
@@ -83,7 +83,7 @@ def checkpoint(folder: Path, *, image: bool = False, channels: int | None = None
 
 
 def tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A safetensors file of zeros, two bytes each."""
+    """Writes a safetensors file of float16 zeros."""
     header, end = {}, 0
     for name, shape in shapes.items():
         begin, end = end, end + 2 * math.prod(shape)
@@ -95,7 +95,7 @@ def tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def plain(**given: Any) -> Settings:
-    """Settings from these and the defaults, whatever `.env` lies about."""
+    """Settings from these values and the defaults, without any `.env` file."""
     values: dict[str, Any] = {"_env_file": None, **given}
     return Settings(**values)
 
@@ -121,7 +121,7 @@ def submit(house: House, prompt: str, **more: Any) -> Job:
 
 
 def ended(house: House, job: Job, seconds: float = 60.0) -> Job:
-    """The job as soon as it has ended; `seconds` are scaled to the machine."""
+    """Waits until the job has ended and returns it; `seconds` are scaled to the machine."""
 
     def look() -> Job | None:
         found = house.context.jobs.get(job.id)

@@ -1,4 +1,4 @@
-"""The real job table, with the commands a test gives it in a worker's place.
+"""The real job table, with commands by which a test acts as the worker.
 
 Knows: what a worker writes. Does not know: vendors, processes, the network.
 """
@@ -43,7 +43,7 @@ def hold(table: Table, job_id: str) -> None:
 
 
 class Store(JobStore):
-    """`submitted` gets the id of every new queued job; `raises` is raised instead of storing one."""
+    """Calls `submitted` with the id of every new queued job; raises `raises`, if set, instead of storing one."""
 
     raises: Exception | None = None
     submitted: Callable[[str], None] = staticmethod(lambda _: None)
@@ -59,7 +59,7 @@ class Store(JobStore):
 
 @dataclass
 class Table:
-    """`end` is applied to every job when it is submitted; `sent` holds their ids, refused ones included. Results
+    """Calls `end` for every job at its submission; `sent` holds the ids of all jobs, refused ones included. Results
     consist of the bytes of `film`."""
 
     store: Store
@@ -93,7 +93,7 @@ class Table:
 
     @property
     def jobs(self) -> list[Job]:
-        """All that were sent and not deleted, as they are now."""
+        """All jobs sent and not deleted, in their current state."""
         return [job for job in map(self.store.get, self.sent) if job is not None]
 
     @property
@@ -101,7 +101,7 @@ class Table:
         return self.jobs[-1]
 
     def start(self, job_id: str) -> None:
-        """Claims this job; others that are ahead of it in the queue return there."""
+        """Claims this job; jobs ahead of it return to the queue."""
         others = []
         while (job := self.store.claim()) is not None and job.id != job_id:
             others.append(job)
@@ -129,7 +129,7 @@ class Table:
         self.store.fail(job_id, self[job_id].attempt, error)
 
     def stop(self, job_id: str) -> None:
-        """What a worker does about `cancel_requested`."""
+        """Cancels the job, as a worker does on `cancel_requested`."""
         self.store.cancelled(job_id, self[job_id].attempt)
 
     def cancel(self, job_id: str) -> None:
@@ -139,14 +139,14 @@ class Table:
         self.store.delete(job_id)
 
     def add(self, facade: str, error: JobError | None = None) -> Job:
-        """A failed job of that façade, which no call created."""
+        """Adds a failed job of that façade, which no call created."""
         error = error or JobError("internal", "m")
         request = GenerationRequest("", seed=0)
         job = Job(f"job-of-{facade}", facade, "x", request, {}, REFUSED, 1.0, Status.FAILED, error=error)
         return self.store.submit(job)
 
     def finish_all(self) -> None:
-        """Finishes the jobs that `hold` left in the queue, and from now on each new one at once."""
+        """Finishes the jobs that `hold` left in the queue; new jobs finish at once again."""
         self.end = succeed
         while (job := self.store.claim()) is not None:
             self.log(job.id, "begun")

@@ -1,4 +1,4 @@
-"""The whole server on a port of its own, as `cogvideox serve` runs it, in a thread; and one call to each API."""
+"""The whole server in a thread, on a port of its own, as `cogvideox serve` runs it; and one call to each API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ API = pytest.mark.parametrize("name", CALLS)
 
 @contextmanager
 def live(app: Any) -> Iterator[int]:
-    """Its port."""
+    """Runs the server and yields its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         started = threading.Event()
@@ -55,7 +55,7 @@ def live(app: Any) -> Iterator[int]:
 
 
 def exchange(port: int, request: bytes) -> tuple[bytes, bytes]:
-    """Head and body of what comes back until the server ends the connection."""
+    """Sends raw bytes; returns the head in lower case and the body, read until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), pace.seconds(20)) as line:
         line.sendall(request)
         found = b""

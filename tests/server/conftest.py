@@ -1,4 +1,4 @@
-"""Where files are kept, for tests that are to hold wherever that is."""
+"""Fixtures for tests that run on both storages, local files and S3."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def idle_inspectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None: many a test's event loop ends before they do, and a later test would fail for them."""
+    """Keeps no idle inspectors: they would outlive the event loop of many tests and make a later test fail."""
     monkeypatch.setattr("server.media.inspectors.KEPT", 0)
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Cloud]:
-    from tests.rigs.s3 import cloud  # its imports take a second
+    from tests.rigs.s3 import cloud  # importing it takes a second
 
     with cloud() as made:
         yield made

@@ -129,7 +129,7 @@ def test_docs_show_every_facade(running: Running) -> None:
     )
     page = client.get("/docs")
     assert page.status_code == 200
-    assert "://" not in page.text, "the page must work where there is no internet"
+    assert "://" not in page.text, "the page must work without internet access"
     for path in re.findall(r'(?:src|href)="([^"]+)"', page.text):
         assert client.get(path).status_code == 200
 
@@ -237,7 +237,7 @@ def test_wait_and_refuse(running: Running) -> None:
 
 def test_nothing_is_promised_that_cannot_be_kept(tmp_path: Path) -> None:
     application = app(tmp_path, max_queue=2, model=None, models_dir=tmp_path)
-    house = house_of(application)  # not started: what is queued stays queued
+    house = house_of(application)  # not started, so jobs stay queued
     if not house.served.by_task:
         with pytest.raises(NoModel):
             submit(house, "x")
@@ -257,12 +257,12 @@ def test_nothing_is_promised_that_cannot_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New jobs are refused with the reason, accepted ones wait, and it is tried again."""
+    """New jobs are refused with the reason, accepted ones wait, and the server retries the start."""
     monkeypatch.setattr(local_pool, "RETRY", 3600.0)
     application = app(tmp_path)
     (tmp_path / "tiny" / "broken").write_text("import")
     house = house_of(application)
-    accepted = submit(house, "steps=1")  # before anything is known
+    accepted = submit(house, "steps=1")  # before the failure is known
     with TestClient(application) as client, capture_logs() as lines:
         until(lambda: client.get("/health").json()["workers"][0]["state"] == "broken")
         health = client.get("/health").json()
@@ -295,7 +295,7 @@ def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_calls_that_wait_are_answered_when_no_worker_can_start(tmp_path: Path) -> None:
-    """A call nobody can ask for later is cancelled with its answer; the others stay queued."""
+    """The answer cancels a job that its client cannot fetch later; other jobs stay queued."""
     application = app(tmp_path)
     house = house_of(application)
     (tmp_path / "tiny" / "broken").touch()

@@ -1,4 +1,4 @@
-"""The data folder: whose it is."""
+"""Permissions of the data folder and its files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_own_folder_that_others_can_open_is_closed_to_them(tmp_path: Path) ->
 
 
 def test_a_folder_with_other_things_in_it_stays_as_it_is(tmp_path: Path) -> None:
-    """It may be a home folder, or /tmp: only what is made in it is private."""
+    """The folder may be a home folder or /tmp, so only what the server creates in it is private."""
     folder = tmp_path / "home"
     folder.mkdir()
     folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""`/docs` and everything else that a browser would show: which policy it comes with."""
+"""The content security policy of `/docs` and of everything else that a browser would show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is really full, under every façade: a small one of its own, which only root may make."""
+"""Every façade on a full disk: a small file system of its own, which only root can mount."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Takes the last byte."""
+    """Fills the disk to the last byte."""
     ballast = folder / "ballast"
     with ballast.open("ab", buffering=0) as file:
         for size in (MIB, 4096, 1):
@@ -88,4 +88,4 @@ def test_every_call_on_a_full_disk(tmp_path: Path, small_disk: Path, floor: int)
         for what, (path, sent) in SENT.items():
             answer = client.post(path, **sent)
             assert answer.is_success, (what, answer.status_code, answer.text)
-        assert ended(house, going, 60).status in ("succeeded", "failed"), "it is not lost"
+        assert ended(house, going, 60).status in ("succeeded", "failed"), "the job is not lost"

@@ -1,4 +1,4 @@
-"""Keys that are issued: what is kept of them, who notices, what they may."""
+"""Issued API keys: what is stored, when a running server notices a change, and limits per key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_created_used_and_revoked_beside_a_running_server(tmp_path: Path) -> Non
     data = tmp_path / "data"
     ask = {"prompt": "steps=1"}
     with TestClient(application) as client:
-        assert client.post("/v2/cog-video-5b-t2v", json=ask).status_code == 200, "nobody has made a key yet"
+        assert client.post("/v2/cog-video-5b-t2v", json=ask).status_code == 200, "no key exists yet"
         first, second = run(data, "create", "a team"), run(data, "create", "another")
         assert client.post("/v2/cog-video-5b-t2v", json=ask).status_code == 401
         made = client.post("/v2/cog-video-5b-t2v", json=ask, headers={"x-api-key": first}).json()
@@ -51,7 +51,7 @@ def test_created_used_and_revoked_beside_a_running_server(tmp_path: Path) -> Non
         assert client.get(made["status_url"], headers={"x-api-key": first}).status_code == 401
         assert client.get(made["status_url"], headers={"x-api-key": second}).status_code == 404
         run(data, "revoke", second.partition(".")[0])
-        assert client.post("/v2/cog-video-5b-t2v", json=ask).status_code == 401, "the last key gone opens no door"
+        assert client.post("/v2/cog-video-5b-t2v", json=ask).status_code == 401, "the server stays closed without keys"
     shown = run(data, "list")
     assert "a team" in shown and first.partition(".")[2][:8] not in shown
     again = CliRunner().invoke(commands, ["revoke", first.partition(".")[0], "--data-dir", str(data)])
@@ -69,7 +69,7 @@ def test_only_a_hash_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_keys_own_limits_go_before_the_servers(tmp_path: Path) -> None:
-    """The server is not started, so that every job stays in the queue."""
+    """The server is not started, so every job stays in the queue."""
     application = app(tmp_path, jobs_per_key=1)
     house = house_of(application)
     try:

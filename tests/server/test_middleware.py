@@ -1,3 +1,5 @@
+"""Middleware: routing by path prefix, the model header, failures, trusted proxies."""
+
 from __future__ import annotations
 
 import asyncio

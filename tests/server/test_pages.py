@@ -1,4 +1,4 @@
-"""Pages of other sites in a real browser: what docs/operations.md says they may do, and what a key keeps them from."""
+"""Cross-origin pages in a real browser: what docs/operations.md allows them, and what a key denies them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.rigs.live import live
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
-# each call: name, path, what fetch is given; the page then holds what it was answered, as JSON
+# each call: name, path, options of fetch; the page then shows the answers as JSON
 PAGE = """<!doctype html><pre id=found></pre><script>
 const found = {};
 const calls = CALLS.map(async ([name, path, given]) => {
@@ -35,7 +35,7 @@ Promise.all(calls).then(() => { document.getElementById("found").textContent = J
 
 @contextmanager
 def site(calls: list[Any]) -> Iterator[int]:
-    """Another site, whose only page makes these calls."""
+    """Serves another site, whose only page makes these calls."""
     page = PAGE.replace("CALLS", json.dumps(calls)).encode()
 
     class Handler(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ def site(calls: list[Any]) -> Iterator[int]:
 
 
 def asked(calls: list[Any], tmp_path: Path) -> dict[str, Any]:
-    """What a page of studio.example is answered."""
+    """The answers that a page of studio.example gets."""
     with site(calls) as port:
         rules = "--host-resolver-rules=MAP studio.example 127.0.0.1, MAP rebound.example 127.0.0.1"
         page, log = shown(f"http://studio.example:{port}/", tmp_path / "profile", rules)
@@ -103,7 +103,7 @@ def test_any_page_may_use_an_open_server(tmp_path: Path) -> None:
 
 
 def test_a_page_without_the_key_gets_nothing(tmp_path: Path) -> None:
-    """Under whatever name it calls the server."""
+    """Whatever host name it uses for the server."""
     made = app(tmp_path, api_keys="id:secret")
     with live(made) as port:
         base, rebound = f"http://127.0.0.1:{port}", f"http://rebound.example:{port}"
@@ -116,5 +116,5 @@ def test_a_page_without_the_key_gets_nothing(tmp_path: Path) -> None:
         **dict.fromkeys(("none", "list", "wrong", "rebound"), 401),
         "right": 200,
     }, found
-    assert "API key" in found["none"][2], "the page can read why"
-    assert isinstance(found["cookies"], str), "no credentials of the browser's own are ever taken"
+    assert "API key" in found["none"][2], "the page can read the reason"
+    assert isinstance(found["cookies"], str), "the server never accepts the browser's own credentials"

@@ -1,4 +1,4 @@
-"""How far a job is, as the table, the logs and each cloud's answers say it."""
+"""A job's progress in the table, in the logs and in each cloud's answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClie
 
 
 def seen_while(house: House, job: Job, look: Any) -> list[Any]:
-    """What `look` returns until the job has ended, and once after that."""
+    """Collects the results of `look` until the job has ended, the final state included."""
     found = []
     while True:
         now = house.context.jobs.get(job.id)
@@ -60,7 +60,7 @@ def test_every_cloud_sees_one_progress_that_never_falls(running: tuple[TestClien
     assert shown == sorted(shown) and shown[-1] == 100
     assert all((answer["progress"] == 100) == (answer["status"] == "completed") for answer, _ in seen)
     after_sampling = [answer["progress"] for answer, now in seen if now.stage == "decode"]
-    assert after_sampling and min(after_sampling) < 60, "sampling is a tenth of this one's work"
+    assert after_sampling and min(after_sampling) < 60, "sampling is a tenth of this job's work"
     bars = [logs.progress(now, now.started_at + 1) for _, now in seen if now.started_at and now.steps]
     percents = [int(bar[:3]) for bar in bars]
     assert percents == sorted(percents) and percents[-1] == 100 and all(" 4/4 " in bar for bar in bars[-2:])
@@ -81,9 +81,9 @@ def test_what_an_attempt_reached_is_not_unsaid_by_the_next(running: tuple[TestCl
             steps.append((now.stage, now.step))
 
     seen_while(house, job, look)
-    assert journal(tmp).count("start 77") == 3, "it dies each time"
+    assert journal(tmp).count("start 77") == 3, "each attempt dies"
     assert shares == sorted(shares) and 0.5 < shares[-1] < 1
-    assert set(steps) == {(None, 0)}, "nothing of the lost attempt's stage stays in a waiting job"
+    assert set(steps) == {(None, 0)}, "a waiting job keeps no stage of the lost attempt"
     deaths = (house.context.jobs.get(job.id) or job).deaths
     assert len(deaths) == 3 and all("during decode, after 15 of 20" in death for death in deaths)
 

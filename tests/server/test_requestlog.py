@@ -1,4 +1,4 @@
-"""What the log says of requests: each refused one, whose it was and why, and nothing secret."""
+"""The log of requests: each refused one with its key and the reason, and no secrets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(client: TestClient, path: str, **more: Any) -> dict[str, Any]:
-    """The one line about a request."""
+    """Returns the only log line about the refused request."""
     method = more.pop("method", "POST")
     with capture_logs() as lines:
         client.request(method, path, **more)

@@ -1,5 +1,6 @@
-"""What strangers try: addresses that lead inside, files that burst, bodies that never end, headers that split, keys
-that are guessed. Each is refused in words of its vendor, and the log tells nothing that it should not.
+"""Attacks: URLs into the private network, decompression bombs, endless bodies, header injection, guessed keys.
+
+Each is refused in its vendor's format, and the log shows nothing that it should not.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ from tests.rigs.cloud_calls import CALLS, SAYS
 from tests.rigs.house import app, house_of, plain
 from tests.rigs.pictures import bomb, picture
 
-# -- where it may be sent ---------------------------------------------------------------------------------------------
+# -- outgoing requests ------------------------------------------------------------------------------------------------
 
 HOSTILE = [
-    # this machine, in every spelling
+    # this machine, in every notation
     "http://127.0.0.1/", "http://127.1/", "http://127.0.1/", "http://127.255.255.254/", "http://0/", "http://0.0.0.0/",
     "http://0x0/", "http://00000/", "http://2130706433/", "http://0x7f000001/", "http://0x7F.0x0.0x0.0x1/",
     "http://017700000001/", "http://0177.0.0.1/", "http://0177.0.0.01/", "http://127.0x1/", "http://127.000.000.001/",
@@ -57,22 +58,22 @@ HOSTILE = [
     "http://[::ffff:7f00:1]/", "http://[0:0:0:0:0:ffff:127.0.0.1]/", "http://[::127.0.0.1]/",
     "http://[64:ff9b::127.0.0.1]/", "http://[64:ff9b:1::7f00:1]/", "http://[2002:7f00:1::1]/",
     "http://[2001:0:7f00:1::]/", "http://[::ffff:0:127.0.0.1]/",
-    # the networks behind it
+    # private and reserved networks
     "http://10.0.0.1/", "http://10.1/", "http://167772161/", "http://172.16.0.1/", "http://172.31.255.254/",
     "http://192.168.0.1/", "http://192.168.257/", "http://0xc0a80001/", "http://100.64.0.1/", "http://100.127.255.254/",
     "http://169.254.0.1/", "http://192.0.0.8/", "http://198.18.0.1/", "http://224.0.0.1/", "http://255.255.255.255/",
     "http://240.0.0.1/", "http://[fe80::1]/", "http://[fe80::1%25eth0]/", "http://[fc00::1]/", "http://[fd12:3456::1]/",
     "http://[fec0::1]/", "http://[ff02::1]/", "http://[::ffff:10.0.0.1]/", "http://[64:ff9b::10.0.0.1]/",
     "http://[2002:a00:1::1]/", "http://[2002:c0a8:1::1]/",
-    # what clouds tell their machines
+    # metadata services of clouds
     "http://169.254.169.254/latest/meta-data/", "http://2852039166/", "http://0xa9fea9fe/", "http://0xA9.0xFE.43518/",
     "http://0251.0376.0251.0376/", "http://[::ffff:169.254.169.254]/", "http://[::ffff:a9fe:a9fe]/",
     "http://[fd00:ec2::254]/", "http://100.100.100.200/", "http://168.63.129.16/", "http://192.0.0.192/",
-    # other ways out
+    # other schemes
     "file:///etc/passwd", "file://localhost/etc/passwd", "FILE:/etc/passwd", "gopher://127.0.0.1:6379/_FLUSHALL",
     "dict://127.0.0.1:11211/stats", "ftp://127.0.0.1/x", "ldap://127.0.0.1/", "jar:http://127.0.0.1!/", "unix:/run/x",
     "concat:/etc/passwd", "subfile:,,start,0,end,9,,:/etc/passwd", "javascript:fetch('http://127.0.0.1')",
-    # hosts that are not where they seem
+    # hosts that are not what they seem
     "http://8.8.8.8@127.0.0.1/", "http://8.8.8.8:80@127.0.0.1/", "http://127.0.0.1#@8.8.8.8/", "http://127.0.0.1?@8.8.8.8/",
     "http://8.8.8.8\\@127.0.0.1/", "http://127.0.0.1\\.8.8.8.8/", "http:127.0.0.1/", "http:///127.0.0.1/",
     "http://127.0.0.1\t/", "http://127.0.0.1\r\nHost: 8.8.8.8/", "http://127.0.0.1%0d%0aX:1/", "http://127.0.0.1%00.x/",
@@ -88,7 +89,7 @@ NAMES = {
 
 
 class Dialled:
-    """Every address that this process connects to. An audit hook stays for ever, so there is one for all tests."""
+    """Records every address that this process connects to. All tests share one, as an audit hook cannot be removed."""
 
     def __init__(self) -> None:
         self.at: list[Any] | None = None
@@ -112,7 +113,7 @@ DIALLED = Dialled()
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
-    """Answers of a resolver, one list after the other, the last for ever; other names go to the real one."""
+    """Answers of a resolver in order, the last one repeated; other names go to the real resolver."""
     answers: dict[str, list[list[str]]] = {name: [found] for name, found in NAMES.items()}
     real = socket.getaddrinfo
 
@@ -138,7 +139,7 @@ def through(outbound: Outbound, act: Callable[[Outbound], Any]) -> Any:
 
 @pytest.mark.parametrize("url", [*HOSTILE, *(f"http://{name}/" for name in NAMES)])
 def test_no_way_inside(url: str, names: dict[str, list[list[str]]]) -> None:
-    """Neither a download nor a webhook dials anything at all."""
+    """Neither a download nor a webhook opens any connection."""
     with DIALLED.watched() as dialled:
         with pytest.raises(DownloadFailed):
             through(Outbound(seconds=5), lambda outbound: outbound.download(url, 1000))
@@ -152,7 +153,7 @@ def test_the_corpus_is_a_corpus() -> None:
 
 
 class Inside(http.server.ThreadingHTTPServer):
-    """A service that only this machine may reach. With `leads_to`, a stranger's that sends its callers on."""
+    """A service that only this machine may reach. With `leads_to`, a hostile one that redirects its callers there."""
 
     def __init__(self, address: str, leads_to: str = "") -> None:
         self.heard: list[str] = []
@@ -177,7 +178,7 @@ class Redirecting(http.server.BaseHTTPRequestHandler):
 
 
 def outside_only(address: str) -> bool:
-    """127.0.0.1 stands for the open internet, 127.0.0.2 and the rest for what is private."""
+    """127.0.0.1 stands for the public internet, all other addresses for private ones."""
     return address == "127.0.0.1"
 
 
@@ -196,7 +197,7 @@ def test_redirects_lead_nowhere_inside(scheme: str, names: dict[str, list[list[s
 
 
 def test_a_name_that_changes_its_mind(names: dict[str, list[list[str]]]) -> None:
-    """Public when it is looked up first, private when it is dialled; or both at once."""
+    """Public at the first look-up and private at the connection; or both at once."""
     with Inside("127.0.0.2") as inside:
         port = inside.server_port
         names["rebinding.test"] = [["127.0.0.1"], ["127.0.0.2"]]
@@ -211,7 +212,7 @@ def test_a_name_that_changes_its_mind(names: dict[str, list[list[str]]]) -> None
     assert {address[0] for address in dialled} <= {"127.0.0.1"} and dialled
 
 
-# -- what it may be given to read -------------------------------------------------------------------------------------
+# -- untrusted files --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def data(tmp_path: Path) -> Iterator[DataDir]:
 
 
 def refusal(data: DataDir, value: bytes, kind: str) -> MediaError | None:
-    """What the intake says to it, None when it takes it."""
+    """The intake's error for the file, or None if it accepts the file."""
 
     async def run() -> None:
         inspectors = Inspectors()
@@ -256,7 +257,7 @@ def burst(size: int) -> bytes:
 
 
 def animation(side: int, frames: int) -> bytes:
-    """A GIF whose frames are each a line of bytes."""
+    """A GIF whose frames take only a few bytes each."""
     head = b"GIF89a" + struct.pack("<HH", side, side) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff"
     frame = b"\x2c" + struct.pack("<HHHH", 0, 0, side, side) + b"\0\x02\x02\x44\x01\0"
     return head + frame * frames + b"\x3b"
@@ -302,7 +303,7 @@ def test_hostile_pictures(name: str, data: DataDir) -> None:
     assert list(data.inputs.iterdir()) == []
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about tags that are cut off
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about truncated tags
 @pytest.mark.parametrize(
     "given",
     [
@@ -315,7 +316,7 @@ def test_hostile_pictures(name: str, data: DataDir) -> None:
     ],
 )
 def test_junk_beside_a_picture_does_no_harm(given: Callable[[], bytes], data: DataDir) -> None:
-    """Profiles, tags and tails are dropped with whatever is in them, or the picture is refused."""
+    """Profiles, tags and trailing bytes are dropped with their content, or the image is refused."""
     before = psutil.Process().memory_info().rss
     error = refusal(data, given(), "picture")
     assert error is None or error.code == "image_load_error"
@@ -334,7 +335,7 @@ def film(folder: Path, source: str, name: str = "x.mp4", *more: str) -> bytes:
 
 
 def test_hostile_films(data: DataDir, tmp_path: Path) -> None:
-    """Lists that name other files are no films, whatever they call themselves, and nothing is fetched for them."""
+    """Lists of other files are refused as videos, whatever their type, and the server fetches nothing for them."""
     with Inside("127.0.0.1") as inside:
         at = f"http://127.0.0.1:{inside.server_port}/x.ts"
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{at}\n#EXTINF:1,\nfile:///etc/passwd\n".encode()
@@ -377,7 +378,7 @@ def test_hostile_films(data: DataDir, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """`host:port` of a real process that asks for KEY, and its log."""
+    """`host:port` of a real server process that requires KEY, and the path of its log."""
     folder = tmp_path_factory.mktemp("served")
     with stand_in_server(folder, modelslab_status="real", max_queue="1000") as address:
         yield address, folder / "server.log"
@@ -397,7 +398,7 @@ def head(path: str, *headers: str, key: str = KEY) -> bytes:
 
 
 def answered(line: socket.socket) -> tuple[int, dict[str, Any]]:
-    """Status and body; the connection may be closed in the middle of what we send."""
+    """Status code and body; the server may close the connection while the test is still sending."""
     with line.makefile("rb") as reader:
         status = int(reader.readline().split()[1])
         length = 0
@@ -417,7 +418,7 @@ def test_a_body_too_large_is_refused_before_it_comes(vendor: str, served: Served
 
 
 def test_a_body_that_does_not_tell_its_size_is_not_kept(served: Served) -> None:
-    """It is read to its end, for a caller who sends does not listen, and thrown away."""
+    """The server reads it to its end, because a sending client does not listen, and discards it."""
     process = server_at(served[0])
     before = process.memory_info().rss
     with dial(served[0]) as line:
@@ -438,7 +439,7 @@ def server_at(address: str) -> psutil.Process:
 
 
 def test_slow_bodies_hold_up_nobody_else(served: Served) -> None:
-    """More of them than the server has threads, each in the middle of its headers or of its body."""
+    """More slow clients than the server has threads, each in the middle of its headers or its body."""
     with contextlib.ExitStack() as lines:
         slow = [lines.enter_context(dial(served[0])) for _ in range(120)]
         for n, line in enumerate(slow):
@@ -489,7 +490,7 @@ def test_nothing_splits_a_header(tmp_path: Path) -> None:
 
 
 def form(name: str) -> bytes:
-    """A file whose name breaks its line, after a field that says what it is for."""
+    """A form with a file whose name contains a line break, after a field with the file's purpose."""
     purpose = 'content-disposition: form-data; name="purpose"\r\n\r\nuser_data'
     file = f'content-disposition: form-data; name="content"; filename="{name}"\r\n\r\nx'
     same = file.replace('"content"', '"file"')
@@ -518,7 +519,7 @@ def test_an_upload_never_acts_as_a_page(tmp_path: Path) -> None:
 
 
 def test_a_guess_is_compared_with_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much of it is right, and whichever key it is: as many comparisons, each in constant time."""
+    """The same number of constant-time comparisons, however much of the guess is right and whichever key it matches."""
     compared: list[tuple[bytes, bytes]] = []
     real = auth.hmac.compare_digest
 
@@ -586,7 +587,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_is_shown_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracebacks with the values of variables would hold prompts and keys."""
+    """Tracebacks with the values of variables would show prompts and keys."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
@@ -605,7 +606,7 @@ def test_a_terminal_is_shown_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_image_of_the_family_is_taken(data: DataDir) -> None:
-    """The other side of all these refusals."""
+    """The counterpart of all these refusals: an ordinary image passes."""
     made = io.BytesIO()
     Image.new("RGB", (640, 480), "red").save(made, "PNG")
     assert refusal(data, made.getvalue(), "picture") is None

@@ -1,3 +1,5 @@
+"""Settings: defaults, sources and errors; API keys, devices, the choice of models."""
+
 from __future__ import annotations
 
 import base64
@@ -103,7 +105,7 @@ def test_wrong_keys() -> None:
 
 
 def token(name: str, secret: str, expires: float, algorithm: str = "HS256") -> str:
-    """As Zhipu's clients make it."""
+    """A token as Zhipu's clients create it."""
 
     header, payload = {"alg": algorithm, "sign_type": "SIGN"}, {"api_key": name, "exp": expires}
     made = signed_token(json.dumps(header), json.dumps(payload), secret)
@@ -111,7 +113,7 @@ def token(name: str, secret: str, expires: float, algorithm: str = "HS256") -> s
 
 
 def signed_token(header: str, payload: str, secret: str = "secret") -> str:
-    """A token whose signature fits, whatever its two parts hold."""
+    """A token with a valid signature, whatever its two parts contain."""
 
     def part(value: bytes) -> str:
         return base64.urlsafe_b64encode(value).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""What `cogvideox serve` prints once it answers."""
+"""The banner that `cogvideox serve` prints when it is ready."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_long_url_is_one_word(
 def test_https_comes_with_the_variables_of_fals_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It speaks nothing but https, so they are of no use without."""
+    """fal's client speaks https only, so its variables are useless over http."""
     line = "  FAL_RUN_HOST=a.example.org:8443/run FAL_QUEUE_RUN_HOST=a.example.org:8443/queue\n"
     assert line in banner(tmp_path, monkeypatch, capsys, public_url="https://a.example.org:8443")
     assert "FAL_" not in banner(tmp_path, monkeypatch, capsys)

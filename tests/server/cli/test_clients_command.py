@@ -1,4 +1,4 @@
-"""`cogvideox clients`: programs with the address and the key filled in, as one would copy them."""
+"""`cogvideox clients`: example programs with the URL and the API key filled in, ready to copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cogvideox generate` and `replay`, called as from a shell, on a tiny checkpoint."""
+"""The commands `cogvideox generate` and `cogvideox replay`, on a tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from server.cli import app
 from server.cli.arguments import batch
 from tests.rigs import checkpoints
 from tests.rigs.generate_command import QUICK, call
+from tests.rigs.generate_command import own_folder as own_folder
 
 
 def test_a_prompt_becomes_a_file_with_poster_and_manifest_beside_it(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
     assert sorted(made) == ["0001.mp4", "0002.mp4", "named.gif"]
     assert read_manifest("list/named.gif")["plan"]["num_inference_steps"] == 2
     Path("list/0001.mp4").unlink()
-    Path("list/named.gif").write_bytes(made["named.gif"][:500])  # torn, as by a full disk
+    Path("list/named.gif").write_bytes(made["named.gif"][:500])  # truncated, as by a full disk
     again = call("generate", "--batch", "list.jsonl", *QUICK)
     assert "1 of 3 are done already" in again.stderr
     assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made
@@ -102,7 +103,7 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
     assert "2 of 3 are done already" in again.stderr
     assert read_manifest("list/0001.mp4")["request"]["prompt"] == "another"
     other = call("generate", "--batch", "list.jsonl", *QUICK, kind="2b")
-    assert other.exit_code == 2 and "done already" not in other.stderr, "another model makes other videos"
+    assert other.exit_code == 2 and "done already" not in other.stderr, "another model makes different videos"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_names_that_are_too_long_for_a_file(command: list[str]) -> None:
 
 
 def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told before anything is loaded, by `serve` too, and not to each client whose video is large."""
+    """`generate` and `serve` report it at startup, before any model loads."""
     Path("net.pth").write_bytes(b"")
     monkeypatch.setattr("server.served.find_spec", lambda name: None)
     for file, says in (("none.pth", "there is no such file"), ("net.pth", "needs the package spandrel")):

@@ -1,4 +1,4 @@
-"""`--help` of every command and of every group of commands says something."""
+"""`--help` of every command and command group: it works, is readable and shows the settings' defaults."""
 
 from __future__ import annotations
 

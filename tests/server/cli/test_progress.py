@@ -1,4 +1,4 @@
-"""What a terminal, and what is none, sees of a video that is being made."""
+"""The progress display of `cogvideox generate`, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def test_one_time_left_for_the_whole_that_counts_down() -> None:
     clock.now += 30
     assert display.state() == "sampling 5 of 50, 8 %, about 60 s left"
     clock.now += 300
-    assert display.state().endswith("about 1 s left"), "what lasts longer than estimated is not done"
+    assert display.state().endswith("about 1 s left"), "a stage that exceeds its estimate is not done"
     display.progress(Progress("decode", 3, 13, 0.52, 12.0))
     assert display.state() == "decoding 3 of 13, 52 %, about 12 s left"
     display.stage("finish")
-    assert display.state().startswith("finishing the file, 52 %"), "no stage without a name"
+    assert display.state().startswith("finishing the file, 52 %"), "every stage has a name"
 
 
 def test_plain_lines_without_a_terminal() -> None:
@@ -49,7 +49,7 @@ def test_plain_lines_without_a_terminal() -> None:
         end = time.monotonic() + 20
         while out.getvalue().count("decoding") < 4 and time.monotonic() < end:
             time.sleep(0.02)
-    lines = out.getvalue().splitlines()[1:]  # before the first one, nothing may have been reported
+    lines = out.getvalue().splitlines()[1:]  # the first line may precede any progress report
     assert len(lines) >= 3 and "\x1b" not in out.getvalue()
     assert all(line.endswith(" left") and "s: decoding 3 of 13, 52 %, about " in line for line in lines)
 

@@ -1,4 +1,4 @@
-"""`cogvideox generate --prompt-help`: one question for one prompt, and the answer where it belongs."""
+"""`cogvideox generate --prompt-help`: one chat request per prompt, kept in the manifest and replayed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[Chat]:
 def test_the_better_prompt_is_in_the_manifest_and_replayed(chat: Chat) -> None:
     done = call("generate", "a red circle", *QUICK, "--seed", "1", "--count", "2", "--prompt-help", "-o", "a.mp4")
     assert done.exit_code == 0, done.output
-    assert len(chat.asked) == 1, "several videos of one prompt"
+    assert len(chat.asked) == 1, "one request for several videos of the same prompt"
     for name, seed in (("a-1.mp4", 1), ("a-2.mp4", 2)):
         manifest = read_manifest(name)
         asked = manifest["request"]

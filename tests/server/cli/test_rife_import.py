@@ -1,4 +1,4 @@
-"""RIFE's network through `cogvideox weights`: what is kept of a file, and that it is the one that draws."""
+"""RIFE's network in `cogvideox weights`: which files it imports, what it stores, and that generation uses it."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_a_pickled_file_is_kept_as_safetensors(tmp_path: Path) -> None:
     sha256 = hashlib.sha256(kept.read_bytes()).hexdigest()
     assert done.stderr.strip() == f"shaped like RIFE 4.25; sha256 {sha256}"
     assert sorted(p.name for p in kept.parent.iterdir()) == ["cogvideox-files.json", kept.name]
-    assert kept.stat().st_mode & 0o777 == 0o644, "the server may be another user"
+    assert kept.stat().st_mode & 0o777 == 0o644, "the server may run as another user"
     wanted, found = load(file, "cpu").state_dict(), load_file(kept)
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert row("rife", models).split()[1:3] == ["yes", "23"], "MB"
+    assert row("rife", models).split()[1:3] == ["yes", "23"], "23 MB"
     assert weights("where", "rife", models=models).stdout.strip() == str(kept.parent)
 
     again = weights("import", file, models=models)
@@ -92,7 +92,7 @@ def test_a_file_that_is_none_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"")
     wrong[tmp_path / "style.safetensors"] = "a LoRA, not a checkpoint: cogvideox lora add"
     wrong[tmp_path / "torn.safetensors"] = "torn: "
-    # tests/server/cli/test_rife_setting.py has them all
+    # tests/server/cli/test_rife_setting.py tests all of them
     for name in ("gone.pkl", "code.pkl", "style.safetensors", "torn.safetensors"):
         file, says = tmp_path / name, wrong[tmp_path / name]
         done = weights("import", file, models=models)

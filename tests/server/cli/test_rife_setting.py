@@ -1,4 +1,4 @@
-"""COGVIDEOX_RIFE_WEIGHTS that names no such file: told at the start, in a line, by `serve` and `generate` alike."""
+"""COGVIDEOX_RIFE_WEIGHTS without a usable file: `serve` and `generate` report it at startup, in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people type and write in files, in whatever encoding, and where they want the videos: without a model."""
+"""Text that users type or store in files, in any encoding, and output paths; no model is needed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from server.settings import Settings
 from server.text_file import NotText, read_lines
 from tests.rigs import checkpoints
 
-HALF = "\\ud83d"  # of an emoji, as JSON
-BYTE = "\udce9"  # how Python hands on an argument's byte that is no UTF-8
+HALF = "\\ud83d"  # half of an emoji's surrogate pair, as a JSON escape
+BYTE = "\udce9"  # how Python passes on an argument's byte that is not UTF-8
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_a_line_names_itself_and_the_field(line: str, says: str) -> None:
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 def test_a_batch_in_any_encoding_that_says_what_it_is(encoding: str, end: str) -> None:
-    """Of all the characters that some programs take for the end of a line, only the line feed is one."""
+    """Some programs treat other characters as line ends; here only the line feed ends a line."""
     prompts = [f"a{character}b é 😀" for character in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
     lines = [json.dumps({"prompt": prompt}, ensure_ascii=ord(prompt[1]) < 32) for prompt in prompts]
     lines.insert(1, "  ")
@@ -103,7 +103,7 @@ def test_a_batch_in_any_encoding_that_says_what_it_is(encoding: str, end: str) -
     content = ("\ufeff" + text).encode("utf-16-be") if " " in encoding else text.encode(encoding)
     made = jobs_of(content)
     assert [job.request.prompt for job in made] == prompts
-    assert [job.path.name for job in made][:2] == ["0001.mp4", "0003.mp4"], "an empty line counts"
+    assert [job.path.name for job in made][:2] == ["0001.mp4", "0003.mp4"], "an empty line counts in the numbering"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_mistyped_command_is_one_line_too() -> None:
         call("keys", "create", "a", "--jobs-per-key", "0"),
         "--jobs-per-key: must be a whole number between 1 and 1000000, got 0",
     )
-    assert "Commands" in call("keys").output, "no words at all are a question"
+    assert "Commands" in call("keys").output, "without a subcommand it prints the help"
 
 
 def test_a_replay_goes_where_it_is_told() -> None:
@@ -247,5 +247,5 @@ def test_a_replay_goes_where_it_is_told() -> None:
 
 def test_both_halves_of_an_emoji_are_one_character() -> None:
     values: dict[str, Any] = {"prompt": "😀", "negative_prompt": "🎬"}
-    (job,) = jobs_of(json.dumps(values).encode())  # in ASCII: \\ud83d\\ude00
+    (job,) = jobs_of(json.dumps(values).encode())  # json.dumps escapes both halves: \\ud83d\\ude00
     assert (job.request.prompt, job.request.negative_prompt) == ("😀", "🎬")

@@ -16,7 +16,7 @@ from tests.rigs.live import live
 
 @pytest.fixture
 def build(request: pytest.FixtureRequest) -> Iterator[Build]:
-    """Makes rigs with the settings given; they last as long as the test."""
+    """Builds rigs with the given settings; they last as long as the test."""
     vendor = request.path.parent.name
     with ExitStack() as there:
 

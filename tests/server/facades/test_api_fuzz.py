@@ -1,8 +1,8 @@
-"""Whatever is sent to a façade, it answers in its vendor's shape and never fails.
+"""Fuzzing: a façade answers every request in its vendor's shape and never fails.
 
-Two kinds of requests: those that schemathesis makes from the OpenAPI document, valid and invalid, each with a few that
-differ from it in one place, the same ones in every run; and those that no schema brings about. All go to the façade
-over the real job table, files and intake.
+Two kinds of requests: those that schemathesis generates from the OpenAPI document, valid and invalid, each with a few
+mutants that differ in one place (the same in every run); and those that no schema produces. All go to the façade over
+the real job table, files and intake.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from tests.rigs.api_scenes import SCENES, Sender
 from tests.rigs.api_tables import calls
 from tests.rigs.facade_rig import Rig, facade, square
 
-GENERATED = int(os.environ.get("FUZZ_REQUESTS", "0"))  # to each façade
+GENERATED = int(os.environ.get("FUZZ_REQUESTS", "0"))  # per façade
 ROUNDS = 20
-MUTANTS = 3  # of each request that is drawn: drawing one takes three times as long as answering it
+MUTANTS = 3  # per generated request: generating one takes three times as long as answering it
 BASE = "http://here:8000"
-SHOWN = 12  # kinds of findings that a failing test tells
+SHOWN = 12  # kinds of findings that a failing test shows
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    # starlette closes the file of a part that ends too early only when it is collected, which is at once
+    # starlette closes the file of a truncated part only at garbage collection, which happens at once
     pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning"),
     pytest.mark.skipif(not GENERATED, reason="make fuzz runs it, with FUZZ_REQUESTS"),
 ]
@@ -54,7 +54,7 @@ pytestmark = [
 
 @dataclass
 class Trial:
-    """Asks and keeps the first request of each kind that was answered wrongly."""
+    """Sends requests, and keeps the first of each kind that got a wrong answer."""
 
     name: str
     rig: Rig
@@ -78,7 +78,7 @@ class Trial:
 
 
 def remember(inspectors: Inspectors) -> None:
-    """The same bytes are checked once: a clip takes a process of its own, and hundreds of requests bring the same."""
+    """Checks the same bytes only once: each clip takes a process, and hundreds of requests send the same one."""
     check, answers = inspectors._asked, dict[str, dict[str, Any]]()
 
     async def once(task: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
 
 
 def scenery(trial: Trial, call: str) -> dict[str, object]:
-    """The parts of a call's path, for something that is there."""
+    """Path parameters of the call that name something existing."""
     if (make := SCENES.get((trial.name, call))) is None:
         return {}
     client = TestClient(trial.rig.app, base_url=BASE)
@@ -136,7 +136,7 @@ def run_some(
 
     try:
         put()
-    except Unsatisfiable:  # there is nothing more, or nothing invalid about it
+    except Unsatisfiable:  # no more requests, or no invalid ones
         return
 
 
@@ -171,7 +171,7 @@ def test_what_the_schema_describes_and_what_it_forbids(trial: Trial) -> None:
             run_some(trial, operation, mode, places, number, 1 + left // len(strategies) // (1 + MUTANTS))
     assert trial.asked >= GENERATED
     assert not (verdict := trial.verdict()), verdict
-    assert trial.codes[200] + trial.codes[201] > GENERATED / 50, f"hardly anything was valid: {trial.codes}"
+    assert trial.codes[200] + trial.codes[201] > GENERATED / 50, f"hardly any request was valid: {trial.codes}"
 
 
 def test_what_no_schema_brings_about(trial: Trial) -> None:
@@ -195,7 +195,7 @@ def test_what_no_schema_brings_about(trial: Trial) -> None:
 
 @pytest.mark.parametrize("name", FACADES)
 def test_what_is_no_answer_of_the_vendors(name: str) -> None:
-    """The judge can tell: FastAPI's own errors, a page, a traceback, the key."""
+    """The checker recognises FastAPI's own errors, a page, a traceback and the key."""
     asked, kind = Asked("GET", b"/"), {"content-type": "application/json"}
     assert flaw(name, asked, Answer(404, kind, b'{"detail": "Not Found"}'))
     assert flaw(name, asked, Answer(422, kind, b'{"detail": [{"loc": ["body"], "msg": "no"}]}'))
@@ -211,7 +211,7 @@ def test_what_is_no_answer_of_the_vendors(name: str) -> None:
 
 
 def test_addresses_that_belong_to_several(tmp_path: Path) -> None:
-    """What lies before the façades: the addresses two vendors share, the server's own, the way to each façade."""
+    """Routes in front of the façades: URLs that two vendors share, the server's own, the routing to each façade."""
     app = house.app(tmp_path, api_keys=KEY)
     try:
         paths = ("/", "/health", "/v1", "/v1/models", "/v1/models/{a}", "/v1/files", "/v1/files/{a}", "/files/{a}/{b}")

@@ -1,8 +1,8 @@
-"""The tables in docs/apis against the façades: every field is there, and does what its word says.
+"""The tables in docs/apis: every field of the façades is listed, and behaves as its row says.
 
-For each field a request with the first example of its schema is sent twice and one with the second once. What is the
-same in the first two and other in the third is what the field does: to the job, to the answer, to what is found at the
-addresses in the answer, to the webhook.
+For each field, the test sends a request with the first example of its schema twice and one with the second example
+once. A value that is the same in the first two and different in the third is an effect of the field. The test looks at
+the job, the answer, the content of the URLs in the answer, and the webhook.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.rigs.api_scenes import TOLD_AGAIN, UNSHOWN, Scene, Sender
 from tests.rigs.api_tables import DOCS, Call, Field, Row, calls, tables
 from tests.rigs.facade_rig import Clock, Rig, facade, square
 
-IN_SCENES = ("after", "ids")  # ids that only a scene knows
+IN_SCENES = ("after", "ids")  # their values are ids from a scene
 WORDS = ("honoured", "mapped", "ignored", "refused")
 NOW = 1_800_000_000.0
 CLOCK = Clock(NOW)
@@ -41,7 +41,7 @@ ROWS = [(call, row) for call in CALLS for row in TABLES[call.vendor].get(call.na
 
 @pytest.fixture
 def idle_inspectors() -> None:
-    """They end with the rig."""
+    """Overrides the shared fixture, because the rig stops its inspectors."""
 
 
 def call_id(value: Any) -> str | None:
@@ -50,7 +50,7 @@ def call_id(value: Any) -> str | None:
     return value.field if isinstance(value, Row) else None
 
 
-# what is written
+# the tables
 
 
 @pytest.mark.parametrize("name", FACADES)
@@ -68,15 +68,15 @@ def test_a_table_has_every_field_once(call: Call) -> None:
     rows = TABLES[call.vendor].get(call.name, [])
     names = [row.field for row in rows]
     where = f"docs/apis/{call.vendor}.md, {call.name}"
-    assert len(set(names)) == len(names), f"{where}: twice: {[n for n in names if names.count(n) > 1]}"
+    assert len(set(names)) == len(names), f"{where}: listed twice: {[n for n in names if names.count(n) > 1]}"
     lacking = {field.name for field in call.top} - set(names)
     unknown = {name for name in names if "[" not in name} - {field.name for field in call.fields}
-    assert not lacking, f"{where}: rows lack for {sorted(lacking)}"
-    assert not unknown, f"{where}: rows for fields the schema lacks: {sorted(unknown)}"
+    assert not lacking, f"{where}: no rows for {sorted(lacking)}"
+    assert not unknown, f"{where}: rows for fields that the schema lacks: {sorted(unknown)}"
     for row in rows:
-        assert row.word in WORDS, f"{where}, {row.field}: {row.word!r} is none of {WORDS}"
+        assert row.word in WORDS, f"{where}, {row.field}: {row.word!r} is not one of {WORDS}"
         if row.word != "honoured":
-            assert row.reason or where.endswith("/sync"), f"{where}, {row.field}: {row.word} and no word of how or why"
+            assert row.reason or where.endswith("/sync"), f"{where}, {row.field}: {row.word}, but without a reason"
 
 
 @pytest.mark.parametrize("call", CALLS, ids=call_id)
@@ -89,10 +89,10 @@ def test_every_field_has_two_examples(call: Call) -> None:
             continue
         where = f"{call.vendor}, {call.name}"
         different = {json.dumps(example) for example in field.examples}
-        assert len(different) >= 2, f"{where}: {field.name} has no two different examples in its schema"
+        assert len(different) >= 2, f"{where}: {field.name} lacks two different examples in its schema"
 
 
-# what is done
+# the behaviour
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def rigs() -> Iterator[Callable[[str], Rig]]:
 
 @pytest.fixture(autouse=True)
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times that differ are no effect of a field."""
+    """Stops the clock, because different times are not an effect of a field."""
     CLOCK.now = NOW
     monkeypatch.setattr(time, "time", CLOCK)
 
@@ -142,11 +142,11 @@ def test_a_field_does_what_the_table_says(rigs: Callable[[str], Rig], call: Call
     if row.word == "refused":
         codes = [int(value) for place, value in other.items() if place.endswith(".status") and value.isdecimal()]
         refused = any(400 <= code < 500 for code in codes)
-        assert refused, f"{where}: is to be refused, and the second example is taken"
+        assert refused, f"{where}: documented as refused, but the second example is accepted"
         return
-    assert status < 400, f"{where}: the first example is refused, so nothing is shown: {said(first)}"
+    assert status < 400, f"{where}: the first example is refused, so the test shows nothing: {said(first)}"
     if not scenes[0].refuses and field.name != "key":
-        assert status_other < 400, f"{where}: the second example is refused, so nothing is shown: {said(other)}"
+        assert status_other < 400, f"{where}: the second example is refused, so the test shows nothing: {said(other)}"
     passing = {place for place in first.keys() | again.keys() if first.get(place) != again.get(place)}
     if any(place.startswith("job ") for place in first) and (call.vendor, field.name) not in TOLD_AGAIN:
         told = {place for place, said in first.items() if tells_again(place, said, field, asked[0])}
@@ -157,19 +157,19 @@ def test_a_field_does_what_the_table_says(rigs: Callable[[str], Rig], call: Call
         if first.get(place) != other.get(place)
     }
     if row.word == "ignored":
-        assert not changes, f"{where}: is said to be ignored, and changes {dict(list(changes.items())[:5])}"
+        assert not changes, f"{where}: documented as ignored, but changes {dict(list(changes.items())[:5])}"
     else:
-        assert changes, f"{where}: is said to be {row.word}, and both examples do the same"
+        assert changes, f"{where}: documented as {row.word}, but both examples have the same effect"
 
 
 def tells_again(place: str, said: str, field: Field, asked: Any) -> bool:
-    """A part of an answer that only repeats what was asked is no effect."""
+    """Whether this value of an answer only repeats the request, which is not an effect."""
     name = field.name.rpartition(".")[2]
     return not place.startswith("job ") and name in place.split(".")[1:] and _plain(said) in map(_plain, leaves(asked))
 
 
 def _plain(leaf: Any) -> Any:
-    """A value as text, in whatever form a vendor writes it."""
+    """Normalises a value, because vendors write numbers and booleans in several forms."""
     text = str(leaf[1] if isinstance(leaf, tuple) else leaf).strip("'")
     try:
         return float(text)
@@ -178,7 +178,7 @@ def _plain(leaf: Any) -> Any:
 
 
 def values(call: Call, field: Field, number: int, sender: Sender, scene: Scene) -> Values:
-    """What is required, and `field` with its first or second example."""
+    """Values of the required fields, and of `field` with its first or second example."""
     parent = field.name.partition(".")[0]
     needed = {
         other: examples(other, sender, scene)[0]
@@ -195,7 +195,7 @@ def values(call: Call, field: Field, number: int, sender: Sender, scene: Scene) 
 
 
 def _goes_with(name: str, chosen: str) -> bool:
-    """A field of the body itself, or of the object that the chosen one is in."""
+    """Whether the field is in the body itself or in the same object as the chosen one."""
     parent, dot, _ = name.rpartition(".")
     return not dot or parent == chosen.rpartition(".")[0]
 

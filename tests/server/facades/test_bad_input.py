@@ -1,5 +1,4 @@
-"""Sizes, rates and networks that cannot be, through the façades, on the real worker: each a clear answer, and the next
-film comes out as ever."""
+"""Impossible sizes, frame rates and networks, on the real worker: clear errors, and the next video succeeds."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def film(running: Running, **given: Any) -> tuple[Job, Any]:
-    """The job when it has ended, and what fal says of its result."""
+    """Returns the finished job, and fal's answer at the result URL."""
     house = house_of(running[0])
     request_id = running[1].post(FAL, json={**USUAL, **given}).json()["request_id"]
     job = house.context.jobs.get(request_id)
@@ -67,7 +66,7 @@ def test_sizes_of_1_and_20000_pixels(running: Running, side: int) -> None:
         (ZHIPU, {"model": "cogvideox-2", "size": f"{side}x{side}"}, "size"),
         (HUGGING_FACE, {"inputs": "a", "parameters": {"target_size": {"width": side, "height": 48}}}, "target_size"),
     ]
-    if side == 1:  # what is above its most, ModelsLab takes for the most
+    if side == 1:  # ModelsLab caps larger values at its maximum
         calls.append((MODELSLAB, {"model_id": "cogvideox", "height": side}, "height"))
     for path, body, names in calls:
         answer = client.post(path, json={**PROMPT, **body})
@@ -93,7 +92,7 @@ def test_a_rate_below_the_models_leaves_frames_out_and_one_below_fals_is_refused
 
 
 def test_a_network_that_was_overwritten_fails_the_film_alone(tmp_path: Path) -> None:
-    """It was whole when the server began; a worker reads it when the first film needs it."""
+    """The file was intact when the server started; a worker reads it when the first video needs it."""
     with server(tmp_path) as running:
         running[2].write_bytes(b"not a network")
         job, said = film(running, export_fps=16)

@@ -1,4 +1,4 @@
-"""COGVIDEOX_EXTEND: what clouds have no field for is made of further clips, whichever cloud's client asks."""
+"""COGVIDEOX_EXTEND: the server extends videos with further clips for clients of clouds without a field for it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_openais_own_fields_say_otherwise() -> None:
 
 
 def test_asking_for_what_cannot_be_is_refused() -> None:
-    with facade("openai", tasks=[Task.T2V, Task.V2V]) as rig:  # no model continues a clip
+    with facade("openai", tasks=[Task.T2V, Task.V2V]) as rig:  # no model can continue a clip
         answer = rig.client.post("/v1/videos", json={"prompt": "a", "seconds": 12, "extend": True})
         assert (answer.status_code, answer.json()["error"]["param"], rig.jobs()) == (400, "extend", []), answer.text
 

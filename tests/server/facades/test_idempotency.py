@@ -1,4 +1,4 @@
-"""A call that is repeated under the same Idempotency-Key makes no second job, in every cloud's API."""
+"""In every cloud's API, a repeated call with the same Idempotency-Key creates no second job."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_repeated_calls(vendor: str) -> None:
         assert id_in(vendor, first) == id_in(vendor, again) != ""
         conflict = send(other(body), "one")
         assert 400 <= conflict.status_code < 500 and "Idempotency-Key" in conflict.text, conflict.text
-        assert conflict.status_code not in (408, 409, 429), "clients would send it again"
+        assert conflict.status_code not in (408, 409, 429), "clients would retry it"
         for wrong in ("x" * 256, "a\tb"):
             refused = send(body, wrong)
             assert 400 <= refused.status_code < 500, refused.text
@@ -85,7 +85,7 @@ def test_how_it_is_to_be_answered_is_no_other_call() -> None:
         answers = [client.post(path, json=body, headers={**said, **way}).json() for way in ways]
         assert len({answer["id"] for answer in answers}) == 1
         kinds = [answer["output"].partition(":")[0] for answer in answers]
-        assert kinds == ["data", "data", "http"], "the client that created it and waited reads the same again"
+        assert kinds == ["data", "data", "http"], "the client that created it and waited gets the same answer again"
 
 
 def test_a_request_id_may_come_again_under_one_key() -> None:
@@ -99,7 +99,7 @@ def test_a_request_id_may_come_again_under_one_key() -> None:
 
 
 def test_another_picture_is_another_call() -> None:
-    """Bare pictures leave nothing in the payload."""
+    """The payload of a bare image body is empty, so the image itself must be compared."""
     path = "/hf-inference/models/zai-org/CogVideoX-5b-I2V"
     with facade("huggingface") as rig, TestClient(rig.app) as client:
         answers = [

@@ -1,4 +1,4 @@
-"""Large JSON bodies: the same document as Python's parser makes of it, in steps."""
+"""Large JSON bodies: parsing in steps gives the same document as Python's parser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 2**20
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few characters are a large document of many steps. NOTE: a step is longer than two escapes."""
+    """Makes a few characters a large document of many steps. A step must be longer than two escapes."""
     monkeypatch.setattr(json_bodies, "LARGE", 1)
     monkeypatch.setattr(json_bodies, "LONG", 5)
     monkeypatch.setattr("server.limits.steps.STEP", 17)
@@ -55,7 +55,7 @@ def test_documents_are_what_the_parser_makes_of_them() -> None:
         document = value(3)
         written = json.dumps(document, ensure_ascii=chance.random() < 0.5, indent=chance.choice([None, 1]))
         body = written.replace("/", chance.choice(["/", "\\/"])).encode("utf-8", "surrogatepass")
-        if b"\xed\xa0" in body or b"\xed\xb8" in body:  # half a pair that is not escaped is no UTF-8
+        if b"\xed\xa0" in body or b"\xed\xb8" in body:  # an unescaped lone surrogate is not UTF-8
             assert outcome(parse_json, body)[0] == "The body is not UTF-8"
             continue
         assert json.dumps(parse_json(body)) == json.dumps(plain(body)), body

@@ -1,4 +1,4 @@
-"""A stranger's numbers, in every field of every façade that takes one: refused or bounded, never a failure."""
+"""Hostile numbers in every numeric field of every façade: refused or bounded, never a failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUGE, DIGITS = str(10**400), "9" * 4301
 TOKENS = (HUGE, f"-{HUGE}", DIGITS, "1e400", "NaN", "-0.0", str(2**63), "1e308")
 TEXTS = ("١٢", "1_0", DIGITS, "1e400", "inf")
 PARAMETERS = (*TOKENS, *TEXTS)
-MARK = "\ue000"  # stands for a token in the JSON that is made around it
+MARK = "\ue000"  # placeholder for a token in the generated JSON
 
 
 @pytest.fixture(params=FACADES)
@@ -73,7 +73,7 @@ def test_odd_numbers(rig: tuple[str, Rig]) -> None:
     asked = 0
     with asyncio.Runner() as runner:
         for call in calls(vendor, made.app.openapi()):
-            if ("{" in call.path and not call.places) or call.path.endswith("/video-to-video"):  # each checks its clip
+            if ("{" in call.path and not call.places) or call.path.endswith("/video-to-video"):  # it inspects a clip
                 continue
             for one in requests(call):
                 asked += 1

@@ -1,4 +1,4 @@
-"""Bodies as every API takes them: beside an upgrade, compressed, empty, in forms without file names."""
+"""Request bodies in every API: with an upgrade header, compressed, empty, in forms without file names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_body_beside_an_upgrade_is_read(made: FastAPI, port: int, name: str) -
     pair = head.encode() + body + b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     answer, rest = exchange(port, pair)
     assert answer.startswith((b"http/1.1 200", b"http/1.1 201")), (answer, rest)
-    assert b"alive" in rest, "the next request on the connection is read too"
+    assert b"alive" in rest, "the server reads the next request on the connection too"
     assert last_prompt(made, name) == "steps=1 upgraded"
 
 
@@ -54,7 +54,7 @@ def test_an_upload_beside_an_upgrade_is_stored(client: TestClient, port: int) ->
     assert len(client.get(address.partition("/multipart/")[0]).content) == 856
 
 
-# -- uploads of nothing -----------------------------------------------------------------------------------------------
+# -- empty uploads ----------------------------------------------------------------------------------------------------
 
 EMPTY_FILE = ("a.png", b"", "image/png")
 EMPTY: dict[str, Callable[[TestClient], Any]] = {
@@ -179,7 +179,7 @@ def test_a_compressed_upload_is_stored_plain(client: TestClient) -> None:
     packed = gzip.compress(form.read())
     headers = {"content-type": form.headers["content-type"], "content-encoding": "gzip"}
     answer = client.post("/v1/files", content=packed, headers=headers)
-    assert answer.status_code == 201 and answer.json()["size"] == len(data), "it is Replicate's form"
+    assert answer.status_code == 201 and answer.json()["size"] == len(data), "this is Replicate's form"
     refused = client.post("/v1/files", content=packed, headers={**headers, "content-encoding": "br"})
     assert refused.status_code == 415 and "br" in refused.json()["error"]["message"]
 
@@ -188,7 +188,7 @@ def test_a_compressed_upload_is_stored_plain(client: TestClient) -> None:
 
 
 def form(name: str, data: bytes, kind: str = "", **fields: str) -> tuple[bytes, dict[str, str]]:
-    """A form whose file comes without a file name, as `name=@file` without one, or a Blob, is sent by some."""
+    """A form whose file has no file name, as some clients send it (for example for a Blob)."""
     parts = [f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()]
     typed = f"Content-Type: {kind}\r\n" if kind else ""
     parts += [f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n{typed}\r\n'.encode() + data + b"\r\n--b--\r\n"]
@@ -248,7 +248,7 @@ def test_a_file_without_a_name_in_pieces(client: TestClient, size: int) -> None:
 
 @pytest.mark.parametrize("name", UNNAMED)
 def test_a_file_without_a_name_and_without_a_byte(client: TestClient, name: str) -> None:
-    """Its type says that a picture was meant, unlike in a browser's file box that was left empty."""
+    """The part's type declares an image, unlike a file field left empty in a browser."""
     path, field, fields, _ = UNNAMED[name]
     body, headers = form(field, b"", "image/png", **fields)
     answer = client.post(path, content=body, headers=headers)
@@ -257,7 +257,7 @@ def test_a_file_without_a_name_and_without_a_byte(client: TestClient, name: str)
 
 @pytest.mark.parametrize("name", [one for one in UNNAMED if one != "replicate"])
 def test_a_form_that_breaks_off_is_refused(client: TestClient, name: str) -> None:
-    """Its last part would be left out, and a picture be missing without a word."""
+    """Otherwise the last part, here an image, would be dropped silently."""
     path, field, fields, _ = UNNAMED[name]
     body, headers = form(field, PNG, "image/png", **fields)
     answer = client.post(path, content=body.removesuffix(b"--b--\r\n"), headers=headers)

@@ -1,4 +1,4 @@
-"""Streams and waiting calls beyond a caller's places: refused in the cloud's own shape, or answered at once."""
+"""Streams and waiting calls beyond a key's limit: refused in the cloud's own shape, or answered at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FULL = "as many as may be at a time"
 
 
 def fill(rig: Rig, held: ExitStack) -> str:
-    """Takes all places of the only key; its name."""
+    """Takes all places of the only key; returns the key's owner."""
     (owner,) = rig.context.keys.owners
     jobs = rig.context.jobs
     for shares, most in ((jobs.streams, 50), (jobs.waits, 200)):
@@ -44,7 +44,7 @@ def test_replicate() -> None:
         answer = client.get(made["urls"]["stream"])
         assert answer.status_code == 429 and FULL in answer.json()["detail"]
         rig.hold()
-        wait = {"prefer": "wait=60"}  # which would last a minute
+        wait = {"prefer": "wait=60"}  # would take a minute
         answer = client.post("/v1/models/cuuupid/cogvideox-5b/predictions", json=body, headers=wait)
         assert answer.status_code == 201 and answer.json()["status"] in ("starting", "processing")
 
@@ -61,7 +61,7 @@ def test_the_others() -> None:
             fill(rig, held)
             answer = client.post(path, json=body)
             assert answer.status_code == status and FULL in answer.text, (name, answer.text)
-            assert not rig.jobs(), "no job may be made that nobody waits for"
+            assert not rig.jobs(), "a refused waiting call must not create a job"
 
 
 def test_modelslab_answers_at_once() -> None:

@@ -1,4 +1,4 @@
-"""What every API owes to HTTP, whichever cloud it stands for: HEAD, ranges, streams, pages of other sites, prefixes."""
+"""HTTP features of every API: HEAD, ranges, event streams, cross-origin pages, path prefixes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_head_wherever_there_is_get(made: FastAPI, client: TestClient) -> None:
         head, get = client.head(path), client.get(path)
         assert (head.status_code, head.content) == (get.status_code, b""), path
         assert head.headers.get("content-type") == get.headers.get("content-type"), path
-    assert client.head("/run/fal-ai/cogvideox-5b?prompt=a").status_code == 405, "it would make a video"
+    assert client.head("/run/fal-ai/cogvideox-5b?prompt=a").status_code == 405, "the GET would create a video"
 
 
 def test_an_unknown_unit_is_no_range(made: FastAPI, client: TestClient) -> None:
@@ -91,7 +91,7 @@ def test_a_stream_over_http_1_0_ends_with_its_connection(client: TestClient, por
         assert b"transfer-encoding: chunked" in head and body.endswith(b"0\r\n\r\n")
 
 
-# -- pages of other sites ---------------------------------------------------------------------------------------------
+# -- cross-origin pages -----------------------------------------------------------------------------------------------
 
 PAGE = {"origin": "https://studio.example"}
 
@@ -147,7 +147,7 @@ def test_a_page_may_read_refusals_of_keys_limits_and_sizes(tmp_path: Path) -> No
             assert client.options("/v1/videos", headers=asked).status_code == 200
 
 
-# -- below a path of a proxy's ----------------------------------------------------------------------------------------
+# -- behind a proxy's path prefix -------------------------------------------------------------------------------------
 
 BEHIND = {"x-forwarded-prefix": "/studio/", "x-forwarded-host": "video.example", "x-forwarded-proto": "https"}
 
@@ -183,7 +183,7 @@ def test_uploads_and_files_lie_below_the_prefix(behind: TestClient) -> None:
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/"])
 def test_the_docs_below_a_prefix(client: TestClient, behind: TestClient, path: str) -> None:
-    for one in (client, behind):  # told of it or not
+    for one in (client, behind):  # without and with a known prefix
         page = one.get(path, follow_redirects=False)
         assert page.status_code == 200
         links = re.findall(r"""(?:src=|href=|url: )["']([^"']+)["']""", page.text)

@@ -1,4 +1,4 @@
-"""The addresses that OpenAI and Replicate share, with apps that say who they are, and with the real registry."""
+"""URLs shared by OpenAI and Replicate, with stub apps that answer with their own name, and with the real façades."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_forms_by_their_first_part(data: dict[str, str], files: dict[str, Any], 
     request = client.build_request("POST", "/v1/files", data=data, files=files)
     answer = client.send(request)
     assert whose(answer) == name
-    assert answer.json()["bytes"] == len(request.read()), "the whole form reaches whose it is"
+    assert answer.json()["bytes"] == len(request.read()), "the whole form reaches the right app"
 
 
 def test_a_form_in_the_smallest_pieces() -> None:
@@ -142,7 +142,7 @@ def test_what_is_no_form_is_openais() -> None:
 
 @pytest.fixture
 def real(build: Build) -> TestClient:
-    """The two façades themselves."""
+    """A client of the two real façades."""
     rig = build("openai", keys="mine")
     rig.beside("openai", "replicate")
     rig.client.headers.update(KEY)
@@ -193,7 +193,7 @@ def test_the_real_refusals(real: TestClient) -> None:
         (real.get("/v1/models/owner/name"), 404),
     ):
         assert answer.status_code == status
-        assert {"title", "status", "detail"} <= set(answer.json()), "Replicate's words"
+        assert {"title", "status", "detail"} <= set(answer.json()), "Replicate's error format"
 
 
 def test_a_name_whose_slash_is_escaped_is_openais(real: TestClient) -> None:

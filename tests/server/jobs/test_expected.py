@@ -1,4 +1,4 @@
-"""How long a job will take before it says so itself: by the model's latest videos, and by what is ahead of it."""
+"""A job's estimated time before its worker reports one: from the model's latest videos and the jobs ahead of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.media.artifact import Artifact
 from tests.rigs.facade_rig import Clock, Rig, facade
 
 FILE = Artifact("key", "video/mp4", "film.mp4", 9)
-SECONDS, SAMPLING = 70.0, 40.0  # that each video takes here
+SECONDS, SAMPLING = 70.0, 40.0  # of each video in these tests
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def test_what_the_latest_took_and_what_is_ahead(rig: Rig) -> None:
     assert (jobs.expected(first), jobs.expected(second)) == (SECONDS, 2 * SECONDS)
     running = rig.store.claim()
     assert running is not None and running.id == first.id
-    assert jobs.expected(running) == SECONDS, "it loads its model, and has said nothing yet"
-    assert jobs.expected(second) == 2 * SECONDS, "one works, and none waits before this one"
+    assert jobs.expected(running) == SECONDS, "it is loading its model, without a report yet"
+    assert jobs.expected(second) == 2 * SECONDS, "one job is running, and no other is ahead in the queue"
     assert jobs.expected(replace(running, eta=12.5)) == 12.5
-    assert jobs.expected(replace(running, status=Status.QUEUED, eta=0.1)) != 0.1, "the queue is ahead of it again"
+    assert jobs.expected(replace(running, status=Status.QUEUED, eta=0.1)) != 0.1, "the queue is ahead of the job again"
 
 
 def test_more_steps_take_longer(rig: Rig) -> None:

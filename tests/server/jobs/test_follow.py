@@ -1,4 +1,4 @@
-"""Waiting for jobs and following them: one reader for all, nothing missed, and an end to each."""
+"""Waiting for jobs and following them: one reader for all streams, no missed event, and an end to every stream."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_what_is_not_there_and_a_server_that_stops(store: JobStore) -> None:
 
 
 def test_many_readers_take_no_more_queries(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, so that it holds on any machine: while nothing changes, 300 streams of 30 jobs cost a few queries."""
+    """Counts queries, so that it holds on any machine: while nothing changes, 300 streams of 30 jobs cost a few."""
     for n in range(30):
         store.submit(job(f"j{n}", owner=f"k{n % 3}"))
     asked: list[str] = []

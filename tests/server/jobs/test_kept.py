@@ -1,4 +1,4 @@
-"""What is kept of a request in the job table: bounded, whatever was sent."""
+"""The part of a request that the job table keeps: its size is bounded, whatever the client sends."""
 
 from __future__ import annotations
 

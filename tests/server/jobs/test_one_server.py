@@ -1,4 +1,4 @@
-"""One server to a table: its lock on a PostgreSQL database outlives restarts of that, or another server has it."""
+"""One server per job table: its lock in PostgreSQL survives database restarts, unless another server takes it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def server() -> Iterator[postgres.Server]:
 
 
 def holders(url: str) -> list[int]:
-    """The sessions that have the lock of who serves from that database."""
+    """Database sessions that hold the server's lock."""
     with closing(psycopg.connect(url, autocommit=True)) as db:
         return [pid for (pid,) in db.execute(HOLDERS, (SERVERS,))]
 
 
 @contextmanager
 def next_in_line(url: str) -> Iterator[threading.Event]:
-    """Another server, as far as the lock goes: has it as soon as its holder's session ends."""
+    """Stands in for another server: takes the lock as soon as its holder's session ends."""
     with closing(psycopg.connect(url, autocommit=True)) as db:
         has_it = threading.Event()
 
@@ -70,11 +70,11 @@ def test_a_restarted_database_is_held_again(immediate: bool, server: postgres.Se
         found = ended(house, running, 30)
         assert (found.status, found.attempt) == (Status.SUCCEEDED, 1)
         assert house.dispatcher.alive
-    until(lambda: holders(url) == [])  # the database notices a little later that we have gone
+    until(lambda: holders(url) == [])  # the database notices the closed session a little later
 
 
 def test_a_lost_session_alone_is_noticed(server: postgres.Server, tmp_path: Path) -> None:
-    """No query of the server's fails, its lock is gone all the same."""
+    """None of the server's queries fails, but its lock is lost."""
     url = server.create("session")
     application = app(tmp_path, database_url=url)
     with TestClient(application):
@@ -97,7 +97,7 @@ def test_a_session_of_our_own_that_lingers_is_ended(server: postgres.Server) -> 
 
 
 def test_who_comes_too_late_works_no_more(server: postgres.Server, tmp_path: Path) -> None:
-    """The other server has its jobs then, also the one it was at: each has one film in the end."""
+    """The other server then owns all jobs, including the running one; each has one video in the end."""
     url = server.create("taken")
     application = app(tmp_path, database_url=url)
     with TestClient(application) as client:
@@ -114,7 +114,7 @@ def test_who_comes_too_late_works_no_more(server: postgres.Server, tmp_path: Pat
             assert ready.status_code == 503 and "another server is using the database" in ready.text
             assert client.post("/v1/videos", json={"prompt": "steps=1"}).status_code == 503
             found = [house.context.jobs.get(job.id) for job in (running, waiting)]
-            assert [job and job.status for job in found] == [Status.RUNNING, Status.QUEUED], "not this one's to change"
+            assert [job and job.status for job in found] == [Status.RUNNING, Status.QUEUED], "now the other server's"
         other = app(tmp_path, database_url=url, data_dir=tmp_path / "other")
         with TestClient(other):
             done = [ended(house_of(other), job, 30) for job in (running, waiting)]

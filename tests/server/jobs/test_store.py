@@ -1,3 +1,5 @@
+"""The job store on SQLite and PostgreSQL: states, claims, order, deadlines, quotas, logs."""
+
 from __future__ import annotations
 
 import random
@@ -187,7 +189,7 @@ def test_logs(store: JobStore) -> None:
 
 
 def test_random_walks_keep_to_the_table(store: JobStore) -> None:
-    """Whatever is called in whatever order, a job only ever moves as FOLLOWS allows, and attempts only grow."""
+    """For any order of calls, a job changes its status only as FOLLOWS allows, and attempts only grow."""
     rng = random.Random(7)
     store.submit(job("a"))
     before = store.get("a")
@@ -252,7 +254,7 @@ def test_another_schema_is_left_alone(where: Path | str, version: int, reason: s
 
 
 def test_deadlines(store: JobStore) -> None:
-    """It is 99 seconds past: what is due has its time over."""
+    """The clock reads 99 s: deadlines up to then have passed."""
     hook = Webhook("http://w", "http://here")
     given: dict[str, dict[str, Any]] = {
         "begun": {"start_by": 98.0, "end_by": 100.0},
@@ -349,7 +351,7 @@ def test_jobs_are_forgotten_when_their_time_is_over_and_their_video_is_gone(stor
 
 
 def test_keys_take_turns(store: JobStore) -> None:
-    """A key with many jobs does not keep one with few waiting, and the place told beforehand is the place had."""
+    """A key with many jobs does not delay a key with few, and the predicted positions are the real ones."""
     for owner, count in (("many", 6), ("few", 2), ("one", 1)):
         for n in range(count):
             store.submit(job(f"{owner}{n}", owner=owner))
@@ -370,7 +372,7 @@ def test_a_key_at_work_lets_others_go_first(store: JobStore) -> None:
     assert [found.id for found in claimed if found] == ["a0", "b0", "a1"]
     store.fail("b0", 1, JobError("internal", "m"))
     found = store.claim()
-    assert found and found.id == "b1", "b has nothing running, a has two"
+    assert found and found.id == "b1", "b has no running job, a has two"
 
 
 def test_quotas(store: JobStore) -> None:
@@ -388,7 +390,7 @@ def test_quotas(store: JobStore) -> None:
         send("a2", daily=2)
     assert caught.value.daily and caught.value.retry_after == 86400 - 99
     send("a2", daily=3)
-    store.submit(job("refused", owner="a", status=Status.FAILED), None, Quota(1, 1))  # costs nothing, takes no place
+    store.submit(job("refused", owner="a", status=Status.FAILED), None, Quota(1, 1))  # counts towards no quota
 
 
 def test_the_same_call_makes_one_job(store: JobStore) -> None:
@@ -408,7 +410,7 @@ def test_the_same_call_makes_one_job(store: JobStore) -> None:
 
 
 def test_one_server_to_a_database(where: Path | str) -> None:
-    """SQLite's file lies in a data folder, which has a lock of its own."""
+    """SQLite needs no lock of its own, because its file is in a data folder, which has one."""
     first = JobStore(where)
     if isinstance(where, str):
         with pytest.raises(DataDirBusy):

@@ -1,4 +1,4 @@
-"""The job store against a simple model of it: whatever clients, workers and restarts do in whatever order."""
+"""The job store against a simple model of it: clients, workers and restarts act in any order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWNERS = ("a", "b", "c")
 
 @dataclass
 class Expected:
-    """What the model believes of one job. `told`: the events its webhook must still hear, in order."""
+    """The model's state of one job. `told`: the events that its webhook must still receive, in order."""
 
     number: int
     owner: str
@@ -100,7 +100,7 @@ class StoreStates(RuleBasedStateMachine):
             expected.told.append(event)
 
     def write(self, which: tuple[str, int], act: Any, to: Status | None) -> None:
-        """A worker's word: it counts if its attempt owns the running job, and changes nothing otherwise."""
+        """A worker's write, which counts if its attempt owns the running job, and otherwise changes nothing."""
         name, attempt = which
         expected = self.jobs.get(name)
         if expected is None or expected.status is not Status.RUNNING or expected.attempt != attempt:
@@ -174,7 +174,7 @@ class StoreStates(RuleBasedStateMachine):
     def deliver(self, listens: bool) -> None:
         for notice in self.store.notices_due():
             told = self.jobs[notice.job_id].told
-            assert notice.event == told[0], "in the order it happened"
+            assert notice.event == told[0], "events are delivered in order"
             if listens:
                 self.store.notice_done(notice)
                 told.pop(0)

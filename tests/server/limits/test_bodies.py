@@ -1,4 +1,4 @@
-"""Bodies in memory: how many bytes there may be, and how ModelsLab's key is found before the rest is taken."""
+"""Bodies in memory: the limit of all together, and finding ModelsLab's key before the rest of a body is read."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ async def nothing(message: Any = None) -> None:
 
 
 def served_by(act: Any) -> Any:
-    """An app whose requests are called as their path says, and `act` of them once it is their turn."""
+    """An app that takes each request's path as its caller, and awaits `act` when it is the request's turn."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async with in_turn(scope, scope["path"], send) as sending:

@@ -1,4 +1,4 @@
-"""Who sends too much is told so in its cloud's words, and nobody else is."""
+"""Rate limits: a client that sends too much is refused in its cloud's format, other clients are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients make grow on the disk, counted while it grows."""
+"""Limits for files that clients cause on the disk, counted while the files grow."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_the_limit_of_a_key(limits: RoomLimits, seconds: float) -> None:
                 grow(1)
         others(10 * MIB)
     with made.growing("a") as grow:
-        grow(10 * MIB)  # what was not kept does not count
+        grow(10 * MIB)  # files that were not kept do not count
     made.note("a", 8 * MIB, brought=True)
     with made.growing("a") as grow:
         grow(2 * MIB)
         with pytest.raises(StorageQuotaExceeded):
             grow(1)
     with made.growing("a", again=True) as grow:
-        grow(50 * MIB)  # a copy of what counts already
+        grow(50 * MIB)  # a copy of bytes that count already
     disk.now += seconds + 1200
     with made.growing("a") as grow:
         grow(10 * MIB)
@@ -226,7 +226,7 @@ def test_old_uploads_beyond_the_limit_go(data: DataDir, uploads: Uploads) -> Non
     os.utime(data.artifacts / result.key / "a.mp4", (time.time() - 9 * DAY,) * 2)
     artifacts.sweep(Limits(brought_per_owner=4 * MIB))
     there = [artifacts.find(one.key) is not None for one in (*made, result)]
-    assert there == [False, False, True, True], "nothing of the last day, no result"
+    assert there == [False, False, True, True], "uploads of the last day and results stay"
 
 
 def test_tags_are_the_beginnings_of_keys(data: DataDir) -> None:

@@ -1,4 +1,4 @@
-"""Places that keys share: no key holds them all, none waits behind another's many. Counted, not timed."""
+"""Places that keys share: no key holds all of them or waits behind another's many. The tests count, without timing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.limits.shares import Shares
 
 
 class Work:
-    """Pieces of work that last until they are let go; `begun` in the order in which their turns came."""
+    """Tasks that last until they are released; `begun` lists the owners in the order of their turns."""
 
     def __init__(self, shares: Shares) -> None:
         self.shares = shares
@@ -106,7 +106,7 @@ def test_a_key_has_so_many_and_another_its_first_in_any_case() -> None:
         with pytest.raises(TooManyAtOnce, match="3 things"), shares.held("a"):
             pass
         held.enter_context(shares.held("b"))
-        held.enter_context(shares.held("c"))  # though all four are taken
+        held.enter_context(shares.held("c"))  # although all four places are taken: a key's first is always granted
         with pytest.raises(TooManyAtOnce), shares.held("c"):
             pass
     for _ in range(5):
@@ -122,7 +122,7 @@ def test_without_keys_all_of_them() -> None:
 
 
 def test_turns() -> None:
-    """Ten of one key do not keep another's second one waiting behind them; who gives up loses nobody's place."""
+    """Ten tasks of one key do not delay another key's second task; a cancelled task costs no other its turn."""
 
     async def main() -> list[str]:
         shares, order = Shares("things", 2, 2), list[str]()

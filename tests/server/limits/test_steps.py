@@ -1,4 +1,4 @@
-"""Large texts: one at a time for each key, and none of the steps is long."""
+"""Large texts: each key processes one at a time, in short steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_base64_is_the_same_however_it_is_cut() -> None:
             assert b"".join(from_base64(encoded(written), MIB)) == data
             assert b"".join(from_text(f"data:a/b;base64,{written}", MIB)) == data
         escaped = "".join(f"%{byte:02x}" for byte in data[: ESCAPES // 2])
-        for shift in range(4):  # where the steps cut
+        for shift in range(4):  # positions of the step boundary
             assert b"".join(unescaped("x" * (STEP - 2 + shift) + escaped))[STEP - 2 + shift :] == data[: ESCAPES // 2]
 
 
@@ -90,7 +90,7 @@ LARGE_TEXTS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", LARGE_TEXTS)
 def test_the_event_loop_goes_on_meanwhile(name: str) -> None:
-    """The longest that one pass of the event loop lasts while a body is parsed, in CPU time."""
+    """Compares the longest pass of the event loop during parsing with the whole, in CPU time."""
     body = b'{"a": "%s", "b": 1}' % LARGE_TEXTS[name]()
 
     async def run() -> tuple[float, float]:

@@ -1,3 +1,5 @@
+"""Input images and clips: URLs, redirects, limits, formats."""
+
 from __future__ import annotations
 
 import asyncio
@@ -141,7 +143,7 @@ NOT_PUBLIC = [
 
 @pytest.mark.parametrize("where", NOT_PUBLIC)
 def test_no_way_inside(artifacts: Artifacts, where: str) -> None:
-    """Refused before a packet is sent: by the guard, or because nothing reads the host as an address."""
+    """Refused before a packet is sent, by the guard or because the host is not a valid address."""
     error = refused(artifacts, f"http://{where}/x.png", "file_download_error")
     assert "not public" in error.message or "not known" in error.message or "not valid" in error.message
 

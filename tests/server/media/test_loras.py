@@ -1,4 +1,4 @@
-"""LoRAs that a request names: found, fetched once, pinned, checked against the model, or refused in a sentence."""
+"""LoRAs that a request names: found, downloaded once, pinned, checked against the model, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Place:
     def take(
         self, *values: str, private: bool = True, fresh: bool = False, task: Task = Task.T2V, **given: Any
     ) -> list[Lora]:
-        """All at once, in a loop of their own."""
+        """Resolves all values at once, in an event loop of their own."""
 
         async def run() -> list[Lora]:
             settings = plain(data_dir=self.tmp / "data", loras_dir=self.tmp / "styles", **given)
@@ -100,7 +100,7 @@ def test_an_address_is_fetched_once_and_again_when_asked(place: Place, host: Hos
     assert place.take(host.url()) == [other]
     assert len(host.asked) == 2
     place.take(*[host.url("/style.safetensors?token=1")] * 5)
-    assert len(host.asked) == 3, "five at once are one download"
+    assert len(host.asked) == 3, "five at once share one download"
     assert len(list(place.data.loras.glob("*.safetensors"))) == 2
 
 
@@ -110,7 +110,7 @@ def test_a_pin_is_believed_and_held(place: Place, host: Host) -> None:
     assert pinned.sha256 == digest
     asked = len(host.asked)
     place.take(f"{host.url('/another')}#sha256={digest}")
-    assert len(host.asked) == asked, "the file is here, whatever it is called elsewhere"
+    assert len(host.asked) == asked, "the file is already here, whatever its URL"
     place.refused(f"{host.url()}#sha256={other}", f"the SHA-256 of what came is {digest}, asked for was {other}")
     host.files["/style.safetensors"] = lora(seed=1)
     assert place.take(f"{host.url()}#sha256={other}")[0].sha256 == other
@@ -233,12 +233,12 @@ def test_names_of_the_folder(place: Place) -> None:
         wrong = "alpha=2" if "&" in said else said
         place.refused(f"flat#{said}", "" if said == "alpha" else f"each once; got '{wrong}'")
     place.refused("flat#sha256=abc", "#sha256 must be 64 hexadecimal digits")
-    assert place.take("flat", task=Task.I2V), "no model here answers that: said when the job is submitted"
+    assert place.take("flat", task=Task.I2V), "without a model for the task, only the submission of the job reports it"
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
-    """What every repository of the hub holds."""
+    """A local hub on which every repository holds these files."""
     lora_file(tmp_path / "published" / "style.safetensors")
     (tmp_path / "published" / "adapter_config.json").write_text('{"lora_alpha": 4}')
     with hub.serving(tmp_path / "published") as server:
@@ -284,7 +284,7 @@ def test_an_address_of_the_hub_is_a_name(place: Place, repository: hub.Hub) -> N
     assert "style.safetensors" in repository.served
     served = len(repository.served)
     assert place.take(address.replace("main", "v2"), lora_pull=True) == [pulled]
-    assert len(repository.served) == served, "it is installed by now"
+    assert len(repository.served) == served, "it is already installed"
 
 
 def test_what_the_hub_gives_is_installed_only_when_it_is_known_to_fit(place: Place, repository: hub.Hub) -> None:
@@ -300,7 +300,7 @@ def test_what_the_hub_gives_is_installed_only_when_it_is_known_to_fit(place: Pla
 
 
 def test_a_slow_hub_is_left_in_time(place: Place, repository: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of what came stays, and the next request is served."""
+    """No partial file stays, and the next request succeeds."""
     repository.drips = 0.05
     with monkeypatch.context() as patched:
         patched.setattr("server.media.loras.SECONDS", 4.0)
@@ -333,7 +333,7 @@ def test_fetched_files_go_when_nobody_asked_for_them_for_a_month(place: Place, h
 
     assert sweep(LORA_SECONDS - 60)
     assert sweep(LORA_SECONDS + 60, lambda: {str(kept.sha256)})
-    os.utime(kept.path, (now + 600, now + 600))  # as a request does that names it
+    os.utime(kept.path, (now + 600, now + 600))  # as a request that names it does
     assert sweep(LORA_SECONDS + 60)
     assert not sweep(LORA_SECONDS + 700)
     assert place.take(host.url()) == [kept]

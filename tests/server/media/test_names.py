@@ -1,4 +1,4 @@
-"""Name look-ups: bounded in time and per key, and a thread that hangs counts until it has ended."""
+"""Name look-ups: limited in time and per key; a hanging thread counts until it has ended."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
 
 def looking() -> int:
-    """Threads of look-ups; other tests' threads may end meanwhile."""
+    """Counts only the threads of look-ups, because threads of other tests may end meanwhile."""
     return sum(thread.name == "name look-up" for thread in threading.enumerate())
 
 
 @pytest.fixture
 def release(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Names in .dead are looked up until it is set."""
+    """Look-ups of names in .dead hang until this event is set."""
     release, real = threading.Event(), socket.getaddrinfo
 
     def look_up(host: Any, *args: Any, **more: Any) -> Any:
@@ -43,7 +43,7 @@ def test_one_keys_dead_names_leave_anothers(release: threading.Event) -> None:
         assert found[0][4] == ("127.0.0.1", 80)
         results = await asyncio.gather(*dead, return_exceptions=True)
         assert all(isinstance(one, NameNotResolved) for one in results)
-        assert looking() == PER_KEY  # nobody waits for them any more, and still no further one
+        assert looking() == PER_KEY  # no call waits for them any more, but they still count
         with pytest.raises(NameNotResolved):
             await names.look_up("a", "localhost", 80, 0)
         release.set()

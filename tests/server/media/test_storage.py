@@ -1,4 +1,4 @@
-"""Where files lie, here and on S3: what is put there, how it is served, when it goes."""
+"""Storage of files, on the local disk and on S3: writing, serving, deletion."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def artifacts(data: DataDir, storage: Storage) -> Artifacts:
 
 @pytest.fixture
 def lasting_cloud(s3: Cloud) -> Iterator[Cloud]:
-    """One that may be stopped."""
+    """An S3 server that the test may stop."""
     yield s3
     s3.start()
 
@@ -94,7 +94,7 @@ def test_put_and_had(storage: Storage, tmp_path: Path, until: float | None, size
 
 
 def test_other_peoples_objects(s3: Cloud) -> None:
-    """They are neither seen nor removed, and a prefix that only begins alike is another one."""
+    """They are neither listed nor removed, and a prefix that only begins alike is a different one."""
     url = s3.url()
     storage, neighbour = ObjectStorage(url), ObjectStorage(f"{url}-2")
     neighbour.put(KEY, "a.mp4", FILM, 0.0, HEADERS)
@@ -265,7 +265,7 @@ def test_uploads_are_no_pages(artifacts: Artifacts, tmp_path: Path) -> None:
 
 
 def send(response: Response, at: str, act: Callable[[], object], method: str = "GET") -> list[dict[str, Any]]:
-    """What the response sends, when something happens as it has sent the message `at`."""
+    """Returns the response's messages; calls `act` after the first message of type `at`."""
     sent: list[dict[str, Any]] = []
     spec = {"asgi": {"spec_version": "2.4"}}
 
@@ -318,7 +318,7 @@ def test_removed_as_s3_is_asked(s3: Cloud, data: DataDir, monkeypatch: pytest.Mo
 
 
 def test_s3_fails_in_the_middle(s3: Cloud, data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller must not take half a film for a whole one: the answer has no end."""
+    """The client must not take half a video for a whole one, so the response has no end."""
 
     class Broken:
         async def stream(self, min_chunk_size: int) -> Any:
@@ -364,7 +364,7 @@ def test_s3_is_down_and_back(lasting_cloud: Cloud, data: DataDir) -> None:
     artifacts = Artifacts(data, storage=storage)
     film = artifacts.put("video.mp4", "video/mp4", FILM)
     lasting_cloud.stop()
-    artifacts.check_room()  # nobody knows yet
+    artifacts.check_room()  # the outage is not known yet
     for act in (
         lambda: artifacts.put("a.mp4", "video/mp4", FILM),
         lambda: artifacts.find(film.key),
@@ -373,11 +373,11 @@ def test_s3_is_down_and_back(lasting_cloud: Cloud, data: DataDir) -> None:
     ):
         with pytest.raises(StorageDown, match=r"^the storage for files cannot be reached$"):
             act()
-    artifacts.remove(film)  # not the business of who asks
+    artifacts.remove(film)  # raises nothing, because the caller need not know
     with client_of(artifacts) as client:
         answer = client.get(address(film))
         assert (answer.status_code, answer.json()) == (503, {"detail": "the storage for files cannot be reached"})
-    for seconds in (0.0, 9.0, 11.0):  # the last one looks again
+    for seconds in (0.0, 9.0, 11.0):  # the last one tries S3 again
         now[0] += seconds
         with pytest.raises(DiskFull):
             artifacts.check_room()
@@ -467,11 +467,11 @@ def test_what_is_no_address(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in caught.value.message
 
 
-# -- what goes, and when ----------------------------------------------------------------------------------------------
+# -- deletion ---------------------------------------------------------------------------------------------------------
 
 
 def aged(storage: Storage, monkeypatch: pytest.MonkeyPatch, ages: dict[str, float]) -> None:
-    """Files as they are listed when they have that age, in seconds."""
+    """Makes the storage list the files with these ages, in seconds."""
     listed = storage.all
     now = time.time()
     monkeypatch.setattr(storage, "all", lambda: [replace(one, made_at=now - ages[one.key]) for one in listed()])
@@ -507,11 +507,11 @@ def test_want_of_room(artifacts: Artifacts, storage: Storage, tmp_path: Path, mo
     def left() -> list[float]:
         return [age for one, age in zip(files, hours, strict=True) if artifacts.find(one.key)]
 
-    assert artifacts.sweep(Limits(size=600)) == 1 and left() == list(hours), "what is over does not count"
+    assert artifacts.sweep(Limits(size=600)) == 1 and left() == list(hours), "an expired file does not count"
     assert artifacts.sweep(Limits(size=599)) == 1 and left() == [2, 0.99, 3, 8, 9]
-    assert artifacts.sweep(Limits(size=400)) == 1 and left() == [2, 0.99, 8, 9], "3 next, then it fits"
+    assert artifacts.sweep(Limits(size=400)) == 1 and left() == [2, 0.99, 8, 9], "the 3 h result goes, the rest fits"
     assert artifacts.sweep(Limits(size=250)) == 2 and left() == [0.99, 8], "then the oldest of the others"
-    assert artifacts.sweep(Limits(size=0)) == 1 and left() == [0.99], "never one that is younger than an hour"
+    assert artifacts.sweep(Limits(size=0)) == 1 and left() == [0.99], "never a file younger than an hour"
 
 
 def test_each_key_has_its_own_room(artifacts: Artifacts, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,5 +524,5 @@ def test_each_key_has_its_own_room(artifacts: Artifacts, storage: Storage, monke
     assert len({one.key for made in files.values() for one in made}) == 8
     assert artifacts.sweep(Limits(size_per_owner=200)) == 2
     left = {owner: sum(artifacts.find(one.key) is not None for one in made) for owner, made in files.items()}
-    assert left == {"one": 2, "two": 2, "": 2}, "without keys, all files are one key's"
-    assert artifacts.sweep(Limits(size_per_owner=100, size=200)) == 4, "one of each key, then one more for want of room"
+    assert left == {"one": 2, "two": 2, "": 2}, "without keys, all files have one owner"
+    assert artifacts.sweep(Limits(size_per_owner=100, size=200)) == 4, "one of each key, then one more for the total"

@@ -1,4 +1,4 @@
-"""Files that clients bring, and files that are kept for a time."""
+"""Files that clients upload, and files with a limited lifetime."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_files_whose_time_is_over(uploads: Uploads, artifacts: Artifacts, clock:
 
 
 def test_large_ones(uploads: Uploads, artifacts: Artifacts) -> None:
-    """More than S3 is given in one piece."""
+    """Larger than a single part of an upload to S3."""
     block = bytes(range(256)) * 4096
     made = asyncio.run(uploads.store(chunks(*[block] * 12), "v.mp4"))
     assert made.size == 12 * 2**20 and artifacts.read(made) == block * 12
@@ -148,7 +148,7 @@ def test_full_disk(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """Parts that were there stay; of the new one, nothing does."""
+    """Existing parts stay; nothing of the new one is kept."""
     key = "k" * 32
     asyncio.run(uploads.store_part(key, 1, chunks(b"whole")))
 
@@ -172,7 +172,7 @@ def test_full_disk(
 def test_a_disk_that_fills_while_a_client_sends(uploads: Uploads, data: DataDir, storage: Storage) -> None:
     async def sent() -> AsyncIterator[bytes]:
         yield b"a"
-        raise OSError(28, "No space left on device")  # as the write of what was sent does
+        raise OSError(28, "No space left on device")  # as writing the received bytes does
 
     for attempt in (uploads.store(sent(), "x.png"), uploads.store_part("k" * 32, 1, sent())):
         with pytest.raises(DiskFull):
@@ -181,7 +181,7 @@ def test_a_disk_that_fills_while_a_client_sends(uploads: Uploads, data: DataDir,
 
 
 def test_two_at_the_same_address(uploads: Uploads, storage: Storage) -> None:
-    """Whichever comes first, the file is one of the two; on a disk the other is told."""
+    """The file is one of the two, whichever comes first; on a local disk the other upload fails."""
 
     async def both() -> list[object]:
         sent = (uploads.store(chunks(word), "x.png", key="k" * 32) for word in (b"one", b"two"))
@@ -203,7 +203,7 @@ def test_secrets_are_kept(tmp_path: Path) -> None:
 
 
 def test_parts_without_end(uploads: Uploads, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part is looked at when another comes, so their number is limited; one that comes again is no other."""
+    """The number of parts is limited, because each new part examines all others; a repeated part is not a new one."""
     monkeypatch.setattr("server.media.uploads.MOST_PARTS", 3)
     key = artifacts.new_key("")
     for number in (1, 2, 10_000, 2):

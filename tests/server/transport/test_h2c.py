@@ -1,4 +1,4 @@
-"""Clients that offer to change to HTTP/2 with every request: Java's HttpClient and `curl --http2`, as they are."""
+"""Clients that offer HTTP/2 with every request: the real Java HttpClient and `curl --http2`."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Fast
 
 @pytest.fixture(params=["java", "curl"])
 def send(request: pytest.FixtureRequest, tmp_path: Path) -> Send:
-    """Sends a body; the status that comes back."""
-    if shutil.which("curl" if request.param == "curl" else "javac") is None:  # a JDK, not only what runs its programs
+    """A function that sends a body and returns the status code."""
+    if shutil.which("curl" if request.param == "curl" else "javac") is None:  # a JDK, not only a JRE
         pytest.skip(f"no {request.param} here")
     (tmp_path / "Client.java").write_text(JAVA)
 

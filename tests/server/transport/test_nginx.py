@@ -1,4 +1,4 @@
-"""Behind nginx, with the very block that docs/operations.md shows."""
+"""The server behind nginx, with the configuration block from docs/operations.md."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Proxy(NamedTuple):
 
 
 def _nginx(folder: Path) -> str:
-    """The machine's, or one unpacked from Debian's package, which installs nothing."""
+    """The installed nginx, or one unpacked from Debian's package without installing it."""
     if found := shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"):
         return found
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -80,7 +80,7 @@ def proxy(
     folder, port = tmp_path_factory.mktemp("conf"), free_port()
     (block,) = re.findall(r"^```nginx\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     block = block.replace("127.0.0.1:8000", f"127.0.0.1:{server[0]}")
-    if request.param == "1.0":  # nginx's own choice
+    if request.param == "1.0":  # nginx's default
         block = block.replace("proxy_http_version 1.1;", "")
     user = "user root;\n" if os.geteuid() == 0 else ""
     (folder / "conf").write_text(CONF.format(folder=folder, port=port, block=block, user=user))
@@ -136,7 +136,7 @@ def test_a_browser_shows_the_docs(proxy: Proxy, tmp_path: Path) -> None:
 
 
 def test_streams_arrive_as_they_are_sent(proxy: Proxy) -> None:
-    """The first event is here long before the last one is made."""
+    """The first event arrives long before the server produces the last one."""
     base, client = proxy
     slow = {"prompt": "steps=1000 sleep=1"}
     fal = client.post(f"{base}/queue/fal-ai/cogvideox-5b", json=slow).json()

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over raw sockets: what is refused, what is cut, and what must pass all the same."""
+"""HTTP/1.1 over raw sockets: what the server refuses, cuts off and accepts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A
 
 @dataclass
 class App:
-    """Answers with method, path, Host and the size of the body; `/early` before it reads, `/big` with 64 MiB."""
+    """Answers with method, path, Host and the body's size; `/early` before reading the body, `/big` with 64 MiB."""
 
     ends: list[str] = field(default_factory=list)
 
@@ -74,9 +74,9 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), 10, (source, 0))
 
     def answer(self, *parts: bytes, source: str = "127.0.0.1") -> bytes:
-        """All that comes back until the server ends the connection."""
+        """Everything received until the server closes the connection."""
         with self.connect(source) as line:
-            with suppress(OSError):  # it has stopped reading
+            with suppress(OSError):  # the server has stopped reading
                 for part in parts:
                     line.sendall(part)
             return read(line)
@@ -329,7 +329,7 @@ def test_a_slow_client_is_cut(impatient: None, running: Running, name: str) -> N
                 break
             found += data
         else:
-            pytest.fail("it is still open")
+            pytest.fail("the connection is still open")
     last = re.findall(rb"HTTP/1.1 (\d+) ", found)[-1:]
     assert last == ([] if status is None and b"early" not in begin else [b"%d" % (status or 200)]), found
 
@@ -340,7 +340,7 @@ def test_a_body_that_comes_slowly_enough_is_taken(
     monkeypatch.setattr(protocol, "STALL_SECONDS", pace.seconds(10))
     with running.connect() as line:
         line.sendall(POST + b"Content-Length: 50000\r\n\r\n")
-        for _ in range(50):  # for 2.5 s, each byte worth 2 ms
+        for _ in range(50):  # for 2.5 s; each byte extends the limit by 2 ms
             line.sendall(b"a" * 1000)
             time.sleep(0.05)
         assert read(line, b"POST / a 50000").startswith(OK)
@@ -358,7 +358,7 @@ def test_an_answer_that_is_not_read_is_cut_and_one_that_is_read_slowly_is_not(
         while time.monotonic() < until and len(running.app.ends) == ends:
             found += len(slow.recv(2**18))
             time.sleep(0.05)
-        assert len(running.app.ends) > ends, "nobody has ended the answer that is not read"
+        assert len(running.app.ends) > ends, "the server has not ended the unread answer"
         found += len(read(slow))
         assert found > 64 * 2**20
         lazy.settimeout(5)
@@ -393,7 +393,7 @@ def test_when_all_places_are_taken_who_has_waited_longest_gives_up_its_own() -> 
 
 
 def answered(running: Running) -> None:
-    """So that all earlier connections have been accepted."""
+    """Ensures that the server has accepted all earlier connections."""
     assert running.answer(HEAD + END, source="127.0.0.4").startswith(OK)
 
 
@@ -418,7 +418,7 @@ def test_over_tls(impatient: None, tmp_path: Path, loop: Any) -> None:
             line.sendall(REFUSED["201 headers"][1])
             assert read(line, b"}").startswith(b"HTTP/1.1 431 ")
         assert eventually(lambda: running.connections._open == 0)
-        silent = [stack.enter_context(running.connect()) for _ in range(5)]  # of which no handshake comes
+        silent = [stack.enter_context(running.connect()) for _ in range(5)]  # these send no handshake
         assert eventually(lambda: running.connections._open == 5)
         with running.connect() as line, suppress(ConnectionResetError):
             assert line.recv(1) == b""  # the sixth

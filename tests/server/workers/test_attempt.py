@@ -1,4 +1,4 @@
-"""What each event of an attempt writes, and when it is given up: with a clock, without a process or a sleep."""
+"""What each event of an attempt writes, and when the attempt is abandoned; with a fake clock and no process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def unwritable(*_: Any, **__: Any) -> Any:
     raise OperationalError("UPDATE", {}, Exception("database is locked"))
 
 
-# -- what is written --------------------------------------------------------------------------------------------------
+# -- writes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("event", "status"), SAYS)
@@ -118,7 +118,7 @@ def test_a_snapshot_that_cannot_be_kept_fails_nothing(desk: Desk, monkeypatch: p
     assert attempt.heard(FILM) and desk.job.status is Status.SUCCEEDED
 
 
-# -- what goes wrong --------------------------------------------------------------------------------------------------
+# -- failures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("event", "status"), SAYS)
@@ -159,7 +159,7 @@ def test_a_result_that_nobody_wants_any_more_is_dropped(desk: Desk, monkeypatch:
 
 
 def test_an_attempt_that_ends_twice_ends_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job ends while an odd event is about to end it."""
+    """The job ends while an unexpected event is about to end it."""
 
     def odd(*_: Any) -> None:
         raise KeyError("x")

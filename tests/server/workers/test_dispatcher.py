@@ -1,4 +1,4 @@
-"""What the dispatcher does when the table, the disk or one of two workers lets it down."""
+"""The dispatcher when the table, the disk or one of two workers fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def until_ended(desk: Desk, *names: str) -> list[Status]:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """Without a process; what goes wrong is tried again soon."""
+    """A desk without a process, which retries failures quickly."""
     monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.02)
     made = Desk(tmp_path)
     made.pool = Scripted()
@@ -69,7 +69,7 @@ def test_a_table_that_cannot_be_used_loses_nothing(desk: Desk, monkeypatch: pyte
 
 
 def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody listens to the workers then."""
+    """The dispatcher does not listen to the workers during that time."""
     away, unwanted = threading.Event(), desk.store.unwanted
 
     def unusable(job_ids: list[str]) -> set[str]:
@@ -88,7 +88,7 @@ def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest
         away.clear()
         desk.store.cancel("id")
         until(lambda: len(desk.pool.notes) > 1)
-    assert desk.pool.notes[1:2] == [("cancel", "id", 1)], "it is not killed"
+    assert desk.pool.notes[1:2] == [("cancel", "id", 1)], "the worker is not killed"
 
 
 def test_an_odd_turn_ends_neither_the_loop_nor_other_jobs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,13 +152,13 @@ def test_a_server_that_has_lost_the_table_stops_working(desk: Desk, monkeypatch:
         desk.now += 1
         until(lambda: dispatcher.dead)
     assert "another server is using the database" in desk.pool.notes[-1][1]
-    assert desk.job.status is Status.RUNNING, "it is the other server's"
+    assert desk.job.status is Status.RUNNING, "it belongs to the other server"
 
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Path]]:
     tmp = tmp_path_factory.mktemp("two")
-    with pytest.MonkeyPatch.context() as patched:  # the fake engine does not mind that there are none
+    with pytest.MonkeyPatch.context() as patched:  # the fake engine needs no real devices
         patched.setattr("server.devices.count_cuda_devices", lambda: 2)
         patched.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         application = app(tmp, device="cuda:0,cuda:1")
@@ -203,12 +203,12 @@ def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
-    """`times` counts deaths in the journal, and one test before had one."""
+    """`times` counts deaths in the journal, where an earlier test has left one."""
     house, tmp = two_workers
     job = ended(house, submit(house, "save=1 steps=9 at=5 die=SIGKILL times=2", seed=77))
     assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
     runs = [line for line in journal(tmp) if line.startswith("start 77")]
-    assert runs == ["start 77", "start 77 at 4"], "the fifth step was not over when its worker died"
+    assert runs == ["start 77", "start 77 at 4"], "the worker died during the fifth step"
     until(lambda: not house.health.data.checkpoints.joinpath(job.id).exists())
 
 
@@ -294,7 +294,7 @@ def test_another_form_of_a_finished_film_needs_no_sampling(tmp_path: Path) -> No
 
 
 def test_a_job_deleted_while_it_runs_is_given_up_at_once(two_workers: Two) -> None:
-    """Also in a stage that writes nothing to the table: decoding, say."""
+    """Even in a stage that writes nothing to the table, such as decoding."""
     house, _ = two_workers
     job = submit(house, "steps=1 decode=3600")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == "decode")
@@ -314,7 +314,7 @@ def test_who_waits_for_a_deleted_job_is_told(two_workers: Two) -> None:
 
     async def both() -> Job:
         following = house.context.jobs.follow(job.id)
-        await anext(following)  # from now on somebody reads the table for all who wait
+        await anext(following)  # from now on one reader polls the table for all
         waiting = asyncio.create_task(house.context.jobs.wait(job.id, pace.seconds(60)))
         await anext(following)
         await asyncio.to_thread(house.context.jobs.delete, job)

@@ -1,4 +1,4 @@
-"""What is said of a worker that died: what it was really doing."""
+"""The log's evidence about a worker that died: what it was really doing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def pid_of(house: House) -> int:
-    """Of the worker, or of the one that is about to take its place."""
+    """Process id of the worker, or of its replacement."""
     slot = house.pool._slots[0]
     process = until(lambda: slot.process)
     assert process.pid is not None
@@ -32,7 +32,7 @@ def pid_of(house: House) -> int:
 
 
 def killed(house: House) -> str:
-    """The evidence, after the worker was killed; the next one has been started by then."""
+    """Kills the worker; returns the evidence once the next worker has started."""
     before = house.pool.workers()[0].restarts
     with capture_logs() as lines:
         os.kill(pid_of(house), signal.SIGKILL)
@@ -49,10 +49,10 @@ def ready(house: House) -> None:
 def test_starting_and_idle(house: House) -> None:
     ready(house)
     assert killed(house).endswith("while idle")
-    assert killed(house).endswith("while starting"), "nothing of the worker before it"
+    assert killed(house).endswith("while starting"), "nothing about the previous worker"
     ready(house)
     assert ended(house, submit(house, "steps=2")).error is None
-    assert killed(house).endswith("while idle"), "nothing of the job before"
+    assert killed(house).endswith("while idle"), "nothing about the previous job"
     ready(house)
 
 

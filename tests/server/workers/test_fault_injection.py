@@ -1,7 +1,7 @@
-"""What breaks beside the server's own code: the table is locked, the disk is full, a worker freezes, the clock jumps,
-the database stops, a file is torn. Nothing is lost, nothing is told twice, and callers are told what is the matter.
+"""Faults outside the server: locked table, full disk, frozen worker, clock jump, stopped database, damaged file.
 
-Workers are real processes over the fake engine; `test_faults.py` kills processes of the whole thing.
+Nothing is lost or reported twice, and clients learn the reason. Workers are real processes over the fake engine;
+`test_faults.py` kills processes of the complete server.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tests.server import test_serve
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Path]]:
     tmp = tmp_path_factory.mktemp("two")
-    with pytest.MonkeyPatch.context() as patched:  # the fake engine does not mind that there are none
+    with pytest.MonkeyPatch.context() as patched:  # the fake engine needs no real devices
         patched.setattr("server.devices.count_cuda_devices", lambda: 2)
         patched.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         application = app(tmp, device="cuda:0,cuda:1", silence_seconds=1800)
@@ -106,7 +106,7 @@ def test_what_a_thawed_worker_says_of_a_job_that_is_gone_is_refused(two_workers:
 
 
 def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its half of a result is dropped with it; the next attempt makes the whole."""
+    """Its half of a result is dropped; the next attempt produces the whole result."""
     house, tmp = two_workers
     half = submit(house, "freeze=1 bytes=3000000 steps=3")
     worker = frozen(house)
@@ -115,14 +115,14 @@ def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: p
         patched.setattr(attempt, "_patience", replace(attempt._patience, silence=0.5))
         until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     found = ended(house, half)
-    # on a slow machine the next worker may have been silent for as long before the patience was as usual again
+    # on a slow machine the next worker may also exceed the short patience before the usual one is restored
     assert found.status is Status.SUCCEEDED and found.attempt == len(found.deaths) + 1 >= 2
     assert "said nothing" in found.deaths[0] and found.video is not None and found.video.size == 3_000_000
     forget(tmp, "freezing")
 
 
 def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job with a checkpoint of megabytes is handed to a worker that reads nothing."""
+    """A job with a snapshot of several megabytes goes to a worker that reads nothing."""
     house, _ = two_workers
     until(lambda: all(w.state == "ready" for w in house.pool.workers()))
     slot = house.pool._slots[0]
@@ -141,12 +141,12 @@ def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.M
 
 
 def forget(tmp: Path, line: str) -> None:
-    """So that the next job does it again."""
+    """Removes the line from the journal, so that the next job does it again."""
     path = tmp / "tiny" / "journal"
     path.write_text("".join(f"{one}\n" for one in journal(tmp) if one != line))
 
 
-# -- a table that cannot be used --------------------------------------------------------------------------------------
+# -- an unusable table ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vendor", CALLS)
@@ -179,7 +179,7 @@ def check_outage(vendor: str, answer: Response, said: str) -> None:
 
 @pytest.mark.slow
 def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
-    """Who asks meanwhile is answered, and what was answered is true afterwards."""
+    """Calls are answered meanwhile, and the answers are still true afterwards."""
     application = app(tmp_path, max_queue=1000)
     with TestClient(application) as client, ThreadPoolExecutor(16) as callers:
         house = house_of(application)
@@ -197,7 +197,7 @@ def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
         accepted = [vendor for vendor, answer in answers.items() if answer.status_code < 300]
         for vendor in answers.keys() - accepted:
             check_outage(vendor, answers[vendor], "at the moment")
-        assert len(accepted) < len(answers), "some had to be refused"
+        assert len(accepted) < len(answers), "some calls had to be refused"
         assert ended(house, running).attempt == 1
         assert client.post(*CALLS["openai"][:1], json=CALLS["openai"][1]).status_code == 200
         until(lambda: house.store.counts()[Status.SUCCEEDED] == 1 + len(accepted) + 1)
@@ -223,7 +223,7 @@ def test_a_table_that_does_not_answer_keeps_no_key_from_its_work(
     monkeypatch.setattr(keys, "all", locked_for_long)
     before = threading.active_count()
     for _ in range(3):
-        assert set(keys.known()) == {key.partition(".")[0]}, "as they were"
+        assert set(keys.known()) == {key.partition(".")[0]}, "unchanged"
     assert threading.active_count() <= before + 1 and not answers.is_set()
     answers.set()
     store.close()
@@ -266,7 +266,7 @@ def test_postgresql_stops_in_the_middle_of_a_job(tmp_path: Path) -> None:
             for vendor, (path, body, _) in CALLS.items():
                 check_outage(vendor, client.post(path, json=body), "at the moment")
             until(lambda: "end 1" in journal(tmp_path))
-            time.sleep(1.3 * silence)  # it is the table that does not hear, not the worker that is silent
+            time.sleep(1.3 * silence)  # the table is down; the worker is not silent
             server.start()
             done = [ended(house, job) for job in (running, *waiting)]
             assert [(job.status, job.attempt) for job in done] == [(Status.SUCCEEDED, 1)] * 4
@@ -353,7 +353,7 @@ STAGES = (
 
 @pytest.mark.slow
 def test_told_to_stop_in_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs is saved or ends within its time; the next start goes on; each job has one film in the end."""
+    """The running job is saved or ends in time; the next start resumes it; each job has one video in the end."""
     lines, ids = tmp_path / "tiny" / "journal", list[str]()
     for prompt, drain, after in STAGES:
         monkeypatch.setenv("COGVIDEOX_DRAIN_SECONDS", str(pace.seconds(float(drain))))
@@ -380,7 +380,7 @@ def stored(tmp: Path, ids: list[str]) -> list[Job]:
 
 
 def all_done(tmp: Path, ids: list[str]) -> bool:
-    time.sleep(0.1)  # each look opens the table anew
+    time.sleep(0.1)  # each check opens the table anew
     return all(job.status is Status.SUCCEEDED for job in stored(tmp, ids))
 
 
@@ -388,7 +388,7 @@ def all_done(tmp: Path, ids: list[str]) -> bool:
 
 
 class Wall:
-    """A wall clock that is put forward and back while the rest of the world goes on."""
+    """A wall clock that the test shifts forward and back while real time continues."""
 
     def __init__(self) -> None:
         self._real = time.time
@@ -433,7 +433,7 @@ def test_a_clock_put_back_holds_up_no_webhook(tmp_path: Path) -> None:
 
 
 def test_a_webhook_that_is_down_and_one_that_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither keeps the others' letters, and both are told in the end."""
+    """Neither delays the letters of other jobs, and both get theirs in the end."""
     monkeypatch.setattr("server.webhooks.TIMEOUTS", (pace.seconds(0.5),) * 2)
     with socket.socket() as silent, Ear() as ear:
         silent.bind(("127.0.0.1", 0))
@@ -458,7 +458,7 @@ def test_a_webhook_that_is_down_and_one_that_is_slow(tmp_path: Path, monkeypatch
 
 
 class Late(Ear):
-    """An Ear at a port that was promised before."""
+    """An Ear that listens at a given port."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -480,7 +480,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_a_broken_checkpoint_costs_its_sampling_and_nothing_else(tmp_path: Path) -> None:
-    """The real engine, on a tiny model."""
+    """Uses the real engine with a tiny model."""
     model = checkpoints.cached("5b")
 
     def server() -> Any:
@@ -488,7 +488,7 @@ def test_a_broken_checkpoint_costs_its_sampling_and_nothing_else(tmp_path: Path)
         return create_app(given)
 
     request = {"seed": 5, "num_frames": 9, "num_inference_steps": 3}
-    application = server()  # not started: what is queued stays queued
+    application = server()  # not started, so jobs stay queued
     house = house_of(application)
     torn, plain_one = (submit(house, "a red circle", **request) for _ in range(2))
     house.health.data.checkpoints.joinpath(torn.id).write_bytes(os.urandom(50_000))

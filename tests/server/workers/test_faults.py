@@ -1,6 +1,6 @@
-"""Processes killed in the middle of their work, on the real server with the demo model: nothing lost, nothing changed.
+"""Processes killed in the middle of their work, on the real server with the demo model: no job is lost or changed.
 
-`make soak` does it a hundred times over.
+`make soak` repeats this a hundred times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     outcome = soak.run(tmp_path, jobs=5, victims=("worker", "api", "both"), gap=(1.5, 2.0))
     assert (outcome.lost, outcome.differing, outcome.surplus_films) == ([], [], 0)
-    assert outcome.attempts >= 7 and outcome.continued >= 1, "two kills at least hit a job, one went on from its middle"
+    assert outcome.attempts >= 7 and outcome.continued >= 1, "at least two kills hit a job, and one job was resumed"
 
 
 def test_what_it_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Input files travel to a worker by name: what a run holds, what the worker's folder holds, and a worker elsewhere."""
+"""Input files sent to a worker by name: a run's content, the worker's folder, and a worker with another data folder."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_folder_holds_what_current_runs_need(tmp_path: Path) -> None:
     folder.bring(first)
     folder.bring(first)
     (tmp_path / "a").unlink()
-    assert (own / "1").read_bytes() == b"a" and not (own / "1").is_symlink(), "it does not need its source"
+    assert (own / "1").read_bytes() == b"a" and not (own / "1").is_symlink(), "the copy does not need its source"
     folder.keep_only([InputFile("1", "1")])
     assert [one.name for one in own.rglob("*")] == ["1"]
     folder.keep_only([])
@@ -117,7 +117,7 @@ def test_models_are_found_by_name_where_they_lie_there(tmp_path: Path) -> None:
 
 
 class Overheard:
-    """The pool of one real worker; its messages both ways, pickled."""
+    """The pool of one real worker, with all messages in both directions, pickled."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.pool, self.to_worker, self.from_worker = LocalPool(spec, ["cpu"]), b"", b""
@@ -137,7 +137,7 @@ class Overheard:
         return [one.event for one in found if isinstance(one, Said)]
 
     def film(self, job_id: str, request: GenerationRequest, model: str, away: Callable[[], Any]) -> Finished:
-        """`away` is called as soon as the worker has its files."""
+        """Runs a job; calls `away` as soon as the worker has its files."""
         until(lambda: self.pool.free() or self.events())
         there, sources = packed(request)
         self.pool.run(Run(job_id, 1, there.to_dict(), model, files=tuple(sources)), sources)
@@ -149,8 +149,8 @@ class Overheard:
 
 
 def test_a_worker_with_another_data_folder(tmp_path: Path) -> None:
-    """It makes an image-to-video and a video with a LoRA after the server's own folder has gone, and neither hears a
-    path of the other."""
+    """It makes an image-to-video and a video with a LoRA after the server's folder has gone; neither side learns a path
+    of the other."""
     server, worker = tmp_path / "server", tmp_path / "worker"
     server.mkdir()
     transformer = CogVideoXTransformer3DModel.from_pretrained(checkpoints.cached("5b") / "transformer")
@@ -165,7 +165,7 @@ def test_a_worker_with_another_data_folder(tmp_path: Path) -> None:
             film = overheard.film(kind, request, kind, lambda: server.rename(tmp_path / "away"))
             (tmp_path / "away").rename(server)
             assert kind in str(film.manifest)
-            assert not worker.exists(), "it keeps nothing for later"
+            assert not worker.exists(), "the worker keeps no files"
         assert "style.safetensors" in str(film.manifest)
     finally:
         overheard.pool.close()

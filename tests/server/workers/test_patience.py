@@ -1,4 +1,4 @@
-"""How long a worker may be silent or take to stop, what gets a line in the job's log, and what a client may see."""
+"""Limits for a worker's silence and for its stop; which progress the job's log shows; no paths in clients' messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.workers.shown import without_paths
 
 def test_how_long_a_cancelled_worker_may_take() -> None:
     assert Pace().grace() == Pace("encode", steps=9, slowest=1.0).grace() == STAGE_GRACE
-    assert Pace("denoise", steps=9).grace() == STAGE_GRACE  # its first step
+    assert Pace("denoise", steps=9).grace() == STAGE_GRACE  # in its first step
     assert Pace("denoise", 2, 9, slowest=0.1).grace() == CANCEL_GRACE
     assert Pace("denoise", 2, 9, slowest=20.0).grace() == 60.0
     assert Pace("decode", 9, 9, slowest=20.0).grace() == STAGE_GRACE

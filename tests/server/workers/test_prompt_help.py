@@ -1,4 +1,4 @@
-"""Prompt help: what is asked, what comes of each answer, and that a job is neither lost nor asked for twice."""
+"""Prompt help: the chat request, the result of each answer, and one request per job, which is never lost."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_nobody_there_and_nobody_in_time(chat: Chat) -> None:
 
 @pytest.mark.parametrize("headers", [{}, {"x-long": "x" * 60_000}], ids=["body", "headers"])
 def test_an_endpoint_that_drips_is_left_in_time(chat: Chat, headers: dict[str, str]) -> None:
-    """And no thread goes on listening to it."""
+    """Afterwards no thread listens to it."""
     chat.headers, chat.drips = headers, 0.002
     chat.says = b" " * MAX_ANSWER
     assert "no answer within 2 seconds" in (better(chat, seconds=2).prompt_note or "")
@@ -117,7 +117,7 @@ def test_who_is_helped(chat: Chat) -> None:
     one, always = helper(chat), helper(chat, always=True)
     assert [one.wanted(asked), one.wanted(plainly), always.wanted(plainly)] == [True, False, True]
     assert not always.wanted(GenerationRequest("a", video=PICTURE))
-    assert not always.wanted(better(chat)), "it would be asked for again"
+    assert not always.wanted(better(chat)), "the prompt would be reworded again"
     chat.status = 500
     assert not always.wanted(better(chat))
 
@@ -141,7 +141,7 @@ def test_settings() -> None:
 
 
 def test_a_job_is_helped_once_and_says_so(chat: Chat, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A worker that dies afterwards does not ask again, and the prompt is the job's from then on."""
+    """The job keeps the new prompt, so a retry after a worker's death does not ask again."""
     chat.says = "steps=9 die=SIGKILL times=1 at=5 save=1"
     given = {"prompt_help_url": chat.url, "prompt_help_model": "tiny-chat", "prompt_help_key": KEY}
     application = app(tmp_path, prompt_help="always", **given)
@@ -199,7 +199,7 @@ def test_replicates_field_asks_for_it(chat: Chat, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_client_is_told_the_new_prompt(chat: Chat, tmp_path: Path) -> None:
-    """By fal's result and log and the manifest in the video, by the real worker."""
+    """In fal's result and log, and in the video's manifest, with the real worker."""
     chat.says = "A red circle glides over a blue wall in soft light."
     given = {"data_dir": tmp_path / "data", "model": str(checkpoints.cached("5b")), "device": "cpu", "min_free_mb": 0}
     given |= {"prompt_help": "always", "prompt_help_url": chat.url, "prompt_help_model": "tiny-chat"}

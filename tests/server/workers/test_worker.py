@@ -1,4 +1,4 @@
-"""What a worker says and prints when its engine fails."""
+"""A worker's events and output when its engine fails."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_closed_stderr_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Told:
-    """An inbox that has been told to stop, or not."""
+    """An inbox with or without a request to cancel or to pause."""
 
     def __init__(self, cancel: bool = False, pause: bool = False) -> None:
         self._cancel, self._pause = cancel, pause
@@ -59,7 +59,7 @@ class Told:
 
 
 def test_the_real_engine_ends_in_words_the_worker_knows(tmp_path: Path) -> None:
-    """And makes the next video, whatever became of the last; a file that is no upscaler too."""
+    """After each such end it makes the next video; also with a file that is not an upscaler."""
     (tmp_path / "net.pth").write_bytes(b"no network")
     engine = new_engine(upscaler=tmp_path / "net.pth")
 

@@ -1,4 +1,4 @@
-"""fal's calls in every state a job can be in."""
+"""fal's calls in every job state."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_sizes(served: Rig, size: Any, pixels: tuple[int, int]) -> None:
     ("given", "text"), [(["blurry", "dark"], "blurry, dark"), (["a", " "], "a"), ([], ""), ("blurry", "blurry")]
 )
 def test_negative_prompt_may_be_a_list(served: Rig, given: Any, text: str) -> None:
-    """As huggingface_hub sends it through its provider fal-ai."""
+    """huggingface_hub's provider fal-ai sends a list."""
     client, table = served.client, served.table
     for path in ("/run/fal-ai/cogvideox-5b", "/queue/fal-ai/cogvideox-5b"):
         assert client.post(path, json={"prompt": "a", "negative_prompt": given}).status_code == 200
@@ -252,7 +252,7 @@ def test_deadline_spares_what_has_begun(served: Rig) -> None:
 
 
 def test_status_stream(served: Rig) -> None:
-    """Log lines only once, JSON data only, and the last event is COMPLETED."""
+    """Each log line appears once, the data is JSON only, and the last event is COMPLETED."""
     client, table = served.client, served.table
     receipt = client.post(QUEUE, json={"prompt": "a"}).json()
     answer = client.get(receipt["status_url"] + "/stream?logs=1")
@@ -328,7 +328,7 @@ def test_schemas_are_documented(build: Build, served: Rig) -> None:
 
 @pytest.mark.parametrize("path", [RUN, f"{RUN}/image-to-video", f"{RUN}/video-to-video"])
 def test_examples_can_be_sent(build: Build, path: str) -> None:
-    """Pictures and clips too; only what is not to be had here is refused, by name."""
+    """Including images and clips; only `use_rife` and `loras`, which this rig lacks, are refused by name."""
     store = build(real_media=True)
     document = store.app.openapi()
     name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]

@@ -1,4 +1,4 @@
-"""fal's catalogue: what its tools read before they call, and that all of it is true."""
+"""fal's catalogue, which fal's tools read before they call, and its agreement with the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDS = list(ENDPOINTS)
 
 @pytest.fixture
 def served(build: Build) -> Rig:
-    """As the server has them: all clouds, by their paths; with keys, of which the catalogue needs none."""
+    """All clouds at their paths, as in the server, with API keys; the catalogue needs no key."""
     rig = build(keys="id:secret")
     rig.beside(*FACADES)
     return rig
@@ -129,7 +129,7 @@ def test_bad_searches(served: Rig, query: dict[str, Any], said: str) -> None:
 
 
 def without_examples(value: Any) -> Any:
-    """fal's documents have them in schemas, where OpenAPI 3.0 has no such word."""
+    """fal's documents have `examples` in schemas, a keyword that OpenAPI 3.0 lacks there."""
     if isinstance(value, dict):
         return {name: without_examples(part) for name, part in value.items() if name != "examples"}
     return [without_examples(part) for part in value] if isinstance(value, list) else value
@@ -149,7 +149,7 @@ def test_one_document_at_every_address(served: Rig, endpoint_id: str) -> None:
 
 
 def input_of(document: dict[str, Any], endpoint_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The input's schema as fal's tools find it, and all schemas."""
+    """Returns the input's schema, found as fal's tools find it, and all schemas."""
     schemas = document["components"]["schemas"]
     body = document["paths"][f"/{endpoint_id}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     return schemas[body["$ref"].rpartition("/")[2]], schemas
@@ -175,7 +175,7 @@ def test_ranges_and_defaults_are_the_real_ones(served: Rig, endpoint_id: str) ->
     assert defaults["num_inference_steps"] == plain.num_inference_steps == 50
     assert defaults["video_size"] == {"width": plain.width, "height": plain.height}
     assert (defaults["guidance_scale"], defaults["export_fps"]) == (plain.guidance_scale, plain.fps)
-    del defaults["use_rife"]  # nothing here draws frames
+    del defaults["use_rife"]  # this rig cannot interpolate frames
     assert status(**defaults) == 200
     checked = 0
     for name, spec in schema["properties"].items():

@@ -1,4 +1,4 @@
-"""Every error fal's façade can show: wrong input, media, the engine's failures, addresses that do not exist."""
+"""Every error of fal's façade: invalid input, media, engine failures, unknown URLs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ INVALID = [
 
 @pytest.mark.parametrize(("body", "kind", "loc"), INVALID)
 def test_invalid_input(served: Rig, body: Any, kind: str, loc: list[str | int]) -> None:
-    """422 from run; accepted by the queue, and the same 422 at the result."""
+    """fal.run answers 422; the queue accepts the request and gives the same 422 as its result."""
     client, table = served.client, served.table
     raw = json.dumps(body)
     answer = client.post(RUN, content=raw)

@@ -1,4 +1,4 @@
-"""Every answer fal's façade gives, in every state of a job, as it was agreed upon: status, fal's headers, body."""
+"""Golden answers of fal's façade in every job state: status code, fal's headers, body."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def submitted(served: Rig) -> dict[str, str]:
 
 
 def told(served: Rig, name: str, receipt: dict[str, str]) -> None:
-    """What the three addresses say of one job."""
+    """Checks the answers of a job's status, result, event stream and cancel URLs."""
     client = served.client
     check(f"status_{name}", client.get(receipt["status_url"] + "?logs=true"))
     check(f"result_{name}", client.get(receipt["response_url"]))
@@ -221,13 +221,13 @@ def test_jwks(served: Rig) -> None:
 
 
 def keys(url: str) -> dict[str, str]:
-    """What changes from run to run in an upload's addresses."""
+    """Placeholders for the parts of an upload's URL that change from run to run."""
     file, _, ticket = url.partition("/multipart/")
     return {file.split("/")[-2]: "<key>", **({ticket: "<ticket>"} if ticket else {})}
 
 
 def test_every_file_is_checked() -> None:
-    """A golden file that no test names any more says nothing."""
+    """Finds golden files that no test uses."""
     text = Path(__file__).read_text("utf-8")
     states = ("queued", "running", "succeeded", "failed", "lost", "without_media", "cancelled", "too_late", "refused")
     made = {f"{word}_{state}" for word in ("status", "result", "event", "cancel", "webhook") for state in states}

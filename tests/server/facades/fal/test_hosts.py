@@ -1,4 +1,4 @@
-"""The ways a client can be pointed at fal's façade, who is let in, and browsers."""
+"""Ways to reach fal's façade, authentication, and browsers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_keys(build: Build) -> None:
     ],
 )
 def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base: str) -> None:
-    """However a submit came in, the addresses it is given lead back to the request."""
+    """However the client submits, the URLs in the receipt lead back to the request."""
     client, table = served.client, served.table
     receipt = client.post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
     assert receipt.status_code == 200
@@ -54,7 +54,7 @@ def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base:
 @pytest.mark.parametrize("route", ["/fal/proxy", "/api/fal/proxy/"])
 @pytest.mark.parametrize("public_url", [None, "https://films.example.org"])
 def test_the_proxys_clients_get_fals_own_addresses(build: Build, route: str, public_url: str | None) -> None:
-    """Some of them send the key to no other address than the first one's, and all send these through the proxy."""
+    """Some of them send the key only to the first URL's host, and all send fal's own URLs through the proxy."""
     rig = build(public_url=public_url)
     client, table = rig.client, rig.table
     target = f"https://queue.fal.run{APP}"
@@ -65,7 +65,7 @@ def test_the_proxys_clients_get_fals_own_addresses(build: Build, route: str, pub
     status = client.get(route, headers={"x-fal-target-url": receipt["status_url"]}).json()
     assert status["status"] == "COMPLETED" and links.items() <= status.items()
     result = client.get(route, headers={"x-fal-target-url": receipt["response_url"]}).json()
-    assert result["video"]["url"].startswith(f"{public_url or HERE}/files/"), "files are fetched from here"
+    assert result["video"]["url"].startswith(f"{public_url or HERE}/files/"), "files are fetched from this server"
     stream = client.get(route, headers={"x-fal-target-url": f"{here}/status/stream"})
     assert f'"response_url": "{here}"' in stream.text
 
@@ -127,7 +127,7 @@ def test_browsers(served: Rig) -> None:
 
 
 def test_a_page_without_a_key(build: Build) -> None:
-    """A preflight never carries one, and a refusal must be readable to the page."""
+    """A preflight never carries a key, and the page must be able to read a refusal."""
     client = build(keys="id.secret").client
     asked = {"origin": "http://page", "access-control-request-method": "POST"}
     assert client.options("/storage/upload/initiate", headers=asked).status_code == 200

@@ -1,4 +1,4 @@
-"""fal's `loras` from the request to the video: the real server and its real worker on tiny checkpoints."""
+"""fal's `loras` from the request to the video, with the real server and worker on tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def host() -> Iterator[Host]:
 
 
 class Code:
-    """Makes the file it is told to, when it is unpickled."""
+    """Creates the file `trace` when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -68,7 +68,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def result(running: Running, tail: str = "", **given: Any) -> tuple[int, Any, list[str]]:
-    """Status and body at the result's address, and the log."""
+    """Returns the status code and body of the result URL, and the log."""
     client, house, _ = running
     sent = client.post(QUEUE + tail, json={**INPUT, **given})
     assert sent.status_code == 200, sent.text
@@ -102,7 +102,7 @@ def test_by_address_and_by_name_each_with_its_scale(running: Running, host: Host
 
 
 def test_the_log_says_what_drew_the_frames_between(running: Running) -> None:
-    """`use_rife` left out is true."""
+    """`use_rife` defaults to true."""
     client, house, _ = running
     small = "frames drawn by the small network that ships with this project"
     for more, told in (({}, True), ({"use_rife": False}, False)):
@@ -163,7 +163,7 @@ def test_what_cannot_be_used_is_an_error_and_the_worker_keeps_serving(running: R
 
 
 def test_a_file_that_is_gone_when_its_turn_comes_fails_the_job_alone(tmp_path: Path) -> None:
-    application = server(tmp_path)  # not started: what is queued stays queued
+    application = server(tmp_path)  # not started, so jobs stay queued
     lora_file(tmp_path / "styles" / "mine.safetensors")
     job = queued(application, [{"path": "mine"}])
     shutil.rmtree(tmp_path / "styles")
@@ -189,7 +189,7 @@ def test_a_promised_job_needs_the_address_no_more(tmp_path: Path) -> None:
 
 
 def queued(application: FastAPI, loras: list[dict[str, Any]]) -> str:
-    """Accepted by a server that stops before it works on anything."""
+    """Submits to a server that stops before it runs any job; returns the request id."""
     house = house_of(application)
     with TestClient(fal.create(house.context)) as client:
         request_id = str(client.post(QUEUE, json={**INPUT, "loras": loras}).json()["request_id"])

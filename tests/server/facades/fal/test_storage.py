@@ -1,4 +1,4 @@
-"""fal's storage: uploads whole and in parts, by whom, for how long, and what may be done with them afterwards."""
+"""fal's storage: uploads whole and in parts, permissions, lifetimes, and uploads as inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def initiate(store: Rig, path: str = "initiate", **headers: str) -> dict[str, st
 
 
 def test_token(store: Rig) -> None:
-    """All four fields, and a time with its offset: without one the Python client fails at its second upload."""
+    """Has all four fields, and a time with an offset: without one the Python client fails at its second upload."""
     body = store.client.post("/storage/auth/token?storage_type=fal-cdn-v3", json={}, headers=KEY).json()
     assert set(body) == {"token", "token_type", "base_url", "expires_at"}
     assert (body["token_type"], body["base_url"]) == ("Bearer", HERE)
@@ -86,7 +86,7 @@ def test_names(store: Rig, name: str, media_type: str, ending: str) -> None:
 
 @pytest.mark.parametrize("form", ["whole", "gcs", "parts"])
 def test_an_upload_is_taken_as_input(store: Rig, form: str) -> None:
-    """By its address, whatever host the client knows us by, and without asking that address."""
+    """The server knows the file by its URL under any of its host names, and does not fetch that URL."""
     if form == "whole":
         url = store.client.post("/files/upload", content=PNG, headers={**KEY, "content-type": "image/png"}).json()[
             "access_url"
@@ -117,7 +117,7 @@ def test_nothing_was_uploaded_yet(store: Rig) -> None:
 
 
 def test_with_an_address_of_its_own(store: Rig) -> None:
-    """The JS client sends no key with the file, and reads the answer by its type."""
+    """The JS client sends no key with the file, and reads the answer according to its content type."""
     begun = initiate(store)
     answer = store.client.put(begun["upload_url"], content=PNG, headers={"content-type": "image/png"})
     assert (answer.status_code, answer.content) == (200, b"")
@@ -130,7 +130,7 @@ def test_with_an_address_of_its_own(store: Rig) -> None:
 
 
 def test_python_parts(store: Rig) -> None:
-    """Out of order, one of them twice, listed in any order; the tag is in the header."""
+    """Parts are sent out of order, one of them twice, and listed in any order; the tag is in the header."""
     headers = {**token(store), "content-type": "video/mp4", "x-fal-file-name": "film.mp4"}
     begun = store.client.post("/files/upload/multipart", headers=headers).json()
     assert set(begun) == {"access_url", "uploadId"}
@@ -147,7 +147,7 @@ def test_python_parts(store: Rig) -> None:
 
 
 def test_javascript_parts(store: Rig) -> None:
-    """Number and tag are in the JSON answer."""
+    """The part number and the tag are in the JSON answer."""
     begun = initiate(store, "initiate-multipart")
     told = [store.client.put(f"{begun['upload_url']}/{n}", content=c).json() for n, c in ((1, b"ab"), (2, b"c"))]
     assert [one["partNumber"] for one in told] == [1, 2] and told[0]["etag"] != told[1]["etag"]
@@ -191,7 +191,7 @@ def test_kept_for_ever(store: Rig, value: str) -> None:
     ["1h", "[]", '{"expiration_duration_seconds": -1}', '{"expiration_duration_seconds": NaN}', "9" * 5000, "\xff"],
 )
 def test_a_lifecycle_that_cannot_be_read(store: Rig, value: str) -> None:
-    """Not taken for "for ever": somebody wanted an end."""
+    """Refused instead of treated as unlimited: the client asked for an expiry."""
     for path, name in (
         ("/files/upload", "x-fal-object-lifecycle"),
         ("/files/upload", "x-fal-object-lifecycle-preference"),
@@ -206,7 +206,7 @@ def test_a_lifecycle_that_cannot_be_read(store: Rig, value: str) -> None:
 
 
 def test_who_may(store: Rig) -> None:
-    """A key or what it was given for; the token opens nothing else, and no token of another kind opens this."""
+    """Uploads need a key or an upload token; that token opens nothing else, and no other token allows uploads."""
     body = {"file_name": "a", "content_type": "b"}
     calls = ["/storage/auth/token", "/files/upload", "/files/upload/multipart", "/storage/upload/initiate"]
     for path in (*calls, "/storage/upload/initiate-multipart", "/tokens/"):
@@ -289,7 +289,7 @@ def test_no_room(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media", "fal.run", "queue.fal.run"])
 @pytest.mark.parametrize("mount", ["", "/fal"])
 def test_ways_to_the_storage(store: Rig, host: str, mount: str) -> None:
-    """By Host, under our own prefix, and through the proxy route; with or without a slash at the end."""
+    """By Host header, under the server's own prefix, and through the proxy route; with or without a trailing slash."""
     body = {"file_name": "a.png", "content_type": "image/png"}
     for path, wanted in (
         ("/storage/auth/token", "token"),
@@ -306,7 +306,7 @@ def test_ways_to_the_storage(store: Rig, host: str, mount: str) -> None:
 
 
 def test_app_token(store: Rig) -> None:
-    """Stands for the key on the app it was made for, and there only."""
+    """Replaces the key for the app it was issued for, and for no other."""
     asked = {"allowed_apps": ["cogvideox-5b"], "token_expiration": 120}
     made = store.client.post("/tokens/", json=asked, headers=KEY)
     assert made.status_code == 200 and isinstance(made.json(), str) and "secret" not in made.text

@@ -1,4 +1,4 @@
-"""fal's webhooks: when a job has one, what it is told, and that anybody can check who wrote it."""
+"""fal's webhooks: which jobs have one, its content, and its signature."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_who_is_told(served: Rig) -> None:
     client, table = served.client, served.table
     client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "a"})
     assert table.last.webhook == Webhook(HOOK, "http://here:8000")
-    client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={})  # the refusal is told too
+    client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={})  # a refused request has a webhook too
     assert table.last.webhook == Webhook(HOOK, "http://here:8000") and table.last.error is not None
     client.post(f"{QUEUE}?fal_webhook=", json={"prompt": "a"})
     assert table.last.webhook is None
@@ -34,7 +34,7 @@ def test_who_is_told(served: Rig) -> None:
     client.post("/fal/proxy", json={"prompt": "a"}, headers={"x-fal-target-url": target})
     assert table.last.webhook == Webhook(HOOK, "http://here:8000")
     client.post(f"{RUN}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "a"})
-    assert table.last.webhook is None, "fal.run knows no webhooks"
+    assert table.last.webhook is None, "fal.run has no webhooks"
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_who_cannot_be_told(served: Rig, url: str) -> None:
 
 
 def letters(rig: Rig) -> list[dict[str, Any]]:
-    """What the webhooks of the newest job say."""
+    """Returns the webhook bodies of the newest job."""
     written = [rig.letter(rig.table.last, event) for event in EVENTS]
     return [json.loads(letter.body) for letter in written if letter is not None]
 
 
 def test_what_is_told(served: Rig) -> None:
-    """Once, when it has ended, with what the result address would answer."""
+    """One webhook when the job has ended, with the answer of its result URL."""
     client, table = served.client, served.table
     url = f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}"
     ends = ((None, "OK"), (fail("internal"), "ERROR"), (fail("bad_output"), "ERROR"), (hold, "ERROR"))
@@ -99,7 +99,7 @@ def test_signature(build: Build, keys: str) -> None:
     headers = {"authorization": "Key id:secret"}
     client.post(f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}", json={"prompt": "ä"}, headers=headers)
     jwks = client.get("/.well-known/jwks.json")
-    assert jwks.status_code == 200, "for everybody"
+    assert jwks.status_code == 200, "needs no key"
     letter = rig.letter(table.last, "completed")
     assert letter is not None
     signed = dict(letter.sign(letter.body, 1_800_000_000.9, 1))
@@ -120,7 +120,7 @@ def test_signature(build: Build, keys: str) -> None:
 
 
 def test_keys_are_published_as_verifiers_read_them(served: Rig) -> None:
-    """fal's own Python sample decodes `x` as it is, without adding padding."""
+    """fal's own Python sample decodes `x` unchanged, without adding padding."""
     (key,) = served.client.get("/.well-known/jwks.json").json()["keys"]
     assert {"kty": "OKP", "crv": "Ed25519", "use": "sig"}.items() <= key.items()
     assert len(base64.urlsafe_b64decode(key["x"])) == 32 and key["kid"]

@@ -1,4 +1,4 @@
-"""Hugging Face's façade: both tasks, in every state and with every error it can show, over jobs that end on command."""
+"""Hugging Face's façade, without a worker: both tasks, every job state, every error."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_bare_picture(served: Rig, kind: str | None) -> None:
     answer = client.post(I2V, content=PNG, headers={"content-type": kind} if kind else {})
     assert answer.content == VIDEO
     assert intake.seen[-1] == ("inputs", PNG)
-    assert table.last.request.prompt.strip(), "CogVideoX needs words"
+    assert table.last.request.prompt.strip(), "CogVideoX needs a prompt"
     assert table.last.memo == {}
 
 
@@ -170,7 +170,7 @@ def test_bodies_that_are_neither(served: Rig) -> None:
 
 
 def test_the_ranges_are_the_engines(served: Rig) -> None:
-    """What the schema allows at its ends, the engine takes too: it plans the job when that is submitted."""
+    """The engine, which plans each job at submission, accepts both ends of every range in the schema."""
     properties = Parameters.model_json_schema()["properties"]
     for name in ("num_frames", "num_inference_steps", "guidance_scale", "seed"):
         bounds = next(part for part in properties[name]["anyOf"] if "minimum" in part)
@@ -235,7 +235,7 @@ def test_errors(build: Build) -> None:
 
 
 def test_who_hangs_up_cancels(build: Build) -> None:
-    """Nobody can ask for the video later."""
+    """A client that hangs up cannot fetch the video later, so its job is cancelled."""
     rig = build()
     table = rig.table
     table.end = hold

@@ -1,4 +1,4 @@
-"""Which answer an exception gets, and what pydantic's errors become."""
+"""The answer for each exception, and the messages for pydantic's errors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ RANGES = {name: complaints.between(*ends) for name, ends in complaints.ranges(Bo
     ],
 )
 def test_sentences_about_fields(fields: dict[str, Any], text: str) -> None:
-    """A caller's own braces are no places to be filled."""
+    """Braces in a caller's value are not format placeholders."""
     with pytest.raises(ValidationError) as caught:
         Body.model_validate(fields)
     said = complaints.complaints(

@@ -20,5 +20,5 @@ def test_a_record_is_its_owners_and_ends_with_its_file() -> None:
         rig.context.artifacts.remove(second)
         assert records.all("mine") == []
         assert not list(rig.context.data.records["openai"].rglob("*.json")), (
-            "the record of a file that is gone goes too"
+            "the record of a deleted file is deleted too"
         )

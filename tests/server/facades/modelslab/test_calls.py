@@ -1,4 +1,4 @@
-"""ModelsLab's façade in every state of a job, over jobs that end on command."""
+"""ModelsLab's façade, without a worker: every job state."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_finished_job_is_not_told_of_when_an_instant_answer_is_asked_for(serve
     table.end = hold
     assert client.post(T2V, json={**ASK, "instant_response": "true"}).json()["status"] == "processing"
     waiting = client.post(T2V, json=ASK).json()
-    assert waiting["eta"] > 30, "one job is before this one"
+    assert waiting["eta"] > 30, "one job is ahead of this one"
 
 
 def test_the_engines_own_estimate_is_told(served: Rig) -> None:
@@ -225,13 +225,13 @@ def test_v7_has_real_codes_and_films(build: Build, mount: str) -> None:
     ):
         refused = client.post(here + path, json=body)
         assert (refused.status_code, refused.json()["status"] in ("error", "failed")) == (code, True), path
-        assert client.post(f"{mount}/api/v6/video/text2video", json=ASK).status_code == 200, "v6 as ever"
+        assert client.post(f"{mount}/api/v6/video/text2video", json=ASK).status_code == 200, "v6 is unchanged"
     for given, made in (({}, "mp4"), ({"output_type": "gif"}, "gif")):
         answer = client.post(f"{here}/text-to-video", json={**key, **ASK, **given})
         assert (answer.status_code, answer.json()["output"][0][-4:]) == (200, f".{made}")
         assert table.last.request.output_format == made
     client.post(f"{mount}/api/v6/video/text2video", json={**key, **ASK})
-    assert table.last.request.output_format == "gif", "v6 as ever"
+    assert table.last.request.output_format == "gif", "v6 is unchanged"
 
 
 def test_a_stopping_server_promises_the_film_for_later(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +266,7 @@ def test_webhook(build: Build, state: str) -> None:
     golden.check(f"modelslab/webhook_{state}", body, times=TIMES)
     assert body["id"] == told["id"]
     assert body.get("output") == (told["output"] or None)
-    assert "webhook" not in told.get("meta", {}), "it may hold a secret"
+    assert "webhook" not in told.get("meta", {}), "the webhook's URL may hold a secret"
     assert rig.letter(job, "start") is None
 
 

@@ -1,4 +1,4 @@
-"""ModelsLab's fields: what they become, what is taken for the maximum, what is refused and how."""
+"""ModelsLab's fields: their mapping, values capped at the maximum, and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = (T2V, I2V, T2V_ULTRA, I2V_ULTRA)
 
 
 def made(served: Rig, call: str, **fields: Any) -> tuple[GenerationRequest, list[str]]:
-    """What the call asks the engine for, and the notes that are this façade's own."""
+    """Returns the engine request of the call, and the façade's own notes."""
     client, table = served.client, served.table
     usual: dict[str, Any] = {"model_id": "cogvideox", "prompt": "a"}
     if call.startswith("img"):
@@ -60,7 +60,7 @@ def test_defaults_are_modelslabs(served: Rig) -> None:
 
 
 def test_everything_as_text(served: Rig) -> None:
-    """The vendor's own page for this model sends numbers so."""
+    """The vendor's own page for this model sends numbers as text."""
     request, notes = made(
         served,
         "text2video",

@@ -1,4 +1,4 @@
-"""ModelsLab's promised addresses, uploads and webhooks, over the whole server with an engine that only pretends."""
+"""ModelsLab's promised URLs, uploads and webhooks, on the whole server with the fake engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def ask(client: TestClient, **fields: Any) -> dict[str, Any]:
-    """A film that is waited for."""
+    """Requests a video and waits for it."""
     usual = {"model_id": "cogvideox", "prompt": "steps=3 bytes=5000", "width": 64, "height": 48, "num_frames": 9}
     body: dict[str, Any] = client.post(f"{ROOM}/text2video", json=usual | fields).json()
     return body

@@ -1,4 +1,4 @@
-"""OpenAI's façade in every state a video can have, over jobs that end on command."""
+"""OpenAI's façade, without a worker: every state of a video."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_knobs_of_others(served: Rig) -> None:
     knobs = {"negative_prompt": "blurry", "num_inference_steps": "30", "guidance_scale": "7.5", "seed": "3"}
     for fields in (knobs, {"extra_params": knobs}, {"extra_params": json.dumps(knobs), "guidance_scale": ""}):
         if "guidance_scale" in fields and not fields["guidance_scale"]:
-            answer = served.client.post("/v1/videos", data={"prompt": "a", **fields})  # an empty box of a form
+            answer = served.client.post("/v1/videos", data={"prompt": "a", **fields})  # an empty form field
             assert answer.status_code == 200
             request = served.table.last.request
         else:
@@ -191,7 +191,7 @@ def test_pictures(served: Rig, sent: dict[str, Any], seen: tuple[str, str | byte
     assert client.post("/v1/videos", **sent).status_code == 200
     assert intake.seen == [seen]
     assert table.last.request.image is not None
-    assert len(json.dumps(table.last.memo)) < 1000, "no picture in the job table"
+    assert len(json.dumps(table.last.memo)) < 1000, "no image in the job table"
 
 
 def test_a_large_picture_in_a_text_of_a_form(served: Rig) -> None:
@@ -240,7 +240,7 @@ def test_remix(served: Rig) -> None:
     table.end = hold
     answer = client.post(f"/v1/videos/{first}/remix", json={"prompt": "b"})
     check("remix", table, answer)
-    assert table.last.request == replace(old.request, prompt="b"), "seed, picture and all else stay"
+    assert table.last.request == replace(old.request, prompt="b"), "the seed, the image and everything else stay"
     table.start(table.last.id)
     table.finish(table.last.id)
     third = client.post(f"/v1/videos/{video_id(table)}/remix", data={"prompt": "c"}).json()
@@ -250,7 +250,7 @@ def test_remix(served: Rig) -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"extend": False}, {"extra_params": {"extend": False}}])
 def test_a_remix_is_extended_where_its_client_said_so(served: Rig, asked: dict[str, Any]) -> None:
-    """What the server's setting made of the old one is left to the setting."""
+    """The remix keeps an explicit `extend`; otherwise the server's setting decides again."""
     client, table = served.client, served.table
     table.end = hold
     client.post("/v1/videos", json={"prompt": "a", **asked})

@@ -1,4 +1,4 @@
-"""Everything OpenAI's façade refuses: always its own envelope, naming the parameter."""
+"""Every refusal of OpenAI's façade: its own envelope, naming the parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's files, and what is cut from a film, over a real folder."""
+"""OpenAI's files and spritesheets, on a real folder."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_others_have_no_part_in_it(served: Rig) -> None:
 
 
 def test_no_id_can_be_made_of_a_key_that_is_known(served: Rig) -> None:
-    """The key of a result is in its address."""
+    """A result's URL contains its key."""
     client, context = served.client, served.context
     upload(client)
     result = context.artifacts.put("film.mp4", "video/mp4", b"film")
@@ -124,7 +124,7 @@ def test_list(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
     found = context.artifacts.find(ids[0].removeprefix("file-"))
     assert found is not None
-    context.artifacts.remove(found)  # as when its time is over
+    context.artifacts.remove(found)  # as when it expires
     assert listed("") == [ids[2], ids[1]]
     assert client.get(f"/v1/files/{ids[0]}").status_code == 404
 
@@ -160,7 +160,7 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
 
 
 def film(served: Rig, tmp_path: Path, frames: int) -> str:
-    """A finished video that begins red and ends in white; its path."""
+    """Creates a finished video that begins red and ends white; returns its URL path."""
     pictures = np.zeros((frames, 48, 64, 3), np.uint8)
     for n in range(frames):
         pictures[n] = COLOURS[n * len(COLOURS) // frames]

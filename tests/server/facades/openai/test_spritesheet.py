@@ -1,4 +1,4 @@
-"""OpenAI's spritesheet: the film's frames, in the film's colours."""
+"""OpenAI's spritesheet shows the video's frames in their own colours."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def test_colours_are_the_films(colour: tuple[int, int, int], tmp_path: Path) -> 
         Image.open(io.BytesIO(asyncio.run(spritesheet(path, 9, Inspectors())))).convert("RGB"), np.float32
     )
     tile = sheet[8:56, 8:88].mean((0, 1))
-    assert np.abs(tile - colour).max() < 6, f"{tile} of {colour}"
+    assert np.abs(tile - colour).max() < 6, f"{tile} instead of {colour}"

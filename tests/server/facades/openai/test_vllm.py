@@ -1,4 +1,4 @@
-"""What OpenAI's create takes beyond OpenAI's fields: names of checkpoints, and the fields of vLLM-Omni."""
+"""Extensions of OpenAI's create call: names of checkpoints, and the fields of vLLM-Omni."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicate's predictions over jobs that end on command: who waits how long, who may see what, what the output is."""
+"""Replicate's predictions, without a worker: waiting, permissions, output."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_the_film_itself_for_those_who_cannot_read_its_address(
     assert client.get(answer["urls"]["get"], headers=said).json()["output"] == answer["output"]
     assert client.post(answer["urls"]["cancel"], headers=said).json()["output"] == answer["output"]
     listed = client.get("/v1/predictions", headers=said).json()["results"]
-    assert listed[0]["output"].startswith(f"{base}/files/"), "a list holds no films"
-    assert "_" not in {name[0] for name in answer}, "what is kept for ourselves is not told"
+    assert listed[0]["output"].startswith(f"{base}/files/"), "a list holds no video data"
+    assert "_" not in {name[0] for name in answer}, "internal fields are not shown"
     if is_data:
         assert b64decode(answer["output"].removeprefix(DATA)) == VIDEO
 
 
 def test_a_prediction_that_nobody_waited_for_names_its_address(build: Build) -> None:
-    """`predictions.create()` of the same clients: their programs look at `output`."""
+    """Programs that call `predictions.create()` of the same clients read the URL from `output`."""
     client = build(base="http://here").client
     for agent in (PYTHON, JAVASCRIPT, "Replicate/Python 2.0.0-beta.4"):
         for prefer in ({}, {"prefer": "respond-async"}, {"prefer": "wait=0"}):
@@ -105,7 +105,7 @@ def test_webhooks_name_the_address(served: Rig) -> None:
 
 def test_blocking(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     client, table = served.client, served.table
-    assert client.post(B5, json=A).json()["status"] == "starting", "without Prefer nobody waits"
+    assert client.post(B5, json=A).json()["status"] == "starting", "without Prefer the call does not wait"
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "succeeded"
     assert client.post(B5, json=A, headers={"prefer": "respond-async, wait=5"}).json()["status"] == "succeeded"
     table.end = Table.start
@@ -117,7 +117,7 @@ def test_blocking(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     table.end = fail("internal")
     assert client.post(B5, json=A, headers=WAIT).json()["status"] == "failed"
     table.end = Table.delete
-    assert client.post(B5, json=A, headers=WAIT).json()["status"] == "starting", "removed meanwhile"
+    assert client.post(B5, json=A, headers=WAIT).json()["status"] == "starting", "deleted meanwhile"
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_blocking(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_blocking_call_ends_before_its_client_gives_up(headers: dict[str, str], seconds: float) -> None:
-    """Replicate's newer client waits for 60 seconds or as long as it says, and then creates another prediction."""
+    """Replicate's newer client waits for 60 s or the time it announced, and then creates another prediction."""
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert wait_seconds(Request({"type": "http", "headers": raw})) == pytest.approx(seconds)
 
 
 def test_what_comes_before_the_wait_is_part_of_it(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as fetching a picture."""
+    """For example, the time to fetch an image."""
     client, table = served.client, served.table
     table.end = Table.start
     waited: list[float | None] = []
@@ -225,5 +225,5 @@ def test_browsers(served: Rig) -> None:
     ],
 )
 def test_an_event_ends_lines_where_its_format_does(data: str, lines: list[str]) -> None:
-    """A client joins the lines with line feeds: nothing else may have been cut."""
+    """Clients join the lines with line feeds, so the text must be split at line ends only."""
     assert _event("logs", data, 7) == "event: logs\nid: 7\n" + "".join(f"data: {line}\n" for line in lines) + "\n"

@@ -1,4 +1,4 @@
-"""Replicate's predictions over jobs that end on command: what is made of a request, and what is refused."""
+"""Creating Replicate's predictions, without a worker: the mapping of the input, and refusals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_input_arrives(served: Rig) -> None:
     answer = client.post(B5, json={"input": {"prompt": "a", **own}, "stream": True})
     request = table.last.request
     assert (request.num_inference_steps, request.guidance_scale, request.seed, request.image) == (7, 7.5, 3, None)
-    assert answer.json()["input"] == {"prompt": "a", **own}, "echoed as it came, unknown fields too"
+    assert answer.json()["input"] == {"prompt": "a", **own}, "echoed unchanged, unknown fields included"
     given = {"prompt": "a", "num_inference_steps": 8, "guidance_scale": 3, "num_frames": 25, "seed": -1}
     client.post(T2V, json={"input": given})
     request = table.last.request

@@ -1,4 +1,4 @@
-"""A prediction in every state, as it is asked for, listed, told to a webhook, streamed and shown."""
+"""A prediction in every state: fetched, listed, in webhooks, streamed and shown as a page."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_webhooks_are_told_of_what_was_asked(served: Rig) -> None:
 
 
 def test_what_webhooks_are_told(served: Rig) -> None:
-    """Each event's body is the prediction as it was then, though it may have gone on since."""
+    """Each event's body shows the prediction at that moment, even if it has progressed since."""
     client, table = served.client, served.table
     client.post(B5, json={**A, "webhook": HOOK})
     job = table.last
@@ -209,7 +209,7 @@ def test_what_webhooks_are_told(served: Rig) -> None:
     assert (late["status"], late["output"], late["completed_at"]) == ("processing", None, None)
     assert late["logs"] == "Using seed: 42"
     assert write("logs", 8)["status"] == "processing"
-    assert len(written) == 2, "a notice that is told again keeps its id, another one has another"
+    assert len(written) == 2, "a repeated notice keeps its id; another notice has another id"
 
 
 def test_webhooks_of_failed_and_cancelled_ones(served: Rig) -> None:

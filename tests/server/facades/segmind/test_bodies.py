@@ -1,4 +1,4 @@
-"""What Segmind's callers send: JSON, forms whole and torn, files as data URIs."""
+"""Bodies that Segmind's clients send: JSON, complete and truncated forms, files as data URIs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WHOLE = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--
 )
 @pytest.mark.parametrize("path", [T2V, "/v2/cog-video-5b-i2v"])
 def test_a_form_that_cannot_be_read(served: Rig, path: str, body: bytes, options: str, text: str) -> None:
-    """The answer says what is wrong with the form, and does not take it for JSON or for one that lacks a field."""
+    """The answer names the fault of the form, instead of invalid JSON or a missing field."""
     client, table = served.client, served.table
     answer = client.post(path, content=body, headers={"content-type": f"multipart/form-data{options}"})
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
@@ -119,7 +119,7 @@ def test_upload(storing: Rig) -> None:
             stored = artifacts.find(key)
             assert stored is not None
             assert (stored.media_type, artifacts.read(stored)) == (media_type, data)
-            assert artifacts.of_url(url), "our own address is known again as one of ours"
+            assert artifacts.of_url(url), "the server recognises its own URL"
             assert artifacts.expires_at(key) is None
     keys = {url.split("/")[-2]: f"key-{n}" for n, url in enumerate(body["file_urls"])}
     check("segmind/upload", answer, replace=keys)
@@ -143,7 +143,7 @@ def test_upload(storing: Rig) -> None:
     ],
 )
 def test_what_cannot_be_uploaded(storing: Rig, body: object, text: str) -> None:
-    """Then none of the others is kept either."""
+    """If one file is refused, the server stores none of them."""
     client, artifacts = storing.client, storing.context.artifacts
     answer = client.post("/upload-asset", content=body if isinstance(body, str) else json.dumps(body))
     assert (answer.status_code, set(answer.json())) == (400, {"error"})

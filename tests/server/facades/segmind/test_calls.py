@@ -1,4 +1,4 @@
-"""Segmind's façade in every state and with every error it can show, over jobs that end on command."""
+"""Segmind's façade, without a worker: every job state, every error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON or the bare video: each step of the rule, and that it is the first that counts."""
+"""JSON or the bare video: each condition of the rule, and that the first match decides."""
 
 from __future__ import annotations
 

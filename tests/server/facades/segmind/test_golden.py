@@ -1,4 +1,4 @@
-"""Each of Segmind's answers, member by member: golden files."""
+"""Golden files of Segmind's answers."""
 
 from __future__ import annotations
 

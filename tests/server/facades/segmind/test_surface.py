@@ -1,4 +1,4 @@
-"""Segmind's addresses: which there are, what a browser is told, what the documentation says."""
+"""Segmind's routes, access from browsers, and documentation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_reserved_words_are_no_models(served: Rig) -> None:
 
 
 def test_browsers(build: Build, served: Rig) -> None:
-    """Also where the key is missing: a page must be able to read why."""
+    """Also without a key: a page must be able to read the reason."""
     for client in (served.client, build(keys="mine").client):
         answer = client.post(T2V, json={}, headers={"origin": "http://page"})
         assert answer.status_code in (400, 401)

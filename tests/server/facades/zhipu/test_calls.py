@@ -1,4 +1,4 @@
-"""Zhipu's façade: what a body becomes, what is told of it, and where; over jobs that end on command."""
+"""Zhipu's façade, without a worker: the mapping of the body, notes and results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def made(served: Rig, path: str = CREATE, **fields: Any) -> GenerationRequest:
 
 
 def notes_of(served: Rig, path: str = CREATE, **fields: Any) -> list[str]:
-    """What the create says, which the result says too."""
+    """Returns the notes of the create answer, which the result repeats."""
     answer = served.client.post(path, json={**ASKED, **fields}).json()
     result = served.client.get(f"{BASE}/async-result/{answer.get('id') or answer['task_id']}").json()
     assert result["notes"] == answer["notes"]
@@ -43,7 +43,7 @@ def test_nothing_asked_is_five_seconds_at_thirty_with_the_models_own_size(served
 
 
 def test_nulls_and_empty_values_are_left_out(served: Rig) -> None:
-    """As zai-sdk sends it: every argument that was not given."""
+    """zai-sdk sends every argument, also those that were not given."""
     names = "image_url quality with_audio size duration fps style aspect_ratio off_peak movement_amplitude"
     nulls = dict.fromkeys([*names.split(), "sensitive_word_check", "request_id", "user_id", "watermark_enabled"])
     assert dataclasses.replace(made(served, **nulls), seed=1) == dataclasses.replace(made(served), seed=1)
@@ -67,7 +67,7 @@ def test_the_rate_is_reached_by_interpolation_where_there_is_rife(build: Build, 
     assert (plan["num_frames"], plan["interpolate_fps"] or plan["fps"]) == (600, 60)
     said = " ".join(note for note in notes_of(served, fps=60) if note.startswith("fps: "))
     assert ("with frames drawn" in said, "repeated" in said) == (rife, not rife)
-    assert "RIFE" not in said, "by what is the plan's to say, which knows"
+    assert "RIFE" not in said, "the plan's own note names the network"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_request_id_is_echoed_and_serves_once(served: Rig) -> None:
     assert client.post(CREATE, json={**ASKED, "request_id": 17}).json()["request_id"] == "17"
     others = {client.post(CREATE, json=ASKED).json()["request_id"] for _ in range(3)}
     assert len(others) == 3
-    assert not others & {job.id for job in table.jobs}, "a task is asked for by its id only"
+    assert not others & {job.id for job in table.jobs}, "generated request ids are not task ids"
 
 
 def test_a_refused_request_keeps_its_name(served: Rig) -> None:
@@ -268,7 +268,7 @@ def test_names_are_each_keys_own_and_the_oldest_go(build: Build) -> None:
     for name in ("a", "b", "c", "a"):
         with ids.taken("me", name):
             pass
-    for name in ("a", "b", "c"):  # of another key, which makes nobody else's forgotten
+    for name in ("a", "b", "c"):  # another key's ids do not displace this key's
         with ids.taken("you", name):
             pass
     with pytest.raises(Repeated), ids.taken("me", "c"):

@@ -1,4 +1,4 @@
-"""What Zhipu's façade refuses, and in which words: the status, a code that is text, a message that names the field."""
+"""Refusals of Zhipu's façade: the status, the code as text, and a message that names the field."""
 
 from __future__ import annotations
 

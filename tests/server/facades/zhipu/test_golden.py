@@ -1,4 +1,4 @@
-"""Every answer of Zhipu's façade in every state of a task, as it was agreed upon: status and body."""
+"""Golden answers of Zhipu's façade in every state of a task: status code and body."""
 
 from __future__ import annotations
 
