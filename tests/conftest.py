@@ -1,6 +1,6 @@
-"""For every test: one torch thread a process, because tests run beside each other and the models are tiny; the server's
-log on stderr, as `cogvideox serve` has it, so that a command's output holds no line of another thread; and time limits
-that scale with the machine."""
+"""Settings for all tests: one torch thread per process, because tests run in parallel and the models are tiny; the
+server's log on stderr, as with `cogvideox serve`, so that no log line of another thread ends up in a command's output;
+time limits that scale with the machine's speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it on import, here and in the processes that tests start
 
 import pytest
 import pytest_timeout
@@ -17,7 +17,7 @@ import structlog
 from tests.rigs import pace
 from tests.rigs.ear import Ear
 
-# else each of many processes compiles every module anew
+# otherwise each of many processes compiles every module again
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))

@@ -1,5 +1,5 @@
-"""What a hostile client tries against a real server on loopback, while another key's client goes about its work.
+"""Attacks by a hostile client on a real server on loopback, while the client of another key works normally.
 
-Each test attacks for a bounded time and then says what the others noticed: `rig.attacked` starts the server,
-`Target.bystander` measures health checks and the small jobs of another key in a process of its own.
+Each test attacks for a bounded time and then checks how much the other client noticed: `rig.attacked` starts the
+server, `Target.bystander` times health checks and small jobs of another key in a separate process.
 """

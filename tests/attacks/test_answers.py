@@ -1,4 +1,4 @@
-"""Hosts of images and webhooks whose answers take long to read, and never end."""
+"""Image hosts whose responses are endless or expensive to read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def flood(head: bytes, more: bytes) -> Answer:
 
 
 def bomb() -> Answer:
-    """A quarter of a gigabyte of zeros, as a quarter of a megabyte."""
+    """256 MiB of zeros, compressed to about 256 KiB."""
     made = zlib.compressobj(9, zlib.DEFLATED, 31)
     packed = b"".join(made.compress(bytes(2**20)) for _ in range(256)) + made.flush()
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(packed)
@@ -57,7 +57,7 @@ def bomb() -> Answer:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FLOODS, "a gzip bomb"])
 def test_nobody_else_waits(target: Target, name: str) -> None:
-    """Reading them held the event loop for up to 30 seconds."""
+    """Reading these responses once blocked the event loop for up to 30 seconds."""
     with host(bomb() if name == "a gzip bomb" else flood(*FLOODS[name])) as port:
 
         def send(number: int) -> int:

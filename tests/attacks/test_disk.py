@@ -1,4 +1,4 @@
-"""What a key can make grow on the server's disk, and what is left of it."""
+"""Disk usage: how much one key can fill, and that refused or aborted requests leave nothing behind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def data_of(target: Target) -> Path:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files there, however many vanish meanwhile."""
+    """Total bytes of the files in `folder`; files may disappear during the scan."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -48,8 +48,8 @@ def size_of(folder: Path) -> int:
 
 
 def being_written(target: Target) -> dict[str, int]:
-    """Files in the data folder and the system's temporary folders that the server and its children have open for
-    writing, also unlinked ones, with their sizes in bytes."""
+    """Sizes in bytes of the files, including unlinked ones, that the server and its children have open for writing in
+    the data folder and the system's temporary folders."""
     processes = [psutil.Process(target.process.pid)]
     processes += processes[0].children(recursive=True)
     found = {}
@@ -75,8 +75,8 @@ def session() -> requests.Session:
 
 @dataclass
 class Sent:
-    """`taken`: MiB until the connection was closed; `largest`: bytes on disk meanwhile; `elsewhere`: files that were
-    not in the data folder."""
+    """`taken`: MiB sent before the connection closed; `largest`: peak bytes on disk; `elsewhere`: files written outside
+    the data folder."""
 
     status: int = 0
     taken: int = 0
@@ -85,7 +85,7 @@ class Sent:
 
 
 def send_chunked(target: Target, path: str, headers: dict[str, str], first: bytes = b"") -> Sent:
-    """Sends chunks without end."""
+    """Sends chunks until the server closes the connection or SENT_AT_MOST is reached."""
     seen = Sent()
     host, _, port = target.address.partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=pace.seconds(60))
@@ -104,7 +104,7 @@ def send_chunked(target: Target, path: str, headers: dict[str, str], first: byte
                 seen.elsewhere |= {path for path in files if not path.startswith(str(data_of(target)))}
             if sent > SENT_AT_MOST:
                 break
-    except OSError:  # cut off: the answer may be there all the same
+    except OSError:  # connection closed; the response may still be readable
         pass
     with suppress(OSError, http.client.HTTPException):
         seen.status = connection.getresponse().status
@@ -114,7 +114,7 @@ def send_chunked(target: Target, path: str, headers: dict[str, str], first: byte
 
 
 def test_refused_submits_leave_next_to_nothing(target: Target) -> None:
-    """They were written whole, and for ever."""
+    """Such requests were once stored whole and never deleted."""
     nested = json.dumps({"prompt": "x", "seed": "no", "loras": [[["x" * 15_000] * 12] * 100]}).encode()
     long = json.dumps({"prompt": "x" * REFUSED_BODY}).encode()
     unknown = json.dumps({"seed": -1, "prompt": "a", "image_url": "y" * REFUSED_BODY}).encode()
@@ -126,9 +126,9 @@ def test_refused_submits_leave_next_to_nothing(target: Target) -> None:
             told = mallory.get(answer.json()["response_url"])
             assert told.status_code == 422 and len(told.content) < 64_000
     grown = size_of(data_of(target)) - before
-    # the bystander's small jobs and the write-ahead log of the table are in it
+    # includes the bystander's small jobs and the database's write-ahead log
     assert grown < 6 * MIB, f"{grown / MIB:.1f} MiB"
-    assert seen.jobs and not seen.errors, seen  # how long others wait for bodies to be parsed is measured elsewhere
+    assert seen.jobs and not seen.errors, seen  # delays while bodies are parsed are measured in test_holds.py
     target.assert_memory_returns()
 
 
@@ -138,7 +138,7 @@ def test_a_chunked_upload_is_cut_at_its_limit(target: Target) -> None:
     form = {"content-type": f"multipart/form-data; boundary={boundary}"}
     with target.bystander() as seen:
         sent = send_chunked(target, "/v1/files", form, first=part)
-    # what comes after the answer is read for a while and dropped, so that the client sees the answer
+    # after responding, the server reads and drops more data for a while, so that the client sees the response
     assert sent.status in (413, 0) and sent.taken < SENT_AT_MOST // MIB, sent
     assert MIB < sent.largest < (PER_KEY + 8) * MIB and not sent.elsewhere, sent
     target.assert_unnoticed(seen)
@@ -146,7 +146,7 @@ def test_a_chunked_upload_is_cut_at_its_limit(target: Target) -> None:
 
 
 def test_many_uploads_of_one_key(target: Target) -> None:
-    """Also in parts that are never put together, and small ones."""
+    """Including multipart uploads that are never completed, and small files."""
     codes = []
     with target.bystander() as seen, session() as mallory:
         for _ in range(10):

@@ -1,4 +1,4 @@
-"""Small requests by the thousand, of one key or of none, on many connections or on few."""
+"""Floods of small requests on many connections: status calls, wrong keys, unknown URLs, pipelined or one at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.rigs.attacks.rig import ATTACKER, Target, attacked
 pytestmark = pytest.mark.slow
 CONNECTIONS = 150
 SECONDS = 4.0
-TOGETHER = 20  # requests that are sent before an answer is read
+TOGETHER = 20  # requests sent before a response is read
 
 Ask = Callable[[Target, str], str]
 
@@ -29,7 +29,7 @@ def get(path: str, key: str = ATTACKER) -> str:
     return f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"
 
 
-FLOODS: dict[str, tuple[Ask, int]] = {  # what, how many at a time on a connection
+FLOODS: dict[str, tuple[Ask, int]] = {  # request, number pipelined on one connection
     "status calls": (lambda target, job: get(f"/v1/videos/{job}"), 1),
     "status calls in one go": (lambda target, job: get(f"/v1/videos/{job}"), TOGETHER),
     "wrong keys": (lambda target, job: get("/v1/videos", "wrong:key"), 1),

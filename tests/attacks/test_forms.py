@@ -1,5 +1,5 @@
-"""Bodies that are short to send and long to read: forms of empty fields and false boundaries, JSON of long numbers and
-of escapes."""
+"""Bodies that are cheap to send and expensive to parse: forms with empty fields or false boundaries, JSON with long
+numbers or escapes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_nobody_else_waits(target: Target, name: str) -> None:
-    """They held the event loop for 60 seconds in each 128 MiB, or took ten times their size in memory."""
+    """These bodies once blocked the event loop for 60 seconds per 128 MiB, or took ten times their size in memory."""
     kind, body = BODIES[name]
     with target.bystander() as seen, target.as_attacker() as session:
         for path in PATHS if "application/json" not in kind else PATHS[:1]:
@@ -63,7 +63,7 @@ def test_nobody_waits_while_a_body_is_decompressed(target: Target, name: str) ->
 @pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "hex", "none-such"])
 @pytest.mark.parametrize("path", PATHS)
 def test_charsets(target: Target, path: str, charset: str) -> None:
-    """Some codecs raise errors that are not about decoding."""
+    """Some codecs raise errors other than UnicodeDecodeError."""
     body = PART.replace(b"prompt", b"-zzzz99999999") + b"-zzzz99999999\xff\r\n--b--\r\n"
     kind = f"multipart/form-data; boundary=b; charset={charset}"
     with target.as_attacker() as session:

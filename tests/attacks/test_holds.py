@@ -1,4 +1,4 @@
-"""How long a large body keeps the server's interpreter to itself: the time in which nobody else's request goes on."""
+"""How long parsing a large body holds the server's global interpreter lock and so delays all other requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of another thread is read from /proc"),
 ]
 CALLS = 4
-TOGETHER = 0.06  # seconds of CPU time that one call may hold it in pieces of more than a hundredth
+TOGETHER = 0.06  # seconds of CPU time per call that may be spent in holds longer than 0.01 s
 HELD = re.compile(r"^held (\d+\.\d+) (.*)", re.MULTILINE)
 MIB = 2**20
 

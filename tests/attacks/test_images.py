@@ -1,4 +1,4 @@
-"""Images that take as long to decode as they can, of one key, while another key sends small ones."""
+"""Images that take very long to decode, sent by one key while another key sends small ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def send(target: Target, image: bytes | str) -> requests.Response:
         )
 
 
-HOSTILE: dict[str, tuple[Callable[[], bytes | str], int, int]] = {  # what, how many, the status of its answer
+HOSTILE: dict[str, tuple[Callable[[], bytes | str], int, int]] = {  # image, number of requests, expected status
     "hundreds of scans": (lambda: images.many_scans(4000, 4000, 400), 8, 400),
     "all the scans that are accepted": (lambda: images.many_scans(8000, 5000, 20), 5, 200),
     "scans of a middling size": (lambda: images.many_scans(2800, 2800, 100), 5, 200),
@@ -96,7 +96,7 @@ def test_a_stop_ends_the_decoders(tmp_path: Path) -> None:
         while not (at_work := [one for one in server.children() if "inspector" in str(one.cmdline())]):
             assert time.monotonic() < until
             time.sleep(0.01)
-        for one in at_work:  # as a decoder that takes for ever
+        for one in at_work:  # simulates a decoder that never finishes
             os.kill(one.pid, signal.SIGSTOP)
         target.assert_stops()
         assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in at_work)

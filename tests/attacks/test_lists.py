@@ -1,4 +1,4 @@
-"""One key asks for long lists as fast as it can."""
+"""One key requests long lists as fast as it can."""
 
 from __future__ import annotations
 

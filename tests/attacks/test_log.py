@@ -1,4 +1,4 @@
-"""What clients send never becomes a line of the log of its own, nor a command to the terminal that shows it."""
+"""Log injection: client input cannot add log lines or terminal control sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files whose headers take as long to read as they can, of one key, while another key goes about its work."""
+"""LoRA files whose headers take very long to parse, sent by one key while another key works normally."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_it_is_over_afterwards(target: Target) -> None:
 
 
 def send(target: Target, body: bytes) -> requests.Response:
-    """What fal's client gets for its request, in the end."""
+    """The response to fal's result call for a job with this body."""
     with requests.Session() as session:
         session.trust_env = False
         session.headers["authorization"] = f"Key {ATTACKER}"

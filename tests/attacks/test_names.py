@@ -1,4 +1,5 @@
-"""One key's URLs keep the server waiting: names nobody answers for, hosts that drip. Another key's are fetched."""
+"""One key sends image URLs that stall (DNS names that never resolve, very slow hosts); another key's URLs are still
+fetched promptly."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def fetch(target: Target, url: str, key: str, timeout: float = 60.0) -> int:
-    """Sends a job with that image; the answer's status."""
+    """Sends a job with that image URL; returns the response's status code."""
     with requests.Session() as session:
         session.trust_env = False
         body = {"prompt": "steps=1 sleep=0", "image": url}
@@ -35,8 +36,8 @@ def fetch(target: Target, url: str, key: str, timeout: float = 60.0) -> int:
 
 
 def longest_fetch(target: Target, url: str, seconds: float) -> float:
-    """The longest that another key's fetch takes, of as many as go into `seconds`. What comes is no image, so that no
-    job follows."""
+    """The longest fetch of another key, in seconds, among as many as fit into `seconds`. The host returns no image, so
+    that no job starts."""
     longest, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         begun = time.monotonic()
@@ -47,7 +48,7 @@ def longest_fetch(target: Target, url: str, seconds: float) -> float:
 
 @contextmanager
 def attack(target: Target, urls: list[str]) -> Iterator[None]:
-    """All of them at once, from a key whose callers give up in the end."""
+    """Requests all URLs at once with the attacker's key; the callers time out after SECONDS + 2."""
 
     def send(url: str) -> None:
         with suppress(requests.RequestException):
@@ -64,7 +65,7 @@ def attack(target: Target, urls: list[str]) -> Iterator[None]:
 
 def attack_unnoticed(target: Target, urls: list[str]) -> None:
     with host(text) as good:
-        mine = f"http://localhost:{good}/a.png"  # a name, which has to be looked up
+        mine = f"http://localhost:{good}/a.png"  # a host name, so that the fetch needs a DNS lookup
         quiet = longest_fetch(target, mine, 1.0)
         with target.bystander() as seen, attack(target, urls):
             longest = longest_fetch(target, mine, SECONDS)
@@ -83,6 +84,6 @@ def test_a_hundred_hosts_that_drip(target: Target, answer: Answer) -> None:
 
 
 def test_the_server_stops_all_the_same(target: Target) -> None:
-    """Threads that wait for a name server do not keep it."""
+    """Threads waiting for a DNS lookup do not delay the shutdown."""
     with attack(target, [f"http://m{n}.dead/a.png" for n in range(10)]):
         target.assert_stops()

@@ -1,4 +1,4 @@
-"""A server whose owner meant it to have a key never answers without one: the real command, in a process of its own."""
+"""A misspelled or empty API key setting stops `cogvideox serve` instead of starting a server without a key."""
 
 from __future__ import annotations
 

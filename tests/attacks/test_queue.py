@@ -1,4 +1,4 @@
-"""One key sends as many jobs as the queue takes."""
+"""One key cannot fill the queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_key_cannot_fill_the_queue(tmp_path: Path) -> None:
 
 
 def _jobs() -> list[tuple[str, dict[str, object]]]:
-    """Of every priority, through two clouds."""
+    """Submissions through the fal and OpenAI APIs, alternating."""
     prompt = "steps=2 sleep=0.05"
     fal = ("/queue/fal-ai/cogvideox-5b", {"prompt": prompt})
     openai = ("/v1/videos", {"prompt": prompt})

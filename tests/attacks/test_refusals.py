@@ -1,4 +1,4 @@
-"""Requests that are refused as fast as they come: the log does not grow with them, and nobody else waits."""
+"""A flood of refused requests neither fills the log nor delays other clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_LINES = 200
 
 
 def send(target: Target, number: int) -> int:
-    """One of several kinds of refusal, each with an id, a value and a key of its own."""
+    """Sends one of several kinds of invalid request, each with its own id, value and key."""
     with requests.Session() as session:
         session.trust_env = False
         headers = {"authorization": f"Bearer {ATTACKER if number % 3 else f'guess{number}'}"}

@@ -1,4 +1,4 @@
-"""The measurement itself: a server that stands still is noticed."""
+"""The rig detects a stopped server and accepts an undisturbed one."""
 
 from __future__ import annotations
 

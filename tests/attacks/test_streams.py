@@ -1,4 +1,4 @@
-"""Hundreds of event streams and waiting calls: the API is not kept busy by them, and one key holds only so many."""
+"""Hundreds of event streams and blocking calls: their CPU cost and the limit per key."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.rigs.attacks.rig import ATTACKER, BYSTANDER, Target, attacked
 pytestmark = pytest.mark.slow
 FAL = "/queue/fal-ai/cogvideox-5b"
 OTHERS = tuple(f"other{n}:secret" for n in range(3))
-JOBS = 8  # of each key, that are followed
-MORE = 10  # streams that are asked for beyond the bound
+JOBS = 8  # jobs per key whose events are streamed
+MORE = 10  # streams requested beyond the limit
 SECONDS = 4.0
-BUSY = 0.15  # of a core, that the streams may take
+BUSY = 0.15  # largest share of a core that the streams may use
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def submit(target: Target, key: str, prompt: str) -> str:
-    """A job that lets all others go first; its id."""
+    """Submits a low-priority job; returns its id."""
     with requests.Session() as session:
         session.trust_env = False
         headers = {"authorization": f"Key {key}", "x-fal-queue-priority": "low"}
@@ -44,7 +44,7 @@ def submit(target: Target, key: str, prompt: str) -> str:
 
 
 async def opened(target: Target, path: str, key: str) -> tuple[int, asyncio.StreamWriter]:
-    """The status of the answer, once its head has come."""
+    """The response's status code, and the connection's writer to close it with."""
     host, port = target.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.1\r\nhost: {target.address}\r\nauthorization: Key {key}\r\n\r\n".encode())
@@ -82,14 +82,14 @@ def test_streams_of_four_keys(target: Target) -> None:
         alone = (api_seconds(target) - before) / (time.monotonic() - begun)
     with target.bystander() as seen:
         codes = asyncio.run(attack())
-    # a stream whose job ends meanwhile leaves its place to another
+    # a stream whose job ends meanwhile frees its slot for another, so more than the limit may succeed
     assert codes.keys() == {200, 429} and codes[200] >= len(keys) * STREAMS_PER_KEY, codes
     assert shares[0] - alone < pace.seconds(BUSY), f"{shares[0]:.2f} of a core, {alone:.2f} without streams"
     target.assert_unnoticed(seen)
 
 
 def test_places_come_back(target: Target) -> None:
-    """Also those of streams whose clients went away."""
+    """Slots of streams are freed, also when the client disconnects."""
     job = submit(target, ATTACKER, "steps=2 sleep=0.1")
     until = time.monotonic() + pace.seconds(30)
     while (codes := asyncio.run(_fifty(target, job))) != {200: STREAMS_PER_KEY}:
@@ -106,7 +106,7 @@ async def _fifty(target: Target, job: str) -> Counter[int]:
 
 
 def test_calls_that_wait(target: Target) -> None:
-    """Of one job, which repeats of one call all wait for."""
+    """All calls wait for the same job, since they repeat one idempotency key."""
     body = json.dumps({"prompt": "steps=80 sleep=0.1", "seed": 1}).encode()
 
     async def attack() -> Counter[int]:
@@ -120,7 +120,7 @@ def test_calls_that_wait(target: Target) -> None:
 
 
 async def _repeated(target: Target, body: bytes) -> int:
-    """The status when it comes within three seconds, else 0 for a call that waits."""
+    """The status code, or 0 when no response arrives within five (scaled) seconds."""
     host, port = target.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = f"POST /run/fal-ai/cogvideox-5b HTTP/1.1\r\nhost: {target.address}\r\nauthorization: Key {ATTACKER}\r\n"

@@ -1,4 +1,4 @@
-"""What can be sent without a key: endless heads, silent connections, large bodies; and answers that nobody reads.
+"""Attacks below the API: endless headers, idle connections, large bodies without a key, responses that are never read.
 
 The attacker's address is 127.0.0.2, so that its connections are counted apart from the bystander's.
 """
@@ -43,7 +43,7 @@ def connect(target: Target, source: str = "127.0.0.2") -> socket.socket:
 
 
 def status(target: Target, *parts: bytes) -> int:
-    """Of the answer to what is sent in parts; 0 when none comes."""
+    """Sends the parts; returns the response's status code, 0 without a response."""
     answer = b""
     with connect(target) as line, suppress(OSError):
         with suppress(OSError):
@@ -63,7 +63,7 @@ def at_once(count: int, act: Callable[[], Any]) -> list[Any]:
 
 @contextmanager
 def watched(target: Target) -> Iterator[list[float]]:
-    """The memory of the API process meanwhile, in MiB."""
+    """Memory of the API process in MiB, sampled every 20 ms while the context is open."""
     seen, stop = [target.api_mib], threading.Event()
 
     def watch() -> None:
@@ -79,7 +79,7 @@ def watched(target: Target) -> Iterator[list[float]]:
         watcher.join()
 
 
-HEADS = {  # the statuses that may be the first; a key is asked for before trailers are read, or after
+HEADS = {  # allowed statuses; with trailers, the key may be checked before or after they are read
     "one header of 60 MB": ({431}, [HEAD, b"X: ", *[b"a" * MIB] * 60]),
     "a million headers": ({431}, [HEAD, b"a:\r\n" * 1_000_000]),
     "a target of 60 MB": ({414}, [b"GET /", *[b"a" * MIB] * 60]),
@@ -179,7 +179,7 @@ def test_connections_that_say_nothing_or_little_are_cut(target: Target) -> None:
 
 
 def large(path: str, first: dict[str, str], last: dict[str, str], headers: str = "") -> list[bytes]:
-    """A request with a JSON body of LARGE bytes, in parts: those members, and between them an image."""
+    """A request with a JSON body of LARGE bytes, in parts: the members of `first`, an image, the members of `last`."""
     before, after = json.dumps(first)[:-1].encode() + b', "init_image": "', json.dumps({"": "", **last})[6:].encode()
     if not first:
         before = before.replace(b", ", b"", 1)
@@ -222,7 +222,7 @@ def test_ten_large_bodies_without_a_key(target: Target, name: str) -> None:
 
 @pytest.mark.slow
 def test_ten_large_bodies_of_one_key(target: Target) -> None:
-    """Two at a time are in memory, and their image is refused."""
+    """At most two bodies are in memory at a time; their image is refused."""
     parts = large(MODELSLAB, {"prompt": "a", "model_id": "cogvideox"}, {"key": ATTACKER})
     with watched(target) as mib, target.bystander() as seen:
         found = at_once(10, lambda: status(target, *parts))
@@ -264,17 +264,17 @@ def test_answers_that_nobody_reads(target: Target) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="no prlimit")
 def test_more_connections_than_files(tmp_path: Path) -> None:
-    """Connections leave enough files for everything else, and the longest idle one goes for each new one."""
+    """Connections leave enough file descriptors for everything else; each new one closes the longest idle one."""
     with attacked(tmp_path, files=1000) as target, ExitStack() as stack:
         process = psutil.Process(target.process.pid)
         with target.bystander() as seen:
             for _ in range(800):
                 stack.enter_context(connect(target))
-                time.sleep(0.005)  # one that is in the middle of its first request may be taken for a silent one
+                time.sleep(0.005)  # a connection in the middle of its first request could count as idle
             begun = process.cpu_times()
             time.sleep(2)
             ended = process.cpu_times()
-        assert ended.user + ended.system - begun.user - begun.system < 1.5, "it spins"
+        assert ended.user + ended.system - begun.user - begun.system < 1.5, "the API process uses CPU while idle"
         target.assert_unnoticed(seen)
         assert "the limit of open files" in target.log_text()
         target.assert_stops()
@@ -296,7 +296,7 @@ def test_curl_offers_http_2(target: Target) -> None:
 
 
 def test_java_offers_http_2(target: Target) -> None:
-    """`Upgrade: h2c` is ignored, and the request answered with its body."""
+    """`Upgrade: h2c` is ignored; the request and its body are handled as HTTP/1.1."""
     body = json.dumps({"prompt": "steps=1 sleep=0"}).encode()
     head = (
         f"POST /v1/videos HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: {len(body)}\r\n"
@@ -308,7 +308,7 @@ def test_java_offers_http_2(target: Target) -> None:
         line.sendall(head.encode())
         line.sendall(body)
         answer = line.recv(65536)
-        while not answer.endswith(b"}"):  # the head may come first
+        while not answer.endswith(b"}"):  # the head may arrive before the body
             answer += (more := line.recv(65536))
             assert more, answer
     assert answer.startswith(b"HTTP/1.1 200 ") and b'"prompt":"steps=1 sleep=0"' in answer, answer

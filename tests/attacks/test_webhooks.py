@@ -1,4 +1,4 @@
-"""Hundreds of webhooks of one key that nobody answers; another key's is called in time."""
+"""Hundreds of unresponsive webhooks of one key do not delay the webhooks of another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def send(target: Target, key: str, hook: str) -> str:
-    """A job that fails at once, so that its webhook is due at once; its id."""
+    """Submits a job that fails immediately, so that its webhook is due immediately; returns its id."""
     with requests.Session() as session:
         session.trust_env = False
         headers = {"authorization": f"Key {key}"}
@@ -46,7 +46,7 @@ def send(target: Target, key: str, hook: str) -> str:
 
 
 def fill(target: Target, hooks: list[str]) -> None:
-    """Failed jobs of the attacker's with those webhooks: straight into the table, which takes less time than calls."""
+    """Inserts failed jobs of the attacker with these webhooks directly into the table, which is faster than calls."""
     (owner,) = Keys(plain(api_keys=ATTACKER)).owners
     failed = Job("", "fal", "fal-ai/cogvideox-5b", GenerationRequest("p", seed=1), {}, "m", time.time(), Status.FAILED)
     with closing(JobStore(target.log.parent / "data" / "jobs.db")) as store:
@@ -63,7 +63,7 @@ def fill(target: Target, hooks: list[str]) -> None:
 
 
 def longest_letter(target: Target, ear: Ear, seconds: float) -> float:
-    """The longest from a job's end to the call of its webhook, of as many as go into `seconds`."""
+    """The longest delay in seconds from a job's end to its webhook, among as many jobs as fit into `seconds`."""
     longest, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         name = send(target, BYSTANDER, ear.url)
@@ -89,7 +89,7 @@ def attack_unnoticed(target: Target, hooks: list[str]) -> None:
 
 @pytest.mark.parametrize("answer", [hang, drip_head])
 def test_hosts_that_keep_their_callers(target: Target, answer: Answer) -> None:
-    with host(answer, "0.0.0.0") as port:  # so that there are many of them
+    with host(answer, "0.0.0.0") as port:  # reachable under all of 127.0.0.0/8, which counts as many hosts
         attack_unnoticed(target, [f"http://127.0.{n % 100}.1:{port}/hook" for n in range(LETTERS)])
 
 

@@ -1,4 +1,4 @@
-"""The benchmark over HTTP: its figures, and one whole run of it on a tiny checkpoint."""
+"""The benchmark of HTTP against plain diffusers: its figures, and one complete run on a tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_psnr_is_that_of_the_definition() -> None:
 
 
 def test_a_tree_of_processes_is_weighed_as_a_whole() -> None:
-    """The parent is small, its child holds 64 MiB."""
+    """The parent process is small; its child holds 64 MiB."""
     child = "import sys; held = bytearray(b'x') * (64 << 20); print('held', flush=True); sys.stdin.read()"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -1,4 +1,4 @@
-"""The benchmark of a full queue: its figures, and one small run of it."""
+"""The load benchmark: its figures, and one small run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory benchmark on a clip that is small and short: what it reports is there, and adds up."""
+"""The 4K memory benchmark on a small, short clip: its report is complete and consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that real clients talk to, one of each kind for all tests of a process, and what the clients bring along."""
+"""Session-wide servers for tests with real clients, and the clients' input files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.rigs.clients.running import few_steps, running_server, served_folder,
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of the real server on the demo model, with few steps; its key is `running.KEY`."""
+    """`host:port` of the real server with the demo model and few steps; its key is `running.KEY`."""
     with running_server(tmp_path_factory.mktemp("server"), few_steps(), allow_private_urls="true") as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of a server whose engine does as the prompt says (`tests/rigs/fake_engine.py`): it is quick,
-    fails, hangs and dies to order."""
+    """`host:port` of a server with the fake engine (`tests/rigs/fake_engine.py`), whose prompts are commands: run
+    quickly, fail, hang, crash."""
     with stand_in_server(tmp_path_factory.mktemp("stand-in"), allow_private_urls="true") as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Task, ModelInfo]:
-    """What `server` makes each kind of film with."""
+    """The model that `server` uses for each task."""
     return choose(Settings.load(models_dir=tmp_path_factory.mktemp("none"), device="cpu")).by_task
 
 
@@ -43,7 +43,7 @@ def model(models: Mapping[Task, ModelInfo]) -> ModelInfo:
 
 @pytest.fixture(scope="session")
 def picture(tmp_path_factory: pytest.TempPathFactory, models: Mapping[Task, ModelInfo]) -> Path:
-    """A red circle on grey."""
+    """An image of a red circle on grey."""
     width, height = models[Task.I2V].family.sizes.default
     image = Image.new("RGB", (width, height), "grey")
     ImageDraw.Draw(image).ellipse((width // 2 - 10, height // 2 - 10, width // 2 + 10, height // 2 + 10), fill="red")

@@ -1,5 +1,5 @@
-"""fal's own clients, unchanged, in programs of their own: with meaning on the demo model, and the JavaScript client's
-every call on an engine that does as the prompt says. The Python client's calls are in `test_fal_python.py`."""
+"""fal's own clients, unchanged, in separate processes: real videos with the demo model, and every call of the
+JavaScript client with the fake engine. `test_fal_python.py` covers the Python client's calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def last_line(printed: str) -> Any:
 
 
 def fetched(url: str, folder: Path) -> Film:
-    """The film at `url`, for which no key must be needed."""
+    """The video at `url`, which must be readable without a key."""
     answer = fetch(url)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "video/mp4"
@@ -36,7 +36,7 @@ def fetched(url: str, folder: Path) -> Film:
 
 
 def promised(model: ModelInfo, *, rife: bool = True) -> Film:
-    """At fal's 16 fps; with its default, `use_rife`, twice as many frames: as long as the model's own."""
+    """fal's default output: 16 fps, with twice the model's frames when `use_rife` is on, so the duration stays."""
     frames = model.family.frames.default
     return Film(2 * frames if rife else frames, 16, *SIZE)
 
@@ -47,7 +47,7 @@ def test_python(server: str, model: ModelInfo, tmp_path: Path) -> None:
     assert set(result) == {"video", "timings", "seed", "prompt"}
     assert result["video"]["file_size"] == len(fetch(result["video"]["url"]).content)
     assert fetched(result["video"]["url"], tmp_path) == promised(model)
-    assert len(printed.strip().splitlines()) > 1, "logs were asked for"
+    assert len(printed.strip().splitlines()) > 1, "logs were requested"
 
 
 def test_python_async(server: str, model: ModelInfo, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_python_async(server: str, model: ModelInfo, tmp_path: Path) -> None:
     assert fetched(told["result"]["video"]["url"], tmp_path) == promised(model, rife=False)
     assert told["result"]["seed"] == told["ran"]["seed"] == 7
     assert fetched(told["ran"]["video"]["url"], tmp_path) == promised(model, rife=False)
-    remade = fetched(told["remade"]["video"]["url"], tmp_path)  # one of our own films, taken by its address
+    remade = fetched(told["remade"]["video"]["url"], tmp_path)  # made from one of our own videos, passed by URL
     assert (remade.width, remade.height, remade.fps) == (*SIZE, 16)
     assert remade.frames > 1
     assert told["cancelled"] == 499
@@ -68,7 +68,7 @@ def test_javascript(server: str, model: ModelInfo, tmp_path: Path) -> None:
     result = last_line(printed)
     assert result["requestId"]
     assert fetched(result["data"]["video"]["url"], tmp_path) == promised(model)
-    assert len(printed.strip().splitlines()) > 1, "logs were asked for"
+    assert len(printed.strip().splitlines()) > 1, "logs were requested"
 
 
 def test_javascript_calls(server: str, models: Mapping[Task, ModelInfo], picture: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_javascript_everything(stand_in: str, picture: Path, tmp_path: Path, ear
     for mode in ("polling", "streaming"):
         check_output(out[mode]["data"])
         assert out[mode]["requestId"] and out[mode]["words"][-1] == "COMPLETED"
-        assert out[mode]["logs"].count("memory: fake") == 1, "the client adds up what a stream brings"
+        assert out[mode]["logs"].count("memory: fake") == 1, "the client accumulates the logs of a stream"
     assert {"status_url", "response_url", "cancel_url", "queue_position"} <= set(out["receipt"])
     for status in (out["status"], out["streamed"]):
         assert status["status"] == "COMPLETED" and status["request_id"] == out["receipt"]["requestId"]
@@ -122,4 +122,4 @@ def test_javascript_everything(stand_in: str, picture: Path, tmp_path: Path, ear
     check_output(out["fromBlob"])
     for name in ("noStream", "noClientStream"):
         assert (out[name]["status"], out[name]["body"]["detail"]) == (404, "Path /stream not found")
-    assert {httpx.URL(url).path for url in out["elsewhere"]} == {f"/{ID}/stream"}, "the client-mode stream alone"
+    assert {httpx.URL(url).path for url in out["elsewhere"]} == {f"/{ID}/stream"}, "only the client-mode stream"

@@ -1,4 +1,4 @@
-"""A LoRA through fal's own client, on each of its three endpoints: the films show what it was trained for."""
+"""A LoRA through fal's own client, on each of its three endpoints: the videos show its effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 OUTLINE = Path(__file__).parents[2] / "weights" / "demo-lora" / "outline.safetensors"
 SCENE = Scene("circle", "red", "blue", "still", "big", FILM, 0, 0)
-WHITER = {"text": 60, "image": 15, "video": 40}  # of 255 on the rim; less where a source without an outline is kept
+WHITER = {"text": 60, "image": 15, "video": 40}  # levels of 255 on the rim; less where the input shows no outline
 
 
 def last_frame(url: str, folder: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""fal's Python client, unchanged, call by call, on an engine that does as the prompt says."""
+"""Every call of fal's unchanged Python client, with the fake engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLOW = {"prompt": "steps=3000 sleep=0.02"}
 
 @pytest.fixture
 def pointed(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The four assignments of the documentation."""
+    """Redirects fal_client to the server with the four assignments from the documentation."""
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(c, "RUN_URL_FORMAT", f"http://{stand_in}/run/")
     monkeypatch.setattr(c, "QUEUE_URL_FORMAT", f"http://{stand_in}/queue/")
@@ -42,7 +42,7 @@ def pointed(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def clients(pointed: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], fal_client.SyncClient]]:
-    """Makes a client with a key. Whatever it opens is closed in the end; it closes nothing itself."""
+    """Creates clients with a given key; closes their connections at the end, which fal_client itself does not."""
     made: list[fal_client.SyncClient] = []
     opened: list[httpx.Client] = []
     open_another = fal_client.SyncClient._get_cdn_client
@@ -117,7 +117,7 @@ def test_python_cancel(client: fal_client.SyncClient) -> None:
             handle.cancel()
         check_error(error.value, 400)
     with pytest.raises(fal_client.FalClientTimeoutError):
-        client.subscribe(ID, SLOW, client_timeout=2)  # which cancels, or the queue would stand
+        client.subscribe(ID, SLOW, client_timeout=2)  # cancels the job; otherwise it would block the queue
     check_output(client.subscribe(ID, QUICK))
 
 
@@ -189,7 +189,7 @@ def test_python_uploads(
         client.upload(bytes_, "image/png"),
         client.upload(bytes_, "image/png", file_name="circle.png", lifecycle=brief),
         client.upload_file(picture),
-        client.upload_file(named),  # its name fits no header: the client turns to the other storage by itself
+        client.upload_file(named),  # the name is no valid header value, so the client falls back to the other storage
         client.upload(bytes_, "image/png", repository="fal", lifecycle=brief),
         fal_client.encode_file(picture),
     ]

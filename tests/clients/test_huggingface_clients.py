@@ -1,4 +1,4 @@
-"""huggingface_hub's InferenceClient, told of the two video tasks its table lacks, against real servers."""
+"""huggingface_hub's InferenceClient, with the two video tasks that its task table lacks, against real servers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_text_to_video(server: str, model: ModelInfo, tmp_path: Path) -> None:
     again = client.text_to_video(
         PROMPT, negative_prompt=["blurry, dark"], num_frames=12.0, num_inference_steps=8, guidance_scale=6.0, seed=7
     )
-    assert again == made, "the same seed makes the same film"
+    assert again == made, "the same seed makes the same video"
 
 
 def test_image_to_video(server: str, models: Mapping[Task, ModelInfo], picture: Path, tmp_path: Path) -> None:
@@ -85,11 +85,11 @@ def test_image_to_video(server: str, models: Mapping[Task, ModelInfo], picture: 
     film.write_bytes(made)
     first = read_video(film, max_frames=9, max_pixels=10**7, max_seconds=60).frames[0]
     red, green, blue = Image.fromarray(first).getpixel((160, 104))
-    assert red > 100 + max(green, blue), "it begins with the picture: a red circle in its middle"
+    assert red > 100 + max(green, blue), "the video begins with the image: a red circle in the centre"
 
 
 def test_bare_pictures(stand_in: str, picture: Path, picture_url: str) -> None:
-    """Without parameters the client sends the bytes alone, with a type only if a file's name or a server tells one."""
+    """Without parameters the client sends the bytes, and a content type only if the file name or the host has one."""
     client = client_of(stand_in, I2V, root="")
     for form in (picture.read_bytes(), picture, str(picture), picture_url):
         assert len(client.image_to_video(form)) == 1000
@@ -130,7 +130,7 @@ def test_wrong_key(stand_in: str, key: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_hanging_up_cancels(stand_in: str) -> None:
-    """The one worker would be busy for hours with what nobody can fetch any more."""
+    """A client that disconnects cancels its job; otherwise the only worker would be busy for hours."""
     with pytest.raises(InferenceTimeoutError):
         client_of(stand_in, T2V, timeout=2).text_to_video("steps=1000000 sleep=0.05")
     assert len(client_of(stand_in, T2V).text_to_video("steps=3 bytes=500")) == 500

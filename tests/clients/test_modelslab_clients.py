@@ -44,7 +44,7 @@ def video_of(server: str, key: str = KEY, enterprise: bool = False) -> Video:
 
 
 def answer_of(video: Video, answer: dict[str, Any]) -> dict[str, Any]:
-    """The last word about a job, as the SDK's own example waits for it."""
+    """The final response for a job, waited for as in the SDK's own example."""
     if answer["status"] == "processing":
         answer = video.fetch(str(answer["id"]))
     assert answer["status"] == "success", answer
@@ -52,14 +52,14 @@ def answer_of(video: Video, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def film_at(url: str, folder: Path) -> Film:
-    """The film at `url`, for which no key must be needed."""
+    """The video at `url`, which must be readable without a key."""
     got = fetch(url)
     assert (got.status_code, got.headers["content-type"]) == (200, "video/mp4")
     return Film.read(got.content, folder)
 
 
 def gif_at(url: str) -> list[Image.Image]:
-    """The pictures of the GIF at `url`."""
+    """The frames of the GIF at `url`."""
     got = fetch(url)
     assert (got.status_code, got.headers["content-type"]) == (200, "image/gif")
     pictures = []
@@ -72,16 +72,16 @@ def gif_at(url: str) -> list[Image.Image]:
 
 
 def redness(picture: Image.Image) -> Any:
-    """How much redder than its other colours each pixel is."""
+    """Per pixel, by how much red exceeds the larger of green and blue; at least 0."""
     pixels = np.asarray(picture, dtype=float)
     return np.maximum(0, pixels[..., 0] - pixels[..., 1:].max(axis=-1))
 
 
-# -- on the demo model: films with meaning
+# -- real videos, with the demo model
 
 
 def test_modelslab_py_text(server: str, tmp_path: Path) -> None:
-    """With the SDK's own defaults but for the time it takes: 30 frames are asked for, and 25 is the maximum."""
+    """With the SDK's defaults except for fewer steps: it requests 30 frames, and the maximum is 25."""
     video = video_of(server)
     wanted = Text2Video(model_id="cogvideox", prompt=PROMPT, num_inference_steps=12, output_type="mp4", seed=3)
     answer = answer_of(video, video.text_to_video(wanted))
@@ -93,7 +93,7 @@ def test_modelslab_py_text(server: str, tmp_path: Path) -> None:
 
 
 def test_modelslab_text_is_a_gif_of_a_red_circle(server: str) -> None:
-    """modelslab 0.2 sends every argument there is, and wants a GIF."""
+    """modelslab 0.2 sends every argument, including unused ones, and requests a GIF."""
     video = ModelsLab().ai_video
     video.base_url = f"http://{server}/api/v6/video"
     unused = dict.fromkeys(("upscale_strength", "upscale_guidance_scale", "upscale_num_inference_steps"))
@@ -106,14 +106,14 @@ def test_modelslab_text_is_a_gif_of_a_red_circle(server: str) -> None:
     pictures = gif_at(answer["output"][0])
     assert len(pictures) == 17
     assert pictures[0].size == (480, 320)
-    for picture in (pictures[0], pictures[-1]):  # where it moves, the demo model does not say reliably yet
-        assert redness(picture).max() > 60, "there is something red in it"
+    for picture in (pictures[0], pictures[-1]):  # its position is not checked: the demo model is not reliable there
+        assert redness(picture).max() > 60, "the frame contains red"
 
     from_gif = {"init_image": answer["output"][0], "num_frames": 9, "num_inference_steps": 2, "width": 96, "height": 64}
     begun = requests.post(
         f"http://{server}/api/v6/video/img2video", json={"key": KEY, "model_id": "cogvideox", **from_gif}
     ).json()
-    assert begun["status"] == "success", "one of our own films is a picture to start from"
+    assert begun["status"] == "success", "one of our own videos is accepted as the initial image"
 
 
 def test_modelslab_py_image(server: str, picture_url: str, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_modelslab_py_image(server: str, picture_url: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_film_begins_with_its_picture(server: str, side: str) -> None:
-    """A red circle on one side of the picture is on that side of the first frame."""
+    """A red circle on one side of the image is on that side of the first frame."""
     picture = Image.new("RGB", (720, 480), "grey")
     middle = {"left": 180, "right": 540}[side]
     ImageDraw.Draw(picture).ellipse((middle - 100, 140, middle + 100, 340), fill="red")
@@ -143,12 +143,12 @@ def test_a_film_begins_with_its_picture(server: str, side: str) -> None:
     first = gif_at(answer_of(video, video.image_to_video(wanted))["output"][0])[0]
     assert first.size == (360, 240)
     red = redness(first)
-    assert red.max() > 60, "there is something red in it"
+    assert red.max() > 60, "the frame contains red"
     assert abs((red.sum(axis=0) * np.arange(360)).sum() / red.sum() - middle / 2) < 70
 
 
 def test_modelslab_image_without_a_prompt(server: str, picture: Path, tmp_path: Path) -> None:
-    """modelslab 0.2 has no prompt for a picture, and the picture may be base64."""
+    """modelslab 0.2 sends no prompt with an image, and the image may be base64."""
     video = ModelsLab().ai_video
     video.base_url = f"http://{server}/api/v6/video"
     with Image.open(picture) as image:
@@ -163,7 +163,7 @@ def test_modelslab_image_without_a_prompt(server: str, picture: Path, tmp_path: 
 
 
 def test_the_published_program(server: str, tmp_path: Path) -> None:
-    """As on the page of this model: numbers as text, then the address it was promised is looked at."""
+    """The program on the model's page: sends numbers as text, then polls the URL in `future_links`."""
     parameters = {
         "prompt": PROMPT,
         "output_type": "mp4",
@@ -192,7 +192,7 @@ def test_the_published_program(server: str, tmp_path: Path) -> None:
     assert film_at(url, tmp_path) == Film(16, 16, 640, 640)
 
 
-# -- on the engine that does as the prompt says
+# -- with the fake engine
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_fetch_waits_until_there_is_a_film(quick: Video, monkeypatch: pytest.Mon
     assert begun["status"] == "processing"
     done = quick.fetch(str(begun["id"]))
     assert done["output"] == begun["future_links"]
-    assert naps, "it was asked more than once"
+    assert naps, "the SDK polled more than once"
 
 
 def test_async(stand_in: str) -> None:
@@ -244,7 +244,7 @@ def test_ultra(stand_in: str, picture_url: str, enterprise: bool) -> None:
 
 
 def test_failure(quick: Video, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK asks on after a failure, as often as it may, and then gives it back."""
+    """After a failure the SDK keeps polling until its retries are used up, then returns the failure."""
     monkeypatch.setattr(quick.client, "fetch_retry", 2)
     monkeypatch.setattr(quick.client, "fetch_timeout", 0)
     begun = quick.text_to_video(Text2Video(model_id="cogvideox", prompt="fail=internal"))
@@ -276,7 +276,7 @@ def test_unknown_id(quick: Video, stand_in: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_not_served(stand_in: str) -> None:
-    """Calls that a model of one's own has no use for end with the SDK's own exception."""
+    """Calls to endpoints this server does not have raise the SDK's own exception."""
     with pytest.raises(Exception, match=r"404.*Not found"):
         video_of(stand_in, enterprise=True).restart()
 
@@ -289,7 +289,7 @@ def test_refused(quick: Video) -> None:
 
 
 def test_bearer(stand_in: str) -> None:
-    """As the JavaScript SDK sends its key."""
+    """The key in an Authorization header, as the JavaScript SDK sends it."""
     headers = {"Authorization": f"Bearer {KEY}"}
     body = {"model_id": "cogvideox", "prompt": "steps=1"}
     answer = requests.post(f"http://{stand_in}/api/v6/video/text2video", json=body, headers=headers).json()
@@ -318,7 +318,7 @@ def test_webhook(quick: Video, ear: Ear, prompt: str, state: str) -> None:
 
 
 def test_a_long_job_is_answered_before_the_async_sdk_gives_up(stand_in: str) -> None:
-    """aiohttp is told to wait for `fetch_timeout` seconds, 60 by default."""
+    """aiohttp's timeout in the SDK is `fetch_timeout`, 60 s by default."""
     body = {"model_id": "cogvideox", "prompt": "steps=23 sleep=1", "key": KEY}
     answer = requests.post(f"http://{stand_in}/api/v6/video/text2video", json=body, timeout=50).json()
     assert answer["status"] == "processing"

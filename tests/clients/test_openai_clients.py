@@ -1,5 +1,5 @@
-"""OpenAI's own Python client: films of the length and size asked for, from the real server; all else against an engine
-that does as it is told."""
+"""OpenAI's own Python client: videos of the requested length and size from the real server; all else with the fake
+engine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SLOW = "steps=1000 sleep=0.05"
 
 @contextmanager
 def client_of(address: str, key: str = KEY, **more: Any) -> Iterator[OpenAI]:
-    http = DefaultHttpxClient(trust_env=False)  # past any proxy of this machine's
+    http = DefaultHttpxClient(trust_env=False)  # bypasses any proxy of this machine
     with OpenAI(base_url=f"http://{address}/v1", api_key=key, http_client=http, **more) as client:
         yield client
 
@@ -107,7 +107,7 @@ def test_from_a_picture(real: OpenAI, picture: Path, tmp_path: Path, way: str) -
     film = real.videos.download_content(video.id).read()
     assert Film.read(film, tmp_path) == Film(9, 8.0, 96, 64)
     red, green, blue = middle_of_first_frame(film, tmp_path)
-    assert red > 150 and red > green + 60 and red > blue + 60, f"the picture's circle is red, not {red, green, blue}"
+    assert red > 150 and red > green + 60 and red > blue + 60, f"the image's circle is red, not {red, green, blue}"
     assert video.model.endswith("i2v")
 
 
@@ -243,7 +243,7 @@ def test_a_picture_by_address(played: OpenAI, picture_url: str) -> None:
 def test_models(played: OpenAI) -> None:
     listed = {model.id for model in played.models.list()}
     assert {"tiny", "tiny-i2v", "sora-2", "sora-2-pro"} <= listed
-    assert set(get_args(get_args(VideoModel)[1])) <= listed, "every name the client has for a model"
+    assert set(get_args(get_args(VideoModel)[1])) <= listed, "every model name that the client knows"
     assert played.models.retrieve("zai-org/CogVideoX-5b").id == "zai-org/CogVideoX-5b"
     assert played.models.retrieve("tiny").object == "model"
     assert played.models.retrieve("sora-2").id == "sora-2"

@@ -1,7 +1,6 @@
-"""The JavaScript programs that `cogvideox clients` prints, as they are but for the address and the key; and what else
-Vercel's AI SDK does.
+"""The JavaScript programs that `cogvideox clients` prints, changed only in URL and key, and more of Vercel's AI SDK.
 
-On an engine that is quick; `tests/test_docs.py` runs the programs on the demo model, without a key."""
+They run with the fake engine; `tests/test_docs.py` runs them with the demo model, without a key."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from tests.rigs.clients.running import KEY, fetch, run_program, run_script
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PROGRAMS = [snippet for facade in FACADES.values() for snippet in facade.clients if snippet.language == "js"]
-FILM = bytes(i % 251 for i in range(1000))  # what the engine makes
+FILM = bytes(i % 251 for i in range(1000))  # the fake engine's output
 
 
 @pytest.mark.parametrize("snippet", PROGRAMS, ids=lambda snippet: snippet.title)
@@ -32,7 +31,7 @@ def test_javascript_programs(stand_in: str, tmp_path: Path, snippet: Snippet) ->
 
 
 def test_the_ai_sdk(stand_in: str, tmp_path: Path) -> None:
-    """Without a `download` of the program's own, and with a `fetch` that leads fal's host here."""
+    """With the SDK's default `download`, and a `fetch` that redirects fal's host to this server."""
     told = json.loads(run_script("ai_sdk.mjs", tmp_path, {"SERVER": stand_in}).strip().splitlines()[-1])
     assert {name: size for name, size in told.items() if isinstance(size, int)} == dict.fromkeys(
         ("fal", "falPicture", "replicate", "replicatePicture"), len(FILM)

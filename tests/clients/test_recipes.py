@@ -1,5 +1,5 @@
-"""Programs of others, as `cogvideox clients` prints them: LiteLLM and its proxy, huggingface_hub through fal-ai, a tool
-for Open WebUI, a workflow for n8n. Each runs against a real server but for its prompt, which the engine there obeys."""
+"""Third-party recipes that `cogvideox clients` prints: LiteLLM and its proxy, huggingface_hub through fal-ai, a tool
+for Open WebUI, a workflow for n8n. Each runs against a real server with the fake engine; only the prompt is changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.rigs.clients.running import KEY, fetch, free_port, inherited, litellm
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROMPT = "a red circle moves left on a blue background"
 QUICK = "steps=2 sleep=0"
-FILM = bytes(i % 251 for i in range(1000))  # what the engine of `stand_in` makes
+FILM = bytes(i % 251 for i in range(1000))  # the fake engine's output
 MASTER_KEY = "sk-5e0c1f7a92d84b36ae17"
 PAST_PROXIES = {"NO_PROXY": "*", "no_proxy": "*", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
@@ -85,7 +85,7 @@ def call(method: str, url: str, key: str = KEY, **more: Any) -> requests.Respons
 
 @contextmanager
 def proxy(config: str, folder: Path) -> Iterator[str]:
-    """LiteLLM's proxy with that configuration."""
+    """Runs LiteLLM's proxy with this configuration; yields its `host:port`."""
     (folder / "config.yaml").write_text(config)
     port = free_port()
     command = [str(litellm() / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
@@ -124,7 +124,7 @@ def test_litellms_proxy(stand_in: str, tmp_path: Path) -> None:
 
 
 def tool(text: str) -> Any:
-    """As Open WebUI loads one: the source is run in a module, which has a class Tools."""
+    """Loads a tool as Open WebUI does: executes the source as a module and instantiates its class Tools."""
     module = types.ModuleType("tool_cogvideox")
     exec(compile(text, "tool_cogvideox.py", "exec"), module.__dict__)
     return module.Tools()  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def test_the_tool_for_open_webui(stand_in: str, prompt: str) -> None:
     else:
         assert said.startswith("No video was made: ")
         assert said.endswith("as told" if prompt.startswith("fail") else "must not be blank")
-    assert ":param prompt:" in tools.make_video.__doc__, "what the language model is told"
+    assert ":param prompt:" in tools.make_video.__doc__, "the language model is given this docstring"
 
 
 def test_the_tool_is_a_program_too(stand_in: str, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_tool_is_a_program_too(stand_in: str, tmp_path: Path) -> None:
 
 
 def test_the_workflow_for_n8n(stand_in: str) -> None:
-    """Its HTTP calls, made in the order of its connections."""
+    """Makes the workflow's HTTP calls in the order of its connections."""
     workflow = json.loads(recipe("openai", "n8n: a workflow to import", stand_in))
     nodes = {node["name"]: node for node in workflow["nodes"]}
     assert len({node["id"] for node in nodes.values()}) == len(nodes)
@@ -167,7 +167,7 @@ def test_the_workflow_for_n8n(stand_in: str) -> None:
     latest: Any = {}
 
     def filled(text: str) -> str:
-        """n8n's expressions, those that are used here."""
+        """Evaluates the n8n expressions that this workflow uses."""
         if not text.startswith("="):
             return text
         whose = r"\{\{ \$\('([^']+)'\)\.item\.json\.(\w+) \}\}"

@@ -1,6 +1,6 @@
-"""Replicate's own clients, unchanged, and Hugging Face's through Replicate's shape.
+"""Replicate's own clients, unchanged, and Hugging Face's client through Replicate's API.
 
-With meaning on the demo model; failures, cancels, files and webhooks on an engine that does as the prompt says.
+Real videos with the demo model; failures, cancels, files and webhooks with the fake engine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T2V = "thudm/cogvideox-t2v"
 I2V = "thudm/cogvideox-i2v"
 QUICK = {"prompt": "steps=2"}
 SLOW = {"prompt": "steps=3000 sleep=0.02"}
-FILM = bytes(i % 251 for i in range(1000))  # what the engine that obeys makes
+FILM = bytes(i % 251 for i in range(1000))  # the fake engine's output
 
 
 def client_of(address: str, key: str = KEY) -> replicate.Client:
@@ -69,7 +69,7 @@ def until_running(prediction: Any) -> None:
     pace.until(begun)
 
 
-# -- on the demo model ------------------------------------------------------------------------------------------------
+# -- with the demo model ----------------------------------------------------------------------------------------------
 
 
 def test_run(real: replicate.Client, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_run_with_a_picture_that_is_uploaded(
     (tmp_path / "film.mp4").write_bytes(film)
     first = Image.fromarray(read_video(tmp_path / "film.mp4", max_frames=10, max_pixels=10**6, max_seconds=9).frames[0])
     red, green, blue = first.convert("RGB").getpixel((360, 240))
-    assert red > green + 60 and red > blue + 60, "the picture's circle is in the middle"
+    assert red > green + 60 and red > blue + 60, "the image's circle is in the centre"
     listed = real.predictions.list()[0]
     assert listed.model == I2V and "/files/" in listed.input["image"]
 
@@ -113,13 +113,13 @@ def test_hugging_face_through_replicates_shape(server: str, tmp_path: Path, monk
     huggingface_hub.close_session()
 
 
-# -- on an engine that obeys ------------------------------------------------------------------------------------------
+# -- with the fake engine ---------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_blocks_too_short_a_time_goes_on_by_asking(client: replicate.Client) -> None:
     assert client.run(B5, input={"prompt": "steps=20 sleep=0.1"}, wait=1).read() == FILM
     polled = client.run(B5, input={"prompt": "steps=5 sleep=0.1"}, wait=False)
-    assert fetch(polled).content == FILM, "nobody waited: an address, which over http is text"
+    assert fetch(polled).content == FILM, "without waiting, the output is a URL, which over http stays text"
     version = client.models.get(B5).latest_version
     assert client.run(f"{B5}:{version.id}", input=QUICK).read() == FILM
     address = client.run(T2V, input=QUICK, use_file_output=False)
@@ -150,7 +150,7 @@ def test_what_each_version_makes_of_the_output(
         elif kind == ADDRESS:
             assert fetch(value).content == FILM
         else:
-            assert value == "data:", "the one that waited too short a time reads the same later"
+            assert value == "data:", "a call whose wait was too short gets the same output later"
 
 
 def test_async_run(stand_in: str) -> None:
@@ -188,7 +188,7 @@ def test_predictions(client: replicate.Client) -> None:
     listed = [one.id for page in pages for one in page]
     assert listed[: len(made)] == [one.id for one in reversed(made)]
     address = next(one.output for one in pages[0] if one.status == "succeeded")
-    assert fetch(address).content == FILM, "lists hold addresses"
+    assert fetch(address).content == FILM, "lists contain URLs"
 
 
 def test_progress_and_cancel(client: replicate.Client) -> None:
@@ -284,7 +284,7 @@ def test_files(client: replicate.Client, stand_in: str, picture: Path) -> None:
 
 
 class Ear(ThreadingHTTPServer):
-    """Keeps what webhooks say, byte for byte."""
+    """Records webhook calls, bodies unparsed."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[dict[str, str], str]] = []

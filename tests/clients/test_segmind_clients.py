@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 T2V, I2V = "cog-video-5b-t2v", "cog-video-5b-i2v"
 SIZE = (720, 480)
-SMALL = {"prompt": "a red circle moves left", "input_frames": 20, "steps": 25}  # 20 is no count of a model's
+SMALL = {"prompt": "a red circle moves left", "input_frames": 20, "steps": 25}  # no model makes 20 frames
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def quick(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmindCli
 
 @contextmanager
 def client_of(address: str, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> Iterator[SegmindClient]:
-    """The SDK pointed at `address`, and so are the module's functions."""
+    """An SDK client for `address`; the module's functions use it too."""
     monkeypatch.setenv("NO_PROXY", "*")
     client = SegmindClient(api_key=key, base_url=f"http://{address}/v1", timeout=pace.seconds(300))
     monkeypatch.setattr(segmind, "_default_client", client)
@@ -54,7 +54,7 @@ def client_of(address: str, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> 
 
 
 def fetched(url: str, folder: Path) -> Film:
-    """The film at `url`, for which no key must be needed."""
+    """The video at `url`, which must be readable without a key."""
     answer = fetch(url)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "video/mp4"
@@ -100,7 +100,7 @@ def test_documented_programs(server: str, tmp_path: Path, snippet: Snippet) -> N
 
 
 def test_sdk_run(real: SegmindClient, tmp_path: Path) -> None:
-    """The queue, polled by the SDK itself; the same through the module's function."""
+    """`run` polls the queue; the module's function does the same."""
     for run in (real.run, segmind.run):
         result = run(T2V, **SMALL, frame_rate=10, seed=7)
         assert (result["status"], result["error"], result["seed"]) == ("COMPLETED", None, 7)
@@ -109,7 +109,7 @@ def test_sdk_run(real: SegmindClient, tmp_path: Path) -> None:
 
 
 def test_sdk_run_sync(real: SegmindClient, tmp_path: Path) -> None:
-    """Bytes, and from their headers the way to the same film as JSON."""
+    """Returns the bytes; the request id in the headers leads to the same video as JSON."""
     answer = segmind.run_sync(T2V, **SMALL, seed=-1)
     assert answer.headers["content-type"] == "video/mp4"
     assert Film.read(answer.content, tmp_path) == Film(20, 8, *SIZE)
@@ -176,7 +176,7 @@ def test_sdk_wrong_key(stand_in: str, monkeypatch: pytest.MonkeyPatch, picture: 
 
 
 def job_of(client: SegmindClient, request_id: str) -> AsyncJob:
-    """A handle for a job that another process has sent."""
+    """A handle for a job submitted by another process."""
     address = f"{client.base_url.removesuffix('/v1')}/v2/requests/{request_id}"
     return AsyncJob(request_id, f"{address}/status", address, {}, client)
 
@@ -190,7 +190,7 @@ def test_sdk_unknown_id(quick: SegmindClient) -> None:
 
 
 def test_sdk_gives_up_waiting(quick: SegmindClient) -> None:
-    """Segmind has no cancel: who stops waiting finds the job at work, and its result when there is one."""
+    """Segmind has no cancel: after a timeout the job continues, and its result can be fetched later."""
     job = quick.submit_async(T2V, prompt="steps=50 sleep=0.1 bytes=500")
     with pytest.raises(InferenceTimeout):
         job.wait(timeout=0.3, interval=0.1)

@@ -1,4 +1,4 @@
-"""Clients of a server that answers https, with nothing changed in them but what they trust."""
+"""Unmodified clients against an https server: only the trusted certificates are set."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def port(folder: Path, trusted: str) -> Iterator[int]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours without what would have a client trust or reach something else."""
+    """The environment without variables that set certificates, proxies or this server's settings."""
     strangers = ("SSL_CERT", "REQUESTS_CA", "NODE_EXTRA", "CURL_CA", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "COGVID")
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(strangers)}
     return {**kept, "FAL_KEY": KEY, **more}
@@ -74,7 +74,7 @@ def test_fals_client_with_nothing_but_variables(port: int, trusted: str) -> None
         assert fetch(film, trusted).headers["content-type"] == "video/mp4"
 
 
-# what a line for each cloud in the hosts file and port 443 would do
+# has the effect of a hosts-file entry for each cloud, with the server on port 443
 HOSTS = """
 import socket
 looked_up = socket.getaddrinfo
@@ -139,7 +139,7 @@ console.log(JSON.stringify([String(output.url())]), (await output.blob()).size);
 
 
 def test_replicates_clients_make_files_of_addresses(port: int, trusted: str, tmp_path: Path) -> None:
-    """Over https no data URIs are needed, by who waits and by who polls."""
+    """Over https, blocking and polling calls both return URLs; no data URIs are needed."""
     (tmp_path / "node_modules").symlink_to(installed_packages())
     (tmp_path / "program.mjs").write_text(REPLICATE_JS.replace("PORT", str(port)))
     for said in (
@@ -184,7 +184,7 @@ def test_who_trusts_it_trusts_it_after_a_restart(tmp_path: Path) -> None:
     trust = tmp_path / "trusted.pem"
     with stand_in_server(tmp_path, tls="true", trust=str(tmp_path / "data" / "tls" / "ca.pem")):
         trust.write_bytes((tmp_path / "data" / "tls" / "ca.pem").read_bytes())
-    new = {"public_url": "https://video.example.org"}  # so that the certificate itself is another
+    new = {"public_url": "https://video.example.org"}  # so that a new certificate is issued
     with stand_in_server(tmp_path, tls="true", trust=str(trust), **new) as address:
         assert fetch(f"https://{address}/health/live", str(trust)).status_code == 200
     leaf = x509.load_pem_x509_certificate((tmp_path / "data" / "tls" / "server.pem").read_bytes())

@@ -1,4 +1,4 @@
-"""zai-sdk and zhipuai, and plain requests as for 302.AI, against real servers."""
+"""zai-sdk, zhipuai and 302.AI's plain requests against real servers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.rigs.facades.zhipu import token
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore:The HMAC key is"),  # PyJWT, of our short secret
+    pytest.mark.filterwarnings("ignore:The HMAC key is"),  # PyJWT's warning about our short secret
 ]
 ZHIPU_KEY = KEY.replace(":", ".")
 MODEL = "cogvideox-3"
-BROKEN_TYPE = "application/json;charset:utf-8;"  # as 302.AI's page has it
+BROKEN_TYPE = "application/json;charset:utf-8;"  # as on 302.AI's page
 Client = Callable[..., Any]
 SDKS: dict[str, Client] = {"zai": ZaiClient, "zhipuaiclient": ZhipuAiClient, "zhipuai": ZhipuAI}
 every_sdk = pytest.mark.parametrize("sdk", SDKS.values(), ids=SDKS)
@@ -44,7 +44,7 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sent() -> list[httpx.Request]:
-    """What the clients of this test have sent."""
+    """The requests that the clients of this test have sent."""
     return []
 
 
@@ -63,7 +63,7 @@ def connect(sent: list[httpx.Request]) -> Iterator[Client]:
 
 
 def ended(client: Any, task: Any) -> Any:
-    """The last word about a task, as the SDK's own example waits for it."""
+    """The final state of a task, polled as in the SDK's own example."""
     while task.task_status == "PROCESSING":
         time.sleep(0.2)
         task = client.videos.retrieve_videos_result(id=task.id)
@@ -77,7 +77,7 @@ def picture_at(url: str) -> Image.Image:
 
 
 def film_at(url: str, folder: Path) -> Film:
-    """The film at `url`, for which no key must be needed."""
+    """The video at `url`, which must be readable without a key."""
     got = fetch(url)
     assert (got.status_code, got.headers["content-type"]) == (200, "video/mp4")
     return Film.read(got.content, folder)
@@ -105,13 +105,13 @@ def test_image_to_video_with_zhipuai(server: str, connect: Client, picture: Path
     given = Image.open(picture).convert("RGB")
     assert film == Film(300, 60, *given.size)
     cover = np.asarray(picture_at(done.video_result[0].cover_image_url)).astype(int)
-    assert np.abs(cover - np.asarray(given).astype(int)).mean() < 20, "the film begins with the picture"
+    assert np.abs(cover - np.asarray(given).astype(int)).mean() < 20, "the video begins with the image"
     middle = cover[given.height // 2, given.width // 2]
     assert middle[0] > middle[1:].max() + 40, "the circle is red"
 
 
 def test_302ai(server: str, picture_url: str, tmp_path: Path) -> None:
-    """As its page has it: everything is text, the type is misspelt, the GET has one too."""
+    """302.AI's published requests: all values are text, the content type is misspelt and also sent with the GET."""
     headers = {"Authorization": f"Bearer {ZHIPU_KEY}", "Content-Type": BROKEN_TYPE}
     body = {"model": "cogvideox-2", "prompt": "it moves left", "image_url": {"url": picture_url}, "quality": False}
     body |= {"size": "960x1280", "duration": "10", "fps": "30", "with_audio": "false"}
@@ -217,7 +217,7 @@ def test_refusals(stand_in: str, connect: Client, sent: list[httpx.Request], sdk
     with pytest.raises(errors.APIStatusError) as large:
         create(model=MODEL, prompt="p", image_url=base64.b64encode(noise()).decode())
     assert (large.value.status_code, large.value.response.json()["error"]["code"]) == (435, "1220")
-    assert len(sent) == 9, "no refusal is worth another try"
+    assert len(sent) == 9, "the SDK must not retry refused requests"
 
 
 def noise() -> bytes:
@@ -248,12 +248,12 @@ def test_a_full_queue_is_said_at_once(full: str, connect: Client, sent: list[htt
     with pytest.raises(errors.APIReachLimitError) as refused:
         connect(sdk, full).videos.generations(model=MODEL, prompt="p")
     assert refused.value.response.json()["error"]["code"] == "1305"
-    assert len(sent) == 1, "asked again although told not to"
+    assert len(sent) == 1, "the SDK retried although the response forbids it"
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server whose queue has no room left."""
+    """`host:port` of a server whose queue is full."""
     with stand_in_server(tmp_path_factory.mktemp("full"), max_queue="1") as address:
         url = f"http://{address}/api/paas/v4/videos/generations"
         body = {"model": MODEL, "prompt": "steps=1000 sleep=1"}

@@ -1,5 +1,5 @@
-"""On a CUDA device: every model of the family in its own dtype, equal to the stock pipelines; offloading; running out
-of memory; cancelling; and the whole engine. The helpers are tried on the CPU in test_rig.py.
+"""Tests on a CUDA device: every model in its own dtype, compared with the stock pipelines; offloading; running out of
+memory; cancelling; the whole engine. test_rig.py tests the test code itself on the CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.rigs.gpu import rig
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # torch and its CUDA libraries may be other versions here than the pinned ones, with other things to say
+    # torch and its CUDA libraries may be other versions here than the pinned ones, with other warnings
     pytest.mark.filterwarnings("default"),
 ]
 
@@ -44,7 +44,7 @@ REQUEST = GenerationRequest("a red circle moves left", num_inference_steps=4, se
 
 @pytest.fixture(scope="module")
 def middle() -> Model:
-    """About half a GiB of weights, so that offloading shows; a decode of a few hundred MiB."""
+    """About half a GiB of weights, so that offloading is measurable; decoding needs a few hundred MiB."""
     return build("5b", CUDA, "middle")
 
 
@@ -64,7 +64,7 @@ def test_frames_equal_the_stock_pipelines(kind: checkpoints.Kind, task: Task, sc
     placement.apply(LADDER[0])
     theirs, mine = plain(model, plan, CUDA, source), ours(model, plan, placement, source)
     assert torch.isfinite(mine.latents).all()
-    assert mine.frames.std() > 1, "a flat picture would equal anything"
+    assert mine.frames.std() > 1, "flat frames would make the comparison meaningless"
     assert torch.equal(mine.latents, theirs.latents)
     np.testing.assert_array_equal(mine.frames, theirs.frames)
 
@@ -87,7 +87,7 @@ def test_offloading_changes_no_frame_and_saves_memory(middle: Model) -> None:
         assert run.climbed == []
         assert torch.equal(run.latents, first.latents), rung
         np.testing.assert_array_equal(run.frames, first.frames, err_msg=str(rung))
-    # with the VAE in tiles the peak is the transformer's, so each profile shows
+    # with VAE tiling the transformer sets the peak, so the profiles differ
     tiled = {profile: on_rung(middle, Rung(profile, True)) for profile in ("none", "model", "group", "sequential")}
     peaks = {profile: run.peak_allocated or 0 for profile, run in tiled.items()}
     assert all(torch.equal(run.latents, first.latents) for run in tiled.values())
@@ -112,7 +112,7 @@ def test_a_module_is_back_to_itself_after_every_profile(middle: Model) -> None:
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "1.5-5b"])
 def test_a_seed_draws_the_same_noise_on_both_devices(kind: checkpoints.Kind) -> None:
-    """In one dtype: torch draws other numbers for bfloat16 than for float32."""
+    """For the same dtype: torch draws different numbers for bfloat16 than for float32."""
     model = rig.in_own_dtypes(Loader(CUDA)).load(checkpoints.cached(kind))
     plan, _ = rig.plan_for(model, Task.T2V)
     embeds = torch.zeros(2, 1, 1)
@@ -131,9 +131,9 @@ def test_a_seed_gives_the_same_frames_twice(middle: Model) -> None:
 
 
 def test_out_of_memory_climbs_and_is_remembered(middle: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    # too little for an untiled decode, even when nothing else lies on the device
+    # the limit between the two is too small for an untiled decode, even with nothing else on the device
     untiled, tiled = (on_rung(middle, rung).peak_reserved or 0 for rung in (Rung("model", False), Rung("model", True)))
-    assert tiled < 0.8 * untiled, "no limit fits between the two"
+    assert tiled < 0.8 * untiled, "no limit fits between the two peaks"
     module = rig.generate_module(monkeypatch)
     engine = rig.engine(module, middle, CUDA)
     plan, _ = rig.plan_for(middle, Task.T2V)

@@ -1,4 +1,4 @@
-"""Dockerfile.cuda without a container engine: what it copies is there and sent along, what it runs is well-formed."""
+"""Dockerfile.cuda, checked without a container engine: copied files are in the build context, commands are valid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def instructions(word: str) -> list[str]:
 
 
 def ignored(path: str) -> bool:
-    """The last pattern that matches the path, or a folder it lies in, wins."""
+    """Whether .dockerignore excludes the path: the last pattern that matches it or a parent folder decides."""
     answer = False
     for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines():
         if not line or line.startswith("#"):

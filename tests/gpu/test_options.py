@@ -1,5 +1,5 @@
-"""On a CUDA device: LoRAs under every memory profile, interpolation, enlarging, and videos of several clips. The
-helpers are tried on the CPU in test_rig.py.
+"""Tests on a CUDA device: LoRAs under every memory profile, interpolation, upscaling, videos of several clips.
+test_rig.py tests the test code itself on the CPU.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from weights.interpolation import SHIPPED
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # torch and its CUDA libraries may be other versions here than the pinned ones, with other things to say
+    # torch and its CUDA libraries may be other versions here than the pinned ones, with other warnings
     pytest.mark.filterwarnings("default"),
 ]
 
 CUDA = torch.device("cuda:0")
 SHORT = {"num_frames": 9, "num_inference_steps": 2, "seed": 7}
-LONG = {"num_frames": 40, "num_inference_steps": 2, "seed": 7, "extend": True}  # the tiny checkpoints make 17 at most
-NEAR = 2e-4  # of 0..1: two devices' sums in float32, in another order
-# TF32, torch's default for convolutions: 10 bits of mantissa instead of 23. Emulated on a CPU it moved these frames by
-# at most 2 levels of 255, and by 8e-5 on average.
+LONG = {"num_frames": 40, "num_inference_steps": 2, "seed": 7, "extend": True}  # the tiny models make at most 17
+NEAR = 2e-4  # for values in 0..1: the two devices add float32 values in a different order
+# TF32, torch's default for convolutions, has 10 bits of mantissa instead of 23. Emulated on a CPU, it changed these
+# frames by at most 2 levels of 255, and by 8e-5 on average.
 NEAR_TF32, NEAR_TF32_MEAN = 4 / 255, 3e-4
-SEAM = 3  # levels of 255 by which a frame made by tiles may differ where they meet
+SEAM = 3  # levels of 255 by which a tiled frame may differ at tile borders
 
 
 def ask(**values: Any) -> GenerationRequest:
@@ -67,12 +67,12 @@ def test_a_lora_acts_and_leaves_no_trace(
     before, acting, after = (rig.made(module, engine, one, kind) for one in (ask(**SHORT), styled, ask(**SHORT)))
     assert all(one.finished.memory.startswith(memory) for one in (before, acting, after))
     assert any("style.safetensors" in line and "8 modules" in line for line in acting.said), acting.said
-    assert before.frames.std() > 1, "a flat picture would equal anything"
+    assert before.frames.std() > 1, "flat frames would make the comparison meaningless"
     assert not np.array_equal(acting.frames, before.frames)
     assert torch.equal(after.latents, before.latents)
     np.testing.assert_array_equal(after.frames, before.frames)
     wanted = rig.made(module, rig.served(module, CUDA, [kind], "none"), styled, kind)
-    assert torch.equal(acting.latents, wanted.latents), "it acts the same wherever the weights lie"
+    assert torch.equal(acting.latents, wanted.latents), "the LoRA has the same effect in every memory profile"
 
 
 # --- interpolation
@@ -90,7 +90,7 @@ def test_a_network_draws_what_it_draws_on_a_cpu(name: options.Net, monkeypatch: 
     found = (
         f"{name}: at most {exact.max():.1e} in float32, {usual.max():.1e} by default ({usual.mean():.1e} on average)"
     )
-    assert exact[[0, -1]].max() == 0, "the frames there were pass through"
+    assert exact[[0, -1]].max() == 0, "the original frames are unchanged"
     assert exact.max() < NEAR, found
     assert usual.max() < NEAR_TF32, found
     assert usual.mean() < NEAR_TF32_MEAN, found
@@ -118,7 +118,7 @@ def test_interpolated_videos_have_the_right_length(
         assert not np.array_equal(made.frames[1:-1:2], plain.frames[:-1])
 
 
-# --- enlarging
+# --- upscaling
 
 
 @pytest.mark.parametrize("size", [(160, 120), (90, 200), (33, 21)])
@@ -135,7 +135,7 @@ def test_resizing_is_what_it_is_on_a_cpu(dtype: torch.dtype, most: float, mode: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_tiles_make_the_whole_frame(dtype: torch.dtype) -> None:
     upscaler, given = options.enlarging(CUDA, dtype), options.frame(136, 200)
-    assert upscaler.tile is None, "a GPU is given whole frames as long as it has the memory"
+    assert upscaler.tile is None, "a GPU upscales whole frames while its memory suffices"
     whole = options.by_tiles(upscaler, given, None)
     assert whole.shape == (3, 544, 800)
     assert whole.float().std() > 1
@@ -148,7 +148,8 @@ def test_tiles_make_the_whole_frame(dtype: torch.dtype) -> None:
 
 
 def test_a_frame_too_large_for_the_memory_is_made_by_tiles() -> None:
-    """32 channels of 2048x2048 in float32 are half a GiB, and two such are held; of a tile's 1024x1024, a quarter."""
+    """An activation of 32 channels at 2048x2048 in float32 is half a GiB, and two exist at once; a 1024x1024 tile needs
+    a quarter of that."""
     upscaler, given = options.enlarging(CUDA, width=32), options.frame(512, 512)
     whole = options.by_tiles(upscaler, given, None)
     room = rig.cuda_bytes(CUDA) + 700 * 2**20
@@ -181,7 +182,7 @@ def test_an_enlarged_video(interpolate_fps: int | None, module: Any, monkeypatch
 def test_files_that_spandrel_reads(
     architecture: options.Architecture, half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that does not bear half precision."""
+    """Including a network that does not support half precision."""
     spandrel = options.spandrel(monkeypatch)
     path, given = options.upscaler_file(architecture, tmp_path), options.frame(96, 160)
     read = spandrel.ModelLoader.load_from_file
@@ -206,7 +207,7 @@ def test_files_that_spandrel_reads(
 
 @pytest.mark.parametrize("kind", ["5b", "2b", "5b-i2v"])
 def test_clips_that_continue_each_other(kind: checkpoints.Kind, module: Any, tmp_path: Path) -> None:
-    """Of one checkpoint, of two, and of two in different dtypes."""
+    """With one checkpoint, with two, and with two of different dtypes."""
     image = options.picture(tmp_path) if kind == "5b-i2v" else None
     runs = {}
     for memory in get_args(Profile):
@@ -215,7 +216,7 @@ def test_clips_that_continue_each_other(kind: checkpoints.Kind, module: Any, tmp
         assert (len(runs[memory].frames), runs[memory].finished.frames) == (40, 40), memory
         assert any("3 clips of" in line for line in runs[memory].said), runs[memory].said
         assert torch.isfinite(runs[memory].latents).all()
-    # the others decode by tiles, and a clip begins with what was decoded
+    # the other profiles decode in tiles, and each further clip starts from a decoded frame
     np.testing.assert_array_equal(runs["model"].frames, runs["none"].frames)
     first = ask(**{**LONG, "extend": None, "num_frames": 17}, image=image)
     alone = rig.made(module, rig.served(module, CUDA, [kind], "none"), first, kind)

@@ -1,4 +1,4 @@
-"""The GPU tests' own helpers, on the CPU: they cannot be tried elsewhere before somebody has a GPU."""
+"""The code shared by the GPU tests, tested on the CPU, so that it is known to work before a GPU is used."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_counter_leaves_a_file(tmp_path: Path) -> None:
 
 
 def test_the_middle_scale_is_about_what_the_memory_test_expects() -> None:
-    """Half a GiB in bfloat16, most of it the transformer's; counted without drawing any weight."""
+    """Half a GiB in bfloat16, mostly the transformer; counted on the meta device, without allocating weights."""
     weights = build("5b", torch.device("meta"), "middle").weights
     assert 200 * 2**20 < weights.transformer < 700 * 2**20
     assert weights.text_encoder > 50 * 2**20

@@ -1,4 +1,4 @@
-// What a program does with Vercel's AI SDK: videos of both APIs, and what it says of failures. SERVER does as the prompt says.
+// Vercel's AI SDK with fal's and Replicate's API: videos and failures. SERVER runs the fake engine, controlled by prompts.
 import { createFal } from "@ai-sdk/fal";
 import { createReplicate } from "@ai-sdk/replicate";
 import { experimental_generateVideo as generateVideo } from "ai";

@@ -1,4 +1,4 @@
-// fal's other JavaScript calls: run, the streamed status, a picture, a cancel, a refusal.
+// fal's other JavaScript calls: run, streamed status, image to video, cancel, refusal.
 import { fal, ValidationError } from "@fal-ai/client";
 
 fal.config({ credentials: "id:secret", proxyUrl: { url: "http://SERVER/fal/proxy", when: "always" } });

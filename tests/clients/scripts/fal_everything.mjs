@@ -1,4 +1,4 @@
-// Every call of fal's JavaScript client, against a server that does as the prompt says. WAY is proxy or middleware.
+// Every call of fal's JavaScript client, against the fake engine, controlled by prompts. WAY is proxy or middleware.
 import { fal, ApiError, ValidationError } from "@fal-ai/client";
 
 const there = (url) =>
@@ -10,13 +10,13 @@ const ways = {
   proxy: { proxyUrl: { url: "http://SERVER/fal/proxy", when: "always" } },
   middleware: { requestMiddleware: async (request) => ({ ...request, url: there(request.url) }) },
 };
-const asked = []; // what was fetched, to see that nothing goes elsewhere
+const asked = []; // fetched URLs, to check that all requests go to SERVER
 const config = {
   credentials: "id:secret",
   ...ways["WAY"],
   fetch: (url, options) => {
     asked.push(String(url));
-    return fetch(there(String(url)), options); // only the client-mode stream still has fal's own address
+    return fetch(there(String(url)), options); // only the client-mode stream still uses fal's own URL
   },
 };
 fal.config(config);
@@ -85,7 +85,7 @@ out.noApp = await failure(fal.run("fal-ai/flux/dev", { input }));
 const picture = new Blob([Buffer.from("PICTURE", "base64")], { type: "image/png" });
 out.uploaded = await fal.storage.upload(new File([picture], "red circle.png", { type: "image/png" }));
 out.brief = await fal.storage.upload(picture, { lifecycle: { expiresIn: "immediate" } });
-const large = new Blob([new Uint8Array(91 * 1024 * 1024).fill(7)], { type: "video/mp4" }); // goes in ten parts
+const large = new Blob([new Uint8Array(91 * 1024 * 1024).fill(7)], { type: "video/mp4" }); // uploaded in ten parts
 out.large = await fal.storage.upload(large);
 for (const [name, image_url] of [["fromUrl", out.uploaded], ["fromBlob", picture]])
   out[name] = (await fal.subscribe(`${id}/image-to-video`, { input: { ...input, image_url } })).data;

@@ -1,4 +1,4 @@
-# fal's three endpoints with and without the LoRA that ships with the demo model: every shape gets a white outline.
+# fal's three endpoints with and without the demo LoRA, which gives every shape a white outline.
 # ruff: noqa: T201
 import json
 

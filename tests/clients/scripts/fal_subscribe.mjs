@@ -1,4 +1,4 @@
-// What fal publishes for JavaScript, after the line that sends it to this server.
+// fal's published JavaScript sample, preceded by the line that redirects it to this server.
 import { fal } from "@fal-ai/client";
 
 fal.config({ credentials: "id:secret", proxyUrl: { url: "http://SERVER/fal/proxy", when: "always" } });

@@ -1,4 +1,4 @@
-# What fal publishes for Python, after the four lines that send it to this server.
+# fal's published Python sample, preceded by the lines that redirect it to this server.
 # ruff: noqa: T201
 import json
 

@@ -1,4 +1,4 @@
-// What a program does with Replicate's JavaScript client. SERVER makes real films, STAND_IN does as the prompt says.
+// Replicate's JavaScript client. SERVER makes real videos; STAND_IN runs the fake engine, controlled by prompts.
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 
@@ -17,11 +17,11 @@ const caught = async (work) => {
 };
 const bytes = async (output) => Buffer.from(await (await output.blob()).arrayBuffer());
 
-// a film, as the client's own sample reads it
+// a video, read as in the client's own sample
 const output = await client("SERVER").run(model, { input: { prompt: "a red circle moves left", steps: 3 } });
 told.film = (await bytes(output)).toString("base64");
 
-// a call that blocks too short a time goes on by asking
+// a call whose blocking time is too short continues by polling
 const seen = [];
 const later = await replicate.run(
   model,
@@ -31,7 +31,7 @@ const later = await replicate.run(
 told.later = (await bytes(later)).length;
 told.seen = seen;
 
-// polled, by version, and by deployment
+// by polling, by version, by deployment
 const { latest_version: version } = await replicate.models.get("cuuupid", "cogvideox-5b");
 const { results: versions } = await replicate.models.versions.list("cuuupid", "cogvideox-5b");
 told.versions = [version.id, versions[0].id, (await replicate.models.versions.get("cuuupid", "cogvideox-5b", version.id)).id];
@@ -54,7 +54,7 @@ told.refused = await caught(() => replicate.run(model, { input: { prompt: "a", s
 told.wrongKey = await caught(() => client("STAND_IN", { auth: "wrong" }).predictions.list());
 told.unknown = await caught(() => replicate.predictions.get("a".repeat(26)));
 
-// files: uploaded by hand, and as an input
+// files: uploaded explicitly, and as an input
 const picture = new File([await readFile("circle.png")], "circle.png", { type: "image/png" });
 const file = await replicate.files.create(picture, { by: "me" });
 told.file = { ...file, same: (await replicate.files.get(file.id)).id === file.id };
@@ -68,7 +68,7 @@ const pictured = await replicate.predictions.create({
 });
 told.pictured = [pictured.status, pictured.input.image];
 
-// a webhook, checked with the client's own helper
+// a webhook, verified with the client's own function
 const heard = [];
 const ear = createServer(async (request, response) => {
   const parts = [];

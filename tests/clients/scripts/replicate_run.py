@@ -1,4 +1,4 @@
-# What each major version of Replicate's Python client makes of a video: of `run()` and of a prediction's `output`.
+# How each major version of Replicate's Python client returns a video, from `run()` and as a prediction's `output`.
 # ruff: noqa: T201
 import asyncio
 import json
@@ -14,7 +14,7 @@ BASE = "http://SERVER/v1" if MAJOR > 1 else "http://SERVER"
 
 
 def told(output):
-    """[kind, what its bytes are or where they lie]"""
+    """["text", URL] or ["file", number of bytes]"""
     return ["text", output] if isinstance(output, str) else ["file", len(output.read())]
 
 

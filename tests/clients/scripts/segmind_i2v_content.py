@@ -1,4 +1,5 @@
-# The older form of Segmind's sample for cog-video-5b-i2v: key header only, `.content` read. The last two are ours.
+# The older form of Segmind's sample for cog-video-5b-i2v: only the key header, reads `.content`. `input_frames` and
+# `steps` are our additions.
 import requests
 
 api_key = "YOUR_API_KEY"

@@ -1,4 +1,4 @@
-# The older form of Segmind's sample for cog-video-5b-t2v: key header only, `.content` read.
+# The older form of Segmind's sample for cog-video-5b-t2v: only the key header, reads `.content`.
 import requests
 
 api_key = "YOUR_API_KEY"

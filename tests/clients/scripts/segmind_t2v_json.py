@@ -1,4 +1,4 @@
-# What Segmind's page prints for cog-video-5b-t2v: Content-Type spelled out, `.json()` read.
+# The sample on Segmind's page for cog-video-5b-t2v: sets Content-Type, reads `.json()`.
 # ruff: noqa: T201
 import json
 

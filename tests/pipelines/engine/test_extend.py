@@ -1,4 +1,4 @@
-"""Videos longer than the model makes: clips that continue each other, interrupted anywhere, joined without a jump."""
+"""Videos longer than the model's maximum: their clips, resuming after an interruption at any step, smooth joints."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def plan(name: str = "cogvideox-5b", *others: str, **values: Any) -> Plan:
     ],
 )
 def test_as_many_clips_as_it_takes(names: tuple[str, ...], values: dict[str, Any], extension: tuple[int, ...]) -> None:
-    p = plan(*names, strict="fps" not in values, **values)  # what was asked for is no change
+    p = plan(*names, strict="fps" not in values, **values)  # an extension was requested, so strict mode does not object
     by = p.sampling.extender
     assert (p.sampling.extension, by and by.model) == (extension, names[-1] if extension else None)
     assert [n.field for n in p.notes] == ["fps"] * ("fps" in values) + ["extend"] * bool(extension)
-    assert p.video.pace in (None, p.sampling.model_fps), "it moves at its own speed"
+    assert p.video.pace in (None, p.sampling.model_fps), "motion keeps the model's own speed"
     assert p.to_dict()["extension"] == list(extension)
 
 
@@ -85,7 +85,7 @@ def test_there_are_frames_enough(name: str, frames: int, seconds: float) -> None
     [(1, (9,)), (48, (49,)), (49, (33, 25)), (51, (33, 25)), (96, (49, 49)), (104, (41, 33, 33))],
 )
 def test_no_clip_is_much_shorter_than_it_has_to_be(missing: int, lengths: tuple[int, ...]) -> None:
-    """For the same frames in all: 49 and 9 would be no fewer than 33 and 25."""
+    """Clips are balanced at the same total: 33 and 25 frames rather than 49 and 9."""
     assert further_lengths(missing, FrameRule(step=8, minimum=9, maximum=49, default=49)) == lengths
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_extended() -> None:
     with pytest.raises(RequestError, match=r"^duration: .* at most 1000"):
         plan("cogvideox-5b", "cogvideox-5b-i2v", duration=120, fps=60)
     p = resolve(asked(num_frames=98), model("cogvideox-5b"), others=[model("cogvideox-5b-i2v")])
-    assert p.sampling.extension == () and "repeated" in str(p.notes[0]), "nobody asked for it"
+    assert p.sampling.extension == () and "repeated" in str(p.notes[0]), "extension was not requested"
 
 
 def test_the_joint_is_shown_once_and_colours_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_the_joint_is_shown_once_and_colours_go_on(monkeypatch: pytest.MonkeyPat
     assert torch.equal(first, scene)
     again = torch.cat([scene[-1:], brighter[1:]])
     plain = torch.cat(list(clip_frames(None, again, scene[-1])))
-    assert torch.equal(plain, brighter[1:]), "a clip that begins as it should is left as it is"
+    assert torch.equal(plain, brighter[1:]), "a clip that begins with the right colours is not changed"
     shifted = torch.cat([(scene[-1:].float() * 1.1 + 12).round().to(torch.uint8), brighter[1:]])
     mended = torch.cat(list(clip_frames(None, shifted, scene[-1])))
     assert mended.shape == (16, 3, 24, 32)
@@ -151,7 +151,7 @@ def image_of(frame: torch.Tensor, path: Path) -> Media:
     ],
 )
 def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
-    """The 2B's VAE is not the one of the checkpoint that continues its video."""
+    """The 2B's VAE differs from that of the checkpoint that generates its further clips."""
     if "image" in values:
         values = {"image": picture_file(tmp_path)}
     request = ask(**{**LONG, **values})
@@ -184,7 +184,7 @@ def test_a_further_clip_is_made_from_the_last_frame(tmp_path: Path) -> None:
 
 
 def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path) -> None:
-    """A further clip is another checkpoint's: a style that was trained for the first one has to fit both."""
+    """Another checkpoint generates the further clips, so a LoRA trained for the first one must fit both."""
     engine, request = new_engine(), ask(**LONG)
     first = engine.loader.load(engine.models["5b"], "5b")
     style = Lora(str(write(tmp_path / "style.safetensors", draw(first.transformer))), 2.0)
@@ -200,7 +200,7 @@ def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path
     assert torch.equal(alone, last.finished[1]) and not torch.equal(without, last.finished[1])
     first_only = draw(
         first.transformer, ["patch_embed.proj"]
-    )  # the checkpoints for pictures have twice the channels there
+    )  # image-to-video checkpoints have twice the input channels there
     narrow = Lora(str(write(tmp_path / "narrow.safetensors", first_only)))
     seen: list[Event] = []
     with pytest.raises(RequestError, match=r"^loras: narrow\.safetensors: .*; 5b-i2v makes the further clips$"):
@@ -218,7 +218,7 @@ def test_what_was_saved_of_another_video_is_not_used(tmp_path: Path) -> None:
         assert finished(events).video == finished(new_engine().run(other, "5b")).video
     longer = replace(request, num_frames=49)
     events = list(new_engine().run(longer, "5b", resume=saved.data))
-    assert [e.done for e in events if isinstance(e, Progress)] == [5, 6], "the clips they share are not made again"
+    assert [e.done for e in events if isinstance(e, Progress)] == [5, 6], "shared clips are not generated again"
     assert finished(events).video == finished(new_engine().run(longer, "5b")).video
 
 
@@ -240,7 +240,7 @@ def test_paused_and_cancelled_between_clips() -> None:
     with pytest.raises(GenerationCancelled):
         for event in engine.run(request, "5b", three):
             seen.append(event)
-    assert finished(engine.run(request, "5b")).video == whole.video, "and the engine goes on"
+    assert finished(engine.run(request, "5b")).video == whole.video, "the engine still works"
 
 
 def test_memory_that_runs_out_in_a_further_clip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_memory_that_runs_out_in_a_further_clip(monkeypatch: pytest.MonkeyPatch)
     bomb = Bomb(transformer, {2}, monkeypatch)
     result = finished(events := list(engine.run(request, "5b")))
     assert bomb.calls > 2 and result.video == whole.video
-    assert any(isinstance(e, Log) and "step 2 of 2: continuing with" in e.message for e in events), "of the clip's own"
+    assert any(isinstance(e, Log) and "step 2 of 2: continuing with" in e.message for e in events), "step of this clip"
 
 
 def test_the_request_says_so() -> None:

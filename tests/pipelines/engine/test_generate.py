@@ -38,7 +38,7 @@ def test_says_what_happens_in_order(engine: Engine) -> None:
     assert stages == ["load", "encode", "denoise", "decode", "finish"]
     steps = [e for e in events if isinstance(e, Progress)]
     assert [(s.done, s.total) for s in steps] == [(1, 3), (2, 3), (3, 3)]
-    assert steps[-1].eta and steps[-1].eta > 0, "the frames are still to be made"
+    assert steps[-1].eta and steps[-1].eta > 0, "decoding still takes time"
     assert steps[1].eta and steps[1].eta > 0
     started = next(e for e in events if isinstance(e, Started))
     assert started.plan["seed"] == 5
@@ -75,7 +75,7 @@ def test_the_same_request_gives_the_same_bytes(engine: Engine, output_format: An
 
 
 def test_a_fresh_engine_gives_the_same_bytes_too(engine: Engine) -> None:
-    finished(engine.run(ask(seed=9), "2b"))  # whatever ran before must not matter
+    finished(engine.run(ask(seed=9), "2b"))  # earlier runs must not change the result
     first = finished(engine.run(ask(), "5b"))
     assert finished(new_engine().run(ask(), "5b")).video == first.video
 
@@ -119,7 +119,7 @@ def test_video_to_video_keeps_the_length_and_at_low_strength_the_picture(
     clip = clip_file(tmp_path, frames=21, fps=16 if kind.startswith("1.5") else 8)
     request = ask(video=clip, num_frames=None, strength=0.2, num_inference_steps=5, width=64, height=48)
     result = finished(engine.run(request, kind))
-    assert result.frames == 17, "21 frames are more than this tiny model makes"
+    assert result.frames == 17, "21 frames exceed this tiny model's maximum"
     remade = finished(engine.run(replace(request, strength=1.0), kind))
     assert remade.video != result.video
 
@@ -147,7 +147,7 @@ def test_a_task_the_model_does_not_do(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_equal_components_are_loaded_once(engine: Engine, tmp_path: Path) -> None:
-    """By content: as published, every checkpoint brings its own copy of the same T5 and VAE."""
+    """Components are compared by content: each published checkpoint contains its own copy of the same T5 and VAE."""
     load, one = engine.loader.load, engine.models["5b"]
     shutil.copytree(engine.models["5b-i2v"], tmp_path / "i2v")
     for part in ("vae", "text_encoder"):
@@ -157,11 +157,11 @@ def test_equal_components_are_loaded_once(engine: Engine, tmp_path: Path) -> Non
     assert a.vae is b.vae
     assert a.text_encoder is b.text_encoder
     assert a.transformer is not b.transformer
-    assert load(engine.models["5b-i2v"], "5b-i2v").vae is not a.vae, "other weights are another VAE"
-    assert load(engine.models["2b"], "2b").vae is not a.vae, "another scaling factor is another VAE"
+    assert load(engine.models["5b-i2v"], "5b-i2v").vae is not a.vae, "different weights: a different VAE"
+    assert load(engine.models["2b"], "2b").vae is not a.vae, "a different scaling factor: a different VAE"
 
 
-# stopping, and what must not be delivered ---------------------------------------------------------------------------
+# cancelling, and output that must not be delivered ------------------------------------------------------------------
 
 
 def test_cancel_takes_effect_within_a_step_and_skips_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_nothing_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_portrait_on_a_landscape_base() -> None:
-    """Of 1.5, whose published base lies: the same weights on a base that stands give the same video."""
+    """CogVideoX 1.5's base size is landscape; with a portrait base size the same weights give the same video."""
     made = []
     for tall, wide in ((4, 8), (8, 4)):
         folder = checkpoints.cached("1.5-5b", transformer={"sample_height": tall, "sample_width": wide})

@@ -1,4 +1,4 @@
-"""Which profile is chosen, and what happens when memory runs out all the same."""
+"""Memory profiles: the choice, and the fallback when memory runs out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_out_of_memory_while_sampling_climbs_and_keeps_the_latents(monkeypatch: 
     with monkeypatch.context() as patch:
         bomb = Bomb(transformer, {2}, patch)
         events = list(engine.run(ask(scheduler="dpm"), "5b"))
-        assert bomb.calls == 4, "three steps and the one that failed: no step is done twice"
+        assert bomb.calls == 4, "three steps and the failed one: no step is repeated"
     result = finished(events)
     warnings = [e.message for e in events if isinstance(e, Log) and e.level == "WARN"]
     assert warnings == ["out of memory while step 2 of 3: continuing with model"]
@@ -37,7 +37,7 @@ def test_out_of_memory_while_sampling_climbs_and_keeps_the_latents(monkeypatch: 
     assert result.memory.startswith("model: lowered after running out of memory")
     again = finished(engine.run(ask(scheduler="dpm"), "5b"))
     assert again.memory.startswith("model: what this size needed before")
-    assert finished(engine.run(ask(num_frames=17), "5b")).memory.startswith("none"), "another size has its own rung"
+    assert finished(engine.run(ask(num_frames=17), "5b")).memory.startswith("none"), "each size has its own rung"
 
 
 def test_out_of_memory_while_decoding_does_not_sample_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +108,13 @@ def test_a_profile_that_is_set_is_kept() -> None:
 def test_every_profile_makes_a_video(memory: Any) -> None:
     engine = new_engine(memory=memory)
     assert finished(engine.run(ask(), "5b")).memory.startswith(memory)
-    assert finished(engine.run(ask(), "2b")).frames == 9, "changing the model takes the hooks along"
+    assert finished(engine.run(ask(), "2b")).frames == 9, "the offload hooks also work after switching models"
     assert finished(engine.run(ask(), "5b")).frames == 9
 
 
 @pytest.mark.parametrize("kind", ["demo", "5b"])
 def test_tiles_give_the_same_picture_of_the_same_size(kind: str) -> None:
-    """Of any VAE: the tiles that come with a small one would give 70x110 for 64x96."""
+    """For any VAE: with the tile size from a small VAE's config, 64x96 would become 70x110."""
     folder = find("demo", Path()) if kind == "demo" else checkpoints.cached("5b")
     assert folder is not None
     model = Loader(torch.device("cpu")).load(folder)
@@ -128,4 +128,4 @@ def test_tiles_give_the_same_picture_of_the_same_size(kind: str) -> None:
     placement.apply(LADDER[0])
     assert tiled.shape == whole.shape == (9, 3, height, width)
     error = (tiled.float() - whole.float()).square().mean()
-    assert 0 < error < 0.3 * whole.float().var(), "close, and really tiled"
+    assert 0 < error < 0.3 * whole.float().var(), "close to the untiled result, but really tiled"

@@ -1,4 +1,4 @@
-"""Ours against the stock pipelines on the same tiny checkpoint, seed and steps: frames equal to the bit, on the CPU."""
+"""Our sampling against the stock pipelines on the CPU: same tiny checkpoint, seed and steps, bit-identical frames."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_frames_equal_the_stock_pipelines(
     )
     frames = 21 if task is Task.V2V else 1
     plan = resolve(request, model.info, source=Source(width, height, frames, 8.0)).sampling
-    # small and not square: the 1.5 kinds' own size is neither
+    # small and not square, unlike the default size of the 1.5 kinds
     plan = replace(plan, model_width=width, model_height=height)
     source = None
     if task is not Task.T2V:
@@ -112,13 +112,13 @@ def test_frames_equal_the_stock_pipelines(
     sampler = Sampler(model, plan, placement)
     mine, theirs = ours(sampler, plan, source), stock(sampler, plan, source)
     assert mine.shape == theirs.shape
-    assert mine.std() > 1, "a flat picture would equal anything"
+    assert mine.std() > 1, "flat frames would make the comparison meaningless"
     np.testing.assert_array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize("rung", LADDER[1:], ids=str)
 def test_offload_profiles_change_no_bit(rung) -> None:
-    """The hooks of every profile, applied and taken off again, on the CPU as device."""
+    """Applies and removes the hooks of every profile, with the CPU as the device."""
     model = Loader(CPU).load(checkpoints.cached("5b", Path(checkpoints.cached("5b")).parent))
     plan = resolve(GenerationRequest("a red circle", num_inference_steps=2, num_frames=9, seed=1), model.info).sampling
     placement = Placement(model.modules, CPU)
