@@ -164,7 +164,7 @@ class Room:
     def _check_limits(self, tag: str, size: int) -> None:
         limits, now = self.limits, self._clock()
         if limits.size is not None and self._kept.sum(None, now) + sum(self._growing.values()) + size > limits.size:
-            raise DiskFull(f"the files of the last hour take all of the {limits.size // 2**20} MiB there are for files")
+            raise DiskFull(f"the files of the last hour fill all {limits.size // 2**20} MiB of the server's storage")
         own = self._growing.get(tag, 0) + size
         if limits.size_per_key is not None and self._kept.sum(tag, now) + own > limits.size_per_key:
             raise StorageQuotaExceeded(limits.size_per_key, "an hour")

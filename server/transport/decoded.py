@@ -110,12 +110,12 @@ class Plain:
         if self._inflater.eof:  # and more data follows
             self._members += 1
             if WINDOW[self._coding] != WINDOW["gzip"] or self._members > MOST_MEMBERS:
-                raise HTTPException(400, f"The {self._coding} body goes on behind its end")
+                raise HTTPException(400, f"The {self._coding} body has data after its end")
             self._inflater = zlib.decompressobj(WINDOW["gzip"])
         try:
             piece = self._inflater.decompress(self._packed, PIECE)
         except zlib.error:
-            raise HTTPException(400, f"The body is not {self._coding}, which its Content-Encoding says") from None
+            raise HTTPException(400, f"The body is not {self._coding}, as its Content-Encoding claims") from None
         self._packed = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
         self._has_more = len(piece) == PIECE and not self._inflater.eof
         return piece

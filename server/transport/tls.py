@@ -127,7 +127,7 @@ def _authority(folder: Path) -> trustme.CA:
             ca = trustme.CA.from_pem(pem, pem)
         except ValueError:
             raise StartError(
-                f"{kept.name} is damaged; without it a new authority is made, to be trusted anew"
+                f"{kept.name} is damaged; if you delete it, a new authority is created, which clients must trust anew"
             ) from None
     else:
         host = _written(socket.gethostname()) or "a machine without a name"
