@@ -1,1 +1,1 @@
-"""What bounds a client: connections, requests, bodies, places, disk space."""
+"""Limits on clients: connections, requests, request bodies, simultaneous work and disk space."""

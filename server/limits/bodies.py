@@ -1,6 +1,6 @@
-"""Limits the bytes of request bodies in memory, for each caller and for all.
+"""Limits how many bytes of request bodies are held in memory, per caller and in total.
 
-Knows: sizes, and callers by the names that stand for them. Does not know: what a body holds. Belongs to one event loop.
+Knows: sizes and caller names. Does not know: the content of a body. Use each object from one event loop only.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.errors import TooManyBodies
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
-SHORT = 64 * 2**10  # bytes of a body that is not counted
-WAIT_SECONDS = 30.0  # for room
+SHORT = 64 * 2**10  # bytes; bodies up to this size are not counted
+WAIT_SECONDS = 30.0  # how long a request waits for room
 SCOPE_KEY = "cogvideox.bodies"
 
 
@@ -25,7 +25,7 @@ class BodyTooLarge(Exception):
 
 
 class Bodies:
-    """At most `most` bytes at a time, and `most_each` for one caller."""
+    """Allows `most` bytes at a time in total and `most_each` for one caller."""
 
     def __init__(self, most: int, most_each: int) -> None:
         self.most = most
@@ -34,7 +34,7 @@ class Bodies:
         self._waiting: dict[asyncio.Future[None], tuple[str, int]] = {}
 
     async def take(self, caller: str, size: int) -> None:
-        """Waits for room, which lasts until `give_back`. Raises TooManyBodies after WAIT_SECONDS."""
+        """Waits for room and reserves it until `give_back`. Raises TooManyBodies after WAIT_SECONDS."""
         if self._fits(caller, size):
             self._held[caller] += size
             return
@@ -44,7 +44,7 @@ class Bodies:
             async with asyncio.timeout(WAIT_SECONDS):
                 await room
         except BaseException as e:
-            if room.done() and not room.cancelled():  # it came in the same moment
+            if room.done() and not room.cancelled():  # the room was granted at the same moment
                 self.give_back(caller, size)
             if isinstance(e, TimeoutError):
                 raise TooManyBodies(self.most_each) from None
@@ -53,7 +53,7 @@ class Bodies:
             self._waiting.pop(room, None)
 
     def take_now(self, caller: str, size: int) -> None:
-        """Raises TooManyBodies when there is no room."""
+        """Like `take`, but raises TooManyBodies at once when there is no room."""
         if not self._fits(caller, size):
             raise TooManyBodies(self.most_each)
         self._held[caller] += size
@@ -72,7 +72,7 @@ class Bodies:
 
 
 class Share:
-    """The part of `bodies` that one request holds."""
+    """The bytes of `bodies` that one request has reserved."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
@@ -93,8 +93,8 @@ class Share:
 
 
 class Counted:
-    """ASGI: gives each request a Share, and takes it back after the response, because the body may be in use until
-    then."""
+    """ASGI middleware: gives each request a Share and releases it after the response, because the body may be in use
+    until then."""
 
     def __init__(self, app: ASGIApp, bodies: Bodies) -> None:
         self.app = app

@@ -1,8 +1,8 @@
-"""Whose request is worked on next: one key may have a few at a time, and keys take turns, so that hundreds of requests
-that one key sends at once do not all go first.
+"""Fair order of requests: each key may have a few in progress at a time, and keys take turns, so that hundreds of
+requests from one key do not delay the requests of others.
 
-Knows: places, who called. Does not know: what a request is for. A request has its place until its answer begins, or for
-SECONDS: what takes longer waits for something, and the processor is free meanwhile.
+Knows: places and callers. Does not know: what a request does. A request keeps its place until its response begins, at
+most for SECONDS: one that takes longer is waiting for something and leaves the CPU free.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCOPE_KEY = "cogvideox.calls"
 
 
 class Fair:
-    """ASGI: the places of one server, for `in_turn`."""
+    """ASGI middleware: holds the server's places, which `in_turn` hands out."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -34,7 +34,7 @@ class Fair:
 
 @asynccontextmanager
 async def in_turn(scope: Scope, caller: str, send: Send) -> AsyncIterator[Send]:
-    """Waits for a place of this caller's. The block sends its answer through what it is given."""
+    """Waits for a place for this caller. Yields the `send` through which the block must send its response."""
     places: Shares | None = scope.get(SCOPE_KEY)
     if places is None:
         yield send

@@ -1,7 +1,7 @@
-"""How many connections there may be: in all, and from one address.
+"""Limits the number of open connections, in total and per IP address.
 
-Knows: addresses, who waits for a request. Does not know: HTTP, TLS. A connection that is refused or cut is counted, and
-the counts are logged at intervals, so that a flood of connections is no flood of log lines.
+Knows: addresses, and which connections are waiting for a request. Does not know: HTTP, TLS. Refused and cut
+connections are counted and the counts logged at intervals, so that a flood of connections does not flood the log.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import Protocol
 import structlog
 
 LOG_EVERY = 10.0  # seconds between two lines about refused and cut connections
-FILES_EACH = 2  # file descriptors that a connection may need: its socket, and a file that is sent
+FILES_EACH = 2  # file descriptors that a connection may need: its socket, and the file being sent
 FILES_KEPT = 256  # file descriptors for everything else: the job table, workers, downloads, webhooks
-MOST_FILES = 65_536  # the limit is raised no further than this
+MOST_FILES = 65_536  # the process's limit of open files is never raised above this
 
 log = structlog.get_logger()
 
 
 class Waiting(Protocol):
-    """A connection without a request: one that says nothing, has not finished its head, or is kept alive."""
+    """A connection without a request: it has sent nothing, or an incomplete head, or is kept alive between requests."""
 
     def evict(self) -> None: ...
 
 
 class Connections:
-    """`exempt` says of an address that its connections are not counted against it: a proxy has everybody's."""
+    """`exempt(address)`: whether the limit per address does not apply, as for a proxy, which carries every client's
+    connections."""
 
     def __init__(self, most: int, most_per_address: int, exempt: Callable[[str], bool] = lambda _: False) -> None:
         self.most = most
@@ -37,15 +38,18 @@ class Connections:
         self._exempt = exempt
         self._open = 0
         self._of: Counter[str] = Counter()
-        # in the order in which they began to wait: those that have had no request yet, and those that have
+        # in the order in which they began to wait: connections without any request so far, and those that have had one
         self._silent: dict[Waiting, None] = {}
         self._kept_alive: dict[Waiting, None] = {}
         self._events: Counter[str] = Counter()
         self._logged_at = 0.0
 
     def enter(self, address: str) -> str | None:
-        """Counts a new connection; None, or why it is refused. When all places are taken, the one that has waited
-        longest for a request gives up its own: one without any request so far, if there is one."""
+        """Counts a new connection. Returns None, or the reason for refusing it.
+
+        When all places are taken, the connection that has waited longest for a request is closed to make room,
+        preferably one that has not had any request so far.
+        """
         place = place_of(address)
         if self._of[place] >= self.most_per_address and not self._exempt(address):
             self.note("too many from one address")
@@ -59,7 +63,7 @@ class Connections:
         return None
 
     def evict_one(self) -> bool:
-        """Ends a connection that waits for a request, as `enter` says; False when none waits."""
+        """Closes the waiting connection that `enter` describes; False when no connection is waiting."""
         oldest = next(iter(self._silent), None) or next(iter(self._kept_alive), None)
         if oldest is None:
             return False
@@ -75,7 +79,7 @@ class Connections:
             del self._of[place]
 
     def wait(self, connection: Waiting, kept_alive: bool = False) -> None:
-        """`kept_alive`: it has had a request."""
+        """`kept_alive`: the connection has had a request before."""
         (self._kept_alive if kept_alive else self._silent).setdefault(connection)
 
     def stop_waiting(self, connection: Waiting) -> None:
@@ -83,11 +87,11 @@ class Connections:
         self._kept_alive.pop(connection, None)
 
     def note(self, event: str) -> None:
-        """Counts a refusal for the log."""
+        """Counts a refused or cut connection for the log."""
         self._events[event] += 1
 
     def log(self, now: float) -> None:
-        """At most one line every LOG_EVERY seconds."""
+        """Writes at most one line every LOG_EVERY seconds."""
         if self._events and now - self._logged_at >= LOG_EVERY:
             self._logged_at = now
             log.warning("connections refused or cut", **{name.replace(" ", "_"): n for name, n in self._events.items()})
@@ -95,7 +99,7 @@ class Connections:
 
 
 def place_of(address: str) -> str:
-    """What counts as one address: a single one of IPv4, a /64 of IPv6."""
+    """The unit of the limit per address: a single IPv4 address, or an IPv6 /64 network."""
     try:
         ip = ip_address(address.partition("%")[0])
     except ValueError:
@@ -106,7 +110,7 @@ def place_of(address: str) -> str:
 
 
 def most_by_files(wanted: int) -> int:
-    """`wanted` connections, or as many as the limit of open files allows; the limit is raised first if it may be."""
+    """Raises the limit of open files if permitted; returns `wanted`, or the lower number of connections it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted * FILES_EACH + FILES_KEPT
     if soft != resource.RLIM_INFINITY and soft < needed:

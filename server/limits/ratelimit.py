@@ -1,7 +1,7 @@
-"""How many requests a caller may send in a while: by address, and by key.
+"""The rate limit: how many requests each IP address and each key may send in a period.
 
-Knows: windows, who sent a request. Does not know: what a refusal looks like (each façade has its own), whether a key is
-a good one. ASGI, in front of a façade.
+Knows: periods, and the address and keys of a request. Does not know: the form of a refusal (each façade has its own),
+whether a key is valid. ASGI middleware in front of a façade.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from server.auth import given_keys
 from server.errors import RateLimited
 from server.limits.connections import place_of
 
-MOST_CALLERS = 50_000  # addresses and keys, made-up ones too, that are remembered
+MOST_CALLERS = 50_000  # addresses and keys to remember, invalid keys included
 
 
 class Limiter:
-    """`rate` as in `60/minute`; counts in memory, for all façades together."""
+    """`rate`: for example `60/minute`. Counts in memory, for all façades together."""
 
     def __init__(self, rate: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._item = parse(rate)
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
-        # when each caller's requests came; who has sent nothing for longest comes first. NOTE: not the memory storage
-        # of `limits`, which keeps every caller for ever and looks at all of them after each request
+        # the times of each caller's requests, least recently active caller first. NOTE: the memory storage of the
+        # `limits` package is unsuitable: it never forgets a caller and scans all of them after each request
         self._seen: OrderedDict[str, deque[float]] = OrderedDict()
 
     def check(self, request: Request) -> None:
@@ -48,7 +48,7 @@ class Limiter:
             self._seen.move_to_end(who)
 
     def _forget(self, now: float) -> None:
-        """Those who may send as much as anybody new, and the oldest of too many."""
+        """Drops callers whose period is over, and the least recent ones above MOST_CALLERS."""
         while self._seen:
             who, times = next(iter(self._seen.items()))
             if times and times[-1] > now - self._seconds and len(self._seen) <= MOST_CALLERS:
@@ -62,7 +62,7 @@ class Limiter:
 
 
 class Limited:
-    """ASGI: lets a request through to `app`, or answers with what `refuse` makes of the refusal."""
+    """ASGI middleware: passes a request on to `app`, or answers with the response that `refuse` builds."""
 
     def __init__(self, app: ASGIApp, limiter: Limiter, refuse: Callable[[Request, Exception], Response]) -> None:
         self.app = app

@@ -1,9 +1,9 @@
-"""How much clients may make grow on the disk, counted while it grows.
+"""Limits the disk space that clients' files take, checked while they are being written.
 
-Knows: the floor of free space, the limits, what each key has brought lately and what is being written at the moment.
-Does not know: what the files are, where they lie. Every method may be called from any thread.
+Knows: the minimum of free space, the limits, what each API key stored recently and what is being written now.
+Does not know: what the files are, where they are stored. Every method may be called from any thread.
 
-An API key is known here by its tag, which is what the keys of all its files begin with.
+An API key is identified by its tag, the prefix of the keys of all its files.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import Protocol
 from server.errors import DiskFull, StorageQuotaExceeded
 
 TAG = 8  # characters
-SLOT = 600.0  # seconds; bytes are counted by when they came, this finely
+SLOT = 600.0  # seconds; the granularity at which bytes are counted by time
 HOUR, DAY = 3600.0, 86_400.0
-LEAST = 16 * 2**10  # bytes that each file counts as at least: it takes inodes and blocks too
-LOOK_BYTES = 4 * 2**20  # written by everybody together between two looks at the free space
+LEAST = 16 * 2**10  # bytes; a smaller file counts as this, because it takes inodes and blocks too
+LOOK_BYTES = 4 * 2**20  # the free space is checked again after this many bytes, or after LOOK_SECONDS
 LOOK_SECONDS = 1.0
 Counted = tuple[str, int, bool, float]  # the arguments of `Room.note`
 
 
 @dataclass(frozen=True)
 class RoomLimits:
-    """In bytes, None: no limit. `size` and `size_per_key` count the files of the last hour, which are not removed for
-    want of room; `brought_per_key` what a key has brought within a day."""
+    """Limits in bytes; None: no limit. `size` and `size_per_key` apply to files of the last hour, which are never
+    removed to make room; `brought_per_key` to what a key uploaded or had fetched within a day."""
 
     size: int | None = None
     size_per_key: int | None = None
@@ -45,7 +45,7 @@ class Writable(Protocol):
 
 @dataclass(frozen=True)
 class Growing:
-    """`file`, of which each piece is counted before it is written. Raises what `grow` does."""
+    """Wraps `file` and calls `grow` with the size of each piece before writing it. Raises what `grow` raises."""
 
     file: Writable
     grow: Callable[[int], None]
@@ -56,7 +56,7 @@ class Growing:
 
 
 class Tally:
-    """Bytes by tag and by when they came, of the last `seconds`."""
+    """Bytes per tag and time slot, for the last `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -66,7 +66,7 @@ class Tally:
         self._slots[tag][int(at // SLOT)] += size
 
     def sum(self, tag: str | None, now: float) -> int:
-        """Of that tag, or of all."""
+        """The bytes of that tag, or of all tags for None."""
         first = int((now - self._seconds) // SLOT)
         total = 0
         for one in list(self._slots) if tag is None else [tag]:
@@ -80,8 +80,8 @@ class Tally:
 
 
 class Room:
-    """`free` gives the bytes that are free on the disk, of which `floor` are never given to clients' files. `clock`
-    gives unix seconds. `limits` may be set once, before the first file."""
+    """`free` returns the free bytes on the disk; clients' files must leave `floor` of them. `clock` returns unix
+    seconds. `limits` may be set once, before the first file."""
 
     def __init__(self, free: Callable[[], int], floor: int, clock: Callable[[], float] = time.time) -> None:
         self.limits = RoomLimits()
@@ -89,18 +89,18 @@ class Room:
         self._floor = floor
         self._clock = clock
         self._lock = Lock()
-        self._seen = (0, float("-inf"))  # free bytes, and when that was
-        self._since = 0  # bytes written after that look
+        self._seen = (0, float("-inf"))  # free bytes at the latest check, and the time of that check
+        self._since = 0  # bytes written after that check
         self._growing: dict[str, int] = defaultdict(int)
         self._kept, self._brought, self._fetched = Tally(HOUR), Tally(DAY), Tally(DAY)
         self._news: list[Counted] | None = None
 
     @contextmanager
     def growing(self, tag: str, *, again: bool = False) -> Iterator[Callable[[int], None]]:
-        """What to call with the number of bytes before they are written. They count as this key's until the block ends.
-        `again`: they are a copy of what counts already, and only have to fit on the disk.
+        """Yields a function to call with the number of bytes before writing them; they count for this key until the
+        block ends. `again`: the bytes copy files that count already, so only the free disk space is checked.
 
-        The call raises StorageQuotaExceeded, DiskFull.
+        The function raises StorageQuotaExceeded, DiskFull.
         """
         mine = 0
 
@@ -124,7 +124,7 @@ class Room:
                     del self._growing[tag]
 
     def note(self, tag: str, size: int, brought: bool, at: float | None = None) -> None:
-        """A file is there: a result, or one that a client has brought. A negative `size`: it is gone again."""
+        """Counts a stored file: an upload (`brought`) or a result. A negative `size` means that it was removed."""
         with self._lock:
             self._note(tag, size, brought, self._clock() if at is None else at)
             if self._news is not None:
@@ -137,14 +137,14 @@ class Room:
             self._brought.add(tag, size, at)
 
     def note_fetched(self, tag: str, size: int) -> None:
-        """An image, clip or LoRA of a request was stored, where several keys may use it."""
+        """Counts an input file or LoRA that was stored for a request of this key; other keys may use it too."""
         with self._lock:
             self._fetched.add(tag, max(LEAST, size), self._clock())
 
     @contextmanager
     def recount(self) -> Iterator[Callable[[Iterable[Counted]], None]]:
-        """What to call with all files there are, as `note` takes them, in place of what was counted; what is noted
-        while they are listed counts in any case."""
+        """Yields a function that replaces the counts by those of all existing files, given as arguments of `note`.
+        Files noted while these are being listed count in any case."""
         with self._lock:
             self._news = []
 
@@ -164,7 +164,7 @@ class Room:
     def _check_limits(self, tag: str, size: int) -> None:
         limits, now = self.limits, self._clock()
         if limits.size is not None and self._kept.sum(None, now) + sum(self._growing.values()) + size > limits.size:
-            raise DiskFull(f"the files of the last hour take all of the {limits.size // 2**20} MiB there are for files")
+            raise DiskFull(f"the files of the last hour fill all {limits.size // 2**20} MiB of the server's storage")
         own = self._growing.get(tag, 0) + size
         if limits.size_per_key is not None and self._kept.sum(tag, now) + own > limits.size_per_key:
             raise StorageQuotaExceeded(limits.size_per_key, "an hour")
@@ -183,6 +183,6 @@ class Room:
 
 
 def tag_of(owner: str) -> str:
-    """What the keys of that owner's files begin with; on a server without keys everybody's."""
+    """The prefix of the keys of that owner's files; on a server without API keys, all files share one."""
     digest = hashlib.blake2b(owner.encode(), digest_size=6, person=b"artifacts").digest()
     return base64.urlsafe_b64encode(digest).decode()

@@ -1,6 +1,6 @@
-"""How many places of something one key may hold at a time, so that no key holds them all.
+"""Limits how many places of a shared resource one key may hold at a time, so that no key can take them all.
 
-Knows: places, and keys by the names that stand for them. Does not know: what a place is for. Belongs to one event loop.
+Knows: places and key names. Does not know: what a place is for. Use each object from one event loop only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from server.errors import TooManyAtOnce
 
 
 class Shares:
-    """`total` places, at most `per_key` of them for one key, of which `waiting` requests may wait for one; `what` names
-    them in errors.
+    """`total` places, at most `per_key` for one key; at most `waiting` requests of a key may wait for a place. `what`
+    names the places in errors.
 
-    A key without a place gets one even when all are taken, so others cannot lock it out. Keys that wait take turns. On
-    an open server all callers are the one key "", which may hold every place.
+    A key without a place gets one even when all are taken, so others cannot lock it out. Waiting keys take turns. On
+    an open server all callers share the key "", which may hold every place.
     """
 
     def __init__(self, what: str, total: int, per_key: int, waiting: int | None = None) -> None:
@@ -34,7 +34,7 @@ class Shares:
 
     @contextmanager
     def held(self, key: str) -> Iterator[None]:
-        """A place for as long as the block lasts. Raises TooManyAtOnce when the key may have no further one."""
+        """Holds a place for the duration of the block. Raises TooManyAtOnce when the key may not have another one."""
         if not self._has_room(key):
             raise TooManyAtOnce(self._limit(key), self._what)
         self._held[key] += 1
@@ -45,7 +45,7 @@ class Shares:
 
     @asynccontextmanager
     async def turn(self, key: str, seconds: float | None = None) -> AsyncIterator[None]:
-        """A place for as long as the block lasts, waiting for it up to `seconds`. Raises TooManyAtOnce."""
+        """Waits up to `seconds` for a place and holds it for the duration of the block. Raises TooManyAtOnce."""
         await self.take(key, seconds)
         try:
             yield
@@ -53,8 +53,8 @@ class Shares:
             self.give_back(key)
 
     async def take(self, key: str, seconds: float | None = None) -> None:
-        """A place that lasts until `give_back`. Raises TooManyAtOnce after waiting for `seconds`, and at once when too
-        many requests of this key wait."""
+        """Takes a place, to be returned with `give_back`. Raises TooManyAtOnce after waiting for `seconds`, and at once
+        when too many requests of this key are waiting."""
         if key not in self._waiting and self._has_room(key):
             self._held[key] += 1
             return
@@ -66,7 +66,7 @@ class Shares:
             async with asyncio.timeout(seconds):
                 await place
         except BaseException as e:
-            if place.done() and not place.cancelled():  # it came in the same moment
+            if place.done() and not place.cancelled():  # the place was granted at the same moment
                 self.give_back(key)
             else:
                 self._forget(key, place)
@@ -88,18 +88,18 @@ class Shares:
         return own == 0 or (own < self._limit(key) and self._held.total() < self._total)
 
     def _hand_out(self) -> None:
-        """One place for each key that waits, then another round, until no key may have one."""
+        """Gives one place to each waiting key, round after round, until no key may have another."""
         handed = True
         while handed:
             handed = False
             for key in [key for key in self._waiting if self._has_room(key)]:
-                if not self._has_room(key):  # the one before it took the last
+                if not self._has_room(key):  # an earlier key in this round took the last place
                     continue
                 place = self._waiting[key][0]
                 self._forget(key, place)
-                if key in self._waiting:  # behind the others now
+                if key in self._waiting:  # move it behind the other keys
                     self._waiting[key] = self._waiting.pop(key)
-                if not place.done():  # nobody waits any more when it is
+                if not place.done():  # otherwise the request has stopped waiting
                     self._held[key] += 1
                     place.set_result(None)
                 handed = True
@@ -113,5 +113,5 @@ class Shares:
 
 
 def holder(owner: str, request: Request) -> str:
-    """What a caller's places are counted by: its key, or on an open server its address."""
+    """The key for a caller's places: its API key's owner name, or its address on an open server."""
     return owner or f"address {request.client.host if request.client else 'unknown'}"

@@ -1,7 +1,7 @@
-"""Work on large texts that clients send: in steps that each take a few milliseconds, one text at a time, keys in turn.
+"""Processes large texts from clients in steps of a few milliseconds, one text at a time, with keys taking turns.
 
-While one of Python's own functions goes through megabytes, nothing else runs in this process, not even the event loop.
-Knows: how long a step is, whose turn it is. Does not know: what is done with the texts.
+While a built-in function of Python processes megabytes, nothing else runs in this process, not even the event loop.
+Knows: the size of a step, whose turn it is. Does not know: what is done with the texts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from server.limits.shares import Shares
 
 STEP = 256 * 2**10  # characters or bytes
-LARGE = 2**20  # from this size on, a text waits for a turn
+LARGE = 2**20  # a text of this size or more waits for its turn
 
 T = TypeVar("T")
 _turns = Shares("large texts", 1, 1)
@@ -22,13 +22,13 @@ _threads = ThreadPoolExecutor(2, "large-texts")
 
 
 def steps(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where each step from `begin` to `end` begins and ends."""
+    """The begin and end of each step between `begin` and `end`."""
     for at in range(begin, end, STEP):
         yield at, min(at + STEP, end)
 
 
 async def in_turn(owner: str, size: int, call: Callable[..., T], *args: Any) -> T:
-    """What `call` makes, in a thread, of a text of that size; of a large one when it is the turn of this API key."""
+    """Runs `call(*args)` in a thread and returns its result; for a text of LARGE or more, waits for this key's turn."""
     if size < LARGE:
         return await asyncio.to_thread(call, *args)
     async with _turns.turn(owner):

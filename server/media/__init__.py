@@ -1,1 +1,1 @@
-"""Pictures and videos that come in and go out. Knows no vendor and no jobs."""
+"""Images, videos and LoRAs: fetching, checking, storing and serving them. Does not know vendors or jobs."""

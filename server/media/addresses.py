@@ -1,6 +1,7 @@
-"""Which addresses the server may be sent to by a stranger.
+"""Which IP addresses the server may connect to on behalf of a client.
 
-Knows: the address plan of the internet. Does not know: names, URLs, HTTP; it is asked about the address dialled.
+Knows: the address ranges of the internet. Does not know: host names, URLs, HTTP. The caller passes the address that is
+about to be dialled.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 NAT64 = IPv6Network("64:ff9b::/96")
 TEREDO = IPv6Network("2001::/32")
-# public by their number, not by what answers there
+# ranges that `is_global` counts as public, and that must not be called all the same
 REFUSED_V4 = (
     IPv4Network("192.0.0.0/24"),  # protocol assignments
     IPv4Network("192.88.99.0/24"),  # 6to4 relays
@@ -24,9 +25,9 @@ REFUSED_V6 = (
 
 
 def is_public(address: str) -> bool:
-    """Whether `address`, as the operating system is about to dial it, lies on the open internet.
+    """Whether `address`, which the operating system is about to dial, is on the public internet.
 
-    Addresses that carry another inside (mapped, NAT64, 6to4, Teredo) are judged by both.
+    The IPv4 address inside a mapped, NAT64 or 6to4 address must be public too; Teredo addresses never count as public.
     """
     try:
         ip = ip_address(address.partition("%")[0])

@@ -1,6 +1,7 @@
-"""How much work the answers of strangers' hosts may be: aiohttp takes them apart in the event loop.
+"""Limits the CPU time for parsing the responses of unknown hosts, which aiohttp does in the event loop.
 
-Knows: what came over a connection, and the CPU time it took. Does not know: HTTP, URLs, what is done with the bytes.
+Knows: the bytes received on a connection and the CPU time spent on them. Does not know: HTTP, URLs, what is done with
+the bytes.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-PIECE = 16 * 2**10  # bytes that are taken apart between two looks at the CPU time
-CPU_SECONDS = 0.02  # for taking an answer apart, and CPU_PER_MIB more for each MiB of it; an ordinary one takes a tenth
+PIECE = 16 * 2**10  # bytes to parse between two checks of the CPU time
+CPU_SECONDS = 0.02  # to parse a response, plus CPU_PER_MIB for each MiB of it; an ordinary one takes a tenth of that
 CPU_PER_MIB = 0.01
-MESSAGES = 10  # an answer, and those of status 1xx before it
-SPARE = 2**20  # bytes that may come besides a body, and once more as many as the body has: heads, chunk sizes
+MESSAGES = 10  # a response and the 1xx responses before it
+SPARE = 2**20  # bytes of heads and chunk sizes, in addition to twice the size of the body
 
 
 class TooMuchWork(aiohttp.ClientError):
-    """Heads without end, a byte in each chunk, or the like."""
+    """The response has endless headers, one byte per chunk, or the like."""
 
 
 class Answer(ResponseHandler):
-    """A connection, which is cut when its answer takes too much work."""
+    """A connection that is cut when parsing its response takes too much work."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -39,7 +40,7 @@ class Answer(ResponseHandler):
             super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
-        for begin in range(0, len(data) or 1, PIECE):  # without data: aiohttp goes on with what it has
+        for begin in range(0, len(data) or 1, PIECE):  # without data, aiohttp continues with what it has buffered
             if self._is_cut:
                 return
             piece = data[begin : begin + PIECE]
@@ -55,7 +56,7 @@ class Answer(ResponseHandler):
         self._is_cut = True
         error = TooMuchWork("the answer takes too much work")
         self.set_exception(error)
-        if self._payload is not None:  # what came of it is not read any more
+        if self._payload is not None:  # makes the reader of the body fail too
             self._payload.set_exception(error)
         if self.transport is not None:
             self.transport.abort()

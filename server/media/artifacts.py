@@ -25,9 +25,9 @@ from server.limits.room import DAY, HOUR, TAG, Counted, tag_of
 from server.media.artifact import Artifact
 from server.media.storage import CORS, FOR_EVER, GONE, KEY, LocalStorage, Storage, StorageDown, Stored
 
-PREFIX = "cogvideox.prefix"  # in a request's scope: the path that a proxy has us below
+PREFIX = "cogvideox.prefix"  # in a request's scope: the path below which a proxy publishes this server
 HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
-# media types that files are served with; any other file is plain bytes, so an upload can never run as a web page
+# media types of served files; any other file is served as plain bytes, so an upload can never run as a web page
 MEDIA_TYPES = {
     "mp4": "video/mp4",
     "webm": "video/webm",
@@ -48,8 +48,8 @@ OTHER = "application/octet-stream"
 
 @dataclass(frozen=True)
 class Limits:
-    """`keep_seconds` for files without an expiry of their own, `size` in bytes for all files, `size_per_owner` for
-    those of one API key, `brought_per_owner` for its uploads that never expire; None: no limit."""
+    """`keep_seconds`: for files without an expiry of their own. Limits in bytes: `size` for all files, `size_per_owner`
+    for those of one API key, `brought_per_owner` for its uploads that never expire. None: no limit."""
 
     keep_seconds: float | None = None
     size: int | None = None
@@ -61,7 +61,7 @@ NO_LIMITS = Limits()
 
 
 class Artifacts:
-    """`clock` gives unix seconds. `file_at`: the file at a URL path that only a façade knows."""
+    """`clock` returns unix seconds. `file_at` finds the file at a URL path of a façade."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Artifacts:
         self._public_url = public_url
 
     def new_key(self, owner: str = "") -> str:
-        """A key for a new file. Keys of one owner share a prefix; 144 bits of each are random."""
+        """A key for a new file: a prefix shared by all keys of this owner, and 144 random bits."""
         return tag_of(owner) + secrets.token_urlsafe(18)
 
     def put(
@@ -96,7 +96,7 @@ class Artifacts:
         return Artifact(key, media_type, file_name, len(data))
 
     def adopt(self, file: Path, key: str, name: str, media_type: str, *, keep_seconds: float | None = None) -> Artifact:
-        """Stores a copy of a client's `file`. A name without a known extension gets the one of its media type.
+        """Stores a copy of a client's `file`. A name without a known extension gets that of the media type.
 
         Raises DiskFull, FileExistsError, OSError.
         """
@@ -128,10 +128,10 @@ class Artifacts:
         return None if stored is None or stored.until == FOR_EVER else stored.until
 
     def sweep(self, limits: Limits = NO_LIMITS, others: Callable[[], Iterable[Counted]] = tuple) -> int:
-        """Removes expired files, then the oldest ones while there are too many; returns the number removed.
+        """Removes expired files, then the oldest ones while a limit is exceeded; returns the number removed.
 
-        Evicts results without an explicit expiry first, then uploads and files with one. `others`: files elsewhere that
-        count as uploads. Raises StorageDown.
+        Evicts results without an explicit expiry first, then uploads and files with one. `others` returns files stored
+        elsewhere that count as uploads. Raises StorageDown.
         """
         with self._data.room.recount() as recounted:
             over, left = self._listed(limits)
@@ -167,11 +167,11 @@ class Artifacts:
         return over, [stored for stored in others if stored.key not in gone]
 
     def keys(self) -> set[str]:
-        """Of all files. Raises StorageDown."""
+        """The keys of all files. Raises StorageDown."""
         return {stored.key for stored in self._storage.all() if stored.name}
 
     def read(self, artifact: Artifact) -> bytes:
-        """Raises FileNotFoundError when it was removed; StorageDown."""
+        """Raises FileNotFoundError for a removed file, StorageDown."""
         return self._storage.read(artifact.key, artifact.file_name)
 
     @contextmanager
@@ -183,19 +183,19 @@ class Artifacts:
             yield Path(file.name)
 
     def remove(self, artifact: Artifact) -> None:
-        """A file that cannot be reached now stays; its URL is not given out any more."""
+        """Removes the file; does nothing while the storage is unavailable."""
         with suppress(StorageDown):
             if (stored := self._storage.find(artifact.key)) is not None:
                 self._storage.remove(artifact.key)
                 self._data.room.note(stored.key[:TAG], -stored.size, stored.until is not None, stored.made_at)
 
     def check_room(self) -> None:
-        """Raises DiskFull when there may be no room for the result of a new job."""
+        """Raises DiskFull when there may be too little room for the result of a new job."""
         self._data.check_room()
         self._storage.check()
 
     def base_url(self, request: Request) -> str:
-        """The base URL by which the client calls this server: PUBLIC_URL, else from its Host header."""
+        """The base URL of this server for the client: PUBLIC_URL, otherwise from the request's Host header."""
         if self._public_url is not None:
             return self._public_url
         host = request.headers.get("host", "")
@@ -222,7 +222,7 @@ class Artifacts:
         return found if found is not None and found.file_name == parts[-1] else None
 
     def respond(self, request: Request, key: str, name: str) -> Response:
-        """The answer to GET or HEAD of /files/{key}/{name}, as `sent`; 404 and 503 as JSON."""
+        """The response to GET or HEAD of /files/{key}/{name}; errors are JSON with status 404 or 503."""
         try:
             return self.sent(request, key, name)
         except StorageDown as e:
@@ -231,7 +231,7 @@ class Artifacts:
             return JSONResponse(GONE, 404, headers=CORS)
 
     def sent(self, request: Request, key: str, name: str) -> Response:
-        """The file as the answer to GET or HEAD: ranges, conditions. Raises FileNotFoundError, StorageDown."""
+        """The response to GET or HEAD of a file, with ranges and conditions. Raises FileNotFoundError, StorageDown."""
         stored = self._find(key)
         if stored is None or stored.name != name:
             raise FileNotFoundError(name)
@@ -239,7 +239,7 @@ class Artifacts:
 
 
 def _surplus(files: list[Stored], limit: int, now: float, safe: float = HOUR) -> list[str]:
-    """The keys of the files to remove so that the others fit; none younger than `safe` seconds."""
+    """The keys of the files to remove so that the others fit into `limit` bytes; none younger than `safe` seconds."""
     surplus, keys = sum(stored.size for stored in files) - limit, []
     for stored in sorted(files, key=lambda one: (one.until is not None, one.made_at)):
         if surplus <= 0:
@@ -251,7 +251,7 @@ def _surplus(files: list[Stored], limit: int, now: float, safe: float = HOUR) ->
 
 
 def headers_of(name: str) -> dict[str, str]:
-    """What a file of that name is sent with."""
+    """The response headers for a file of that name."""
     extension = extension_of(name)
     media_type = MEDIA_TYPES.get(extension, OTHER)
     how = "inline" if extension in MEDIA_TYPES else "attachment"
@@ -260,7 +260,7 @@ def headers_of(name: str) -> dict[str, str]:
         "content-type": f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type,
         "content-disposition": f'{how}; filename="{name}"',
         "x-content-type-options": "nosniff",
-        "cache-control": "private, max-age=3600",  # some are kept for a while only
+        "cache-control": "private, max-age=3600",  # not longer, because files expire
     }
 
 
@@ -269,7 +269,7 @@ def extension_of(name: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` as a file name of at most 100 plain characters, its extension kept."""
+    """`name` as a file name of at most 100 plain characters, with its extension."""
     stem, dot, extension = re.split(r"[/\\]", name)[-1].rpartition(".")
     if not dot:
         stem, extension = extension, ""

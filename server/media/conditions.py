@@ -1,6 +1,6 @@
-"""What a client has of a file already, and which part of it is wanted: HTTP's conditions and ranges (RFC 9110, 13, 14).
+"""HTTP's conditional requests and ranges (RFC 9110, sections 13 and 14).
 
-Knows: headers, an ETag, a time, a size. Does not know: where files lie, how they are sent.
+Knows: headers, an ETag, a time, a size. Does not know: where files are stored, how they are sent.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 TAG = re.compile(r'(?:W/)?"[^"]*"')
-SPEC = re.compile(r"(\d{0,1000})-(\d{0,1000})", re.ASCII)  # a number may lie as far behind the end as it likes
+SPEC = re.compile(r"(\d{0,1000})-(\d{0,1000})", re.ASCII)  # a number may be far beyond the end of the file
 MOST_RANGES = 100
 KEPT = ("etag", "last-modified", "cache-control", "accept-ranges", "x-content-type-options")
 
-Part = tuple[int, int]  # from the first byte to behind the last
+Part = tuple[int, int]  # the first byte, and the one after the last
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """`status`: 200 for all of the file, 206 for `parts` of it, 304, 412 and 416 for none."""
+    """What to send. `status`: 200 for the whole file, 206 for `parts` of it; 304, 412 and 416 without a body."""
 
     status: Literal[200, 206, 304, 412, 416]
     parts: tuple[Part, ...] = ()
 
 
 def wanted(headers: Headers, tag: str, modified: float, size: int) -> Wanted:
-    """What a GET or HEAD with these headers is to be answered with. `modified` in unix seconds."""
+    """Decides what to send for a GET or HEAD with these headers. `modified`: unix seconds."""
     modified = int(modified)  # the header has no fractions
     if "if-match" in headers:
         known = ",".join(headers.getlist("if-match"))
@@ -55,9 +55,9 @@ def wanted(headers: Headers, tag: str, modified: float, size: int) -> Wanted:
 
 
 def ranges_of(asked: str, size: int) -> list[Part] | None:
-    """The parts of a file that a Range header names, none when they all lie behind its end.
+    """The parts of a file that a Range header names; an empty list when they are all beyond its end.
 
-    None for a header that is to be ignored: no header, another unit than bytes, what is no range, too many.
+    None for a header to ignore: empty, malformed, in another unit than bytes, or with too many ranges.
     """
     unit, _, specs = asked.partition("=")
     listed = [spec for part in specs.split(",") if (spec := part.strip(" \t"))]
@@ -79,7 +79,7 @@ def ranges_of(asked: str, size: int) -> list[Part] | None:
 
 
 def bodiless(what: Wanted, headers: dict[str, str], size: int) -> Response:
-    """The answer of status 304, 412 or 416 about a file that is sent with `headers` otherwise."""
+    """The response with status 304, 412 or 416 for a file whose normal response has these `headers`."""
     kept = {name: value for name, value in headers.items() if name in KEPT or name.startswith("access-control-")}
     if what.status == 416:
         kept["content-range"] = f"bytes */{size}"
@@ -91,7 +91,7 @@ def _plain(tag: str) -> str:
 
 
 def _time(text: str | None) -> float | None:
-    """Unix seconds of a date of HTTP's; None for what is none."""
+    """The unix seconds of an HTTP date; None for anything else."""
     try:
         found = parsedate_to_datetime(text or "")
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

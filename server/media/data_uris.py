@@ -1,7 +1,7 @@
-"""Files that a client sends as text: data: URIs and bare base64, decoded piece by piece, each in little time.
+"""Decodes files that a client sends as text: data: URIs and bare base64, in pieces that each take little time.
 
-Knows: both alphabets of base64, percent escapes, limits. Does not know: what the bytes should be.
-All functions here that return an iterator raise TooLarge and DownloadFailed while it is read.
+Knows: both alphabets of base64, percent escapes, limits. Does not know: the expected content.
+The iterators returned here raise TooLarge and DownloadFailed while they are being read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from server.limits.room import Writable
 from server.limits.steps import steps
 from server.media.outbound import DownloadFailed, TooLarge
 
-ESCAPES = 100_000  # in a data: URI; base64 has next to none
-HEAD = 8192  # characters in which the comma comes
+ESCAPES = 100_000  # percent escapes in a data: URI; one in base64 has next to none
+HEAD = 8192  # the comma of a data: URI must be within this many characters
 SPACE = b" \t\n\r\v\f"
 STANDARD = bytes.maketrans(b"-_", b"+/")
 
@@ -28,7 +28,7 @@ class NotBase64(DownloadFailed):
 
 @dataclass(frozen=True)
 class Head:
-    """What a data: URI says of its file. `media_type` in lower case, "" where it names none; `begin`: of the data."""
+    """The head of a data: URI. `media_type`: lower case, "" if missing. `begin`: the index where the data starts."""
 
     media_type: str
     is_base64: bool
@@ -36,7 +36,7 @@ class Head:
 
 
 def head_of(text: str) -> Head | None:
-    """None for what is no data: URI. Raises DownloadFailed for one without a comma."""
+    """None for text that is not a data: URI. Raises DownloadFailed for a data: URI without a comma."""
     if text[:HEAD].lstrip()[:5].lower() != "data:":
         return None
     comma = text.find(",", 0, HEAD)
@@ -47,7 +47,7 @@ def head_of(text: str) -> Head | None:
 
 
 def from_text(text: str, limit: int) -> Iterator[bytes]:
-    """The file in a data: URI or in bare base64, of at most `limit` bytes."""
+    """Decodes a data: URI or bare base64 of at most `limit` bytes."""
     head = head_of(text)
     if head is None:
         return from_base64(encoded(text), limit)
@@ -58,13 +58,13 @@ def from_text(text: str, limit: int) -> Iterator[bytes]:
 
 
 def unescaped(text: str, begin: int = 0) -> Iterator[bytes]:
-    """Percent-decoded, from `begin` on."""
+    """Decodes percent escapes, starting at `begin`."""
     escapes, left = 0, ""
     for at, end in steps(begin, len(text)):
         piece = left + text[at:end]
-        cut = piece.find("%", max(0, len(piece) - 2)) if end < len(text) else -1  # an escape whose end is to come
+        cut = piece.find("%", max(0, len(piece) - 2)) if end < len(text) else -1  # an escape cut off by the step's end
         piece, left = (piece[:cut], piece[cut:]) if cut >= 0 else (piece, "")
-        # each escape becomes an object of Python's, and nothing else runs while they are made
+        # each escape becomes a Python object, and nothing else runs while these are created
         escapes += piece.count("%")
         if escapes > ESCAPES:
             raise DownloadFailed(f"the data: URI has more than {ESCAPES} percent escapes; send it as base64")
@@ -72,12 +72,12 @@ def unescaped(text: str, begin: int = 0) -> Iterator[bytes]:
 
 
 def encoded(text: str, begin: int = 0) -> Iterator[bytes]:
-    """In UTF-8, from `begin` on."""
+    """Encodes in UTF-8, starting at `begin`."""
     return (text[at:end].encode("utf-8", "replace") for at, end in steps(begin, len(text)))
 
 
 def from_base64(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """Whitespace and missing padding are accepted, and both alphabets; anything else is not base64."""
+    """Decodes both alphabets, with or without whitespace and padding. Anything else raises NotBase64."""
     left, size, padded = b"", 0, False
     for piece in pieces:
         plain = piece.translate(STANDARD, SPACE)
@@ -103,7 +103,7 @@ def _decoded(digits: bytes) -> bytes:
 
 
 def pour(pieces: Iterable[bytes], limit: int, file: Writable) -> None:
-    """Writes them, `limit` bytes at most. Raises TooLarge, DownloadFailed, and what `file` does."""
+    """Writes the pieces, at most `limit` bytes. Raises TooLarge, DownloadFailed and what `file.write` raises."""
     size = 0
     for piece in pieces:
         size += len(piece)

@@ -1,7 +1,7 @@
 """The images and input clips of a request: fetched or decoded, checked, and stored in the data folder.
 
-Knows: the forms clients send them in (URL, data: URI, base64, bytes, one of our own result URLs), limits, turns among
-API keys. Does not know: vendors' error shapes, how a file is checked, what a model needs.
+Knows: the forms in which clients send them (URL, data: URI, base64, bytes, one of our own result URLs), limits, turns
+of API keys. Does not know: vendors' error shapes, how a file is checked, what a model needs.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from weights.record import sha256
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20
 URL_LENGTH = 8192
-AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # downloaded, decoded from base64 or checked
+AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # files being downloaded, decoded or checked
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Check = Callable[[Path, str], Awaitable[None]]
 
 
 class Intake:
-    """Belongs to one event loop until `close`. `owner`: the API key that a file is fetched for."""
+    """Use from one event loop only. `owner`: the owner name of the API key for which a file is fetched."""
 
     def __init__(self, data: DataDir, artifacts: Artifacts, outbound: Outbound, inspectors: Inspectors) -> None:
         self._data = data
@@ -46,14 +46,14 @@ class Intake:
         self._turns = Shares("images and clips", AT_ONCE, PER_KEY, WAITING)
 
     async def picture(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
-        """A readable image, stored. `owner`: of the API key.
+        """Stores an image and checks that it is readable.
 
         Raises MediaError that names `field`; DiskFull, QueueFull.
         """
         return await self._take(value, field, owner, PICTURE_BYTES, "image_load_error", self._inspectors.image)
 
     async def video(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
-        """An input clip whose first frame can be decoded, stored. Raises as `picture`."""
+        """Stores an input clip and checks that its first frame can be decoded. Raises like `picture`."""
         return await self._take(value, field, owner, VIDEO_BYTES, "unsupported_video_format", self._inspectors.clip)
 
     def again(self, media: Media, field: str) -> Media:

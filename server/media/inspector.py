@@ -1,8 +1,8 @@
-"""`python -m server.media.inspector`: looks at strangers' files, one after the other, in a process that can be ended.
+"""`python -m server.media.inspector`: checks untrusted files, one after the other, in a process that can be killed.
 
 A task is one line of JSON on standard input, its answer one line on standard output: {} for a good file, {"error": …},
-or {"slow": true} for one that is to be sent again with `slow`. Memory is limited for the process, CPU time per task.
-Knows: which checks there are. Does not know: where files come from, whose they are. Imports neither torch nor numpy.
+or {"slow": true} for a file that must be sent again with `slow`. Memory is limited per process, CPU time per task.
+Knows: the checks. Does not know: where files come from, who owns them. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pipelines.lora.layout import LoraError, layers_of
 from pipelines.video import picture, probe
 from pipelines.video.process import MediaUnreadable
 
-MEMORY_BYTES = 1536 * 2**20  # the largest image that is accepted takes about 950 MiB
+MEMORY_BYTES = 1536 * 2**20  # the largest accepted image takes about 950 MiB
 QUICK_CPU_SECONDS = 3.0
 SLOW_CPU_SECONDS = 15.0
-NICE = 5  # below the API process, above the workers
-SLOW_NICE = 10  # more, for what is slow: below the workers
-QUICK_HEADER = 2**20  # bytes
+NICE = 5  # lower priority than the API process, higher than the workers
+SLOW_NICE = 10  # added for slow tasks: lower priority than the workers
+QUICK_HEADER = 2**20  # bytes; a LoRA file with a longer header is a slow task
 
 Answer = dict[str, Any]
 
@@ -33,13 +33,13 @@ Answer = dict[str, Any]
 def main() -> None:
     child.confine(MEMORY_BYTES)
     os.nice(NICE)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the CPU time limit ends the process
     # libraries may write to standard output; only answers belong there
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for line in sys.stdin:
         task = json.loads(line)
-        if task["slow"]:  # this process's last one
+        if task["slow"]:  # the last task of this process
             os.nice(SLOW_NICE)
         signal.setitimer(signal.ITIMER_PROF, SLOW_CPU_SECONDS if task["slow"] else QUICK_CPU_SECONDS)
         answer = answered(task)
@@ -77,7 +77,8 @@ def _clip(task: dict[str, Any]) -> Answer:
 
 
 def _lora(task: dict[str, Any]) -> Answer:
-    """`config`: of the transformer that it is to fit, where there is one; `alpha`: the request's."""
+    """Task fields: `config`, the config.json of the transformer that the LoRA must fit, or None; `alpha` from the
+    request."""
     path = Path(task["path"])
     with path.open("rb") as file:
         if not task["slow"] and int.from_bytes(file.read(8), "little") > QUICK_HEADER:

@@ -1,8 +1,8 @@
-"""Checks of strangers' files, each in a process with limits that is ended when it takes too long or the server stops.
+"""Checks untrusted files in limited processes, which are killed when a check takes too long or the server stops.
 
-Knows: `server.media.inspector`, turns among API keys, how long a check may take. Does not know: the checks.
-What is quick even at its worst never waits for what may be slow: the two have turns of their own, and an inspector that
-did something slow is not used again, so that its memory returns.
+Knows: `server.media.inspector`, turns of API keys, how long a check may take. Does not know: the checks.
+Quick checks never wait for slow ones: each kind has its own turns. An inspector process ends after a slow check, so
+that its memory is freed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pipelines.video.process import MediaCode, MediaUnreadable
 from server.limits.shares import Shares
 from server.media import inspector
 
-QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time, of one key, of one key that may wait
-SLOW_PROCESSES = 6  # each takes up to 1.5 GiB, whatever the number of keys
-SECONDS = 60.0  # on the clock; the CPU time that counts is limited by the inspector itself
+QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time: in total, per key, waiting per key
+SLOW_PROCESSES = 6  # slow checks at a time for any number of keys, because each takes up to 1.5 GiB
+SECONDS = 60.0  # of real time; the inspector itself limits its CPU time
 KEPT = QUICK[0]  # idle inspectors
-USES = 200  # then an inspector is replaced
+USES = 200  # after so many checks an inspector is replaced
 
 
 class TooSlow(Exception):
@@ -43,7 +43,8 @@ class _Inspector:
 
 
 class Inspectors:
-    """Belongs to one event loop. Nothing runs before the first check. After `stop` every check raises a 503."""
+    """Use from one event loop only. No process runs before the first check. After `stop`, checks raise
+    HTTPException 503."""
 
     def __init__(self) -> None:
         self._quick = Shares("images and LoRAs", *QUICK)
@@ -68,18 +69,18 @@ class Inspectors:
             raise MediaUnreadable(answer.get("code") or code, answer["error"])
 
     async def lora(self, path: Path, owner: str, config: Path | None = None, alpha: float | None = None) -> None:
-        """That it is a LoRA file, and fits the transformer of that config.json. Raises LoraError, QueueFull."""
+        """Checks that the file is a LoRA and fits the transformer of that config.json. Raises LoraError, QueueFull."""
         task = {"check": "lora", "path": str(path), "alpha": alpha, "config": None if config is None else str(config)}
         answer = await self._answer(owner, {**task, "code": None})
         if "error" in answer:
             raise LoraError(answer["error"])
 
     def slow_turn(self, owner: str) -> AbstractAsyncContextManager[None]:
-        """For what another program does with a stranger's file. Raises QueueFull."""
+        """A turn for processing an untrusted file with another program. Raises QueueFull."""
         return self._slow.turn(owner)
 
     async def program(self, command: Sequence[str], seconds: float) -> tuple[int, bytes, bytes]:
-        """Exit status, output and errors of a program that reads nothing from its input. Raises TooSlow."""
+        """Runs a program without input; returns its exit status, standard output and standard error. Raises TooSlow."""
         process = await self._start(command, DEVNULL, PIPE)
         try:
             async with asyncio.timeout(seconds):
@@ -92,7 +93,7 @@ class Inspectors:
         return process.returncode or 0, out, err
 
     def stop(self) -> None:
-        """Ends whatever runs, at once. May be called from a signal handler, and twice."""
+        """Kills all running processes at once. May be called from a signal handler, and repeatedly."""
         self._stopped = True
         for process in tuple(self._running):
             if process.returncode is None:
@@ -130,7 +131,7 @@ class Inspectors:
             else:
                 self._idle.append(one)
         self._check_stopped()
-        # an inspector that was ended had too much to do
+        # an inspector without an answer has exceeded a limit
         return {"error": "it takes too long, or too much memory, to read"} if answer is None else answer
 
     async def _take(self) -> _Inspector:
@@ -150,7 +151,7 @@ class Inspectors:
             *command, stdin=stdin, stdout=PIPE, stderr=stderr, env=child.environment(), start_new_session=True
         )
         self._running.add(process)
-        if self._stopped:  # while this one was started
+        if self._stopped:  # `stop` was called while this process was starting
             await self._end(process)
             self._check_stopped()
         return process

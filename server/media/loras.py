@@ -1,13 +1,14 @@
-"""LoRAs that a request names: by their name in the LoRA folder, on the Hugging Face Hub, or by a URL.
+"""LoRAs that a request names: by a name in the LoRA folder or on the Hugging Face Hub, or by a URL.
 
-Knows: how a LoRA is named, what may be fetched, where it is kept (by its SHA-256), whether it fits the model that will
-answer. Does not know: vendors' error shapes, adapters.
+Knows: the forms of a LoRA's name, what may be fetched, where it is stored (by its SHA-256), whether it fits the model
+of the task. Does not know: vendors' error shapes, adapters.
 
     style   owner/name   owner/name/file.safetensors   https://…/style.safetensors   data:…
-    https://huggingface.co/owner/name/resolve/main/file.safetensors, which is owner/name/file.safetensors
-    and after any but the last  #sha256=<hex>  what the file must be  &alpha=<number>  where the file does not say
+    https://huggingface.co/owner/name/resolve/main/file.safetensors, which means owner/name/file.safetensors
 
-A LoRA from a URL is fetched once: again only when `fresh` or when the pin differs.
+Any of them but `data:` may end with `#sha256=<hex>&alpha=<number>`: the hash that the file must have (the pin), and the
+alpha for a file that does not contain one. A LoRA from a URL is fetched once, and again only when `fresh` is set or the
+pin differs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
 
-SECONDS = 100.0  # for one download: fal's Python client waits 120 for an answer
+SECONDS = 100.0  # for one download: fal's Python client waits 120 seconds for a response
 AT_ONCE, PER_KEY, WAITING = 8, 2, 100  # LoRAs being fetched or checked
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -51,7 +52,7 @@ log = structlog.get_logger()
 
 
 class Loras:
-    """Belongs to one event loop, that of `outbound`. `models`: what answers each task."""
+    """Use from the event loop of `outbound` only. `models`: the model that serves each task."""
 
     def __init__(
         self,
@@ -71,17 +72,17 @@ class Loras:
         self._artifacts = artifacts
         self._outbound = outbound
         self._inspectors = inspectors
-        self._turns: dict[str, asyncio.Lock] = {}  # two requests for one file fetch it once
+        self._turns: dict[str, asyncio.Lock] = {}  # so that simultaneous requests for one file fetch it once
         self._turns_of_keys = Shares("LoRAs", AT_ONCE, PER_KEY, WAITING)
 
     async def take(
         self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
     ) -> Lora:
-        """The file, on this machine, read as far as its header and found to fit. `owner`: the key that it is for.
+        """Finds or fetches the file and checks by its header that it fits the model. `owner`: of the API key.
 
         Raises RequestError and MediaError that name `field`; DiskFull, QueueFull.
         """
-        async with self._turns_of_keys.turn(owner):  # before the turn of the file, which others may want too
+        async with self._turns_of_keys.turn(owner):  # before the file's own lock, which other keys may need too
             return await self._take(value, scale, task, field, fresh, owner)
 
     async def _take(self, value: str, scale: float, task: Task, field: str, fresh: bool, owner: str) -> Lora:
@@ -120,7 +121,7 @@ class Loras:
     async def _pulled(
         self, name: str, pin: str | None, alpha: float | None, task: Task, field: str, owner: str
     ) -> Path | None:
-        """Installed from the hub, once it is known to be what is wanted."""
+        """Downloads a LoRA from the hub, checks it, and installs it in the LoRA folder. None when there is none."""
         self._data.check_room()
         try:
             with loras.beside(self._folder) as scratch:
@@ -155,7 +156,7 @@ class Loras:
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
                 size = file.tell()
-            room.note_fetched(tag, size)  # also one that was here before: the next day it does not count any more
+            room.note_fetched(tag, size)  # counts for a day, even when the file was stored before
             return await self._keep(Path(name), note, pin, owner)
         except TooLarge as e:
             raise MediaError(field, "file_too_large", e.message, max_size=self._most) from None
@@ -184,7 +185,7 @@ class Loras:
         return None
 
     def _kept(self, note: Path, pin: str | None) -> Path | None:
-        """What that address gave before, or whatever is known to be what the pin asks for, if it is still that."""
+        """The stored file that this URL returned before, or that matches the pin, if it is still there and intact."""
         try:
             came, is_now = note.read_text("ascii").split()
         except (OSError, ValueError):
@@ -196,7 +197,8 @@ class Loras:
         return path
 
     async def _keep(self, came: Path, note: Path | None, pin: str | None, owner: str) -> Path:
-        """Raises LoraError for a file that is no LoRA, or not the one that the request names."""
+        """Stores the received file under its hash. Raises LoraError for a file that is not a LoRA or not the pinned
+        one."""
         sha256 = await asyncio.to_thread(lora_file.digest, came)
         if pin not in (None, sha256):
             raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")
@@ -210,7 +212,7 @@ class Loras:
             await self._inspectors.lora(came, owner)
             path = self._file(sha256)
             came.replace(path)
-        if note is not None:  # for the next request: what came from there, and as what it is kept
+        if note is not None:  # for later requests: the hash of the received file, and of the stored one
             await asyncio.to_thread(write_atomically, note, f"{sha256} {path.stem}".encode())
         return path
 
@@ -235,10 +237,10 @@ class Loras:
         return path
 
     async def _checked(self, path: Path, pin: str | None, alpha: float | None, task: Task, owner: str) -> str:
-        """Its SHA-256. Raises LoraError unless it is what the pin says and fits the model that answers the task."""
-        model = self._models.get(task)  # None: that is said when the job is submitted
+        """Returns its SHA-256. Raises LoraError unless it matches the pin and fits the model of the task."""
+        model = self._models.get(task)  # None: `Jobs.submit` reports it
         config = None if model is None else model.folder / "transformer" / "config.json"
-        if config is not None and not config.is_file():  # a model whose folder is gone; its jobs will say so
+        if config is not None and not config.is_file():  # the model's folder is gone, and its jobs will report that
             config = None
         await self._inspectors.lora(path, owner, config, alpha)
         sha256 = await asyncio.to_thread(lora_file.digest, path)
@@ -247,9 +249,9 @@ class Loras:
         return sha256
 
     async def _pull(self, name: str, folder: Path) -> None:
-        """In a process of its own, which the kernel ends in time: the hub's library goes on as long as bytes come.
+        """Downloads in a child process that the kernel ends in time, because the hub's library has no total time limit.
 
-        Raises TimeoutError, ChildProcessError with what is for the log.
+        Raises TimeoutError; ChildProcessError with a message for the log.
         """
         command = child.command(loras.__name__, name, str(folder), str(self._most), str(SECONDS))
         status, _, said = await self._inspectors.program(command, SECONDS + 30)
@@ -268,7 +270,7 @@ class Loras:
 
 
 def _parsed(value: str, field: str) -> tuple[str, str | None, float | None]:
-    """Name or address, pin, alpha. Raises RequestError."""
+    """Name or URL, pin, alpha. Raises RequestError."""
     if len(value) > LENGTH:
         raise RequestError(field, f"must have at most {LENGTH} characters")
     name, _, said = value.strip().partition("#")

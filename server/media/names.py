@@ -1,7 +1,7 @@
-"""Host names to addresses, so that a dead name server holds up one key and not all.
+"""Resolves host names, so that a dead name server delays one key and not all.
 
-`getaddrinfo` cannot be interrupted: it runs in threads of its own, a few for each key. A thread counts until it has
-really ended, also when nobody waits for it any more; none keeps the server from stopping.
+`getaddrinfo` cannot be interrupted, so it runs in separate threads, a few per key. A thread counts until it has really
+ended, even after its caller has stopped waiting. The threads are daemons, which do not keep the server from stopping.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from server.errors import TooManyAtOnce
 from server.limits.shares import Shares
 
 AT_ONCE, PER_KEY = 64, 8  # look-ups
-SECONDS = 10.0  # for one look-up, waiting for a thread included
+SECONDS = 10.0  # for one look-up, including the wait for a thread
 FLAGS = socket.AI_ADDRCONFIG & getattr(socket, "AI_MASK", -1)
 NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class NameNotResolved(Exception):
-    """No answer about the name came in time."""
+    """The name was not resolved in time."""
 
 
 class Names:
-    """Belongs to one event loop."""
+    """Use from one event loop only."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
         self._look_ups = Shares("name look-ups", AT_ONCE, PER_KEY)
 
     def of(self, owner: str) -> AbstractResolver:
-        """The resolver for transfers made for that key."""
+        """The resolver for that key's transfers."""
         return _Resolver(self, owner)
 
     async def look_up(self, owner: str, host: str, port: int, family: int) -> list[Any]:
-        """What `getaddrinfo` gives. Raises NameNotResolved, socket.gaierror."""
+        """The result of `getaddrinfo`. Raises NameNotResolved, socket.gaierror."""
         loop = asyncio.get_running_loop()
         failure = NameNotResolved(f"the host name was not resolved within {self._seconds:g} seconds")
         begun = loop.time()
@@ -68,7 +68,7 @@ class Names:
 
         try:
             threading.Thread(target=work, name="name look-up", daemon=True).start()
-        except RuntimeError:  # no room for another thread
+        except RuntimeError:  # the system allows no further thread
             self._look_ups.give_back(owner)
             raise failure from None
         try:

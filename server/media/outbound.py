@@ -1,8 +1,8 @@
-"""All outbound connections: downloads of URLs in requests, and webhook calls, both guarded.
+"""All outbound connections: downloads of URLs in requests, and webhook calls. Private addresses are refused.
 
-Knows: HTTP, limits, and which addresses may be dialled. Does not know: what the bytes should be.
-The guard checks the address that the socket is about to connect to, after each name look-up and for each redirect, so
-that a name whose address changes between a check and a call gains nothing.
+Knows: HTTP, limits, and which addresses may be dialled. Does not know: the expected content.
+The check applies to the address that the socket is about to connect to, after each name look-up and redirect, so that
+changing a name's address between a check and the connection (DNS rebinding) has no effect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from server.media.names import NameNotResolved, Names
 
 SECONDS = 30.0  # for the whole download, redirects included
 AT_ONCE, PER_KEY = 64, 8  # downloads
-WAIT = 30.0  # seconds that a download waits for others of its key
+WAIT = 30.0  # seconds that a download waits for other downloads of its key
 REDIRECTS = 3
 CHUNK = 2**16
 COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")
@@ -54,8 +54,8 @@ class Unreachable(DownloadFailed):
 
 
 class Outbound:
-    """`allowed` decides about an IP address in text form. Belongs to one event loop. `owner`: the key of a call, whose
-    slow hosts and name servers delay no other key."""
+    """Use from one event loop only. `allowed(address)`: whether that IP address may be called. `owner`: the owner name
+    of the API key; slow hosts and name servers of one key do not delay others."""
 
     def __init__(self, allowed: Callable[[str], bool] = is_public, seconds: float = SECONDS) -> None:
         self._allowed = allowed
@@ -65,7 +65,7 @@ class Outbound:
         self._transfers = set[asyncio.Task[object]]()
 
     async def download(self, url: str, limit: int, owner: str = "") -> bytes:
-        """At most `limit` bytes; raises TooLarge, DownloadFailed."""
+        """Downloads at most `limit` bytes. Raises TooLarge, DownloadFailed."""
         data = bytearray()
         async with self._turn(owner), self._transfer(self._seconds, owner) as session:
             async for chunk in _follow(session, url, limit):
@@ -73,15 +73,15 @@ class Outbound:
         return bytes(data)
 
     async def save(self, url: str, limit: int, file: Writable, seconds: float | None = None, owner: str = "") -> None:
-        """At most `limit` bytes into `file`; raises TooLarge, DownloadFailed, DiskFull."""
+        """Downloads at most `limit` bytes into `file`. Raises TooLarge, DownloadFailed, DiskFull."""
         async with self._turn(owner), self._transfer(seconds or self._seconds, owner) as session:
             async for chunk in _follow(session, url, limit):
                 with full_disk_named():
                     file.write(chunk)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, owner: str = "") -> int:
-        """Posts `body` and returns the status of the response, even a redirect. Raises DownloadFailed, as
-        Unreachable when no response came."""
+        """Posts `body` and returns the response's status, which may be a redirect. Raises DownloadFailed; Unreachable
+        when there was no response."""
         async with self._transfer(seconds, owner) as session:
             _check_scheme(url)
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
@@ -142,7 +142,7 @@ class Outbound:
         connector._factory = partial(Answer, asyncio.get_running_loop())  # type: ignore[assignment]
         return aiohttp.ClientSession(
             connector=connector,
-            auto_decompress=False,  # a thousandth of a file could take as long as all of it
+            auto_decompress=False,  # decompressing a tiny response could take as long as a whole file
             timeout=aiohttp.ClientTimeout(total=None),  # `asyncio.timeout` covers name look-ups and redirects too
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # no proxy from the environment may dial in our place
@@ -169,7 +169,7 @@ async def _follow(session: aiohttp.ClientSession, url: str, limit: int) -> Async
             if (answer.content_length or 0) > limit:
                 raise TooLarge(f"the file is larger than {limit // 2**20} MiB")
             if (encoding := answer.headers.get("content-encoding", "").strip().lower()) in COMPRESSED:
-                raise DownloadFailed(f"the host sent it compressed ({encoding}), which was not asked for")
+                raise DownloadFailed(f"the host sent it compressed ({encoding}), although the request excludes that")
             size = 0
             async for chunk in answer.content.iter_chunked(CHUNK):
                 size += len(chunk)

@@ -1,6 +1,6 @@
-"""Removes what nobody needs any more: expired files, unused inputs, and the remains of interrupted work.
+"""Removes files that are no longer needed: expired ones, unused inputs, and the remains of interrupted work.
 
-Knows: how long each kind of file is kept. Does not know: jobs, when it runs.
+Knows: how long each kind of file is kept. Does not know: jobs, when a sweep runs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Keys = Callable[[], Collection[str]]
 
 
 class Retention:
-    """`inputs_in_use`: the names of those that unfinished jobs need. `forget` removes from the job table those without
-    a video that ended, or were refused, before two times; it may ask for the keys of all files. They are kept for
-    `keep_jobs` seconds. `clock` gives unix seconds."""
+    """`inputs_in_use` returns the names of input files that unfinished jobs need. `forget(ended, refused, keys)` cleans
+    the job table: it deletes jobs without a video that ended before `ended` or were refused before `refused`; `keys`
+    returns the keys of all files. `keep_jobs`: seconds to keep ended jobs. `clock` returns unix seconds."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Retention:
             try:
                 part()
             except StorageDown:
-                pass  # the storage has said why
+                pass  # the storage has logged the reason
             except Exception as e:
                 log.warning("not all old files could be removed", error=type(e).__name__)
 
@@ -114,7 +114,7 @@ class Retention:
                 self._data.drop(path, before)
 
     def _drop_loras(self, before: float) -> None:
-        """Removes LoRAs fetched for requests; each request that names one touches it."""
+        """Removes LoRAs fetched for requests and not used since `before`; each request that names one touches it."""
         needed = self._inputs_in_use()
         for path in self._data.loras.iterdir():
             if path.stem not in needed:

@@ -1,6 +1,6 @@
-"""Where files are stored: each under its own key, with or without an expiry, in a local folder or elsewhere.
+"""The storage of files: each under its own key, with or without an expiry. A port, and its local folder.
 
-Knows: how to store a file completely or not at all, and how to send it. Does not know: who may have it, how long
+Knows: how to store a file completely or not at all, and how to send it. Does not know: who may download it, how long
 results are kept.
 """
 
@@ -42,7 +42,7 @@ class StorageDown(DiskFull):
 
 @dataclass(frozen=True)
 class Stored:
-    """A file: times in unix seconds, `until` as given to `put` (None: no expiry given), `tag` a quoted ETag."""
+    """Times are unix seconds. `until`: as given to `put` (None: no expiry given). `tag`: a quoted ETag."""
 
     key: str
     name: str
@@ -56,7 +56,7 @@ class Storage(Protocol):
     """Every method may be called from any thread, may be slow, and may raise StorageDown."""
 
     def put(self, key: str, name: str, content: bytes | Path, until: float | None, headers: Mapping[str, str]) -> None:
-        """`headers` are those it is to be sent with. Raises DiskFull, FileExistsError (the key is taken), OSError."""
+        """`headers`: to send the file with later. Raises DiskFull, FileExistsError (the key is taken), OSError."""
 
     def find(self, key: str) -> Stored | None:
         """The file with that key, expired or not."""
@@ -68,10 +68,10 @@ class Storage(Protocol):
         """Raises FileNotFoundError."""
 
     def remove(self, key: str) -> None:
-        """Does nothing when the file does not exist. Downloads in progress still complete."""
+        """Does nothing for an unknown key. Downloads in progress still complete."""
 
     def respond(self, request: Request, stored: Stored, headers: Mapping[str, str]) -> Response:
-        """The answer to GET or HEAD, with ranges."""
+        """The response to GET or HEAD, with ranges."""
 
     def check(self) -> None:
         """Raises StorageDown when the storage is known to be unavailable."""
@@ -136,13 +136,13 @@ class LocalStorage:
         return OpenFile(self._folder / stored.key / stored.name, headers=headers)
 
     def check(self) -> None:
-        """The data folder reports a full disk."""
+        """Does nothing: `DataDir.check_room` reports a full disk."""
 
 
 class OpenFile(FileResponse):
-    """Keeps the file open from before the first header until the last byte: it may be removed on the way.
+    """Keeps the file open while it is being sent, because it may be removed meanwhile.
 
-    NOTE: Starlette's ranges are answered with 400 where the standard wants them ignored, and it knows no conditions.
+    NOTE: Starlette answers malformed ranges with 400, which the standard wants ignored, and supports no conditions.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

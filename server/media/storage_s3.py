@@ -1,10 +1,10 @@
 """Files on S3-compatible storage.
 
-Knows: how they lie there, retries, passing them on in pieces, addresses that are signed for a while. The endpoint, the
-region and the credentials are AWS_* variables, as everywhere. Does not know: how long files are kept.
+Knows: the names of objects, retries, streaming, signed URLs. The usual AWS_* variables set the endpoint, the region and
+the credentials. Does not know: how long files are kept.
 
-An object is `<prefix>/<key>/<file name>`, or `<prefix>/<key>/until-<unix time>/<file name>` when its time was said: so
-one listing tells all there is to know.
+An object is `<prefix>/<key>/<file name>`, or `<prefix>/<key>/until-<unix time>/<file name>` for a file with an expiry,
+so that a listing alone gives all metadata.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ RETRIES = 6
 FIRST_WAIT = timedelta(seconds=0.5)  # before the second try; later ones wait longer
 LONGEST_WAIT = timedelta(seconds=5)
 PATIENCE = timedelta(seconds=30)  # for all tries of one request together
-SILENCE = timedelta(seconds=30)
-WHOLE = timedelta(days=1)  # a client may read a video as slowly as it likes
-PART = 5 * 2**20  # bytes, the least S3 takes
-PIECE = 2**20  # bytes handed on at a time
-SIGNED_SECONDS = 3600.0
-AGAIN_SECONDS = 10.0  # after a failure, before the next check tries the storage again
+SILENCE = timedelta(seconds=30)  # without receiving a byte
+WHOLE = timedelta(days=1)  # for a whole download, because a client may read slowly
+PART = 5 * 2**20  # bytes, the smallest part size that S3 accepts
+PIECE = 2**20  # bytes passed on at a time
+SIGNED_SECONDS = 3600.0  # the longest validity of a signed URL
+AGAIN_SECONDS = 10.0  # from a failure until the next check tries the storage again
 OBJECT = re.compile(rf"({KEY.pattern})/(?:until-(\d+\.\d+|inf)/)?([^/]+)")
 KEPT_HEADERS = ("content-type", "content-disposition", "cache-control")
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class ObjectStorage(Storage):
-    """`url`: s3://bucket/prefix. Opened on construction: raises BadSetting when nothing can be written there."""
+    """`url`: s3://bucket/prefix. The constructor writes a test object and raises BadSetting when it cannot."""
 
     def __init__(self, url: str, redirect: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._redirect = redirect
@@ -77,7 +77,7 @@ class ObjectStorage(Storage):
         kept = {header: headers[header] for header in KEPT_HEADERS}
         try:
             self._asked(lambda: obstore.put(self._store, path, content, attributes=kept, chunk_size=PART))
-        except FileNotFoundError as e:  # the bucket
+        except FileNotFoundError as e:  # the bucket does not exist
             raise self._down(e) from None
 
     def find(self, key: str) -> Stored | None:
@@ -117,7 +117,7 @@ class ObjectStorage(Storage):
         if what.status not in (200, 206):
             return bodiless(what, shown, stored.size)
         status, begin, end = 200, 0, stored.size
-        if len(what.parts) == 1:  # S3 gives one part at a time, and the standard lets us send all where more are asked
+        if len(what.parts) == 1:  # S3 sends one range at a time; for several, the standard allows the whole file
             (begin, end), status = what.parts[0], 206
             shown["content-range"] = f"bytes {begin}-{end - 1}/{stored.size}"
         shown["content-length"] = str(end - begin)
@@ -140,7 +140,7 @@ class ObjectStorage(Storage):
         return RedirectResponse(address, 307, {**CORS, "cache-control": "no-store"})
 
     def check(self) -> None:
-        """In the first seconds after a failure this raises it again; later calls try the storage."""
+        """In the first AGAIN_SECONDS after a failure, raises that failure again; later tries the storage."""
         if self._failed is None:
             return
         since, why = self._failed
@@ -149,7 +149,7 @@ class ObjectStorage(Storage):
         self.find("-" * 32)
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns. Raises StorageDown; FileNotFoundError."""
+        """Returns the result of `ask`. Raises StorageDown, FileNotFoundError."""
         try:
             answer = ask()
         except BaseError as e:
@@ -166,7 +166,7 @@ class ObjectStorage(Storage):
 
 
 class Passed(StreamingResponse):
-    """Ends early when the storage fails, so that the client sees that bytes are missing."""
+    """Ends early when the storage fails, so that the client notices the missing bytes."""
 
     def __init__(self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, status, headers)
@@ -185,7 +185,7 @@ def _client_options() -> ClientConfig:
         "read_timeout": SILENCE,
         "timeout": WHOLE,
     }
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):  # the second one counts when both are set
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):  # the second one takes precedence
         if endpoint := os.environ.get(name):
             if not re.match(r"https?://[^/\s]", endpoint):
                 raise ValueError(f"{name} must look like https://s3.example.org")
@@ -196,7 +196,7 @@ def _client_options() -> ClientConfig:
 
 
 def _stored(meta: ObjectMeta) -> Stored | None:
-    """Of an object that is one of ours."""
+    """The file of this object; None for an object that this server did not create."""
     found = OBJECT.fullmatch(meta["path"])
     if found is None:
         return None
@@ -211,6 +211,6 @@ def _path(stored: Stored) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """Without the tree of causes that follows, and without the key of a file."""
+    """The error's first line, without the tree of causes that follows and without file keys."""
     lines = str(error).splitlines() or [type(error).__name__]
     return re.sub(KEY.pattern, "…", lines[0])[:300]

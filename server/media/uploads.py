@@ -1,6 +1,6 @@
 """Files that clients upload ahead of a request, in one piece or in parts.
 
-Knows: how to write a stream to disk without holding it in memory, so that a file exists completely or not at all.
+Knows: how to write a stream to disk without holding it in memory, and so that a file exists completely or not at all.
 Does not know: how vendors start an upload, who may start one, how long and where files are stored.
 """
 
@@ -26,10 +26,10 @@ from server.media.storage import KEY
 
 UPLOAD_BYTES = 256 * 2**20
 TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"
-MAX_PARTS = 10_000  # the highest number of a part
-MOST_PARTS = 1000  # of one upload: each is looked at when another comes
+MAX_PARTS = 10_000  # the highest part number
+MOST_PARTS = 1000  # parts of one upload; limited because all are listed whenever another arrives
 PART_NAME = re.compile(r"[1-9]\d{0,4}")
-EMPTY = "the upload is empty: not one byte of the file came"
+EMPTY = "the upload is empty: no byte of the file arrived"
 OVER = "this upload is finished, or was never begun"
 
 
@@ -53,10 +53,10 @@ class Uploads:
         key: str | None = None,
         owner: str = "",
     ) -> Artifact:
-        """The file, kept under `key` (`Artifacts.new_key`; a fresh one of that owner by default).
+        """Stores the file under `key` (from `Artifacts.new_key`; by default a new key of `owner`).
 
-        Raises UploadTooLarge (StorageQuotaExceeded), UploadBroken (that key is taken, no byte came), DiskFull; nothing
-        is left then.
+        Raises UploadTooLarge (StorageQuotaExceeded), UploadBroken (the key is taken, the upload is empty), DiskFull;
+        after an error nothing is left on the disk.
         """
         key = key or self._artifacts.new_key(owner)
         return await self._store(chunks, name, media_type, keep_seconds, key)
@@ -158,7 +158,7 @@ class Uploads:
             raise UploadBroken(OVER)
 
     def sweep(self, before: float) -> None:
-        """Removes unfinished uploads that were last written before that time, in unix seconds."""
+        """Removes unfinished uploads that were last written before `before`, in unix seconds."""
         for path in self._data.uploads.iterdir():
             with suppress(FileNotFoundError):  # it was finished meanwhile
                 if path.is_file():
@@ -176,7 +176,7 @@ def _parts(folder: Path) -> Iterator[Counted]:
 
 
 def _make_room_for_part(folder: Path, number: int) -> int:
-    """Bytes of the other parts. Raises UploadTooLarge when there are too many."""
+    """Returns the bytes of the other parts. Raises UploadTooLarge when there are too many parts."""
     folder.mkdir(exist_ok=True)
     if sum(1 for _ in folder.iterdir()) >= MOST_PARTS and not (folder / str(number)).exists():
         raise UploadTooLarge(f"the upload has more than {MOST_PARTS} parts")
@@ -184,7 +184,7 @@ def _make_room_for_part(folder: Path, number: int) -> int:
 
 
 def _size_of_parts(folder: Path, but: int | None = None) -> int:
-    """Bytes of all parts but that one."""
+    """Bytes of all parts, without the part `but`."""
     return sum(p.stat().st_size for p in folder.iterdir() if PART_NAME.fullmatch(p.name) and p.name != str(but))
 
 
@@ -194,14 +194,14 @@ async def chunks_of(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _short(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in small chunks, so that each takes little time."""
+    """Splits the bytes into small chunks, so that processing each takes little time."""
     async for chunk in chunks:
         for begin, end in steps(0, len(chunk)):
             yield chunk[begin:end]
 
 
 async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int, grow: Callable[[int], None]) -> str:
-    """Hex MD5 of what was written: an ETag, not a safeguard. Raises UploadBroken for nothing, UploadTooLarge."""
+    """Writes the chunks and returns their MD5 in hex, for an ETag. Raises UploadBroken if empty, UploadTooLarge."""
     digest, size = hashlib.md5(usedforsecurity=False), 0
     async for chunk in _short(chunks):
         size += len(chunk)

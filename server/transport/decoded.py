@@ -15,19 +15,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.limits.bodies import BodyTooLarge
 
-PIECE = 64 * 2**10  # bytes that are handed on before anything else has its turn
-MOST_MEMBERS = 100  # of a gzip body: each costs its own decompressor
+PIECE = 64 * 2**10  # bytes to pass on before the event loop gets a turn
+MOST_MEMBERS = 100  # members of one gzip body, because each needs its own decompressor
 TAKEN = "gzip, deflate"
 WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's `wbits`
 RAW = -15
 
 
 class Decoded:
-    """ASGI: replaces a body that has a Content-Encoding by its decompressed form.
+    """ASGI middleware: decompresses a body that has a Content-Encoding.
 
-    `receive` raises the errors of such a body, so that the app answers them like any other:
-    HTTPException 415 for another coding, 400 for a body that is not what its coding says, BodyTooLarge for one of more
-    than `limit` bytes before it is decompressed.
+    `receive` raises the errors, so that the app answers them like any other: HTTPException 415 for an unsupported
+    coding, 400 for a body that does not match its coding, BodyTooLarge for more than `limit` compressed bytes.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -38,13 +37,13 @@ class Decoded:
         if scope["type"] == "http" and (codings := codings_of(Headers(scope=scope))):
             changed = (b"content-encoding", b"content-length", b"transfer-encoding")
             rest = [(name, value) for name, value in scope["headers"] if name not in changed]
-            scope["headers"] = [*rest, (b"transfer-encoding", b"chunked")]  # its length is not known
+            scope["headers"] = [*rest, (b"transfer-encoding", b"chunked")]  # the decompressed length is unknown
             receive = Plain(receive, codings, self.limit)
         await self.app(scope, receive, send)
 
 
 def codings_of(headers: Headers) -> list[str]:
-    """The codings of the body, in the order they were applied; none without a body."""
+    """The codings of the body in the order they were applied; empty for a request without a body."""
     if headers.get("content-length", "0").strip("0") == "" and "transfer-encoding" not in headers:
         return []
     named = ",".join(headers.getlist("content-encoding")).lower().split(",")
@@ -52,15 +51,15 @@ def codings_of(headers: Headers) -> list[str]:
 
 
 class Plain:
-    """An ASGI `receive` that decompresses; it raises an error again on each further call."""
+    """An ASGI `receive` that decompresses the body. After an error, every further call raises it again."""
 
     def __init__(self, receive: Receive, codings: list[str], limit: int) -> None:
         self._receive = receive
         self._coding = codings[0]
         self._limit = limit
-        self._came = self._members = 0  # bytes, members of gzip
-        self._packed = b""  # what came and is not decompressed
-        self._has_more = False  # output that did not fit into the last piece
+        self._came = self._members = 0  # compressed bytes received, completed gzip members
+        self._packed = b""  # received and not yet decompressed
+        self._has_more = False  # the decompressor holds output that did not fit into the last piece
         self._is_last = self._has_ended = False
         self._inflater = zlib.decompressobj(WINDOW.get(self._coding, RAW))
         self._failure: Exception | None = None
@@ -101,22 +100,22 @@ class Plain:
         fresh = message.get("body", b"")
         self._is_last = not message.get("more_body", False)
         if not self._came and fresh and self._coding == "deflate" and fresh[0] & 0x8F != 8:
-            self._inflater = zlib.decompressobj(RAW)  # some send it without the header that zlib puts before it
+            self._inflater = zlib.decompressobj(RAW)  # some clients omit the zlib header
         self._came += len(fresh)
         if self._came > self._limit:
             raise BodyTooLarge(self._limit)
         self._packed += fresh
 
     def _piece(self) -> bytes:
-        if self._inflater.eof:  # and more comes behind it
+        if self._inflater.eof:  # and more data follows
             self._members += 1
             if WINDOW[self._coding] != WINDOW["gzip"] or self._members > MOST_MEMBERS:
-                raise HTTPException(400, f"The {self._coding} body goes on behind its end")
+                raise HTTPException(400, f"The {self._coding} body has data after its end")
             self._inflater = zlib.decompressobj(WINDOW["gzip"])
         try:
             piece = self._inflater.decompress(self._packed, PIECE)
         except zlib.error:
-            raise HTTPException(400, f"The body is not {self._coding}, which its Content-Encoding says") from None
+            raise HTTPException(400, f"The body is not {self._coding}, as its Content-Encoding claims") from None
         self._packed = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
         self._has_more = len(piece) == PIECE and not self._inflater.eof
         return piece

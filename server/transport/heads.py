@@ -1,4 +1,4 @@
-"""HEAD wherever there is GET."""
+"""Adds HEAD to every GET route."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from copy import copy
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-WORKING = "/run/"  # fal's GET below it makes a video
+WORKING = "/run/"  # a GET below this path of fal's makes a video
 
 
 def answer_heads(apps: Iterable[FastAPI]) -> None:
-    """NOTE: a route of both methods would be two operations of one id in the OpenAPI document."""
+    """NOTE: a single route with both methods would be two operations with the same id in the OpenAPI document."""
     for app in apps:
         for route in [one for one in app.router.routes if isinstance(one, APIRoute) and "GET" in (one.methods or ())]:
             if not route.path.startswith(WORKING):

@@ -1,7 +1,7 @@
-"""Accepts connections: those for which there is room, with TLS where it is spoken.
+"""Accepts connections while there is room, with TLS if configured.
 
-Knows: listening sockets, handshakes. Does not know: HTTP. The event loop's own server cannot count connections before
-their handshake is done.
+Knows: listening sockets, handshakes. Does not know: HTTP. The event loop's own server cannot be used, because it does
+not count connections before their handshake is complete.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from contextlib import suppress
 from server.limits.connections import Connections
 
 BACKLOG = 2048
-AT_ONCE = 100  # connections that are accepted before anything else has its turn
+AT_ONCE = 100  # connections to accept before the event loop gets a turn
 HANDSHAKE_SECONDS = 10.0
-REFUSED_SECONDS = 1.0  # for reading the refusal: a socket that is closed at once loses what was sent
-MOST_REFUSED = 32  # at a time; others are closed without a word
-RETRY_SECONDS = 0.2  # after there was no file descriptor left
+REFUSED_SECONDS = 1.0  # time for the client to read the refusal: closing the socket at once would lose it
+MOST_REFUSED = 32  # refused clients at a time that get an answer; further ones are closed without one
+RETRY_SECONDS = 0.2  # pause after running out of file descriptors
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 ProtocolOf = Callable[[Callable[[], None]], asyncio.Protocol]
 
 
 class Listener:
-    """`protocol` makes one for a connection; it must call what it is given when the connection is lost.
+    """Listens from its construction on.
 
-    `refusal`: what a client is sent for which there is no room, as plain HTTP. Begins on construction.
+    `protocol` creates the protocol of a connection, which must call the function it gets when the connection is lost.
+    `refusal`: the plain HTTP response for a client that is refused, given the reason.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Listener:
             self._end_refused(client)
 
     async def wait_closed(self) -> None:
-        """For uvicorn."""
+        """Does nothing; uvicorn calls it."""
 
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
@@ -77,7 +78,7 @@ class Listener:
                     self._loop.remove_reader(self._sock)
                     self._loop.call_later(RETRY_SECONDS, self._resume)
                     return
-                continue  # the client has gone already
+                continue  # the client has disconnected already
             address = str(peer[0]) if isinstance(peer, tuple) else ""
             why = self._connections.enter(address)
             if why is None:
@@ -107,7 +108,7 @@ class Listener:
 
 
 class Beginning:
-    """A connection until its protocol has it: with TLS, until the handshake is done."""
+    """A connection until its protocol takes over: with TLS, until the handshake is complete."""
 
     def __init__(self, listener: Listener, client: socket.socket, address: str) -> None:
         self._listener = listener
@@ -142,7 +143,8 @@ class Beginning:
         self._task.cancel()
 
     def _leave(self) -> None:
-        """Once: whether a protocol hears of a handshake that failed depends on the event loop."""
+        """Counts the connection as closed, once only: whether a protocol is notified of a failed handshake depends on
+        the event loop."""
         if not self._left:
             self._left = True
             self._connections.leave(self._address)

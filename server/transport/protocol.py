@@ -1,8 +1,8 @@
-"""HTTP/1.1 over one connection: uvicorn's protocol on h11, with a limit on everything that a client may send or hold.
+"""HTTP/1.1 over one connection: uvicorn's h11 protocol, with limits on what a client may send and how long it may take.
 
-Knows: heads, bodies, their sizes and times, how an answer reaches a client that is still sending. Does not know: keys,
-routes, what a body holds. A head that does not come within HEAD_SECONDS, a body that stalls and an answer that is not
-read each end the connection.
+Knows: heads, bodies, their sizes and times, how a response reaches a client that is still sending. Does not know: keys,
+routes, the content of a body. The connection ends when a head does not arrive within HEAD_SECONDS, a body stalls, or
+the client does not read its response.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from server.limits.connections import Connections
 
 MAX_HEAD = 64 * 2**10  # bytes of a request line with its headers, and of trailers
-MAX_LINE = 32 * 2**10  # bytes of a request line: a webhook of 8,192 characters, each escaped, and room to spare
+MAX_LINE = 32 * 2**10  # bytes of a request line: a webhook URL of 8,192 characters, each escaped, and room to spare
 MAX_HEADERS = 200
-FREE_CHUNKS = 1000  # of a chunked body; in a body of more, they hold CHUNK_BYTES on average
+FREE_CHUNKS = 1000  # chunks of any size in one body; further ones must hold CHUNK_BYTES on average
 CHUNK_BYTES = 64
-SLICE = 32 * 2**10  # bytes that are parsed at a time
-HEAD_SECONDS = 10.0  # from the first byte of a head, or from the beginning, to its end
-BODY_SECONDS = 20.0  # for a body, and one second more for every BODY_RATE bytes that have come
+SLICE = 32 * 2**10  # bytes to parse at a time
+HEAD_SECONDS = 10.0  # from the first byte of a head (of a new connection: from its beginning) to the end of the head
+BODY_SECONDS = 20.0  # for a body, plus one second for every BODY_RATE bytes received
 BODY_RATE = 500.0
-STALL_SECONDS = 30.0  # without a byte of a body
-UNREAD_SECONDS = 60.0  # in which a client takes not one byte of its answer
-LINGER_SECONDS = 30.0  # for what is still on its way when the answer to it is sent, and is thrown away
-LINGER_PAUSE = 5.0
+STALL_SECONDS = 30.0  # without receiving a byte of a body
+UNREAD_SECONDS = 60.0  # without the client reading a byte of its response
+LINGER_SECONDS = 30.0  # how long to read and discard what the client still sends after its response
+LINGER_PAUSE = 5.0  # seconds without a byte after which that ends
 LINGER_BYTES = 256 * 2**20
-KEPT_BODY = 64 * 2**10  # bytes of an unread body that are read so that the connection can be kept
+KEPT_BODY = 64 * 2**10  # bytes of an unread body that are read to keep the connection usable
 
-# control characters, half a line end, a header continued on the next line
+# control characters, an incomplete line end, a header continued on the next line
 FLAW = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n|\r\n[ \t]")
 LENGTHS = re.compile(rb"^content-length[ \t]*:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{0,5})?")
 
 
 class Connection(h11.Connection):
-    """h11's, which looks at a head before it is taken apart. NOTE: reads h11's buffer, which is private there."""
+    """h11's connection, with a check of each head before h11 parses it. NOTE: reads h11's private buffer."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD)
         self.failure: h11.RemoteProtocolError | None = None
-        self.body_bytes = 0  # of the request that is being read
-        self._length: int | None = None  # that its head says
+        self.body_bytes = 0  # received of the current request's body
+        self._length: int | None = None  # the current request's Content-Length
         self._chunks = 0
         self._searched = 0
 
@@ -59,13 +59,13 @@ class Connection(h11.Connection):
 
     @property
     def rest_is_long(self) -> bool:
-        """More of the body is to come than is worth reading for nothing."""
+        """Whether the rest of the body is too long to be read and discarded."""
         return self.their_state is h11.SEND_BODY and (
             self._length is None or self._length - self.body_bytes > KEPT_BODY
         )
 
     def next_event(self) -> Any:
-        """Raises RemoteProtocolError; `failure` keeps it, with the status to answer as `error_status_hint`."""
+        """Raises RemoteProtocolError and stores it in `failure`; its `error_status_hint` is the response status."""
         try:
             if self.their_state is h11.IDLE and not self._head_is_whole():
                 return h11.NEED_DATA
@@ -84,7 +84,7 @@ class Connection(h11.Connection):
             raise
 
     def send(self, event: Any) -> Any:
-        """An answer that comes while a long body is still on its way says that the connection ends with it."""
+        """Adds `connection: close` to a response that is sent while a long body is still arriving."""
         if isinstance(event, h11.Response) and self.rest_is_long:
             headers = [(name, value) for name, value in event.headers if name != b"connection"]
             event = h11.Response(
@@ -94,7 +94,7 @@ class Connection(h11.Connection):
 
     def _head_is_whole(self) -> bool:
         data = self._receive_buffer._data
-        if data.startswith(b"\r\n"):  # some clients end a body with a line too many
+        if data.startswith(b"\r\n"):  # some clients send an extra line end after a body
             self._receive_buffer.maybe_extract_at_most(2)
             data = self._receive_buffer._data
         if not data:
@@ -158,7 +158,7 @@ def _too_large(what: str) -> h11.RemoteProtocolError:
 
 
 def _of_absolute(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> h11.Request:
-    """`GET http://host/path`, as to a proxy: the host it names is the one that counts."""
+    """Handles `GET http://host/path`, as sent to a proxy: that host replaces the Host header."""
     try:
         parts = urlsplit(request.target)
     except ValueError:
@@ -176,7 +176,7 @@ def _of_absolute(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> h1
 
 
 class Closing:
-    """A transport whose `close` is the protocol's, which may have to wait for what is still on its way."""
+    """A transport whose `close` calls the protocol's, which may first have to discard data that is still arriving."""
 
     def __init__(self, transport: asyncio.Transport, protocol: Http) -> None:
         self._transport = transport
@@ -194,7 +194,7 @@ class Closing:
 
 
 class Http(H11Protocol):
-    """`check` is to be called about once a second."""
+    """Call `check` about once a second."""
 
     def __init__(self, connections: Connections, on_lost: Callable[[], None], **given: Any) -> None:
         super().__init__(**given)
@@ -204,8 +204,8 @@ class Http(H11Protocol):
         self.lingering = False
         self._raw: asyncio.Transport = None  # type: ignore[assignment]
         self._checked_at = self._last_byte = self.loop.time()
-        self._since: float | None = None  # the beginning of the head or body that is being read
-        self._state: Any = None  # in which that is
+        self._since: float | None = None  # when the head or body being read began
+        self._state: Any = None  # h11's state at that time
         self._unsent, self._unsent_since = 0, 0.0
         self._linger_until, self._discarded = 0.0, 0
 
@@ -255,7 +255,7 @@ class Http(H11Protocol):
         self.refuse(status, str(failure or msg).partition(": bytearray")[0])
 
     def refuse(self, status: int, why: str) -> None:
-        """Answers what is being read, and reads no more of it; cuts the connection where an answer has begun."""
+        """Answers the current request and reads no more of it; cuts the connection if a response has begun."""
         self.all.note(f"status {status}")
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -264,7 +264,7 @@ class Http(H11Protocol):
                 return
             cycle.disconnected = True
             cycle.message_event.set()
-        elif self._state is h11.SEND_BODY:  # of a request that is answered already
+        elif self._state is h11.SEND_BODY:  # the request has been answered already
             self._raw.abort()
             return
         self._raw.write(answer(status, why))
@@ -288,12 +288,12 @@ class Http(H11Protocol):
             self.cycle.keep_alive = False
 
     def cut(self) -> None:
-        """Ends an answer that has begun."""
+        """Ends the connection if its response has begun."""
         if self.lingering or (self.cycle is not None and self.cycle.response_started):
             self._raw.abort()
 
     def _linger(self) -> None:
-        """Ends our side and throws away what comes: a socket that is closed before would lose its answer."""
+        """Closes our side and discards what still arrives: closing the socket now would lose the response."""
         self.lingering = True
         self.all.stop_waiting(self)
         self._last_byte = self.loop.time()
@@ -308,7 +308,7 @@ class Http(H11Protocol):
             self._raw.abort()
 
     def check(self, now: float) -> None:
-        """Ends the connection if its time is over."""
+        """Ends the connection when one of its time limits has passed."""
         elapsed, self._checked_at = now - self._checked_at, now
         unsent = self._raw.get_write_buffer_size()
         if unsent != self._unsent:
@@ -325,7 +325,7 @@ class Http(H11Protocol):
             if now - self._since > HEAD_SECONDS:
                 self._end_head()
         elif self.flow.read_paused or (self.cycle and self.cycle.waiting_for_100_continue):
-            self._since += elapsed  # it is our turn
+            self._since += elapsed  # the client is waiting for us
             self._last_byte = now
         elif (
             now - self._since > BODY_SECONDS + self.conn.body_bytes / BODY_RATE or now - self._last_byte > STALL_SECONDS
@@ -341,7 +341,7 @@ class Http(H11Protocol):
 
 
 def answer(status: int, why: str) -> bytes:
-    """A whole answer after which the connection ends."""
+    """A complete response that ends the connection."""
     body = json.dumps({"detail": f"{HTTPStatus(status).phrase}: {why}"}).encode()
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
     head += "x-content-type-options: nosniff\r\naccess-control-allow-origin: *\r\n"

@@ -1,9 +1,9 @@
-"""The certificate that https is answered with: the owner's, or one of an authority that lives in the data folder.
+"""The certificate for https: the operator's, or one issued by the server's own authority in the data folder.
 
-Knows: certificates, the names clients call this server by, the files. Does not know: sockets, which clients trust it.
+Knows: certificates, the host names of this server, the files. Does not know: sockets, which clients trust it.
 
     authority.pem  the authority's key and certificate     ca.pem  its certificate, for clients to trust
-    server.pem     the server's key and certificate, made anew when its time is nearly over or the names change
+    server.pem     the server's key and certificate, reissued when it is about to expire or the names change
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from server.errors import BadSetting, ServerError, StartError
 from server.private import private_folder
 from server.settings import Settings, plain
 
-# what programs written for the clouds call: a line in their machine's hosts file leads them here
+# hosts that clients of the clouds call; an entry in the client machine's hosts file can point them to this server
 VENDOR_HOSTS = (
     *("fal.run", "queue.fal.run", "rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media"),
     *("api.segmind.com", "open.bigmodel.cn", "api.z.ai", "api.302.ai", "modelslab.com"),
     *("api.replicate.com", "api.openai.com"),
 )
-LIFE = timedelta(days=800)  # some clients trust no certificate that is made for longer than 825 days
-RENEW = timedelta(days=200)  # before its end: a certificate is looked at only when the server starts
+LIFE = timedelta(days=800)  # some clients reject certificates that are valid for more than 825 days
+RENEW = timedelta(days=200)  # before it expires; long, because a certificate is checked only when the server starts
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Files in PEM. `key` is None where `chain` holds it too."""
+    """PEM files. `key` is None when `chain` holds the private key too."""
 
     chain: Path
     key: Path | None = None
@@ -50,12 +50,12 @@ def wanted(settings: Settings) -> bool:
 
 
 def authority(settings: Settings) -> Path | None:
-    """The certificate that clients must trust; None when the owner brings one, or https is not answered."""
+    """The certificate that clients must trust; None without https, or when the operator provides a certificate."""
     return _folder(settings.data_dir) / "ca.pem" if settings.tls and settings.tls_cert is None else None
 
 
 def given(settings: Settings) -> Certificate | None:
-    """The owner's certificate. Raises BadSetting when no server can be run with it."""
+    """The operator's certificate, None when none is set. Raises BadSetting for one that cannot be used."""
     if settings.tls_cert is None:
         if settings.tls_key is not None:
             raise BadSetting(f"{settings.named('tls_key')}: a private key needs its certificate (COGVIDEOX_TLS_CERT)")
@@ -79,9 +79,9 @@ def given(settings: Settings) -> Certificate | None:
 
 
 def issued(settings: Settings, now: datetime | None = None) -> Certificate:
-    """One of our own authority, for all names of this server; both are made when there is none. Raises StartError.
+    """A certificate of our own authority, for all names of this server; creates either if missing. Raises StartError.
 
-    The data folder must be held: two servers would make two authorities.
+    The caller must hold the data folder's lock: two servers would create two authorities.
     """
     folder = _folder(settings.data_dir)
     now = now or datetime.now(UTC)
@@ -96,7 +96,7 @@ def issued(settings: Settings, now: datetime | None = None) -> Certificate:
                 *hosts,
                 organization_name="cogvideox-server",
                 organization_unit_name="server",
-                not_before=now - timedelta(days=1),  # clients' clocks
+                not_before=now - timedelta(days=1),  # clients' clocks may be slow
                 not_after=now + LIFE,
             )
             write_atomically(certificate.chain, leaf.private_key_and_cert_chain_pem.bytes())
@@ -106,7 +106,7 @@ def issued(settings: Settings, now: datetime | None = None) -> Certificate:
 
 
 def names(settings: Settings) -> list[str]:
-    """All that a client may call this server, as a certificate has it."""
+    """All names and addresses by which clients may call this server, in a certificate's form."""
     found = ["localhost", "127.0.0.1", "::1", settings.host.strip("[]"), socket.gethostname()]
     if settings.public_url:
         found.append(urlsplit(settings.public_url).hostname or "")
@@ -127,7 +127,7 @@ def _authority(folder: Path) -> trustme.CA:
             ca = trustme.CA.from_pem(pem, pem)
         except ValueError:
             raise StartError(
-                f"{kept.name} is damaged; without it a new authority is made, to be trusted anew"
+                f"{kept.name} is damaged; if you delete it, a new authority is created, which clients must trust anew"
             ) from None
     else:
         host = _written(socket.gethostname()) or "a machine without a name"
@@ -141,7 +141,7 @@ def _authority(folder: Path) -> trustme.CA:
 
 
 def _good(certificate: Certificate, ca: trustme.CA, wanted: list[str], now: datetime) -> bool:
-    """The kept certificate may be used: it is ours, whole, has these names and enough time before it."""
+    """Whether the stored certificate is usable: issued by `ca`, complete, for these names and not about to expire."""
     try:
         pem = certificate.chain.read_bytes()
         leaf = x509.load_pem_x509_certificate(pem)
@@ -149,21 +149,21 @@ def _good(certificate: Certificate, ca: trustme.CA, wanted: list[str], now: date
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         load_pem_private_key(pem, None)
         context(certificate)
-    except Exception:  # whatever is wrong with it, a new one is made
+    except Exception:  # whatever is wrong with it, a new one is issued
         return False
     held = {str(name.value) for name in alternatives}
     return held == set(wanted) and leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc - RENEW
 
 
 def context(certificate: Certificate) -> ssl.SSLContext:
-    """What a server answers https with. Raises SSLError, ValueError when none can be run with it."""
+    """The TLS context of a server with this certificate. Raises SSLError, ValueError for an unusable certificate."""
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     found.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
     return found
 
 
 def _no_password() -> NoReturn:
-    raise ValueError("the key is locked with a password")  # or a prompt would wait on the terminal
+    raise ValueError("the key is locked with a password")  # otherwise OpenSSL would prompt on the terminal
 
 
 def _is_unspecified(host: str) -> bool:
@@ -174,7 +174,7 @@ def _is_unspecified(host: str) -> bool:
 
 
 def _written(name: str) -> str | None:
-    """`name` as a certificate writes it; None for what it has no form for."""
+    """`name` in a certificate's form; None for a name that a certificate cannot hold."""
     try:
         address = ip_address(name)
     except ValueError:
