@@ -1,4 +1,4 @@
-"""What a worker needs of an engine, and what an engine is made from: the port between the two.
+"""The port between worker and engine: what a worker needs from an engine, and what an engine is made from.
 
 Knows: plain data and one method's signature. Does not know: torch, processes, the engine that fills it
 (`pipelines.engine.generate.Engine`).
@@ -31,8 +31,8 @@ class EngineSpec:
 
 
 class Engine(Protocol):
-    """Owns a device and the models on it; makes one video at a time. Constructed from an EngineSpec; raises
-    GenerationError, ModelError or ImportError when it cannot be."""
+    """Owns a device and the models on it; makes one video at a time. The constructor takes an EngineSpec and raises
+    GenerationError, ModelError or ImportError."""
 
     def run(
         self,
@@ -53,5 +53,5 @@ class Engine(Protocol):
         ...
 
     def is_broken_by(self, error: Exception) -> bool:
-        """Whether the device fails every later run too, after `run` raised this; a new process may do better."""
+        """Whether the device will fail every later run too, now that `run` raised this. A new process may work."""
         ...

@@ -22,7 +22,7 @@ PATCH_PIXELS = 16  # VAE 8 x patch 2: anything finer fails late inside the trans
 
 
 class ModelError(ValueError):
-    """A folder is no usable CogVideoX checkpoint; the message names what is missing or wrong."""
+    """A folder is not a usable CogVideoX checkpoint; the message names what is missing or wrong."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The plan of a video: `SamplingPlan` decides its latents, `VideoPlan` turns them into a file, notes tell the changes.
+"""The plan of a video: `SamplingPlan` decides the latents, `VideoPlan` how they become a file, and notes list what was
+changed.
 
 Pure: no torch, no files. `pipelines.resolve` makes plans; `sampling_key` identifies saved latents.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 from pipelines.request import MAX_SEED, Fit, Lora, OutputFormat, SchedulerName, Task
 
-KEY_VERSION = 2  # raise it when the same plan gives other latents than before, or when snapshots change their format
+KEY_VERSION = 2  # raise it when the same plan gives different latents, or when the format of snapshots changes
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ class SamplingPlan:
     """Everything the latents depend on, beside the model's weights: the key of a snapshot covers every field.
 
     The model generates `model_frames` of `model_width` x `model_height` at `model_fps`. `source` is the SHA-256 (hex)
-    of the input image or clip and `source_fit` how it is brought to that size; `source_frames` are the frames of a
+    of the input image or clip, `source_fit` says how it is fitted to that size, `source_frames` are the frames of a
     clip that the model is given (video-to-video).
 
-    `extension`: frames of each further clip that `extender` generates from the last frame of the clip before, which
-    the further clip's first frame repeats.
+    `extension`: frames of each further clip. `extender` generates it from the last frame of the clip before, and its
+    first frame repeats that one.
     """
 
     model: str

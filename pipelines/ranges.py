@@ -38,14 +38,14 @@ def flaw(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        if 0xDC80 <= ord(text[e.start]) <= 0xDCFF:  # how Python represents such a byte of an argument or a file name
+        if 0xDC80 <= ord(text[e.start]) <= 0xDCFF:  # a byte of an argument or file name that is not UTF-8
             return "it is not valid UTF-8"
         return "it contains half a surrogate pair"
     return None
 
 
 def _plain(value: int | float) -> str:
-    """The shortest text that is this number: 100, and 100.0000001."""
+    """The shortest text for a number, such as 100 or 100.0000001; a very long integer is cut."""
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else str(value)

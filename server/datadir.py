@@ -105,8 +105,8 @@ class DataDir:
         self._lock.close()
 
     def abandon(self) -> None:
-        """After a start that failed: as `close`, and a folder that was new or empty is so again. The lock is ours: no
-        other server has put anything there."""
+        """For a start that failed: like `close`, and a folder that was new or empty becomes so again. The lock is ours:
+        no other server has put anything there."""
         if self._was_new:
             for path in self.root.iterdir():
                 _remove(path)
@@ -145,8 +145,8 @@ class DataDir:
 
 
 def read_secret(path: Path) -> bytes:
-    """The bytes of a secret of ours. Raises DataDirUnwritable for a file that other users of the machine may read or
-    change, OSError.
+    """The bytes of one of this server's secrets. Raises DataDirUnwritable for a file that other users of the machine
+    may read or change, OSError.
     """
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
@@ -194,7 +194,8 @@ def copy_atomically(source: Path, path: Path) -> None:
 
 @contextmanager
 def arriving(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file there, open for writing, which is gone afterwards unless `settle` gave it a name. Raises DiskFull."""
+    """A new file in `folder`, open for writing. It is removed afterwards unless `settle` renamed it. Raises
+    DiskFull."""
     with full_disk_named():
         handle, name = tempfile.mkstemp(dir=folder, prefix=".")
         try:
@@ -206,7 +207,7 @@ def arriving(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 @full_disk_named()
 def settle(part: Path, file: BinaryIO, path: Path) -> None:
-    """What `arriving` gave, as `path`, once all of it is on the disk. Raises DiskFull, OSError."""
+    """Renames the file from `arriving` to `path`, once all of it is on the disk. Raises DiskFull, OSError."""
     file.flush()
     os.fsync(file.fileno())
     part.replace(path)

@@ -88,7 +88,7 @@ class KeyStore:
         """Every issued key that is not deleted, by its id, at most FRESH seconds old; older while the table cannot be
         read.
 
-        For an event loop: it waits for PATIENCE seconds at most, but for the first time.
+        May be called in an event loop: except for the first call, it waits PATIENCE seconds at most.
         """
         if self._read_at == float("-inf"):
             self._read()

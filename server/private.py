@@ -1,5 +1,5 @@
-"""Files and folders that nobody else on this machine may read: 0700 and 0600, whatever the umask, also for those that
-were there already.
+"""Files (0600) and folders (0700) that nobody else on this machine may read, whatever the umask. Existing ones are
+changed too.
 
 Knows: rights of files. Does not know: what is in them.
 """
@@ -20,7 +20,8 @@ OURS = frozenset(
 
 
 def private_folder(path: Path) -> None:
-    """Made with its parents, or tightened. Raises OSError. One of another owner keeps its rights."""
+    """Makes the folder with its parents, or makes an existing one private. One of another owner keeps its mode. Raises
+    OSError."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
@@ -34,8 +35,8 @@ def private_file(path: Path) -> None:
 
 
 def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> None:
-    """The data folder itself: as `private_folder`, but one that holds other things too is left as it is and `warn` is
-    called: what is made in it is private all the same. Raises OSError."""
+    """Like `private_folder`, for the data folder itself. If it holds other things too, its mode is left as it is and
+    `warn` is called; the files made in it are private all the same. Raises OSError."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(path))
     if path.is_dir() and (other := _other_things(path)):
@@ -48,7 +49,7 @@ def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> N
 
 
 def _other_things(path: Path) -> str | None:
-    """The name of something in the folder that no server put there."""
+    """The name of something in the folder that this server does not make, if any."""
     for entry in path.iterdir():
         known = entry.name in OURS or entry.name.startswith((".", "jobs.db"))
         if not known:

@@ -188,7 +188,8 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
 
 
 def _of_a_cloud(refusal: Exception | None, status: int, scope: Scope) -> str:
-    """For a cloud's own exception, whose message may repeat what a client sent: its cause, or the fields it names."""
+    """The cause of a cloud's own exception, or the fields it names. Its message may repeat what a client sent, so it is
+    not logged."""
     inner = refusal and (refusal.__cause__ or refusal.__context__)
     if isinstance(inner, ValidationError | RequestError | MediaError):
         return reason(inner, status, scope)

@@ -103,15 +103,15 @@ def choose(settings: Settings) -> Served:
 
 
 def check_rife(settings: Settings) -> None:
-    """Raises BadSetting when the file that RIFE_WEIGHTS names is no such network. It is read for that, which takes a
+    """Raises BadSetting when the file that RIFE_WEIGHTS names is not such a network. It is read for that, which takes a
     second or two."""
     if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
         raise BadSetting(f"{settings.shown('rife_weights')}: {why}")
 
 
 def check_upscaler(settings: Settings) -> None:
-    """Raises BadSetting when the file that UPSCALER names is no network that enlarges frames, or nothing here could
-    read it. It is read for that by another process, which takes a few seconds."""
+    """Raises BadSetting when the file that UPSCALER names is not a network that enlarges frames, or no installed
+    package can read it. It is read for that by another process, which takes a few seconds."""
     if settings.upscaler is None:
         return
     why = upscaler_check.wrong_file(settings.upscaler)

@@ -30,7 +30,7 @@ def _filled(value: str) -> str:
 
 
 def _number(what: str, low: float, high: float) -> WrapValidator:
-    """One sentence for everything that is no such number: text, NaN, infinity, too much."""
+    """One sentence for everything that is not such a number: text, NaN, infinity, too large."""
 
     def check(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Text files that somebody wrote with whatever was at hand: batch files, `.env`.
+"""Text files that people write with any editor: batch files, `.env`.
 
 Knows: encodings and the ends of lines. Does not know: what is in the lines.
 """
@@ -15,7 +15,7 @@ BOMS = (  # UTF-32's first: its mark begins with UTF-16's
 
 
 class NotText(ValueError):
-    """Names the file, and the line where one is to blame."""
+    """The message names the file, and the line if the error is in one."""
 
 
 def encoding_of(data: bytes) -> str:

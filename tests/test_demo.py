@@ -1,4 +1,5 @@
-"""The demo model means what it says: judged on what its clips show, through the same engine as every other model.
+"""The demo model makes what the prompt says, judged by what its clips show. It runs in the same engine as every other
+model.
 
 The thresholds lie below the figures of its model card, because another CPU rounds differently and ten clips are few.
 """

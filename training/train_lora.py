@@ -56,7 +56,7 @@ def main() -> None:
     trained = [p for p in model.transformer.parameters() if p.requires_grad]
 
     def loss(step: int) -> tuple[torch.Tensor, float]:
-        # the layout is already decided: timesteps as in the transformer's later training
+        # early steps shape the layout, which is already learnt: draw timesteps as in the transformer's later training
         value = loss_of(model, scheduler, {BUCKET: clips}, scale, EARLY_STEPS + step)
         return value, value.item()
 

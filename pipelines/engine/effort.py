@@ -1,4 +1,4 @@
-"""How much work each stage of a run is, and estimates of its time until it is measured.
+"""How much work each stage of a run is, and estimates of the time it takes until that is measured.
 
 Knows: the architecture of transformer and VAE decoder, counted in multiplications. Does not know: clocks.
 """
@@ -18,7 +18,7 @@ from pipelines.plan import SamplingPlan, VideoPlan
 from pipelines.request import Task
 
 CONVOLUTION = 6.0  # how many times longer a multiplication takes in the VAE's 3D convolutions than in a transformer
-# pixels of video that ffmpeg takes in a second, and that it encodes while the file is closed, before it was measured
+# before anything is measured: pixels of video that ffmpeg accepts in a second, and encodes while the file is closed
 TAKEN = {"mp4": 4e7, "webm": 2e7, "gif": 3e6}
 ENCODED = {"mp4": 4e7, "webm": 8e6, "gif": 1e6}
 ENCODING = ("write", "finish")  # the stages that depend on the format
@@ -51,7 +51,7 @@ def _of_kind(stage: str, kind: str) -> str:
 
 
 def prepare(run: Run, speeds: Speeds) -> None:
-    """Set what the meter has to expect, and how long each unit took in earlier runs."""
+    """Set the work that the meter has to expect, and how long each unit took in earlier runs."""
     plan = run.plan
     run.meter.expect("denoise", _steps(plan.sampling) * len(run.clips))
     begin_delivery(run)
@@ -76,7 +76,7 @@ def begin_decoding(run: Run) -> None:
 
 
 def begin_delivery(run: Run) -> None:
-    """Expect all the work from clean latents on, also when it begins again after an OOM."""
+    """Expect all the work that follows sampling; called again when that work restarts after an OOM."""
     run.meter.expect("decode", decodings(run.clips), run.decoded)
     frames = frame_counts(run.plan, run.interpolator is not None, run.upscaler is not None)
     for stage, count in frames.items():
@@ -106,7 +106,8 @@ def sizes(run: Run) -> dict[StageName, float]:
 
 
 def decodings(clips: Sequence[Clip]) -> int:
-    """Calls of the VAE's decoder: all clips for the file, and before that each but the last for its last frame."""
+    """Calls of the VAE's decoder. Every clip is decoded for the file; before that, each but the last is decoded for its
+    last frame."""
     return sum(map(calls, clips)) + sum(map(calls, clips[:-1]))
 
 

@@ -43,7 +43,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What stays the same: prompt embeddings [B, tokens, dim], the image's latents, rotary positions, timesteps."""
+    """What stays the same in all steps: prompt embeddings [B, tokens, dim], the image's latents, rotary positions,
+    timesteps."""
 
     prompt_embeds: torch.Tensor
     image_latents: torch.Tensor | None  # [1, F, C, H, W]

@@ -45,7 +45,7 @@ class Networks:
     def upscaler(self, plan: Plan) -> Upscaler | None:
         """None when the video is no larger than the model's frames, or no upscaler is set: then frames are resized.
 
-        Raises GenerationError when the file is no upscaler.
+        Raises GenerationError when the file is not an upscaler.
         """
         if self._upscaler_file is None or not enlarges(plan):
             return None

@@ -105,7 +105,7 @@ def attach(
     """Attach `adapter` as `name` with `scale`, beside those already attached; `alpha` is used if the file has none.
 
     Offloading must be off. With a scale of 0 nothing is attached: DoRA would act even then. Raises LoraError, and
-    attaches nothing, for a name in use, a scale or an alpha that is no number, or fused query-key-value projections.
+    attaches nothing, for a name in use, a scale or an alpha that is not a number, or fused query-key-value projections.
     """
     transformer = _transformer(pipeline_or_transformer)
     if not name or "." in name:

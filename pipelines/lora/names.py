@@ -69,7 +69,7 @@ def is_of_text_encoder(key: str) -> bool:
 def parsed(key: str, underscored: Mapping[str, str]) -> tuple[str, str] | None:
     """The layer's name, the transformer's own if it has that layer, and PEFT's name of the tensor or `ALPHA`.
 
-    `underscored`: the transformer's names with _ for . -> with dots. None if it is no tensor of an adapter.
+    `underscored`: the transformer's names with _ for . -> with dots. None if it is not a tensor of an adapter.
     """
     key = bare(key)
     if (found := _LORA.fullmatch(key)) is None:

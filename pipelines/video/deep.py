@@ -32,11 +32,11 @@ _LAYOUTS = {"RGB": ("rgb24", "rgb48le"), "RGBA": ("rgba", "rgba64le")}  # of 8 a
 _PIXEL = {"rgb24": 3, "rgba": 4, "gray16le": 2, "rgb48le": 6, "rgba64le": 8}  # bytes
 _GRID = re.compile(rb"infe[\2\3].{7,9}grid", re.DOTALL)  # an AVIF whose image is made of tiles
 _TURNS = re.compile(rb"(\0\0\0\x09)(irot|imir)")  # of an AVIF; ffmpeg turns tiles even with -noautorotate
-_EIGHT_BITS = b"pixi\0\0\0\0\3\x08"  # of each of an AVIF's three colours
-_PREMULTIPLIED = b"\0\0\0\x0eprem"  # an AVIF's colours by its transparency
+_EIGHT_BITS = b"pixi\0\0\0\0\3\x08"  # of each of the three colour channels of an AVIF
+_PREMULTIPLIED = b"\0\0\0\x0eprem"  # an AVIF's colours are multiplied by its transparency
 _MATRICES = (0, 1, 4, 5, 6, 7, 9)  # of H.273; swscale knows no others
 _QUIET = ("-v", "error", "-nostdin")
-# Address space is limited; each thread takes some, and so does a heap of its own.
+# Address space is limited, and each thread takes some, with more for a heap of its own.
 _ALONE = ("-threads", "1", "-filter_threads", "1", "-filter_complex_threads", "1")
 _ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 
@@ -57,7 +57,7 @@ class _Samples:
 
     @property
     def mode(self) -> str:
-        """Pillow's, of what comes of it."""
+        """The mode of the Pillow image that results."""
         return "RGBA" if "rgba" in self.layout else "RGB"
 
 
@@ -86,7 +86,7 @@ def read(opened: Callable[[], Image.Image], data: bytes, codes: Codes, shrink: i
 
 
 def _is_deep(image: Image.Image, data: bytes, codes: Codes) -> bool:
-    """Whether ffmpeg reads more from it than Pillow."""
+    """Whether ffmpeg reads the image more precisely than Pillow."""
     if image.format == "PNG":
         return data[24] == 16 and image.mode != "I;16"
     head = data[:_HEAD]
@@ -95,7 +95,7 @@ def _is_deep(image: Image.Image, data: bytes, codes: Codes) -> bool:
 
 
 def _by_libheif(data: bytes, codes: Codes, shrink: int) -> Image.Image | None:
-    """None for what is damaged, or takes too much memory at its depth."""
+    """None if the image is damaged, or takes too much memory at its full depth."""
     from pillow_heif import open_heif  # libraries of 25 MB that few processes need
 
     try:
@@ -149,7 +149,7 @@ def _by_ffmpeg(data: bytes, avif: bool, size: tuple[int, int], codes: Codes, shr
 
 
 def _mapped(samples: _Samples, codes: Codes, shrink: int) -> Image.Image | None:
-    """None where there are more samples or fewer than `size` says."""
+    """None if the number of samples does not match `size`."""
     (width, height), rows, mode = samples.size, _rows(samples.size), samples.mode
     shape = ("-f", "rawvideo", "-pixel_format", samples.layout, "-video_size", f"{width}x{rows}", "-i", "pipe:0")
     output = ("-vf", _filters(samples, codes), "-pix_fmt", _LAYOUTS[mode][0], "-f", "rawvideo", "pipe:1")

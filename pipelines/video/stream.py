@@ -37,7 +37,7 @@ _OTHER_WHITE = ("bt470m", "film", "smpte431")  # whose white is not D65
 _CURVES = ("iec61966-2-1", "linear")  # of standard range, and other than BT.709's
 _RARE = ("ycgco", "bt2020c", "ictcp", "chroma-derived-nc", "chroma-derived-c")  # matrices that swscale does not know
 _EXACT = "accurate_rnd+full_chroma_int"  # without, swscale's colours are up to two levels too dark
-SWSCALE = f"bicubic+{_EXACT}"  # for the filters that ffmpeg puts in
+SWSCALE = f"bicubic+{_EXACT}"  # for the filters that ffmpeg inserts itself
 
 # Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
 _SQUARE = f"scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags={SWSCALE},setsar=1"
@@ -61,7 +61,7 @@ class Stream:
 
     @property
     def decoder(self) -> list[str]:
-        """Arguments to put before those that open the file."""
+        """Arguments for ffmpeg that come before those that open the file."""
         return ["-c:v:0", _WITH_ALPHA[self.codec]] if self.alpha and self.codec in _WITH_ALPHA else []
 
     @property
@@ -73,8 +73,8 @@ class Stream:
         return None
 
     def filters(self, pixels: int, longest_side: int | None = None) -> str:
-        """For `-vf`: upright, opaque, square pixels. A frame of more than `pixels` is scaled down to that number, one
-        with a longer side to `longest_side`."""
+        """For `-vf`: upright, opaque, square pixels. A frame of more than `pixels` is scaled down to that number, and
+        one whose side is too long to `longest_side`."""
         fit, colour = _fit(pixels, longest_side), self._colour()
         white = [_ON_WHITE] if self.alpha else []
         steps = [fit, colour, *white] if colour else [*white, fit]
@@ -100,11 +100,12 @@ class Stream:
         if not hdr:
             own = "bt709" if curve == "bt709" else "iec61966-2-1"
             return f"{tags}:p=bt709:t={own}:m=gbr:r=full,format={planes}"
-        return tone_mapped(f"{tags}:p={primaries}", planes, "bt709")  # named, where the file names none
+        return tone_mapped(f"{tags}:p={primaries}", planes, "bt709")  # names them, because the file does not
 
 
 def tone_mapped(source: str, planes: str, curve: str) -> str:
-    """Filters for high dynamic range -> primaries of BT.709 in 8 bits. `source`: a zscale that says what comes in."""
+    """Filters for high dynamic range -> primaries of BT.709 in 8 bits. `source`: a zscale filter that names the input's
+    colours."""
     linear = f"{source}:t=linear:npl={REFERENCE_WHITE}:m=gbr:r=full,format={planes}f32le"
     tone = f"tonemap=mobius:param={KNEE}:peak={PEAK / REFERENCE_WHITE:.4f}:desat=0"
     return f"{linear},zscale=p=bt709,{tone},zscale=t={curve},format={planes}"
@@ -167,7 +168,7 @@ def too_large(pixels: int, size: str = "") -> MediaUnreadable:
 
 
 def padded(pixels: int) -> int:
-    """What a decoder may count for a frame of so many."""
+    """The most pixels that a decoder may count for a frame with this many."""
     return 2 * pixels + 256 * 256 if pixels < _PADDED else pixels + _PADDED
 
 

@@ -1,4 +1,4 @@
-"""How far a video is, on a terminal: one bar over the whole; elsewhere: a plain line now and then.
+"""The progress of a video: on a terminal one bar for the whole video, elsewhere a plain line now and then.
 
 Knows: terminals, stages' names. Does not know: engines.
 """

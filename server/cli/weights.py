@@ -208,7 +208,7 @@ def verify(
 
     with _plainly(), Console(stderr=True).status("checking"):
         folder = _models_dir(models_dir)
-        # a folder that lost its model_index.json is no checkpoint to `find`, yet there is much to say about it
+        # `find` does not recognise a folder that lost its model_index.json, yet there is much to say about it
         asked = catalog.home(checkpoint)
         name = catalog.name_of(checkpoint, folder)
         by_path = name not in (*CATALOG, *NETWORKS) and asked.is_dir()

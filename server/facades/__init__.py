@@ -1,1 +1,2 @@
-"""One vendor each: its request model in, its words for a job out. They share the job, and `wire` for HTTP itself."""
+"""Each package here serves one vendor: it takes that vendor's requests, and describes jobs in the vendor's terms. They
+share the job, and `wire` for HTTP itself."""

@@ -24,15 +24,15 @@ def is_ai_sdk(agent: str) -> bool:
 
 
 def refuses(agent: str, base: str) -> bool:
-    """Whether this client is the AI SDK and would not download from `base`, our address."""
+    """Whether this client is the AI SDK and refuses to download from `base`, our address."""
     return is_ai_sdk(agent) and is_private(base)
 
 
 def is_private(base: str) -> bool:
-    """Whether that address is one of this machine or of a private network, as far as its name tells."""
+    """Whether that address belongs to this machine or a private network, judged by the name alone."""
     try:
         host = (urlsplit(base).hostname or "").rstrip(".").lower()
-    except ValueError:  # brackets around what is no address
+    except ValueError:  # brackets around something that is not an address
         return False
     try:
         ip_address(host)
@@ -42,7 +42,7 @@ def is_private(base: str) -> bool:
 
 
 def video_or_url(context: Context, video: Artifact, base: str, as_data: bool) -> str:
-    """A data: URI of the video, or its address where that is asked for or the video is gone."""
+    """A data: URI of the video, or its address, if that is wanted or the video is gone."""
     if as_data:
         try:
             content = b64encode(context.artifacts.read(video)).decode("ascii")

@@ -21,10 +21,11 @@ KEY = "YOUR_API_KEY"
 
 @dataclass(frozen=True)
 class Snippet:
-    """A program that reaches this server with a vendor's own client. `text` names ADDRESS and KEY, to be replaced."""
+    """A program that reaches this server with a vendor's own client. `text` contains ADDRESS and KEY, which are to be
+    replaced."""
 
     title: str
-    language: str  # as after a Markdown fence: python, js, sh, yaml, json
+    language: str  # the word after a Markdown fence: python, js, sh, yaml, json
     text: str
 
     def filled(self, address: str, key: str) -> str:
@@ -36,9 +37,9 @@ class Snippet:
 class Facade:
     """One cloud's API.
 
-    `create`: its app, which wants whole paths. `clients`: how to reach it. `refuse`: its answer to an exception.
+    `create`: its app, which takes complete paths. `clients`: how to reach it. `refuse`: its answer to an exception.
     `letter`: the webhook it sends for a job's event (`job.EVENTS`), None for an event it does not send. `file_of`: the
-    file at a URL path of its own, beside those under /files.
+    file at one of the façade's own URL paths, which come in addition to /files.
     """
 
     title: str

@@ -1,8 +1,8 @@
-"""The address book: which paths belong to which cloud, and whose a request is where two clouds share a path.
+"""The address book: which paths belong to which cloud, and which cloud gets a request where two share a path.
 
 Knows: the prefixes of every cloud; that under `/v1` the lists of models and of files are OpenAI's and Replicate's at
-once, that of models fal's too, and what tells their uploads and searches apart. Does not know: what they answer. Where
-only one of the clouds that share a path is served, it has that path to itself.
+once, that of models fal's too, and what tells their uploads and searches apart. Does not know: what they answer. If
+only one of the clouds that share a path is served, it gets all requests for that path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.limits.bodies import BodyTooLarge
 
-# the longest prefix wins: Segmind's "/v1" has what is left of it
+# the longest prefix wins: Segmind gets the rest of "/v1"
 PREFIXES: Mapping[str, tuple[str, ...]] = {
     "fal": (
         *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
@@ -55,7 +55,7 @@ REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its
 
 
 def routes(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
-    """Prefix and app, for `ByPrefix`; `apps` by the names of their clouds."""
+    """Prefix and app, for `ByPrefix`; `apps`: by the name of their cloud."""
     return [*((prefix, app) for name, app in apps.items() for prefix in PREFIXES[name]), *shared(apps)]
 
 
@@ -76,8 +76,8 @@ def shared(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
 
 
 class Searched:
-    """`/v1/models` to fal where the request looks like its tools' (by the host, the kind of key or the parameters, of
-    which other lists have `limit` too), and the prices always."""
+    """`/v1/models` goes to fal if the request looks like one of fal's tools (by host, kind of key or parameters, though
+    other lists have `limit` too). The prices always go to fal."""
 
     def __init__(self, fal: ASGIApp, others: ASGIApp) -> None:
         self.fal, self.others = fal, others
@@ -93,7 +93,8 @@ class Searched:
 
 
 class Models:
-    """`/v1/models` with the keys of both lists, `/v1/models/{id}` to OpenAI, anything deeper to Replicate."""
+    """`/v1/models` answers with the fields of both lists, `/v1/models/{id}` goes to OpenAI, anything deeper to
+    Replicate."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
         self.openai, self.replicate = openai, replicate
@@ -109,7 +110,8 @@ class Models:
 
 
 class Files:
-    """`/v1/files` with the keys of both lists; a form's first part says whose it is, and so does an id."""
+    """`/v1/files`: a list has the fields of both clouds. The first part of a form, or the id of a file, tells which
+    cloud it belongs to."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
         self.openai, self.replicate = openai, replicate
@@ -126,7 +128,7 @@ class Files:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         messages, seen, part = list[Message](), b"", None
-        with suppress(HTTPException, BodyTooLarge):  # of a compressed body; raised again when it is read
+        with suppress(HTTPException, BodyTooLarge):  # of a compressed body; raised again when the body is read
             while part is None and len(seen) <= PEEK:
                 messages.append(await receive())
                 seen += messages[-1].get("body", b"")
@@ -142,7 +144,8 @@ class Files:
 
 
 async def _both(openai: ASGIApp, replicate: ASGIApp, scope: Scope) -> Response:
-    """One body that is both lists. What OpenAI's part refuses is refused; Replicate's alone is left out."""
+    """A response whose body serves as both lists. If OpenAI's part refuses, so does this; if only Replicate's does, its
+    part is left out."""
     first = await _answer(openai, scope)
     if first.status_code != 200:
         return first

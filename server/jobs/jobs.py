@@ -49,10 +49,10 @@ class NoWorker(Exception):
 
 
 class Jobs:
-    """`wake` tells the dispatcher that there is something to do. `check_room` raises when no job can be promised:
-    DiskFull, or what its owner raises. `remove` takes the files of a job that is deleted. `extend`: requests that say
-    nothing of it are extended where they are too long for their model and it can be done. `owners`: all that share the
-    queue. `broken` says why no worker can start, None when one can. `key_name`: the name of an owner's key in the log.
+    """`wake` tells the dispatcher that there is something to do. `check_room` raises DiskFull, or an error of its own,
+    when no job can be accepted. `remove` takes the files of a job that is deleted. `extend`: extends requests that do
+    not say whether to, if they are too long for their model and it is possible. `owners`: all that share the queue.
+    `broken` says why no worker can start, None when one can. `key_name`: the name of an owner's key in the log.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ def _waits(db: Connection, job_id: str, event: str) -> bool:
 
 
 def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Notice]:
-    """Of each lane the letter that has been due longest, of each job only its first one; none of `under_way`.
+    """The letter of each lane that has been due longest, and only the first letter of each job; none in `under_way`.
 
     Takes a few index look-ups for each lane, however many letters wait in it.
     """

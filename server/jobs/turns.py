@@ -1,8 +1,8 @@
 """The order of the queue: which job is next, and how many are ahead of another.
 
-Of the highest priority; of the key that has the fewest running jobs and was served longest ago; its oldest.
-And how much of the queue one key may fill.
-Knows: the rows this takes. Does not know: transactions, what becomes of a job that is taken.
+The next job is one of the highest priority, from the key with the fewest running jobs (among equals, the one served
+longest ago), and is that key's oldest. This module also says how much of the queue one key may fill. Knows: the rows
+this takes. Does not know: transactions, what becomes of a job that is taken.
 """
 
 from __future__ import annotations

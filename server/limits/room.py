@@ -32,7 +32,8 @@ Counted = tuple[str, int, bool, float]  # the arguments of `Room.note`
 @dataclass(frozen=True)
 class RoomLimits:
     """Limits in bytes; None: no limit. `size` and `size_per_key` apply to files of the last hour, which are never
-    removed to make room; `brought_per_key` to what a key uploaded or had fetched within a day."""
+    removed to make room. `brought_per_key` applies to the files that a key uploaded, or made the server download,
+    within a day."""
 
     size: int | None = None
     size_per_key: int | None = None
@@ -66,7 +67,7 @@ class Tally:
         self._slots[tag][int(at // SLOT)] += size
 
     def sum(self, tag: str | None, now: float) -> int:
-        """The bytes of that tag, or of all tags for None."""
+        """The bytes of that tag; None means all tags."""
         first = int((now - self._seconds) // SLOT)
         total = 0
         for one in list(self._slots) if tag is None else [tag]:

@@ -62,7 +62,7 @@ class Storage(Protocol):
         """The file with that key, expired or not."""
 
     def all(self) -> Iterator[Stored]:
-        """All files; incomplete ones have no name."""
+        """All files. The `name` of an incomplete one is empty."""
 
     def read(self, key: str, name: str) -> bytes:
         """Raises FileNotFoundError."""

@@ -44,7 +44,7 @@ from server.workers.results import discard, put
 from server.workers.shown import shown, without_paths
 from server.workers.snapshots import Snapshots, sampling_of
 
-STRIKES = 3  # deaths of workers after which the job is taken to cause them
+STRIKES = 3  # after this many dead workers, the job is assumed to be the cause
 WRITE_EVERY = 0.5  # seconds between two writes of progress
 UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote a client's words: not logged
 
@@ -90,7 +90,8 @@ class Attempt:
     # -- what the dispatcher does ---------------------------------------------------------------------------------
 
     def begin(self) -> bool:
-        """Hands the job to a free worker, with its latest snapshot. False when that failed: then the job has failed."""
+        """Hands the job to a free worker, with its latest snapshot. Returns False if that failed; the job has then
+        failed too."""
         job = self.job
         try:
             resume = self._records.snapshots.read(job.id, self._sampling)
@@ -106,11 +107,11 @@ class Attempt:
         return True
 
     def pause(self) -> None:
-        """The worker should save and stop."""
+        """Tells the worker to save and stop."""
         self._pool.pause(*self.key)
 
     def excuse_silence(self) -> None:
-        """Nobody has listened to the workers for a while."""
+        """Tells the attempt that nobody has listened to the workers for a while."""
         self._heard_at = self._clock()
 
     def tick(self, unwanted: bool) -> None:
@@ -139,7 +140,7 @@ class Attempt:
         self._pool.kill(*self.key)
 
     def heard(self, event: Event | Died) -> bool:
-        """Writes down what the worker reports. Whether the attempt has ended with it."""
+        """Writes down what the worker reports. Returns whether that ended the attempt."""
         self._heard_at = self._clock()
         if not self._ended:
             self._ended = self._written(event)

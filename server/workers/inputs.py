@@ -34,7 +34,8 @@ def packed(request: GenerationRequest) -> tuple[GenerationRequest, dict[InputFil
 
 
 def _packed_lora(path: Path) -> tuple[str, dict[InputFile, Path]]:
-    """A LoRA keeps its file name, which messages and manifests show, and what lies beside it and decides its alpha."""
+    """A LoRA keeps its file name, which messages and manifests show, and is packed with the files beside it that decide
+    its alpha."""
     digests = {}
     for file in (path, *lora_file.beside(path)):
         with suppress(OSError):

@@ -22,8 +22,8 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Run:
-    """To the worker: make this video. `request` as from `GenerationRequest.to_dict`, with the names of `files` as paths
-    (`inputs.packed`); `resume` as in `Engine.run`."""
+    """To the worker: make this video. `request` has the form of `GenerationRequest.to_dict`, with names of `files` in
+    the place of paths (`inputs.packed`). `resume`: see `Engine.run`."""
 
     job_id: str
     attempt: int

@@ -1,4 +1,4 @@
-"""What a worker is started with, in terms that hold on its own machine where possible."""
+"""What a worker is started with. Where possible, nothing in it depends on the machine that the server runs on."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ JSON, FORM = "application/json", "multipart/form-data"
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """`where`: body, query or header. `name` of a member of an object in the body: `object.member`."""
+    """`where`: body, query or header. `name`: for a member of an object in the body, `object.member`."""
 
     name: str
     where: str
@@ -87,7 +87,7 @@ def _call(vendor: str, method: str, path: str, operation: dict[str, Any], docume
 
 
 def _members(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[Field]:
-    """The fields of an object, or of each of the objects that may stand there."""
+    """The fields of an object, or of every object that the schema allows."""
     for choice in schema.get("anyOf", schema.get("oneOf", [])):
         yield from _members(choice, document)
     if "$ref" in schema:

@@ -60,7 +60,7 @@ class Store(JobStore):
 @dataclass
 class Table:
     """Calls `end` for every job at its submission; `sent` holds the ids of all jobs, refused ones included. Results
-    consist of the bytes of `film`."""
+    consist of the bytes in `film`."""
 
     store: Store
     artifacts: Artifacts

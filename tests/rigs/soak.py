@@ -1,8 +1,8 @@
 """Kills the server's processes at random moments while it works, and looks at what comes out.
 
 The real server and its real worker make films with the demo model; now the worker is killed, now the API process, now
-both, always with SIGKILL. At the end every job must have succeeded, each film equal to the one an undisturbed server
-made of the same request, bit for bit, and there must be one film a job and no more.
+both, always with SIGKILL. At the end every job must have succeeded, with exactly one video each, bit for bit equal to
+the one that an undisturbed server makes from the same request.
 
 `python -m tests.rigs.soak --jobs 100` (`make soak`) also writes what it found beside the benchmarks' results;
 `test_faults.py` does the same with a few jobs.
@@ -144,7 +144,7 @@ def ending(server: Server, video_id: str) -> str:
 
 
 def wait_until_at_work(server: Server) -> None:
-    """Until a film is being made or none is left to make."""
+    """Waits until a video is being made or none is left to make."""
     while True:
         found = statuses(server).values()
         if "in_progress" in found or "queued" not in found:
@@ -163,7 +163,7 @@ def finish(server: Server, seconds: float) -> dict[str, str]:
 
 
 def references(folder: Path) -> dict[int, str]:
-    """Seed -> the film of an undisturbed server."""
+    """Seed -> the video of an undisturbed server."""
     folder.mkdir()
     server = Server(folder)
     server.start()
@@ -178,8 +178,8 @@ def references(folder: Path) -> dict[int, str]:
 
 
 def run(folder: Path, jobs: int, victims: Sequence[str], gap: tuple[float, float], seed: int = 0) -> Outcome:
-    """`victims` one after the other, `gap` (from, to) seconds after a film was begun, scaled to the machine;
-    then the server is left alone."""
+    """`victims` one after the other, `gap` (from, to) seconds after a video was begun, scaled to the machine; then the
+    server is left alone."""
     begin, chance, outcome, deaths = time.monotonic(), random.Random(seed), Outcome(jobs), Counter[str]()
     wanted = references(folder / "undisturbed")
     disturbed = folder / "disturbed"

@@ -1,4 +1,4 @@
-"""fal's URLs, and the parameters beside a body."""
+"""fal's URLs, and their parameters outside the body."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Fal:
         return await run_in_threadpool(self._outcome, request, done)
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
-        """Accepts whatever it is given, as fal does: what is wrong with it shows at the result address."""
+        """Accepts any input, as fal does: errors in it show at the result's address."""
         agreed = options.of_submit(request, self.context.artifacts.base_url(request))
         await self._check_length(request)
         body = await read_body(request)
@@ -57,7 +57,7 @@ class Fal:
         except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
-            # the answer is a success all the same; the traceback would keep the body until the next garbage collection
+            # the answer is a success anyway, and the traceback would keep the body until the next garbage collection
             note_refusal(request, error.with_traceback(None))
             failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))

@@ -54,7 +54,7 @@ def metadata(endpoint: Endpoint, base: str) -> dict[str, Any]:
 
 
 def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
-    """An app in the list; fal has an id it does not know without its metadata."""
+    """An app in the list. As at fal, an unknown id is listed without metadata."""
     endpoint = ENDPOINTS.get(endpoint_id)
     if endpoint is None:
         unknown = {"error": {"code": "expansion_failed", "message": "There is no such app here"}}
@@ -64,7 +64,7 @@ def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
 
 
 def found(q: str, category: str, status: str) -> list[str]:
-    """The ids of the apps that hold each word of `q`, are of that category and have that status; empty: any."""
+    """The ids of the apps that contain every word of `q` and have that category and status. Empty means any."""
     return [
         endpoint.id
         for endpoint in ENDPOINTS.values()
@@ -80,7 +80,7 @@ def price(endpoint_id: str) -> dict[str, Any]:
 
 
 def openapi(endpoint: Endpoint, base: str) -> dict[str, Any]:
-    """The OpenAPI document of one app's queue, in the form of fal's."""
+    """The OpenAPI document of one app's queue, laid out like fal's."""
     name = "".join(part.capitalize() for part in re.split("[/-]", endpoint.id.partition("/")[2]))
     given, told = f"{name}Input", f"{name}Output"
     ask, requests = f"/{endpoint.id}", f"/{endpoint.id}/requests/{{request_id}}"
@@ -123,7 +123,7 @@ def openapi(endpoint: Endpoint, base: str) -> dict[str, Any]:
 
 
 def llms_txt(endpoint: Endpoint, base: str) -> str:
-    """The app for a reader that is a language model: fields, ranges, defaults, a call."""
+    """A description of the app for language models: fields, ranges, defaults, an example call."""
     about, schemas = metadata(endpoint, base), _schemas(endpoint.input, "Input", "Output")
     fields = schemas["Input"]
     needed = {name: fields["properties"][name]["examples"][0] for name in fields["required"]}
@@ -169,7 +169,7 @@ curl --request POST --url {base}/run/{endpoint.id} \\
 
 
 def _schemas(model: type[BaseModel], given: str, told: str) -> dict[str, Any]:
-    """The schemas of an app's input and output and of what they hold, by name."""
+    """The schemas of an app's input and output, and of the objects in them, by name."""
     kinds = [(kind, "validation") for kind in (model, ImageSize, LoraWeight, Output)]
     _, whole = models_json_schema(kinds, ref_template=f"{SCHEMAS}{{model}}")  # type: ignore[arg-type]
     schemas = {name: _plain(schema) for name, schema in whole["$defs"].items()}
@@ -183,7 +183,8 @@ def _schemas(model: type[BaseModel], given: str, told: str) -> dict[str, Any]:
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without null as a type, for which OpenAPI 3.0 has no word. `examples` it does not have either, but fal does."""
+    """The schema without the type null, which OpenAPI 3.0 does not have. OpenAPI 3.0 has no `examples` either, but fal
+    uses them, so they stay."""
     properties = {}
     for name, spec in schema["properties"].items():
         kinds = [kind for kind in spec.pop("anyOf", []) if kind.get("type") != "null"]

@@ -1,4 +1,4 @@
-"""Example programs for fal's two clients and for others that support fal."""
+"""Example programs for fal's own two clients and for other clients that support fal."""
 
 from server.facades.facade import Snippet
 
@@ -53,7 +53,7 @@ const { video } = await generateVideo({
 await writeFile("video.mp4", video.uint8Array);
 """
 
-# it asks the Hub who offers the model: the program answers that itself
+# it would ask the Hub who offers the model, so the program gives that answer itself
 HUGGING_FACE_JS = """\
 import { writeFile } from "node:fs/promises";
 

@@ -47,7 +47,7 @@ FIELDS = {  # GenerationRequest's names -> fal's
 
 
 class Invalid(Refused):
-    """A value fal's schema allows and this server does not; `where` is the path to it inside the body."""
+    """A value that fal's schema allows but this server does not; `where` is the path to it inside the body."""
 
     def __init__(self, type_: str, message: str, *where: str | int, ctx: dict[str, Any] | None = None) -> None:
         super().__init__(listed(entry(type_, message, *where, ctx=ctx)))
@@ -55,7 +55,7 @@ class Invalid(Refused):
 
 
 class Rejected(Refused):
-    """What is turned away before any model would see it: a header, a query parameter, an address."""
+    """Refused before the input is looked at, because of a header, a query parameter or an address."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(infrastructure(status, message, "bad_request"))
@@ -63,7 +63,7 @@ class Rejected(Refused):
 
 @dataclass(frozen=True)
 class Failure:
-    """One answer of fal's that is no success."""
+    """One of fal's error answers."""
 
     status: int
     body: dict[str, Any]
@@ -103,7 +103,7 @@ def infrastructure(status: int, text: str, error_type: str | None = None, **head
 
 
 def small(failure: Failure) -> dict[str, Any]:
-    """The body as it is kept in the job table: the first entries, as many as fit."""
+    """The body for the job table: as many of the first entries as fit."""
     detail = failure.body["detail"]
     if isinstance(detail, list):
         while len(detail) > 1 and len(json.dumps(detail)) > SMALL:
@@ -130,7 +130,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
 
 
 def _missing_page(path: str) -> str:
-    """fal's words for an address nobody answers: an unknown app, or an unknown path inside a known one."""
+    """fal's message for an unknown address: an unknown app, or an unknown path of a known app."""
     surface, _, rest = path.lstrip("/").partition("/")
     if surface not in ("run", "queue"):
         return f"Path {path} not found"
@@ -139,7 +139,7 @@ def _missing_page(path: str) -> str:
     return f'Application "{"/".join(rest.split("/")[:2])}" not found'
 
 
-# fal's runner finds these, so `submit` accepts a request with them; they show at the result's address
+# at fal the runner finds these, so `submit` accepts such a request and the result's address shows the error
 RUNNERS: tuple[type[Exception], ...] = (Invalid, *CONTENT)
 
 

@@ -14,7 +14,8 @@ from server.facades.kit.errors import Refused
 
 
 def admit(context: Context, request: Request) -> None:
-    """Finds the request's place, rewrites it to be the one route's there, and checks its key. Raises Rejected."""
+    """Finds out what the request is for, rewrites its path to the route for that, and checks its key. Raises
+    Rejected."""
     try:
         place = locate(request.scope["path"], request.scope["query_string"], request.headers)
     except NoTarget:

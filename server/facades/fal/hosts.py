@@ -18,20 +18,20 @@ Surface = Literal["run", "queue", "other"]
 PROXIES = ("/fal/proxy", "/api/fal/proxy")
 TARGET = "x-fal-target-url"
 QUEUE = "https://queue.fal.run"
-# a client that puts its base before the path of one of our addresses doubles what both begin with
+# when a client puts its base URL before the path of one of our addresses, their common beginning is doubled
 SURFACES = re.compile(r"(?:(/fal)?/(run|queue)(?=/|$))+")
 REST = re.compile(
     r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known|v1/models|api/openapi|models)(?:/.*)?)", re.DOTALL
 )
 CATALOGUE = r"/v1/models(?:/.*)?|/api/openapi/.+|/models/.+"
 OPEN = re.compile(rf"/fal/files/.+|/\.well-known/jwks\.json|{CATALOGUE}", re.DOTALL)
-DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # of one app, at its own address
+DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # the document of one app, at the app's own address
 
 
 @dataclass(frozen=True)
 class Place:
-    """`prefix` is what the addresses in our answers put before fal's own path, so that they lead back here: a whole
-    address for a client of the proxy, which sends whatever is fal's through it."""
+    """`prefix` comes before fal's own path in the addresses we answer with, so that they lead back here. For a client
+    of the proxy it is a whole address, because that client sends every call to fal through the proxy."""
 
     surface: Surface
     path: str
@@ -40,17 +40,17 @@ class Place:
 
     @property
     def is_open(self) -> bool:
-        """No key is asked for: what may be done there shows in the address itself, or is for everybody."""
+        """Whether no key is needed: the address itself contains the permission, or everybody may call it."""
         open_to_all = OPEN if self.surface == "other" else DOCUMENT
         return open_to_all.fullmatch(self.path) is not None
 
 
 class NoTarget(Exception):
-    """The proxy route was called without saying for whom, or not in a way that can be read."""
+    """The proxy route was called without a target address, or with one that cannot be read."""
 
 
 def locate(path: str, query: bytes, headers: Headers) -> Place:
-    """`path` and `query` as they came in."""
+    """`path` and `query` are those of the request, unchanged."""
     path = _clean(path)
     if path in PROXIES:
         target = _target(headers.get(TARGET, ""))
@@ -85,12 +85,12 @@ def _named(path: str, query: bytes, host: str, headers: Headers) -> Place:
 
 
 def _clean(path: str) -> str:
-    """No doubled slashes, no trailing one: async Python does not follow a redirect to the right spelling."""
+    """Removes doubled and trailing slashes here, because fal's async Python client does not follow redirects."""
     return re.sub(r"/{2,}", "/", f"/{path}").rstrip("/") or "/"
 
 
 def move(scope: Scope, place: Place) -> None:
-    """Makes `scope` ask for the one route that answers `place`."""
+    """Changes `scope` so that it leads to the route for `place`."""
     path = place.path if place.surface == "other" else f"/{place.surface}{place.path}"
     scope["path"] = path
     scope["raw_path"] = path.encode()

@@ -61,7 +61,7 @@ async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInp
 
 
 async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight], owner: str) -> tuple[Lora, ...]:
-    """All at once, and before the job is promised: after a restart everything it needs is on disk."""
+    """Fetches all at once, before the job is accepted, so that everything it needs is on disk after a restart."""
     takes = (context.loras.take(one.path, one.scale, endpoint.task, fresh=one.force, owner=owner) for one in given)
     found = []
     for number, one in enumerate(await asyncio.gather(*takes, return_exceptions=True)):

@@ -55,7 +55,8 @@ class ImageSize(BaseModel):
 
 
 def _size(value: Any) -> Any:
-    """A preset becomes its pixels, so that one error names one thing and not each half of a union."""
+    """A preset is replaced by its pixels first, so that an error is about one type and not about both halves of a
+    union."""
     if isinstance(value, str) and value in PRESETS:
         width, height = PRESETS[value]
         return ImageSize(width=width, height=height)
@@ -76,7 +77,7 @@ VideoSize = Annotated[
 
 
 class LoraWeight(BaseModel):
-    """`path`: an address, or the name of one installed here; `#sha256=…` after it pins the file."""
+    """`path`: an address, or the name of a LoRA installed here; `#sha256=…` after it pins the file."""
 
     path: Link = Field(examples=["https://example.org/lora.safetensors", "someone/lora"])
     scale: Number = Field(1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, allow_inf_nan=False, examples=[1, 0.5])
@@ -151,7 +152,7 @@ class UploadedParts(BaseModel):
 
 
 class AppToken(BaseModel):
-    """Leave to call these apps without a key for so many seconds, as `?fal_jwt_token=`."""
+    """Permission to call these apps without a key for so many seconds, sent as `?fal_jwt_token=`."""
 
     allowed_apps: list[str] = Field(max_length=100, examples=[["cogvideox-5b"], ["fal-ai/cogvideox-5b"]])
     token_expiration: Whole = Field(120, ge=1, le=86_400, examples=[120, 600])
@@ -161,7 +162,7 @@ class AppToken(BaseModel):
 class Endpoint:
     id: str
     task: Task
-    input: type[TextToVideoInput]  # the fields the three share; the other two add theirs
+    input: type[TextToVideoInput]  # the fields that all three share; the other two add their own
 
 
 ENDPOINTS = {

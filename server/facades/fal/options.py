@@ -21,7 +21,7 @@ LONGEST_SECONDS = 1e10  # beyond it there is no time limit
 
 @dataclass(frozen=True)
 class Terms:
-    """Seconds; None: no limit, for ever, nobody to tell."""
+    """Times are in seconds. None means no limit, for ever, or no webhook."""
 
     start_within: float | None = None
     keep_seconds: float | None = None
@@ -30,7 +30,8 @@ class Terms:
 
 
 class Lifecycle(BaseModel):
-    """Of fal's lifecycle only the time counts here: who knows a file's address may have it. 0 is for ever."""
+    """Only the time in fal's lifecycle has an effect here: whoever knows a file's address may have the file. 0 means
+    for ever."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -52,7 +53,7 @@ def of_submit(request: Request, base: str) -> Terms:
 
 
 def keep_seconds(headers: Headers, *names: str) -> float | None:
-    """How long the file a request brings or makes is to be kept, by the first of these headers it has."""
+    """How long to keep the file that a request brings or makes, from the first of these headers that it has."""
     for name in names:
         if value := headers.get(name):
             try:

@@ -69,7 +69,7 @@ class Storage:
         return Json({"access_url": self._address(request, ticket.key, ticket.name), "uploadId": token})
 
     async def initiate(self, request: Request) -> Response:
-        """The other start, of uploads whole and in parts alike."""
+        """The other way to start an upload, whether whole or in parts."""
         asked = NewFile.model_validate(await read_json(request) or {})
         ticket = self._ticket(request, asked.file_name, asked.content_type)
         address = self._address(request, ticket.key, ticket.name)
@@ -128,6 +128,6 @@ class Storage:
 
 
 def _plain(name: str, media_type: str) -> str:
-    """`name` as the last part of an address, with the extension of its type where it has none."""
+    """`name` in a form that can end an address. If it has no extension, that of its type is added."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[/\\]", name)[-1])[-100:].strip(".-") or "file"
     return plain if "." in plain else plain + (mimetypes.guess_extension(media_type) or "")

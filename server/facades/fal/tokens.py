@@ -20,7 +20,7 @@ def issue(signing: Signing, kind: Kind, until: float, **claims: Any) -> str:
 
 
 def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
-    """The claims of a token of ours whose time is not over, else None."""
+    """The claims of a token that we issued and that has not expired, else None."""
     text, _, seal = token.partition(".")
     if not signing.allows(seal, "fal", kind, text):
         return None
@@ -30,7 +30,7 @@ def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Ticket:
-    """Leave to bring one file; its token is part of the address the file is sent to."""
+    """Permission to upload one file; its token is part of the address that the file is sent to."""
 
     key: str
     name: str

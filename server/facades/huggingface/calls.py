@@ -23,7 +23,7 @@ from server.jobs.job import Job, Status
 from server.jobs.order import Order
 
 FACADE = "huggingface"
-JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # with white space, or the mark some editors put before a text
+JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # JSON may begin with white space, or the byte order mark that some editors add
 
 
 class HuggingFace:

@@ -19,7 +19,7 @@ MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V",
 
 
 def task_of(owner: str, name: str) -> Task | None:
-    """What that model is for; None for one that is not CogVideoX. As on the hub, letters' case does not count."""
+    """What that model is for; None for one that is not CogVideoX. Case does not matter, as on the Hub."""
     if owner.lower() not in [one.lower() for one in OWNERS]:
         return None
     checkpoint = published(name)
@@ -48,7 +48,7 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown ones are ignored, null means absent; what is absent is the model's own."""
+    """Unknown parameters are ignored and null means absent; absent ones are the model's own."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

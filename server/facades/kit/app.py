@@ -1,4 +1,4 @@
-"""One vendor's app: FastAPI with the vendor's errors, the guard before it, and CORS around both.
+"""One vendor's app: FastAPI with the vendor's errors, the guard in front of it, and CORS around both.
 
 Knows: in which order these stand. Does not know: paths, bodies, shapes of errors.
 """
@@ -47,8 +47,9 @@ def create_app(
     *schemas: type[BaseModel],
     admit: Admit = by_key,
 ) -> FastAPI:
-    """The app without its routes, which have whole paths. `refuse` answers every exception; `schemas` are those of the
-    bodies that routes read themselves; `admit` rewrites a request's path and sets `state.owner`, or raises."""
+    """An app without routes; those that are added later have complete paths. `refuse` answers every exception;
+    `schemas` are the models of bodies that routes read themselves; `admit` rewrites a request's path and sets
+    `state.owner`, or raises."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in RAISED:
         app.add_exception_handler(kind, partial(refuse, context))
@@ -69,12 +70,12 @@ def add(
     shown: bool = True,
     **more: Any,
 ) -> None:
-    """A route; `extra` is what the documentation has beside it, `shown` whether the documentation has it at all."""
+    """A route; `extra` is added to its documentation; `shown` says whether it is documented at all."""
     app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra, include_in_schema=shown, **more)
 
 
 def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Request], Awaitable[Response]]:
-    """`call(request, *values)` as a route's function: FastAPI would take further parameters for those of the query."""
+    """`call(request, *values)` as a route's function. FastAPI would treat extra parameters as query parameters."""
 
     async def bound(request: Request) -> Response:
         return await call(request, *values)
@@ -83,9 +84,10 @@ def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Re
 
 
 class Guard:
-    """ASGI middleware: `admit` sees each HTTP request first; what it raises is answered in the app's stead.
+    """ASGI middleware: `admit` sees each HTTP request first. When it raises, the exception is answered and the app is
+    not called.
 
-    Requests of the key that it names as `state.owner` take turns with those of others, and so do refused ones, by their
+    The keys (set as `state.owner`) take turns, so that one cannot keep out the others. Refused requests take turns by
     address.
     """
 
@@ -114,7 +116,7 @@ class Guard:
 
 
 def idempotency(request: Request) -> str | None:
-    """The name its caller gave this call, so that calling again makes no second job. Raises RequestError."""
+    """The idempotency key that the caller sent, so that a repeated call makes no second job. Raises RequestError."""
     name = request.headers.get(IDEMPOTENCY_KEY, "").strip()
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise RequestError(IDEMPOTENCY_KEY, f"must have at most {LONGEST_NAME} printable characters")
@@ -122,6 +124,6 @@ def idempotency(request: Request) -> str | None:
 
 
 def root(context: Context, request: Request, mount: str) -> str:
-    """Our URL up to the vendor's own paths: `mount` included where the request came below it."""
+    """Our URL up to the vendor's own paths. It includes `mount` if the request's path did."""
     below = request.scope["path"].startswith(f"{mount}/")
     return f"{context.artifacts.base_url(request)}{mount if below else ''}"

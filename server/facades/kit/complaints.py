@@ -52,7 +52,8 @@ WORDS: Mapping[str, str] = {
 def complaint(
     error: Mapping[str, Any], name: str, words: Mapping[str, str] = WORDS, ranges: Mapping[str, str] | None = None
 ) -> str:
-    """One of pydantic's errors in `words`: those for its kind, for the kind's family, else for OTHER."""
+    """One of pydantic's errors as a sentence from `words`: the one for its kind, else for the kind's family, else for
+    OTHER."""
     kind, limits = error["type"], {key: plain(value) for key, value in error.get("ctx", {}).items()}
     template = words.get(kind) or words.get(FAMILIES.get(kind, OTHER)) or words[OTHER]
     own = {"name": name, "given": shown(error["input"]), "msg": error["msg"], "range": (ranges or {}).get(name, "")}
@@ -60,12 +61,12 @@ def complaint(
 
 
 def complaints(error: ValidationError, one: Callable[[Mapping[str, Any]], str]) -> str:
-    """Each of its sentences once, in one line."""
+    """All sentences about the error in one line, without repeats."""
     return "; ".join(dict.fromkeys(one(dict(found)) for found in error.errors(include_url=False)))
 
 
 def ranges(*models: type[BaseModel]) -> dict[str, tuple[float, float]]:
-    """Of each field of these models that has both a least and a greatest value: these two."""
+    """The least and greatest value of each field of these models that has both."""
     return {
         name: (low, high)
         for model in models
@@ -80,12 +81,12 @@ def between(low: float, high: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A number without a decimal point that it does not need; anything else as it is."""
+    """A number without an unneeded decimal point; anything else unchanged."""
     return f"{value:g}" if isinstance(value, float) else value
 
 
 def shown(value: Any) -> Any:
-    """`value` as an error may repeat it: short, and always possible to write as JSON."""
+    """`value` as it may be repeated in an error: short, and always valid in JSON."""
     if isinstance(value, str):
         return value if len(value) <= SHOWN else f"{value[:SHOWN]}… ({len(value)} characters)"
     if isinstance(value, float):
@@ -119,14 +120,14 @@ def no_bool(value: Any) -> Any:
 
 
 def joined(value: Any) -> Any:
-    """A list of texts as one: Hugging Face's client sends negative prompts so."""
+    """Joins a list of texts; Hugging Face's client sends negative prompts as a list."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return ", ".join(part for part in value if part.strip())
     return value
 
 
 def is_blank(text: str | bytes) -> bool:
-    """Whether it is white space; of a long text its beginning decides."""
+    """Whether the text is only white space; of a long text, only the beginning is looked at."""
     return not text[:MAX_PROMPT].strip()
 
 

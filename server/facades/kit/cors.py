@@ -1,7 +1,7 @@
 """Pages of other origins: every one may call every API and read what it answers (CORS).
 
-Knows: the headers of that. Does not know: what is asked for. A page sends no key of its own accord, so that one which
-has none gets no further than any other caller without one; see docs/operations.md for servers without keys.
+Knows: the headers for it. Does not know: what a request is for. A page sends no key of its own accord, so that one
+which has none gets no further than any other caller without one; see docs/operations.md for servers without keys.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cors:
 
 
 def preflight(asked: Headers) -> Response:
-    """NOTE: `*` would not stand for Authorization, so the headers are named as they were asked for."""
+    """NOTE: `*` would not include Authorization, so the response names the headers that the preflight asks for."""
     headers = {"access-control-allow-origin": "*", "access-control-allow-methods": METHODS}
     headers |= {"access-control-max-age": SECONDS, "vary": "Access-Control-Request-Headers"}
     if (names := asked.get("access-control-request-headers", "")) and NAMES.fullmatch(names):

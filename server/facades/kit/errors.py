@@ -50,7 +50,7 @@ class BadForm(HTTPException):
 
 
 class Unavailable(HTTPException):
-    """The server does no work now, for a reason that passes: 503."""
+    """The server cannot work at the moment, but will be able to later: 503."""
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message)

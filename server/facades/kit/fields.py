@@ -1,4 +1,4 @@
-"""The fields of a request, whether its body is JSON or a form; and what of them a façade stores with the job.
+"""The fields of a request, whether its body is JSON or a form, and which of them a façade stores with the job.
 
 Knows: media types, null, empty boxes of forms, how much the job table keeps. Does not know: which fields there are.
 """
@@ -25,17 +25,17 @@ NOT_A_FIELD = "this server has no such field"
 
 
 class FormFile(bytes):
-    """A file of a form, with what the client calls it."""
+    """A file in a form, with the name and type that the client gave it."""
 
     name: str
     media_type: str
 
 
 async def read_fields(request: Request, forms: Collection[str] = (MULTIPART,)) -> dict[str, Any]:
-    """Those that are not null and no empty box of a form. Values of a form are text or FormFile.
+    """The fields that are neither null nor an empty box of a form. Values of a form are text or FormFile.
 
-    `forms`: the media types that are read as forms; all others are taken for JSON, and so is an urlencoded body that
-    begins like JSON, as `curl -d` sends it. Raises BadBody, BadForm, NotAnObject, and what reading raises.
+    `forms`: the media types that are read as forms; all others count as JSON, and so does a urlencoded body that begins
+    like JSON, which `curl -d` sends. Raises BadBody, BadForm, NotAnObject, and what reading raises.
     """
     kind, body = media_type(request), await read_body(request)
     if kind in forms and not (kind == URLENCODED and body.lstrip().startswith(b"{")):

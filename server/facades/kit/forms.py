@@ -25,17 +25,17 @@ MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 MOST_FIELDS = 1000
 MAX_URLENCODED = 2**20  # bytes: each escape takes the parser some hundred bytes and a microsecond
-PIECE = 64 * 2**10  # bytes that are parsed before anything else has its turn
+PIECE = 64 * 2**10  # bytes that are parsed before other work gets a turn
 FILE_TYPES = (b"image/", b"video/", b"audio/", b"application/octet-stream")
-PROBED = 1024  # bytes of a part at whose end it is decided that it is a text
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # but for those of text, and ESC
-UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # whose decoders raise other errors, or take minutes
+PROBED = 1024  # a part counts as text if its first so many bytes are
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # except those that text uses, and ESC
+UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # their decoders raise other errors, or take minutes
 
 
 class Parts(MultiPartParser):
-    """Takes a part for a file also where no file name comes with it: when its type is a file's, or it is no text.
+    """Also treats a part without a file name as a file, if its type is one of FILE_TYPES or it is not text.
 
-    NOTE: reads what is private in Starlette's parser, which calls every part without a file name a text.
+    NOTE: uses private attributes of Starlette's parser, which treats every part without a file name as text.
     """
 
     def on_headers_finished(self) -> None:
@@ -60,7 +60,7 @@ class Parts(MultiPartParser):
 
 
 def _is_binary(data: bytes) -> bool:
-    """Neither UTF-8 nor, as it has control characters, text in an older encoding."""
+    """Whether this is neither UTF-8 nor text in an older encoding, which has no control characters."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)  # a character may be cut in two at the end
     except UnicodeDecodeError:
@@ -79,7 +79,7 @@ async def parsed_form(request: Request, **limits: int) -> FormData:
 
 
 def is_left_empty(given: UploadFile) -> bool:
-    """Whether this is what a browser sends for a file box that was left empty, not a file without a byte."""
+    """Whether this is what a browser sends for a file box that was left empty, as opposed to an empty file."""
     return not given.size and not given.filename and given.content_type in (None, "", "application/octet-stream")
 
 
@@ -118,7 +118,7 @@ def _codec(charset: str) -> str:
 
 
 def _check_end(content_type: str, body: bytes) -> None:
-    """NOTE: the parser leaves out a part that broke off, and the form would merely seem to lack a field."""
+    """NOTE: the parser drops a part that is cut off, and the form would only seem to lack a field."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != MULTIPART.encode():

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 from server.limits.steps import LARGE, STEP, in_turn, steps
 
 MAX_VALUES = 100_000  # in a body: the parser would take seconds for 100 MB of `0,0,0`
-MAX_ESCAPES = 4_000_000  # in a body: an image in base64 has one in 64 characters, for its slashes
-LONGEST_NUMBER = 1000  # characters of one: taking one apart costs the square of its length
+MAX_ESCAPES = 4_000_000  # in a body; an image in base64 may have one in 64 characters, because of its slashes
+LONGEST_NUMBER = 1000  # characters; the time to parse a number grows with the square of its length
 LONG = 64 * 2**10  # bytes of a text that is cut out
 MOST_BESIDE = 8 * 2**20  # bytes of a document without its long texts
 ESCAPE = 6  # bytes of the longest, \u0041
@@ -26,7 +26,7 @@ CONTINUATION = bytes(range(0x80, 0xC0))  # what follows the first byte of a char
 
 
 class BadBody(Exception):
-    """A body that is no JSON document; `position` is the character where it stops being one."""
+    """A body that is not a JSON document; `position` is the first character that is wrong."""
 
     def __init__(self, message: str, position: int = 0) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class BadBody(Exception):
 
 
 async def parsed(body: bytes, owner: str = "") -> Any:
-    """As `parse_json`; a large body is parsed in a thread, when it is the turn of this API key."""
+    """Like `parse_json`, but a large body is parsed in a thread, when it is this API key's turn."""
     if len(body) <= LARGE:
         return parse_json(body)
     return await in_turn(owner, len(body), parse_json, body)
@@ -77,15 +77,15 @@ def _parsed(body: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Cut:
-    """`rest`: the document with a mark in the place of each long text; `longer`: by how many characters each is longer
-    than its mark."""
+    """`rest`: the document with a mark in the place of each long text. `longer`: how many characters longer each text
+    is than its mark."""
 
     rest: bytes
     texts: dict[str, str]
     longer: dict[str, int]
 
     def position(self, at: int) -> int:
-        """In the whole document, of what is at this character of the rest."""
+        """The position in the whole document of a character of `rest`."""
         rest = self.rest.decode("utf-8-sig", "replace")
         return at + sum(longer for mark, longer in self.longer.items() if rest.find(mark) < at)
 
@@ -118,7 +118,7 @@ def _cut(body: bytes) -> Cut:
 
 
 def _end_of_text(body: bytes, at: int) -> int:
-    """Where the quote is that ends the text which begins at `at`; -1: nowhere."""
+    """The position of the quote that ends the text which begins at `at`, or -1."""
     begin = at
     while (at := body.find(QUOTE, at)) >= 0 and _is_escaped(body, at, begin):
         at += 1

@@ -30,7 +30,7 @@ class Records:
         write_atomically(path, json.dumps(record).encode("ascii"))
 
     def find(self, owner: str, key: str) -> tuple[Record, Artifact] | None:
-        # only a key of ours finds a file, so that no other text becomes part of a path
+        # only keys in our own form are looked up, so that no other text becomes part of a path
         artifact = self._artifacts.find(key)
         record = None if artifact is None else _read(self._path(owner, key))
         return None if artifact is None or record is None else (record, artifact)

@@ -1,4 +1,4 @@
-"""Jobs as calls submit, find and await them.
+"""How calls submit, find and await jobs.
 
 Knows: what ends a wait: the job, the caller, the server. Does not know: what is answered then.
 """
@@ -29,7 +29,7 @@ async def submit_job(request: Request, jobs: Jobs, generation: GenerationRequest
 
 
 def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Job | None:
-    """The caller's own job of that id or number."""
+    """The caller's own job with that id or number."""
     job = jobs.find(job_id, facade, request.state.owner)
     if job is not None:
         note_model(request, job.model)
@@ -37,8 +37,8 @@ def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Jo
 
 
 async def ended_within(request: Request, jobs: Jobs, job: Job, seconds: float) -> Job:
-    """The job once it has ended, or as it is after so many seconds; `job` itself when too many calls wait, it is
-    removed, or the server stops."""
+    """The job once it has ended, or as it is after so many seconds. Returns `job` itself if too many calls wait, the
+    job is removed, or the server stops."""
     with suppress(KeyError, TooManyAtOnce), jobs.waits.held(holder(request.state.owner, request)):
         return await jobs.wait(job.id, timeout=max(0.0, seconds))
     return job
@@ -58,7 +58,7 @@ async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_sho
     """The job once it is terminal; None when the caller hung up.
 
     `one_shot`: nobody can ask for the job after this call, so hanging up cancels it; other jobs go on. A call with an
-    Idempotency-Key is never of that kind: its caller can make it again.
+    Idempotency-Key is never one-shot, because its caller can repeat it.
 
     Raises Unavailable when the server stops or no worker can start: the job stays queued if its caller can ask for it
     later, else it is cancelled.

@@ -17,7 +17,7 @@ from server.jobs.job import Job, Status
 from server.webhooks import Letter
 from weights.catalog import plain_name, published
 
-USUAL_SECONDS = 30  # of a job nothing is known about yet
+USUAL_SECONDS = 30  # for a job without an estimate yet
 LATER = "Try to fetch request after seconds estimated"
 TIP_LATER = "Send your key to fetch_result, or look at future_links, when eta seconds have passed"
 TIP_DONE = "The video is at the address in output; no key is needed to get it"
@@ -29,14 +29,14 @@ def film_url(job: Job, base: str) -> str:
 
 
 def meta(job: Job) -> dict[str, Any]:
-    """The parameters within their maxima, also those without effect: `notes` names these."""
+    """The parameters, reduced to their maxima. It includes those without effect, which `notes` names."""
     sent = {name: value for name, value in job.memo.items() if name not in ("notes", "track_id")}
     told = {name: ("no", "yes")[value] if isinstance(value, bool) else value for name, value in sent.items()}
     return {"model_id": told.pop("model_id", ""), **told, "seed": job.seed, "file_prefix": job.id}
 
 
 def notes(job: Job) -> list[str]:
-    """What is not as it was asked for, by this façade and by the plan."""
+    """What this façade or the plan changed in the request."""
     asked, said = str(job.memo.get("model_id", "")), []
     if published(asked) and asked not in TEXT_MODELS and plain_name(asked) != plain_name(job.model):
         said.append(f"model_id: {asked} -> {job.model} (what this server has)")
@@ -51,9 +51,10 @@ def eta(expected: float | None, position: int) -> int:
 def of_job(
     job: Job, base: str, position: int, expected: float | None = None, fetch_url: str | None = None
 ) -> dict[str, Any]:
-    """The answer about a job; `fetch_url` in the answer to its creation only, which tells more while there is no film.
+    """The answer about a job. `fetch_url` is given only when the job was just created: that answer says more until
+    there is a video.
 
-    `position`: jobs before it. `expected`: seconds until there is a film, where anything is known.
+    `position`: jobs ahead of it. `expected`: seconds until there is a video, if there is an estimate.
     """
     if job.status is Status.SUCCEEDED:
         return _success(job, base)
@@ -101,7 +102,7 @@ def _seconds(job: Job) -> float:
 
 
 def letter(context: Context, job: Job, event: str) -> Letter | None:
-    """What a webhook is told of a job that has ended."""
+    """The body of the webhook for a job that has ended."""
     if event != "completed" or job.webhook is None:
         return None
     track_id = job.memo.get("track_id")

@@ -138,7 +138,7 @@ class ModelsLab:
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
     def film(self, request: Request) -> Response:
-        """The file of a job at the address promised for it. Whoever knows that may have it."""
+        """The file of a job, at the address that its answer announced. Whoever knows the address may have the file."""
         job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
@@ -148,7 +148,7 @@ class ModelsLab:
         return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
 
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
-        """The JSON body, whatever its type is said to be, and whose key came with the request."""
+        """The JSON body, whatever its content type, and the owner of the key that came with the request."""
         identify = partial(self.context.keys.identify, request.headers)
         owner: str | None = None
         with contextlib.suppress(Unauthorized):
@@ -167,7 +167,7 @@ class ModelsLab:
 
 
 def file_of(context: Context, path: str) -> Artifact | None:
-    """The video at a path of this API."""
+    """The video at `path`, a URL path of this API."""
     job = _video_at(context.jobs, path)
     return None if job is None or job.video is None else context.artifacts.find(job.video.key)
 
@@ -183,7 +183,7 @@ def _video_at(jobs: Jobs, path: str) -> Job | None:
 
 
 def _told(given: Given) -> dict[str, Any]:
-    """What is kept of a body, and told in `meta`: a picture that came along is named by its beginning."""
+    """What is stored of a body and repeated in `meta`. Of a picture in the body, only the beginning is kept."""
     values = given.model_dump(exclude={"key", "webhook"})
     if (source := picture_of(given)) is not None and not source.startswith(("http:", "https:")):
         values["init_image"] = shown(source)

@@ -34,7 +34,7 @@ TIP = "Try again later; the server's log may say more"
 
 @dataclass(frozen=True)
 class Failure:
-    """`plain`: about the address itself, never told with a 200."""
+    """`plain`: an error about the address itself, which is never sent with status 200."""
 
     code: int
     message: str
@@ -48,8 +48,8 @@ class Failure:
 
 
 def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json:
-    """What is refused is told with a 200 unless `setting` says otherwise, or the version that is called, by its path;
-    what the server cannot do never is."""
+    """A refusal has status 200 unless `setting`, or the version in the path, says otherwise. A failure of the server
+    never has."""
     real = setting == "real" or path.removeprefix("/modelslab").startswith(V7)
     code = failure.code if real or failure.code >= 500 or failure.plain else 200
     return Json(failure.body, status_code=code, headers=dict(failure.headers))

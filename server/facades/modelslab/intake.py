@@ -16,7 +16,7 @@ from server.facades.modelslab.models import (
 
 
 def limited(given: Given) -> tuple[Given, list[str]]:
-    """`given` with what exceeds ModelsLab's maximum brought down to it, and a note of each."""
+    """`given` with values above ModelsLab's maximum reduced to it, and a note on each."""
     over = {name: most for name, most in given.MOST.items() if (getattr(given, name) or 0) > most}
     notes = [f"{name}: {shown(getattr(given, name))} -> {most} (the maximum)" for name, most in over.items()]
     return given.model_copy(update=over), notes

@@ -26,7 +26,7 @@ MARK = re.compile(rb'["{}\[\],:]')
 
 
 class KeyScanner:
-    """Finds the member `key` of a JSON object whose text comes in pieces; the first one, where there are several."""
+    """Finds the member `key` of a JSON object whose text comes in pieces; if there are several, the first one."""
 
     def __init__(self) -> None:
         self.key: str | None = None
@@ -45,7 +45,7 @@ class KeyScanner:
         while at < len(data) and self.key is None:
             if self._in_string:
                 end = self._inside(data, at)
-                if data[end : end + 1] == b"\\":  # an escape whose second half is to come
+                if data[end : end + 1] == b"\\":  # an escape whose second half is still missing
                     self._rest = data[end:]
                     return
                 if end == len(data):
@@ -104,10 +104,10 @@ async def read(
     identify: Callable[[str | None], str],
     grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
-    """The body, and its owner; None where it is so short that its key can be looked for once it is parsed.
+    """The body and its owner. The owner is None for a short body, whose key can be found after parsing.
 
-    `grow` hears of each piece before it is written. Raises Unauthorized as soon as that is certain; BodyTooLarge,
-    TooManyBodies, BadBody, DiskFull; HTTPException 408.
+    `grow` gets the size of each piece before the piece is written. Raises Unauthorized as soon as that is certain;
+    BodyTooLarge, TooManyBodies, BadBody, DiskFull; HTTPException 408.
     """
     length = body_length(request)
     chunks, scanner, owner = request.stream(), KeyScanner(), None

@@ -37,7 +37,7 @@ def _address(url: str) -> str:
 
 
 def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
-    """Or the name of a published checkpoint that is made for the task."""
+    """Accepts one of `known`, or the name of a published checkpoint that is made for the task."""
 
     def check(name: str) -> str:
         checkpoint = published(name)
@@ -141,7 +141,7 @@ class TextToVideoFusion(TextToVideo):
 
 
 class ImageToVideo(Sized):
-    """`img2video`. Without a prompt the picture is all there is."""
+    """`img2video`. Without a prompt, the video is made from the picture alone."""
 
     MOST = SIZED
     IGNORED = {

@@ -22,7 +22,8 @@ FIRST_BYTES = (
 
 
 def decoded(text: str) -> tuple[list[bytes], str]:
-    """The bytes of a data URI or of plain base64, in pieces, and their media type as said or as seen ("" when neither).
+    """The bytes of a data URI or of plain base64, in pieces, and their media type as stated or as recognized ("" if
+    neither).
 
     Raises ValueError with the reason.
     """

@@ -39,7 +39,7 @@ class Videos:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-        # a program that lists its videos and deletes them as they come asks for the page behind a deleted one
+        # a program that lists its videos and deletes each one asks for the page after a deleted one
         self.deleted: OrderedDict[str, Job] = OrderedDict()
 
     async def create(self, request: Request) -> Response:
@@ -71,7 +71,7 @@ class Videos:
             raise Refused(400, "Only a completed video can be remixed.", "video_id", "video_not_completed")
         if old.request.image is not None:
             await run_in_threadpool(self.context.intake.again, old.request.image, "video_id")
-        # Whether the server extended the old one, or was asked to: what it may do now need not be the same.
+        # Extend only if the old request asked for it: the server's setting may have changed since.
         asked = "extend" in old.memo or "extend" in str(old.memo.get("extra_params"))
         extend = old.request.extend if asked else None
         fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None, extend=extend)

@@ -81,7 +81,7 @@ def _of_request(name: str, message: str) -> Failure:
     return Failure(400, f"Invalid '{name}': {message}" if name else message, name or None, "invalid_value")
 
 
-RANGES = {  # both sides of a range are told, whichever was overstepped
+RANGES = {  # the message names both ends of a range, whichever was exceeded
     written.format(name): complaints.between(*ends)
     for model, written in ((CreateVideo, "{}"), (ExpiresAfter, "expires_after[{}]"), (Adapter, "lora[{}]"))
     for name, ends in complaints.ranges(model).items()

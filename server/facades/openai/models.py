@@ -97,7 +97,7 @@ def _picture(value: Any) -> Any:
 
 
 def _lora(value: Any) -> Any:
-    """vLLM-Omni's names of its members, of which each has several."""
+    """Accepts each of the names that vLLM-Omni has for a member."""
     value = opened(value)
     if isinstance(value, str):
         return {"path": value}

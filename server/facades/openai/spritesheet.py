@@ -9,7 +9,7 @@ from server.media.inspectors import Inspectors, TooSlow
 
 COLUMNS, TILES = 4, 16
 TILE_WIDTH = 320  # pixels at most
-# a film is BT.709 in limited range, a JPEG BT.601 in full range
+# a video is BT.709 in limited range, a JPEG BT.601 in full range
 JPEG = "out_color_matrix=bt601:out_range=pc,format=yuvj420p"
 SECONDS = 60.0  # ffmpeg may take
 

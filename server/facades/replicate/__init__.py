@@ -1,8 +1,9 @@
 """Replicate: predictions by model, version and deployment, with models, files and webhooks.
 
 `app` has the addresses; `calls` makes predictions, `watch` shows them to browsers, `files` takes uploads and `about`
-tells the rest. `models` says what a request may contain, `catalog` what is told of that, `answers` and `logs` put a job
-into Replicate's words, `webhook` signs them, `errors` says what is wrong. `clients` are programs that use it.
+answers everything else. `models` says what a request may contain, `catalog` describes that to clients, `answers` and
+`logs` put a job into Replicate's words, `webhook` signs them, `errors` says what is wrong. `clients` are programs that
+use it.
 """
 
 from server.facades.facade import Facade

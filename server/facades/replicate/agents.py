@@ -8,12 +8,12 @@ from typing import Literal
 
 from server.facades.ai_sdk import refuses
 
-# what `run()` of these gives back has `read()` only for https: and data:. Before 1.0 it gave back the text itself.
+# what `run()` of these returns has `read()` only for https: and data:. Before 1.0 it gave back the text itself.
 # _ModuleClient is the beta's `replicate.run()` without a client of one's own
 FILES = re.compile(r"(?:replicate-(?:python|javascript)/|(?:Replicate|AsyncReplicate|_ModuleClient)/Python )(\d{1,9})")
 
-# seconds a call may block, in which the client has its answer before it gives up, and maybe sends the same again
-LONGEST_WAIT = 54.0  # so that the answer is there before 55
+# seconds that a call may block: short enough that the client does not give up and send the request again
+LONGEST_WAIT = 54.0  # the answer must arrive within 55
 LONGEST_WAIT_OF_0 = 25.0  # replicate-python before 1.0, which gives up after 30
 OF_0 = "replicate-python/0."
 OWN_TIMEOUT = "x-stainless-read-timeout"  # the beta says when it gives up: after 60 unless its user says otherwise
@@ -30,13 +30,15 @@ def longest_wait(headers: Mapping[str, str]) -> float:
 
 
 def reads_files(agent: str) -> bool:
-    """Whether the client of this user agent turns an output into a file, and only an https address or data."""
+    """Whether the client with this user agent turns an output into a file, which works only with an https address or
+    data."""
     found = FILES.match(agent)
     return found is not None and int(found[1]) >= 1
 
 
 def is_data(setting: Literal["auto", "url", "data"], agent: str, base: str, waited_for: bool) -> bool:
-    """`waited_for`: a client that reads files created the prediction, with `Prefer: wait`. `base`: our address."""
+    """Whether to answer with the video's data. `waited_for`: a client that reads files created the prediction, with
+    `Prefer: wait`. `base`: our address."""
     if setting != "auto":
         return setting == "data"
     if reads_files(agent):

@@ -49,16 +49,16 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def waiting(job: Job) -> Job:
-    """`job` as Replicate tells of it when a blocking call runs out of time: its clients take any word but `starting`
-    for the end."""
+    """`job` as Replicate shows it when a blocking call runs out of time: its clients treat any status but `starting` as
+    the end."""
     return replace(job, status=Status.QUEUED, started_at=None)
 
 
 def prediction(
     context: Context, job: Job, base: str, root: str, lines: Iterable[LogLine], *, as_data: bool = False
 ) -> dict[str, Any]:
-    """`base` is our address, `root` the one up to Replicate's `/v1`. `as_data`: the film itself instead of where it
-    lies."""
+    """`base` is our address, `root` the same up to Replicate's `/v1`. `as_data`: contains the video itself instead of
+    its address."""
     body: dict[str, Any] = {
         "id": public_id(job.id),
         "model": job.endpoint,
@@ -84,7 +84,7 @@ def prediction(
 
 
 def urls(context: Context, job: Job, root: str) -> dict[str, str]:
-    """Stream and page are opened by what sends no key (a browser), so their addresses are unguessable."""
+    """Stream and page are opened by browsers, which send no key, so their addresses are unguessable."""
     here = f"{root}/v1/predictions/{public_id(job.id)}"
     token = context.signing.token(NAME, job.id)
     return {

@@ -49,7 +49,7 @@ DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCI
 
 @dataclass(frozen=True)
 class Asked:
-    """A prediction somebody wants, before its input is looked at."""
+    """A requested prediction, before its input is checked."""
 
     model: Model
     version: str
@@ -149,7 +149,7 @@ class Predictions:
             return await run_in_threadpool(self._list, request)
 
     def _list(self, request: Request) -> Response:
-        """Newest first. A cursor names the prediction that a page lies behind, and in which direction."""
+        """Newest first. A cursor names the prediction after or before which a page begins."""
         direction, _, behind = request.query_params.get("cursor", "").partition(".")
         owner, limit = request.state.owner, PAGE + 1
         if not direction:
@@ -197,7 +197,7 @@ class Predictions:
 
 
 def wait_seconds(request: Request) -> float:
-    """How long a call may block, of its header Prefer; 0 for not at all."""
+    """How long a call may block, from its header Prefer; 0 means not at all."""
     for part in re.split("[,;]", request.headers.get("prefer", "").lower()):
         name, equals, value = (piece.strip(' "') for piece in part.partition("="))
         if name == "wait" and not equals:
@@ -221,7 +221,7 @@ def _duration(after: str) -> float | None:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The body, without what is null, in it and in its input."""
+    """The body, without the nulls in it and in its input."""
     fields = present(members(await read_json(request)))
     if isinstance(fields.get("input"), dict):
         fields["input"] = present(fields["input"])

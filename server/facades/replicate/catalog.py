@@ -7,7 +7,7 @@ from typing import Any
 from server.facades.replicate.models import MODELS, Model
 
 CREATED = "2024-09-17T00:00:00.000000Z"
-COG = "0.9.25"  # clients look at it to tell how old a schema's habits are
+COG = "0.9.25"  # clients look at this version to tell how old the schema's conventions are
 HARDWARE = {"name": "This server", "sku": "local"}
 ACCOUNT = {"type": "user", "username": "cogvideox", "name": "CogVideoX server", "github_url": None, "avatar_url": None}
 COLLECTION = {

@@ -33,7 +33,7 @@ TITLES = {
 }
 NO_KEY = "You did not pass an authentication token"
 BAD_KEY = "You did not pass a valid authentication token"
-RETRY = {"retry-after": "5"}  # seconds; Replicate's clients wait so long before a GET is repeated
+RETRY = {"retry-after": "5"}  # seconds that Replicate's clients wait before they repeat a GET
 TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -93,7 +93,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
 
 
 def renamed(error: RequestError, fields: dict[str, str]) -> RequestError:
-    """The same complaint with the field called as the caller calls it."""
+    """The same error with the field's name as the caller wrote it."""
     return RequestError(fields.get(error.field, error.field), error.message)
 
 
@@ -106,7 +106,7 @@ def of_job(job: Job, fields: dict[str, str]) -> str | None:
 
 def _of_field(error: Mapping[str, Any]) -> Invalid:
     path = [str(part) for part in error["loc"]]
-    named = [part for part in path if not part.isdecimal()]  # an entry of a list goes by the list's name
+    named = [part for part in path if not part.isdecimal()]  # an entry of a list is reported under the list's name
     where, name, context = ".".join(path), named[-1] if named else "", error.get("ctx", {})
     match error["type"]:
         case "missing":

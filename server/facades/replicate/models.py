@@ -231,7 +231,7 @@ def of_version(reference: str) -> tuple[Model, str] | None:
 
 
 def guessed(input: dict[str, Any]) -> Model:
-    """The model whose fields `input` has, for a deployment, whose name tells nothing."""
+    """The model that has the fields of `input`: for a deployment whose name does not tell which."""
     if "image" in input:
         return MODELS["thudm/cogvideox-i2v"]
     own = {"num_inference_steps", "guidance_scale", "num_frames"}
@@ -239,7 +239,7 @@ def guessed(input: dict[str, Any]) -> Model:
 
 
 def generation(given: Input, image: Media | None) -> GenerationRequest:
-    # torch takes a seed below 0 as well, the engine does not: each becomes another one
+    # torch accepts a seed below 0, the engine does not: each is replaced by a valid one
     seed = None if given.seed is None else given.seed % (MAX_SEED + 1)
     width, height = SIZE
     if isinstance(given, CogVideoX5bInput):

@@ -58,7 +58,7 @@ class Watch:
         yield _event("done", reason.get(job.status, "{}"), number + 2)
 
     def page(self, request: Request, prediction_id: str, token: str) -> Response:
-        """The film; before there is one, how far it is, which a browser asks for again."""
+        """The video; until there is one, a page with its progress, which reloads itself."""
         job = self._find(prediction_id, token)
         if job.video is not None:
             return RedirectResponse(

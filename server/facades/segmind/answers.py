@@ -10,7 +10,7 @@ from server.facades.segmind import errors
 from server.jobs.job import Job, Status
 from server.media.artifact import Artifact
 
-CREDITS = 1_000_000  # nothing is billed here, and a program that stops at zero must not stop
+CREDITS = 1_000_000  # nothing is billed here, but some programs stop when their credits reach zero
 
 
 def headers(job: Job) -> dict[str, str]:
@@ -58,7 +58,7 @@ def result(context: Context, job: Job, video: Artifact, base: str) -> dict[str, 
 
 
 def links(job: Job, root: str) -> dict[str, str]:
-    """`root` is our address up to Segmind's `/v1` and `/v2`. The SDK joins relative ones wrongly."""
+    """`root` is our address up to Segmind's `/v1` and `/v2`. The SDK joins relative URLs wrongly."""
     return {
         "poll_url": f"{root}/v1/requests/{job.id}",
         "status_url": f"{root}/v2/requests/{job.id}/status",
@@ -67,7 +67,7 @@ def links(job: Job, root: str) -> dict[str, str]:
 
 
 def state(job: Job, root: str, queued: str = "QUEUED") -> tuple[int, dict[str, Any]]:
-    """Code and body while there is no video: waiting, working or failed; also the status of one that has finished.
+    """Code and body for a job without a video (waiting, working or failed), and the status of a finished one.
 
     `queued` is the word for a job that waits.
     """

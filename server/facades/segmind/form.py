@@ -12,9 +12,10 @@ NAMES: dict[str, Form] = {"json": "json", "binary": "binary"}
 
 
 def choose(query: str | None, base64: bool, headers: RawHeaders, setting: str = "auto") -> Form:
-    """The first that speaks: the query (`response`), the header, `base64`, Accept, our setting, who is calling.
+    """The first of these that decides: the query (`response`), the header, `base64`, Accept, our setting, the calling
+    program.
 
-    `headers` as they came over the wire: lower-case names, in order.
+    `headers`: as received, with lower-case names, in order.
     """
     first = {name.decode("latin-1"): value.decode("latin-1").lower() for name, value in reversed(headers)}
     explicit = (query or "").lower() or first.get("x-response-format", "").strip()

@@ -17,7 +17,7 @@ from server.facades.kit.complaints import MAX_PROMPT, no_bool, not_blank, writab
 from server.facades.kit.samples import BLUE_BASE64, RED
 
 SEED_LIMIT = 2**53 - 1
-SIZE = (720, 480)  # both models' only one at Segmind, whatever model answers here
+SIZE = (720, 480)  # the only one at Segmind, for both models; it is used whatever model answers here
 RANDOM_SEED = -1
 MAX_ASSETS = 100
 PICTURES = [RED, BLUE_BASE64]

@@ -94,7 +94,7 @@ class Zhipu:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The members of a JSON body, whatever type it says it has, or the parts of a form, those that say something."""
+    """The members of a JSON body, whatever its content type, or the non-empty parts of a form."""
     fields = await read_fields(request)
     for name, value in fields.items():
         if value == b"":

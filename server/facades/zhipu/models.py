@@ -195,7 +195,7 @@ class VideoGeneration(BaseModel):
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """Width and height in pixels; None when nothing is said of them."""
+        """Width and height in pixels; None when the request does not give them."""
         return None if self.size is None else _pixels(self.size)
 
 

@@ -47,7 +47,7 @@ class Film:
 
     @classmethod
     def read(cls, data: bytes, folder: Path) -> Film:
-        """Every frame is decoded: a film that merely says how long it is does not count."""
+        """Every frame is decoded: the length that the file states is not enough."""
         path = folder / "read.mp4"
         path.write_bytes(data)
         decode = ["-i", str(path), "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "gray", "-"]

@@ -45,5 +45,5 @@ def port(made: FastAPI) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def client(made: FastAPI, port: int) -> TestClient:
-    """Over the same server; its lifespan is the port's."""
+    """A client of the same server, which `port` starts and stops."""
     return TestClient(made, raise_server_exceptions=False)
