@@ -302,7 +302,7 @@ def shortage(device: torch.device, limit: int | None, placement: Placement) -> I
 
 
 def whole(found: dict[str, Any], steps: int) -> tuple[dict[str, Any], str]:
-    """The pair to quote for a whole video, and whether its seconds are measured or scaled."""
+    """The pair of runs to report for a whole video, and whether its seconds are measured or scaled."""
     if found.get("full"):
         return found["full"], "measured"
     return found.get("short") or {}, f"scaled from {(found.get('short') or {}).get('steps')} steps to {steps}"

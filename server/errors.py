@@ -74,7 +74,7 @@ class QueueFull(ServerError):
 
 
 class QuotaExceeded(QueueFull):
-    """A key has as many jobs as it may have: at the same time (`daily` False) or since midnight UTC."""
+    """A key has reached its limit of jobs: at the same time (`daily` False) or since midnight UTC."""
 
     def __init__(self, limit: int, daily: bool, retry_after: float) -> None:
         when = "a day" if daily else "at a time"

@@ -253,7 +253,7 @@ def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_pat
 
 
 def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Path) -> None:
-    """Twice the rate by the network that ships: each new frame's object lies between its neighbours'."""
+    """Doubles the rate with the shipped network: the object in each new frame lies between those in its neighbours."""
     film = clip(engine, "a red circle moves left on a blue background", tmp_path, interpolate_fps=16)
     seen = look(film)
     assert (seen.color, seen.background, seen.shape) == ("red", "blue", "circle")

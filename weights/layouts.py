@@ -86,7 +86,7 @@ def plan(tensors: Mapping[str, tuple[Path, Tensor]], layout: Layout, prefix: str
 
 
 def _renamed(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """diffusers' names for an original name, each with its parts (number, of) of the tensor."""
+    """diffusers' names for an original name, each with the parts of the tensor that it gets: (number, of how many)."""
     if name == _POSITIONS:
         yield "patch_embed.pos_embedding", [(0, 1)]
         return

@@ -228,7 +228,7 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
     except OSError:
         raise
     except pickle.UnpicklingError as e:  # torch's own message advises to load it anyway
-        raise ValueError(f"{path.name} is no pickle of plain tensors, and nothing else is read: it may be code") from e
+        raise ValueError(f"{path.name} is not a pickle of plain tensors; nothing else is read: it may be code") from e
     except Exception as e:  # another kind of file may fail in any way
         raise ValueError(f"{path.name} is not a file of tensors: {str(e) or type(e).__name__}") from e
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):

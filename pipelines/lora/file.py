@@ -139,7 +139,7 @@ def matched(file: LoraFile, layers: Layers) -> Match:
     for part in found.parts.values():
         for key in part.keys.values():
             if file.dtypes[key] not in FLOATING:
-                raise LoraError(f"{key}: its tensors are no matrices of floating numbers but {file.dtypes[key]}")
+                raise LoraError(f"{key}: its tensors must be floating-point matrices, not {file.dtypes[key]}")
     return found
 
 

@@ -46,8 +46,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Match:
-    """`layout` as text; parts and keys of alpha tensors by the transformer's own names; `text`: the number of the text
-    encoder's layers in the file."""
+    """`layout` is its name for messages. `parts` and the keys of alpha tensors are by the transformer's own names.
+    `text`: how many of the text encoder's layers the file contains."""
 
     layout: str
     parts: dict[str, Part]
@@ -155,7 +155,7 @@ def _lora(module: str, keys: dict[str, str], got: Mapping[str, Shape], weight: S
         raise LoraError(f"it holds only half of {module}: {missing.pop()} is missing")
     down, up = got["lora_A.weight"], got["lora_B.weight"]
     if min(len(down), len(up)) < 2:
-        raise LoraError(f"{module}: its tensors are no matrices")
+        raise LoraError(f"{module}: its tensors are not matrices")
     if down[0] < 1 or up[1] != down[0]:
         raise LoraError(f"{module}: its halves differ in rank, {down[0]} and {up[1]}")
     ones = (1,) * (len(weight) - 2)

@@ -19,7 +19,7 @@ MEMORY_BYTES = 6 * 2**30
 ADDRESS_SPACE = 32 * 2**30  # torch's own libraries take several GiB of it
 GROWTH = 2  # size of the tensors / size of the file, at most: a pickle can repeat one number a billion times
 REFUSED = 3
-NOT_PLAIN = "it is no pickle of plain tensors"
+NOT_PLAIN = "it is not a pickle of plain tensors"
 TOO_SLOW = f"it could not be converted within {SECONDS:g} seconds"
 
 

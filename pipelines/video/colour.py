@@ -154,7 +154,7 @@ def _png(image: Image.Image) -> bytes | None:
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """As cameras tag it, without a profile."""
+    """Whether the image has the Exif tags with which cameras mark Adobe RGB instead of embedding a profile."""
     if "exif" not in image.info:
         return False
     tags = image.getexif()

@@ -75,9 +75,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as e:
-        raise ManifestError(f"{path.name} has a comment that is no manifest") from e
+        raise ManifestError(f"{path.name} has a comment that is not a manifest") from e
     if not isinstance(found, dict):
-        raise ManifestError(f"{path.name} has a comment that is no manifest")
+        raise ManifestError(f"{path.name} has a comment that is not a manifest")
     return found
 
 

@@ -19,8 +19,9 @@ _SOS, _EOI, _BARE = 0xDA, 0xD9, (0x01, 0xD8)
 
 @dataclass(frozen=True)
 class Parts:
-    """`scans`: passes over the whole image, 1 unless it is a JPEG. `ended`: a JPEG has its end marker, a PNG of whole
-    chunks its last one. `begun`: the last scan of each of a JPEG's colours has begun."""
+    """`scans`: passes over the whole image, 1 unless it is a JPEG. `ended`: the file is complete (a JPEG has its end
+    marker; a PNG has its last chunk, and all chunks are whole). `begun`: in a JPEG, the last scan of every colour has
+    begun."""
 
     count: int = 1
     scans: int = 1

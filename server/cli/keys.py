@@ -176,7 +176,7 @@ def _where(settings: Settings) -> str:
 
 @contextmanager
 def _existing(settings: Settings) -> Iterator[KeyStore]:
-    """As `_store`, and makes nothing where no server has been."""
+    """Like `_store`, but creates nothing in a folder that no server has used."""
     if _is_new(settings):
         raise fail(
             f"no server has used the data folder {settings.data_dir.absolute()}; run this where the server runs, or"

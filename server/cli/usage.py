@@ -43,7 +43,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _name(param: Parameter) -> str:
-    """The option's long form, or how the page calls the argument."""
+    """The option's long form, or the argument's name on the help page."""
     from typer.core import TyperArgument
 
     if isinstance(param, TyperArgument):

@@ -49,7 +49,7 @@ def unpacked(request: GenerationRequest, folder: Path) -> GenerationRequest:
 
     def there(name: str) -> str:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"{name!r} is no name of an input file")
+            raise ValueError(f"{name!r} is not the name of an input file")
         return str(folder / name)
 
     image, video = (one and replace(one, path=there(one.path)) for one in (request.image, request.video))

@@ -32,7 +32,7 @@ def mutants(asked: Asked, random: Random, count: int) -> Iterator[Asked]:
 
 
 def _document(body: bytes) -> Any:
-    """What the body holds if that is an object or a list of something."""
+    """The JSON in the body, if it is a non-empty object or list."""
     try:
         found = json.loads(body) if len(body) <= ENOUGH else None
     except (ValueError, RecursionError):

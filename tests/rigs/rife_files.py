@@ -30,9 +30,9 @@ def files(folder: Path) -> dict[Path, str]:
     return {
         folder / "gone.pkl": "there is no such file",
         folder / "net.onnx": "its name must end in .safetensors",
-        folder / "code.pkl": "no pickle of plain tensors",
-        folder / "plain-code.pkl": "no pickle of plain tensors",
+        folder / "code.pkl": "not a pickle of plain tensors",
+        folder / "plain-code.pkl": "not a pickle of plain tensors",
         folder / "style.safetensors": "no RIFE weights; get flownet 4.25",
         folder / "torn.safetensors": "is not a file of tensors",
-        folder / "text.pth": "no pickle of plain tensors",
+        folder / "text.pth": "not a pickle of plain tensors",
     }

@@ -120,7 +120,7 @@ def _of_json(error: BadBody) -> Failure:
 
 
 def _of_queue(error: QueueFull) -> Failure:
-    text = f"Rate limit reached: {error.message}"  # its clients give up on more than a minute
+    text = f"Rate limit reached: {error.message}"  # its clients do not follow a retry-after of more than a minute
     return Failure(429, text, None, "rate_limit_exceeded", "rate_limit_error", retry_after(error))
 
 

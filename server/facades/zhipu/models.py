@@ -78,7 +78,7 @@ def _model(name: str) -> str:
 
 
 def _relayed_model(name: str) -> str:
-    """302.AI takes underscores and the task at the end of a name."""
+    """302.AI allows underscores in a name, and the task at its end."""
     if published(name) is not None:
         return _model(name)
     plain = name.lower().replace("_", "-")

@@ -56,7 +56,7 @@ def test_files_that_are_no_lora_for_this(tmp_path: Path) -> None:
         "only half": {f"{key}.lora_A.weight": down},
         "twice": {f"{key}.lora_A.weight": down, f"{MODULES[0]}.lora_down.weight": down.clone()},
         "differ in rank": {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up[:, :2].contiguous()},
-        "no matrices of floating numbers but I32": {
+        "must be floating-point matrices, not I32": {
             f"{key}.lora_A.weight": down.int(),
             f"{key}.lora_B.weight": up.int(),
         },

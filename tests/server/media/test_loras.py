@@ -179,7 +179,7 @@ def test_pickles_are_taken_only_where_the_owner_insists_and_never_their_code(pla
     (taken,) = place.take(host.url("/plain.pt"), lora_pickle=True)
     assert taken.path.endswith(f"{taken.sha256}.safetensors")
     assert place.take(host.url("/plain.pt"), lora_pickle=True) == [taken]
-    place.refused(host.url("/code.pt"), "no pickle of plain tensors", lora_pickle=True)
+    place.refused(host.url("/code.pt"), "not a pickle of plain tensors", lora_pickle=True)
     assert not ran.exists()
 
 
