@@ -1,4 +1,4 @@
-"""How long to wait for a worker: until a silent one is taken to hang, and until a cancelled one is killed.
+"""How long to wait for a worker: until a silent one counts as hanging, and until a cancelled one is killed.
 
 Pure: no clock, no process.
 """
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from pipelines.events import Progress
 
-CANCEL_GRACE = 10.0  # seconds a cancelled worker may take to stop before it is killed, at least
+CANCEL_GRACE = 10.0  # seconds that a cancelled worker may take to stop before it is killed, at least
 STEPS_GRACE = 3.0  # and at least this many times its slowest step so far
-SILENT_STEPS = 10.0  # while sampling, a worker silent for this many times its slowest step hangs
-STEP_SILENCE = 120.0  # seconds; but never before this
-STAGE_GRACE = 300.0  # seconds, where nothing was measured: loading, encoding and decoding do not look for a cancel
+SILENT_STEPS = 10.0  # while sampling, a silence of this many times the slowest step counts as hanging
+STEP_SILENCE = 120.0  # but never before this many seconds
+STAGE_GRACE = 300.0  # seconds, if no step was measured: loading, encoding and decoding do not check for cancellation
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds: a worker that should save and stop may take `drain`; one that is silent for `silence` is taken to hang
-    (sooner while sampling, see SILENT_STEPS); an attempt may last `run` (None: no limit)."""
+    """Limits in seconds. `drain`: for running jobs to pause when the server stops. `silence`: until a silent worker
+    counts as hanging (sooner while sampling, see SILENT_STEPS). `run`: for one attempt (None: no limit)."""
 
     drain: float = 20.0
     silence: float = 1800.0
@@ -28,8 +28,8 @@ class Patience:
 
 @dataclass
 class Pace:
-    """How fast an attempt samples: `slowest` is the longest step so far in seconds, 0 before there is one; `looked_at`
-    the time when the stage began or the latest step ended."""
+    """How fast an attempt samples. `slowest`: the longest step so far in seconds, 0 before the first. `looked_at`: when
+    the stage began or the latest step ended."""
 
     stage: str | None = None
     step: int = 0
@@ -48,13 +48,13 @@ class Pace:
             self.looked_at = now
 
     def grace(self) -> float:
-        """Seconds from a cancel until a worker that has not stopped is taken to be stuck."""
+        """Seconds from a cancellation until a worker that has not stopped is killed."""
         if not self._measured():
             return STAGE_GRACE
         return max(CANCEL_GRACE, STEPS_GRACE * self.slowest)
 
     def silence(self, longest: float) -> float:
-        """Seconds without an event after which the worker is taken to hang."""
+        """Seconds without an event after which the worker counts as hanging."""
         if not self._measured():
             return longest
         return min(longest, max(STEP_SILENCE, SILENT_STEPS * self.slowest))
