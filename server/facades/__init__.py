@@ -1,1 +1,1 @@
-"""One vendor each: its request model in, its words for a job out. They share the job, and `wire` for HTTP itself."""
+"""One package per vendor, which translates its requests and responses. All share jobs, and `kit` for HTTP."""

@@ -1,4 +1,4 @@
-"""Which calls need a key, and which take one of this server's tokens instead."""
+"""Authentication: which calls need a key, and which accept one of this server's tokens instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.facades.kit.errors import Refused
 
 
 def admit(context: Context, request: Request) -> None:
-    """Finds the request's place, rewrites it to be the one route's there, and checks its key. Raises Rejected."""
+    """Determines the route of the request, rewrites its path to that, and checks its key. Raises Rejected."""
     try:
         place = locate(request.scope["path"], request.scope["query_string"], request.headers)
     except NoTarget:

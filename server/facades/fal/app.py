@@ -1,4 +1,4 @@
-"""fal's URLs, and the parameters beside a body."""
+"""fal's routes, with the documentation of their headers and query parameters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The CogVideoX models as Hugging Face names them, and the body of its two tasks, text-to-video and image-to-video.
 
-Hugging Face states no ranges; these are what the engine takes.
+Hugging Face documents no ranges; these are the engine's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V",
 
 
 def task_of(owner: str, name: str) -> Task | None:
-    """What that model is for; None for one that is not CogVideoX. As on the hub, letters' case does not count."""
+    """The task of that model; None for one that is not CogVideoX. Case-insensitive, like the hub."""
     if owner.lower() not in [one.lower() for one in OWNERS]:
         return None
     checkpoint = published(name)

@@ -1,7 +1,7 @@
 """Event streams of jobs.
 
-Knows: how long a stream may be silent, that one caller may hold only so many and no proxy may keep one back. Does not
-know: what an event says.
+Knows: how long a stream may be silent, the limit of streams per caller, the headers against buffering by proxies. Does
+not know: the content of events.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 from server.jobs.follow import Seen
 from server.jobs.jobs import Jobs
 
-KEEP_ALIVE = 15.0  # seconds of silence after which a stream says a comment
+KEEP_ALIVE = 15.0  # seconds of silence after which a stream sends a comment
 HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}  # the second one is for nginx
 
 
 class EventStream(StreamingResponse):
-    """`place`: held for as long as the stream lasts. Raises what entering it raises, before anything is sent."""
+    """`place`: a context manager held while the stream lasts. If entering it raises, nothing has been sent yet."""
 
     def __init__(
         self, events: AsyncIterator[str], headers: Mapping[str, str], place: AbstractContextManager[None]
@@ -38,8 +38,8 @@ class EventStream(StreamingResponse):
 
 
 async def followed(jobs: Jobs, job_id: str, event: Callable[[Seen], str]) -> AsyncIterator[str]:
-    """What `event` makes of the job now and of each change, until it has ended, is removed, or the server stops; a
-    comment after KEEP_ALIVE seconds in which that was nothing."""
+    """Yields `event` of the job now and after each change, until the job has ended or was deleted or the server stops;
+    yields a comment when `event` was empty for KEEP_ALIVE seconds."""
     last = time.monotonic()
     with suppress(KeyError):  # removed, or the server stops
         async with aclosing(jobs.follow(job_id)) as changes:

@@ -37,7 +37,7 @@ def _address(url: str) -> str:
 
 
 def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
-    """Or the name of a published checkpoint that is made for the task."""
+    """A check for one of these names, or the name of a published checkpoint for the task."""
 
     def check(name: str) -> str:
         checkpoint = published(name)
@@ -102,7 +102,7 @@ class Sized(Body):
 
 
 SIZED = {"height": 512, "width": 512, "num_frames": 25, "num_inference_steps": 50, "guidance_scale": 8, "fps": 16}
-SECOND_PASS = (None, "there is no second pass of a model")  # without these fields none is asked for
+SECOND_PASS = (None, "there is no second pass of a model")  # None, the default, requests no second pass
 SVD = "an SVD-only parameter"
 DISTILLED = "it is a distilled model's; CogVideoX's own is used"
 
@@ -169,7 +169,7 @@ class TextToVideoUltra(Body):
     """`text2video_ultra`: the parameters of a distilled model."""
 
     MOST = {"resolution": 480, "num_frames": 161, "fps": 18}
-    IGNORED = {  # the defaults are what the vendor's own client sends
+    IGNORED = {  # the defaults are those of the vendor's own client
         "model_id": ("", "it is the model served here, whatever is named"),
         "num_inference_steps": (8, DISTILLED),
         "guidance_scale": (1, DISTILLED),

@@ -15,7 +15,7 @@ from server.jobs.job import Job, Status
 from weights.catalog import plain_name
 
 PREFIX = "video_"
-SORA = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")  # programs name these; what is served here answers
+SORA = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")  # programs use these names; here they mean the served model
 LISTED_SORA = ("sora-2", "sora-2-pro", "sora-2-2025-10-06", "sora-2-2025-12-08", "sora-2-pro-2025-10-06")
 WORDS = {
     Status.QUEUED: "queued",
@@ -37,7 +37,7 @@ def job_id_of(video_id: str) -> str | None:
 
 
 def video(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """With two members of our own: `url` of the film, and `notes` on what was done otherwise than asked."""
+    """With two additional fields: the video's `url`, and `notes` on differences from the request."""
     plan, request, asked = job.plan or {}, job.request, job.memo.get("model", "")
     seconds = request.duration or (request.num_frames or 0) / (request.fps or 1)
     failed = WORDS[job.status] == "failed"
@@ -61,7 +61,7 @@ def video(context: Context, job: Job, base: str) -> dict[str, Any]:
 
 
 def notes(job: Job) -> list[str]:
-    """What is done otherwise than asked: another model, fields without effect, what the plan changed."""
+    """The differences from the request: another model, fields without effect, changes by the plan."""
     asked, said = job.memo.get("model", ""), []
     if asked and not SORA.fullmatch(asked) and plain_name(asked) != plain_name(job.model):
         said.append(f"model: {asked} -> {job.model} (what is served here for {job.request.task})")

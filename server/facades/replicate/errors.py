@@ -33,13 +33,13 @@ TITLES = {
 }
 NO_KEY = "You did not pass an authentication token"
 BAD_KEY = "You did not pass a valid authentication token"
-RETRY = {"retry-after": "5"}  # seconds; Replicate's clients wait so long before a GET is repeated
+RETRY = {"retry-after": "5"}  # seconds that Replicate's clients wait before they repeat a GET
 TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
 @dataclass(frozen=True)
 class Invalid:
-    """One wrong field, as Replicate's validator puts it; `field` is a path like `input.steps`."""
+    """An invalid field, in the form of Replicate's validator. `field`: a path like `input.steps`."""
 
     kind: str
     field: str
@@ -48,7 +48,7 @@ class Invalid:
 
 @dataclass(frozen=True)
 class Problem:
-    """`title`: by default the one of `status`."""
+    """`title`: by default that of `status`."""
 
     status: int
     detail: str
@@ -58,7 +58,7 @@ class Problem:
 
 
 def invalid(*fields: Invalid) -> Problem:
-    """Fields hold what they must not."""
+    """The problem for fields with invalid values."""
     lines = [f"- {one.field}: {one.description}\n" if one.field else f"- {one.description}\n" for one in fields]
     return Problem(422, "".join(lines), INVALID, fields=fields)
 
@@ -93,7 +93,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
 
 
 def renamed(error: RequestError, fields: dict[str, str]) -> RequestError:
-    """The same complaint with the field called as the caller calls it."""
+    """The same error with the client's name of the field."""
     return RequestError(fields.get(error.field, error.field), error.message)
 
 
@@ -106,7 +106,7 @@ def of_job(job: Job, fields: dict[str, str]) -> str | None:
 
 def _of_field(error: Mapping[str, Any]) -> Invalid:
     path = [str(part) for part in error["loc"]]
-    named = [part for part in path if not part.isdecimal()]  # an entry of a list goes by the list's name
+    named = [part for part in path if not part.isdecimal()]  # an entry of a list is reported under the list's name
     where, name, context = ".".join(path), named[-1] if named else "", error.get("ctx", {})
     match error["type"]:
         case "missing":
