@@ -99,24 +99,24 @@ class Keys:
 
     @property
     def none(self) -> bool:
-        """There is no key, not even a revoked one."""
+        """Whether there is no key, not even a revoked one."""
         return not self._keys and not self._issued()
 
     @property
     def owners(self) -> set[str]:
-        """What stands for each key that works now."""
+        """The owner names of all valid keys."""
         issued = (owner_of(key.digest) for key in self._issued().values() if key.revoked_at is None)
         return {*map(owner_of, self._digests), *issued}
 
     @property
     def open(self) -> bool:
-        """Everybody who reaches the port may use it: there is no key, and the address is loopback or `insecure`. So
-        deleting the last key opens no server to a network."""
+        """Whether requests need no key: there is none, and the server listens on loopback or `insecure` is set. So
+        deleting the last key does not open a server on a network."""
         return self._may_open and self.none
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Valid and revoked keys, those of the settings among the valid ones."""
+        """The numbers of valid keys, including those from the settings, and of revoked ones."""
         revoked = [key.revoked_at is not None for key in self._issued().values()]
         return len(self._keys) + revoked.count(False), revoked.count(True)
 

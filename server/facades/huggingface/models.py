@@ -48,7 +48,7 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown ones are ignored, null means absent; what is absent is the model's own."""
+    """Unknown parameters are ignored, null means absent; absent ones have the model's own default."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -70,7 +70,7 @@ class Parameters(BaseModel):
 
 
 class Inference(BaseModel):
-    """`inputs` is a prompt for text-to-video, and for image-to-video a picture: base64, a data URI or a URL."""
+    """`inputs` is a prompt for text-to-video; for image-to-video it is an image: base64, a data URI or a URL."""
 
     inputs: Annotated[str, AfterValidator(not_blank)] = Field(
         examples=["a red circle moves left", "a blue square moves right"]

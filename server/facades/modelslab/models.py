@@ -68,8 +68,8 @@ Side = Annotated[Int, Field(ge=16)]
 
 
 class Body(BaseModel):
-    """What all generations have. Unknown fields are ignored; null and empty text mean absent. `MOST`: the values more
-    is taken for. `IGNORED`: the fields without effect, with the vendor's default and why."""
+    """Fields of all generations. Unknown fields are ignored; null and empty text mean absent. `MOST`: maxima, to which
+    larger values are reduced. `IGNORED`: fields without effect, with the vendor's default and the reason."""
 
     model_config = ConfigDict(allow_inf_nan=False)
     MOST: ClassVar[Mapping[str, float]] = {}
@@ -92,7 +92,7 @@ class Body(BaseModel):
 
 
 class Sized(Body):
-    """What text2video and img2video have in common."""
+    """The common fields of text2video and img2video."""
 
     height: Side = Field(512, description="512 at most", examples=[512, 256])
     width: Side = Field(512, description="512 at most", examples=[512, 384])
@@ -141,7 +141,7 @@ class TextToVideoFusion(TextToVideo):
 
 
 class ImageToVideo(Sized):
-    """`img2video`. Without a prompt the picture is all there is."""
+    """`img2video`. The prompt is optional."""
 
     MOST = SIZED
     IGNORED = {

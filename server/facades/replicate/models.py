@@ -83,7 +83,7 @@ HOOKS = ["https://example.com/hook", "https://example.com/other"]
 
 
 class Wanted(BaseModel):
-    """What every request for a prediction may hold beside its input."""
+    """The fields of every request for a prediction, besides its input."""
 
     webhook: Link | None = Field(None, description="Told of the prediction's events", examples=HOOKS)
     webhook_events_filter: list[Event] | None = Field(

@@ -200,7 +200,7 @@ class VideoGeneration(BaseModel):
 
 
 class UnifiedVideo(VideoGeneration):
-    """`POST /302/v2/video/create`: 302.AI's own form for all models, beside the fields that Zhipu has."""
+    """`POST /302/v2/video/create`: 302.AI's own fields for all models, in addition to Zhipu's."""
 
     model: Annotated[str, AfterValidator(_relayed_model)] = Field(examples=["cogvideox-3", "CogVideoX_2-t2v"])
     image: Pictures = Field([], description="or a file of a form", examples=PICTURES)
