@@ -1,7 +1,6 @@
-"""The app: which request goes to which cloud's API, what every request passes on its way, when the server's parts start
-and stop.
+"""The app: routes requests to the APIs of the clouds, adds the middleware, and starts and stops the server's parts.
 
-Knows: the order of the middleware. Does not know: how the parts are constructed (`house` does), what a cloud answers.
+Knows: the order of the middleware. Does not know: how the parts are constructed (`house` does), the clouds' responses.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ from server.workers.spec import REAL_ENGINE
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
 THREADS = 32  # for blocking work outside the event loop; asyncio's own choice is five on a single core
-SWEEP_EVERY = 60.0  # seconds between two sweeps for files that have expired
-SWEEP_SHARE = 20.0  # at least so many times the duration of the previous sweep
+SWEEP_EVERY = 60.0  # seconds between two sweeps for expired files, at least
+SWEEP_SHARE = 20.0  # and at least this many times the duration of the previous sweep
 WATCH_EVERY = 2.0  # seconds between two checks whether the server has become open or closed
 SWEEP_END = 5.0  # seconds to wait, at shutdown, for a sweep to end
 
@@ -57,9 +56,9 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
-    """The server. Its workers start with its lifespan and end with it. Raises StartError.
+    """Creates the server. Its workers start and stop with the app's lifespan. Raises StartError.
 
-    `engine`: `module:class` of what the workers run. The parts are at `app.state.house`.
+    `engine`: `module:class` of the engine that the workers run. The parts are at `app.state.house`.
     """
     house, flood = build(settings, engine), Flood()
     app: FastAPI = FastAPIOffline(

@@ -1,8 +1,8 @@
-"""Who may use the server: the API keys.
+"""API keys: who may use the server.
 
-Knows: the ways clients of the different clouds send a key (two headers, a token signed with it, a field of the body),
-and that `id.secret` and `id:secret` are one key.
-Does not know: users, quotas, routes; what a refusal looks like (each façade has its own).
+Knows: how clients of the different clouds send a key (in two headers, as a signed token, in a field of the body), and
+that `id.secret` and `id:secret` are the same key.
+Does not know: users, quotas, routes, the form of a refusal (each façade has its own).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ log = structlog.get_logger()
 SHORT_KEY = 16  # characters; a shorter key could be guessed over the network
 TOKEN_SKEW = 60.0  # seconds that a client's clock may be behind ours
 LONGEST_TOKEN = 8192  # characters
-LATEST = 1e15  # of an `exp`, in milliseconds: some 31,000 years
+LATEST = 1e15  # the largest accepted `exp`, in milliseconds: some 31,000 years
 
 
 Reason = Literal["missing", "unknown", "expired"]
 
 
 class Unauthorized(ServerError):
-    """No key came with a request, or one that is not accepted."""
+    """The request has no key, or one that is not accepted."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(f"key {reason}")
@@ -50,7 +50,7 @@ def _canonical(key: str) -> str:
 
 
 def given_keys(headers: Mapping[str, str], body_key: str | None = None) -> list[str]:
-    """Every key in `headers`, whose names are lower case or looked up without regard to case, and in the body."""
+    """All keys in the headers and the body. The names in `headers` must be lower case, or found in any case."""
     found = []
     if key := headers.get("x-api-key", "").strip():
         found.append(key)
@@ -66,7 +66,7 @@ def given_keys(headers: Mapping[str, str], body_key: str | None = None) -> list[
 
 
 class Issued(Protocol):
-    """A key that was made by `cogvideox keys create`: only what it hashes to is known."""
+    """A key created by `cogvideox keys create`; only its hash is known."""
 
     @property
     def id(self) -> str: ...
@@ -82,7 +82,7 @@ class Issued(Protocol):
 
 
 class Keys:
-    """Those of the settings, and those that were issued: `issued` gives them by their ids."""
+    """The keys from the settings and the issued keys; `issued` returns the latter by their ids."""
 
     def __init__(
         self,
@@ -99,29 +99,29 @@ class Keys:
 
     @property
     def none(self) -> bool:
-        """There is no key, not even a revoked one."""
+        """Whether there is no key, not even a revoked one."""
         return not self._keys and not self._issued()
 
     @property
     def owners(self) -> set[str]:
-        """What stands for each key that works now."""
+        """The owner names of all valid keys."""
         issued = (owner_of(key.digest) for key in self._issued().values() if key.revoked_at is None)
         return {*map(owner_of, self._digests), *issued}
 
     @property
     def open(self) -> bool:
-        """Everybody who reaches the port may use it: there is no key, and the address is loopback or `insecure`. So
-        deleting the last key opens no server to a network."""
+        """Whether requests need no key: there is none, and the server listens on loopback or `insecure` is set. So
+        deleting the last key does not open a server on a network."""
         return self._may_open and self.none
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Valid and revoked keys, those of the settings among the valid ones."""
+        """The numbers of valid keys, including those from the settings, and of revoked ones."""
         revoked = [key.revoked_at is not None for key in self._issued().values()]
         return len(self._keys) + revoked.count(False), revoked.count(True)
 
     def log_changes(self) -> None:
-        """Logs when the server has become open or closed since the last call."""
+        """Logs whether the server has become open or closed since the previous call."""
         now = self.open
         if self._was_open is not None and now != self._was_open:
             valid, revoked = self.counts
@@ -130,9 +130,9 @@ class Keys:
         self._was_open = now
 
     def identify(self, headers: Mapping[str, str], body_key: str | None = None) -> str:
-        """Whose request this is: a name that stands for the key, "" on an open server. Raises Unauthorized.
+        """The owner of the request: a name derived from its key, "" on an open server. Raises Unauthorized.
 
-        Takes equally long for each known key, whichever of them was given.
+        Takes the same time for each of the configured keys.
         """
         if self.open:
             return ""
@@ -153,7 +153,7 @@ class Keys:
         raise Unauthorized("unknown")
 
     def name_of(self, owner: str) -> str:
-        """The name of the key that `owner` stands for, with its public id: for the log, never its secret."""
+        """The name and public id of the owner's key, for the log; never its secret."""
         for issued in self._issued().values():
             if owner_of(issued.digest) == owner:
                 return f"{issued.name} ({issued.id})"
@@ -164,9 +164,9 @@ class Keys:
         return owner
 
     def _of_token(self, token: str) -> str:
-        """The owner of the `id.secret` key that signed a JWT as Zhipu's clients make it: HS256, the id in `api_key`.
+        """The owner of the `id.secret` key that signed this JWT of a Zhipu client: HS256, with the id in `api_key`.
 
-        Their `exp` is in milliseconds; what is below 1e11 is taken for seconds, as the standard has it.
+        Zhipu's `exp` is in milliseconds; a value below 1e11 counts as seconds, as the JWT standard defines it.
         """
         if len(token) > LONGEST_TOKEN:
             raise Unauthorized("unknown")
@@ -179,7 +179,7 @@ class Keys:
             raise Unauthorized("unknown") from None
         if algorithm != "HS256" or not isinstance(name, str) or type(expires) not in (int, float):
             raise Unauthorized("unknown")
-        if not -LATEST <= expires <= LATEST:  # NaN and the infinities are not, either
+        if not -LATEST <= expires <= LATEST:  # also refuses NaN and infinities
             raise Unauthorized("unknown")
         owner = None
         for key, digest in zip(self._keys, self._digests, strict=True):
@@ -196,12 +196,12 @@ class Keys:
 
 
 def owner_of(digest: bytes) -> str:
-    """What stands for a key in the job table."""
+    """The owner name of a key, which stands for it in the job table."""
     return digest.hex()[:16]
 
 
 def _json_object(text: bytes) -> dict[str, Any]:
-    """Raises ValueError for anything else, also for one that names a member twice; RecursionError."""
+    """Raises ValueError for invalid JSON, anything but an object, and duplicate members; RecursionError."""
 
     def once(members: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(members)
@@ -224,7 +224,7 @@ def _plain(text: str) -> bytes:
 
 
 def check_bind(settings: Settings, keys: Keys) -> None:
-    """Raises InsecureBind for an address others can reach while there is no key."""
+    """Raises InsecureBind when other machines can reach the address and there is no key."""
     if is_loopback(settings.host):
         return
     if short := sum(len(key) < SHORT_KEY for key in settings.keys):

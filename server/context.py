@@ -1,4 +1,4 @@
-"""What a façade is handed: the few things it may use. Built in house.py, nowhere else."""
+"""The parts of the server that a façade may use. Built in `house` only."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The folder where the server stores everything that outlives it; one server at a time holds it.
+"""The data folder, where the server stores everything that outlives it; a lock allows one server at a time.
 
-Knows: the layout of the folder, the lock on it, how much room is left. Does not know: what is in the files. With
-`storage_url` artifacts lie elsewhere.
+Knows: the layout of the folder, its lock, the free disk space. Does not know: the content of the files. With
+`storage_url`, artifacts are stored elsewhere.
 
     lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
-    tmp/<what the server and its child processes have under way>
+    tmp/<temporary files of the server and its child processes>
     fetched-loras/<sha256>.safetensors  checkpoints/<job id>  checkpoints/finished/<hash>
     openai/ and replicate/<owner>/<id>.json: records of uploads
 """
@@ -30,14 +30,14 @@ from server.errors import DataDirBusy, DataDirUnwritable, DiskFull
 from server.limits.room import Room
 from server.private import data_folder, private_file, private_folder
 
-RECORDS = "openai", "replicate"  # APIs that keep a record of each upload, under its owner
-TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # as `write_atomically` names a file that it has not finished
+RECORDS = "openai", "replicate"  # APIs that keep a record of each upload, in a folder per owner
+TEMPORARY = re.compile(r"\.[a-z0-9_]{8}")  # names that `write_atomically` gives to incomplete files
 
 log = structlog.get_logger()
 
 
 class DataDir:
-    """Opened on construction: raises DataDirUnwritable or DataDirBusy. `close` lets the next server in."""
+    """The constructor creates and locks the folder; raises DataDirUnwritable, DataDirBusy. `close` unlocks it."""
 
     def __init__(self, root: Path, min_free_bytes: int = 0) -> None:
         self.root = root.absolute()
@@ -75,10 +75,10 @@ class DataDir:
         self._clear()
 
     def _clear(self) -> None:
-        """Removes files that a crash left incomplete. We hold the lock, so nobody else is writing."""
+        """Removes files that a crash left incomplete. We hold the lock, so no other server is writing."""
         for path in self.temporary.iterdir():
             _remove(path)
-        for path in self.uploads.iterdir():  # folders hold parts, with which a client may go on
+        for path in self.uploads.iterdir():  # folders hold parts of uploads that a client may still complete
             if not path.is_dir():
                 _remove(path)
         for folder in (self.inputs, self.loras, self.checkpoints):
@@ -88,8 +88,8 @@ class DataDir:
 
     @contextmanager
     def temporaries_here(self) -> Iterator[None]:
-        """Redirects temporary files of this process, its libraries and its children here, to the disk whose free space
-        is checked."""
+        """Redirects temporary files of this process, its libraries and its children to this folder, whose disk is
+        checked for free space."""
         before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
         tempfile.tempdir = os.environ["TMPDIR"] = str(self.temporary)
         try:
@@ -105,8 +105,8 @@ class DataDir:
         self._lock.close()
 
     def abandon(self) -> None:
-        """For a start that failed: like `close`, and a folder that was new or empty becomes so again. The lock is ours:
-        no other server has put anything there."""
+        """After a failed start: closes, and empties or removes a folder that was empty or new. That is safe because we
+        hold the lock: no other server can have stored anything."""
         if self._was_new:
             for path in self.root.iterdir():
                 _remove(path)
@@ -120,7 +120,7 @@ class DataDir:
         return shutil.disk_usage(self.root).free
 
     def check_room(self) -> None:
-        """Raises DiskFull when less than the floor is free."""
+        """Raises DiskFull when less than `min_free_bytes` is free."""
         free = self.free_bytes
         if free < self.min_free_bytes:
             raise DiskFull(f"only {free // 2**20} MiB are free on the server's disk")
@@ -135,7 +135,7 @@ class DataDir:
         return True
 
     def drop(self, file: Path, before: float) -> None:
-        """Removes a file that was last written or touched before that time, in unix seconds."""
+        """Removes a file that was last written or touched before `before`, in unix seconds."""
         with self._turn:
             try:
                 if file.stat().st_mtime < before:
@@ -145,8 +145,8 @@ class DataDir:
 
 
 def read_secret(path: Path) -> bytes:
-    """The bytes of one of this server's secrets. Raises DataDirUnwritable for a file that other users of the machine
-    may read or change, OSError.
+    """Reads a secret of this server. Raises DataDirUnwritable for a file that other users of the machine may read or
+    change; OSError.
     """
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
@@ -169,7 +169,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def full_disk_named() -> Iterator[None]:
-    """Turns the operating system's errors of a full disk into DiskFull."""
+    """Turns OSErrors about a full disk into DiskFull."""
     try:
         yield
     except OSError as e:
@@ -179,14 +179,14 @@ def full_disk_named() -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """`path` holds all of `data` or does not exist, whenever the power goes. Raises DiskFull, OSError."""
+    """Writes the file completely or not at all, even if the power fails. Raises DiskFull, OSError."""
     with arriving(path.parent) as (part, file):
         file.write(data)
         settle(part, file, path)
 
 
 def copy_atomically(source: Path, path: Path) -> None:
-    """`path` holds all that `source` does or does not exist. Raises DiskFull, OSError."""
+    """Copies the file completely or not at all, even if the power fails. Raises DiskFull, OSError."""
     with source.open("rb") as from_file, arriving(path.parent) as (part, file):
         shutil.copyfileobj(from_file, file)
         settle(part, file, path)
@@ -194,8 +194,7 @@ def copy_atomically(source: Path, path: Path) -> None:
 
 @contextmanager
 def arriving(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file in `folder`, open for writing. It is removed afterwards unless `settle` renamed it. Raises
-    DiskFull."""
+    """A new temporary file, open for writing; removed afterwards unless `settle` has renamed it. Raises DiskFull."""
     with full_disk_named():
         handle, name = tempfile.mkstemp(dir=folder, prefix=".")
         try:
@@ -207,7 +206,7 @@ def arriving(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 @full_disk_named()
 def settle(part: Path, file: BinaryIO, path: Path) -> None:
-    """Renames the file from `arriving` to `path`, once all of it is on the disk. Raises DiskFull, OSError."""
+    """Flushes the file from `arriving` to the disk and renames it to `path`. Raises DiskFull, OSError."""
     file.flush()
     os.fsync(file.fileno())
     part.replace(path)

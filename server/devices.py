@@ -1,4 +1,4 @@
-"""Which devices do the work: CUDA devices, found without torch, or the CPU."""
+"""Finds the devices for the workers, without importing torch: CUDA devices, or the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page at `/docs`, from files of this server, under a policy that lets nothing else run in it."""
+"""The page at `/docs`: built from local files only, with a content security policy that allows no other scripts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ OWN = "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' d
 
 
 def add_docs(app: FastAPI, base_url: Callable[[Request], str]) -> None:
-    """`base_url`: what a client calls the server. The page's own links are relative: a proxy may put it below any path,
-    and not tell us."""
+    """`base_url` returns the server's URL for the client. The page's own links are relative, because a proxy may
+    publish it below any path without telling us."""
     (plain,) = [route for route in app.router.routes if getattr(route, "path", "") == app.openapi_url]
     app.router.routes.remove(plain)
 
@@ -53,7 +53,7 @@ def _sha256(data: bytes) -> str:
 
 
 def protect(headers: MutableHeaders) -> None:
-    """No answer is read as another type than its own or gives its address away, and no markup goes without a policy."""
+    """Adds headers that forbid content sniffing and referrers, and a content security policy to markup."""
     headers.setdefault("x-content-type-options", "nosniff")
     headers.setdefault("referrer-policy", "no-referrer")
     if headers.get("content-type", "").partition(";")[0].strip().lower() in MARKUP:

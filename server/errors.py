@@ -1,23 +1,23 @@
-"""Every named exception of the server.
+"""All named exceptions of the server.
 
     ServerError
-      MediaError      a picture or clip that came with a request cannot be had or read
-      NoModel         no checkpoint here answers this task
-      QueueFull       as many jobs wait as may wait
-        RateLimited     too many requests in a while
-        QuotaExceeded   the key has as many jobs as it may have
-        TooManyBodies   the key's requests are too large together
-        TooManyAtOnce   the key holds as many connections or downloads as it may at a time
-      DiskFull        too little room left to promise a result
-      UploadTooLarge  a file that a client brings is larger than may be brought
-        StorageQuotaExceeded  the key's files take as much room as they may
-      StaleWrite      a job has moved on: another attempt owns it, or it has ended
-      StartError      the server cannot start; one line, meant for the person at the keyboard
+      MediaError      an image or clip of a request cannot be fetched or read
+      NoModel         no installed checkpoint serves this task
+      QueueFull       the queue is full
+        RateLimited     too many requests in a period
+        QuotaExceeded   the key's limit of jobs is reached
+        TooManyBodies   the bodies of the key's requests, or of all, take too much memory
+        TooManyAtOnce   the key's limit of simultaneous connections, downloads or the like is reached
+      DiskFull        too little disk space for a result
+      UploadTooLarge  an uploaded file is too large
+        StorageQuotaExceeded  the limit of disk space for the key's files is reached
+      StaleWrite      the job has changed: another attempt owns it, or it has ended
+      StartError      the server cannot start; a one-line message for the operator
         BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
 
-Knows: what went wrong, in words a caller can show. Does not know: vendors' error shapes, HTTP status codes.
-`pipelines.request.RequestError` is the third kind of client error, beside MediaError and NoModel; IdempotencyConflict
-is one of these.
+Knows: what went wrong, in words for the caller. Does not know: vendors' error shapes, HTTP status codes.
+`pipelines.request.RequestError` is the third kind of client error besides MediaError and NoModel; IdempotencyConflict
+is a subclass of it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ServerError(Exception):
 
 
 class MediaError(ServerError):
-    """`field` in GenerationRequest's terms; `extra`: the figures that belong to the code, in bytes, pixels, seconds."""
+    """`field`: a name of GenerationRequest. `extra`: the code's numbers, in bytes, pixels or seconds."""
 
     def __init__(self, field: str, code: MediaCode, message: str, **extra: Any) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class QueueFull(ServerError):
 
 
 class QuotaExceeded(QueueFull):
-    """A key has reached its limit of jobs: at the same time (`daily` False) or since midnight UTC."""
+    """A key's limit of jobs is reached: of unfinished ones, or (`daily`) of those since midnight UTC."""
 
     def __init__(self, limit: int, daily: bool, retry_after: float) -> None:
         when = "a day" if daily else "at a time"
@@ -83,14 +83,14 @@ class QuotaExceeded(QueueFull):
 
 
 class RateLimited(QueueFull):
-    """More requests than one caller may send; `rate` in words, such as "600 per 1 minute"."""
+    """A caller has sent too many requests. `rate`: in words, such as "600 per 1 minute"."""
 
     def __init__(self, limit: int, rate: str, retry_after: float) -> None:
         super().__init__(limit, f"more than {rate} were sent", retry_after)
 
 
 class TooManyBodies(QueueFull):
-    """The bodies of a caller's requests, or of all, take all the memory they may; `limit` in bytes, of one caller."""
+    """The bodies of a caller's requests, or of all, take too much memory. `limit`: per caller, in bytes."""
 
     def __init__(self, limit: int) -> None:
         text = f"requests of more than {limit // 2**20} MiB at a time; send the request again later"
@@ -98,7 +98,7 @@ class TooManyBodies(QueueFull):
 
 
 class TooManyAtOnce(QueueFull):
-    """One caller holds `limit` places of `what`, as many as it may at a time."""
+    """A caller holds `limit` places of `what`, the maximum at a time."""
 
     def __init__(self, limit: int, what: str) -> None:
         super().__init__(limit, f"{limit} {what} of this caller are open, as many as may be at a time")
@@ -118,7 +118,7 @@ class UploadTooLarge(ServerError):
 
 
 class StorageQuotaExceeded(UploadTooLarge):
-    """`limit` in bytes; `lately`: the time in which they came."""
+    """`limit`: in bytes. `lately`: the period that it applies to, such as "an hour"."""
 
     def __init__(self, limit: int, lately: str) -> None:
         room = f"{limit // 2**20} MiB"

@@ -32,7 +32,7 @@ class Health:
     max_queue: int
 
     def obstacles(self) -> list[str]:
-        """Why a job submitted now would not run; empty when it would."""
+        """The reasons why a job submitted now would not run; empty when it would."""
         return self._general() + self._of_workers()
 
     def _of_workers(self) -> list[str]:

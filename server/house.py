@@ -1,6 +1,6 @@
-"""Builds the server: the one place where its parts are constructed and handed to each other.
+"""Builds the server: the only place where its parts are constructed and connected.
 
-Knows: which parts there are, in which order they start and stop. Does not know: how any of them works, HTTP.
+Knows: the parts, and the order in which they start and stop. Does not know: how any of them works, HTTP.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class House:
-    """The parts that live as long as the server; `close` may be called twice."""
+    """The parts that exist as long as the server. `close` may be called repeatedly."""
 
     served: Served
     data: DataDir
@@ -68,21 +68,21 @@ class House:
         self.dispatcher.start()
 
     def begin_to_stop(self) -> None:
-        """For signal handlers: callers that wait get an answer, running jobs pause. A second call stops waiting for
-        the jobs."""
+        """For signal handlers: answers waiting callers and pauses running jobs. A second call stops waiting for the
+        jobs."""
         self.context.jobs.stop_waiting()
         self.context.inspectors.stop()
         self.dispatcher.drain()
 
     def close(self) -> None:
-        """Running jobs go back into the queue."""
+        """Puts running jobs back into the queue."""
         self.dispatcher.stop()
         self.store.close()
         self.data.close()
 
 
 def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
-    """Raises StartError: a bad setting, an open address, a data folder that is taken or not writable."""
+    """Raises StartError: an invalid setting, a public address without keys, a data folder in use or not writable."""
     served, helper = choose(settings), helper_of(settings)
     check_rife(settings)
     check_upscaler(settings)
@@ -98,7 +98,7 @@ def build(settings: Settings, engine: str = REAL_ENGINE) -> House:
         raise
     try:
         issued = KeyStore(store.database)
-        issued.known()  # the first time, which may take as long as it takes
+        issued.known()  # the first call has no time limit
         keys = Keys(settings, issued.known)
         check_bind(settings, keys)
         signing = Signing(data.keys)

@@ -1,8 +1,8 @@
-"""The keys that were issued, stored as hashes: nobody who reads this table can use them.
+"""The table of issued API keys, stored as hashes, so that reading the table does not reveal a key.
 
 Knows: the table, its own cache of it. Does not know: how clients send a key (`server.auth`).
 
-A key is `<id>.<secret>`: 12 and 64 hexadecimal digits from the system's random source. With 256 random bits, plain
+A key is `<id>.<secret>`: 12 and 64 hexadecimal digits from the system's random source. For 256 random bits, plain
 SHA-256 is as good as a slow hash.
 """
 
@@ -24,13 +24,13 @@ from server.jobs.database import Database
 from server.jobs.store import Quota
 from server.jobs.tables import api_keys
 
-FRESH = 1.0  # seconds until a key that was issued or revoked by another process is noticed
-PATIENCE = 0.25  # seconds; a table that is locked, or on a server that does not answer, keeps nobody longer
+FRESH = 1.0  # seconds until a key issued or revoked by another process takes effect here
+PATIENCE = 0.25  # seconds that a request waits for a locked table, or for a database that does not answer
 
 
 @dataclass(frozen=True)
 class IssuedKey:
-    """Times are unix seconds. `quota`: what is not None goes before the settings."""
+    """Times are unix seconds. `quota`: values other than None override the settings."""
 
     id: str
     name: str
@@ -41,7 +41,7 @@ class IssuedKey:
 
 
 class KeyStore:
-    """`clock` gives unix seconds."""
+    """`clock` returns unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._engine = database.engine
@@ -51,7 +51,7 @@ class KeyStore:
         self._reading = threading.Lock()
 
     def create(self, name: str, quota: Quota) -> tuple[str, IssuedKey]:
-        """The key in words, which nobody can tell again, and what is kept of it."""
+        """Returns the new key as text, which is not stored, and its record."""
         id_, secret = secrets.token_hex(6), secrets.token_hex(32)
         key = f"{id_}.{secret}"
         issued = IssuedKey(id_, name, hashlib.sha256(key.encode()).digest(), self._clock(), None, quota)
@@ -62,7 +62,7 @@ class KeyStore:
         return key, issued
 
     def revoke(self, id_: str) -> bool:
-        """Whether there was such a key that was not revoked before."""
+        """False when the key is unknown or already revoked."""
         with self._engine.execution_options(immediate=True).begin() as db:
             own = update(api_keys).where(api_keys.c.id == id_, api_keys.c.revoked_at.is_(None))
             done = bool(db.execute(own.values(revoked_at=self._clock())).rowcount)
@@ -70,7 +70,7 @@ class KeyStore:
         return done
 
     def delete(self, id_: str) -> Literal["deleted", "valid", "unknown"]:
-        """Removes what is kept of a revoked key; one that is still valid stays."""
+        """Removes the record of a revoked key; a valid one stays."""
         with self._engine.execution_options(immediate=True).begin() as db:
             own = select(api_keys.c.revoked_at).where(api_keys.c.id == id_)
             found = db.execute(own).first()
@@ -85,10 +85,9 @@ class KeyStore:
             return [_issued(row) for row in db.execute(select(api_keys).order_by(api_keys.c.created_at))]
 
     def known(self) -> dict[str, IssuedKey]:
-        """Every issued key that is not deleted, by its id, at most FRESH seconds old; older while the table cannot be
-        read.
+        """All issued keys by id, at most FRESH seconds out of date; more while the table cannot be read.
 
-        May be called in an event loop: except for the first call, it waits PATIENCE seconds at most.
+        Blocks for at most PATIENCE seconds (except on the first call), so an event loop may call it.
         """
         if self._read_at == float("-inf"):
             self._read()
@@ -96,7 +95,7 @@ class KeyStore:
             reader = threading.Thread(target=self._read_if_possible, name="keys", daemon=True)
             try:
                 reader.start()
-            except RuntimeError:  # no room for another thread
+            except RuntimeError:  # the system allows no further thread
                 self._reading.release()
             else:
                 reader.join(PATIENCE)

@@ -1,6 +1,7 @@
 """Middleware around the façades: routing by path prefix, trusted proxies, and the model header of every response.
 
-Knows: paths' first segments, headers. Does not know: what the façades do. ASGI, so that streams stay streams.
+Knows: the first segments of paths, headers. Does not know: what the façades do. Plain ASGI, so that streamed responses
+pass through unbuffered.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ log = structlog.get_logger()
 
 
 class ByPrefix:
-    """Routes a request to the app with the longest matching prefix, its path unchanged; otherwise to `app`, without a
-    trailing slash."""
+    """Routes a request to the app with the longest matching prefix, without changing its path; otherwise to `app`,
+    without a trailing slash."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[tuple[str, ASGIApp]]) -> None:
         self.app = app
@@ -53,7 +54,7 @@ class ByPrefix:
 class Forwarded:
     """Applies a trusted proxy's X-Forwarded-For, -Proto, -Host and -Prefix headers to the request.
 
-    In a chain of proxies, the client is the last address that is not a trusted proxy's, so values that a client made up
+    In a chain of proxies, the client is the last address that is not a trusted proxy's, so values forged by a client
     are ignored. Prefixes are joined, because each proxy has removed its own from the path.
     """
 
@@ -87,7 +88,7 @@ class Forwarded:
 
 
 def trust(trusted: str) -> Callable[[str], bool]:
-    """A test whether an address is in a comma-separated list of addresses and networks."""
+    """Returns a function that tests whether an address is in this comma-separated list of addresses and networks."""
     networks = [ip_network(part.strip(), strict=False) for part in trusted.split(",") if part.strip()]
 
     def trusts(address: str) -> bool:
@@ -110,8 +111,8 @@ class Labelled:
     """Adds x-cogvideox-model to every response (all served models when no job is involved), and answers 500 or 503
     when the app has failed to answer.
 
-    The log gets the place and the kind of a failure, not the message, which may quote what a client sent. `header`: the
-    header's value for these models.
+    The log gets the place and the type of a failure, but not the message, which may quote the request. `header` returns
+    the header's value for these models.
     """
 
     def __init__(self, app: ASGIApp, header: Callable[[Collection[str]], str]) -> None:
@@ -132,7 +133,7 @@ class Labelled:
                 headers.setdefault(MODEL_HEADER, self.header(models_of(scope)))
                 protect(headers)
                 if message["status"] == 413:
-                    headers["connection"] = "close"  # or the rest of the body would be read, only to be dropped
+                    headers["connection"] = "close"  # otherwise the rest of the body would be read and discarded
             await send(message)
 
         try:

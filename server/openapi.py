@@ -1,7 +1,7 @@
-"""One OpenAPI document from those of several apps.
+"""Merges the OpenAPI documents of several apps into one.
 
-Knows: OpenAPI's references. Does not know: what the apps are. The name of its app distinguishes a schema from others of
-the same name.
+Knows: OpenAPI's references. Does not know: the apps. If schemas of two apps have the same name, the app's name becomes
+a prefix.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The server's own pages: the overview, its health, and the files of results."""
+"""The server's own endpoints: overview, health, and result files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.media.artifacts import Artifacts
 from server.media.storage import CORS
 from server.served import REAL_WEIGHTS
 
-FILE_THREADS = 16  # of the forty that answer requests; a slow storage leaves the others free
+FILE_THREADS = 16  # of the 40 threads that handle requests, so that a slow storage does not block all of them
 
 
 def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collection[str]) -> None:

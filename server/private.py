@@ -1,7 +1,7 @@
-"""Files (0600) and folders (0700) that nobody else on this machine may read, whatever the umask. Existing ones are
-changed too.
+"""Files and folders that other users of this machine may not read: modes 0600 and 0700, whatever the umask, applied to
+existing ones too.
 
-Knows: rights of files. Does not know: what is in them.
+Knows: file permissions. Does not know: the content of files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-# what lies at the top of a data folder; a folder that holds something else may be somebody's home or /tmp
+# the entries of a data folder; a folder with other entries may be a home folder or /tmp
 OURS = frozenset(
     {"lock", "keys", "tls", "tmp", "inputs", "artifacts", "uploads", "checkpoints", "fetched-loras"}
     | {"openai", "replicate"}
@@ -20,7 +20,7 @@ OURS = frozenset(
 
 
 def private_folder(path: Path) -> None:
-    """Makes the folder with its parents, or makes an existing one private. One of another owner keeps its mode. Raises
+    """Creates the folder and its parents, or restricts its permissions; those of another user's folder stay. Raises
     OSError."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,14 +29,14 @@ def private_folder(path: Path) -> None:
 
 
 def private_file(path: Path) -> None:
-    """Made empty, or tightened. Raises OSError."""
+    """Creates an empty file, or restricts the permissions of an existing one. Raises OSError."""
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     _tighten(path, 0o600)
 
 
 def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> None:
-    """Like `private_folder`, for the data folder itself. If it holds other things too, its mode is left as it is and
-    `warn` is called; the files made in it are private all the same. Raises OSError."""
+    """Like `private_folder`, for the data folder itself. A folder that also holds other files keeps its permissions and
+    `warn` is called if they are open; what the server creates in it is private anyway. Raises OSError."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(path))
     if path.is_dir() and (other := _other_things(path)):
@@ -49,7 +49,7 @@ def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> N
 
 
 def _other_things(path: Path) -> str | None:
-    """The name of something in the folder that this server does not make, if any."""
+    """The name of an entry that this server did not create; None when there is none."""
     for entry in path.iterdir():
         known = entry.name in OURS or entry.name.startswith((".", "jobs.db"))
         if not known:

@@ -1,4 +1,4 @@
-"""What the façade that answers a request leaves in its `state` for the middleware around it."""
+"""Data that a façade stores in a request's `state` for the middleware."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ REFUSAL = "refusal"
 
 
 def note_model(request: Request, name: str) -> None:
-    """The response concerns a job of this model; one response may concern several. A job refused before it began has
-    none."""
+    """Notes that the response concerns a job of this model; may be called for several. `name` is "" for a job that was
+    refused before it began."""
     if name:
         _state(request.scope).setdefault(MODELS, set()).add(name)
 
@@ -25,13 +25,13 @@ def models_of(scope: Scope) -> Collection[str]:
 
 
 def note_refusal(request: Request, error: Exception) -> None:
-    """The exception that ended the request, for the log."""
+    """Stores the exception that ended the request, for the log."""
     _state(request.scope)[REFUSAL] = error
 
 
 def take_refusal(scope: Scope) -> Exception | None:
-    """NOTE: it leaves the state, because an exception that its request refers to would keep the body in memory until
-    the next garbage collection."""
+    """NOTE: removes the exception, because request and exception refer to each other, which would keep the body in
+    memory until the next garbage collection."""
     refusal: Exception | None = _state(scope).pop(REFUSAL, None)
     return refusal
 

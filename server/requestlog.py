@@ -1,7 +1,7 @@
 """One log line for each request: refused ones at level warning or error, the others at debug.
 
-Knows: which route, key and client a request belongs to. Does not know: what vendors' errors look like. Paths are logged
-as their route's pattern, reasons as kinds and field names: ids, file keys, prompts and API keys stay out of the log.
+Knows: the route, key and client of a request. Does not know: vendors' error shapes. The log contains no ids, file keys,
+prompts or API keys: a path is logged as its route's pattern, a reason as an error type and field names.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLar
 from server.jobs.loglines import UNLOGGED, KeyName
 from server.request_state import note_refusal, take_refusal
 
-ALIKE = 5  # lines for refusals of one kind in an interval; further ones are only counted
+ALIKE = 5  # lines per kind of refusal in an interval; further ones are only counted
 INTERVAL = 10.0  # seconds
-KINDS = 500  # counted separately in an interval
+KINDS = 500  # kinds of refusals to count separately in an interval
 LONGEST = 200  # characters of a reason
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ Handler = Callable[[Request, Exception], Any]
 
 
 class Logged:
-    """ASGI. `clouds`: path prefix -> name of the cloud that answers below it; `apps`: their apps, by name."""
+    """ASGI middleware. `clouds`: path prefix -> name of the cloud's API. `apps`: the apps of these APIs by name."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Logged:
             if owner := state.get("owner"):
                 fields["key"] = self.key_name(owner)
             fields["client"] = _plain(scope["client"][0]) if scope.get("client") else "unknown"
-            probe = path.startswith("/health")  # asked every few seconds, and what is wrong is logged elsewhere
+            probe = path.startswith("/health")  # requested every few seconds; the causes are logged elsewhere
             if (status >= 400 or refusal is not None) and not probe:
                 self.flood.log(status, {**fields, "reason": reason(refusal, status, scope)})
             else:
@@ -88,7 +88,7 @@ class Logged:
             refusal = None
 
     def _where(self, scope: Scope, path: str) -> dict[str, str]:
-        """Cloud and pattern. `path` is the incoming one; a cloud's middleware may have changed the scope's."""
+        """The cloud and the route's pattern. `path`: as received; a cloud's middleware may have changed the scope's."""
         path = "/" + path.lstrip("/")
         below = next((one for one in self.clouds if path == one[0] or path.startswith(one[0] + "/")), None)
         name = next((name for name, app in self.apps.items() if app is scope.get("app")), below and below[1])
@@ -98,7 +98,7 @@ class Logged:
 
 
 def pattern(scope: Scope, app: FastAPI | None) -> str | None:
-    """The route's path with names in place of values; None when no route matches."""
+    """The route's path with its parameters' names; None when no route matches."""
     route = scope.get("route")
     if route is None:
         routes = app.routes if app is not None else []
@@ -125,7 +125,7 @@ class Flood:
             write("request refused", **fields)
 
     def end(self) -> None:
-        """The interval is over, or the server stops."""
+        """Ends the interval and logs the counts; also called when the server stops."""
         if self._ends is not None:
             self._ends.cancel()
         seen, self._seen, self._ends = self._seen, {}, None
@@ -162,7 +162,7 @@ def note_refusals(apps: Iterable[FastAPI]) -> None:
 
 
 def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
-    """Why the request was refused, in a few words of our own."""
+    """Why the request was refused, without quoting it."""
     match refusal:
         case Unauthorized():
             return f"API key {refusal.reason}"
@@ -174,7 +174,7 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
             return _plain(refusal.field if refusal.field in UNLOGGED else str(refusal))
         case QueueFull() | DiskFull() | UploadTooLarge() | NoModel():
             return _plain(refusal.message)
-        case HTTPException() if refusal.status_code == 503:  # `Unavailable`: our own words
+        case HTTPException() if refusal.status_code == 503:  # `Unavailable`, whose text is the server's own
             return _plain(str(refusal.detail))
         case None if status == 401:
             sent = given_keys({k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]})
@@ -188,8 +188,7 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
 
 
 def _of_a_cloud(refusal: Exception | None, status: int, scope: Scope) -> str:
-    """The cause of a cloud's own exception, or the fields it names. Its message may repeat what a client sent, so it is
-    not logged."""
+    """The cause or the fields of a cloud's own exception, whose message may quote the request."""
     inner = refusal and (refusal.__cause__ or refusal.__context__)
     if isinstance(inner, ValidationError | RequestError | MediaError):
         return reason(inner, status, scope)

@@ -36,9 +36,9 @@ from server.workers.spec import REAL_ENGINE
 
 log = structlog.get_logger()
 
-GRACE = 3  # seconds that answers in progress are given to end
-KEEP_ALIVE = 30  # seconds without a request: clients that look every few seconds keep their connection
-SWITCH_SECONDS = 0.001  # after which a thread that computes lets the event loop have its turn; 0.005 by default
+GRACE = 3  # seconds for responses in progress to end at shutdown
+KEEP_ALIVE = 30  # seconds an idle connection stays open, enough for clients that poll every few seconds
+SWITCH_SECONDS = 0.001  # after which a computing thread yields to the event loop; Python's default is 0.005
 
 
 def serve(
@@ -48,10 +48,10 @@ def serve(
     on_ready: Callable[[str], None] = lambda url: None,
     on_broken: Callable[[str], None] = lambda reason: None,
 ) -> None:
-    """Returns after SIGTERM or SIGINT, within a few seconds; call it from the main thread.
+    """Runs until SIGTERM or SIGINT and then returns within a few seconds; call it from the main thread.
 
-    `on_ready` gets the base URL once requests are answered, `on_broken` the reason when no worker can start (once).
-    Raises StartError before anything has started.
+    `on_ready` is called with the base URL once requests are answered, `on_broken` (once) with the reason when no worker
+    can start. Raises StartError before anything has started.
     """
     return_large_blocks()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -59,10 +59,10 @@ def serve(
     set_up_logging(settings.log_level, settings.log_format)
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, engine=engine)
-        gc.freeze()  # what lives as long as the server is not looked at again: a collection takes milliseconds
+        gc.freeze()  # excludes objects that live as long as the server: scanning them takes milliseconds each time
         if certificate is None and tls.wanted(settings):
             try:
-                certificate = tls.issued(settings)  # not before the app, which holds the data folder
+                certificate = tls.issued(settings)  # after the app, which locks the data folder
             except BaseException:
                 app.state.house.close()
                 raise
@@ -74,7 +74,7 @@ def serve(
         config = uvicorn.Config(
             app,
             log_config=None,
-            access_log=False,  # paths hold ids and the keys of files
+            access_log=False,  # paths contain ids and file keys
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=KEEP_ALIVE,
             server_header=False,
@@ -85,7 +85,7 @@ def serve(
         )
         host, port = listener.getsockname()[:2]
         url = f"http{'s' if certificate else ''}://{f'[{host}]' if ':' in host else host}:{port}"
-        # uvicorn raises the signal again once it has shut down; by then there is nothing left to end
+        # uvicorn raises the signal again after its shutdown, when nothing is left to do
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         try:
@@ -101,7 +101,7 @@ def serve(
             with app.state.house.data.temporaries_here():
                 server.run(sockets=[listener])
         finally:
-            app.state.house.close()  # a second signal makes uvicorn skip the lifespan's end
+            app.state.house.close()  # because uvicorn skips the end of the lifespan after a second signal
             log.info("server stopped", address=url)
 
 
@@ -113,7 +113,7 @@ def _started(on_ready: Callable[[str], None], url: str, app: FastAPI) -> None:
 
 
 def _once(pool: Pool, on_broken: Callable[[str], None]) -> Callable[[], None]:
-    """Reports the first time that no worker can start; to be called again and again."""
+    """Returns a function to call regularly; it reports the first time that no worker can start."""
     said = False
 
     def look() -> None:
@@ -126,7 +126,7 @@ def _once(pool: Pool, on_broken: Callable[[str], None]) -> Callable[[], None]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with our own listener and protocol."""
+    """uvicorn's server with our own listener and protocol."""
 
     def __init__(
         self,
@@ -145,13 +145,13 @@ class Server(uvicorn.Server):
         self._each_second = each_second
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._on_exit()  # callers that wait for a job are answered before the grace is over
+        self._on_exit()  # answers callers that wait for a job, before GRACE is over
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
         if self.lifespan.should_exit:
-            sys.exit(3)  # uvicorn's code for it
+            sys.exit(3)  # uvicorn's exit status for a failed start
 
         def protocol(on_lost: Callable[[], None]) -> Http:
             return Http(
@@ -176,7 +176,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _cut(self) -> None:
-        """Ends the answers that have begun and are not read; the time that is left is for those that have not begun."""
+        """Ends responses that have begun and are not read; the rest of GRACE is for those that have not begun."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, Http):
                 connection.cut()
@@ -193,7 +193,7 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises AddressInUse, StartError."""
+    """Returns a bound socket. Raises AddressInUse, StartError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -211,7 +211,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Sink:
-    """A stream whose reader may go away (`2>&1 | head`): lines that cannot be written are dropped, work goes on."""
+    """A stream whose reader may exit (`2>&1 | head`): lines that cannot be written are dropped."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -227,10 +227,10 @@ class Sink:
 
 
 def set_up_logging(level: str, form: str = "auto") -> None:
-    """One line an event, to stderr. `form`: text, json, or auto, which is text on a terminal and JSON elsewhere."""
+    """Logs one line per event to stderr. `form`: text, json, or auto (text on a terminal, otherwise JSON)."""
     number = getattr(logging, level.upper())
     logging.basicConfig(level=max(number, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are what strangers send
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about malformed requests
     steps: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),

@@ -1,6 +1,6 @@
-"""Which checkpoint serves which task, and on which devices: decided once, at startup.
+"""Chooses at startup which checkpoint serves which task, and on which devices.
 
-Knows: what is installed and which of it is preferred. Does not know: weights beyond their config files, jobs, HTTP.
+Knows: the installed checkpoints and the preferred ones. Does not know: weights beyond their config files, jobs, HTTP.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ REAL_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Served:
-    """`by_task`: what answers each task. `devices`: one worker each, in the worker's words.
+    """`by_task`: the model of each task. `devices`: names for the workers, one worker each.
 
-    `problems`: what would have been served if it were whole, a sentence each. `rife_weights`: what draws frames
-    between frames, if anything does.
+    `problems`: a sentence for each installed network that is not used because it is damaged. `rife_weights`: the
+    network for frame interpolation, None without one.
     """
 
     by_task: Mapping[Task, ModelInfo]
@@ -49,7 +49,7 @@ class Served:
 
     @property
     def is_demo(self) -> bool:
-        """Whether anything here is answered by the demo model."""
+        """Whether the demo model serves any task."""
         return any(info.is_demo for info in self.by_task.values())
 
     @property
@@ -63,7 +63,7 @@ class Served:
         return ", ".join(sorted({self.label(name) for name in names})) or "none"
 
     def label(self, name: str) -> str:
-        """A model's name in ASCII; the demo's says that it is one."""
+        """A model's name in ASCII, with a note for the demo model."""
         is_demo = any(info.is_demo for info in self.by_task.values() if info.name == name)
         return (f"{name} (demo, not CogVideoX)" if is_demo else name).encode("ascii", "replace").decode()
 
@@ -76,7 +76,7 @@ class Served:
 
 
 def choose(settings: Settings) -> Served:
-    """Raises BadSetting when MODEL or RIFE_WEIGHTS names what is not here or whole, DEVICE what this machine lacks."""
+    """Raises BadSetting when MODEL or RIFE_WEIGHTS is missing or damaged, or this machine lacks DEVICE."""
     check_folders(settings)
     devices = find_devices(settings.device, called=settings.named("device"))
     problems: list[str] = []
@@ -103,15 +103,14 @@ def choose(settings: Settings) -> Served:
 
 
 def check_rife(settings: Settings) -> None:
-    """Raises BadSetting when the file that RIFE_WEIGHTS names is not such a network. It is read for that, which takes a
-    second or two."""
+    """Raises BadSetting when the file named by RIFE_WEIGHTS is not a RIFE network. Reading it takes a second or two."""
     if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
         raise BadSetting(f"{settings.shown('rife_weights')}: {why}")
 
 
 def check_upscaler(settings: Settings) -> None:
-    """Raises BadSetting when the file that UPSCALER names is not a network that enlarges frames, or no installed
-    package can read it. It is read for that by another process, which takes a few seconds."""
+    """Raises BadSetting when the file named by UPSCALER is not an upscaling network, or the package for it is missing.
+    Another process reads the file, which takes a few seconds."""
     if settings.upscaler is None:
         return
     why = upscaler_check.wrong_file(settings.upscaler)
@@ -122,7 +121,7 @@ def check_upscaler(settings: Settings) -> None:
 
 
 def check_folders(settings: Settings) -> None:
-    """Raises BadSetting for a models or LoRA folder that is a file; one that is not there is empty."""
+    """Raises BadSetting for a models or LoRA folder that is a file; a missing folder counts as empty."""
     for name in ("models_dir", "loras_dir"):
         folder = getattr(settings, name)
         if folder is not None and folder.exists() and not folder.is_dir():
@@ -148,16 +147,16 @@ def _asked(given: str, models_dir: Path, called: str) -> ModelInfo:
 
 
 def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str]]:
-    """What to serve unasked, best first, and what is wrong with the rest.
+    """The models to serve by default, best first, and the problems of damaged ones.
 
-    Without CUDA only the demo: minutes for a step are nobody's default.
+    Without CUDA only the demo, because a real model takes minutes per step.
     """
     found: list[ModelInfo] = []
     problems: list[str] = []
     for name in (*(PREFERRED if on_cuda else ()), *DEMOS):
         folder = catalog.find(name, models_dir)
         if folder is None or (name in DEMOS and any(not info.is_demo for info in found)):
-            continue  # beside a real model the demo would only mislead
+            continue  # next to a real model the demo would mislead
         try:
             if broken := verify(folder).problems:
                 raise ModelError(str(broken[0]))

@@ -1,8 +1,8 @@
-"""COGVIDEOX_* variables and `.env` lines that no setting has: a misspelt setting must not be ignored.
+"""Finds COGVIDEOX_* variables and `.env` lines that are not settings, so that a misspelt setting is not ignored.
 
-A server whose API key was misspelt would be open to everybody. So a name that is close to a setting's, or that looks
-like a secret, stops the command; another name under our prefix is reported once and ignored. Kubernetes sets such
-variables for a service called `cogvideox`; those are not reported.
+If the variable for the API keys is misspelt, the server would be open to everyone. So a name that resembles a setting's
+or looks like a secret stops the command; other names with our prefix are reported once and ignored. Variables that
+Kubernetes sets for a service called `cogvideox` are not reported.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from server.errors import BadSetting
 from server.text_file import NotText, read_lines
 
 PREFIX = "COGVIDEOX_"
-SIMILAR = 0.75  # of difflib, between a name and a setting's: `PROT` and `PORT` have 0.75
-SAME_PREFIX = 0.85  # for the whole variable where the prefix is misspelt too
+SIMILAR = 0.75  # difflib's ratio between a name and a setting's: `PROT` and `PORT` have 0.75
+SAME_PREFIX = 0.85  # the ratio for the whole variable when the prefix is misspelt too
 SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASS(WD|WORD|PHRASE)?|AUTH|CREDENTIAL|INSECURE|TLS|SSL")
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?|SERVER_PORT)")
 
@@ -30,7 +30,7 @@ _reported: set[str] = set()
 
 
 def check_names(settings: Collection[str], env_file: Path, environ: Mapping[str, str] = os.environ) -> None:
-    """Raises BadSetting for a misspelt setting, and for a `.env` that cannot be read. `settings`: in lower case."""
+    """Raises BadSetting for a misspelt setting and an unreadable `.env`. `settings`: names in lower case."""
     known = {f"{PREFIX}{name.upper()}" for name in settings}
     for name, where in (*((name, "") for name in environ), *_lines(env_file)):
         upper = name.upper()
@@ -65,7 +65,7 @@ def _near(name: str, known: Collection[str]) -> str | None:
 
 
 def _lines(env_file: Path) -> Iterator[tuple[str, str]]:
-    """Names in the file, each with where it stands. A line that names ours and sets nothing is an error."""
+    """The names in the file, each with its line. Raises BadSetting for a line with one of our names and no value."""
     if not env_file.exists():
         return
     try:

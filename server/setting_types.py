@@ -1,6 +1,6 @@
-"""The kinds of values that settings have, and what is wrong with one that is none.
+"""The types of settings, with their checks.
 
-Raises ValueError with the end of a sentence: "must look like 600/minute".
+A check raises ValueError with the end of a sentence: "must look like 600/minute".
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def listed(value: str) -> tuple[str, ...]:
 
 
 def _filled(value: str) -> str:
-    """A list of separators only is a mistake: no entry would mean something else than the owner meant."""
+    """Refuses a list of separators only: treating it as empty would change its meaning."""
     if not listed(value):
         raise ValueError("lists nothing; leave it out for the default")
     return value
 
 
 def _number(what: str, low: float, high: float) -> WrapValidator:
-    """One sentence for everything that is not such a number: text, NaN, infinity, too large."""
+    """Gives the same message for anything that is not such a number: text, NaN, infinity, out of range."""
 
     def check(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -72,7 +72,7 @@ def _apis(value: str) -> str:
 
 
 def _networks(value: str) -> str:
-    """`none` for no proxy at all; an empty value would be the default."""
+    """`none` means no proxy; an empty value would mean the default."""
     if value.strip().lower() == "none":
         return ""
     for part in listed(_filled(value)):
@@ -101,7 +101,7 @@ def _rate(value: str) -> str:
 
 
 def _keys(value: SecretStr) -> SecretStr:
-    """Messages hold no part of a key."""
+    """Its messages contain no part of a key."""
     text = value.get_secret_value()
     if text and not listed(text):
         raise ValueError("holds no key; leave it out, or empty, for a server without keys")

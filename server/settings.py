@@ -1,7 +1,7 @@
-"""What can be set from outside: COGVIDEOX_* variables, the same names in a `.env` file, or flags.
+"""The settings: COGVIDEOX_* variables, the same names in a `.env` file, or command-line flags.
 
-Knows: each setting, its default, what it may be, and how to say in one line what is wrong with a value.
-Does not know: what the settings are used for, how flags are read.
+Knows: each setting, its default, its valid values, and a one-line message for an invalid value.
+Does not know: what the settings are used for, how flags are parsed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from server.text_file import encoding_of
 from weights.catalog import default_models_dir
 
 ENV_FILE = Path(".env")
-# values that are not repeated in a message: they hold secrets, or may
+# values that messages do not quote, because they are or may contain secrets
 HIDDEN = ("api_keys", "database_url", "storage_url", "prompt_help_url", "prompt_help_key")
 
-# settings that some command has a flag for
+# settings with a flag in some command
 FLAGS = (
     *("host", "port", "model", "device", "memory", "data_dir", "models_dir", "loras_dir"),
     *("insecure", "tls", "tls_cert", "tls_key", "log_level", "upscaler"),
@@ -271,18 +271,18 @@ class Settings(BaseSettings):
         return self.max_uploads_per_key_mb * 2**20 or None
 
     def named(self, name: str) -> str:
-        """How the setting was given: `--model` when it was typed as a flag, else its variable."""
+        """The setting's name as the user gave it: `--model` for a flag, otherwise its variable."""
         return self._names.get(name, variable(name))
 
     def shown(self, name: str) -> str:
-        """The setting as it was given, for a message: `--model=cogvideox-5b`."""
+        """The setting's name and value for a message: `--model=cogvideox-5b`."""
         return f"{self.named(name)}={plain(getattr(self, name))}"
 
     @classmethod
     def load(cls, *, names: Mapping[str, str] | None = None, **given: Any) -> Settings:
-        """Settings from the environment and `.env`; `given` (flags, None: not given) wins. Raises BadSetting.
+        """Settings from the environment and `.env`; `given` (flags; None: not given) overrides. Raises BadSetting.
 
-        `names`: what to call a setting in messages, where that is neither the flag nor the variable.
+        `names`: names of settings in messages, if neither the flag nor the variable fits.
         """
         given = {k: v for k, v in given.items() if v is not None}
         called = {name: f"--{name.replace('_', '-')}" for name in given if name in FLAGS} | dict(names or {})

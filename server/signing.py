@@ -1,6 +1,6 @@
-"""The server's own secrets, made at its first start and kept in the data folder: what webhooks are signed with.
+"""The server's own secrets for signing webhooks and tokens, created at its first start and kept in the data folder.
 
-Knows: Ed25519 and HMAC keys, their files. Does not know: what is signed, whose form a signature has.
+Knows: Ed25519 and HMAC keys, their files. Does not know: what is signed, vendors' forms of a signature.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECRET_BYTES = 32
 
 
 class Signing:
-    """`folder` is readable by its owner only. Raises DataDirUnwritable when secrets can neither be read nor made."""
+    """Makes `folder` private. Raises DataDirUnwritable when the secrets can be neither read nor created."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -38,11 +38,11 @@ class Signing:
             raise DataDirUnwritable(f"cannot keep the webhook keys in {folder}: {e}") from None
 
     def ed25519(self, message: bytes) -> bytes:
-        """64 bytes."""
+        """The signature, 64 bytes."""
         return self._ed25519.sign(message)
 
     def jwks(self) -> dict[str, Any]:
-        """The public half as RFC 7517 has it; `x` keeps its padding, without which fal's published verifier fails."""
+        """The public key as in RFC 7517. `x` keeps its base64 padding, which fal's published verifier needs."""
         public = self._ed25519.public_key().public_bytes_raw()
         x = base64.urlsafe_b64encode(public).decode()
         name = hashlib.sha256(public).hexdigest()[:16]
@@ -52,7 +52,7 @@ class Signing:
         return hmac.new(self.secret, message, hashlib.sha256).digest()
 
     def token(self, *parts: str) -> str:
-        """A capability for exactly these parts, which only this server can issue."""
+        """A token that proves that this server issued it for exactly these parts."""
         message = b"\0".join(part.encode("utf-8", "surrogatepass") for part in ("token", *parts))
         return self.hmac_sha256(message).hex()
 
@@ -62,7 +62,8 @@ class Signing:
 
 
 def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
-    """A damaged file is refused, not replaced: what was signed with the secret in it would not be known any more."""
+    """Reads a secret, creating it if missing. Raises DataDirUnwritable for a damaged file, because replacing it would
+    invalidate everything signed so far."""
     if not path.exists():
         write_atomically(path, make())
     secret = read_secret(path)

@@ -1,6 +1,6 @@
-"""Text files that people write with any editor: batch files, `.env`.
+"""Text files written with any editor: batch files, `.env`.
 
-Knows: encodings and the ends of lines. Does not know: what is in the lines.
+Knows: encodings and line ends. Does not know: the content of the lines.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-BOMS = (  # UTF-32's first: its mark begins with UTF-16's
+BOMS = (  # UTF-32 first, because its mark begins with that of UTF-16
     *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
 
 
 class NotText(ValueError):
-    """The message names the file, and the line if the error is in one."""
+    """The message names the file, and the line if it is the cause."""
 
 
 def encoding_of(data: bytes) -> str:
-    """By the byte order mark, as PowerShell's `>` writes one; UTF-8 without."""
+    """The encoding by the byte order mark, which PowerShell's `>` writes; UTF-8 without one."""
     return next((encoding for bom, encoding in BOMS if data.startswith(bom)), "utf-8-sig")
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines without their ends, which are \\n or \\r\\n: any other character belongs to its line.
+    """The lines without their ends, \\n or \\r\\n; other separators do not end a line.
 
     Raises NotText, OSError.
     """
@@ -47,6 +47,6 @@ def read_lines(file: Path) -> list[str]:
 
 
 def _is_wide(data: bytes) -> bool:
-    """Whether every second byte of the beginning is 0, nearly: ordinary text in UTF-16."""
+    """Whether nearly every second byte of the beginning is 0, as in UTF-16."""
     some = data[: min(len(data), 200) // 2 * 2]
     return any(2 * some[start::2].count(0) > len(some) * 0.8 for start in (0, 1)) and len(some) >= 4

@@ -1,7 +1,7 @@
 """Sends the webhooks of jobs: signed, at least once for each event, with retries until the receiver answers.
 
-Knows: the outbox, how many letters to send at a time, when to retry, when to give up. Does not know: vendors (each
-façade writes its own letters and signs them), which addresses may be called (`Outbound` does).
+Knows: the outbox, how many letters (webhook calls) to send at a time, when to retry and to give up. Does not know:
+vendors (each façade writes and signs its own letters), which addresses may be called (`Outbound` does).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
 LOOK_EVERY = 0.2  # seconds between two looks at the outbox
 LEAST_PAUSE = 0.02  # seconds between two looks at the outbox, also under load
-# letters under way: of all, of one key, and of one lane of it; slow receivers of one key hold up nobody else's
+# letters being sent: in total, per key, and per lane of a key; slow receivers of one key do not delay those of others
 AT_ONCE, PER_KEY, PER_LANE = 64, 8, 4
-REST = 4.0  # seconds that a host which did not answer is not called: less than the first delay, so each round calls it
+REST = 4.0  # seconds without calls to a host that did not answer; less than the first delay, so each round calls it
 RESTING = 10_000  # hosts to remember
 PASSING = 2  # retries of an event that is outdated once the job has ended
-TIMEOUTS = (15.0, 60.0)  # seconds to wait for a response, at the first try and later
-# ten more tries within two hours, as fal's documentation has it
+TIMEOUTS = (15.0, 60.0)  # seconds to wait for a response: at the first try, and later
+# ten more tries within two hours, as fal documents it
 DELAYS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0)
 
 log = structlog.get_logger()
@@ -39,19 +39,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Letter:
-    """What is sent. `sign` gives the headers, content type among them, from the body, the unix time of sending, and a
-    number that stays the same when the letter is sent again."""
+    """A webhook call. `sign` returns the headers, including the content type, given the body, the unix time of sending,
+    and a number that stays the same in retries."""
 
     body: bytes
     sign: Callable[[bytes, float, int], Mapping[str, str]]
 
 
 T = TypeVar("T")
-Writer = Callable[[Job, str], Letter | None]  # None: this vendor says nothing about that
+Writer = Callable[[Job, str], Letter | None]  # None: this vendor sends nothing for that event
 
 
 class Courier:
-    """One task of an event loop, from `start` to `stop`. `writers`: façade -> what it says of a job's event."""
+    """Runs as a task of the event loop from `start` to `stop`. `writers`: façade -> its writer of letters."""
 
     def __init__(
         self,
@@ -89,9 +89,9 @@ class Courier:
         return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
     async def _main(self) -> None:
-        while not self._store.database.lost:  # else another server sends them
+        while not self._store.database.lost:  # otherwise another server sends them
             self._ended.clear()
-            with contextlib.suppress(SQLAlchemyError):  # a table that cannot be read now is read at the next look
+            with contextlib.suppress(SQLAlchemyError):  # the next round tries again
                 while self._send_all(await self._in_thread(self._store.notices_due, tuple(self._under_way))):
                     pass
             await asyncio.sleep(LEAST_PAUSE)
@@ -100,7 +100,7 @@ class Courier:
                     await self._ended.wait()
 
     def _send_all(self, notices: list[Notice]) -> int:
-        """Those that may go now, of keys with few under way first; how many that were."""
+        """Sends the letters that may be sent now, those of keys with few in progress first; returns their number."""
         owners = Counter(notice.owner for notice, _ in self._under_way.values())
         lanes = Counter(notice.lane for notice, _ in self._under_way.values())
         sent = 0
@@ -128,7 +128,7 @@ class Courier:
     async def _deliver(self, notice: Notice) -> None:
         try:
             problem, final, silent = await self._attempt(notice)
-        except Exception as e:  # one odd job must not hold up the others' letters
+        except Exception as e:  # a faulty job must not delay the letters of others
             log.exception("webhook letter could not be written", job_id=notice.job_id)
             problem, final, silent = type(e).__name__, True, False
         line = problem and f"webhook not called for {notice.event!r} (try {notice.tries + 1}): {problem}"
@@ -141,7 +141,7 @@ class Courier:
                 await self._in_thread(self._store.notice_put_off, notice, self._delays[notice.tries], line, others)
 
     async def _attempt(self, notice: Notice) -> tuple[str | None, bool, bool]:
-        """What went wrong, whether trying again is of no use, and whether the host did not answer at all."""
+        """Returns the problem (None: sent), whether a retry is pointless, and whether the host did not answer."""
         job = await self._in_thread(self._store.get, notice.job_id)
         writer = self._writers.get(job.facade) if job is not None else None
         if job is None or job.webhook is None or writer is None:

@@ -1,2 +1,1 @@
-"""Each package here serves one vendor: it takes that vendor's requests, and describes jobs in the vendor's terms. They
-share the job, and `wire` for HTTP itself."""
+"""One package per vendor, which translates its requests and responses. All share jobs, and `kit` for HTTP."""

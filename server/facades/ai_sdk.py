@@ -24,15 +24,15 @@ def is_ai_sdk(agent: str) -> bool:
 
 
 def refuses(agent: str, base: str) -> bool:
-    """Whether this client is the AI SDK and refuses to download from `base`, our address."""
+    """Whether this client is the AI SDK and refuses to download from `base`, our URL."""
     return is_ai_sdk(agent) and is_private(base)
 
 
 def is_private(base: str) -> bool:
-    """Whether that address belongs to this machine or a private network, judged by the name alone."""
+    """Whether the URL's host is this machine or in a private network, judging by its name."""
     try:
         host = (urlsplit(base).hostname or "").rstrip(".").lower()
-    except ValueError:  # brackets around something that is not an address
+    except ValueError:  # brackets around something other than an IP address
         return False
     try:
         ip_address(host)
@@ -42,11 +42,11 @@ def is_private(base: str) -> bool:
 
 
 def video_or_url(context: Context, video: Artifact, base: str, as_data: bool) -> str:
-    """A data: URI of the video, or its address, if that is wanted or the video is gone."""
+    """The video as a data: URI with `as_data`; otherwise, or when it no longer exists, its URL."""
     if as_data:
         try:
             content = b64encode(context.artifacts.read(video)).decode("ascii")
             return f"data:{video.media_type};base64,{content}"
         except FileNotFoundError:
-            pass  # the address says so better
+            pass  # the client gets a clear error from the URL
     return context.artifacts.url(video, base)

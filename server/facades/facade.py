@@ -1,4 +1,4 @@
-"""What the module of a façade offers. `registry.py` lists the façades, `routes.py` their paths."""
+"""The interface of a façade. `registry.py` lists the façades, `routes.py` their paths."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KEY = "YOUR_API_KEY"
 
 @dataclass(frozen=True)
 class Snippet:
-    """A program that reaches this server with a vendor's own client. `text` contains ADDRESS and KEY, which are to be
-    replaced."""
+    """An example program that uses this server with a vendor's own client. `text` contains ADDRESS and KEY, which
+    `filled` replaces."""
 
     title: str
-    language: str  # the word after a Markdown fence: python, js, sh, yaml, json
+    language: str  # as in a Markdown fence: python, js, sh, yaml, json
     text: str
 
     def filled(self, address: str, key: str) -> str:
@@ -37,9 +37,9 @@ class Snippet:
 class Facade:
     """One cloud's API.
 
-    `create`: its app, which takes complete paths. `clients`: how to reach it. `refuse`: its answer to an exception.
-    `letter`: the webhook it sends for a job's event (`job.EVENTS`), None for an event it does not send. `file_of`: the
-    file at one of the façade's own URL paths, which come in addition to /files.
+    `create` creates its app, which expects whole paths. `clients`: example programs. `refuse`: its response to an
+    exception. `letter`: the webhook for a job's event (`job.EVENTS`), None for an event that it does not send.
+    `file_of`: the file at a URL path of this API, other than those under /files.
     """
 
     title: str

@@ -1,8 +1,8 @@
-"""The address book: which paths belong to which cloud, and which cloud gets a request where two share a path.
+"""Routing: which paths belong to which cloud, and which cloud gets a request for a path that several share.
 
-Knows: the prefixes of every cloud; that under `/v1` the lists of models and of files are OpenAI's and Replicate's at
-once, that of models fal's too, and what tells their uploads and searches apart. Does not know: what they answer. If
-only one of the clouds that share a path is served, it gets all requests for that path.
+Knows: the prefixes of every cloud; that OpenAI and Replicate share the lists of models and files under `/v1`, and fal
+the list of models; how to distinguish their uploads and searches. Does not know: their responses. If only one of the
+clouds that share a path is enabled, it gets all requests for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.limits.bodies import BodyTooLarge
 
-# the longest prefix wins: Segmind gets the rest of "/v1"
+# the longest prefix wins: Segmind's "/v1" gets the remaining paths below it
 PREFIXES: Mapping[str, tuple[str, ...]] = {
     "fal": (
         *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
@@ -42,14 +42,14 @@ PREFIXES: Mapping[str, tuple[str, ...]] = {
 }
 MODELS = "/v1/models"
 FILES = "/v1/files"
-# words after /v1 that are never the name of a model of Segmind's, also where the other clouds are not served
+# words after /v1 that are never the name of a Segmind model, even if the other clouds are not enabled
 RESERVED = {"requests", "get-user-credits"} | {
     path.removeprefix("/v1/")
     for path in (MODELS, FILES, *(prefix for prefixes in PREFIXES.values() for prefix in prefixes))
     if path.startswith("/v1/")
 }
 FALS = {"endpoint_id", "expand", "q", "category", "status"}  # parameters that only fal's list has
-PEEK = 65536  # bytes of a form that are looked at
+PEEK = 65536  # bytes of a form to inspect
 FIRST_PART = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^";\s]+)[";\s]', re.IGNORECASE | re.MULTILINE)
 REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its form; OpenAI's are file, purpose, …
 
@@ -65,7 +65,7 @@ def clouds(names: Iterable[str]) -> dict[str, str]:
 
 
 def shared(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
-    """The paths that several clouds have."""
+    """The paths shared by several clouds, each with its app."""
     openai, replicate, fal = (apps.get(name) for name in ("openai", "replicate", "fal"))
     models = files = openai or replicate
     if openai is not None and replicate is not None:
@@ -76,8 +76,8 @@ def shared(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
 
 
 class Searched:
-    """`/v1/models` goes to fal if the request looks like one of fal's tools (by host, kind of key or parameters, though
-    other lists have `limit` too). The prices always go to fal."""
+    """Routes `/v1/models` to fal if the host, the kind of key or the parameters are those of fal's tools, and requests
+    for prices always. The parameter `limit`, which other lists have too, counts only without a key."""
 
     def __init__(self, fal: ASGIApp, others: ASGIApp) -> None:
         self.fal, self.others = fal, others
@@ -93,7 +93,7 @@ class Searched:
 
 
 class Models:
-    """`/v1/models` answers with the fields of both lists, `/v1/models/{id}` goes to OpenAI, anything deeper to
+    """Answers `/v1/models` with the fields of both lists; routes `/v1/models/{id}` to OpenAI, deeper paths to
     Replicate."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
@@ -110,8 +110,8 @@ class Models:
 
 
 class Files:
-    """`/v1/files`: a list has the fields of both clouds. The first part of a form, or the id of a file, tells which
-    cloud it belongs to."""
+    """Answers `/v1/files` with the fields of both lists; routes uploads by the form's first part, other requests by the
+    file's id."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
         self.openai, self.replicate = openai, replicate
@@ -128,7 +128,7 @@ class Files:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         messages, seen, part = list[Message](), b"", None
-        with suppress(HTTPException, BodyTooLarge):  # of a compressed body; raised again when the body is read
+        with suppress(HTTPException, BodyTooLarge):  # from a compressed body; raised again when the app reads it
             while part is None and len(seen) <= PEEK:
                 messages.append(await receive())
                 seen += messages[-1].get("body", b"")
@@ -144,8 +144,8 @@ class Files:
 
 
 async def _both(openai: ASGIApp, replicate: ASGIApp, scope: Scope) -> Response:
-    """A response whose body serves as both lists. If OpenAI's part refuses, so does this; if only Replicate's does, its
-    part is left out."""
+    """One response with both lists: OpenAI's error if it refuses the request; without Replicate's list if only that
+    one does."""
     first = await _answer(openai, scope)
     if first.status_code != 200:
         return first
@@ -158,7 +158,7 @@ async def _both(openai: ASGIApp, replicate: ASGIApp, scope: Scope) -> Response:
 
 
 async def _answer(app: ASGIApp, scope: Scope) -> Response:
-    """What `app` answers to a request without a body."""
+    """The response of `app` to a request without a body."""
     start: Message = {}
     parts: list[bytes] = []
 

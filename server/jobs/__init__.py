@@ -1,1 +1,1 @@
-"""The job table: requested videos and their states. Knows no vendor and no torch."""
+"""The job table: requested videos and their states. Does not know vendors or torch."""

@@ -1,9 +1,9 @@
 """The database that holds the job table: a SQLite file, or a PostgreSQL server by URL.
 
-Knows: how each is set up at connecting, and how to begin a transaction with no other writers. Does not know: what is
-written (`store.py`). Both take the same SQLAlchemy Core statements.
+Knows: how to set up a connection of either kind, and how to begin a transaction that excludes other writers. Does not
+know: what is written (`store.py`). Both accept the same SQLAlchemy Core statements.
 
-Connections with the execution option `immediate` begin such transactions: what they read stays true until they commit.
+Connections with the execution option `immediate` begin such transactions: what they read stays valid until they commit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from server.errors import BadSetting, DataDirBusy, DataDirUnwritable
 from server.private import private_file
 
-# versions before this can corrupt a write-ahead log that two connections check-point at the same time
+# earlier versions can corrupt a write-ahead log when two connections run a checkpoint at the same time
 SAFE_WAL = (3, 51, 3)
 JOURNAL_BYTES = 64 * 2**20  # a longer journal is truncated to this after a checkpoint
-WRITERS, SERVERS = 7_116_001, 7_116_002  # PostgreSQL's advisory locks: for one writer, for one server
+WRITERS, SERVERS = 7_116_001, 7_116_002  # PostgreSQL's advisory locks: one writer at a time, one server at a time
 TAKE = text(f"SELECT pg_try_advisory_lock({SERVERS})")
 # after a broken connection, our own session and its lock may stay for hours
 END_OUR_OWN = text(f"""
@@ -34,7 +34,7 @@ END_OUR_OWN = text(f"""
     WHERE locktype = 'advisory' AND objid = {SERVERS} AND granted AND datname = current_database()
     AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()
 """)
-# hide_parameters: no prompts in logged errors
+# hide_parameters keeps prompts out of logged errors
 HABITS: dict[str, Any] = {"pool_size": 20, "max_overflow": 40, "hide_parameters": True}
 
 
@@ -44,12 +44,12 @@ class Database:
 
     engine: Engine
     alone: bool = False
-    lost: str = ""  # why this server must not use the tables any more
-    _held: Connection | None = None  # whose session has the lock
+    lost: str = ""  # why this server must no longer use the tables
+    _held: Connection | None = None  # its session holds the lock
 
     def hold(self) -> None:
-        """Takes the lock again when its session has ended. Raises OperationalError; DataDirBusy, now and at every later
-        call, when another server took it first."""
+        """Takes the lock again if its session has ended. Raises OperationalError; DataDirBusy, at every later call too,
+        when another server has taken it."""
         if self.lost:
             raise DataDirBusy(self.lost)
         if not self.alone or self._still_holds():
@@ -86,10 +86,10 @@ class Database:
 
 
 def open_database(where: Path | str, metadata: MetaData, schema: int, alone: bool = True) -> Database:
-    """`where`: a SQLite file or a `postgresql://` URL. Creates the tables. `alone`: excludes other servers (a
-    SQLite file is protected by its data folder's lock).
+    """Opens a SQLite file or a `postgresql://` URL and creates the tables. `alone`: excludes other servers (the data
+    folder's lock does that for a SQLite file).
 
-    Raises BadSetting, DataDirUnwritable (not reachable, or of another schema), DataDirBusy.
+    Raises BadSetting, DataDirUnwritable (not reachable, or has another schema), DataDirBusy.
     """
     if isinstance(where, Path):
         return _open_sqlite(where, metadata, schema)
@@ -103,7 +103,7 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
             private_file(file)  # SQLite creates files beside it with the same permissions
     except OSError as e:
         raise DataDirUnwritable(f"the job table {path} cannot be used: {e.strerror}") from None
-    # a URL object, because a `?` in a path is not a query
+    # a URL object, because in a URL string, a `?` in the path would begin the query
     engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 5.0}, **HABITS)
 
     @event.listens_for(engine, "connect")
@@ -184,7 +184,7 @@ def _name(engine: Engine) -> str:
 
 
 def _check_schema(name: str, found: int, schema: int) -> None:
-    """`found` is 0 where there are no tables yet."""
+    """`found`: 0 for a new database."""
     if found > schema:
         raise DataDirUnwritable(f"{name} was written by a newer version of this server (schema {found})")
     if 0 < found < schema:

@@ -1,7 +1,7 @@
-"""Following jobs: one poll of the table for all requests that wait for a job and all event streams.
+"""Waiting for jobs: one poll of the table serves all requests that wait for a job and all event streams.
 
-Knows: the store, what has changed since the last look. Does not know: vendors, HTTP. Belongs to one event loop, but for
-`stop`.
+Knows: the store, what has changed since the previous poll. Does not know: vendors, HTTP. Use from one event loop only,
+except `stop`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ T = TypeVar("T")
 
 LOOK_EVERY = 0.1  # seconds between two polls for the end of jobs
 DETAILS_EVERY = 0.5  # seconds between two polls of the progress, position and log of streamed jobs
-SHARE = 10.0  # a pause lasts at least this many times as long as the poll before
+SHARE = 10.0  # a pause lasts at least this many times as long as the preceding poll
 SILENCE = 15.0  # seconds after which a stream repeats an unchanged job
-AT_ONCE = 500  # jobs in one query; SQLite takes some thousand variables
+AT_ONCE = 500  # jobs in one query; SQLite limits the number of variables
 
 
 class Stopped(KeyError):
-    """The server is stopping, before the job has ended."""
+    """The server is stopping and the job has not ended."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """`position`: queued jobs ahead. `lines`: log lines that this stream has not had yet."""
+    """`position`: queued jobs ahead of it. `lines`: log lines that are new for this stream."""
 
     job: Job
     position: int
@@ -66,18 +66,20 @@ class Follower:
         self._store = store
         self._followed: dict[str, _Followed] = {}
         self._task: asyncio.Task[None] | None = None
-        self._fresh = set[_Followed]()  # whose stream begins
+        self._fresh = set[_Followed]()  # jobs whose first stream is beginning
         self._looking = asyncio.Lock()
-        # not the event loop's threads, which other work may occupy
+        # separate from the event loop's threads, which other work may occupy
         self._thread = ThreadPoolExecutor(1, "follower")
         self._stopping = False
 
     def stop(self) -> None:
-        """From now on `wait` and `follow` raise Stopped for unfinished jobs. For signal handlers and any thread."""
+        """Makes `wait` and `follow` raise Stopped for unfinished jobs. May be called from signal handlers and any
+        thread."""
         self._stopping = True
 
     async def wait(self, job_id: str, timeout: float | None) -> Job:
-        """The job once it is terminal, or as it is after `timeout` seconds. KeyError for an unknown one, Stopped."""
+        """Returns the job once it has ended, or in its state after `timeout` seconds. Raises KeyError for an unknown
+        one, Stopped."""
         with await self._reader(job_id, stream=False) as one:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -90,8 +92,8 @@ class Follower:
             return one.job
 
     async def follow(self, job_id: str) -> AsyncGenerator[Seen]:
-        """The job at once, after each change, after SILENCE seconds without one, and finally when it has ended; the
-        stream of a deleted job just ends. KeyError for an unknown one, Stopped."""
+        """Yields the job at once, after each change, after SILENCE seconds without a change, and last when it has
+        ended. The stream of a deleted job just ends. Raises KeyError for an unknown one, Stopped."""
         with await self._reader(job_id, stream=True) as one:
             lines = 0
             while not one.gone:
@@ -112,7 +114,7 @@ class Follower:
             if job is None:
                 raise KeyError(job_id)
             one = _Followed(job, asyncio.get_running_loop().create_future())
-            if not one.over:  # another request may follow it by now
+            if not one.over:  # another request may have begun to follow it meanwhile
                 one = self._followed.setdefault(job_id, one)
         self._raise_if_stopped(one)
         if stream and not one.streams:
@@ -120,7 +122,7 @@ class Follower:
         return self._reading(one, stream)
 
     async def _look_closer(self, one: _Followed) -> None:
-        """In one query for all streams that begin at the same time, which may be hundreds."""
+        """Reads position and log lines, in one query for all streams that begin at the same time (maybe hundreds)."""
         self._fresh.add(one)
         async with self._looking:
             if one not in self._fresh:
@@ -184,7 +186,7 @@ class Follower:
             job = None if state is None else whole.get(one.job.id) or replace(one.job, **state)
             found.append(_News(one, job))
         ended = any(news.job is not None and news.job.status.is_terminal for news in found)
-        if details or ended:  # the end comes with the last log lines
+        if details or ended:  # so that a job's end comes with its last log lines
             self._add_details([news for news in found if news.job is not None and news.one.streams])
         return found
 
@@ -207,8 +209,8 @@ class Follower:
 
 @dataclass
 class _News:
-    """Stores what a poll found; `job` is None when it is deleted, `position` when it was not queried, in which case
-    another poll may have found it."""
+    """The result of a poll. `job`: None when it was deleted. `position`: None when it was not queried; then that of
+    an earlier poll remains valid."""
 
     one: _Followed
     job: Job | None
@@ -217,7 +219,7 @@ class _News:
 
 
 def _has_turned(job: Job, state: dict[str, Any] | None) -> bool:
-    """Whether more than its progress may have changed."""
+    """Whether more than the job's progress may have changed."""
     return state is not None and (job.status, job.attempt, job.stage) != tuple(
         state[name] for name in ("status", "attempt", "stage")
     )

@@ -1,7 +1,7 @@
 """A job: one requested video, and the states it may pass through.
 
-Knows: the states, which may follow which, and what each carries. Pure: no I/O, no clock, no torch.
-Does not know: vendors (their words for these states live in their façades), tables, processes.
+Knows: the states and their possible sequences. Pure: no I/O, no clock, no torch.
+Does not know: vendors (each façade translates these states), tables, processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Status(StrEnum):
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
-# running -> queued: the worker died, or the server stopped or restarted
+# running -> queued: the worker died, or the server stopped
 FOLLOWS: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}),
@@ -38,9 +38,9 @@ FOLLOWS: dict[Status, frozenset[Status]] = {
 
 @dataclass(frozen=True)
 class JobError:
-    """Why a job failed. `code` as in `pipelines.events.Failed`; `field` in GenerationRequest's terms.
+    """Why a job failed. `code`: as in `pipelines.events.Failed`. `field`: a name of GenerationRequest.
 
-    `detail` is the façade's own error body, when the façade refused the input.
+    `detail`: the façade's own error body, when the façade refused the input.
     """
 
     code: str
@@ -51,7 +51,7 @@ class JobError:
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where a job's `events` (some of EVENTS) are sent. `base`: this server's address as the client used it, for links
+    """The URL that gets a job's `events` (some of EVENTS). `base`: this server's URL as the client used it, for links
     in the bodies."""
 
     url: str
@@ -72,15 +72,19 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Job:
-    """Times are unix seconds. `memo` is what the façade needs for its answers, mostly the client's fields; no API key.
+    """Times are unix seconds.
 
-    `deaths` says how each worker died that died over this job; `attempt` counts every start, whatever ended it.
-    `step` of `steps` counts sampling; `share` is the part of the whole video's work that is done, 0 to 1, and never
-    falls; `eta` is the estimated number of seconds until the video is complete.
-
-    `owner` stands for the API key ("" without one), `number` counts jobs from 1 and is 0 before it is stored,
-    jobs of a higher `priority` go first, and the files of a result are kept for `keep_seconds` (None: for ever). A job
-    that has not started by `start_by`, or not ended by `end_by`, is cancelled.
+    memo: what the façade needs for its responses, mostly the client's fields; no API key.
+    deaths: for each worker that died during this job, how it died.
+    attempt: the number of starts, however they ended.
+    step, steps: sampling steps done, and in total.
+    share: the part of the whole video's work that is done, 0 to 1; never decreases.
+    eta: estimated seconds until the video is complete.
+    owner: the name that stands for the API key, "" without one.
+    number: counts jobs from 1; 0 before the job is stored.
+    priority: jobs with a higher one run first.
+    keep_seconds: how long the result's files are kept; None: no expiry.
+    start_by, end_by: the job is cancelled if it has not started or ended by then.
     """
 
     id: str
@@ -132,7 +136,7 @@ class Job:
 
     @property
     def progress(self) -> float:
-        """The share of the work that is done, 0 to 1; below 1 until the video is stored."""
+        """The part of the work that is done, 0 to 1; below 1 until the video is stored."""
         if self.status is Status.SUCCEEDED:
             return 1.0
         done = self.share or (self.step / self.steps if self.steps else 0.0)

@@ -1,8 +1,8 @@
-"""What a façade may do with jobs.
+"""The façades' interface to jobs.
 
-Knows: the store, which model serves a task, that a request is checked and gets a seed before it is accepted.
-Does not know: vendors, workers. Methods are thread-safe and take milliseconds; `wait`, `follow` and the Shares belong
-to the event loop.
+Knows: the store, the model of each task, that a request is checked and gets a seed before it is accepted.
+Does not know: vendors, workers. Methods are thread-safe and take milliseconds; use `wait`, `follow` and the Shares from
+the event loop only.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = ["Jobs", "Stopped"]
 
 log = structlog.get_logger()
 
-STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams; without API keys, for each address
-PAGES, PAGES_PER_KEY = 4, 2  # lists of jobs or files, which take more CPU time than other responses
-PAGE_WAIT = 60.0  # seconds that a list waits for others of its key
+STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams: in total, and per key (per address without API keys)
+PAGES, PAGES_PER_KEY = 4, 2  # lists of jobs or files at a time; they take more CPU time than other responses
+PAGE_WAIT = 60.0  # seconds that a list waits for other lists of its key
 WAITS, WAITS_PER_KEY = 2000, 200  # requests that wait for a job
 BROKEN_EVERY = 1.0  # seconds between two checks whether a worker can start
 
@@ -49,10 +49,13 @@ class NoWorker(Exception):
 
 
 class Jobs:
-    """`wake` tells the dispatcher that there is something to do. `check_room` raises DiskFull, or an error of its own,
-    when no job can be accepted. `remove` takes the files of a job that is deleted. `extend`: extends requests that do
-    not say whether to, if they are too long for their model and it is possible. `owners`: all that share the queue.
-    `broken` says why no worker can start, None when one can. `key_name`: the name of an owner's key in the log.
+    """wake: notifies the dispatcher of new work.
+    check_room: raises DiskFull or another error when no further job can be accepted.
+    extend: whether to extend videos too long for their model if possible, for requests without `extend`.
+    remove: deletes a file of a deleted job.
+    owners: returns all owners that share the queue.
+    broken: returns why no worker can start, None when one can.
+    key_name: returns the name of an owner's key for the log.
     """
 
     def __init__(
@@ -87,9 +90,9 @@ class Jobs:
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
     def submit(self, request: GenerationRequest, order: Order) -> Job:
-        """The job, on disk; or that of an earlier order with the same idempotency name and key.
+        """Stores the job and returns it; or returns that of an earlier order with the same owner and idempotency name.
 
-        Its `plan` is preliminary when there is an image or a clip, which the worker reads.
+        The job's `plan` is preliminary for a request with an image or a clip, because only the worker reads these.
 
         Raises RequestError, NoModel, QueueFull, QuotaExceeded, IdempotencyConflict, DiskFull.
         """
@@ -116,15 +119,15 @@ class Jobs:
         others = tuple(self._served.by_task.values())
         if self._extend and request.extend is None:
             longer = replace(request, extend=True)
-            with suppress(RequestError):  # an error of the request itself is raised below
+            with suppress(RequestError):  # an error that does not depend on `extend` is raised below
                 plan = resolve(longer, model, others=others)
                 if plan.sampling.extension:
                     return longer, plan
         return request, resolve(request, model, others=others)
 
     def refuse(self, order: Order, error: JobError) -> Job:
-        """A job that failed before it began, for clients that read the reason at the result's URL. It is kept for a day
-        at most. Raises QuotaExceeded, DiskFull.
+        """Stores a job that failed before it began, for clients that read the reason at the result's URL. It is kept
+        for at most a day. Raises QuotaExceeded, DiskFull.
         """
         self._check_room()
         now = time.time()
@@ -156,7 +159,7 @@ class Jobs:
     def page(
         self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True
     ) -> list[Job]:
-        """At most `limit` jobs of this façade and owner, those after `after` in that order."""
+        """At most `limit` jobs of this façade and owner, in that order, beginning after the job `after`."""
         return self._store.page(facade, owner, limit, after.number if after else None, newest_first)
 
     def delete(self, job: Job) -> None:
@@ -168,19 +171,19 @@ class Jobs:
             self._remove(artifact)
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
-        """A queued job is cancelled at once, a running one (unless `only_queued`) within a transformer block. Returns
-        the job as it is now, None for an unknown one."""
+        """Cancels a queued job at once, a running one (unless `only_queued`) within a transformer block. Returns the
+        job in its present state, None for an unknown one."""
         job = self._store.cancel(job_id, only_queued)
         self._wake()
         return job
 
     def position(self, job: Job) -> int:
-        """Queued jobs ahead of it; 0 for the next one, and for one that is not queued."""
+        """The number of queued jobs ahead of it; 0 for the next one, and for a job that is not queued."""
         return self._store.position(job.id)
 
     def expected(self, job: Job) -> float | None:
-        """Estimated seconds until the video is complete: the worker's estimate, or one from the model's latest videos
-        and the queue. None while nothing is known."""
+        """Estimated seconds until the video is complete: the worker's estimate, otherwise one from the durations of the
+        model's latest videos and the queue. None without either."""
         running = job.status is Status.RUNNING
         if running and job.eta is not None:
             return job.eta
@@ -195,7 +198,7 @@ class Jobs:
         return max(took) * (1 + ahead // len(self._served.devices))
 
     def logs_of(self, jobs: Collection[Job]) -> dict[str, list[LogLine]]:
-        """Job id -> its log lines, for jobs that have some."""
+        """Job id -> log lines, for jobs that have any."""
         return self._store.logs_of([job.id for job in jobs])
 
     def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
@@ -206,13 +209,14 @@ class Jobs:
         return self._store.counts()
 
     def stop_waiting(self) -> None:
-        """From now on `wait` and `follow` raise Stopped for unfinished jobs. For signal handlers and any thread."""
+        """Makes `wait` and `follow` raise Stopped for unfinished jobs. May be called from signal handlers and any
+        thread."""
         self._follower.stop()
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """The job once it is terminal, or as it is after `timeout` seconds.
+        """Returns the job once it has ended, or in its state after `timeout` seconds.
 
-        Raises KeyError for an unknown one, Stopped, and without a timeout NoWorker.
+        Raises KeyError for an unknown job, Stopped, and without a timeout NoWorker.
         """
         if timeout is not None:
             return await self._follower.wait(job_id, timeout)
@@ -228,5 +232,6 @@ class Jobs:
         return job
 
     def follow(self, job_id: str) -> AsyncGenerator[Seen]:
-        """The job now and after each change, until it has ended or is deleted. KeyError for an unknown one, Stopped."""
+        """Yields the job now and after each change, until it ends or is deleted. Raises KeyError for an unknown one,
+        Stopped."""
         return self._follower.follow(job_id)

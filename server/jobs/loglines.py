@@ -1,4 +1,4 @@
-"""The server's log about jobs: sizes, steps, the key's name. No prompt, no API key, no address."""
+"""Fields for log lines about jobs, such as sizes, steps and the key's name; no prompts, API keys or URLs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from server.jobs.job import Job
 
-UNLOGGED = ("prompt", "negative_prompt", "loras", "image", "video")  # notes on these may repeat what a client sent
+UNLOGGED = ("prompt", "negative_prompt", "loras", "image", "video")  # notes on these may quote the request
 
-KeyName = Callable[[str], str]  # a job's `owner` -> the name its key has in the log
+KeyName = Callable[[str], str]  # a job's `owner` -> the name of its key for the log
 
 
 def about(job: Job, key_name: KeyName) -> dict[str, Any]:
-    """Fields for a log line: cloud, endpoint, key, task, size, frames, steps."""
+    """Cloud, endpoint, key, task, size, frames, steps and the like."""
     plan, request = job.plan or {}, job.request
     width, height = plan.get("width", request.width), plan.get("height", request.height)
     fields = {

@@ -1,4 +1,4 @@
-"""Everything about a job that the façade decides, beside the video itself."""
+"""What the façade decides about a job, apart from the request for the video."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from server.jobs.job import Webhook
 
 @dataclass(frozen=True)
 class Order:
-    """`memo`: what the façade needs for its answers, as JSON; no API key. Two orders of one owner with the same
-    `idempotency` name get the same job. The other fields are those of `Job`."""
+    """Fields as in `Job`. `memo`: what the façade needs for its responses, as JSON; no API key. `idempotency`: two
+    orders of one owner with the same name get the same job."""
 
     facade: str
     endpoint: str

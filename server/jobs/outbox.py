@@ -1,6 +1,6 @@
-"""The webhooks to send: rows written in the same transaction as the change that they report.
+"""The outbox of webhooks: a row for each event, written in the same transaction as the change that it reports.
 
-Knows: which events are pending, that none is lost and each is sent at least once, whose turn it is.
+Knows: the pending events, their order. No event is lost, each is sent at least once.
 Does not know: HTTP, signatures, bodies.
 """
 
@@ -17,13 +17,13 @@ from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, se
 from server.jobs.tables import jobs, webhooks
 
 LONGEST_DELAY = 7200.0  # seconds
-MANY = 500  # letters delayed together
-LANES = 16  # for each owner; a host that does not answer delays only the letters in its lane
+MANY = 500  # letters to delay together
+LANES = 16  # lanes per owner; a host that does not answer delays only the letters in its lane
 
 
 @dataclass(frozen=True)
 class Notice:
-    """An event of a job that its webhook has not received yet; `tries` failed so far."""
+    """An event of a job that its webhook has not received yet. `tries`: failed ones so far."""
 
     id: int
     job_id: str
@@ -45,14 +45,14 @@ def announce(db: Connection, job_id: str, now: float, *events: str) -> None:
     for event in events:
         if event in job.webhook["events"] and not (event == "logs" and _waits(db, job_id, event)):
             first = select(webhooks.c.due_at).where(webhooks.c.job_id == job_id).order_by(webhooks.c.id).limit(1)
-            due_at = db.execute(first).scalar_one_or_none()  # in order: not before an earlier letter
+            due_at = db.execute(first).scalar_one_or_none()  # not before an earlier letter of the job
             row = {"job_id": job_id, "event": event, "tries": 0, "due_at": now if due_at is None else due_at}
             host = host_of(job.webhook["url"])
             db.execute(insert(webhooks).values(lane=lane_of(job.owner, host), host=host, **row))
 
 
 def host_of(url: str) -> str:
-    """With its port."""
+    """The host and port of a URL, "" for an invalid one."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2].lower()
     except ValueError:
@@ -60,7 +60,8 @@ def host_of(url: str) -> str:
 
 
 def lane_of(owner: str, host: str) -> str:
-    """An owner has at most LANES lanes for any number of hosts: each query takes one letter from every lane."""
+    """The lane for this owner's letters to this host. The number of lanes is limited because `due` queries each of
+    them."""
     return f"{owner} {zlib.crc32(host.encode('utf-8', 'replace')) % LANES}"
 
 
@@ -71,9 +72,9 @@ def _waits(db: Connection, job_id: str, event: str) -> bool:
 
 
 def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Notice]:
-    """The letter of each lane that has been due longest, and only the first letter of each job; none in `under_way`.
+    """For each lane the letter due longest, considering only the first letter of each job and none in `under_way`.
 
-    Takes a few index look-ups for each lane, however many letters wait in it.
+    Takes a few index look-ups per lane, however many letters are waiting in it.
     """
     w = webhooks.c
     lanes = select(func.min(w.lane).label("lane")).cte("lanes", recursive=True)

@@ -1,7 +1,7 @@
-"""Reading the job table: jobs, their places in the queue, their log lines.
+"""Reads the job table: jobs, their positions in the queue, their log lines.
 
 Knows: the tables. Does not know: which writes are allowed (`store.py`), clients. Every method may be called from any
-thread and sees one state of the table.
+thread and sees a consistent state of the table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GOING = [status for status in Status if not status.is_terminal]
 
 
 class JobReader:
-    """`clock` gives unix seconds."""
+    """`clock` returns unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self.database = database
@@ -43,7 +43,7 @@ class JobReader:
     def page(
         self, facade: str, owner: str, limit: int, after: int | None = None, newest_first: bool = True
     ) -> list[Job]:
-        """At most `limit` of that owner's jobs from that façade, those after number `after` in that order."""
+        """At most `limit` jobs of this façade and owner, in that order, beginning after the job number `after`."""
         query = select(jobs).where(jobs.c.facade == facade, jobs.c.owner == owner)
         if after is not None:
             query = query.where(jobs.c.n < after if newest_first else jobs.c.n > after)
@@ -52,7 +52,7 @@ class JobReader:
             return [to_job(row) for row in db.execute(query)]
 
     def position(self, job_id: str) -> int:
-        """How many queued jobs are ahead of it as things stand, 0 for one that is not queued."""
+        """The number of queued jobs ahead of it at present; 0 for a job that is not queued."""
         with self._engine.connect() as db:
             return turns.ahead(db, job_id)
 
@@ -70,7 +70,7 @@ class JobReader:
         return [(float(seconds), float(timings.get("denoise", 0)), int(steps)) for seconds, timings, steps in rows]
 
     def unfinished(self) -> dict[Status, int]:
-        """How many jobs are queued and running; takes no longer however many have ended."""
+        """The numbers of queued and running jobs; the time it takes does not depend on the number of ended jobs."""
         query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(GOING)).group_by(jobs.c.status)
         with self._engine.connect() as db:
             rows = db.execute(query).all()
@@ -84,7 +84,7 @@ class JobReader:
             return [LogLine(*row) for row in db.execute(query)]
 
     def states(self, job_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """For each existing job the columns that change while it runs, without the large ones."""
+        """For each existing job, the columns that change while it runs, except large ones."""
         query = select(jobs.c.id, *(jobs.c[name] for name in MOVING)).where(jobs.c.id.in_(job_ids))
         with self._engine.connect() as db:
             rows = db.execute(query).all()
@@ -92,12 +92,12 @@ class JobReader:
         return {job_id: {**state, "status": Status(state["status"])} for job_id, state in found.items()}
 
     def several(self, job_ids: Collection[str]) -> list[Job]:
-        """The existing ones."""
+        """The jobs with these ids, without missing ones."""
         with self._engine.connect() as db:
             return [to_job(row) for row in db.execute(select(jobs).where(jobs.c.id.in_(job_ids)))]
 
     def positions(self, numbers: Collection[int]) -> dict[int, int]:
-        """How many queued jobs are ahead of each, by its number, for those that are queued."""
+        """Job number -> number of queued jobs ahead of it, for those of these jobs that are queued."""
         with self._engine.connect() as db:
             return turns.ahead_of(db, numbers)
 
@@ -109,7 +109,7 @@ class JobReader:
             return {row[0]: row[1] for row in db.execute(query)}
 
     def logs_of(self, job_ids: Collection[str]) -> dict[str, list[LogLine]]:
-        """Each job's lines, oldest first."""
+        """Job id -> its lines, oldest first."""
         e, found = job_events.c, dict[str, list[LogLine]]()
         query = select(e.job_id, e.seq, e.at, e.level, e.message).where(e.job_id.in_(job_ids))
         with self._engine.connect() as db:
@@ -126,7 +126,7 @@ class JobReader:
         return {one["sha256"] for one in needed if one and one.get("sha256")}
 
     def unwanted(self, job_ids: Collection[str]) -> set[str]:
-        """Those of these running jobs that were cancelled or deleted, or have ended otherwise."""
+        """The ids of those jobs that should stop: cancelled, deleted, or no longer running."""
         wanted = select(jobs.c.id).where(
             jobs.c.id.in_(job_ids), jobs.c.status == Status.RUNNING, jobs.c.cancel_requested.is_(False)
         )
@@ -134,6 +134,6 @@ class JobReader:
             return set(job_ids) - set(db.execute(wanted).scalars())
 
     def notices_due(self, under_way: Collection[int] = ()) -> list[outbox.Notice]:
-        """At most one for each key and host, without those in `under_way`."""
+        """The webhook events to send now, at most one per lane, without those in `under_way`."""
         with self._engine.connect() as db:
             return outbox.due(db, self._clock(), under_way)

@@ -1,10 +1,11 @@
-"""The job table: the only truth about jobs.
+"""The job table: the only source of truth about jobs.
 
-Knows: which write may follow which, that a write belongs to one attempt. Does not know: the order of the queue
+Knows: which state may follow which, and that a write belongs to one attempt. Does not know: the order of the queue
 (`turns.py`), clients, workers, files. Every method is one transaction and may be called from any thread.
 
-A write about a running job carries its attempt. When another attempt owns the job by now, or the job has ended, the
-write changes nothing and raises StaleWrite: the caller (with the result of a worker thought dead, say) drops its work.
+A write about a running job names its attempt. If another attempt owns the job by then, or the job has ended, the write
+changes nothing and raises StaleWrite, and the caller discards its work: for example, the result of a worker that was
+thought to be dead.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LONGEST_LINE = 2000  # characters
 DAY = 86400.0  # seconds
 TURN_SECONDS = 5.0  # a write waits at most this long for other writes of this process
 RETRY_SOON = 10.0  # seconds; by then a job of a busy key may have ended
-REFUSED = ""  # instead of a model's name: the job was refused before it began
+REFUSED = ""  # the model's name in a job that was refused before it began
 MOST_REFUSED = 500  # refused jobs kept for each key
 MOST_ENDED = 1000  # failed and cancelled jobs kept for each key
 AT_ONCE = 200  # rows removed in one transaction
@@ -42,7 +43,7 @@ FRESH: dict[str, Any] = {"stage": None, "step": 0, "steps": 0, "eta": None, "sta
 
 @dataclass(frozen=True)
 class Quota:
-    """How many unfinished jobs a key may have, and how many jobs it may send a day (UTC); None: no limit."""
+    """Limits of a key: unfinished jobs at a time, and jobs per day (UTC). None: no limit."""
 
     at_once: int | None = None
     daily: int | None = None
@@ -52,12 +53,12 @@ NO_QUOTA = Quota()
 
 
 class JobStore(JobReader):
-    """`where`: a SQLite file, or the URL of a PostgreSQL database. `clock` gives unix seconds."""
+    """`where`: a SQLite file, or the URL of a PostgreSQL database. `clock` returns unix seconds."""
 
     def __init__(self, where: Path | str, clock: Callable[[], float] = time.time) -> None:
         super().__init__(open_database(where, metadata, SCHEMA), clock)
         self._writers = self._engine.execution_options(immediate=True)
-        # our own lock is handed over at once; SQLite's is polled, with sleeps of up to 100 ms
+        # faster than SQLite's own lock, which is polled with pauses of up to 100 ms
         self._turn = Lock()
 
     def close(self) -> None:
@@ -65,7 +66,7 @@ class JobStore(JobReader):
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        if not self._turn.acquire(timeout=TURN_SECONDS):  # the database is locked, and all writes wait
+        if not self._turn.acquire(timeout=TURN_SECONDS):  # the database is locked, and all writes are waiting
             raise OperationalError("BEGIN", {}, TimeoutError("others have been writing for too long"))
         try:
             with self._writers.begin() as connection:
@@ -76,11 +77,11 @@ class JobStore(JobReader):
     # -- from clients ---------------------------------------------------------------------------------------------
 
     def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA, owners: Collection[str] = ()) -> Job:
-        """`job`, on disk; or the job of an earlier call with the same idempotency key.
+        """Stores `job` and returns it; or returns the job of an earlier call with the same idempotency name.
 
-        Raises IdempotencyConflict; for a queued job QueueFull, when `limit` others wait or those of its owner take more
-        than their share among `owners`; and QuotaExceeded. The key's oldest failed and cancelled jobs go when they are
-        more than MOST_ENDED.
+        Raises IdempotencyConflict, QuotaExceeded; for a queued job QueueFull, when `limit` others are waiting or its
+        owner has its full share of the queue among `owners`. Deletes the owner's oldest failed and cancelled jobs above
+        MOST_ENDED.
         """
         with self._writing() as db:
             if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:
@@ -120,13 +121,13 @@ class JobStore(JobReader):
                 raise QuotaExceeded(quota.daily, True, midnight + DAY - now)
 
     def delete(self, job_id: str) -> None:
-        """Deletes the job. Later writes of a worker that still works on it are refused."""
+        """Deletes the job. Later writes about it, by a worker that has not stopped yet, are refused."""
         with self._writing() as db:
             db.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
-        """A queued job is cancelled at once, a running one is marked to stop unless `only_queued`; an ended one stays
-        as it is."""
+        """Cancels a queued job at once; marks a running one to stop, unless `only_queued`; an ended one stays as is.
+        Returns the job, None for an unknown one."""
         with self._writing() as db:
             queued = and_(jobs.c.id == job_id, jobs.c.status == Status.QUEUED)
             ended = {"status": Status.CANCELLED, "cancel_requested": True, "finished_at": self._clock()}
@@ -138,8 +139,9 @@ class JobStore(JobReader):
         return self.get(job_id)
 
     def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
-        """Deletes jobs that ended before `before` and have no video any more, and those refused before `refused_before`
-        (unix seconds); returns how many. `there`: the keys of all stored files. AT_ONCE rows in each transaction."""
+        """Deletes jobs without a stored video that ended before `before` or were refused before `refused_before` (unix
+        seconds); returns their number. `there` returns the keys of all stored files. Each transaction deletes AT_ONCE
+        rows."""
         c, last, gone, files = jobs.c, 0, 0, None
         over = or_(c.finished_at < before, and_(c.model == REFUSED, c.finished_at < refused_before))
         ended = c.status.in_([s for s in Status if s.is_terminal])
@@ -171,8 +173,8 @@ class JobStore(JobReader):
             self.cancel(row.id, only_queued=not row.going)
 
     def claim(self) -> Job | None:
-        """The next job by the order of `turns.first`, now running and with its attempt raised by one."""
-        with self._engine.connect() as db:  # mostly nothing is queued, and reading takes no write lock
+        """Takes the next job in the order of `turns.first`: sets it to running and counts the attempt."""
+        with self._engine.connect() as db:  # usually nothing is queued, and reading needs no write lock
             if db.execute(select(jobs.c.n).where(jobs.c.status == Status.QUEUED).limit(1)).first() is None:
                 return None
         with self._writing() as db:
@@ -188,7 +190,8 @@ class JobStore(JobReader):
         return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
-        """Sets any of request, plan, stage, step, steps, share, eta, memory. A lower share than before is ignored."""
+        """Sets any of request, plan, stage, step, steps, share, eta, memory. Ignores a share lower than the present
+        one."""
         if "share" in values:
             share = values["share"]
             values["share"] = case((jobs.c.share > share, jobs.c.share), else_=share)
@@ -224,7 +227,7 @@ class JobStore(JobReader):
             self._change(db, job_id, attempt, Status.CANCELLED, {"eta": None, "cancel_requested": True})
 
     def requeue(self, job_id: str, attempt: int, deaths: Sequence[str] | None = None) -> Status:
-        """Puts the job back in its place in the queue, or cancels it if it is marked to stop; returns which."""
+        """Puts the job back in its place in the queue, or cancels it if it is marked to stop; returns the new state."""
         values = {**FRESH} if deaths is None else {**FRESH, "deaths": list(deaths)}
         with self._writing() as db:
             asked = select(jobs.c.cancel_requested).where(jobs.c.id == job_id)
@@ -233,8 +236,8 @@ class JobStore(JobReader):
         return to
 
     def requeue_running(self) -> list[Job]:
-        """Puts every running job back into the queue, or cancels it if it is marked to stop. Only for the holder of the
-        data folder's lock, so that no worker can be running one."""
+        """Puts every running job back into the queue, or cancels it if it is marked to stop; returns the queued ones.
+        The caller must hold the data folder's lock, so that no worker can be running a job."""
         with self._writing() as db:
             found = [to_job(row) for row in db.execute(select(jobs).where(jobs.c.status == Status.RUNNING))]
             for job in found:
@@ -243,7 +246,7 @@ class JobStore(JobReader):
         return [replace(job, status=Status.QUEUED) for job in found if not job.cancel_requested]
 
     def log(self, job_id: str, message: str, level: str = "INFO") -> None:
-        """Appends a line, up to MAX_LOG_LINES of them. Lines belong to the job, not to an attempt."""
+        """Appends a line, unless the job has MAX_LOG_LINES already. Lines belong to the job, not to an attempt."""
         with self._writing() as db:
             self._add_line(db, job_id, message, level)
 
@@ -269,14 +272,14 @@ class JobStore(JobReader):
             self._add_line(db, notice.job_id, problem, "WARN")
 
     def notice_done(self, notice: outbox.Notice, problem: str | None = None) -> None:
-        """The letter was sent, or given up because of `problem`."""
+        """Removes the letter, which was sent, or given up because of `problem`."""
         with self._writing() as db:
             outbox.strike_out(db, notice)
             if problem is not None:
                 self._add_line(db, notice.job_id, problem, "WARN")
 
     def _change(self, db: Connection, job_id: str, attempt: int, to: Status | None, values: dict[str, Any]) -> None:
-        """The one gate of every write about a running job: `to` None keeps the state."""
+        """Every write about a running job goes through here. `to`: the new state, None to keep it."""
         before = [Status.RUNNING] if to is None else [s for s in Status if s is Status.RUNNING and to in FOLLOWS[s]]
         if to is not None:
             values = {**values, "status": to}
@@ -294,8 +297,8 @@ class JobStore(JobReader):
 
 
 def _asked(job: Job) -> tuple[Any, ...]:
-    """What two calls must have in common to be the same. The memo holds little of an image in the body; its names that
-    begin with an underscore concern only the response."""
+    """What must be equal in two requests with the same idempotency name. Files are compared by hash, because the memo
+    does not contain them whole; memo names with a leading underscore concern only the response and are left out."""
     media = job.request.image, job.request.video
     memo = {name: value for name, value in job.memo.items() if not name.startswith("_")}
     return job.endpoint, memo, [one and one.sha256 for one in media]

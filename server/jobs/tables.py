@@ -1,4 +1,4 @@
-"""The tables, and how a Job becomes a row and back. Does not know which writes are allowed (`store.py`)."""
+"""The tables, and the conversion between a Job and its row. Does not know which writes are allowed (`store.py`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipelines.request import GenerationRequest
 from server.jobs.job import Job, JobError, Status, Webhook
 from server.media.artifact import Artifact
 
-SCHEMA = 5  # a table of another schema is refused; raise it with every change of a column or of the JSON in one
+SCHEMA = 5  # raise it with every change of a column or of the JSON in one; tables of another schema are refused
 
 metadata = MetaData()
 
@@ -62,15 +62,15 @@ jobs = Table(
     Column("idempotency", String),  # the client's name for a request, so that a retry makes no second job
     Column("start_by", Float),
     Column("end_by", Float),
-    Column("share", Float, nullable=False),  # of the work that is done; never falls
+    Column("share", Float, nullable=False),  # the part of the work that is done; never decreases
     Index("jobs_once", "facade", "owner", "idempotency", unique=True),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_owner_and_state", "owner", "status", "n"),
     Index("jobs_by_status", "status", "n"),
-    Index("jobs_to_list", "facade", "owner", "n"),  # or a list reads the many jobs of other keys
+    Index("jobs_to_list", "facade", "owner", "n"),  # otherwise a list would read the jobs of all other keys
     Index("jobs_to_start", "status", "start_by"),
     Index("jobs_to_end", "status", "end_by"),
-    Index("jobs_in_turn", "status", "priority", "owner", "n"),  # covers a position in the queue
+    Index("jobs_in_turn", "status", "priority", "owner", "n"),  # covers the query for positions in the queue
 )
 
 job_events = Table(
@@ -98,7 +98,7 @@ api_keys = Table(
     Column("daily", Integer),
 )
 
-# webhook events to send; a row is deleted when it was sent, or given up
+# webhook events to send; a row is deleted after it was sent or given up
 webhooks = Table(
     "webhooks",
     metadata,
@@ -107,7 +107,7 @@ webhooks = Table(
     Column("event", String, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
-    # the owner of the job with a number for the host (`outbox.lane_of`), and the host
+    # `outbox.lane_of`: the job's owner and a number derived from the host
     Column("lane", String, nullable=False),
     Column("host", String, nullable=False),
     Index("webhooks_by_job", "job_id", "id"),
@@ -119,7 +119,7 @@ def to_row(job: Job) -> dict[str, Any]:
     row = asdict(job)
     row["status"] = job.status.value
     row["deaths"] = list(job.deaths)
-    del row["number"]  # the table's to give
+    del row["number"]  # assigned by the database
     return row
 
 

@@ -1,8 +1,8 @@
-"""The order of the queue: which job is next, and how many are ahead of another.
+"""The order of the queue: which job is next, how many are ahead of another, and how much of the queue a key may fill.
 
-The next job is one of the highest priority, from the key with the fewest running jobs (among equals, the one served
-longest ago), and is that key's oldest. This module also says how much of the queue one key may fill. Knows: the rows
-this takes. Does not know: transactions, what becomes of a job that is taken.
+Jobs with the highest priority come first; among them, those of the key with the fewest running jobs; then of the key
+served longest ago; then its oldest job.
+Knows: the rows needed for that. Does not know: transactions, what happens to a job afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.errors import QueueFull
 from server.jobs.job import Status
 from server.jobs.tables import jobs, turns
 
-# queued jobs of at least `priority`, for each priority and owner: how many, the first, how many with a number below `n`
+# queued jobs of at least `priority`, per priority and owner: their number, the first, how many are numbered below `n`
 WAITING = (
     select(
         jobs.c.priority,
@@ -32,8 +32,8 @@ WAITING = (
 
 
 def waiting(db: Connection) -> Counter[str]:
-    """How many queued jobs each owner has."""
-    # grouped by priority too, which an index covers
+    """The number of queued jobs of each owner."""
+    # grouped by priority too, so that an index covers the query
     rows = select(jobs.c.priority, jobs.c.owner, func.count()).where(jobs.c.status == Status.QUEUED)
     found = Counter[str]()
     for _, owner, number in db.execute(rows.group_by(jobs.c.priority, jobs.c.owner)):
@@ -42,11 +42,11 @@ def waiting(db: Connection) -> Counter[str]:
 
 
 def check_share(waiting: Mapping[str, int], owner: str, limit: int, owners: Collection[str]) -> None:
-    """Raises QueueFull when `owner` may add no job to a queue of `limit` places.
+    """Raises QueueFull when `owner` may not add a job to a queue of `limit` places.
 
-    An owner with jobs waiting may add one while they are fewer than the places left. From those, one place is kept for
-    each of the other `owners` without a waiting job, in all at most half of the queue. Without others the whole queue
-    may be used.
+    An owner with waiting jobs may add another while it has fewer of them than there are unreserved free places. One
+    place is reserved for each of the other `owners` without a waiting job, in total at most half of the queue. A single
+    owner may use the whole queue.
     """
     own = waiting.get(owner, 0)
     free = limit - sum(waiting.values())
@@ -60,7 +60,7 @@ def check_share(waiting: Mapping[str, int], owner: str, limit: int, owners: Coll
 
 
 def first(db: Connection) -> tuple[int, str] | None:
-    """Number and owner of the next job."""
+    """Number and owner of the next job; None for an empty queue."""
     turn = _turns().subquery()
     in_turn = (
         jobs.c.priority.desc(),
@@ -80,7 +80,7 @@ def taken(db: Connection, owner: str) -> None:
 
 
 def ahead(db: Connection, job_id: str) -> int:
-    """How many queued jobs are ahead of this one at present; 0 for one that is not queued."""
+    """The number of queued jobs ahead of it at present; 0 for a job that is not queued."""
     queued = jobs.c.id == job_id, jobs.c.status == Status.QUEUED
     own = db.execute(select(jobs.c.n, jobs.c.priority, jobs.c.owner).where(*queued)).one_or_none()
     if own is None:
@@ -92,7 +92,7 @@ def ahead(db: Connection, job_id: str) -> int:
 
 
 def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
-    """Number -> jobs ahead, for those of these jobs that are queued."""
+    """Job number -> number of jobs ahead of it, for those of these jobs that are queued."""
     place = func.row_number().over(partition_by=(jobs.c.priority, jobs.c.owner), order_by=jobs.c.n).label("place")
     queued = select(jobs.c.n, jobs.c.priority, jobs.c.owner, place).where(jobs.c.status == Status.QUEUED).subquery()
     found = db.execute(select(queued).where(queued.c.n.in_(numbers))).all()
@@ -104,11 +104,11 @@ def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
 
 
 def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple[int, int]]) -> int:
-    """`rank`: how many jobs of the same owner and priority are ahead. `waiting`: rows of WAITING. `turn`: for each
-    owner the number of running jobs and the time of its last turn."""
+    """`rank`: the number of jobs of the same owner and priority that are ahead. `waiting`: rows of WAITING. `turn`: for
+    each owner the number of running jobs and its last turn."""
     found = rank + sum(row.waiting for row in waiting if row.priority > own.priority)
     mine = (*turn.get(own.owner, (0, 0)), own.n)
-    for row in waiting:  # keys take turns: each has had as many as this one, or one more
+    for row in waiting:  # keys take turns: by then, each other key has had as many turns as this one, or one more
         if row.priority == own.priority and row.owner != own.owner:
             comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
             found += min(row.waiting, rank + comes_first)
@@ -116,7 +116,7 @@ def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple
 
 
 def _turns() -> Select[Any]:
-    """For each owner that ever had a turn: how many of its jobs run, and when its last turn was."""
+    """For each owner that ever had a turn: the number of its running jobs, and its last turn."""
     running = (
         select(jobs.c.owner, func.count().label("running"))
         .where(jobs.c.status == Status.RUNNING)

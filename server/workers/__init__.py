@@ -1,1 +1,1 @@
-"""The work on jobs: the dispatcher, the worker processes, and the messages between them. Knows no vendor."""
+"""Running jobs: the dispatcher, the worker processes, and the messages between them. Does not know vendors."""

@@ -1,8 +1,9 @@
-"""One attempt at a job, from its hand-over to a worker until it ends: what each event writes, and when to give up.
+"""One attempt at a job, from its hand-over to a worker until its end: stores the worker's reports, and kills a worker
+that hangs.
 
-Knows: the job table, where results and snapshots are kept, how long to wait, how often a worker may die over a job.
-Does not know: processes, threads, when to look. Every method may raise OperationalError while the database is away, and
-may then be called again with the same arguments.
+Knows: the job table, the stores of results and snapshots, how long to wait, how many workers may die during one job.
+Does not know: processes, threads, when it is called. Every method may raise OperationalError while the database is
+unavailable, and may then be called again with the same arguments.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ from server.workers.results import discard, put
 from server.workers.shown import shown, without_paths
 from server.workers.snapshots import Snapshots, sampling_of
 
-STRIKES = 3  # after this many dead workers, the job is assumed to be the cause
+STRIKES = 3  # deaths of workers after which the job counts as their cause
 WRITE_EVERY = 0.5  # seconds between two writes of progress
-UNEXPECTED = ("model_error", "internal", "out_of_memory")  # the others may quote a client's words: not logged
+UNEXPECTED = ("model_error", "internal", "out_of_memory")  # messages to log; those of other codes may quote the request
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Records:
-    """Where attempts are written down. `key_name`: an owner -> the name of its key in the log."""
+    """The stores that attempts write to. `key_name`: an owner -> the name of its key for the log."""
 
     store: JobStore
     artifacts: Artifacts
@@ -62,7 +63,7 @@ class Records:
 
 
 class Attempt:
-    """`job` as it was claimed. `clock`: seconds that only go up."""
+    """`job`: as claimed. `clock`: monotonic seconds."""
 
     def __init__(self, job: Job, pool: Pool, records: Records, patience: Patience, clock: Callable[[], float]) -> None:
         self.job = job
@@ -74,7 +75,7 @@ class Attempt:
         self._sampling = sampling_of(job)
         self._pace = Pace()
         self._milestones = Milestones()
-        self._share = 0.0  # of the whole video's work that is done
+        self._share = 0.0  # the part of the whole video's work that is done
         self._eta: float | None = None  # seconds until the video is complete
         self._begun_at = self._heard_at = clock()
         self._written_at = 0.0
@@ -90,8 +91,7 @@ class Attempt:
     # -- what the dispatcher does ---------------------------------------------------------------------------------
 
     def begin(self) -> bool:
-        """Hands the job to a free worker, with its latest snapshot. Returns False if that failed; the job has then
-        failed too."""
+        """Hands the job to a free worker, with its latest snapshot. Returns False, and fails the job, on an error."""
         job = self.job
         try:
             resume = self._records.snapshots.read(job.id, self._sampling)
@@ -107,17 +107,17 @@ class Attempt:
         return True
 
     def pause(self) -> None:
-        """Tells the worker to save and stop."""
+        """Asks the worker to save a snapshot and stop."""
         self._pool.pause(*self.key)
 
     def excuse_silence(self) -> None:
-        """Tells the attempt that nobody has listened to the workers for a while."""
+        """Restarts the measurement of silence; for a time when reports were not read."""
         self._heard_at = self._clock()
 
     def tick(self, unwanted: bool) -> None:
-        """Passes a cancel on, and kills the worker when it does not stop, is silent for too long or takes too long.
+        """Forwards a cancellation; kills the worker when it does not stop, is silent for too long or takes too long.
 
-        `unwanted`: the job was cancelled or deleted, or has ended otherwise.
+        `unwanted`: the job was cancelled or deleted, or is no longer running.
         """
         now = self._clock()
         if self._cancelled_at is None and unwanted:
@@ -140,7 +140,7 @@ class Attempt:
         self._pool.kill(*self.key)
 
     def heard(self, event: Event | Died) -> bool:
-        """Writes down what the worker reports. Returns whether that ended the attempt."""
+        """Stores what the worker reports. Returns whether the attempt has ended."""
         self._heard_at = self._clock()
         if not self._ended:
             self._ended = self._written(event)
@@ -158,24 +158,24 @@ class Attempt:
             self._pool.cancel(*self.key)
         except OperationalError:
             raise
-        except Exception as e:  # one odd job must not stop the others
+        except Exception as e:  # a faulty job must not stop the others
             log.exception("event not handled", job_id=self.job.id, attempt=self.job.attempt)
             self._pool.cancel(*self.key)
             try:
                 self._fail(JobError("internal", f"{type(e).__name__} while handling the worker's report"))
-            except StaleWrite as stale:  # it has ended otherwise
+            except StaleWrite as stale:  # the job has ended meanwhile
                 log.warning("refused", reason=stale.message)
         return True
 
     def _write(self, event: Event | Died) -> bool:
-        """Raises StaleWrite when the attempt no longer counts."""
+        """Returns whether the attempt has ended. Raises StaleWrite when another attempt owns the job."""
         job = self.job
         match event:
             case Reworded(request):
                 reworded, own = GenerationRequest.from_dict(request), job.request
                 reworded = replace(
                     reworded, image=own.image, video=own.video, loras=own.loras
-                )  # with paths that hold here
+                )  # with this machine's paths
                 self._store.progress(job.id, job.attempt, request=reworded.to_dict())
                 self.job = replace(job, request=reworded)
                 self._sampling = sampling_of(self.job)
@@ -192,7 +192,7 @@ class Attempt:
             case Log(message, level):
                 self._store.log(job.id, without_paths(message), level)
             case Finished():
-                self._write_progress()  # which also checks that the attempt still counts, before anything is stored
+                self._write_progress()  # also checks that this attempt owns the job, before the result is stored
                 self._finish(event)
             case Failed(code, message, name):
                 self._fail(JobError(code, shown(job.model, code, message), name), detail=message)
@@ -229,7 +229,7 @@ class Attempt:
         )
 
     def _keep(self, data: bytes) -> None:
-        """A snapshot that cannot be stored costs no more than the time it would have saved."""
+        """Stores a snapshot; an error is only logged, because the job can run without it."""
         try:
             self._records.snapshots.write(self.job.id, data)
         except (DiskFull, OSError) as e:
@@ -267,7 +267,7 @@ class Attempt:
         log.warning("job failed", **self._about_end(), code=error.code, **field, **more)
 
     def _lost(self, evidence: str) -> None:
-        """The worker died: the job is tried again, unless it ran too long or this has happened too often."""
+        """Handles the worker's death: requeues the job, unless it ran too long or this has happened too often."""
         job = self.job
         if self._ran_too_long:
             message = f"it was not done after {self._patience.run:g} seconds, the longest a job may run here"

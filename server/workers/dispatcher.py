@@ -1,8 +1,8 @@
-"""The loop that hands queued jobs to workers and their reports to the attempts.
+"""The loop that hands queued jobs to workers, and workers' reports to the attempts.
 
-Knows: the job table, the pool, that the database may be away. Does not know: clients, HTTP, what a report means
-(`attempt.py`). It alone claims jobs and talks to the pool. It is a thread of the API process and shares nothing with
-it but the table and `wake`, without which it polls every POLL seconds, so it can move to a process of its own.
+Knows: the job table, the pool, that the database may be unavailable. Does not know: clients, HTTP, what a report means
+(`attempt.py`). Only the dispatcher claims jobs and uses the pool. It is a thread of the API process and shares only the
+table and `wake` with it (without `wake` it looks every POLL seconds), so it could become a separate process.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from server.workers.pool import Pool
 from server.workers.protocol import Died, Report
 
 POLL = 0.25  # seconds
-RETRY = 1.0  # seconds until a failed database access is retried
-HELD = 2.0  # seconds between two checks that the table is still ours
+RETRY = 1.0  # seconds between two tries to write the table
+HELD = 2.0  # seconds between two checks that no other server has taken the table
 
 log = structlog.get_logger()
 
 
 class Dispatcher:
-    """`models`: names of the models that the workers have. `clock`: seconds that only go up."""
+    """`models`: names of the models that the workers have. `clock`: monotonic seconds."""
 
     def __init__(
         self,
@@ -64,18 +64,18 @@ class Dispatcher:
 
     @property
     def dead(self) -> bool:
-        """Whether it was started and has stopped."""
+        """Whether the thread was started and has ended."""
         return self._thread.ident is not None and not self.alive
 
     def drain(self) -> None:
-        """Begins to stop: no new jobs, running ones save and pause. A second call no longer waits for them."""
+        """Begins to stop: starts no jobs, and pauses running ones. A second call stops waiting for these."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
         self._pool.wake()
 
     def stop(self) -> None:
-        """Ends the workers, puts their jobs back into the queue, and returns when that is done."""
+        """Ends the workers and puts their jobs back into the queue; returns when that is done."""
         self._stopping.set()
         self._pool.wake()
         if self._thread.ident is None:
@@ -92,8 +92,8 @@ class Dispatcher:
                 self._until_done(self._claim)
                 self._turn()
             self._pause_all()
-        except DataDirBusy as e:  # the jobs are that server's by now, also those that ran here
-            log.error("no more work on jobs", reason=e.message)
+        except DataDirBusy as e:  # another server owns the jobs now, including those that ran here
+            log.error("dispatcher stopped", reason=e.message)
             self._pool.close(f"{e.message}; start this one again when that one has stopped")
             return
         except BaseException:
@@ -115,10 +115,10 @@ class Dispatcher:
             self._turn()
 
     def _until_done(self, act: Callable[[], None]) -> None:
-        """Retries `act` while the database is locked, full or away.
+        """Retries `act` while the database is locked, full or unavailable, because nothing else can be done then.
 
-        Another server may have taken a database that was away: then raises DataDirBusy. Any other error is logged and
-        the loop continues: one odd job or row must not stop the others.
+        Raises DataDirBusy when another server has taken the database meanwhile. Other exceptions are logged, and the
+        loop continues: a faulty job or row must not stop the others.
         """
         was_away = False
         while True:
@@ -136,15 +136,15 @@ class Dispatcher:
                 for attempt in self._attempts.values():
                     attempt.excuse_silence()
             except Exception:
-                log.exception("the dispatcher could not do something")
-                self._stopping.wait(RETRY)  # lest it fails as fast as it can
+                log.exception("dispatcher step failed")
+                self._stopping.wait(RETRY)  # limits the rate of failures
                 return None
 
     def _reports(self) -> list[Report]:
         try:
             return self._pool.reports(POLL)
         except Exception:
-            log.exception("the workers could not be listened to")
+            log.exception("worker reports could not be read")
             self._stopping.wait(RETRY)
             return []
 
@@ -154,7 +154,7 @@ class Dispatcher:
             self._held_at = self._clock()
 
     def _take_over(self) -> None:
-        """Requeues the jobs that ran when the server last stopped, and removes the snapshots of ended ones."""
+        """Requeues the jobs that were running when the server last stopped; removes snapshots of ended jobs."""
         self._store.database.hold()
         for job_id in self._records.snapshots.job_ids():
             left = self._store.get(job_id)

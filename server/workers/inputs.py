@@ -1,7 +1,7 @@
-"""The input files of a run (images, clips, LoRAs), which travel to a worker by name and not by path.
+"""The input files of a run (images, clips, LoRAs), which are sent to a worker under names instead of paths.
 
-`packed` names each file by its SHA-256, the pool brings the files into the worker's own folder under these names, and
-the worker finds them there with `unpacked`. What the worker says of them is `unlocated` again.
+`packed` names each file by its SHA-256, the pool copies or links the files into the worker's own folder under these
+names, and `unpacked` finds them there. `unlocated` replaces the paths in a worker's report by the names.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from server.workers.protocol import InputFile
 
 
 def packed(request: GenerationRequest) -> tuple[GenerationRequest, dict[InputFile, Path]]:
-    """The request with names as paths, and where each named file lies here. One that is not there is left out: the
-    engine reports it, in the words of its field."""
+    """The request with names instead of paths, and the path of each named file on this machine. Missing LoRA files are
+    left out; the engine reports them."""
     sources: dict[InputFile, Path] = {}
     for one in filter(None, (request.image, request.video)):
         sources[InputFile(one.sha256, one.sha256)] = Path(one.path)
@@ -34,8 +34,8 @@ def packed(request: GenerationRequest) -> tuple[GenerationRequest, dict[InputFil
 
 
 def _packed_lora(path: Path) -> tuple[str, dict[InputFile, Path]]:
-    """A LoRA keeps its file name, which messages and manifests show, and is packed with the files beside it that decide
-    its alpha."""
+    """The LoRA's name, which ends with its file name because messages and manifests show that; and its files, including
+    the ones next to it that determine its alpha."""
     digests = {}
     for file in (path, *lora_file.beside(path)):
         with suppress(OSError):
@@ -45,11 +45,11 @@ def _packed_lora(path: Path) -> tuple[str, dict[InputFile, Path]]:
 
 
 def unpacked(request: GenerationRequest, folder: Path) -> GenerationRequest:
-    """With the paths of the files in the worker's own `folder`. Raises ValueError for a name that leads out of it."""
+    """The request with paths in the worker's own `folder`. Raises ValueError for a name that leads outside of it."""
 
     def there(name: str) -> str:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"{name!r} is not the name of an input file")
+            raise ValueError(f"{name!r} is not a valid name of an input file")
         return str(folder / name)
 
     image, video = (one and replace(one, path=there(one.path)) for one in (request.image, request.video))
@@ -58,7 +58,7 @@ def unpacked(request: GenerationRequest, folder: Path) -> GenerationRequest:
 
 
 def unlocated(value: Any, folder: Path) -> Any:
-    """JSON with names again in the place of paths in `folder`."""
+    """Replaces paths in `folder` by names, in any JSON value."""
     if isinstance(value, dict):
         return {name: unlocated(one, folder) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -67,21 +67,21 @@ def unlocated(value: Any, folder: Path) -> Any:
 
 
 class InputFolder:
-    """The folder of the workers of this machine: links to the input files of their current runs, and nothing else."""
+    """The folder of this machine's workers: links to the input files of their current runs, and nothing else."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def bring(self, sources: Mapping[InputFile, Path]) -> None:
-        """Raises OSError."""
+        """Links these files into the folder, except missing ones. Raises OSError."""
         for file, source in sources.items():
             target = self._root / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # the engine says so
+            with suppress(FileNotFoundError):  # the engine reports it
                 _link(source.resolve(strict=True), target)
 
     def keep_only(self, files: Collection[InputFile]) -> None:
-        """Removes those of earlier runs."""
+        """Removes all other files, which belong to earlier runs."""
         names = {self._root / file.name for file in files}
         for path in sorted(self._root.rglob("*"), reverse=True):  # files before their folders
             if path.is_dir() and not path.is_symlink():
@@ -94,7 +94,7 @@ class InputFolder:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, which outlives the source; a symbolic one where the two lie on different file systems."""
+    """Creates a hard link, which survives the deletion of the source, or a symbolic one across file systems."""
     with suppress(FileExistsError):
         try:
             os.link(source, target)

@@ -1,7 +1,7 @@
-"""The line to a worker process: whole messages both ways, without waiting for the rest of an incomplete one.
+"""The connection to a worker process: sends and receives whole messages without ever blocking on an incomplete one.
 
 Knows: a pipe, a thread that reads it and a thread that writes it. Does not know: the messages, processes.
-A worker that stops in the middle of a message (SIGSTOP, swapping) blocks these two threads and nothing else.
+A worker that stops in the middle of a message (SIGSTOP, swapping) blocks only these two threads.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-UNHEARD = 64  # messages; when this many wait to be taken, the sender waits too
+UNHEARD = 64  # received messages to hold; when `take` is that far behind, the sender has to wait
 REST_SECONDS = 1.0
 
 
 class Line:
-    """`nudge` is called, by another thread, when there is a message to take or the line has ended."""
+    """`nudge` is called, from another thread, when a message has arrived or the line has ended."""
 
     def __init__(self, pipe: Connection, nudge: Callable[[], None]) -> None:
         self._pipe = pipe
@@ -30,19 +30,19 @@ class Line:
         self._heard: queue.Queue[Any] = queue.Queue(UNHEARD)
         self._to_say: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = False
-        self.ended = False  # no message will come beside those that can be taken now
-        self.nonsense = ""  # the type of the error that ended it, unless the other side just closed
+        self.ended = False  # no message will follow those that can be taken now
+        self.nonsense = ""  # the type of the error that ended the line; "" if the other side just closed it
         self._reader = threading.Thread(target=self._read, name="line, reading", daemon=True)
         self._writer = threading.Thread(target=self._write, name="line, writing", daemon=True)
         self._reader.start()
         self._writer.start()
 
     def say(self, message: Any) -> None:
-        """Returns at once; messages are dropped when the other side has died."""
+        """Sends a message; returns at once. The message is dropped when the other side has died."""
         self._to_say.put(ForkingPickler.dumps(message))
 
     def take(self) -> list[Any]:
-        """Every complete message so far, in order."""
+        """All complete messages so far, in order."""
         found = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -50,7 +50,7 @@ class Line:
         return found
 
     def rest(self) -> list[Any]:
-        """The last messages of the other side, which is dead."""
+        """The last messages of the other side after its death."""
         found, until = self.take(), time.monotonic() + REST_SECONDS
         while not self.ended and time.monotonic() < until:
             self._reader.join(0.01)
@@ -58,15 +58,15 @@ class Line:
         return found + self.take()
 
     def close(self) -> None:
-        """The other side reads an end, even in the middle of a message."""
+        """Closes the line; the other side reads EOF, even in the middle of a message."""
         self._closing = True
-        # close() alone would not wake the threads that wait for this pipe, on either side
+        # close() alone would not wake the threads that are waiting for this pipe, on either side
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pipe.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
         self._to_say.put(None)
         for thread in (self._reader, self._writer):
             thread.join(REST_SECONDS)
-        if not (self._reader.is_alive() or self._writer.is_alive()):  # else the last of them to end closes it
+        if not (self._reader.is_alive() or self._writer.is_alive()):  # otherwise the last thread to end closes it
             self._pipe.close()
 
     def _read(self) -> None:
@@ -76,7 +76,7 @@ class Line:
                 self._nudge()
         except (EOFError, OSError):
             pass
-        except Exception as e:  # any error, when it died in the middle of a message
+        except Exception as e:  # unpickling an incomplete message can raise any error
             self.nonsense = type(e).__name__
         finally:
             self.ended = True

@@ -1,7 +1,7 @@
 """The worker processes of this machine, one for each device.
 
-Knows: spawning, which worker is free, how a process ended. Does not know: the job table, what a job is about. It fills
-the port `pool.Pool`; its thread must outlive the workers.
+Knows: spawning, which worker is free, how a process ended. Does not know: the job table, what a job is about.
+Implements `pool.Pool`; the thread that uses it must outlive the workers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from server.workers.protocol import Cancel, Died, InputFile, Pause, Ready, Repor
 from server.workers.spec import WorkerSpec
 
 START_TRIES = 3
-RETRY = 30.0  # seconds until a worker that cannot start is tried again
+RETRY = 30.0  # seconds until the next try to start a broken worker
 CLOSE_SECONDS = 2.0
 
 log = structlog.get_logger()
@@ -46,17 +46,17 @@ class Slot:
         self.process: SpawnProcess | None = None
         self.line: Line | None = None
         self.run: Run | None = None
-        self.doing = "while starting"  # what the process is doing, for the evidence when it dies
+        self.doing = "while starting"  # what the process is doing, to report when it dies
         self.killed = False  # by this server
-        self.refusal: str | None = None  # why it cannot start, in its own words
+        self.refusal: str | None = None  # why it cannot start, as the process reported
         self.error: str | None = None
         self.restarts = 0
-        self.failed_starts = 0  # deaths in a row before it was ready
+        self.failed_starts = 0  # consecutive deaths before the process was ready
         self.retry_at = 0.0
 
 
 class LocalPool:
-    """One worker on each of `devices`, all else as `spec` says. `clock`: seconds that only go up."""
+    """One worker on each of `devices`, otherwise as in `spec`. `clock`: monotonic seconds."""
 
     def __init__(self, spec: WorkerSpec, devices: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -185,7 +185,7 @@ class LocalPool:
             self._give_up(slot, f"no process could be started: {e.strerror or e}")
             return
         finally:
-            theirs.close()  # or the end of the pipe would never be seen here
+            theirs.close()  # otherwise this side would never read EOF
         slot.process, slot.line, slot.state = process, Line(ours, self.wake), WorkerState.STARTING
         slot.doing, slot.killed, slot.refusal = "while starting", False, None
 
@@ -194,16 +194,16 @@ class LocalPool:
             slot.line.say(message)
 
     def _listen(self, slot: Slot) -> list[Report]:
-        """All messages so far, including the last ones of a worker that has died."""
+        """The reports received so far, including the last ones of a worker that has died."""
         line, process = slot.line, slot.process
         if line is None or process is None:
             return []
-        is_gone = line.ended or not process.is_alive()  # checked first: then the messages taken below are all
+        is_gone = line.ended or not process.is_alive()  # checked first, so that the messages read below are complete
         found = [said for message in (line.rest() if is_gone else line.take()) for said in self._heard(slot, message)]
         if not is_gone:
             return found
         if line.nonsense:
-            log.warning("worker spoke nonsense", device=slot.spec.engine.device, error=line.nonsense)
+            log.warning("unreadable message from worker", device=slot.spec.engine.device, error=line.nonsense)
         return found + self._bury(slot)
 
     def _heard(self, slot: Slot, message: Ready | StartFailed | Said) -> list[Report]:
@@ -253,7 +253,7 @@ class LocalPool:
         return [Died(run.job_id, run.attempt, evidence)] if run else []
 
     def _give_up(self, slot: Slot, why: str) -> None:
-        """Until the next try. Logged when the reason is new."""
+        """Marks the worker as broken until the next try. Logs a new reason."""
         if slot.error != why:
             log.error(f"the worker on {slot.spec.engine.device} cannot start: {why}{remedy(why)}", retry_seconds=RETRY)
         slot.state, slot.error, slot.retry_at = WorkerState.BROKEN, why, self._clock() + RETRY
@@ -265,7 +265,7 @@ def remedy(why: str) -> str:
 
 
 def doing(event: Event) -> str | None:
-    """What a worker does after this event; None for an event that does not say."""
+    """What a worker does after this event, to report when it dies; None for an event that does not tell."""
     match event:
         case Stage(name):
             return f"during {name}"

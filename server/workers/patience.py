@@ -1,4 +1,4 @@
-"""How long to wait for a worker: until a silent one counts as stuck, and until a cancelled one is killed.
+"""How long to wait for a worker: until a silent one counts as hanging, and until a cancelled one is killed.
 
 Pure: no clock, no process.
 """
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from pipelines.events import Progress
 
-CANCEL_GRACE = 10.0  # seconds a cancelled worker may take to stop before it is killed, at least
+CANCEL_GRACE = 10.0  # seconds that a cancelled worker may take to stop before it is killed, at least
 STEPS_GRACE = 3.0  # and at least this many times its slowest step so far
-SILENT_STEPS = 10.0  # while sampling, a worker that is silent for this many times its slowest step counts as stuck
-STEP_SILENCE = 120.0  # seconds; it never counts as stuck before this
-STAGE_GRACE = 300.0  # seconds, when no step was measured; loading, encoding and decoding do not check for a cancel
+SILENT_STEPS = 10.0  # while sampling, a silence of this many times the slowest step counts as hanging
+STEP_SILENCE = 120.0  # but never before this many seconds
+STAGE_GRACE = 300.0  # seconds, if no step was measured: loading, encoding and decoding do not check for cancellation
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Time limits in seconds. `drain`: for a worker to save and stop. `silence`: after so long without a message, a
-    worker counts as stuck (sooner while sampling, see SILENT_STEPS). `run`: for one attempt (None: no limit)."""
+    """Limits in seconds. `drain`: for running jobs to pause when the server stops. `silence`: until a silent worker
+    counts as hanging (sooner while sampling, see SILENT_STEPS). `run`: for one attempt (None: no limit)."""
 
     drain: float = 20.0
     silence: float = 1800.0
@@ -28,8 +28,8 @@ class Patience:
 
 @dataclass
 class Pace:
-    """How fast an attempt samples: `slowest` is the longest step so far in seconds, 0 before the first. `looked_at` is
-    when the stage began or the latest step ended."""
+    """How fast an attempt samples. `slowest`: the longest step so far in seconds, 0 before the first. `looked_at`: when
+    the stage began or the latest step ended."""
 
     stage: str | None = None
     step: int = 0
@@ -48,13 +48,13 @@ class Pace:
             self.looked_at = now
 
     def grace(self) -> float:
-        """Seconds after a cancel until a worker that has not stopped counts as stuck."""
+        """Seconds from a cancellation until a worker that has not stopped is killed."""
         if not self._measured():
             return STAGE_GRACE
         return max(CANCEL_GRACE, STEPS_GRACE * self.slowest)
 
     def silence(self, longest: float) -> float:
-        """Seconds without an event after which the worker counts as stuck."""
+        """Seconds without an event after which the worker counts as hanging."""
         if not self._measured():
             return longest
         return min(longest, max(STEP_SILENCE, SILENT_STEPS * self.slowest))

@@ -1,6 +1,6 @@
-"""The port between the dispatcher and the workers, wherever these run.
+"""The interface between the dispatcher and the workers, wherever these run.
 
-`local_pool` fills it with processes of this machine.
+`local_pool` implements it with processes on this machine.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class WorkerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     BUSY = "busy"
-    BROKEN = "broken"  # does not start; tried again after a while
+    BROKEN = "broken"  # cannot start; the pool tries again later
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """`restarts` counts deaths; `error` is why the worker is broken, until it is ready."""
+    """`restarts`: how often its process has died. `error`: why it could not start, until it is ready."""
 
     device: str
     state: WorkerState
@@ -33,7 +33,7 @@ class WorkerInfo:
 
 
 class Pool(Protocol):
-    """Belongs to the dispatcher's thread; only `wake`, `workers`, `broken` and `remedy` may be called from others."""
+    """Use from the dispatcher's thread; only `wake`, `workers`, `broken` and `remedy` may be called from others."""
 
     def wake(self) -> None:
         """Makes a waiting `reports` return."""
@@ -42,40 +42,40 @@ class Pool(Protocol):
     def workers(self) -> list[WorkerInfo]: ...
 
     def broken(self) -> str | None:
-        """Why no worker can start until further notice; None where one may still."""
+        """Why no worker can start at present; None when at least one may."""
         ...
 
     def remedy(self) -> str:
-        """What to add to `broken` for the operator; empty where nothing is known to help."""
+        """A hint to append to `broken` for the operator; empty when there is none."""
         ...
 
     def start(self) -> None: ...
 
     def free(self) -> bool:
-        """Whether `run` would find a worker."""
+        """Whether a worker is free for `run`."""
         ...
 
     def run(self, run: Run, sources: Mapping[InputFile, Path]) -> None:
-        """Hands the job to a free worker, with a copy or link of each input file; `reports` says what becomes of it.
+        """Hands the job to a free worker, with a copy or link of each input file; `reports` returns its events.
 
-        `sources`: where the files that the run names lie on this machine. Raises OSError.
+        `sources`: the paths of the run's files on this machine. Raises OSError.
         """
         ...
 
     def cancel(self, job_id: str, attempt: int) -> None:
-        """The worker should stop at once; nothing happens when none has this attempt."""
+        """Asks the worker with this attempt, if any, to stop at once."""
         ...
 
     def pause(self, job_id: str, attempt: int) -> None:
-        """The worker should save a snapshot and stop."""
+        """Asks the worker with this attempt, if any, to save a snapshot and stop."""
         ...
 
     def kill(self, job_id: str, attempt: int) -> None:
-        """Ends the worker that has this attempt; `reports` will say that it died."""
+        """Kills the worker with this attempt, if any; `reports` will return its death."""
         ...
 
     def reports(self, timeout: float) -> list[Report]:
-        """What workers said and which died, waiting up to `timeout` seconds for the first."""
+        """Events and deaths of workers; waits up to `timeout` seconds for the first."""
         ...
 
     def close(self, why: str | None = None) -> None:

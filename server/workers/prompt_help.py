@@ -1,9 +1,9 @@
-"""Prompt help: a chat model of the operator's choice turns a short prompt into the kind CogVideoX was trained on.
+"""Prompt help: the operator's chat model rewrites a short prompt into the kind that CogVideoX was trained on.
 
-Knows: the OpenAI chat API, the instruction, when to give up. Does not know: jobs, vendors, where the answer goes.
+Knows: the OpenAI chat API, the instruction, when to give up. Does not know: jobs, vendors, the use of the result.
 
-The worker asks when a job begins, and the new prompt is stored with the job before sampling, so that a later attempt
-does not ask again. Any failure leaves the prompt unchanged.
+The worker calls the chat API when a job begins, and the new prompt is stored with the job before sampling, so that a
+later attempt does not call it again. Any failure leaves the prompt unchanged.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipelines.request import GenerationRequest, Task
 from server.errors import BadSetting
 from server.settings import Settings
 
-MAX_ANSWER = 256 * 1024  # bytes of the endpoint's answer
+MAX_ANSWER = 256 * 1024  # bytes of the endpoint's response
 MAX_PROMPT = 2000  # characters; 226 tokens are about half of that
-LOOK_EVERY = 0.1  # seconds between two checks for a cancel
+LOOK_EVERY = 0.1  # seconds between two checks for a cancellation
 
 INSTRUCTION = """\
 You write prompts for CogVideoX, a model that makes a silent video of about six seconds from English text.
@@ -41,12 +41,12 @@ look than the user does."""
 
 
 class HelpFailed(Exception):
-    """Why the prompt was not reworded; the message may be shown to a client."""
+    """The prompt was not reworded; the message gives the reason and may be shown to a client."""
 
 
 @dataclass(frozen=True)
 class Helper:
-    """`url` is the whole address of the call. `always`: reword every prompt, not only on request."""
+    """`url`: the complete URL to call. `always`: reword every prompt, not only on request."""
 
     url: str
     model: str
@@ -60,7 +60,7 @@ class Helper:
         return self.always or request.prompt_help
 
     def better(self, request: GenerationRequest, stop: Callable[[], bool] = lambda: False) -> GenerationRequest | None:
-        """The request with a better prompt, or with a note why there is none; None when `stop()` became true first."""
+        """The request with a better prompt, or with a note why it has none; None when `stop()` became true first."""
         try:
             prompt = self._ask(request.prompt, request.task is Task.I2V, stop)
         except HelpFailed as e:
@@ -76,7 +76,7 @@ class Helper:
         )
 
     def _ask(self, prompt: str, picture: bool, stop: Callable[[], bool]) -> str | None:
-        """In a thread of its own, because a DNS lookup cannot be interrupted while `stop` is checked."""
+        """Calls the API in a separate thread, because a DNS lookup cannot be interrupted when `stop()` becomes true."""
         answers: queue.SimpleQueue[str | HelpFailed] = queue.SimpleQueue()
 
         def ask() -> None:
@@ -102,7 +102,7 @@ class Helper:
         raise HelpFailed(f"no answer within {self.seconds:g} seconds")
 
     async def _call(self, prompt: str, picture: bool) -> str:
-        """Ends in time, however slowly the endpoint sends."""
+        """Calls the API; takes at most `seconds`, even if the endpoint sends slowly."""
         import aiohttp  # slow to import
 
         body = {
@@ -119,7 +119,7 @@ class Helper:
         session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.seconds), headers=headers)
         data = bytearray()
         try:
-            # no redirects: the key is for the configured address only
+            # no redirects: the key is for the configured URL only
             async with (
                 session,
                 session.post(self.url, json=body, proxy=_proxy(self.url), allow_redirects=False) as answer,
@@ -138,7 +138,7 @@ class Helper:
 
 
 def _proxy(url: str) -> str | None:
-    """The environment's proxy. aiohttp's `trust_env` would also read ~/.netrc and then refuse our key."""
+    """The proxy from the environment. aiohttp's `trust_env` would also read ~/.netrc and then refuse our key."""
     to = urlsplit(url)
     return None if proxy_bypass(to.hostname or "") else getproxies().get(to.scheme)
 

@@ -1,7 +1,7 @@
-"""What travels between the dispatcher's side and a worker process: plain data that pickles.
+"""The messages between the pool and a worker process: plain data that can be pickled.
 
-Knows: the messages. Does not know: pipes, processes. Every message about a job names its attempt. No message holds a
-path of the machine that sends it.
+Knows: the messages. Does not know: pipes, processes. Every message about a job names its attempt. No message contains
+a path of the sender's machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipelines.events import Event
 
 @dataclass(frozen=True)
 class InputFile:
-    """`name`: a relative path in the worker's own folder of inputs."""
+    """`name`: a path relative to the worker's own folder of inputs."""
 
     name: str
     sha256: str
@@ -22,8 +22,8 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Run:
-    """To the worker: make this video. `request` has the form of `GenerationRequest.to_dict`, with names of `files` in
-    the place of paths (`inputs.packed`). `resume`: see `Engine.run`."""
+    """To the worker: generate this video. `request`: from `GenerationRequest.to_dict`, with the names of `files` as
+    paths (`inputs.packed`). `resume`: as in `Engine.run`."""
 
     job_id: str
     attempt: int
@@ -51,19 +51,19 @@ class Pause:
 
 @dataclass(frozen=True)
 class Ready:
-    """From the worker: it is ready for jobs."""
+    """From the worker: ready for jobs."""
 
 
 @dataclass(frozen=True)
 class StartFailed:
-    """From the worker, its last message: its engine could not be created."""
+    """From the worker, as its last message: the engine could not be created."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Said:
-    """From the worker: the engine's event."""
+    """From the worker: an event of the engine."""
 
     job_id: str
     attempt: int
@@ -72,7 +72,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Died:
-    """From the pool: the worker is dead and the attempt lost; `evidence` says how it died."""
+    """From the pool: the worker has died and the attempt is lost. `evidence`: how it died."""
 
     job_id: str
     attempt: int

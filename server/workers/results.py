@@ -1,4 +1,4 @@
-"""The files of a result: the video, its poster, and the manifest, which says how it was made.
+"""The files of a result: the video, its poster, and the manifest, which describes how it was generated.
 
 Knows: their names. Does not know: jobs, when a result counts.
 """
@@ -18,7 +18,7 @@ EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
 def put(
     artifacts: Artifacts, result: Finished, keep_seconds: float | None, owner: str
 ) -> tuple[Artifact, Artifact, Artifact]:
-    """Video, poster, manifest: all three are stored, or none. Raises DiskFull, OSError."""
+    """Stores and returns video, poster and manifest: all three or none. Raises DiskFull, OSError."""
     stored: list[Artifact] = []
     try:
         for name, media_type, data in (

@@ -1,8 +1,8 @@
-"""Snapshots of samplings, interrupted or finished, as files.
+"""Snapshots of interrupted or finished samplings, as files.
 
-Latents of finished videos are kept for a while: another rate, size or format of the same video needs no sampling.
-Knows: where the files are, which ones to delete. Does not know: what is in them; the engine ignores those of another
-request.
+Latents of finished videos are kept for a while, because the same video in another frame rate, size or format then needs
+no sampling. Knows: where the files are, which ones to delete. Does not know: their content; the engine ignores a
+snapshot of another request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.jobs.job import Job
 
 
 class Snapshots:
-    """`keep_bytes`: room for latents of finished videos; the least recently used are deleted first."""
+    """`keep_bytes`: space for latents of finished videos; the least recently used are deleted first."""
 
     def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
         self._folder = folder
@@ -26,11 +26,11 @@ class Snapshots:
         self._keep_bytes = keep_bytes
 
     def write(self, job_id: str, data: bytes) -> None:
-        """Replaces the job's earlier one. Raises DiskFull, OSError."""
+        """Replaces the job's earlier snapshot. Raises DiskFull, OSError."""
         write_atomically(self._folder / job_id, data)
 
     def read(self, job_id: str, sampling: str) -> bytes | None:
-        """The job's own snapshot, else one of a finished job with the same sampling."""
+        """The job's own snapshot, otherwise that of a finished job with the same sampling."""
         for path in (self._folder / job_id, self._finished / sampling):
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -38,7 +38,7 @@ class Snapshots:
         return None
 
     def keep(self, job_id: str, sampling: str) -> None:
-        """The job has succeeded: keep its latents as long as there is room."""
+        """Keeps the latents of a job that has succeeded, as long as there is room."""
         with contextlib.suppress(OSError):
             (self._folder / job_id).replace(self._finished / sampling)
         self._make_room()
@@ -60,15 +60,15 @@ class Snapshots:
 
 
 def sampling_of(job: Job) -> str:
-    """The key of the job's latents as far as the server can tell. The engine's own key also covers the weights.
+    """The key of the job's latents, as far as the server knows it; the engine's own key also covers the weights.
 
-    The plan of a job with an image or a clip is not final before a worker has read that: what the request says of size
-    and length counts too. The prompt may have been reworded since the plan was made.
+    The plan of a job with an image or a clip is preliminary until a worker has read the file, so the key includes the
+    requested size and length. The prompt is the request's, which may have been reworded after planning.
     """
     request = job.request
     source = request.image or request.video
     asked = [] if source is None else [request.width, request.height, request.num_frames, request.duration]
     try:
         return sampling_key({**(job.plan or {}), "prompt": request.prompt}, {"asked": asked})
-    except KeyError:  # no plan, or an older version's: nothing fits
+    except KeyError:  # no plan, or that of an older version: no other job's latents fit
         return job.id

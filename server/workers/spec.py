@@ -1,4 +1,4 @@
-"""What a worker is started with. Where possible, nothing in it depends on the machine that the server runs on."""
+"""The parameters of a worker; where possible, they do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REAL_ENGINE = "pipelines.engine.generate:Engine"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """`models`: checkpoints that the worker finds by name, in `models_dir` or among those that ship; `engine.models`
-    are those that only a folder names. `inputs`: the worker's own folder, where the pool puts the files that a Run
-    names. `engine_class`: `module:class`, imported in the worker."""
+    """`models`: names of checkpoints, which the worker finds in `models_dir` or among the built-in ones; checkpoints
+    that only have a folder are in `engine.models`. `inputs`: the worker's own folder, where the pool puts the files of
+    a Run. `engine_class`: `module:class`, imported in the worker."""
 
     engine: EngineSpec
     inputs: Path
@@ -29,7 +29,7 @@ class WorkerSpec:
     helper: Helper | None = None
 
     def located(self) -> EngineSpec:
-        """With the folder of every model, for the worker to use. Raises ModelError."""
+        """The engine's spec with the folder of every model, for use in the worker. Raises ModelError."""
         return replace(self.engine, models={**self.engine.models, **{name: self._folder(name) for name in self.models}})
 
     def _folder(self, name: str) -> Path:
@@ -48,7 +48,7 @@ def find(name: str, models_dir: Path) -> Path | None:
 
 
 def by_name(spec: WorkerSpec, folders: Mapping[str, Path]) -> WorkerSpec:
-    """With the models of these folders, by name where a worker finds the same folder so."""
+    """`spec` with these models: by name if a worker finds the same folder under that name, otherwise by folder."""
     names = tuple(name for name, folder in folders.items() if find(name, spec.models_dir) == folder)
     others = {name: folder for name, folder in folders.items() if name not in names}
     return replace(spec, models=names, engine=replace(spec.engine, models=others))

@@ -1,8 +1,8 @@
 """A worker process: owns one device, runs one job at a time, reports events.
 
-Knows: the engine (found by name, so that this is the only process that imports torch), the pipe to its parent.
-Does not know: the job table, files of results, other workers. It dies with its parent: by the kernel's signal on
-Linux, and everywhere when the pipe ends.
+Knows: the engine (imported by name, so that only this process imports torch), the pipe to its parent.
+Does not know: the job table, result files, other workers. It dies with its parent: by a signal from the kernel on
+Linux, and on all systems when the pipe ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from server.workers.prompt_help import Helper
 from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed
 from server.workers.spec import WorkerSpec
 
-NICE = 10  # below the API process, which must stay responsive
+NICE = 10  # a lower priority than the API process, which must stay responsive
 POISONED = 42  # exit status when the device's context is broken
 
 
@@ -101,7 +101,7 @@ class Inbox:
                 elif isinstance(message, Pause):
                     self._paused.add((message.job_id, message.attempt))
         except (EOFError, OSError):
-            os._exit(0)  # the parent is gone: the result is wanted no more
+            os._exit(0)  # the parent is gone, so the result is no longer needed
 
 
 def events(
@@ -115,8 +115,8 @@ def events(
     """Reworded if prompt help is wanted, the engine's events, then Failed, Cancelled or Paused if it ended without
     Finished.
 
-    `inputs`: the folder with the run's input files. `progress` is called with what the engine reports while it cannot
-    yield."""
+    `inputs`: the folder with the run's input files. `progress`: called with reports of the engine at moments when it
+    cannot yield."""
     try:
         request = GenerationRequest.from_dict(run.request)
         if helper is not None and helper.wanted(request):

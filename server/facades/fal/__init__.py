@@ -1,8 +1,8 @@
-"""fal.ai: `fal-ai/cogvideox-5b` and its two siblings, run and queue, webhooks, and the storage their clients upload to.
+"""fal.ai: `fal-ai/cogvideox-5b` and its two siblings, run and queue, webhooks, and the storage for uploads.
 
-`hosts` finds out which of fal's hosts a request was meant for, `guard` lets it in, `app` routes it to `calls` or
-`storage`; `models` says what it may contain, `options` what may come beside it, `intake` turns that into a
-GenerationRequest, `answers` puts a job into fal's words, `webhook` into a signed letter, and `errors` all the rest.
+`surface` determines for which of fal's hosts a request is meant, `admission` checks its key, `app` routes it to `calls`
+or `storage`. `models` defines the input, `terms` the headers and query parameters, `intake` converts the input to a
+GenerationRequest. `answers` formats a job as a response, `webhook` as a signed letter, and `errors` formats errors.
 """
 
 from server.facades.facade import Facade

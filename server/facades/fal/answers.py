@@ -17,7 +17,7 @@ LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 
 def links(job_id: str, base: str) -> dict[str, str]:
-    """The addresses a client follows; `base` is our address up to fal's own path."""
+    """The job's URLs. `base`: our URL up to fal's own path."""
     here = f"{base}/{APP}/requests/{job_id}"
     return {
         "request_id": job_id,
@@ -29,7 +29,7 @@ def links(job_id: str, base: str) -> dict[str, str]:
 
 
 def status(job: Job, base: str, position: int, logs: list[dict[str, str]] | None) -> tuple[int, dict[str, Any]]:
-    """Code and body. The key `logs` is always there once the job has begun: the Python client demands it."""
+    """Status code and body. `logs` is always present once the job has begun, because the Python client requires it."""
     if job.status is Status.QUEUED:
         return 202, {"status": "IN_QUEUE", "queue_position": position, **links(job.id, base)}
     body: dict[str, Any] = {"status": "IN_PROGRESS", "logs": logs, **links(job.id, base)}
@@ -56,7 +56,7 @@ def log_lines(lines: Iterable[LogLine]) -> list[dict[str, str]]:
 
 
 def notes(job: Job) -> list[LogLine]:
-    """What this server does differently from fal for this job, as the job's first log lines."""
+    """The differences from fal for this job, as its first log lines."""
     said = list(job.memo.get("ignored", ()))
     if job.request.interpolate_fps is None and job.memo.get("use_rife") is None and job.status is not Status.FAILED:
         said.append(
@@ -66,8 +66,7 @@ def notes(job: Job) -> list[LogLine]:
 
 
 def outcome(context: Context, job: Job, base: str, *, as_data: bool = False) -> dict[str, Any] | errors.Failure:
-    """The result of a job that has ended. `base`: our address, for the link to the file. `as_data`: the video
-    itself."""
+    """The result of a job that has ended. `base`: our URL, for links to files. `as_data`: the video as a data: URI."""
     if job.status is not Status.SUCCEEDED or job.video is None:
         return errors.of_job(job)
     return output(context, job, job.video, base, as_data)

@@ -1,4 +1,4 @@
-"""fal's URLs, and their parameters outside the body."""
+"""fal's routes, with the documentation of their headers and query parameters."""
 
 from __future__ import annotations
 

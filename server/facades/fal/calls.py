@@ -1,4 +1,4 @@
-"""fal's calls over the jobs: run, submit, status, status stream, result, cancel."""
+"""fal's calls about jobs: run, submit, status, status stream, result, cancel."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Fal:
         return await run_in_threadpool(self._outcome, request, done)
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
-        """Accepts any input, as fal does: errors in it show at the result's address."""
-        agreed = options.of_submit(request, self.context.artifacts.base_url(request))
+        """Accepts any input, as fal does; errors in it appear at the result's URL."""
+        agreed = terms.of_submit(request, self.context.artifacts.base_url(request))
         await self._check_length(request)
         body = await read_body(request)
         try:
@@ -57,7 +57,7 @@ class Fal:
         except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
-            # the answer is a success anyway, and the traceback would keep the body until the next garbage collection
+            # the response is still a success; the traceback would keep the body until the next garbage collection
             note_refusal(request, error.with_traceback(None))
             failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
@@ -111,9 +111,9 @@ class Fal:
         return EventStream(self._events(request, job), headers, place)
 
     def _events(self, request: Request, job: Job) -> AsyncIterator[str]:
-        """Each event holds only the log lines since the one before: the JS client adds them up itself.
+        """Each event contains only the log lines since the previous one, because the JS client accumulates them.
 
-        NOTE: no `id:` lines. With an id set, the keep-alive comment would become an empty event at the client.
+        NOTE: no `id:` lines, because with an id set, clients take the keep-alive comment for an empty event.
         """
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
         fresh = answers.notes(job)

@@ -1,4 +1,4 @@
-"""fal's catalogue of the apps served here: metadata, prices, OpenAPI documents and pages, all made from the models."""
+"""fal's catalogue of this server's apps: metadata, prices, OpenAPI documents and pages, generated from `models`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUEUE_STATUS: dict[str, Any] = {
 
 
 def metadata(endpoint: Endpoint, base: str) -> dict[str, Any]:
-    """`base`: this server's address."""
+    """`base`: this server's URL."""
     return {
         "display_name": f"CogVideoX-5B {TITLES[endpoint.task]}",
         "category": endpoint.task.value,
@@ -54,7 +54,7 @@ def metadata(endpoint: Endpoint, base: str) -> dict[str, Any]:
 
 
 def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
-    """An app in the list. As at fal, an unknown id is listed without metadata."""
+    """An app in the list; an unknown id comes without metadata, as at fal."""
     endpoint = ENDPOINTS.get(endpoint_id)
     if endpoint is None:
         unknown = {"error": {"code": "expansion_failed", "message": "There is no such app here"}}
@@ -64,7 +64,7 @@ def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
 
 
 def found(q: str, category: str, status: str) -> list[str]:
-    """The ids of the apps that contain every word of `q` and have that category and status. Empty means any."""
+    """The ids of the apps that contain each word of `q` and have that category and status ("": any)."""
     return [
         endpoint.id
         for endpoint in ENDPOINTS.values()
@@ -80,7 +80,7 @@ def price(endpoint_id: str) -> dict[str, Any]:
 
 
 def openapi(endpoint: Endpoint, base: str) -> dict[str, Any]:
-    """The OpenAPI document of one app's queue, laid out like fal's."""
+    """The OpenAPI document of one app's queue, in fal's form."""
     name = "".join(part.capitalize() for part in re.split("[/-]", endpoint.id.partition("/")[2]))
     given, told = f"{name}Input", f"{name}Output"
     ask, requests = f"/{endpoint.id}", f"/{endpoint.id}/requests/{{request_id}}"
@@ -169,22 +169,21 @@ curl --request POST --url {base}/run/{endpoint.id} \\
 
 
 def _schemas(model: type[BaseModel], given: str, told: str) -> dict[str, Any]:
-    """The schemas of an app's input and output, and of the objects in them, by name."""
+    """The schemas of an app's input and output, including nested ones, by name."""
     kinds = [(kind, "validation") for kind in (model, ImageSize, LoraWeight, Output)]
     _, whole = models_json_schema(kinds, ref_template=f"{SCHEMAS}{{model}}")  # type: ignore[arg-type]
     schemas = {name: _plain(schema) for name, schema in whole["$defs"].items()}
     fields, output = schemas.pop(model.__name__), schemas.pop(Output.__name__)
     fields["properties"]["prompt"]["minLength"] = 1
     fields["properties"]["video_size"]["default"] = {"width": DEFAULT_SIZE[0], "height": DEFAULT_SIZE[1]}
-    for side in schemas["ImageSize"]["properties"].values():  # the range of all models, narrower than fal's
+    for side in schemas["ImageSize"]["properties"].values():  # our models' range, which is narrower than fal's
         side.pop("exclusiveMinimum", None)
         side |= {"minimum": MIN_SIDE, "maximum": min(side["maximum"], MAX_SIDE)}
     return {**schemas, given: fields, told: output}
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without the type null, which OpenAPI 3.0 does not have. OpenAPI 3.0 has no `examples` either, but fal
-    uses them, so they stay."""
+    """Removes null types, which OpenAPI 3.0 does not have. It does not have `examples` either, but fal uses that."""
     properties = {}
     for name, spec in schema["properties"].items():
         kinds = [kind for kind in spec.pop("anyOf", []) if kind.get("type") != "null"]

@@ -29,7 +29,7 @@ const { data } = await fal.subscribe("fal-ai/cogvideox-5b", { input });
 console.log(data.video.url);
 """
 
-# the provider has fal's addresses built in, and the SDK itself downloads nothing from localhost and private addresses
+# fal's URLs are built into the provider, and the SDK downloads nothing from localhost and private addresses
 AI_SDK = """\
 import { writeFile } from "node:fs/promises";
 
@@ -53,7 +53,7 @@ const { video } = await generateVideo({
 await writeFile("video.mp4", video.uint8Array);
 """
 
-# it would ask the Hub who offers the model, so the program gives that answer itself
+# the client asks the Hub for providers of the model, so the program answers that request itself
 HUGGING_FACE_JS = """\
 import { writeFile } from "node:fs/promises";
 

@@ -1,6 +1,6 @@
-"""fal's two shapes of errors: a list for what is wrong with the input, a text for everything else.
+"""fal's two forms of errors: a list for errors in the input, a text for all others.
 
-NOTE: fal's clients retry after 408, 409, 429, 502, 503 and 504, so no lasting refusal may use those.
+NOTE: fal's clients retry after 408, 409, 429, 502, 503 and 504, so a permanent refusal must not use these.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from server.facades.kit.errors import CONTENT, HUNG_UP, Answers, Refused, reason
 from server.facades.kit.json_bodies import BadBody
 from server.jobs.job import Job, Status
 
-MOST = 50  # entries in one answer
+MOST = 50  # entries in one response
 LONGEST = 500  # characters of a message
-SMALL = 8192  # characters of an answer that is kept in the job table
+SMALL = 8192  # characters of a response that is stored in the job table
 FIELDS = {  # GenerationRequest's names -> fal's
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
@@ -47,7 +47,7 @@ FIELDS = {  # GenerationRequest's names -> fal's
 
 
 class Invalid(Refused):
-    """A value that fal's schema allows but this server does not; `where` is the path to it inside the body."""
+    """A value that fal's schema allows and this server does not. `where`: its path in the body."""
 
     def __init__(self, type_: str, message: str, *where: str | int, ctx: dict[str, Any] | None = None) -> None:
         super().__init__(listed(entry(type_, message, *where, ctx=ctx)))
@@ -55,7 +55,7 @@ class Invalid(Refused):
 
 
 class Rejected(Refused):
-    """Refused before the input is looked at, because of a header, a query parameter or an address."""
+    """An error in a header, a query parameter or the URL, which fal refuses before its runner gets the request."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(infrastructure(status, message, "bad_request"))
@@ -63,7 +63,7 @@ class Rejected(Refused):
 
 @dataclass(frozen=True)
 class Failure:
-    """One of fal's error answers."""
+    """An error response of fal's."""
 
     status: int
     body: dict[str, Any]
@@ -95,7 +95,7 @@ def not_found(request_id: str) -> Refused:
 
 
 def infrastructure(status: int, text: str, error_type: str | None = None, **headers: str) -> Failure:
-    """`message` is there for the JS client, which shows that or the bare reason phrase of the code."""
+    """An error with a text. `message` is for the JS client, which otherwise shows only the status code's phrase."""
     body = {"detail": text, "message": text}
     if error_type is None:
         return Failure(status, body, headers)
@@ -103,7 +103,7 @@ def infrastructure(status: int, text: str, error_type: str | None = None, **head
 
 
 def small(failure: Failure) -> dict[str, Any]:
-    """The body for the job table: as many of the first entries as fit."""
+    """The body for the job table: the first entries, as many as fit into SMALL characters."""
     detail = failure.body["detail"]
     if isinstance(detail, list):
         while len(detail) > 1 and len(json.dumps(detail)) > SMALL:
@@ -130,7 +130,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
 
 
 def _missing_page(path: str) -> str:
-    """fal's message for an unknown address: an unknown app, or an unknown path of a known app."""
+    """fal's message for an unknown URL: an unknown app, or an unknown path of a known app."""
     surface, _, rest = path.lstrip("/").partition("/")
     if surface not in ("run", "queue"):
         return f"Path {path} not found"
@@ -139,7 +139,7 @@ def _missing_page(path: str) -> str:
     return f'Application "{"/".join(rest.split("/")[:2])}" not found'
 
 
-# at fal the runner finds these, so `submit` accepts such a request and the result's address shows the error
+# at fal the runner raises these, so `submit` accepts such a request and the error appears at the result's URL
 RUNNERS: tuple[type[Exception], ...] = (Invalid, *CONTENT)
 
 
@@ -162,7 +162,7 @@ def _where(name: str | None) -> tuple[str, ...]:
 
 
 def of_job(job: Job) -> Failure:
-    """What the result address answers for a job that failed or was cancelled."""
+    """The response at the result's URL for a job that failed or was cancelled."""
     if job.status is Status.CANCELLED:
         if _missed_start(job):
             text = "The request did not start within the time its caller allowed"

@@ -1,4 +1,4 @@
-"""Which calls need a key, and which take one of this server's tokens instead."""
+"""Authentication: which calls need a key, and which accept one of this server's tokens instead."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from server.facades.kit.errors import Refused
 
 
 def admit(context: Context, request: Request) -> None:
-    """Finds out what the request is for, rewrites its path to the route for that, and checks its key. Raises
-    Rejected."""
+    """Determines the route of the request, rewrites its path to that, and checks its key. Raises Rejected."""
     try:
         place = locate(request.scope["path"], request.scope["query_string"], request.headers)
     except NoTarget:

@@ -1,7 +1,7 @@
-"""Which of fal's hosts a request was meant for, and which route here answers it.
+"""Determines for which of fal's hosts a request is meant, and which route here answers it.
 
-A client can be pointed here by a path prefix, by the Host header, by the proxy header of the JS client, or by the shape
-of the path alone. Paths become `/run/...` or `/queue/...` for models; those of fal's REST and file hosts stay.
+The host follows from a path prefix, the Host header, the JS client's proxy header, or else the form of the path. Paths
+for models become `/run/...` or `/queue/...`; those of fal's REST and file hosts stay.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ Surface = Literal["run", "queue", "other"]
 PROXIES = ("/fal/proxy", "/api/fal/proxy")
 TARGET = "x-fal-target-url"
 QUEUE = "https://queue.fal.run"
-# when a client puts its base URL before the path of one of our addresses, their common beginning is doubled
+# a client that prepends its base URL to the path of one of our URLs repeats their common prefix
 SURFACES = re.compile(r"(?:(/fal)?/(run|queue)(?=/|$))+")
 REST = re.compile(
     r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known|v1/models|api/openapi|models)(?:/.*)?)", re.DOTALL
 )
 CATALOGUE = r"/v1/models(?:/.*)?|/api/openapi/.+|/models/.+"
 OPEN = re.compile(rf"/fal/files/.+|/\.well-known/jwks\.json|{CATALOGUE}", re.DOTALL)
-DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # the document of one app, at the app's own address
+DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # of one app, below its own path
 
 
 @dataclass(frozen=True)
 class Place:
-    """`prefix` comes before fal's own path in the addresses we answer with, so that they lead back here. For a client
-    of the proxy it is a whole address, because that client sends every call to fal through the proxy."""
+    """`prefix`: goes before fal's own path in the URLs of our responses, so that they lead back here. With the proxy
+    header it is a URL of fal's, because such a client sends all requests to fal's URLs through the proxy."""
 
     surface: Surface
     path: str
@@ -40,17 +40,17 @@ class Place:
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed: the address itself contains the permission, or everybody may call it."""
+        """Whether no key is needed, because the URL itself contains the permission or the content is public."""
         open_to_all = OPEN if self.surface == "other" else DOCUMENT
         return open_to_all.fullmatch(self.path) is not None
 
 
 class NoTarget(Exception):
-    """The proxy route was called without a target address, or with one that cannot be read."""
+    """A call of the proxy route has no valid target header."""
 
 
 def locate(path: str, query: bytes, headers: Headers) -> Place:
-    """`path` and `query` are those of the request, unchanged."""
+    """`path` and `query`: as received. Raises NoTarget."""
     path = _clean(path)
     if path in PROXIES:
         target = _target(headers.get(TARGET, ""))
@@ -79,18 +79,18 @@ def _named(path: str, query: bytes, host: str, headers: Headers) -> Place:
         return Place("queue", path, query, "")
     if host.startswith("rest.") or path.startswith("/fal/"):
         return Place("other", path, query)
-    # NOTE: here run and submit look alike; only what some clients add to a submit tells them apart
+    # NOTE: run and submit have the same path here; only what some clients add to a submit distinguishes them
     queued = "/requests/" in path or b"fal_webhook=" in query or "x-fal-queue-priority" in headers
     return Place("queue" if queued else "run", path, query, "")
 
 
 def _clean(path: str) -> str:
-    """Removes doubled and trailing slashes here, because fal's async Python client does not follow redirects."""
+    """Removes double and trailing slashes; the async Python client would not follow a redirect to the clean path."""
     return re.sub(r"/{2,}", "/", f"/{path}").rstrip("/") or "/"
 
 
 def move(scope: Scope, place: Place) -> None:
-    """Changes `scope` so that it leads to the route for `place`."""
+    """Rewrites the path in `scope` to the route for `place`."""
     path = place.path if place.surface == "other" else f"/{place.surface}{place.path}"
     scope["path"] = path
     scope["raw_path"] = path.encode()

@@ -1,4 +1,4 @@
-"""fal's input -> GenerationRequest: media fetched, sizes in pixels, unsupported features refused by name."""
+"""fal's input -> GenerationRequest: fetches media, resolves sizes to pixels, refuses unsupported features."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from server.facades.kit.fields import members, present
 
 
 def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
-    """`payload` as that endpoint's input; raises pydantic's ValidationError and NotAnObject."""
+    """Validates `payload` as that endpoint's input. Raises pydantic's ValidationError, NotAnObject."""
     return endpoint.input.model_validate(present(members(payload)))
 
 
 async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInput, owner: str) -> GenerationRequest:
-    """The request, with its image or clip and its LoRAs fetched; raises Invalid and MediaError."""
+    """Fetches the image or clip and the LoRAs, and returns the request. Raises Invalid, MediaError."""
     smooth = given.use_rife and context.served.rife_available
     if given.use_rife and not smooth and "use_rife" in given.model_fields_set:
         raise Invalid(
@@ -61,7 +61,7 @@ async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInp
 
 
 async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight], owner: str) -> tuple[Lora, ...]:
-    """Fetches all at once, before the job is accepted, so that everything it needs is on disk after a restart."""
+    """Fetches all LoRAs in parallel, before the job is accepted, so that all its files are on disk after a restart."""
     takes = (context.loras.take(one.path, one.scale, endpoint.task, fresh=one.force, owner=owner) for one in given)
     found = []
     for number, one in enumerate(await asyncio.gather(*takes, return_exceptions=True)):

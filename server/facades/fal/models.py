@@ -26,11 +26,11 @@ PRESETS: dict[str, tuple[int, int]] = {
 }
 
 
-DEFAULT_SIZE = (720, 480)  # whatever model answers: programs were written for this size
+DEFAULT_SIZE = (720, 480)  # for every model, because programs were written for this size
 
 
 def _no_bool(kind: Literal["int_type", "float_type"]) -> BeforeValidator:
-    """Pydantic would take true for 1."""
+    """Refuses true and false, which pydantic would convert to 1 and 0."""
 
     def check(value: Any) -> Any:
         if isinstance(value, bool):
@@ -48,15 +48,14 @@ POSSIBLE: dict[str, Any] = {"minimum": MIN_SIDE, "maximum": MAX_SIDE}
 
 
 class ImageSize(BaseModel):
-    """Pixels; a side that is left out is 512. fal says up to 14142; here `pipelines.ranges` says what is possible."""
+    """Pixels; a missing side is 512. fal allows up to 14142; here `pipelines.ranges` defines the limit."""
 
     width: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[720, 512])
     height: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[480, 512])
 
 
 def _size(value: Any) -> Any:
-    """A preset is replaced by its pixels first, so that an error is about one type and not about both halves of a
-    union."""
+    """Converts a preset to its pixels, because a union of types would report an error for each of them."""
     if isinstance(value, str) and value in PRESETS:
         width, height = PRESETS[value]
         return ImageSize(width=width, height=height)
@@ -77,7 +76,7 @@ VideoSize = Annotated[
 
 
 class LoraWeight(BaseModel):
-    """`path`: an address, or the name of a LoRA installed here; `#sha256=…` after it pins the file."""
+    """`path`: a URL, or the name of an installed LoRA; `#sha256=…` after it pins the file."""
 
     path: Link = Field(examples=["https://example.org/lora.safetensors", "someone/lora"])
     scale: Number = Field(1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, allow_inf_nan=False, examples=[1, 0.5])
@@ -105,7 +104,7 @@ class TextToVideoInput(BaseModel):
 
 
 class ImageToVideoInput(TextToVideoInput):
-    """`fal-ai/cogvideox-5b/image-to-video`. The picture is a URL or a data URI."""
+    """`fal-ai/cogvideox-5b/image-to-video`. The image is a URL or a data URI."""
 
     image_url: Link = Field(examples=[RED, BLUE])
 
@@ -132,7 +131,7 @@ class Output(BaseModel):
 
 
 class NewFile(BaseModel):
-    """The start of an upload: what the file will be called and what it is."""
+    """The start of an upload: the file's name and media type."""
 
     file_name: str = Field("", max_length=1000, examples=["circle.png", "clip.mp4"])
     content_type: str = Field("", max_length=200, examples=["image/png", "video/mp4"])
@@ -144,7 +143,7 @@ class UploadedPart(BaseModel):
 
 
 class UploadedParts(BaseModel):
-    """The end of an upload in parts, in whatever order."""
+    """The end of an upload in parts, in any order."""
 
     parts: list[UploadedPart] = Field(
         min_length=1, max_length=MAX_PARTS, examples=[[{"partNumber": 1, "etag": '"0cc1"'}], [{"partNumber": 1}]]
@@ -152,7 +151,7 @@ class UploadedParts(BaseModel):
 
 
 class AppToken(BaseModel):
-    """Permission to call these apps without a key for so many seconds, sent as `?fal_jwt_token=`."""
+    """A request for a token (`?fal_jwt_token=`) to call these apps without a key for some seconds."""
 
     allowed_apps: list[str] = Field(max_length=100, examples=[["cogvideox-5b"], ["fal-ai/cogvideox-5b"]])
     token_expiration: Whole = Field(120, ge=1, le=86_400, examples=[120, 600])
@@ -162,7 +161,7 @@ class AppToken(BaseModel):
 class Endpoint:
     id: str
     task: Task
-    input: type[TextToVideoInput]  # the fields that all three share; the other two add their own
+    input: type[TextToVideoInput]  # the shared fields; the other two endpoints use subclasses with more
 
 
 ENDPOINTS = {

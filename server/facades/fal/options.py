@@ -1,4 +1,4 @@
-"""Headers and query parameters that say how a request is handled."""
+"""Headers and query parameters that determine how a request is handled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from server.jobs.job import Webhook
 LIFECYCLE = "x-fal-object-lifecycle"
 PREFERENCE = "x-fal-object-lifecycle-preference"
 PRIORITIES = {"normal": 0, "low": -1}
-LONGEST_SECONDS = 1e10  # beyond it there is no time limit
+LONGEST_SECONDS = 1e10  # a longer time counts as no limit
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Times are in seconds. None means no limit, for ever, or no webhook."""
+    """Times in seconds. None: no limit, no expiry, no webhook."""
 
     start_within: float | None = None
     keep_seconds: float | None = None
@@ -30,8 +30,7 @@ class Terms:
 
 
 class Lifecycle(BaseModel):
-    """Only the time in fal's lifecycle has an effect here: whoever knows a file's address may have the file. 0 means
-    for ever."""
+    """Of fal's lifecycle preference, only the expiry has an effect (0: never); anyone with a file's URL may read it."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -44,7 +43,7 @@ def of_run(request: Request) -> Terms:
 
 
 def of_submit(request: Request, base: str) -> Terms:
-    """`base`: this server's address as the caller knows it. Raises Rejected."""
+    """`base`: this server's URL as the client knows it. Raises Rejected."""
     run, url = of_run(request), request.query_params.get("fal_webhook", "")
     if url and not is_callable(url):
         raise Rejected(400, "fal_webhook must be an http or https address")
@@ -53,7 +52,8 @@ def of_submit(request: Request, base: str) -> Terms:
 
 
 def keep_seconds(headers: Headers, *names: str) -> float | None:
-    """How long to keep the file that a request brings or makes, from the first of these headers that it has."""
+    """How long to keep the file that a request uploads or generates, from the first of these headers that is present.
+    Raises Rejected."""
     for name in names:
         if value := headers.get(name):
             try:

@@ -1,6 +1,6 @@
-"""fal's file storage: uploads whole and in parts, as its two clients start and finish them.
+"""fal's file storage: uploads in one piece and in parts, in the forms of its two clients.
 
-The permission to upload is part of the URL. A file is found by its key; the name behind the key is for people.
+The permission to upload is part of the URL. A file is found by its key alone; the name after it is for people.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OURS = re.compile(r"/fal/files/([A-Za-z0-9_-]{32})/[^/]+")
 
 
 def file_of(context: Context, path: str) -> Artifact | None:
-    """The file at a path of this API, whatever prefix a proxy has put before it."""
+    """The file at a path of this API, which may begin with a proxy's prefix."""
     found = re.search(OURS.pattern + "$", path)
     return context.artifacts.find(found[1]) if found else None
 
@@ -39,7 +39,7 @@ class Storage:
         self.signing = context.signing
 
     def token(self, request: Request) -> Response:
-        """What the Python client uploads with until it has expired. Its clock needs the offset spelled out."""
+        """A token with which the Python client uploads until it expires. The client needs a UTC offset in the time."""
         until = int(time.time()) + TOKEN_SECONDS
         body = {
             "token": tokens.issue(self.signing, "files", until, owner=request.state.owner),
@@ -63,13 +63,13 @@ class Storage:
         return Json({"access_url": self._address(request, ticket.key, artifact.file_name)})
 
     def begin(self, request: Request) -> Response:
-        """The Python client's start of an upload in parts."""
+        """Starts an upload in parts by the Python client."""
         ticket = self._ticket_of_headers(request)
         token = ticket.token(self.signing, time.time() + UPLOAD_SECONDS)
         return Json({"access_url": self._address(request, ticket.key, ticket.name), "uploadId": token})
 
     async def initiate(self, request: Request) -> Response:
-        """The other way to start an upload, whether whole or in parts."""
+        """Starts any other upload, in one piece or in parts."""
         asked = NewFile.model_validate(await read_json(request) or {})
         ticket = self._ticket(request, asked.file_name, asked.content_type)
         address = self._address(request, ticket.key, ticket.name)
@@ -128,6 +128,6 @@ class Storage:
 
 
 def _plain(name: str, media_type: str) -> str:
-    """`name` in a form that can end an address. If it has no extension, that of its type is added."""
+    """`name` as the last part of a URL; if it has no extension, with that of its media type."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[/\\]", name)[-1])[-100:].strip(".-") or "file"
     return plain if "." in plain else plain + (mimetypes.guess_extension(media_type) or "")

@@ -1,4 +1,4 @@
-"""Signed tokens that this server issues and later recognizes. They hold no secret, and none is stored."""
+"""Signed tokens that this server issues and later verifies. They contain no secrets and are not stored."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Kind = Literal["files", "app", "upload"]
 
 
 def issue(signing: Signing, kind: Kind, until: float, **claims: Any) -> str:
-    """`until` in unix seconds."""
+    """`until`: unix seconds."""
     text = base64.urlsafe_b64encode(json.dumps({"until": until, **claims}).encode()).decode().rstrip("=")
     return f"{text}.{signing.token('fal', kind, text)}"
 
 
 def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
-    """The claims of a token that we issued and that has not expired, else None."""
+    """The claims of a valid token; None for an expired one or one that this server did not issue."""
     text, _, seal = token.partition(".")
     if not signing.allows(seal, "fal", kind, text):
         return None
@@ -30,7 +30,7 @@ def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Ticket:
-    """Permission to upload one file; its token is part of the address that the file is sent to."""
+    """The permission to upload one file; its token is part of the upload URL."""
 
     key: str
     name: str

@@ -1,7 +1,7 @@
-"""Hugging Face's inference calls for the CogVideoX models, which answer with the bytes of the video.
+"""Hugging Face's inference call for the CogVideoX models, which returns the bytes of the video.
 
-`app` has the URLs, `calls` the call, `models` the body; `intake` turns a body into a GenerationRequest; `errors` says
-what went wrong. `clients` are programs. There are no other answers and no webhooks.
+`app` has the route, `calls` the call, `models` the body; `intake` converts a body to a GenerationRequest; `errors`
+formats errors. `clients` contains example programs. There are no other calls and no webhooks.
 """
 
 from server.facades.facade import Facade

@@ -1,4 +1,4 @@
-"""Hugging Face's one call: `POST /hf-inference/models/{owner}/{name}` waits and answers with the video's bytes."""
+"""Hugging Face's only call: `POST /hf-inference/models/{owner}/{name}` waits and returns the video's bytes."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from server.jobs.job import Job, Status
 from server.jobs.order import Order
 
 FACADE = "huggingface"
-JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # JSON may begin with white space, or the byte order mark that some editors add
+JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # white space, or a byte order mark
 
 
 class HuggingFace:
@@ -48,7 +48,7 @@ class HuggingFace:
     async def _submit(self, request: Request, task: Task, model: str) -> Job:
         body = await read_body(request)
         image = None
-        # NOTE: the client sends a bare picture without a type, or with whatever its file's name suggests
+        # NOTE: the client sends a bare image without a media type, or with one derived from its file name
         if task is Task.I2V and body and not body.lstrip(JSON_BEGINS).startswith(b"{"):
             inputs, parameters = "", Parameters()
             image = await self.context.intake.picture(body, "inputs", owner=request.state.owner)

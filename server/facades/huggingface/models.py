@@ -1,6 +1,6 @@
 """The CogVideoX models as Hugging Face names them, and the body of its two tasks, text-to-video and image-to-video.
 
-Hugging Face states no ranges; these are what the engine takes.
+Hugging Face documents no ranges; these are the engine's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V",
 
 
 def task_of(owner: str, name: str) -> Task | None:
-    """What that model is for; None for one that is not CogVideoX. Case does not matter, as on the Hub."""
+    """The task of that model; None for one that is not CogVideoX. Case-insensitive, like the hub."""
     if owner.lower() not in [one.lower() for one in OWNERS]:
         return None
     checkpoint = published(name)
@@ -48,7 +48,7 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown parameters are ignored and null means absent; absent ones are the model's own."""
+    """Unknown parameters are ignored, null means absent; absent ones have the model's own default."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -70,7 +70,7 @@ class Parameters(BaseModel):
 
 
 class Inference(BaseModel):
-    """`inputs` is a prompt for text-to-video, and for image-to-video a picture: base64, a data URI or a URL."""
+    """`inputs` is a prompt for text-to-video; for image-to-video it is an image: base64, a data URI or a URL."""
 
     inputs: Annotated[str, AfterValidator(not_blank)] = Field(
         examples=["a red circle moves left", "a blue square moves right"]

@@ -1,6 +1,6 @@
-"""One vendor's app: FastAPI with the vendor's errors, the guard in front of it, and CORS around both.
+"""A vendor's app: FastAPI with the vendor's errors, with a guard in front of it and CORS around both.
 
-Knows: in which order these stand. Does not know: paths, bodies, shapes of errors.
+Knows: the order of these layers. Does not know: paths, bodies, shapes of errors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Admit = Callable[[Context, Request], None]
 
 
 def by_key(context: Context, request: Request) -> None:
-    """Lets a request in by the key in its headers. Raises Unauthorized."""
+    """Authenticates a request by the key in its headers. Raises Unauthorized."""
     without_last_slash(context, request)
     request.state.owner = context.keys.identify(request.headers)
 
@@ -47,9 +47,9 @@ def create_app(
     *schemas: type[BaseModel],
     admit: Admit = by_key,
 ) -> FastAPI:
-    """An app without routes; those that are added later have complete paths. `refuse` answers every exception;
-    `schemas` are the models of bodies that routes read themselves; `admit` rewrites a request's path and sets
-    `state.owner`, or raises."""
+    """Creates the app without its routes, which must have complete paths. `refuse` turns an exception into a response.
+    `schemas`: models of the bodies that routes read themselves. `admit` may rewrite a request's path, and sets
+    `state.owner` or raises."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in RAISED:
         app.add_exception_handler(kind, partial(refuse, context))
@@ -70,12 +70,13 @@ def add(
     shown: bool = True,
     **more: Any,
 ) -> None:
-    """A route; `extra` is added to its documentation; `shown` says whether it is documented at all."""
+    """Adds a route. `extra`: additions to its documentation. `shown`: whether it is documented at all."""
     app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra, include_in_schema=shown, **more)
 
 
 def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Request], Awaitable[Response]]:
-    """`call(request, *values)` as a route's function. FastAPI would treat extra parameters as query parameters."""
+    """A route function that calls `call(request, *values)`. FastAPI would treat further parameters of the function as
+    query parameters."""
 
     async def bound(request: Request) -> Response:
         return await call(request, *values)
@@ -84,11 +85,9 @@ def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Re
 
 
 class Guard:
-    """ASGI middleware: `admit` sees each HTTP request first. When it raises, the exception is answered and the app is
-    not called.
+    """ASGI middleware: calls `admit` for each HTTP request, and answers the exceptions it raises instead of the app.
 
-    The keys (set as `state.owner`) take turns, so that one cannot keep out the others. Refused requests take turns by
-    address.
+    Requests of different keys (`state.owner`) take turns, and so do refused requests of different addresses.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Guard:
         except (Unauthorized, Refused) as error:
             answer = self.refuse(request, error)
         owner = "" if answer is not None else getattr(request.state, "owner", None)
-        if owner is None:  # a key that comes with the body
+        if owner is None:  # the key is in the body
             await self.app(scope, receive, send)
             return
         async with in_turn(scope, holder(owner, request), send) as sending:
@@ -116,7 +115,7 @@ class Guard:
 
 
 def idempotency(request: Request) -> str | None:
-    """The idempotency key that the caller sent, so that a repeated call makes no second job. Raises RequestError."""
+    """The call's Idempotency-Key, which prevents a second job when the client retries. Raises RequestError."""
     name = request.headers.get(IDEMPOTENCY_KEY, "").strip()
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise RequestError(IDEMPOTENCY_KEY, f"must have at most {LONGEST_NAME} printable characters")
@@ -124,6 +123,6 @@ def idempotency(request: Request) -> str | None:
 
 
 def root(context: Context, request: Request, mount: str) -> str:
-    """Our URL up to the vendor's own paths. It includes `mount` if the request's path did."""
+    """Our URL up to the vendor's own paths, including `mount` if the request's path begins with it."""
     below = request.scope["path"].startswith(f"{mount}/")
     return f"{context.artifacts.base_url(request)}{mount if below else ''}"

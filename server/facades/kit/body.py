@@ -1,6 +1,6 @@
-"""Bodies of requests, read within their limits, and JSON answers.
+"""Reads request bodies within their limits, and writes JSON responses.
 
-Knows: bytes, JSON, the memory that bodies may take. Does not know: fields.
+Knows: bytes, JSON, the memory limits for bodies. Does not know: fields.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from starlette.types import Message
 from server.facades.kit.json_bodies import parsed
 from server.limits.bodies import MAX_BODY, SCOPE_KEY, SHORT, BodyTooLarge, Share
 
-STEP = 8 * 2**20  # bytes that are counted at a time of a body whose length is not known
+STEP = 8 * 2**20  # bytes to reserve at a time for a body of unknown length
 
 
 class Json(Response):
-    """JSON in ASCII: a caller's lone surrogate, repeated in an error, has no UTF-8 form but has this one."""
+    """JSON in ASCII, because a lone surrogate of the client's, quoted in an error, cannot be encoded in UTF-8."""
 
     media_type = "application/json"
 
@@ -30,7 +30,7 @@ class Json(Response):
 
 
 def check_length(request: Request, limit: int = MAX_BODY) -> int | None:
-    """Bytes of the body, None when the request does not say. Raises BodyTooLarge before any of it is read."""
+    """The length of the body in bytes, None if unknown. Raises BodyTooLarge before reading any of it."""
     length = body_length(request)
     if length is not None and length > limit:
         raise BodyTooLarge(limit)
@@ -50,7 +50,7 @@ async def collected(
     owner: str | None = None,
     begun: bytes = b"",
 ) -> bytes:
-    """`begun` and the rest of a body, counted as `owner`'s (the request's, its address's without one).
+    """Returns `begun` and the rest of a body, counted for `owner` (default: the request's owner or its address).
 
     Raises BodyTooLarge, TooManyBodies.
     """
@@ -61,20 +61,20 @@ async def collected(
     if share is not None and length is not None and length > SHORT:
         await share.take(owner, length)
         counted = length
-    body = io.BytesIO()  # whose value is no copy
+    body = io.BytesIO()  # its `getvalue` does not copy
     body.write(begun)
     async for chunk in chunks:
         body.write(chunk)
         if body.tell() > limit:
             raise BodyTooLarge(limit)
-        if share is not None and body.tell() > counted:  # a body that does not say how long it is
+        if share is not None and body.tell() > counted:  # the length of the body was unknown
             share.take_now(owner, STEP)
             counted += STEP
     return body.getvalue()
 
 
 def body_length(request: Request) -> int | None:
-    """Bytes of the body; None when the request does not say."""
+    """The length of the body in bytes; None if the request does not state it."""
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdecimal():
         return int(length[:20])
@@ -82,15 +82,15 @@ def body_length(request: Request) -> int | None:
 
 
 async def read_json(request: Request) -> Any:
-    """The document in the body, None when that is empty. Raises BadBody and what `read_body` raises."""
+    """The JSON document in the body, None if it is empty. Raises BadBody and what `read_body` raises."""
     return await parsed(await read_body(request), getattr(request.state, "owner", ""))
 
 
 def counted(
     request: Request, grow: Callable[[int], None], look: Callable[[bytes], None], limit: int = MAX_BODY
 ) -> Request:
-    """The same request, whose body is counted while it is read: `look` gets each piece, and `grow` its size, before the
-    reader has it.
+    """The same request with a body that is counted while being read: each piece is passed to `look`, and its size to
+    `grow`, before the reader gets it.
 
     Reading raises BodyTooLarge, and what these two raise.
     """

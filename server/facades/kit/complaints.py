@@ -1,7 +1,7 @@
-"""Pydantic's errors as a vendor's sentences, and the checks of single values that raise some of them.
+"""Pydantic's errors as a vendor's sentences, and checks of single values that raise such errors.
 
-Knows: pydantic's kinds of errors, what text can be stored, how much of a caller's own value an error repeats. Does not
-know: how a vendor names a field, which code goes with a sentence.
+Knows: pydantic's types of errors, what text can be stored, how much of a client's value an error quotes. Does not know:
+a vendor's names of fields, its error codes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.ranges import flaw
 
-MAX_PROMPT = 20_000  # characters: far more than any text encoder of the family reads
-NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs words
+MAX_PROMPT = 20_000  # characters: far more than the text encoders of these models read
+NO_PROMPT = "The scene comes to life with natural, smooth motion."  # CogVideoX needs a prompt
 LONGEST_URL = 8192  # characters
-SHOWN = 200  # characters of a caller's own value that an error repeats
+SHOWN = 200  # characters of a client's value that an error quotes
 OTHER = "other"
-# pydantic's kinds -> the key of WORDS that stands for all of them
+# pydantic's error types -> their common key in WORDS
 FAMILIES = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "integer"),
     **dict.fromkeys(("float_type", "float_parsing", "finite_number", "not_a_number"), "number"),
@@ -30,7 +30,7 @@ FAMILIES = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "object"),
     **dict.fromkeys(("greater_than_equal", "less_than_equal"), "range"),
 }
-# {range} is what `ranges` has for the field; the other names are pydantic's own
+# {range} is the field's entry in `ranges`; the other names are pydantic's own
 WORDS: Mapping[str, str] = {
     "missing": "{name} is required",
     "integer": "{name} must be an integer, got {given!r}",
@@ -52,8 +52,7 @@ WORDS: Mapping[str, str] = {
 def complaint(
     error: Mapping[str, Any], name: str, words: Mapping[str, str] = WORDS, ranges: Mapping[str, str] | None = None
 ) -> str:
-    """One of pydantic's errors as a sentence from `words`: the one for its kind, else for the kind's family, else for
-    OTHER."""
+    """The sentence for one of pydantic's errors: from `words` for its type, its family (FAMILIES), or OTHER."""
     kind, limits = error["type"], {key: plain(value) for key, value in error.get("ctx", {}).items()}
     template = words.get(kind) or words.get(FAMILIES.get(kind, OTHER)) or words[OTHER]
     own = {"name": name, "given": shown(error["input"]), "msg": error["msg"], "range": (ranges or {}).get(name, "")}
@@ -61,12 +60,12 @@ def complaint(
 
 
 def complaints(error: ValidationError, one: Callable[[Mapping[str, Any]], str]) -> str:
-    """All sentences about the error in one line, without repeats."""
+    """The sentences of all errors in one line, without duplicates."""
     return "; ".join(dict.fromkeys(one(dict(found)) for found in error.errors(include_url=False)))
 
 
 def ranges(*models: type[BaseModel]) -> dict[str, tuple[float, float]]:
-    """The least and greatest value of each field of these models that has both."""
+    """Field name -> (minimum, maximum), for each field of these models that has both."""
     return {
         name: (low, high)
         for model in models
@@ -81,12 +80,12 @@ def between(low: float, high: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A number without an unneeded decimal point; anything else unchanged."""
+    """A number without a superfluous decimal point; other values unchanged."""
     return f"{value:g}" if isinstance(value, float) else value
 
 
 def shown(value: Any) -> Any:
-    """`value` as it may be repeated in an error: short, and always valid in JSON."""
+    """`value` as an error may quote it: short, and always valid in JSON."""
     if isinstance(value, str):
         return value if len(value) <= SHOWN else f"{value[:SHOWN]}… ({len(value)} characters)"
     if isinstance(value, float):
@@ -113,21 +112,21 @@ def not_blank(text: str) -> str:
 
 
 def no_bool(value: Any) -> Any:
-    """Pydantic would take true for 1."""
+    """Refuses true and false, which pydantic would convert to 1 and 0."""
     if isinstance(value, bool):
         raise PydanticCustomError("not_a_number", "must be a number")
     return value
 
 
 def joined(value: Any) -> Any:
-    """Joins a list of texts; Hugging Face's client sends negative prompts as a list."""
+    """Joins a list of texts, the form in which Hugging Face's client sends negative prompts."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return ", ".join(part for part in value if part.strip())
     return value
 
 
 def is_blank(text: str | bytes) -> bool:
-    """Whether the text is only white space; of a long text, only the beginning is looked at."""
+    """Whether the text is only white space; checks only the beginning of a long one."""
     return not text[:MAX_PROMPT].strip()
 
 

@@ -1,7 +1,7 @@
-"""Pages of other origins: every one may call every API and read what it answers (CORS).
+"""CORS: lets web pages of any origin call every API and read the responses.
 
-Knows: the headers for it. Does not know: what a request is for. A page sends no key of its own accord, so that one
-which has none gets no further than any other caller without one; see docs/operations.md for servers without keys.
+Knows: the headers. Does not know: the requests. Browsers add no key automatically, so a page without one has no more
+access than any other client without one; for servers without keys see docs/operations.md.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, QUERY"
 NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]*")
-SECONDS = "600"  # a browser need not ask again
-# `*` is every header; the names are for those that do not know that
+SECONDS = "600"  # for which a browser may cache a preflight response
+# `*` means every header; the names are for browsers that do not support it
 EXPOSED = """
 *, accept-ranges, content-disposition, content-length, content-range, content-type, etag, last-modified, location,
 retry-after, openai-poll-after-ms, x-cogvideox-model, x-compute-time, x-cost, x-fal-billable-units, x-fal-error-type,
@@ -26,7 +26,7 @@ OPEN = {"access-control-allow-origin": "*", "access-control-expose-headers": ", 
 
 
 class Cors:
-    """ASGI: answers preflights, whatever they are about, and adds the headers to all answers to pages."""
+    """ASGI middleware: answers all preflight requests, and adds the headers to all responses to web pages."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -49,7 +49,7 @@ class Cors:
 
 
 def preflight(asked: Headers) -> Response:
-    """NOTE: `*` would not include Authorization, so the response names the headers that the preflight asks for."""
+    """NOTE: `*` would not include Authorization, so the response repeats the requested header names."""
     headers = {"access-control-allow-origin": "*", "access-control-allow-methods": METHODS}
     headers |= {"access-control-max-age": SECONDS, "vary": "Access-Control-Request-Headers"}
     if (names := asked.get("access-control-request-headers", "")) and NAMES.fullmatch(names):

@@ -1,4 +1,4 @@
-"""Exceptions as a vendor's answers: `Answers` has a field for each kind, and every vendor fills them all.
+"""Exceptions as a vendor's responses: `Answers` has a field for each kind, and every vendor sets all of them.
 
     ANSWERS = Answers(
         bad_json=lambda e: Failure(400, not_json(e)),
@@ -30,11 +30,11 @@ from server.media.uploads import UploadBroken
 
 F = TypeVar("F")
 
-HUNG_UP = "The caller hung up"  # which nobody reads
+HUNG_UP = "The caller hung up"  # the client no longer reads it
 
 
 class NotAnObject(Exception):
-    """The body is JSON, but not an object; `given` is what it is."""
+    """The body is JSON, but not an object. `given`: its value."""
 
     def __init__(self, given: Any) -> None:
         self.message = "The body must be a JSON object"
@@ -50,7 +50,7 @@ class BadForm(HTTPException):
 
 
 class Unavailable(HTTPException):
-    """The server cannot work at the moment, but will be able to later: 503."""
+    """The server cannot work at present, for a temporary reason: 503."""
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message)
@@ -58,7 +58,7 @@ class Unavailable(HTTPException):
 
 @dataclass(frozen=True)
 class Failure:
-    """The answer to a refused call, for vendors whose errors hold no more than this."""
+    """The response to a refused call, for vendors whose errors need only these fields."""
 
     status: int
     text: str
@@ -67,7 +67,7 @@ class Failure:
 
 
 class Refused(Exception):
-    """A vendor's own rules refuse the call; `failure` is the answer, of that vendor's type."""
+    """A call refused by a vendor's own rules. `failure`: the response, of that vendor's type."""
 
     def __init__(self, failure: Any) -> None:
         super().__init__(str(failure))
@@ -76,7 +76,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Answers(Generic[F]):
-    """What one vendor answers to each kind of exception; `F`: its type of a failure."""
+    """A vendor's response to each kind of exception. `F`: the vendor's type for failures."""
 
     no_key: Callable[[Unauthorized], F]
     invalid: Callable[[ValidationError], F]
@@ -101,7 +101,7 @@ class Answers(Generic[F]):
         return getattr(self, KINDS[kind])(error)  # type: ignore[no-any-return]
 
 
-# what a request's content causes; the other kinds are about the caller, the size or the state of the server
+# exceptions caused by a request's content; the other kinds concern the caller, the size or the server's state
 CONTENT: Mapping[type[Exception], str] = {
     ValidationError: "invalid",
     BadBody: "bad_json",

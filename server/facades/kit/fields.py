@@ -1,6 +1,6 @@
-"""The fields of a request, whether its body is JSON or a form, and which of them a façade stores with the job.
+"""The fields of a request, from a JSON body or a form; and the part of them that a façade stores with the job.
 
-Knows: media types, null, empty boxes of forms, how much the job table keeps. Does not know: which fields there are.
+Knows: media types, null, empty inputs of forms, how much to store. Does not know: a vendor's fields.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from server.facades.kit.forms import MULTIPART, URLENCODED, form_of, is_left_emp
 from server.facades.kit.json_bodies import parsed
 from server.jobs.job import Job
 
-KEPT = 64_000  # characters of a request's fields
-UNKNOWN, LONGEST_FIELD = 20, 60  # fields without effect that are named, and characters of one's name
+KEPT = 64_000  # characters of a request's fields to store
+UNKNOWN, LONGEST_FIELD = 20, 60  # unknown fields that a note names, and characters of one's name
 NOT_A_FIELD = "this server has no such field"
 
 
 class FormFile(bytes):
-    """A file in a form, with the name and type that the client gave it."""
+    """A file in a form, with the client's name for it."""
 
     name: str
     media_type: str
 
 
 async def read_fields(request: Request, forms: Collection[str] = (MULTIPART,)) -> dict[str, Any]:
-    """The fields that are neither null nor an empty box of a form. Values of a form are text or FormFile.
+    """The fields, without null values and empty inputs of a form. Values of a form are text or FormFile.
 
-    `forms`: the media types that are read as forms; all others count as JSON, and so does a urlencoded body that begins
+    `forms`: the media types to read as forms. All others are parsed as JSON, and so is an urlencoded body that begins
     like JSON, which `curl -d` sends. Raises BadBody, BadForm, NotAnObject, and what reading raises.
     """
     kind, body = media_type(request), await read_body(request)
@@ -48,7 +48,7 @@ def media_type(request: Request) -> str:
 
 
 def members(document: Any) -> dict[str, Any]:
-    """The fields of a JSON document, none where there is no body. Raises NotAnObject."""
+    """The fields of a JSON document; empty without a body. Raises NotAnObject."""
     if not isinstance(document, dict | None):
         raise NotAnObject(document)
     return document or {}
@@ -78,14 +78,14 @@ async def _file(given: UploadFile) -> FormFile | None:
 
 
 def kept(fields: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The known fields, without the images themselves, and at most KEPT characters altogether."""
+    """The fields with these names, abridged to KEPT characters in total; long values such as images are cut."""
     left = Left(KEPT)
     return {name[:SHOWN]: _abridged(fields[name], left) for name in names if fields.get(name) is not None}
 
 
 @dataclass
 class Left:
-    """Characters that may still be kept."""
+    """The number of characters that may still be stored."""
 
     characters: int
 
@@ -95,7 +95,7 @@ class Left:
 
 
 def _abridged(value: Any, left: Left, depth: int = 3) -> Any:
-    left.take(8)  # what a value takes besides its characters
+    left.take(8)  # the overhead of a value
     if isinstance(value, str):
         if len(value) > MAX_PROMPT or not left.take(len(value)):
             value = f"{value[:80]}… ({len(value)} characters)"
@@ -113,7 +113,7 @@ def _plain(key: str) -> str:
 
 
 def unknown(given: Iterable[str], known: Iterable[str]) -> list[str]:
-    """A note for each field that was sent and that the call does not have, at most UNKNOWN of them."""
+    """A note for each field of the request that the call does not have, at most UNKNOWN of them."""
     names = sorted(set(given) - set(known))
     said = [f"{_plain(name[:LONGEST_FIELD])}: ignored ({NOT_A_FIELD})" for name in names[:UNKNOWN]]
     return said if len(names) <= UNKNOWN else [*said, f"and {len(names) - UNKNOWN} more fields"]

@@ -1,7 +1,7 @@
 """Event streams of jobs.
 
-Knows: how long a stream may be silent, that one caller may hold only so many and no proxy may keep one back. Does not
-know: what an event says.
+Knows: how long a stream may be silent, the limit of streams per caller, the headers against buffering by proxies. Does
+not know: the content of events.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}  # 
 
 
 class EventStream(StreamingResponse):
-    """`place` is held as long as the stream lasts. What entering it raises is raised before anything is sent."""
+    """`place`: a context manager held while the stream lasts. If entering it raises, nothing has been sent yet."""
 
     def __init__(
         self, events: AsyncIterator[str], headers: Mapping[str, str], place: AbstractContextManager[None]
@@ -38,8 +38,8 @@ class EventStream(StreamingResponse):
 
 
 async def followed(jobs: Jobs, job_id: str, event: Callable[[Seen], str]) -> AsyncIterator[str]:
-    """`event` applied to the job now and after each change, until it has ended, is removed, or the server stops. After
-    KEEP_ALIVE seconds without text, a comment."""
+    """Yields `event` of the job now and after each change, until the job has ended or was deleted or the server stops;
+    yields a comment when `event` was empty for KEEP_ALIVE seconds."""
     last = time.monotonic()
     with suppress(KeyError):  # removed, or the server stops
         async with aclosing(jobs.follow(job_id)) as changes:

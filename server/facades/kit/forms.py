@@ -1,6 +1,6 @@
-"""Forms, read with a limit on what they cost: the parser is Python, and runs in the event loop.
+"""Reads forms, with limits on the CPU time, because the parser is written in Python and runs in the event loop.
 
-Knows: multipart, urlencoded. Does not know: which fields there are.
+Knows: multipart, urlencoded. Does not know: a vendor's fields.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from server.limits.bodies import MAX_BODY, BodyTooLarge
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 MOST_FIELDS = 1000
-MAX_URLENCODED = 2**20  # bytes: each escape takes the parser some hundred bytes and a microsecond
-PIECE = 64 * 2**10  # bytes that are parsed before other work gets a turn
+MAX_URLENCODED = 2**20  # bytes: each escape costs the parser some hundred bytes and a microsecond
+PIECE = 64 * 2**10  # bytes to parse before the event loop gets a turn
 FILE_TYPES = (b"image/", b"video/", b"audio/", b"application/octet-stream")
-PROBED = 1024  # a part counts as text if its first so many bytes are
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # except those that text uses, and ESC
+PROBED = 1024  # a part whose first bytes, this many, are text counts as text
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # control characters except those in text, and ESC
 UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # their decoders raise other errors, or take minutes
 
 
 class Parts(MultiPartParser):
-    """Also treats a part without a file name as a file, if its type is one of FILE_TYPES or it is not text.
+    """Also treats a part without a file name as a file if its media type is that of a file, or it is not text.
 
     NOTE: uses private attributes of Starlette's parser, which treats every part without a file name as text.
     """
@@ -60,7 +60,7 @@ class Parts(MultiPartParser):
 
 
 def _is_binary(data: bytes) -> bool:
-    """Whether this is neither UTF-8 nor text in an older encoding, which has no control characters."""
+    """Whether it is not UTF-8, and not text in an older encoding because it contains control characters."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)  # a character may be cut in two at the end
     except UnicodeDecodeError:
@@ -69,7 +69,7 @@ def _is_binary(data: bytes) -> bool:
 
 
 async def parsed_form(request: Request, **limits: int) -> FormData:
-    """`Request.form` with `Parts`. Raises BadForm for what cannot be parsed."""
+    """Like `Request.form`, but with `Parts`. Raises BadForm for a malformed form."""
     if parse_options_header(request.headers.get("content-type"))[0] != MULTIPART.encode():
         return await request.form(**limits)
     try:
@@ -79,15 +79,15 @@ async def parsed_form(request: Request, **limits: int) -> FormData:
 
 
 def is_left_empty(given: UploadFile) -> bool:
-    """Whether this is what a browser sends for a file box that was left empty, as opposed to an empty file."""
+    """Whether this is what a browser sends for a file input without a file, rather than an empty file."""
     return not given.size and not given.filename and given.content_type in (None, "", "application/octet-stream")
 
 
 class FormLimits:
-    """`check` sees each piece of the body before the parser does.
+    """Call `check` with each piece of the body before parsing it.
 
-    Raises BadForm for more than MOST_FIELDS fields, also empty ones, which the parser does not count, and for
-    one of UNSAFE_CHARSETS; BodyTooLarge for a long urlencoded body.
+    Raises BadForm for more than MOST_FIELDS fields, including empty ones, which the parser does not count, and for one
+    of UNSAFE_CHARSETS; BodyTooLarge for a long urlencoded body.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -113,12 +113,13 @@ class FormLimits:
 def _codec(charset: str) -> str:
     try:
         return codecs.lookup(charset).name
-    except (LookupError, ValueError):  # the parser takes another then
+    except (LookupError, ValueError):  # the parser then uses another charset
         return ""
 
 
 def _check_end(content_type: str, body: bytes) -> None:
-    """NOTE: the parser drops a part that is cut off, and the form would only seem to lack a field."""
+    """Raises BadForm for an incomplete form. NOTE: the parser silently drops an incomplete part, so that the form would
+    only seem to lack a field."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != MULTIPART.encode():
@@ -131,8 +132,8 @@ def _check_end(content_type: str, body: bytes) -> None:
 
 @asynccontextmanager
 async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
-    """The form in a body that was already read. Raises BadForm for one that cannot be parsed, BodyTooLarge,
-    DiskFull: files of more than 1 MiB lie in the temporary folder meanwhile."""
+    """Parses the form in a body that was already read. Raises BadForm for a malformed one, BodyTooLarge; DiskFull,
+    because files of more than 1 MiB are stored in the temporary folder meanwhile."""
     limits, at = FormLimits(request.headers.get("content-type", "")), 0
     limits.check(body)
     _check_end(request.headers.get("content-type", ""), body)

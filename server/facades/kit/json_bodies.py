@@ -1,8 +1,8 @@
-"""JSON in a client's body: what is refused, and how a large document is read without stopping everything else.
+"""Parses JSON bodies, with limits, and without blocking the server while a large one is parsed.
 
 Knows: limits on values, escapes, numbers. Does not know: fields, vendors' error shapes.
-The parser goes through a document in one call. So the long texts of a large one, which are files in base64, are cut out
-first and read step by step, and the parser gets the rest, with a mark in each place.
+The parser processes a document in one call. So the long texts of a large document, which are files in base64, are first
+cut out and decoded in steps, and the parser gets the rest, with a mark in place of each text.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, NoReturn
 
 from server.limits.steps import LARGE, STEP, in_turn, steps
 
-MAX_VALUES = 100_000  # in a body: the parser would take seconds for 100 MB of `0,0,0`
-MAX_ESCAPES = 4_000_000  # in a body; an image in base64 may have one in 64 characters, because of its slashes
-LONGEST_NUMBER = 1000  # characters; the time to parse a number grows with the square of its length
-LONG = 64 * 2**10  # bytes of a text that is cut out
+MAX_VALUES = 100_000  # per body: the parser would take seconds for 100 MB of `0,0,0`
+MAX_ESCAPES = 4_000_000  # per body: base64 of an image with escaped slashes has one in 64 characters
+LONGEST_NUMBER = 1000  # characters: parsing a number takes time quadratic in its length
+LONG = 64 * 2**10  # bytes; longer texts are cut out
 MOST_BESIDE = 8 * 2**20  # bytes of a document without its long texts
-ESCAPE = 6  # bytes of the longest, \u0041
-HALF_PAIR = (b"\\ud8", b"\\ud9", b"\\uda", b"\\udb")  # how the first half of a pair of escapes begins, in lower case
+ESCAPE = 6  # bytes of the longest escape, \u0041
+HALF_PAIR = (b"\\ud8", b"\\ud9", b"\\uda", b"\\udb")  # the beginnings of the first escape of a surrogate pair
 QUOTE, BACKSLASH = b'"\\'
-CONTINUATION = bytes(range(0x80, 0xC0))  # what follows the first byte of a character in UTF-8
+CONTINUATION = bytes(range(0x80, 0xC0))  # bytes after the first one of a UTF-8 character
 
 
 class BadBody(Exception):
-    """A body that is not a JSON document; `position` is the first character that is wrong."""
+    """The body is not valid JSON. `position`: the index of the invalid character."""
 
     def __init__(self, message: str, position: int = 0) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class BadBody(Exception):
 
 
 async def parsed(body: bytes, owner: str = "") -> Any:
-    """Like `parse_json`, but a large body is parsed in a thread, when it is this API key's turn."""
+    """Like `parse_json`, but a large body waits for this API key's turn and is parsed in a thread."""
     if len(body) <= LARGE:
         return parse_json(body)
     return await in_turn(owner, len(body), parse_json, body)
@@ -45,7 +45,7 @@ def parse_json(body: bytes) -> Any:
     """The document in `body`, None when it is empty (a JSON content type without a body is common). Raises BadBody."""
     if all(body[begin:end].isspace() for begin, end in steps(0, len(body))):
         return None
-    if _count(body, b",", b"[", b"{") > MAX_VALUES:  # what a picture in base64 has none of
+    if _count(body, b",", b"[", b"{") > MAX_VALUES:  # base64 contains none of these
         raise BadBody(f"The body holds more than {MAX_VALUES} values")
     if len(body) > MAX_ESCAPES and _count(body, b"\\") > MAX_ESCAPES:
         raise BadBody(f"The body holds more than {MAX_ESCAPES} escapes")
@@ -77,15 +77,15 @@ def _parsed(body: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Cut:
-    """`rest`: the document with a mark in the place of each long text. `longer`: how many characters longer each text
-    is than its mark."""
+    """A document without its long texts. `rest`: the document with a mark in place of each long text. `texts`: mark ->
+    text. `longer`: mark -> by how many characters its text is longer."""
 
     rest: bytes
     texts: dict[str, str]
     longer: dict[str, int]
 
     def position(self, at: int) -> int:
-        """The position in the whole document of a character of `rest`."""
+        """Converts an index in `rest` to the index in the whole document."""
         rest = self.rest.decode("utf-8-sig", "replace")
         return at + sum(longer for mark, longer in self.longer.items() if rest.find(mark) < at)
 
@@ -100,7 +100,7 @@ def _cut(body: bytes) -> Cut:
             pieces.append(body[kept:])
             break
         end = _end_of_text(body, begin)
-        if end < 0:  # nowhere: the parser says so
+        if end < 0:  # unterminated: the parser reports it
             pieces.append(body[kept:begin])
             break
         if end - begin > LONG:
@@ -118,7 +118,7 @@ def _cut(body: bytes) -> Cut:
 
 
 def _end_of_text(body: bytes, at: int) -> int:
-    """The position of the quote that ends the text which begins at `at`, or -1."""
+    """The index of the quote that ends the text beginning at `at`; -1 if there is none."""
     begin = at
     while (at := body.find(QUOTE, at)) >= 0 and _is_escaped(body, at, begin):
         at += 1
@@ -126,7 +126,7 @@ def _end_of_text(body: bytes, at: int) -> int:
 
 
 def _is_escaped(body: bytes, at: int, begin: int) -> bool:
-    """Whether an odd number of backslashes stands before `at` in the text that begins at `begin`."""
+    """Whether an odd number of backslashes precedes `at`, in the text beginning at `begin`."""
     run = at
     while run > begin and body[run - 1] == BACKSLASH:
         run -= 1
@@ -134,7 +134,7 @@ def _is_escaped(body: bytes, at: int, begin: int) -> bool:
 
 
 def _text(body: bytes, begin: int, end: int) -> tuple[str, int]:
-    """The text between two quotes, and how many characters it takes in the body. Raises BadBody."""
+    """The decoded text between two quotes, and its number of characters in the body. Raises BadBody."""
     pieces, characters, start = list[str](), 0, begin
     while start < end:
         stop = min(start + STEP, end)
@@ -157,7 +157,7 @@ def _characters(body: bytes, end: int) -> int:
 
 
 def _boundary(body: bytes, start: int, stop: int) -> int:
-    """The last place up to `stop` that is not within a character, an escape or a pair of escapes."""
+    """The last index up to `stop` that is not inside a character, an escape or a surrogate pair of escapes."""
     for _ in range(3):
         if body[stop] & 0xC0 == 0x80:
             stop -= 1

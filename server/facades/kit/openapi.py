@@ -1,4 +1,4 @@
-"""The documentation of calls that read their bodies themselves."""
+"""OpenAPI documentation for calls that read their bodies themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 
 def body_schema(*models: type[BaseModel], types: Iterable[str] = ("application/json",)) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads its body itself; `document` supplies what it refers to."""
+    """The `openapi_extra` of a route that reads its body itself; `document` adds the schemas it refers to."""
     refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
     return {"requestBody": {"required": True, "content": {media: {"schema": schema} for media in types}}}

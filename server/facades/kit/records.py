@@ -1,6 +1,6 @@
-"""Records of uploaded files, as vendors show them to the client that brought them.
+"""Records of uploaded files, in the form that a vendor shows to the client that uploaded them.
 
-Knows: a folder for each owner, and that a record ends with its file. Does not know: what a record says.
+Knows: a folder for each owner, and that a record is deleted with its file. Does not know: the content of a record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 class Records:
-    """`folder`: of one vendor. A record is found by the key of its file, and only by its owner."""
+    """`folder`: the vendor's. A record is found by its file's key, and only for its owner."""
 
     def __init__(self, context: Context, folder: Path) -> None:
         self._artifacts = context.artifacts
@@ -30,7 +30,7 @@ class Records:
         write_atomically(path, json.dumps(record).encode("ascii"))
 
     def find(self, owner: str, key: str) -> tuple[Record, Artifact] | None:
-        # only keys in our own form are looked up, so that no other text becomes part of a path
+        # looks for the file first: only a valid key finds one, so no other text becomes part of a path
         artifact = self._artifacts.find(key)
         record = None if artifact is None else _read(self._path(owner, key))
         return None if artifact is None or record is None else (record, artifact)

@@ -1,4 +1,4 @@
-"""Two pictures of 16x16 pixels and two clips of 32x16, so that the documentation's examples can be sent as they are."""
+"""Two images of 16x16 pixels and two clips of 32x16, so that the documentation's examples work unchanged."""
 
 RED = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR4nGP8z0AaYCJR/aiGUQ1DSA"

@@ -1,6 +1,6 @@
-"""How calls submit, find and await jobs.
+"""Finding jobs and waiting for them during a call.
 
-Knows: what ends a wait: the job, the caller, the server. Does not know: what is answered then.
+Knows: what ends a wait: the job, the caller, the server. Does not know: the response.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def submit_job(request: Request, jobs: Jobs, generation: GenerationRequest
 
 
 def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Job | None:
-    """The caller's own job with that id or number."""
+    """The caller's job with that id or number; None if there is none."""
     job = jobs.find(job_id, facade, request.state.owner)
     if job is not None:
         note_model(request, job.model)
@@ -37,16 +37,16 @@ def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Jo
 
 
 async def ended_within(request: Request, jobs: Jobs, job: Job, seconds: float) -> Job:
-    """The job once it has ended, or as it is after so many seconds. Returns `job` itself if too many calls wait, the
-    job is removed, or the server stops."""
+    """The job once it has ended, or in its state after `seconds`; `job` itself when too many calls are waiting, it was
+    deleted, or the server stops."""
     with suppress(KeyError, TooManyAtOnce), jobs.waits.held(holder(request.state.owner, request)):
         return await jobs.wait(job.id, timeout=max(0.0, seconds))
     return job
 
 
 async def ended(request: Request, jobs: Jobs, submit: Callable[[], Awaitable[Job]], *, one_shot: bool = False) -> Job:
-    """The job that `submit` makes, once it has ended. As `finished_or_dropped`, but raises ClientDisconnect when the
-    caller hung up, and TooManyAtOnce before the submission when too many calls of its owner wait."""
+    """Calls `submit` and returns its job once it has ended. Like `finished_or_dropped`, but raises ClientDisconnect if
+    the caller hung up, and TooManyAtOnce before the submission if too many calls of its owner are waiting."""
     with jobs.waits.held(holder(request.state.owner, request)):
         done = await finished_or_dropped(request, jobs, await submit(), one_shot=one_shot)
     if done is None:
@@ -55,13 +55,13 @@ async def ended(request: Request, jobs: Jobs, submit: Callable[[], Awaitable[Job
 
 
 async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_shot: bool = False) -> Job | None:
-    """The job once it is terminal; None when the caller hung up.
+    """The job once it has ended; None when the caller hung up.
 
-    `one_shot`: nobody can ask for the job after this call, so hanging up cancels it; other jobs go on. A call with an
-    Idempotency-Key is never one-shot, because its caller can repeat it.
+    `one_shot`: the client cannot get the job after this call, so hanging up cancels it; other jobs continue. It has no
+    effect for a call with an Idempotency-Key, because the client can repeat that.
 
-    Raises Unavailable when the server stops or no worker can start: the job stays queued if its caller can ask for it
-    later, else it is cancelled.
+    Raises Unavailable when the server stops or no worker can start; a one-shot job is then cancelled, others stay
+    queued.
     """
     one_shot = one_shot and job.idempotency is None
     waiting = asyncio.ensure_future(jobs.wait(job.id))
@@ -87,7 +87,7 @@ async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_sho
         return None
     finally:
         if not waiting.cancel() and not waiting.cancelled():
-            waiting.exception()  # or asyncio complains that nobody looked at it
+            waiting.exception()  # otherwise asyncio logs that it was never retrieved
         dropped.cancel()
 
 

@@ -1,7 +1,7 @@
-"""ModelsLab: text2video and img2video, with fetch, uploads and the other addresses these go by.
+"""ModelsLab: text2video and img2video, with fetch, uploads and all their alternative paths.
 
-`app` has the URLs, `calls` the calls, `models` the bodies, `uploads` files sent as base64; `intake` turns a body
-into a GenerationRequest; `answers` has a job in ModelsLab's words, `errors` everything else. `clients` are programs.
+`app` has the routes, `calls` the calls, `models` the bodies; `uploads` decodes files sent as base64; `intake` converts
+a body to a GenerationRequest; `answers` formats a job, `errors` formats errors. `clients` contains example programs.
 """
 
 from server.facades.facade import Facade

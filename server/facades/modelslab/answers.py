@@ -1,6 +1,6 @@
-"""A job in ModelsLab's words: processing, success, error; in an answer and in a webhook.
+"""A job in ModelsLab's form: processing, success, error; in a response and in a webhook.
 
-The URL of a video is promised before there is a video.
+The URL of a video is given out before the video exists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.jobs.job import Job, Status
 from server.webhooks import Letter
 from weights.catalog import plain_name, published
 
-USUAL_SECONDS = 30  # for a job without an estimate yet
+USUAL_SECONDS = 30  # the estimate for a job without any known duration
 LATER = "Try to fetch request after seconds estimated"
 TIP_LATER = "Send your key to fetch_result, or look at future_links, when eta seconds have passed"
 TIP_DONE = "The video is at the address in output; no key is needed to get it"
@@ -29,14 +29,14 @@ def film_url(job: Job, base: str) -> str:
 
 
 def meta(job: Job) -> dict[str, Any]:
-    """The parameters, reduced to their maxima. It includes those without effect, which `notes` names."""
+    """The parameters, reduced to their maxima, including those without effect, which `notes` names."""
     sent = {name: value for name, value in job.memo.items() if name not in ("notes", "track_id")}
     told = {name: ("no", "yes")[value] if isinstance(value, bool) else value for name, value in sent.items()}
     return {"model_id": told.pop("model_id", ""), **told, "seed": job.seed, "file_prefix": job.id}
 
 
 def notes(job: Job) -> list[str]:
-    """What this façade or the plan changed in the request."""
+    """The differences from the request, made by this façade and by the plan."""
     asked, said = str(job.memo.get("model_id", "")), []
     if published(asked) and asked not in TEXT_MODELS and plain_name(asked) != plain_name(job.model):
         said.append(f"model_id: {asked} -> {job.model} (what this server has)")
@@ -44,17 +44,17 @@ def notes(job: Job) -> list[str]:
 
 
 def eta(expected: float | None, position: int) -> int:
-    """Whole seconds, 1 at least."""
+    """Whole seconds, at least 1."""
     return USUAL_SECONDS * (position + 1) if expected is None else max(1, math.ceil(expected))
 
 
 def of_job(
     job: Job, base: str, position: int, expected: float | None = None, fetch_url: str | None = None
 ) -> dict[str, Any]:
-    """The answer about a job. `fetch_url` is given only when the job was just created: that answer says more until
-    there is a video.
+    """The response about a job. `fetch_url`: only in the response to its creation, which has more fields before the
+    video is finished.
 
-    `position`: jobs ahead of it. `expected`: seconds until there is a video, if there is an estimate.
+    `position`: jobs ahead of it. `expected`: estimated seconds until the video is finished, None if unknown.
     """
     if job.status is Status.SUCCEEDED:
         return _success(job, base)
@@ -102,7 +102,7 @@ def _seconds(job: Job) -> float:
 
 
 def letter(context: Context, job: Job, event: str) -> Letter | None:
-    """The body of the webhook for a job that has ended."""
+    """The webhook for a job that has ended; None for other events."""
     if event != "completed" or job.webhook is None:
         return None
     track_id = job.memo.get("track_id")

@@ -1,4 +1,4 @@
-"""ModelsLab's URLs."""
+"""ModelsLab's routes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.facades.modelslab.models import Fetch, FetchById, Upload
 
 MOUNTS = ("", "/modelslab")
 MAIN = "/api/v6/video"
-# fetch and base64_to_url are beside the generations in each of these
+# each of these prefixes also has fetch and base64_to_url
 ROOMS: dict[str, dict[str, Kind]] = {
     MAIN: {kind.name: kind for kind in (T2V, I2V, T2V_ULTRA, I2V_ULTRA)},
     "/api/v1/enterprise/video": {kind.name: kind for kind in (T2V, I2V, T2V_ULTRA, I2V_ULTRA)},

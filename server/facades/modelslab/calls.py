@@ -1,4 +1,4 @@
-"""ModelsLab's calls: generations that wait for a while, fetch, uploads, the videos themselves."""
+"""ModelsLab's calls: generations that wait for a while, fetch, uploads, the video files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
 
 FACADE = "modelslab"
-HOLD_SECONDS = 20.0  # for an answer; the vendor's async SDK gives up after 60
+HOLD_SECONDS = 20.0  # that a call may block; the vendor's async SDK times out after 60
 TEMP_SECONDS = 86_400.0
 UPLOAD_FIELDS = ("base64_string", "init_obj")
 UNKNOWN = {"status": "failed", "id": "", "output": "", "tip": "Check the id, and that it was made with this key"}
@@ -53,7 +53,7 @@ FILM = re.compile(r"(?:^|/)generations/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of generation, by the name ModelsLab's v6 gives it."""
+    """A kind of generation. `name`: as in ModelsLab's v6."""
 
     name: str
     input: type[Given]
@@ -102,7 +102,7 @@ class ModelsLab:
         return await self._answer(job, base, f"{base}{room}/fetch/{job.number}")
 
     async def fetch(self, request: Request) -> Response:
-        """The id comes in the path, in the query or in the body."""
+        """The id is in the path, the query or the body."""
         fields, _ = await self._fields(request)
         given = request.path_params.get("request_id") or request.query_params.get("request_id")
         if given is None:
@@ -138,7 +138,7 @@ class ModelsLab:
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
     def film(self, request: Request) -> Response:
-        """The file of a job, at the address that its answer announced. Whoever knows the address may have the file."""
+        """The video file of a job, at the URL that was given out in advance. Anyone with that URL may download it."""
         job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
@@ -148,7 +148,7 @@ class ModelsLab:
         return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
 
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
-        """The JSON body, whatever its content type, and the owner of the key that came with the request."""
+        """The JSON body (with any Content-Type), and the owner of the request's key."""
         identify = partial(self.context.keys.identify, request.headers)
         owner: str | None = None
         with contextlib.suppress(Unauthorized):
@@ -176,14 +176,14 @@ def _video_at(jobs: Jobs, path: str) -> Job | None:
     found = FILM.search(path)
     if found is None:
         return None
-    job = jobs.get(found[1])  # NOTE: the id is the permission, whoever's the job is
+    job = jobs.get(found[1])  # NOTE: the id is the permission, so any owner's job is found
     if job is None or job.facade != FACADE or job.request.output_format != found[2]:
         return None
     return job
 
 
 def _told(given: Given) -> dict[str, Any]:
-    """What is stored of a body and repeated in `meta`. Of a picture in the body, only the beginning is kept."""
+    """The part of a body to store and to show in `meta`; an embedded image is abbreviated to its beginning."""
     values = given.model_dump(exclude={"key", "webhook"})
     if (source := picture_of(given)) is not None and not source.startswith(("http:", "https:")):
         values["init_image"] = shown(source)
@@ -191,6 +191,6 @@ def _told(given: Given) -> dict[str, Any]:
 
 
 def _number(value: Any) -> int | None:
-    """A job's number, as a client repeats it."""
+    """A job's number as sent by a client; None for an invalid one."""
     text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None

@@ -1,4 +1,4 @@
-"""ModelsLab's errors: `{"status", "message", "tip"}`, with the status 200 for what it refuses, except in its v7."""
+"""ModelsLab's errors: `{"status", "message", "tip"}`, with status 200 for refused requests, except in its v7."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TIP = "Try again later; the server's log may say more"
 
 @dataclass(frozen=True)
 class Failure:
-    """`plain`: an error about the address itself, which is never sent with status 200."""
+    """`plain`: an error about the URL itself, which never has status 200."""
 
     code: int
     message: str
@@ -48,8 +48,8 @@ class Failure:
 
 
 def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json:
-    """A refusal has status 200 unless `setting`, or the version in the path, says otherwise. A failure of the server
-    never has."""
+    """A refusal has status 200, unless `setting` or the API version in the path demands the real code; errors of the
+    server always have the real code."""
     real = setting == "real" or path.removeprefix("/modelslab").startswith(V7)
     code = failure.code if real or failure.code >= 500 or failure.plain else 200
     return Json(failure.body, status_code=code, headers=dict(failure.headers))
@@ -76,7 +76,7 @@ WORDS = {
 
 
 def invalid(error: ValidationError, most: Mapping[str, float]) -> Refused:
-    """`most`: the greatest values of the body's fields."""
+    """`most`: the maxima of the body's fields."""
     return Refused(Failure(400, complaints.complaints(error, lambda one: _of_field(one, most))))
 
 

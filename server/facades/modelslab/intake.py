@@ -16,14 +16,14 @@ from server.facades.modelslab.models import (
 
 
 def limited(given: Given) -> tuple[Given, list[str]]:
-    """`given` with values above ModelsLab's maximum reduced to it, and a note on each."""
+    """`given` with values reduced to ModelsLab's maxima, and a note for each reduced one."""
     over = {name: most for name, most in given.MOST.items() if (getattr(given, name) or 0) > most}
     notes = [f"{name}: {shown(getattr(given, name))} -> {most} (the maximum)" for name, most in over.items()]
     return given.model_copy(update=over), notes
 
 
 def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, list[str]]:
-    """The request, and notes of what was changed."""
+    """The request, and notes about changes."""
     notes = []
     if not given.prompt.strip():
         notes.append(f"prompt: none -> {NO_PROMPT!r} (CogVideoX needs words)")
@@ -66,7 +66,7 @@ def _landscape(short: int) -> tuple[int, int]:
 
 
 def _enlarged(given: Sized) -> tuple[int, int]:
-    """The size the caller wants in the end. A side left out follows the other one."""
+    """The final size, after upscaling. A missing side is computed from the other one."""
     width, height = given.width, given.height
     if not isinstance(given, TextToVideo) or (given.upscale_width, given.upscale_height) == (None, None):
         return width, height

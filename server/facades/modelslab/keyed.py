@@ -1,4 +1,4 @@
-"""A body that may hold the key which permits it: it waits on disk until the key is found."""
+"""Reads a body that may itself contain the API key: stores it on disk until the key is found."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from server.facades.kit.body import body_length, collected
 from server.facades.kit.json_bodies import MAX_VALUES, BadBody
 from server.limits.bodies import MAX_BODY, SHORT, Bodies, BodyTooLarge
 
-SECONDS = 120.0  # for a body until its key is found
-STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; one address has at most a single one of the largest
+SECONDS = 120.0  # for receiving a body until its key is found
+STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; one address may have as much as one of maximum size
 LONGEST_KEY = 1024  # bytes
 
 INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -26,26 +26,26 @@ MARK = re.compile(rb'["{}\[\],:]')
 
 
 class KeyScanner:
-    """Finds the member `key` of a JSON object whose text comes in pieces; if there are several, the first one."""
+    """Finds the first field `key` of a JSON object that arrives in pieces."""
 
     def __init__(self) -> None:
         self.key: str | None = None
         self._depth = 0
         self._marks = 0
         self._in_string = False
-        self._text: bytearray | None = None  # of the string that is being read, if that may be a name or the key
+        self._text: bytearray | None = None  # the text of the present string, if it may be a name or the key
         self._name = ""
         self._is_value = False
         self._rest = b""
 
     def feed(self, piece: bytes) -> None:
-        """Raises BadBody for a body with more values than any may have."""
+        """Raises BadBody for a body with too many values."""
         data, at = self._rest + piece, 0
         self._rest = b""
         while at < len(data) and self.key is None:
             if self._in_string:
                 end = self._inside(data, at)
-                if data[end : end + 1] == b"\\":  # an escape whose second half is still missing
+                if data[end : end + 1] == b"\\":  # the rest of the escape is in the next piece
                     self._rest = data[end:]
                     return
                 if end == len(data):
@@ -104,9 +104,9 @@ async def read(
     identify: Callable[[str | None], str],
     grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
-    """The body and its owner. The owner is None for a short body, whose key can be found after parsing.
+    """The body and its owner; None as owner for a short body, whose key can be looked up after parsing.
 
-    `grow` gets the size of each piece before the piece is written. Raises Unauthorized as soon as that is certain;
+    `grow` is called with the size of each piece before it is written. Raises Unauthorized as soon as that is certain;
     BodyTooLarge, TooManyBodies, BadBody, DiskFull; HTTPException 408.
     """
     length = body_length(request)
@@ -134,7 +134,7 @@ async def read(
                             owner = identify(scanner.key)
                             break
                     if owner is None and read > SHORT:
-                        identify(None)  # says what is wrong with the keys of the headers
+                        identify(None)  # raises Unauthorized about the keys in the headers
                     file.seek(0)
                     if owner is None:
                         return file.read(), None

@@ -37,7 +37,7 @@ def _address(url: str) -> str:
 
 
 def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
-    """Accepts one of `known`, or the name of a published checkpoint that is made for the task."""
+    """A check for one of these names, or the name of a published checkpoint for the task."""
 
     def check(name: str) -> str:
         checkpoint = published(name)
@@ -68,8 +68,8 @@ Side = Annotated[Int, Field(ge=16)]
 
 
 class Body(BaseModel):
-    """What all generations have. Unknown fields are ignored; null and empty text mean absent. `MOST`: the values more
-    is taken for. `IGNORED`: the fields without effect, with the vendor's default and why."""
+    """Fields of all generations. Unknown fields are ignored; null and empty text mean absent. `MOST`: maxima, to which
+    larger values are reduced. `IGNORED`: fields without effect, with the vendor's default and the reason."""
 
     model_config = ConfigDict(allow_inf_nan=False)
     MOST: ClassVar[Mapping[str, float]] = {}
@@ -92,7 +92,7 @@ class Body(BaseModel):
 
 
 class Sized(Body):
-    """What text2video and img2video have in common."""
+    """The common fields of text2video and img2video."""
 
     height: Side = Field(512, description="512 at most", examples=[512, 256])
     width: Side = Field(512, description="512 at most", examples=[512, 384])
@@ -102,7 +102,7 @@ class Sized(Body):
 
 
 SIZED = {"height": 512, "width": 512, "num_frames": 25, "num_inference_steps": 50, "guidance_scale": 8, "fps": 16}
-SECOND_PASS = (None, "there is no second pass of a model")  # without these fields none is asked for
+SECOND_PASS = (None, "there is no second pass of a model")  # None, the default, requests no second pass
 SVD = "an SVD-only parameter"
 DISTILLED = "it is a distilled model's; CogVideoX's own is used"
 
@@ -141,7 +141,7 @@ class TextToVideoFusion(TextToVideo):
 
 
 class ImageToVideo(Sized):
-    """`img2video`. Without a prompt, the video is made from the picture alone."""
+    """`img2video`. The prompt is optional."""
 
     MOST = SIZED
     IGNORED = {
@@ -169,7 +169,7 @@ class TextToVideoUltra(Body):
     """`text2video_ultra`: the parameters of a distilled model."""
 
     MOST = {"resolution": 480, "num_frames": 161, "fps": 18}
-    IGNORED = {  # the defaults are what the vendor's own client sends
+    IGNORED = {  # the defaults are those of the vendor's own client
         "model_id": ("", "it is the model served here, whatever is named"),
         "num_inference_steps": (8, DISTILLED),
         "guidance_scale": (1, DISTILLED),

@@ -22,8 +22,7 @@ FIRST_BYTES = (
 
 
 def decoded(text: str) -> tuple[list[bytes], str]:
-    """The bytes of a data URI or of plain base64, in pieces, and their media type as stated or as recognized ("" if
-    neither).
+    """The decoded pieces of a data URI or of plain base64, and the media type: as given, or by the first bytes, or "".
 
     Raises ValueError with the reason.
     """
@@ -39,6 +38,6 @@ def decoded(text: str) -> tuple[list[bytes], str]:
         raise ValueError("it is neither a data: URI nor base64") from None
     if not pieces:
         raise ValueError("the file is empty")
-    start = b"".join(pieces[:2])  # a short file's last bytes are a piece of their own
+    start = b"".join(pieces[:2])  # two, because the last bytes of a short file are a separate piece
     said = head.media_type if head is not None else ""
     return pieces, said or next((kind for first, kind in FIRST_BYTES if first.match(start)), "")

@@ -1,7 +1,7 @@
-"""OpenAI: `/v1/videos`, with the files and models its clients ask for.
+"""OpenAI: `/v1/videos`, with the files and models that its clients request.
 
-`app` has the URLs, `calls` and `files` the calls, `models` the bodies; `intake` turns a body into a GenerationRequest;
-`answers` has a job in OpenAI's words, `errors` everything else.
+`app` has the routes, `calls` and `files` the calls, `models` the bodies; `intake` converts a body to a
+GenerationRequest; `answers` formats a job, `errors` formats errors.
 """
 
 from server.facades.facade import Facade

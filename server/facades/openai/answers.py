@@ -15,7 +15,7 @@ from server.jobs.job import Job, Status
 from weights.catalog import plain_name
 
 PREFIX = "video_"
-SORA = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")  # programs ask for these; the models served here answer
+SORA = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")  # programs use these names; here they mean the served model
 LISTED_SORA = ("sora-2", "sora-2-pro", "sora-2-2025-10-06", "sora-2-2025-12-08", "sora-2-pro-2025-10-06")
 WORDS = {
     Status.QUEUED: "queued",
@@ -37,8 +37,7 @@ def job_id_of(video_id: str) -> str | None:
 
 
 def video(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """OpenAI's video object, with two members of our own: the `url` of the video, and `notes` on what differs from the
-    request."""
+    """With two additional fields: the video's `url`, and `notes` on differences from the request."""
     plan, request, asked = job.plan or {}, job.request, job.memo.get("model", "")
     seconds = request.duration or (request.num_frames or 0) / (request.fps or 1)
     failed = WORDS[job.status] == "failed"
@@ -62,7 +61,7 @@ def video(context: Context, job: Job, base: str) -> dict[str, Any]:
 
 
 def notes(job: Job) -> list[str]:
-    """What differs from the request: another model, fields without effect, what the plan changed."""
+    """The differences from the request: another model, fields without effect, changes by the plan."""
     asked, said = job.memo.get("model", ""), []
     if asked and not SORA.fullmatch(asked) and plain_name(asked) != plain_name(job.model):
         said.append(f"model: {asked} -> {job.model} (what is served here for {job.request.task})")

@@ -1,4 +1,4 @@
-"""OpenAI's URLs, and the parameters of its lists."""
+"""OpenAI's routes, and the parameters of its lists."""
 
 from __future__ import annotations
 

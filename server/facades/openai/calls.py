@@ -32,14 +32,14 @@ FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
 PAGE, LONGEST_PAGE = 20, 100
 VARIANTS = ("video", "thumbnail", "spritesheet")
-REMEMBERED = 1000  # deleted videos whose place in the list is known
+REMEMBERED = 1000  # deleted videos to remember as positions in the list
 
 
 class Videos:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-        # a program that lists its videos and deletes each one asks for the page after a deleted one
+        # a program that deletes videos while listing them requests the page after a deleted one
         self.deleted: OrderedDict[str, Job] = OrderedDict()
 
     async def create(self, request: Request) -> Response:
@@ -71,7 +71,7 @@ class Videos:
             raise Refused(400, "Only a completed video can be remixed.", "video_id", "video_not_completed")
         if old.request.image is not None:
             await run_in_threadpool(self.context.intake.again, old.request.image, "video_id")
-        # Extend only if the old request asked for it: the server's setting may have changed since.
+        # keep `extend` only if the client set it; otherwise the server's present setting decides
         asked = "extend" in old.memo or "extend" in str(old.memo.get("extra_params"))
         extend = old.request.extend if asked else None
         fresh = replace(old.request, prompt=given.prompt, asked_prompt=None, prompt_note=None, extend=extend)
@@ -146,7 +146,7 @@ class Videos:
     def models(self) -> Response:
         infos = {info.name: info for info in self.context.served.by_task.values()}
         usual = next(iter(infos.values()), None)
-        if usual is not None:  # what these names stand for
+        if usual is not None:  # the model that these names mean
             infos |= dict.fromkeys(answers.LISTED_SORA, usual)
         return Json({"object": "list", "data": [answers.model(name, info) for name, info in infos.items()]})
 

@@ -1,6 +1,6 @@
 """OpenAI's errors: `{"error": {message, type, param, code}}`.
 
-NOTE: its clients retry after 408, 409, 429 and everything from 500 on, unless told not to.
+NOTE: its clients retry after 408, 409, 429 and 5xx, unless a header forbids it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def respond(failure: Failure) -> Json:
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
-    """404 for a wrong method too: editing, extending and characters are calls of OpenAI's that are not served."""
+    """Answers 404 for a wrong method too, because it means a call of OpenAI's that is not supported (editing,
+    extending, characters)."""
     if isinstance(error, HTTPException) and error.status_code in (404, 405):
         what = f"{request.method} {request.scope['path'][:200]}"
         text = f"Invalid URL ({what}): this server makes videos only, with POST /v1/videos"
@@ -67,7 +68,7 @@ def _of_http(error: HTTPException) -> Failure:
 
 
 def of_job(job: Job) -> Failure:
-    """Why a job has no video, for the caller who waited for it."""
+    """Why a job has no video, for a call that waited for it."""
     if job.status is Status.CANCELLED:
         return Failure(500, "The video was cancelled", None, "cancelled", "server_error", FINAL)
     error = reason(job)
@@ -81,7 +82,7 @@ def _of_request(name: str, message: str) -> Failure:
     return Failure(400, f"Invalid '{name}': {message}" if name else message, name or None, "invalid_value")
 
 
-RANGES = {  # the message names both ends of a range, whichever was exceeded
+RANGES = {  # a message names both ends of a range
     written.format(name): complaints.between(*ends)
     for model, written in ((CreateVideo, "{}"), (ExpiresAfter, "expires_after[{}]"), (Adapter, "lora[{}]"))
     for name, ends in complaints.ranges(model).items()
@@ -120,7 +121,7 @@ def _of_json(error: BadBody) -> Failure:
 
 
 def _of_queue(error: QueueFull) -> Failure:
-    text = f"Rate limit reached: {error.message}"  # its clients do not follow a retry-after of more than a minute
+    text = f"Rate limit reached: {error.message}"  # its clients do not wait longer than a minute
     return Failure(429, text, None, "rate_limit_exceeded", "rate_limit_error", retry_after(error))
 
 

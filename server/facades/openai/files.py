@@ -1,4 +1,4 @@
-"""OpenAI's files: images uploaded beforehand and named by their id in a video request."""
+"""OpenAI's files: images that are uploaded first and then referenced by id in a video request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def records_of(context: Context) -> Records:
 
 
 def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> tuple[Record, Artifact]:
-    """The record and the file of an id that this owner was given. Raises Refused."""
+    """The record and the file of this owner's id. Raises Refused."""
     found = records_of(context).find(owner, file_id.removeprefix(PREFIX)) if ID.fullmatch(file_id) else None
     if found is None:
         raise Refused(404, f"No such File object: {file_id[:100]}", param, "not_found")

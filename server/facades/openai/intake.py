@@ -1,4 +1,4 @@
-"""OpenAI's fields -> GenerationRequest: images and LoRAs fetched, model names checked."""
+"""OpenAI's fields -> GenerationRequest: fetches images and LoRAs, checks model names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.facades.openai.files import find
 from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
 from weights.catalog import published
 
-BAGS = {  # vLLM-Omni's objects -> fields that are taken from them, unless given outside them
+BAGS = {  # vLLM-Omni's nested objects -> their fields that are used unless the same field is given at the top level
     "video_params": ("num_frames", "fps", "width", "height"),
     "extra_params": (
         "negative_prompt",
@@ -51,7 +51,7 @@ def validated(fields: dict[str, Any]) -> CreateVideo:
 
 
 def notes(context: Context, fields: dict[str, Any], given: CreateVideo) -> list[str]:
-    """Which of the fields that were sent have no effect, and why."""
+    """A note for each field of the request without effect, with the reason."""
     sent = dict(fields)
     for bag, members in BAGS.items():
         held = opened(fields.get(bag))
@@ -71,7 +71,7 @@ def notes(context: Context, fields: dict[str, Any], given: CreateVideo) -> list[
 
 
 def _overruled(given: CreateVideo) -> Iterator[tuple[str, str]]:
-    """Fields that were sent but have no effect because of another field, with that field."""
+    """Fields of the request that another field overrides, each with a reason."""
     set_here = given.model_fields_set
     for name, side in zip(("width", "height"), given.size.split("x") if given.size else (), strict=False):
         if getattr(given, name) not in (None, int(side)):
@@ -102,7 +102,7 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
         if drawn_rate > MAX_FPS:
             message = f"{rate} frames a second become {drawn_rate}, at most {MAX_FPS} are possible"
             raise Refused(400, f"Invalid '{DRAWN}': {message}", DRAWN, "invalid_value")
-        if frames is not None and rate != own_rate:  # the length is the one without drawn frames
+        if frames is not None and rate != own_rate:  # keep the duration that the frames have without interpolation
             seconds = max(MIN_SECONDS, frames / rate)
             frames = None
     size = given.size or (None if given.width or given.height else DEFAULT_SIZE)
@@ -136,8 +136,8 @@ async def _loras(context: Context, given: CreateVideo, task: Task, owner: str) -
 
 
 def _check_model(context: Context, name: str | None, task: Task) -> None:
-    """The name of a served model or a published checkpoint stands for all served models, as one name does at OpenAI.
-    Whether there is a picture decides which of them answers."""
+    """Accepts any served model and any published checkpoint. As at OpenAI, one name covers both tasks: whether the
+    request has an image decides which served model is used."""
     if name is None or answers.SORA.fullmatch(name):
         return
     served = context.served.by_task

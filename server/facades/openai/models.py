@@ -20,13 +20,13 @@ from server.facades.kit.samples import BLUE, RED
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
 PURPOSES = ("user_data", "vision", "assistants", "batch", "fine-tune", "evals")
-FORMS = (MULTIPART, URLENCODED)  # its clients send forms even without a file
+FORMS = (MULTIPART, URLENCODED)  # its clients send forms, even without a file
 MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
 NO_SOUND = "CogVideoX makes silent videos"
 ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
 INTERPOLATION = "the network that draws frames is the server's own"
-IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: the value that asks for nothing, and why
+IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: the neutral value, and the reason
     "flow_shift": (None, "CogVideoX's schedulers have no shift"),
     "guidance_scale_2": (None, ONE_TRANSFORMER),
     "boundary_ratio": (None, ONE_TRANSFORMER),
@@ -41,7 +41,7 @@ IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: th
 
 @dataclass(frozen=True)
 class FileId:
-    """A file that was uploaded before."""
+    """The id of an uploaded file."""
 
     id: str
 
@@ -51,7 +51,7 @@ def _wrong(message: str) -> PydanticCustomError:
 
 
 def nested(fields: dict[str, Any]) -> dict[str, Any]:
-    """`fields` with the objects that a form spells `name[member]`."""
+    """`fields` with the form's `name[member]` fields converted to objects."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         member = MEMBER.fullmatch(name)
@@ -63,7 +63,7 @@ def nested(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(value: Any) -> Any:
-    """An object that a form carries as JSON in a text; anything else as it is."""
+    """Parses an object that a form contains as JSON text; other values unchanged."""
     if isinstance(value, str) and value[:MAX_PROMPT].lstrip().startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
@@ -78,7 +78,7 @@ def _object(value: Any) -> Any:
 
 
 def _picture(value: Any) -> Any:
-    """str (URL, data URI, base64), bytes, or FileId."""
+    """Converts a reference image to str (URL, data URI, base64), bytes, or FileId."""
     value = opened(value)
     if isinstance(value, dict):
         given = {name: value[name] for name in ("image_url", "file_id") if value.get(name) is not None}
@@ -97,7 +97,7 @@ def _picture(value: Any) -> Any:
 
 
 def _lora(value: Any) -> Any:
-    """Accepts each of the names that vLLM-Omni has for a member."""
+    """Accepts all of vLLM-Omni's alternative names of the fields."""
     value = opened(value)
     if isinstance(value, str):
         return {"path": value}

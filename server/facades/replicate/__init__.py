@@ -1,9 +1,8 @@
 """Replicate: predictions by model, version and deployment, with models, files and webhooks.
 
-`app` has the addresses; `calls` makes predictions, `watch` shows them to browsers, `files` takes uploads and `about`
-answers everything else. `models` says what a request may contain, `catalog` describes that to clients, `answers` and
-`logs` put a job into Replicate's words, `webhook` signs them, `errors` says what is wrong. `clients` are programs that
-use it.
+`app` has the routes; `calls` handles predictions, `watch` shows them to browsers, `files` handles uploads and `about`
+the read-only calls. `models` defines the input, `catalog` describes the models, `answers` and `logs` format a job,
+`webhook` signs webhooks, `errors` formats errors. `clients` contains example programs.
 """
 
 from server.facades.facade import Facade

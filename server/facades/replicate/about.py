@@ -1,4 +1,4 @@
-"""Replicate's calls that only read: models, versions, deployments, collections, the account, the webhook secret."""
+"""Replicate's read-only calls: models, versions, deployments, collections, the account, the webhook secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Replicate's clients need that their requests do not say; the user agent tells the clients apart."""
+"""Requirements of Replicate's clients that their requests do not state; the user agent identifies the client."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal
 
 from server.facades.ai_sdk import refuses
 
-# what `run()` of these returns has `read()` only for https: and data:. Before 1.0 it gave back the text itself.
-# _ModuleClient is the beta's `replicate.run()` without a client of one's own
+# In these clients, `run()` returns a file whose `read()` works only for https: and data: URLs. Before 1.0 it returned
+# the text itself. _ModuleClient: `replicate.run()` of the beta, called without creating a client
 FILES = re.compile(r"(?:replicate-(?:python|javascript)/|(?:Replicate|AsyncReplicate|_ModuleClient)/Python )(\d{1,9})")
 
-# seconds that a call may block: short enough that the client does not give up and send the request again
-LONGEST_WAIT = 54.0  # the answer must arrive within 55
-LONGEST_WAIT_OF_0 = 25.0  # replicate-python before 1.0, which gives up after 30
+# seconds that a call may block, so that the response arrives before the client times out and maybe repeats the request
+LONGEST_WAIT = 54.0  # so that the response arrives within 55 seconds
+LONGEST_WAIT_OF_0 = 25.0  # replicate-python before 1.0 times out after 30
 OF_0 = "replicate-python/0."
-OWN_TIMEOUT = "x-stainless-read-timeout"  # the beta says when it gives up: after 60 unless its user says otherwise
+OWN_TIMEOUT = "x-stainless-read-timeout"  # the beta sends its timeout, by default 60 seconds
 SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?", re.ASCII)
 
 
@@ -30,15 +30,14 @@ def longest_wait(headers: Mapping[str, str]) -> float:
 
 
 def reads_files(agent: str) -> bool:
-    """Whether the client with this user agent turns an output into a file, which works only with an https address or
-    data."""
+    """Whether the client with this user agent converts outputs to files, which works only for https: and data: URLs."""
     found = FILES.match(agent)
     return found is not None and int(found[1]) >= 1
 
 
 def is_data(setting: Literal["auto", "url", "data"], agent: str, base: str, waited_for: bool) -> bool:
-    """Whether to answer with the video's data. `waited_for`: a client that reads files created the prediction, with
-    `Prefer: wait`. `base`: our address."""
+    """Whether to send the video as a data: URI. `waited_for`: a client for which `reads_files` is true created the
+    prediction with `Prefer: wait`. `base`: our URL."""
     if setting != "auto":
         return setting == "data"
     if reads_files(agent):

@@ -28,12 +28,12 @@ WORDS = {
 
 
 def public_id(job_id: str) -> str:
-    """26 characters of lower-case base32, as Replicate's ids are."""
+    """The id in Replicate's form: 26 characters of lower-case base32."""
     return base64.b32encode(uuid.UUID(job_id).bytes).decode().rstrip("=").lower()
 
 
 def job_id(public: str) -> str | None:
-    """The job behind a public id; None for what is none."""
+    """The job's id for a public id; None for an invalid one."""
     try:
         raw = base64.b32decode(public.upper() + "======")
     except (binascii.Error, ValueError):
@@ -49,7 +49,7 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def waiting(job: Job) -> Job:
-    """`job` as Replicate shows it when a blocking call runs out of time: its clients treat any status but `starting` as
+    """`job` as Replicate reports it when a blocking call times out: its clients take any status except `starting` for
     the end."""
     return replace(job, status=Status.QUEUED, started_at=None)
 
@@ -57,8 +57,8 @@ def waiting(job: Job) -> Job:
 def prediction(
     context: Context, job: Job, base: str, root: str, lines: Iterable[LogLine], *, as_data: bool = False
 ) -> dict[str, Any]:
-    """`base` is our address, `root` the same up to Replicate's `/v1`. `as_data`: contains the video itself instead of
-    its address."""
+    """`base`: our URL. `root`: our URL up to Replicate's `/v1`. `as_data`: the video as a data: URI instead of its
+    URL."""
     body: dict[str, Any] = {
         "id": public_id(job.id),
         "model": job.endpoint,
@@ -84,7 +84,7 @@ def prediction(
 
 
 def urls(context: Context, job: Job, root: str) -> dict[str, str]:
-    """Stream and page are opened by browsers, which send no key, so their addresses are unguessable."""
+    """The URLs of stream and page contain a token, because browsers open them without sending a key."""
     here = f"{root}/v1/predictions/{public_id(job.id)}"
     token = context.signing.token(NAME, job.id)
     return {

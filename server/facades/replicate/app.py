@@ -1,4 +1,4 @@
-"""Replicate's URLs, and which of them need no key."""
+"""Replicate's routes, and which of them need no key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from server.facades.replicate.models import (
 from server.facades.replicate.watch import Watch
 
 MOUNTS = ("", "/replicate")
-SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # OpenAI has these too: documented under /replicate
+SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # also OpenAI's, so these are documented under /replicate
 KEYLESS = re.compile(r"(/replicate)?/v1/predictions/\w+/(stream|web)/\w+")
 ALIASES = ("christophy/cogvideox",)  # same input as another model
 

@@ -42,14 +42,14 @@ from server.jobs.order import Order
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
-WAITED = "_waited_for"  # in a memo: created with `Prefer: wait` by a client that reads files
-INPUTS = 100  # fields of an input that are kept
+WAITED = "_waited_for"  # in a memo: created with `Prefer: wait` by a client for which `reads_files` is true
+INPUTS = 100  # fields of an input to store
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A requested prediction, before its input is checked."""
+    """A requested prediction whose input is not yet validated."""
 
     model: Model
     version: str
@@ -149,7 +149,7 @@ class Predictions:
             return await run_in_threadpool(self._list, request)
 
     def _list(self, request: Request) -> Response:
-        """Newest first. A cursor names the prediction after or before which a page begins."""
+        """Newest first. A cursor names the prediction after which a page begins, and the direction."""
         direction, _, behind = request.query_params.get("cursor", "").partition(".")
         owner, limit = request.state.owner, PAGE + 1
         if not direction:
@@ -197,7 +197,7 @@ class Predictions:
 
 
 def wait_seconds(request: Request) -> float:
-    """How long a call may block, from its header Prefer; 0 means not at all."""
+    """How many seconds a call should block, from its Prefer header; 0 for not at all."""
     for part in re.split("[,;]", request.headers.get("prefer", "").lower()):
         name, equals, value = (piece.strip(' "') for piece in part.partition("="))
         if name == "wait" and not equals:
@@ -208,7 +208,7 @@ def wait_seconds(request: Request) -> float:
 
 
 def _duration(after: str) -> float | None:
-    """Seconds, of the header Cancel-After: `30`, `30s`, `5m`, `1h30m45s`."""
+    """The seconds in a Cancel-After header: `30`, `30s`, `5m`, `1h30m45s`. None if empty."""
     if not (text := after.strip().lower()):
         return None
     parts = DURATION.fullmatch(text)
@@ -221,7 +221,7 @@ def _duration(after: str) -> float | None:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The body, without the nulls in it and in its input."""
+    """The fields of the body, without null values in it and in its `input`."""
     fields = present(members(await read_json(request)))
     if isinstance(fields.get("input"), dict):
         fields["input"] = present(fields["input"])

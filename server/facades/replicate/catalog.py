@@ -7,7 +7,7 @@ from typing import Any
 from server.facades.replicate.models import MODELS, Model
 
 CREATED = "2024-09-17T00:00:00.000000Z"
-COG = "0.9.25"  # clients look at this version to tell how old the schema's conventions are
+COG = "0.9.25"  # the version of Cog, from which clients infer the schema's conventions
 HARDWARE = {"name": "This server", "sku": "local"}
 ACCOUNT = {"type": "user", "username": "cogvideox", "name": "CogVideoX server", "github_url": None, "avatar_url": None}
 COLLECTION = {
@@ -23,7 +23,7 @@ def page(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def model(model: Model, root: str) -> dict[str, Any]:
-    """`root`: our address up to Replicate's `/v1`."""
+    """`root`: our URL up to Replicate's `/v1`."""
     return {
         "url": f"{root}/v1/models/{model.slug}",
         "owner": model.owner,
@@ -46,7 +46,7 @@ def version(model: Model, version_id: str) -> dict[str, Any]:
 
 
 def schema(model: Model) -> dict[str, Any]:
-    """An OpenAPI document as Cog writes it, as far as clients read it."""
+    """An OpenAPI document in Cog's form, with the parts that clients read."""
     own = model.input.model_json_schema()
     properties = {}
     for order, (name, spec) in enumerate(own["properties"].items()):
@@ -85,6 +85,6 @@ def collection(root: str) -> dict[str, Any]:
 
 
 def matching(query: str) -> list[Model]:
-    """The models that hold each word of `query` in their name or description."""
+    """The models that contain each word of `query` in their name or description."""
     words = query.lower().split()
     return [one for one in MODELS.values() if all(word in f"{one.slug} {one.description}".lower() for word in words)]

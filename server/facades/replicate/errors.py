@@ -39,7 +39,7 @@ TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "in
 
 @dataclass(frozen=True)
 class Invalid:
-    """One wrong field, as Replicate's validator puts it; `field` is a path like `input.steps`."""
+    """An invalid field, in the form of Replicate's validator. `field`: a path like `input.steps`."""
 
     kind: str
     field: str
@@ -48,7 +48,7 @@ class Invalid:
 
 @dataclass(frozen=True)
 class Problem:
-    """`title`: by default the one of `status`."""
+    """`title`: by default that of `status`."""
 
     status: int
     detail: str
@@ -58,7 +58,7 @@ class Problem:
 
 
 def invalid(*fields: Invalid) -> Problem:
-    """Fields hold what they must not."""
+    """The problem for fields with invalid values."""
     lines = [f"- {one.field}: {one.description}\n" if one.field else f"- {one.description}\n" for one in fields]
     return Problem(422, "".join(lines), INVALID, fields=fields)
 
@@ -93,7 +93,7 @@ def refuse(context: Context, request: Request, error: Exception) -> Json:
 
 
 def renamed(error: RequestError, fields: dict[str, str]) -> RequestError:
-    """The same error with the field's name as the caller wrote it."""
+    """The same error with the client's name of the field."""
     return RequestError(fields.get(error.field, error.field), error.message)
 
 

@@ -41,7 +41,7 @@ class Files:
         check_length(request)
         limits = FormLimits(request.headers.get("content-type", ""))
         room, tag = self.context.uploads.room, tag_of(request.state.owner)
-        # what is read of the form lies in the data folder, as the temporary files of its parser, until the block ends
+        # the parser stores the form in temporary files in the data folder until the block ends
         with full_disk_named(), room.growing(tag) as grow:
             return await self._create(request, counted(request, grow=grow, look=limits.check))
 
@@ -87,7 +87,7 @@ class Files:
         return record
 
     async def list(self, request: Request) -> Response:
-        """Newest first; all of a day's on one page."""
+        """Newest first; all files of a day on one page."""
         async with self.context.jobs.pages.turn(request.state.owner, PAGE_WAIT):
             return await run_in_threadpool(self._list, request)
 
@@ -120,7 +120,7 @@ def _text(given: UploadFile | str | None) -> str | None:
 
 
 async def _metadata(given: UploadFile | str | None) -> dict[str, Any]:
-    """An object, as text or as a file of JSON."""
+    """A JSON object, from a text or a file."""
     data = await given.read(METADATA + 1) if isinstance(given, UploadFile) else (given or "").encode("utf-8", "replace")
     if len(data) > METADATA:
         raise errors.refused("string_lte", "metadata", f"Must be at most {METADATA} bytes long")

@@ -1,4 +1,4 @@
-"""A prediction's `logs`: the job's own lines and a progress bar as tqdm prints it, which clients parse."""
+"""A prediction's `logs`: the job's lines, and a progress bar in tqdm's form, which clients parse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def text(job: Job, lines: Iterable[LogLine], now: float) -> str:
-    """`now` in unix seconds. Empty before the job has begun."""
+    """The logs; empty before the job has begun. `now`: unix seconds."""
     if job.started_at is None:
         return ""
     said = [f"Using seed: {job.seed}", *(line.message for line in lines), progress(job, now)]
@@ -19,7 +19,7 @@ def text(job: Job, lines: Iterable[LogLine], now: float) -> str:
 
 
 def progress(job: Job, now: float) -> str:
-    """How far the whole video is, with the sampling steps; empty before sampling has begun."""
+    """The progress of the whole video, with the sampling steps; empty before sampling has begun."""
     if job.started_at is None or not job.steps:
         return ""
     return bar(job.step, job.steps, (job.finished_at or now) - job.started_at, job.eta, job.progress)
@@ -27,7 +27,7 @@ def progress(job: Job, now: float) -> str:
 
 def bar(step: int, steps: int, elapsed: float, eta: float | None, share: float | None = None) -> str:
     """` 12%|█▏        | 6/50 [00:05<00:38,  1.15it/s]`; `elapsed` and `eta` in seconds. The bar shows `share`, by
-    default that of the steps."""
+    default the share of the steps."""
     done = step / steps if share is None else share
     full, eighths = divmod(int(done * WIDTH * 8), 8)
     blocks = ("█" * full + (EIGHTHS[eighths] if full < WIDTH else "")).ljust(WIDTH)

@@ -14,13 +14,13 @@ from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
 from server.facades.kit.complaints import MAX_PROMPT, writable
 from server.facades.kit.samples import BLUE, RED
 
-SIZE = (720, 480)  # what these models make at Replicate, whatever model answers here
+SIZE = (720, 480)  # the size of these models' videos at Replicate, used for any model here
 FRAMES = 49
 FPS = 8
 
 
 def _whole(value: Any) -> Any:
-    """Replicate takes 6.0 for an integer, but neither "6" nor true."""
+    """Accepts 6.0 as an integer, but neither "6" nor true, as Replicate does."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -83,7 +83,7 @@ HOOKS = ["https://example.com/hook", "https://example.com/other"]
 
 
 class Wanted(BaseModel):
-    """What every request for a prediction may hold beside its input."""
+    """The fields of every request for a prediction, besides its input."""
 
     webhook: Link | None = Field(None, description="Told of the prediction's events", examples=HOOKS)
     webhook_events_filter: list[Event] | None = Field(
@@ -146,8 +146,8 @@ class DeploymentRequest(Wanted):
 
 @dataclass(frozen=True)
 class Model:
-    """`published`: ids that Replicate's own versions have, which programs name. `fields`: GenerationRequest's names ->
-    this model's, where they differ."""
+    """`published`: ids of Replicate's own versions, which programs use. `fields`: GenerationRequest's names -> this
+    model's, if they differ."""
 
     slug: str
     task: Task
@@ -220,7 +220,7 @@ def model_of(owner: str, name: str) -> Model | None:
 
 
 def of_version(reference: str) -> tuple[Model, str] | None:
-    """The model and the id of the version that `reference` names: an id, `owner/name:id`, or `owner/name`."""
+    """The model and version id that `reference` names: an id, `owner/name:id`, or `owner/name`. None if unknown."""
     slug, colon, version = reference.lower().partition(":")
     if "/" in slug:
         models = [MODELS[slug]] if slug in MODELS else []
@@ -231,7 +231,7 @@ def of_version(reference: str) -> tuple[Model, str] | None:
 
 
 def guessed(input: dict[str, Any]) -> Model:
-    """The model that has the fields of `input`: for a deployment whose name does not tell which."""
+    """Guesses the model from the fields of `input`, for a deployment, whose name does not determine the model."""
     if "image" in input:
         return MODELS["thudm/cogvideox-i2v"]
     own = {"num_inference_steps", "guidance_scale", "num_frames"}
@@ -239,7 +239,7 @@ def guessed(input: dict[str, Any]) -> Model:
 
 
 def generation(given: Input, image: Media | None) -> GenerationRequest:
-    # torch accepts a seed below 0, the engine does not: each is replaced by a valid one
+    # torch accepts negative seeds, the engine does not: each is mapped to a non-negative one
     seed = None if given.seed is None else given.seed % (MAX_SEED + 1)
     width, height = SIZE
     if isinstance(given, CogVideoX5bInput):

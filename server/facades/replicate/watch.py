@@ -18,7 +18,7 @@ from server.jobs.follow import Seen
 from server.jobs.job import Job, Status
 from server.limits.shares import holder
 
-LINE_END = re.compile(r"\r\n|\r|\n")  # where the event stream format ends a line
+LINE_END = re.compile(r"\r\n|\r|\n")  # the line ends of the event stream format
 
 
 class Watch:
@@ -58,7 +58,7 @@ class Watch:
         yield _event("done", reason.get(job.status, "{}"), number + 2)
 
     def page(self, request: Request, prediction_id: str, token: str) -> Response:
-        """The video; until there is one, a page with its progress, which reloads itself."""
+        """Redirects to the video; until it exists, shows the progress on a page that reloads itself."""
         job = self._find(prediction_id, token)
         if job.video is not None:
             return RedirectResponse(
@@ -71,7 +71,7 @@ class Watch:
 
     def _find(self, prediction_id: str, token: str) -> Job:
         known = answers.job_id(prediction_id)
-        # `get`, not `find`: the token was given to the owner, who has passed it on
+        # `get`, not `find`: the owner may have passed the token on to others
         allowed = known is not None and self.context.signing.allows(token, NAME, known)
         job = self.jobs.get(known) if known is not None and allowed else None
         if job is None or job.facade != NAME:
@@ -80,6 +80,6 @@ class Watch:
 
 
 def _event(name: str, data: str, number: int) -> str:
-    pieces = LINE_END.split(data)  # and at nothing else: a client joins them with line feeds
+    pieces = LINE_END.split(data)  # not at other separators, because a client joins the pieces with line feeds
     lines = "".join(f"data: {line}\n" for line in pieces[: -1 if len(pieces) > 1 and not pieces[-1] else None])
     return f"event: {name}\nid: {number}\n{lines}\n"

@@ -16,8 +16,7 @@ from server.webhooks import Letter
 
 
 def secret(context: Context, owner: str) -> bytes:
-    """32 bytes that this owner's webhooks are signed with. Whoever has it learns nothing about the server's own
-    secret."""
+    """32 bytes for signing this owner's webhooks; they reveal nothing about the server's own secret."""
     return context.signing.hmac_sha256(f"replicate webhooks\0{owner}".encode())
 
 
@@ -49,7 +48,7 @@ def letter(context: Context, job: Job, event: str) -> Letter | None:
 
 
 def _at(job: Job, event: str) -> Job:
-    """`job` as it was at `event`, though it may be further by now: only `completed` reports an end."""
+    """`job` as it was at `event`; it may have advanced since. Only `completed` reports an end."""
     if event == "completed":
         return job
     then = replace(job, status=Status.RUNNING, finished_at=None, error=None)

@@ -1,7 +1,7 @@
 """Segmind: `cog-video-5b-t2v` and `cog-video-5b-i2v`, blocking and queued, and the upload of files.
 
-`app` has the calls, `models` what they may contain, `assets` reads uploads, `form` decides between JSON and plain video
-bytes, `answers` puts a job into Segmind's words and `errors` the rest; `clients` shows how to reach it.
+`app` has the calls, `models` the bodies, `assets` reads uploads, `form` chooses between JSON and plain video bytes,
+`answers` formats a job, `errors` formats errors, and `clients` contains example programs.
 """
 
 from server.facades.facade import Facade

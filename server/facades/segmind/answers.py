@@ -10,7 +10,7 @@ from server.facades.segmind import errors
 from server.jobs.job import Job, Status
 from server.media.artifact import Artifact
 
-CREDITS = 1_000_000  # nothing is billed here, but some programs stop when their credits reach zero
+CREDITS = 1_000_000  # nothing is billed here, and a program that stops at zero must continue
 
 
 def headers(job: Job) -> dict[str, str]:
@@ -58,7 +58,7 @@ def result(context: Context, job: Job, video: Artifact, base: str) -> dict[str, 
 
 
 def links(job: Job, root: str) -> dict[str, str]:
-    """`root` is our address up to Segmind's `/v1` and `/v2`. The SDK joins relative URLs wrongly."""
+    """Absolute URLs, because the SDK joins relative ones wrongly. `root`: our URL up to Segmind's `/v1` and `/v2`."""
     return {
         "poll_url": f"{root}/v1/requests/{job.id}",
         "status_url": f"{root}/v2/requests/{job.id}/status",
@@ -67,9 +67,9 @@ def links(job: Job, root: str) -> dict[str, str]:
 
 
 def state(job: Job, root: str, queued: str = "QUEUED") -> tuple[int, dict[str, Any]]:
-    """Code and body for a job without a video (waiting, working or failed), and the status of a finished one.
+    """Status code and body for a job's state; the result of a finished job is not included.
 
-    `queued` is the word for a job that waits.
+    `queued`: the word for a queued job.
     """
     if not job.status.is_terminal:
         word = queued if job.status is Status.QUEUED else "PROCESSING"

@@ -1,4 +1,4 @@
-"""Segmind's calls: `POST /v1/{slug}` that waits, `/v2/...` that queues, credits, the upload of files."""
+"""Segmind's calls: `POST /v1/{slug}`, which waits; `/v2/...`, which queues; credits; uploads."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Segmind:
 
 
 async def _fields(request: Request, *types: str) -> dict[str, Any]:
-    """The fields of a body of one of these types; a body without a type counts as JSON."""
+    """The fields of a body of one of these media types; a body without a type is parsed as JSON."""
     kind = media_type(request)
     if kind and kind not in types and not kind.endswith("+json"):
         raise Refused(Failure(406, f"Invalid content type {kind[:100]}: send {' or '.join(types)}"))

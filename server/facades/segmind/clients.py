@@ -1,4 +1,4 @@
-"""Example programs for Segmind's SDK and the program on its pages."""
+"""Example programs for Segmind's SDK, and the program from its web pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON or the bare video? Segmind's published samples disagree, and the URL is the same."""
+"""Chooses between JSON and the bare video, because Segmind's published samples expect either from the same URL."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NAMES: dict[str, Form] = {"json": "json", "binary": "binary"}
 
 
 def choose(query: str | None, base64: bool, headers: RawHeaders, setting: str = "auto") -> Form:
-    """The first of these that decides: the query (`response`), the header, `base64`, Accept, our setting, the calling
-    program.
+    """Decides by the first of these that applies: the query (`response`), the X-Response-Format header, `base64`,
+    Accept, our setting, the kind of client.
 
-    `headers`: as received, with lower-case names, in order.
+    `headers`: as received, with lower-case names and in their order.
     """
     first = {name.decode("latin-1"): value.decode("latin-1").lower() for name, value in reversed(headers)}
     explicit = (query or "").lower() or first.get("x-response-format", "").strip()
@@ -37,10 +37,10 @@ def choose(query: str | None, base64: bool, headers: RawHeaders, setting: str = 
 
 
 def _type_before_length(headers: RawHeaders) -> bool:
-    """True for a script that spells out its Content-Type, as the pages that read `.json()` do.
+    """True for a script that sets its Content-Type, as Segmind's samples that read `.json()` do.
 
-    python-requests sends a caller's own Content-Type before the Content-Length and one it made itself after it. The
-    scripts that read `.content` set the key header only.
+    python-requests sends a Content-Type set by the script before the Content-Length, and its own one after it. The
+    samples that read `.content` set only the key header.
     """
     names = [name for name, _ in headers if name in (b"content-type", b"content-length")]
     return names[:2] == [b"content-type", b"content-length"]

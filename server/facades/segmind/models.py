@@ -1,7 +1,7 @@
 """Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and the body of an upload.
 
-Image-to-video also takes the settings of text-to-video, for which Segmind documents no ranges; left out, they are the
-model's own.
+Image-to-video also accepts the settings of text-to-video, for which Segmind documents no ranges; by default they are
+the model's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.facades.kit.complaints import MAX_PROMPT, no_bool, not_blank, writab
 from server.facades.kit.samples import BLUE_BASE64, RED
 
 SEED_LIMIT = 2**53 - 1
-SIZE = (720, 480)  # the only one at Segmind, for both models; it is used whatever model answers here
+SIZE = (720, 480)  # the only size of both models at Segmind, used for any model here
 RANDOM_SEED = -1
 MAX_ASSETS = 100
 PICTURES = [RED, BLUE_BASE64]

@@ -1,7 +1,7 @@
 """Zhipu, Z.ai and 302.AI: video tasks and their results.
 
-`app` has the URLs, `calls` the calls, `models` the bodies; `intake` turns a body into a GenerationRequest and
-`request_ids` notices repeated ids; `answers` has a job in the vendors' words, `errors` everything else. `clients` are
+`app` has the routes, `calls` the calls, `models` the bodies; `mapping` converts a body to a GenerationRequest and
+`request_ids` detects repeated ids; `answers` formats a job, `errors` formats errors. `clients` contains example
 programs.
 """
 

@@ -16,7 +16,7 @@ MODES = {Task.T2V: "t2v", Task.I2V: "i2v"}
 
 
 def task(job: Job, status: str = "PROCESSING") -> dict[str, Any]:
-    """The answer to a create call, which is also the beginning of every result."""
+    """The response to a create call, and the beginning of every result."""
     return {
         "id": job.id,
         "model": job.memo["model"],
@@ -50,7 +50,7 @@ def unified_created(job: Job) -> dict[str, Any]:
 
 
 def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """In `raw_response`, 302.AI shows the answer of the cloud behind it."""
+    """`raw_response`: where 302.AI shows the response of the cloud behind it."""
     raw = result(context, job, base)
     films = raw.get("video_result", [{}])
     answer = {
@@ -62,7 +62,7 @@ def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
         "video_url": films[0].get("url"),
         "created_at": _date(job.created_at),
         "completed_at": None if job.finished_at is None else _date(job.finished_at),
-        "execution_time": round(job.inference_seconds or 0),  # a program in Go reads it as an integer
+        "execution_time": round(job.inference_seconds or 0),  # a client in Go expects an integer
         "raw_response": raw,
         "notes": raw["notes"],
     }
@@ -72,7 +72,7 @@ def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
 
 
 def notes(job: Job) -> list[str]:
-    """What differs from the request, or from what Zhipu would do."""
+    """The differences from the request and from Zhipu's service."""
     plan = job.plan or {}
     said = [f"model: {job.memo['model']} -> {job.model} (what this server has)"]
     if job.request.width is None and "width" in plan:

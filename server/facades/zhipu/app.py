@@ -1,4 +1,4 @@
-"""The URLs of Zhipu, Z.ai, 302.AI and their relays."""
+"""The routes of Zhipu, Z.ai, 302.AI and their relays."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ class Zhipu:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The members of a JSON body, whatever its content type, or the non-empty parts of a form."""
+    """The fields of a JSON body (with any Content-Type) or of a form, without empty ones. Raises Refused for an empty
+    file."""
     fields = await read_fields(request)
     for name, value in fields.items():
         if value == b"":

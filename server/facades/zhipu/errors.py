@@ -1,4 +1,4 @@
-"""Zhipu's errors: `{"error": {"code", "message"}}`, the code being text; 302.AI's have two more members."""
+"""Zhipu's errors: `{"error": {"code", "message"}}`, where the code is text; 302.AI's have two more fields."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FIELDS = {  # GenerationRequest's names -> Zhipu's
     "height": "size",
     "image": "image_url",
 }
-RELAYED = ("/302", "/zhipu")  # where 302.AI's clients ask
-NO_RETRY = {"x-should-retry": "false"}  # both SDKs repeat a 429 or 5xx three times unless a response forbids it
+RELAYED = ("/302", "/zhipu")  # the path prefixes of 302.AI's clients
+NO_RETRY = {"x-should-retry": "false"}  # otherwise both SDKs repeat a request three times after 429 or 5xx
 BAD_BODY, NO_SUCH_MODEL, MISSING, INVALID, TOO_LARGE, NO_SUCH_ADDRESS = "1210", "1211", "1213", "1214", "1220", "1222"
 REPEATED, PROMPT_TOO_LONG = "1231", "1261"
 CONCURRENCY, FREQUENCY, DAILY, OVERLOAD = "1302", "1303", "1304", "1305"
@@ -52,7 +52,7 @@ def respond(failure: Failure, path: str) -> Json:
 
 
 def unified(error: dict[str, Any], status: int) -> dict[str, Any]:
-    """Zhipu's error with what the errors of 302.AI's own gateway have."""
+    """Zhipu's error with the additional fields of 302.AI's gateway."""
     otherwise = -10002 if status == 401 else -10003 if status >= 500 else -99
     own = GATEWAY_CODES.get(str(error["code"]), otherwise)
     return {**error, "err_code": own, "type": "unauthorized" if status == 401 else "api_error"}

@@ -1,4 +1,4 @@
-"""Zhipu's fields -> GenerationRequest, with notes on what differs from Zhipu; and its rules for pictures."""
+"""Zhipu's fields -> GenerationRequest, with notes on differences from Zhipu; and Zhipu's rules for images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from server.errors import MediaError
 from server.facades.kit.complaints import NO_PROMPT
 from server.facades.zhipu.models import UnifiedVideo, VideoGeneration
 
-STEPS = {"speed": 25, "quality": None}  # None: as many as the model's card says, 50
+STEPS = {"speed": 25, "quality": None}  # None: the number from the model card, 50
 MAX_BYTES = 5 * 2**20
 BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 WITHOUT_EFFECT = ("style", "aspect_ratio", "movement_amplitude")
 
 
 def generation(given: VideoGeneration, picture: Media | None, rife: bool) -> GenerationRequest:
-    """`rife`: frames between the model's own can be drawn; else they are repeated to reach `fps`."""
+    """`rife`: whether frames can be interpolated; otherwise they are repeated to reach `fps`."""
     width, height = given.sides or (None, None)
     return GenerationRequest(
         prompt=given.prompt or NO_PROMPT,
@@ -63,7 +63,7 @@ async def picture(context: Context, value: str | bytes, field: str, owner: str) 
 
 
 def _check(path: Path, field: str) -> None:
-    if not path.is_file():  # the worker will miss it too, and say so
+    if not path.is_file():  # the worker will report it
         return
     if path.stat().st_size > MAX_BYTES:
         raise MediaError(

@@ -1,6 +1,6 @@
-"""The bodies that Zhipu and 302.AI take: models, fields, sizes, lengths, rates.
+"""The bodies that Zhipu and 302.AI accept: models, fields, sizes, lengths, rates.
 
-Fields that stand for "left out" (null, empty text, an empty list) are removed before validation: `present`.
+Fields that count as absent (null, empty text, an empty list) are removed before validation: `present`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.facades.kit.samples import BLUE_BASE64, RED
 from weights.catalog import published
 
 MODELS = ("cogvideox-3", "cogvideox-2", "cogvideox-flash", "cogvideox")
-FIRST_AND_LAST = "cogvideox-3"  # the one that takes two pictures
+FIRST_AND_LAST = "cogvideox-3"  # the model that accepts two images
 SIZES = (
     *("720x480", "1024x1024", "1280x720", "720x1280", "1280x960", "960x1280", "1920x1080", "1080x1920", "2048x1080"),
     "3840x2160",
@@ -66,7 +66,7 @@ def _one_of(*allowed: Any) -> Callable[[Any], Any]:
 
 
 def _model(name: str) -> str:
-    """Zhipu's name, or that of a published checkpoint."""
+    """Accepts Zhipu's names of models, and names of published checkpoints."""
     plain = name.strip().lower()
     if plain not in MODELS and published(name) is None:
         raise PydanticCustomError(
@@ -78,7 +78,7 @@ def _model(name: str) -> str:
 
 
 def _relayed_model(name: str) -> str:
-    """302.AI allows underscores in a name, and the task at its end."""
+    """Accepts 302.AI's names too, which may contain underscores and end with the task."""
     if published(name) is not None:
         return _model(name)
     plain = name.lower().replace("_", "-")
@@ -88,13 +88,13 @@ def _relayed_model(name: str) -> str:
 
 
 def _pictures(value: Any) -> list[Any]:
-    """A picture, `{"url": picture}`, or a list of these."""
+    """Accepts an image, `{"url": image}`, or a list of these."""
     entries = value if isinstance(value, list) else [value]
     return [one.get("url") if isinstance(one, dict) else one for one in entries if one]
 
 
 def _quality(value: Any) -> Any:
-    """302.AI's table has a boolean here: true for quality."""
+    """Accepts a boolean, which 302.AI documents: true for quality."""
     if not isinstance(value, str | int):
         return value
     word = str(value).strip().lower()
@@ -141,7 +141,7 @@ ONE_PICTURE: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "object", "properties": {"url": {"type": "string"}}}]
 }
 Pictures = Annotated[
-    list[Annotated[str | bytes, AfterValidator(_writable_picture)]],  # bytes: a file of a form
+    list[Annotated[str | bytes, AfterValidator(_writable_picture)]],  # bytes: a file in a form
     BeforeValidator(_pictures),
     WithJsonSchema({"anyOf": [*ONE_PICTURE["anyOf"], {"type": "array", "items": ONE_PICTURE, "maxItems": 2}]}),
 ]
@@ -195,12 +195,12 @@ class VideoGeneration(BaseModel):
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """Width and height in pixels; None when the request does not give them."""
+        """Width and height in pixels; None when not given."""
         return None if self.size is None else _pixels(self.size)
 
 
 class UnifiedVideo(VideoGeneration):
-    """`POST /302/v2/video/create`: 302.AI's own form for all models, beside the fields that Zhipu has."""
+    """`POST /302/v2/video/create`: 302.AI's own fields for all models, in addition to Zhipu's."""
 
     model: Annotated[str, AfterValidator(_relayed_model)] = Field(examples=["cogvideox-3", "CogVideoX_2-t2v"])
     image: Pictures = Field([], description="or a file of a form", examples=PICTURES)

@@ -1,6 +1,6 @@
-"""The request ids that callers chose, so that a repeated one is noticed.
+"""Detects repeated request ids, which clients choose.
 
-Only the latest ids of each key since the server started are known. For one event loop.
+Knows only the latest ids of each key since the server started. Use from one event loop only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MOST = 10_000  # of each key
+MOST = 10_000  # ids per key
 
 
 class Repeated(Exception):
@@ -23,7 +23,7 @@ class RequestIds:
 
     @contextmanager
     def taken(self, owner: str, name: str | None) -> Iterator[None]:
-        """Keeps `name` if the block succeeds. Raises Repeated for one that is kept or in use."""
+        """Remembers `name` if the block succeeds. Raises Repeated for a name that is remembered or in use."""
         if name is None:
             yield
             return
