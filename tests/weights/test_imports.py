@@ -25,7 +25,7 @@ def recognised(monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 
 
 def hub_cache(source: Path, folder: Path) -> Path:
-    """The same files as a Hugging Face cache keeps them: large blobs named by SHA-256, links in a snapshot."""
+    """The same files as in a Hugging Face cache: blobs, the large ones named by SHA-256, and links in a snapshot."""
     snapshot = folder / "snapshots" / ("a" * 40)
     (folder / "blobs").mkdir(parents=True)
     for path in [p for p in source.rglob("*") if p.is_file()]:
