@@ -35,7 +35,7 @@ from tests.rigs.clients.running import KEY, environment, free_port
 VICTIMS = ("worker", "worker", "api", "both")
 READY_SECONDS = 90
 REFERENCE_SECONDS = 900
-SPARED = 2  # deaths of its worker after which a job's worker is left alone: the third would be held against the job
+SPARED = 2  # worker deaths during one job after which its worker is no longer killed: a third would fail the job
 KINDS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red circle moves left", "seed": 1, "num_frames": 9, "num_inference_steps": 60, "size": "96x64"},
     {"prompt": "a blue square moves up", "seed": 2, "num_frames": 17, "num_inference_steps": 50, "size": "96x64"},

@@ -113,7 +113,7 @@ class Target:
         return seen
 
     def assert_unnoticed(self, seen: Seen) -> None:
-        """The bystander waited at most NOTICEABLE seconds longer than without the attack, and nothing of it failed."""
+        """The bystander waited at most NOTICEABLE seconds longer than without the attack, and without errors."""
         assert self._quiet is not None
         margin = pace.seconds(NOTICEABLE)
         assert not seen.errors, seen.errors[:5]
@@ -130,7 +130,7 @@ class Target:
             time.sleep(0.2)
 
     def assert_stops(self) -> float:
-        """SIGTERM ends the server within its drain time; returns the seconds it took."""
+        """Sends SIGTERM, which must end the server within its drain time; returns the seconds it took."""
         begun = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         try:
