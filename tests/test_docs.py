@@ -39,7 +39,7 @@ DOCS = [
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:8000"
 MADE_ELSEWHERE = {
-    "make serve": "tests/clients start what it runs",
+    "make serve": "tests/clients start the server that it runs",
     "make setup": "tests/scripts/test_setup_environment.py runs it against a small index",
     "git pull": "there is nothing to pull from",
     "python3 -m venv cogvideox-env": "as above",

@@ -198,8 +198,8 @@ BRACKETS = ("openai",)  # an object in a form is `name[member]`; elsewhere it is
 TOLD_AGAIN = {("modelslab", "track_id"), ("zhipu", "request_id")}
 # (vendor, field) -> why its effect cannot be shown this way
 UNSHOWN = {
-    ("fal", "x-fal-request-timeout"): "counts until a job starts, and here they start at once: test_fal.py",
-    ("replicate", "Prefer"): "how long is waited for a job, and here they are done at once: test_replicate_calls.py",
-    ("replicate", "Cancel-After"): "cancels a job later on, and here they are done at once: test_replicate_calls.py",
-    ("replicate", "cursor"): "needs more than a page of predictions: test_replicate_states.py",
+    ("fal", "x-fal-request-timeout"): "limits the time until a job starts, which is zero here: test_fal.py",
+    ("replicate", "Prefer"): "limits the wait for a job, which is done at once here: test_replicate_calls.py",
+    ("replicate", "Cancel-After"): "cancels a job later, which is done at once here: test_replicate_calls.py",
+    ("replicate", "cursor"): "needs more than one page of predictions: test_replicate_states.py",
 }

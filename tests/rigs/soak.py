@@ -171,7 +171,7 @@ def references(folder: Path) -> dict[int, str]:
         asked = submitted(server, len(KINDS))
         found = finish(server, REFERENCE_SECONDS)
         if set(found.values()) != {"completed"}:
-            raise RuntimeError(f"the undisturbed server has made no films to compare with: {found}")
+            raise RuntimeError(f"the undisturbed server did not make all videos for the comparison: {found}")
         return {kind["seed"]: film(server, video_id) for video_id, kind in asked.items()}
     finally:
         server.stop()

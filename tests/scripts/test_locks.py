@@ -28,7 +28,7 @@ RUNTIME = [
 EXCEPTIONS = {
     ("", "torch"): "installed before the locks, in the build that suits the machine",
     ("spandrel", "torchvision"): "its networks are used, its image transforms are not; requirements-cuda.lock has it",
-    ("zhipuai", "pyjwt"): "asks for an old version, and works with the one that zai-sdk needs",
+    ("zhipuai", "pyjwt"): "requires an old version, but works with the one that zai-sdk needs",
 }
 CUDA = re.compile(r"nvidia-|cuda-|triton$")  # the libraries of a CUDA build of torch, installed together with it
 

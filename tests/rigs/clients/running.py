@@ -51,7 +51,7 @@ class Film:
         done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *decode], capture_output=True)
         said = re.search(r"Video: .*? (\d{2,5})x(\d{2,5})[ ,].*? ([\d.]+) fps", done.stderr.decode(errors="replace"))
         if done.returncode or said is None:
-            raise ValueError(f"not a film: {done.stderr.decode(errors='replace')[-2000:]}")
+            raise ValueError(f"not a video: {done.stderr.decode(errors='replace')[-2000:]}")
         width, height = int(said[1]), int(said[2])
         return cls(len(done.stdout) // (width * height), float(said[3]), width, height)
 
