@@ -1,7 +1,6 @@
-"""The demo model makes what the prompt says, judged by what its clips show. It runs in the same engine as every other
-model.
+"""Quality of the demo model: its clips, made with the normal engine, must show what the prompts describe.
 
-The thresholds lie below the figures of its model card, because another CPU rounds differently and ten clips are few.
+The thresholds are below the figures in its model card, because other CPUs round differently and ten clips are few.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def engine() -> Engine:
 
 
 def clip(engine: Engine, prompt: str, where: Path, picture: np.ndarray | None = None, **options: object) -> np.ndarray:
-    """uint8 [T, H, W, 3], as a player shows it."""
+    """uint8 [T, H, W, 3], decoded from the file."""
     given: dict[str, object] = {"num_frames": FRAMES, "num_inference_steps": STEPS, "seed": 0, **options}
     if picture is not None:
         Image.fromarray(picture).save(where / "picture.png")
@@ -78,16 +77,16 @@ def test_the_judge_is_right_about_drawn_scenes(frames: int) -> None:
 
 
 def test_the_judge_is_not_lenient() -> None:
-    """What is wrong in a way that a mean hides is not right."""
+    """Errors that an average would hide are noticed."""
     scene = Scene("circle", "red", "blue", "left", "medium", FILM, 0, 0)
     film = render(scene, 64, 96)
     empty = render(replace(scene, size="small", scale=0.01), 64, 96)
     seldom = np.concatenate([film[:30], empty[30:]])
-    assert look(seldom).motion == "none", "gone for the last third"
+    assert look(seldom).motion == "none", "the object is missing in the last third"
     slow = film[np.arange(FILM) * 2 // 5]
-    assert look(slow).motion != "left", "at two fifths of the speed"
+    assert look(slow).motion != "left", "the motion has two fifths of the speed"
     twice = render(replace(scene, other=Thing("circle", "red", "medium", 0.0, 22.0, False), y=-12.0), 64, 96)
-    assert look(twice).shape == "none", "two circles where one should be"
+    assert look(twice).shape == "none", "two circles instead of one"
 
 
 @pytest.mark.slow
@@ -103,7 +102,7 @@ def test_no_prompt_of_the_evaluation_is_said_in_training_or_said_twice() -> None
 
 @pytest.mark.slow
 def test_a_prompt_is_followed(engine: Engine, tmp_path: Path) -> None:
-    """Full length: colour, background, shape and motion. Chance is 1 in 8, 8, 4 and 10."""
+    """Full-length clips: colour, background, shape and motion, where chance is 1 in 8, 8, 4 and 10."""
     hits = [
         right(scene, look(clip(engine, prompt, tmp_path, seed=seed, num_frames=FILM)))
         for seed, (scene, prompt) in enumerate(asked(12))
@@ -128,7 +127,7 @@ def test_a_picture_stays_the_first_frame_and_the_prompt_moves_it(engine: Engine,
         ratios.append(10 * np.log10(255**2 / np.square(frames[0].astype(float) - first).mean()))
         moved += look(frames).motion == scene.motion
     assert np.mean(ratios) > 24, f"first frames: {np.mean(ratios):.1f} dB"
-    assert moved >= 8, f"{moved} of 10 objects go the asked way; chance is 1 in {len(MOTIONS)}"
+    assert moved >= 8, f"{moved} of 10 objects move as prompted; chance is 1 in {len(MOTIONS)}"
 
 
 @pytest.mark.slow
@@ -147,7 +146,7 @@ def test_everything_that_is_asked_matters(engine: Engine, tmp_path: Path) -> Non
         "negative prompt": made(prompt, negative_prompt="a red square"),
     }
     for what, other in others.items():
-        assert np.abs(base.astype(float) - other).mean() > 0.3, f"{what} changes nothing to be seen"
+        assert np.abs(base.astype(float) - other).mean() > 0.3, f"{what} has no visible effect"
     assert look(base).background == "blue"
     assert look(others["prompt"]).background == "red"
 
@@ -171,8 +170,8 @@ def test_what_a_prompt_leaves_open_the_seed_decides(engine: Engine, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) -> None:
-    """Each seed's own choice of a background, then the same seed with that choice as the negative prompt. Another
-    colour there must not chase away a background that was asked for."""
+    """The same seed again with the background it chose as the negative prompt. Another colour as the negative prompt
+    must not remove a background that the prompt names."""
     kept, others, seen = 0, 0, 0
     for seed in range(5):
         chosen = look(clip(engine, "a circle", tmp_path, seed=seed)).background
@@ -183,14 +182,14 @@ def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) 
         asked_for = f"a circle on a {chosen} background"
         control = clip(engine, asked_for, tmp_path, seed=seed, negative_prompt=f"{other} background")
         others += look(control).background == chosen
-    assert kept <= 1, f"{kept} of 5 keep the background they must not have"
-    assert others >= 4, f"{others} of 5 keep the background that was asked for"
+    assert kept <= 1, f"{kept} of 5 keep the background that the negative prompt names"
+    assert others >= 4, f"{others} of 5 keep the background that the prompt names"
     assert seen >= 4, f"{seen} of 5 still show an object"
 
 
 @pytest.mark.slow
 def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
-    """Most seeds that choose red for the object by themselves choose something else."""
+    """Most seeds that choose a red object by themselves choose another colour."""
     prompt, chosen = "a small star on a white background", []
     for seed in range(16):
         if look(clip(engine, prompt, tmp_path, seed=seed, num_frames=9)).color == "red":
@@ -206,7 +205,7 @@ def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
-    """It brings out what a vague prompt only hints at, and of a plain one the seeds agree more."""
+    """Guidance makes the object of a vague prompt visible, and the seeds differ less for a clear prompt."""
 
     def films(prompt: str, guidance: float) -> np.ndarray:
         given = {"guidance_scale": guidance, "num_inference_steps": 12, "num_frames": 9}
@@ -223,7 +222,7 @@ def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_object(engine: Engine, tmp_path: Path) -> None:
-    """It stands in the middle; the first one comes from the left and at the crossing lies in front of it or behind."""
+    """It stays in the middle; the first one comes from the left and passes in front of it or behind it."""
     for where, middle in (("in front of", "red"), ("behind", "white")):
         film = clip(
             engine, f"a red circle moves right {where} a white square on a blue background", tmp_path, num_frames=FILM
@@ -235,8 +234,8 @@ def test_a_second_object(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_path: Path) -> None:
-    """Circling, twice the longest clip: at the joint the picture changes about as much as anywhere else, and the object
-    is where it was."""
+    """An object moving in a circle, for twice the longest clip: at the joint the frames change about as much as
+    elsewhere, and the object does not jump."""
     film = clip(
         engine, "a red circle moves in a circle on a blue background", tmp_path, num_frames=2 * FILM - 1, extend=True
     ).astype(float)
@@ -247,13 +246,13 @@ def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_pat
     seen = film[..., 0] > 128
     track = np.array([np.mean(np.nonzero(mask), axis=1) for mask in seen])
     jump = float(np.hypot(*(track[FILM] - track[FILM - 1])))
-    assert jump < 5, f"{jump:.1f} pixels; circling it goes 2.4 a frame"
+    assert jump < 5, f"{jump:.1f} pixels; elsewhere it moves 2.4 per frame"
     later = look(film[FILM:].astype(np.uint8))
     assert (later.color, later.background, later.shape) == ("red", "blue", "circle")
 
 
 def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Path) -> None:
-    """Doubles the rate with the shipped network: the object in each new frame lies between those in its neighbours."""
+    """At twice the rate, with the shipped network, the object in each new frame lies between its neighbours'."""
     film = clip(engine, "a red circle moves left on a blue background", tmp_path, interpolate_fps=16)
     seen = look(film)
     assert (seen.color, seen.background, seen.shape) == ("red", "blue", "circle")
@@ -261,7 +260,7 @@ def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Pat
     track = np.array([np.nonzero(mask)[1].mean() for mask in red])
     steps = np.diff(track)
     assert len(film) == 2 * FRAMES
-    assert (steps < 0.2).all() and np.abs(steps).max() < 1.5, steps  # one pixel a frame at 8 fps
+    assert (steps < 0.2).all() and np.abs(steps).max() < 1.5, steps  # one pixel per frame at 8 fps
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 96), (80, 80), pytest.param(720, 480, marks=pytest.mark.slow)])
@@ -297,8 +296,8 @@ def test_video_to_video_at_low_strength_keeps_the_clip(engine: Engine, tmp_path:
 def test_a_lora_gives_every_shape_a_white_outline(
     engine: Engine, with_picture: bool, whiter: int, tmp_path: Path
 ) -> None:
-    """White on the rim of the object (of 255): more than without the LoRA, and than at half its strength; less where a
-    picture without an outline is to be kept."""
+    """Levels of white (of 255) on the object's rim: more than without the LoRA or at half its strength; less with an
+    input image, which has no outline."""
     scene = Scene("circle", "red", "blue", "still", "big", FILM, 0, 0)
     rim = coverage(replace(scene, frames=1), 64, 96, outline=3.0)[0] > 0.5
     picture = render(scene, 64, 96)[0] if with_picture else None

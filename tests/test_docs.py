@@ -1,6 +1,6 @@
-"""Every command and every program in the documentation is run, on the demo model; nothing is only believed.
+"""Runs every command and every program in the documentation, with the demo model.
 
-What needs a GPU, a container engine or the hub is listed below with what is checked instead.
+Commands that need a GPU, a container engine or the hub are listed below, with the test that covers them instead.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DOCS = [
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:8000"
 MADE_ELSEWHERE = {
-    "make serve": "tests/clients start what it runs",
+    "make serve": "tests/clients start the server that it runs",
     "make setup": "tests/scripts/test_setup_environment.py runs it against a small index",
     "git pull": "there is nothing to pull from",
     "python3 -m venv cogvideox-env": "as above",
@@ -90,7 +90,7 @@ def frames(path: Path) -> int:
 
 
 def test_commands_of_the_command_line(tmp_path: Path) -> None:
-    """In the order of the text: later ones use what earlier ones made."""
+    """In the order of the documentation: later commands use the results of earlier ones."""
     Image.new("RGB", (96, 64), (40, 80, 220)).save(tmp_path / "first.png")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a blue square", "seed": 3, "frames": 9, "steps": 4}\n')
     ours = []
@@ -99,7 +99,7 @@ def test_commands_of_the_command_line(tmp_path: Path) -> None:
         if words[0] != "cogvideox" or elsewhere(command):
             continue
         if words[1] == "generate" and "--steps" not in words and "--batch" not in words:
-            words += ["--steps", "4"]  # the text leaves the default, which is only slower
+            words += ["--steps", "4"]  # the documentation uses the default, which is only slower
         ours.append(words[1:])
     for words, said in zip(ours, forked.run(ours, tmp_path, environ(tmp_path), pace.seconds(900)), strict=True):
         if words[0] == "replay":
@@ -142,7 +142,7 @@ def test_javascript_programs(number: int, server: str, tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_every_client() -> None:
-    """`cogvideox clients --markdown` prints what belongs between its two marks."""
+    """The README contains, between two markers, the output of `cogvideox clients --markdown`."""
     said = CliRunner().invoke(commands_of, ["clients", "--markdown"], env={"COGVIDEOX_PORT": "8000"})
     assert said.exit_code == 0
     shown = (ROOT / "README.md").read_text("utf-8").split("--markdown` -->\n")[1].split("<!-- /clients -->")[0]
@@ -150,7 +150,7 @@ def test_the_readme_shows_every_client() -> None:
 
 
 def test_every_command_is_known() -> None:
-    """A command that no test above runs must be one of those that cannot be run here."""
+    """A command that no test above runs must be in MADE_ELSEWHERE."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for command in commands():
         assert command.startswith(("cogvideox ", "curl ")) or elsewhere(command), command

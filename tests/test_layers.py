@@ -1,4 +1,4 @@
-"""Imports go one way through the layers of `scripts/structure.py`, in no circle, and only the engine imports torch."""
+"""Imports follow the layers of `scripts/structure.py`, without circles, and only the engine imports torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS = {f"pipelines.{path.stem}" for path in (structure.ROOT / "pipelines").glo
 WITHOUT_TORCH = ("weights", "server", *WORDS)
 VENDORS = {path.name for path in FACADES.iterdir() if path.is_dir()} - {"kit", "__pycache__"}
 
-# Imports inside functions that close a circle, as (importing module, imported module): reason. Empty, and best kept so.
+# (importing module, imported module) -> reason, for imports inside functions that close a circle. Keep it empty.
 ALLOWED_CIRCLES: dict[tuple[str, str], str] = {}
 
 

@@ -1,8 +1,7 @@
 """The command line: `cogvideox serve | clients | keys | generate | replay | weights | lora`.
 
-Knows: how commands are put together and which exit code a user's mistake gets (2; a failed run 1; Ctrl-C 130).
-Does not know: what the commands do. Whatever is slow to import is imported inside the command that needs it, after
-everything that can be checked without it.
+Knows: the list of commands. Does not know: what they do. Exit codes: 2 for a usage error, 1 for a failed run, 130 for
+Ctrl-C. Slow modules are imported inside the command that needs them, after all checks that do not need them.
 """
 
 from __future__ import annotations

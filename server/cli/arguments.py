@@ -1,6 +1,6 @@
-"""Command lines, batch files and the manifests in videos -> requests, and the files to write.
+"""Turns options, batch files and the manifests of videos into requests and output files.
 
-Knows: option and field names, file names, how a user's mistake is worded. Does not know: engines, terminals.
+Knows: option and field names, file names, the wording of usage errors. Does not know: engines, terminals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.request import Fit, GenerationRequest, Lora, Media, OutputFormat,
 from server.text_file import NotText, read_lines
 from weights.catalog import WeightsError
 
-# names in a batch file and on the command line -> GenerationRequest's
+# names in batch files and on the command line -> names in GenerationRequest
 ALIASES = {"frames": "num_frames", "steps": "num_inference_steps", "interpolate": "interpolate_fps"}
 FLAGS = {
     **{field: f"--{alias}" for alias, field in ALIASES.items()},
@@ -31,7 +31,7 @@ FLAGS = {
 
 
 class Usage(Exception):
-    """A mistake of the user: one line, exit code 2."""
+    """A usage error: printed on one line, exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class Target:
 
     @classmethod
     def of(cls, text: str) -> Target:
-        """A name without a suffix is a folder's, and so is one that ends in a slash or is a folder's already."""
+        """A path means a folder if it has no suffix, ends in a slash, or is an existing folder."""
         path = home(text, "output")
         return cls(path, text[-1:] in ("/", os.sep) or path.is_dir() or not path.suffix)
 
     @property
     def is_video(self) -> bool:
-        """Whether the name is one that a video may have."""
+        """Whether the path has the suffix of a video."""
         return self.path.suffix.lower().removeprefix(".") in get_args(OutputFormat)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request and the file it becomes. `line`: where it stands in a batch file, and `typed`: the names used there."""
+    """A request and its output file. `line`: its place in a batch file; `typed`: the field names used there."""
 
     request: GenerationRequest
     path: Path
@@ -63,7 +63,7 @@ class Job:
     typed: frozenset[str] = frozenset()
 
     def mistake(self, field: str, message: str) -> Usage:
-        """The same in the user's terms: the flag, or the batch file's line and name."""
+        """The error in the user's terms: with the flag, or with the batch file's line and field name."""
         if field in ("width", "height") and (not self.line or "size" in self.typed):
             field, message = "size", f"{field} {message}"
         if self.line:
@@ -79,7 +79,7 @@ def flag(field: str) -> str:
 
 
 def home(text: str, field: str) -> Path:
-    """`~` and `~name` are home folders. Raises RequestError, also for what no file can be called."""
+    """Expands `~` and `~name`. Raises RequestError, also for a path that no file can have."""
     try:
         return _possible(Path(text).expanduser(), field)
     except RuntimeError:
@@ -87,7 +87,7 @@ def home(text: str, field: str) -> Path:
 
 
 def _possible(path: Path, field: str) -> Path:
-    """`path`, once the system takes it for the name of a file or folder."""
+    """Returns `path`. Raises RequestError if the system does not accept it as the path of a file or folder."""
     try:
         path.exists()
     except OSError as e:
@@ -110,7 +110,7 @@ def same_media(name: str, sha256: str, path: str | Path | None) -> dict[str, str
 
 
 def beside(file: Path) -> dict[str, Any]:
-    """Where the inputs lay when FILE was made, by the JSON beside it; nothing if there is none."""
+    """The paths of the inputs from which FILE was made, according to the JSON beside it; empty without such a file."""
     try:
         found = json.loads(file.with_suffix(file.suffix + ".json").read_text("utf-8"))["inputs"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -119,7 +119,7 @@ def beside(file: Path) -> dict[str, Any]:
 
 
 def to_request(prompt: str, given: dict[str, Any], file: Path | None) -> GenerationRequest:
-    """A request from options or a batch line, for the file that it becomes. Raises RequestError naming the field."""
+    """A request from options or a batch line. `file`: the output file, if known. Raises RequestError with the field."""
     values = {k: v for k, v in given.items() if k != "size"}
     if given.get("size") is not None:
         try:
@@ -147,8 +147,8 @@ def to_request(prompt: str, given: dict[str, Any], file: Path | None) -> Generat
 
 
 def to_lora(text: str) -> Lora:
-    """`FILE.safetensors[:SCALE]`, or the name of an installed one, `NAME[:SCALE]`; before the scale may stand
-    `#sha256=HEX&alpha=NUMBER`, as in requests."""
+    """Parses `FILE.safetensors[:SCALE]` or, for an installed LoRA, `NAME[:SCALE]`. As in requests, the scale may be
+    preceded by `#sha256=HEX&alpha=NUMBER`."""
     if "://" in text:
         raise RequestError("loras", f"nothing is downloaded here; cogvideox lora add {text}, then give its name")
     if (path := _lora_file(text)) is not None:
@@ -202,7 +202,7 @@ def _format_of(path: Path) -> Any:
 
 
 def several(prompt: str, given: dict[str, Any], output: Target | None, count: int) -> Iterator[Job]:
-    """`count` requests with seed, seed+1, ... and a file each."""
+    """`count` jobs with seed, seed+1, ... and one file each."""
     file = None if output is None or output.is_folder else output.path
     folder = Path("outputs") if output is None else output.path
     typed = Job(GenerationRequest(prompt), folder)
@@ -224,10 +224,10 @@ def several(prompt: str, given: dict[str, Any], output: Target | None, count: in
 
 
 def batch(file: Path, given: dict[str, Any], output: Target | None) -> Iterator[Job]:
-    """The requests of a JSONL file; a line's own values win over options. Files are named by line number."""
+    """The jobs of a JSONL file; a line's own values override the options. Videos are named by line number."""
     if output is not None and not output.is_folder and (output.is_video or output.path.exists()):
         raise Usage("--output: with --batch it must be a folder")
-    # a file without a suffix would have the folder's name
+    # for a batch file without a suffix, the folder needs another name
     folder = output.path if output else file.with_suffix("") if file.suffix else file.with_name(f"{file.name}-videos")
     taken: dict[Path, int] = {}
     known = {f.name for f in fields(GenerationRequest)} | {"size", "output"} | set(ALIASES)
@@ -285,13 +285,13 @@ def batch(file: Path, given: dict[str, Any], output: Target | None) -> Iterator[
 
 
 def _said_twice(values: dict[str, Any]) -> tuple[str, str] | None:
-    """Two names in a batch line that mean the same."""
+    """Two names in a batch line that set the same field, if any."""
     pairs = [*ALIASES.items(), ("size", "width"), ("size", "height")]
     return next((pair for pair in pairs if all(values.get(name) is not None for name in pair)), None)
 
 
 def _check_types(request: GenerationRequest) -> None:
-    """A JSON line may hold anything; the command line's own parser has checked options already."""
+    """Checks the types of a JSON line's values; those of options were checked by the command line's parser."""
     numbers = ("num_frames", "width", "height", "fps", "interpolate_fps", "num_inference_steps", "seed")
     for name in numbers:
         value = getattr(request, name)
@@ -313,7 +313,7 @@ def _check_types(request: GenerationRequest) -> None:
 
 
 def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
-    """Whether `path` already holds this request's video by `model` (of any seed, if the request names none)."""
+    """Whether `path` already contains this request's video by `model`; any seed counts if the request has none."""
     from pipelines.video import ManifestError, check_format, read_manifest
 
     if not path.is_file():

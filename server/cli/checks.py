@@ -1,7 +1,7 @@
-"""Everything about `generate`'s jobs that can be found wrong without torch: before it is imported, and before the first
-of several videos is made.
+"""Checks of `generate`'s jobs that do not need torch: they run before it is imported, and before the first of several
+videos is made.
 
-Knows: requests, their input files, where the videos go. Does not know: engines.
+Knows: requests, their input files, the output files. Does not know: engines.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from pipelines.models import ModelInfo
     from server.served import Served
 
-DEMO_HEIGHT = 480  # pixels; the demo model's own 96x64 is a stamp on a screen, and the APIs' default is 720x480
+DEMO_HEIGHT = 480  # pixels; the demo model's own 96x64 is tiny on a screen, and the APIs' default is 720x480
 
 
 def check_requests(jobs: Sequence[Job], served: Served) -> list[Job]:
-    """The jobs as they are carried out: a video of the demo model is enlarged when no size is asked. Raises Usage for
-    a request that its model cannot carry out, and NoModel."""
+    """Checks the jobs and returns them; for the demo model, a request without a size gets a larger one. Raises Usage
+    for a request that its model cannot fulfil, and NoModel."""
     return [_checked(job, served) for job in jobs]
 
 
@@ -66,8 +66,8 @@ def _check_lora(path: Path, model: ModelInfo) -> None:
 
 
 def check_outputs(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> None:
-    """Makes the folders. Raises Usage for a file that cannot be written, and for one that would be overwritten: with
-    `resume` a torn file of an earlier run is none of those."""
+    """Creates the folders. Raises Usage for a file that cannot be written or would be overwritten; with `resume`, a
+    truncated file of an earlier run may be overwritten."""
     for job in jobs:
         path = job.path
         if path.is_dir():
@@ -90,12 +90,12 @@ def check_outputs(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> None
 
 
 def part_of(path: Path) -> Path:
-    """Where a video is written before it takes its name."""
+    """The temporary file to which a video is written before it is renamed."""
     return path.with_name(f".{path.name}.part")
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or the next name beside it: another program may have made the file while the video was made."""
+    """`path`, or the next free name if another program has created that file in the meantime."""
     number, free = 1, path
     while free.exists():
         free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
@@ -103,7 +103,7 @@ def free_name(path: Path) -> Path:
 
 
 def _is_torn(path: Path) -> bool:
-    """A file of ours that was cut off: it has the JSON that is written beside each video, and no manifest inside."""
+    """Whether the file is a truncated video of ours: its JSON file is beside it, but it contains no manifest."""
     from pipelines.video import ManifestError, read_manifest
 
     try:
@@ -119,7 +119,7 @@ def _is_torn(path: Path) -> bool:
 
 
 def prompt_help_is_set(jobs: Sequence[Job]) -> None:
-    """Raises Usage: some request wants its prompt rewritten and no endpoint is set."""
+    """Raises Usage if a request wants its prompt rewritten; called when no endpoint is set."""
     for job in jobs:
         if job.request.prompt_help:
             raise Usage(f"{flag('prompt_help')}: set COGVIDEOX_PROMPT_HELP_URL and COGVIDEOX_PROMPT_HELP_MODEL")

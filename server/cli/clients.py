@@ -1,7 +1,6 @@
-"""`cogvideox clients`: programs that use this server with the clients of the APIs it speaks, ready to be copied.
+"""`cogvideox clients`: ready-to-run programs that use this server with its APIs' clients.
 
-Knows: the command, whose programs are shown, the URL filled in. Does not know: the programs (each façade has its
-own).
+Knows: the command, the choice of APIs, the server's URL. Does not know: the programs (each façade has its own).
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def _checked(url: str) -> str:
 
 
 def _address(settings: Settings) -> str:
-    """Where the server answers that these settings start."""
+    """The URL of a server with these settings."""
     if settings.public_url:
         return settings.public_url
     host = settings.host.strip("[]")
@@ -84,6 +83,6 @@ def _address(settings: Settings) -> str:
         if (address := ip_address(host)).is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"
     except ValueError:
-        pass  # a name
+        pass  # a host name
     scheme = "https" if settings.tls or settings.tls_cert else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"

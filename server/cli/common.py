@@ -1,4 +1,4 @@
-"""What the commands share: how a mistake is reported."""
+"""Error reporting for all commands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import typer
 
 
 def fail(message: str, code: int = 2) -> typer.Exit:
-    """Prints the message on one line of stderr; to be raised. `code`: 2 for a mistake of the user, 1 for a failure."""
+    """Prints the message on one line of stderr; the caller raises the result. `code`: 2 usage error, 1 failure."""
     typer.echo(f"cogvideox: {' '.join(message.split())}", err=True)
     return typer.Exit(code)

@@ -1,6 +1,6 @@
 """`cogvideox generate`: the engine without a server.
 
-Knows: options, batch files, where files go. Does not know: how a video is made.
+Knows: options, batch files, output files. Does not know: how a video is made.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def generate(
     ] = 1,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Refuse what the model cannot do exactly as arguments.", rich_help_panel=OUTPUT),
+        typer.Option("--strict", help="Refuse requests that would have to be adapted.", rich_help_panel=OUTPUT),
     ] = False,
     model: Annotated[str | None, typer.Option(help=MODEL, rich_help_panel=MACHINE)] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE, rich_help_panel=MACHINE)] = None,
@@ -169,7 +169,7 @@ def generate(
 
 
 def _say(message: str, style: str | None = None) -> None:
-    """One line on stderr, never wrapped: it may be a log file."""
+    """Prints one line to stderr, unwrapped, because stderr may be a log file."""
     from rich.console import Console
 
     Console(stderr=True).print(message, style=style, highlight=False, markup=False, soft_wrap=True)
@@ -202,7 +202,7 @@ def run_all(jobs: list[Job], settings: Settings, *, resume: bool, overwrite: boo
         _introduce_demo()
     engine = _engine(served, settings)
     failed = 0
-    better: dict[tuple[str, str], GenerationRequest] = {}  # several videos of one prompt ask once
+    better: dict[tuple[str, str], GenerationRequest] = {}  # each prompt is rewritten once, also for several videos
     for job in waiting:
         request = job.request
         if helper is not None and request.prompt_help and request.task is not Task.V2V:
@@ -233,9 +233,9 @@ def _engine(served: Served, settings: Settings) -> Engine:
 
     environment.prepare()
     try:
-        from pipelines.engine.generate import Engine  # torch comes with it: only now
+        from pipelines.engine.generate import Engine  # imports torch, so not earlier
         from pipelines.errors import GenerationError
-    except (ImportError, OSError) as e:  # a library that torch needs is missing, or is another version
+    except (ImportError, OSError) as e:  # a library that torch needs is missing or has another version
         raise Usage(f"PyTorch cannot be imported: {' '.join(str(e).split())}; run `make setup`") from None
     spec = EngineSpec(served.folders, served.devices[0], settings.memory, served.rife_weights, settings.upscaler)
     try:
@@ -245,7 +245,7 @@ def _engine(served: Served, settings: Settings) -> Engine:
 
 
 def _introduce_demo() -> None:
-    """Says once to each user what the demo is; from then on the line about the finished video names it."""
+    """Tells each user once what the demo model is; later, only the line about the finished video mentions it."""
     seen = default_models_dir().parent / "demo-introduced"
     if seen.exists():
         return
@@ -254,7 +254,7 @@ def _introduce_demo() -> None:
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()
     except OSError:
-        pass  # it is said again
+        pass  # the message appears again next time
 
 
 def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path, overwrite: bool) -> None:
@@ -297,7 +297,7 @@ def _run(engine: Engine, request: GenerationRequest, served: Served, path: Path,
 
 
 def _write(path: Path, finished: Finished, request: GenerationRequest, began: float) -> None:
-    """The video, its poster (.jpg) and the manifest with times (.json) beside it; the video last and at once."""
+    """Writes the poster (.jpg), the manifest with times (.json) and, last and atomically, the video."""
     beside = {
         **finished.manifest,
         "file": path.name,

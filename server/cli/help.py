@@ -1,7 +1,7 @@
-"""How `--help` looks: usage and types in plain letters, defaults of the settings beside their flags, examples. A
-mistake in typing is one line instead.
+"""The format of `--help`: plain usage and types, the settings' defaults beside their flags, examples. A usage error is
+printed on one line instead.
 
-Knows: typer's own pages. Does not know: what any command does. The settings are imported only to print a page.
+Knows: typer's help pages. Does not know: what any command does. The settings are imported only to print a page.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _written(ctx: Context) -> Context:
 
 
 class Command(TyperCommand):
-    """`examples` are shown below the options, as they would be typed."""
+    """`examples`: command lines shown below the options."""
 
     examples: tuple[str, ...] = ()
 
@@ -95,7 +95,7 @@ class Group(TyperGroup):
 
 
 class Commands(typer.Typer):
-    """A group whose commands have such pages."""
+    """A group whose commands have help pages in this format."""
 
     def __init__(self, help: str) -> None:
         super().__init__(cls=Group, help=help, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -110,10 +110,10 @@ def with_examples(*lines: str) -> type[Command]:
 
 
 def _plain(params: list[Parameter], ctx: Context) -> list[Parameter]:
-    """Types as TEXT and N instead of `<str>`, none for a switch."""
+    """Shows types as TEXT and N instead of `<str>`, and none for a switch."""
     for param in params:
         if isinstance(param, TyperArgument):
-            setattr(param, "display_type_rich", lambda ctx: None)  # noqa: B010  its name says it
+            setattr(param, "display_type_rich", lambda ctx: None)  # noqa: B010  its name is enough
         elif isinstance(param, TyperOption) and param.metavar is None:
             shown = param.display_type_rich(ctx) or ""
             param.metavar = TYPES.get(shown, "PATH" if shown == "<path>" else shown.strip("<>"))
@@ -121,7 +121,7 @@ def _plain(params: list[Parameter], ctx: Context) -> list[Parameter]:
 
 
 def _add_defaults(params: list[Parameter]) -> None:
-    """A flag of a setting has no default of its own: without it the setting counts."""
+    """Shows the setting's default for each flag that overrides a setting; the flag itself has none."""
     from server.settings import Settings
 
     for param in params:
@@ -133,7 +133,7 @@ def _add_defaults(params: list[Parameter]) -> None:
 
 
 def _escape(params: list[Parameter]) -> None:
-    """Rich would take `[default: 8000]` for a style and leave it out."""
+    """Escapes help texts: rich would interpret `[default: 8000]` as a style and omit it."""
     from rich.markup import escape
 
     for param in params:

@@ -1,7 +1,7 @@
 """`cogvideox keys`: keys for clients, kept as hashes in the job table's database.
 
-Knows: commands, which server they are about, how their answers look. Does not know: how keys are checked. Works beside
-a running server, which notices within a second.
+Knows: the commands, the server's data folder, the output. Does not know: how keys are checked. The commands also work
+while the server is running, which notices a change within a second.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def list_(data_dir: DataFolder = None) -> None:
         table.add_row(key.id, escape(key.name), _day(key.created_at), *limits, _day(key.revoked_at))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width: one line a key, for grep
+        console = Console(width=160)  # a pipe has no width: one line per key, for grep
     console.print(table)
     typer.echo(_state(keys, settings))
 
@@ -112,13 +112,13 @@ def delete(id_: Id, data_dir: DataFolder = None) -> None:
 
 
 def issued(settings: Settings) -> list[IssuedKey]:
-    """Every key that was issued for the server of these settings and not deleted."""
+    """All keys that were issued for the server with these settings and not deleted."""
     with _store(settings) as store:
         return store.all()
 
 
 def counted(keys: Sequence[IssuedKey], settings: Settings) -> tuple[int, int]:
-    """Valid and revoked keys, those of COGVIDEOX_API_KEYS among the valid ones."""
+    """The numbers of valid keys, including those of COGVIDEOX_API_KEYS, and of revoked keys."""
     revoked = sum(key.revoked_at is not None for key in keys)
     return len(settings.keys) + len(keys) - revoked, revoked
 
@@ -139,7 +139,7 @@ def _state(keys: Sequence[IssuedKey], settings: Settings) -> str:
 
 
 def _id(given: str) -> str:
-    """A whole key is taken for its id."""
+    """The id in `given`, which may also be a whole key."""
     return given.replace(":", ".").partition(".")[0]
 
 
@@ -162,7 +162,7 @@ def _settings(data_dir: Path | None) -> Settings:
 
 
 def _is_new(settings: Settings) -> bool:
-    """Whether no server has ever used the data folder. A database that is named by its URL is its own place."""
+    """Whether no server has ever used the data folder. False with a database URL, which does not need the folder."""
     return settings.database_url is None and not (settings.data_dir / "jobs.db").is_file()
 
 
@@ -176,7 +176,7 @@ def _where(settings: Settings) -> str:
 
 @contextmanager
 def _existing(settings: Settings) -> Iterator[KeyStore]:
-    """Like `_store`, but creates nothing in a folder that no server has used."""
+    """Like `_store`, but fails instead of creating a database if no server has used the data folder."""
     if _is_new(settings):
         raise fail(
             f"no server has used the data folder {settings.data_dir.absolute()}; run this where the server runs, or"

@@ -1,7 +1,7 @@
 """`cogvideox lora`: the LoRA files a request may name: list, add, inspect, remove.
 
-Knows: words and exit codes, where a file may come from. Does not know: the folder's layout (`weights.loras`), what is
-inside a file (`pipelines.lora.file`).
+Knows: messages and exit codes, the sources of files. Does not know: the folder's layout (`weights.loras`), the content
+of a file (`pipelines.lora.file`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 app = Commands(help="LoRA files: list, add, inspect, remove.")
-SECONDS = 3600.0  # for a download by hand
+SECONDS = 3600.0  # for a download from a URL
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 
 LorasDir = Annotated[Path | None, typer.Option("--loras-dir", help="Folder with installed LoRAs.")]
@@ -44,7 +44,7 @@ def _plainly() -> Iterator[None]:
         yield
     except (WeightsError, ServerError, LoraError) as e:
         raise fail(str(getattr(e, "message", e))) from None
-    except BrokenPipeError:  # `lora list | head`: nobody reads on
+    except BrokenPipeError:  # `lora list | head`: the reader has closed the pipe
         raise
     except OSError as e:
         raise fail(f"{e.filename or 'the LoRA folder'}: {e.strerror or e}") from None
@@ -54,7 +54,7 @@ def _plainly() -> Iterator[None]:
 
 @contextmanager
 def _about(file: Path) -> Iterator[None]:
-    """What is wrong with a LoRA, with the file's name before it."""
+    """Prefixes a LoraError with the file's name."""
     try:
         yield
     except LoraError as e:
@@ -62,7 +62,7 @@ def _about(file: Path) -> Iterator[None]:
 
 
 def _settings(loras_dir: Path | None) -> Settings:
-    """Raises StartError for settings that make no sense."""
+    """Raises StartError for invalid settings."""
     from server.served import check_folders
     from server.settings import Settings
 
@@ -163,7 +163,7 @@ def remove(name: Name, loras_dir: LorasDir = None) -> None:
 
 
 def describe(path: Path, models_dir: Path) -> dict[str, Any]:
-    """What `inspect` prints. Raises LoraError for what is no LoRA file at all."""
+    """The output of `inspect`. Raises LoraError for a file that is not a LoRA."""
     file = lora_file.read(path)
     about: dict[str, Any] = {
         "file": str(path),
@@ -228,7 +228,7 @@ def _row(path: Path, models_dir: Path) -> tuple[str, str, str, str]:
 
 
 def _warn(path: Path, models_dir: Path) -> None:
-    """What `inspect` would say of a file that was just added and will not do as it is."""
+    """Prints the problems and notes that `inspect` has for a file that was just added."""
     with _about(path):
         found = describe(path, models_dir)
     for said in (*found.get("problem", ())[:1], *found.get("note", ())):
@@ -275,7 +275,7 @@ def _add(
 
 
 def _pull(source: str, settings: Settings, alpha: float | None, sha256: str | None, revision: str | None) -> list[Path]:
-    """Fetches from the hub beside what is installed, and moves it into place when all of it is sure."""
+    """Downloads from the hub into a scratch folder and, after all checks, moves the files into place."""
     from rich.console import Console
 
     folder = settings.lora_folder

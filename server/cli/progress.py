@@ -1,6 +1,6 @@
-"""The progress of a video: on a terminal one bar for the whole video, elsewhere a plain line now and then.
+"""A video's progress: on a terminal one bar for all stages, elsewhere a plain line every few seconds.
 
-Knows: terminals, stages' names. Does not know: engines.
+Knows: terminals, names of stages. Does not know: engines.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from rich.progress import Progress as Bar
 from pipelines.events import Progress
 from pipelines.progress import label, time_left
 
-LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
+LINE_EVERY = 10.0  # seconds between two lines without a terminal
 
 
 class Display:
-    """For one video, as a context manager. `clock`: seconds that only go up."""
+    """A context manager for one video. `clock`: monotonic seconds."""
 
     def __init__(
         self, console: Console, clock: Callable[[], float] = time.monotonic, every: float = LINE_EVERY
@@ -82,7 +82,7 @@ class Display:
         return ", ".join(parts)
 
     def _left(self) -> str:
-        """Counts down between two reports, and stops above 0: what lasts longer than estimated is not done."""
+        """Counts down between two reports, but not to 0 if the work takes longer than estimated."""
         if self._latest is None or self._latest.eta is None:
             return ""
         left = self._latest.eta - (self._clock() - self._at)

@@ -1,6 +1,6 @@
-"""`cogvideox replay`: a video again, from the manifest inside it.
+"""`cogvideox replay`: makes a video again from the manifest inside it.
 
-Knows: options, where the inputs of a video were, what may differ. Does not know: how a video is made.
+Knows: options, the paths of a video's inputs, possible differences. Does not know: how a video is made.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _target(file: Path, output: str | None) -> Path:
 
 
 def _models(manifest: dict[str, Any]) -> str:
-    """What made it, as COGVIDEOX_MODEL names it."""
+    """The models that made the video, as a value of COGVIDEOX_MODEL."""
     return ",".join(dict.fromkeys(manifest[k]["name"] for k in ("model", "extender") if k in manifest))
 
 

@@ -1,4 +1,4 @@
-"""`cogvideox serve`: the server, from settings and flags, with a banner that says what is served.
+"""`cogvideox serve`: starts the server with settings and flags, and prints a banner.
 
 Knows: flags, the banner, exit codes. Does not know: how the server is put together (`server.house`).
 """
@@ -62,7 +62,7 @@ def serve(
             tls_key=tls_key,
             log_level=log_level,
         )
-        from server.serve import serve as run  # the whole server: not before the settings are right
+        from server.serve import serve as run  # imports the whole server, so not before the settings are checked
 
         run(settings, on_ready=lambda url: _banner(url, settings), on_broken=_broken)
     except StartError as e:
@@ -77,7 +77,7 @@ def _banner(url: str, settings: Settings) -> None:
     from weights.catalog import CATALOG
 
     def line(text: str = "", style: str | None = None) -> None:
-        console.print(text, style=style, soft_wrap=True)  # a URL or path that is cut in two cannot be copied
+        console.print(text, style=style, soft_wrap=True)  # unwrapped, so that URLs and paths can be copied
 
     console = Console(stderr=True, highlight=False, markup=False)
     served = choose(settings)

@@ -1,6 +1,6 @@
 """All settings with their defaults, by topic: the second half of `cogvideox serve --help`.
 
-Knows: which topic a setting belongs to, how the page looks. Does not know: what the settings do.
+Knows: the topic of each setting, the page's format. Does not know: what the settings do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server.cli.help import Command
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
-# a setting that is in none of these lists stands with the one before it in `Settings`
+# a setting in none of these lists is shown after its predecessor in `Settings`
 TOPICS: dict[str, tuple[str, ...]] = {
     "Network": ("host", "port", "public_url", "trusted_proxies", "tls", "tls_cert", "tls_key"),
     "Access": ("api_keys", "insecure", "allow_private_urls"),
@@ -40,7 +40,7 @@ class ServeCommand(Command):
 
 
 def by_topic() -> dict[str, list[str]]:
-    """Every setting's name, under its topic."""
+    """The names of all settings, by topic."""
     from server.settings import Settings
 
     topic_of = {name: topic for topic, names in TOPICS.items() for name in names}

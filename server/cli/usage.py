@@ -1,7 +1,6 @@
-"""What is wrong with the words of a command, as one line like every other mistake: the option, what was given, what is
-possible.
+"""typer's usage errors on one line, like all other errors: the option, the allowed values, the given value.
 
-Knows: typer's errors. Does not know: what any option is for.
+Knows: typer's errors. Does not know: what any option means.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def complaint(error: UsageError) -> str:
 
 
 def unwritable(ctx: Context) -> str | None:
-    """The first value that is not valid Unicode, with the option's name; None: all are."""
+    """A message about the first value that is not valid Unicode, with the option's name; None if all are valid."""
     for param in ctx.command.get_params(ctx):
         for text in _texts(ctx.params.get(param.name or "")):
             if flaw(text):

@@ -1,7 +1,7 @@
 """`cogvideox weights`: list, pull, import, verify and find models, and RIFE's network.
 
-Knows: messages and exit codes for people and scripts (0 done, 1 a model is broken, 2 the request makes no sense or
-cannot be carried out: one line on stderr; 130 stopped by hand). Does not know: how any of it is done (`weights.*`).
+Knows: messages and exit codes (0 done; 1 a model is broken; 2 the request is invalid or fails, with one line on stderr;
+130 Ctrl-C). Does not know: how any of it is done (`weights.*`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NameOrFolder = Annotated[str, typer.Argument(metavar="NAME|DIR", help="A name fr
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """What the user can correct becomes one line on stderr and exit code 2."""
+    """Turns errors that the user can correct into one line on stderr and exit code 2."""
     from server.errors import StartError
 
     try:
@@ -40,7 +40,7 @@ def _plainly() -> Iterator[None]:
         raise fail(error.message) from error
     except WeightsError as error:
         raise fail(str(error)) from error
-    except BrokenPipeError:  # `weights list | head`: nobody reads on
+    except BrokenPipeError:  # `weights list | head`: the reader has closed the pipe
         raise
     except OSError as error:
         raise fail(f"{error.filename or 'the models folder'}: {error.strerror or error}") from error
@@ -49,7 +49,7 @@ def _plainly() -> Iterator[None]:
 
 
 def _models_dir(given: Path | None) -> Path:
-    """That of the flag, the variable or `.env`. Raises StartError for settings that make no sense."""
+    """The folder from the flag, the environment or `.env`. Raises StartError for invalid settings."""
     from server.served import check_folders
     from server.settings import Settings
 
@@ -79,7 +79,7 @@ def _size(gigabytes: float) -> str:
 
 @app.command("list")
 def list_(models_dir: ModelsDir = None) -> None:
-    """List every model known by name, and what else is in the models folder."""
+    """List the known models, and the others in the models folder."""
     with _plainly():
         _list(_models_dir(models_dir))
 
@@ -114,7 +114,7 @@ def _list(models_dir: Path) -> None:
         table.add_row(name, here_or_not, size_or_none or "?", licence, "frame interpolation", source)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width: one line a model, for grep
+        console = Console(width=160)  # a pipe has no width: one line per model, for grep
     console.print(table)
     for terms in sorted({one.terms for one in CATALOG.values() if one.terms}):
         typer.echo(f"* {terms}")
@@ -140,7 +140,7 @@ def _fetch(name: str, models_dir: Path) -> Path:
 
     from weights.pull import pull as fetch
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides its messages about retries
     return fetch(name, models_dir)
 
 
@@ -160,9 +160,9 @@ def import_(
     ] = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Install what is on this machine already: a model, linked where possible; a transformer from a full fine-tune
-    (a folder, or one .safetensors file, in the layout of diffusers or the original one) with the other parts of --base;
-    or RIFE's weights for frame interpolation (.pkl, .pth, .pt, .safetensors)."""
+    """Install files that are already on this machine: a model, linked where possible; a transformer from a full
+    fine-tune (a folder, or one .safetensors file, in the layout of diffusers or the original one) with the other parts
+    of --base; or RIFE's weights for frame interpolation (.pkl, .pth, .pt, .safetensors)."""
     from rich.console import Console
 
     from pipelines.frames.rife_check import convert
@@ -208,7 +208,7 @@ def verify(
 
     with _plainly(), Console(stderr=True).status("checking"):
         folder = _models_dir(models_dir)
-        # `find` does not recognise a folder that lost its model_index.json, yet there is much to say about it
+        # `find` does not accept a folder without model_index.json, but its other problems can be reported
         asked = catalog.home(checkpoint)
         name = catalog.name_of(checkpoint, folder)
         by_path = name not in (*CATALOG, *NETWORKS) and asked.is_dir()

@@ -69,7 +69,7 @@ def attack_unnoticed(target: Target, urls: list[str]) -> None:
         quiet = longest_fetch(target, mine, 1.0)
         with target.bystander() as seen, attack(target, urls):
             longest = longest_fetch(target, mine, SECONDS)
-    assert longest <= quiet + pace.seconds(NOTICEABLE), f"{longest:.2f} s beside {quiet:.2f} in peace"
+    assert longest <= quiet + pace.seconds(NOTICEABLE), f"{longest:.2f} s, without the attack {quiet:.2f} s"
     target.assert_unnoticed(seen)
 
 

@@ -83,7 +83,7 @@ def attack_unnoticed(target: Target, hooks: list[str]) -> None:
         with target.bystander() as seen:
             longest = longest_letter(target, ear, SECONDS)
         ear.shutdown()
-    assert longest <= quiet + pace.seconds(NOTICEABLE), f"{longest:.2f} s beside {quiet:.2f} in peace"
+    assert longest <= quiet + pace.seconds(NOTICEABLE), f"{longest:.2f} s, without the attack {quiet:.2f} s"
     target.assert_unnoticed(seen)
 
 

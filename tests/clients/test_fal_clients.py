@@ -36,7 +36,7 @@ def fetched(url: str, folder: Path) -> Film:
 
 
 def promised(model: ModelInfo, *, rife: bool = True) -> Film:
-    """fal's default output: 16 fps, with twice the model's frames when `use_rife` is on, so the duration stays."""
+    """fal's default output: 16 fps, and with `use_rife` twice the model's frames, which keeps the duration."""
     frames = model.family.frames.default
     return Film(2 * frames if rife else frames, 16, *SIZE)
 

@@ -1,4 +1,4 @@
-"""Our own programs in processes of their own: which code they run, what they are given, how they end."""
+"""Child processes that run our own modules: their imports, environment, time and memory limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from server.workers.spec import WorkerSpec
 from tests.rigs import pace
 from tests.rigs.pace import until
 
-# every program of ours -> arguments with which it ends by itself; files are in the current directory
+# every module with a __main__ -> arguments with which it ends by itself; files are in the current directory
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "pipelines.lora.unpickle": ("a.pt", "a.safetensors"),
     "pipelines.frames.rife_check": ("none.pkl",),
@@ -29,13 +29,13 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "server.media.inspector": (),
     "weights.loras": ("not a name", "loras", "1000", "30"),
 }
-TEXTS = {"server.facades.openai.recipes"}  # which holds a program for elsewhere
+TEXTS = {"server.facades.openai.recipes"}  # contains the text of a program for users
 
 
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory holds modules named like ours, and like some that ours import. Each leaves a trace when it
-    is imported."""
+    """Changes into a directory with modules named like ours and like some that ours import. Importing one of them
+    writes to the returned file."""
     trace = tmp_path / "imported"
     code = f"open({str(trace)!r}, 'a').write(__name__ + ' ')\n"
     for name in ("pipelines", "server", "weights", "torch", "PIL", "typer"):
@@ -73,7 +73,7 @@ def test_a_program_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_worker_imports_nothing_from_the_current_directory(trap: Path, tmp_path: Path) -> None:
-    """Its process is multiprocessing's, which looks there first unless it is started otherwise."""
+    """multiprocessing's child processes search the current directory first by default."""
     spec = WorkerSpec(EngineSpec({"tiny": tmp_path}), tmp_path / "inputs", engine_class="tests.rigs.fake_engine:Engine")
     pool = LocalPool(spec, ["cpu"])
     pool.start()

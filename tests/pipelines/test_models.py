@@ -1,4 +1,4 @@
-"""The published checkpoints are known by their configs; another one is read off its own."""
+"""Published checkpoints are recognised by their configs; others are described from theirs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUBLISHED = {
 
 
 def configs(folder: Path, **transformer: object) -> Path:
-    """A checkpoint folder of config files only, which is all `describe` reads."""
+    """A checkpoint folder with config files only, which is all that `describe` reads."""
     for name, file, content in (
         ("", "model_index.json", {"_class_name": "CogVideoXPipeline"}),
         ("transformer", "config.json", {"_class_name": "CogVideoXTransformer3DModel", **transformer}),

@@ -46,7 +46,7 @@ def other(value: Any) -> Any:
 @pytest.mark.parametrize("name", [field.name for field in fields(SamplingPlan)])
 def test_every_field_of_the_sampling_plan_changes_the_key(name: str) -> None:
     plan = full().sampling
-    assert getattr(plan, name) not in (None, ()), "the test says nothing about it"
+    assert getattr(plan, name) not in (None, ()), "the test needs a value of this field"
     changed = replace(plan, **{name: other(getattr(plan, name))})
     assert sampling_key(changed, MODEL) != sampling_key(plan, MODEL)
 
@@ -86,7 +86,7 @@ def test_a_lora_counts_by_its_content_scale_and_alpha() -> None:
     changed = (replace(LORA, sha256="1" * 64), replace(LORA, scale=1.0), replace(LORA, alpha=1.0))
     assert len({key(LORA), *map(key, changed)}) == 4
     unknown = replace(LORA, sha256=None)
-    assert key(unknown) != key(replace(unknown, path="/b/other.safetensors")), "the path is all there is"
+    assert key(unknown) != key(replace(unknown, path="/b/other.safetensors")), "without a hash, the path counts"
 
 
 def test_the_key_is_the_same_from_json() -> None:
@@ -97,7 +97,7 @@ def test_the_key_is_the_same_from_json() -> None:
 
 
 def test_the_two_plans_share_no_name() -> None:
-    """They lie side by side in `Plan.to_dict()`."""
+    """`Plan.to_dict()` merges the fields of both."""
     names = [field.name for part in (SamplingPlan, VideoPlan) for field in fields(part)]
     assert len(names) == len(set(names)) and {"notes", "tokens"}.isdisjoint(names)
 

@@ -1,4 +1,4 @@
-"""What is asked becomes what is done, with a reason for every change; `strict` refuses instead."""
+"""Resolving a request into a plan: every change gets a note with its reason; `strict` refuses changes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_both_ends_of_each_range_are_possible_and_nothing_beyond() -> None:
             shown = str(value) if name == "seed" else e.value.message.rpartition(" ")[2]
             assert e.value.message == f"must be between {ends[0]} and {ends[1]}, got {shown}"
             assert math.isnan(value) or float(shown) == value, (
-                "the number that was given, and not the nearest short one"
+                "the message must show the given number, not a rounded one"
             )
 
 

@@ -1,7 +1,4 @@
-"""Everything that came of one call: the answer, what lies at the addresses in it, the jobs, what their webhooks say.
-
-Knows: façades as a whole, HTTP. Does not know: vendors' words.
-"""
+"""All effects of one API call: the response, the content at the URLs in it, the jobs and their webhook bodies."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ from tests.rigs.golden import stable
 BASE = "http://here:8000"
 OURS = re.compile(rf"{BASE}/(?!files/)[^\s\"\\]+")
 COMPARED = ("facade", "endpoint", "request", "priority", "keep_seconds", "webhook", "idempotency", "status", "error")
-PASSING = ("date", "content-length", "last-modified", "etag")  # headers
+PASSING = ("date", "content-length", "last-modified", "etag")  # headers that may differ between two calls
 
 Values = dict[Field, Any]
 
 
 def effect(rig: Rig, call: Call, field: Field, choose: Callable[[Sender, Scene], Values]) -> tuple[int, dict[str, Any]]:
-    """The status of the answer, and all that came of the call, by place."""
+    """The response's status code and all effects of the call, by their paths such as `answer.body.id`."""
     client = TestClient(rig.app, base_url=BASE, raise_server_exceptions=False)
     client.portal = rig.portal
     sender = Sender(client, next(rig.keys), rig)
@@ -115,7 +112,7 @@ def _read(body: bytes) -> Any:
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of JSON. An empty list or object is one."""
+    """The leaves of a JSON value by path. An empty list or object counts as a leaf."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     found = False
     for name, member in members:

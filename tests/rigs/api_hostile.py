@@ -1,7 +1,4 @@
-"""Requests no honest client sends, made from what a façade says it takes.
-
-Knows: HTTP, JSON and forms at their edges. Does not know: vendors.
-"""
+"""Malformed and hostile requests, derived from a façade's schema."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ VALUES: tuple[Any, ...] = (
     *("http://here:8000/files/x/y", "http://\ud800.example/", "٣", "%00", "{}", "[]", "null"),
     *([], {}, [[]], [None], {"url": None}, {"": ""}, {"a": {"b": {"c": []}}}, ["x"] * 50, [1, "a", None, {}]),
 )
-# JSON that none of the values above makes
+# bodies that cannot be made from the values above
 BODIES = {
     "nothing": b"",
     "spaces": b" \r\n ",
@@ -167,7 +164,7 @@ KEYS: tuple[tuple[tuple[bytes, bytes], ...], ...] = (
 
 
 def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
-    """All for one call. `places`: what makes its path one that is there."""
+    """All hostile requests for one call. `places`: values for the path's parameters, so that the path exists."""
     target = call.path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     base = {f.name: f.examples[0] for f in call.top if f.required and f.where == "body" and f.examples}
     named = [f for f in call.fields if f.where == "body"]
@@ -205,7 +202,7 @@ def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
 
 
 def around(path: str, places: dict[str, Any], methods: Iterable[str] = ("GET", "POST")) -> Iterator[Asked]:
-    """For one address, whatever it takes: other methods, other ids, other keys. `methods`: those it is there for."""
+    """Requests near one URL: other methods, ids, keys, hosts and paths. `methods`: the methods to try odd ids with."""
     target = path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     for method in METHODS:
         for body in (b"", b"{}", b'{"prompt": "a"}'):

@@ -1,6 +1,6 @@
-"""Requests as bytes straight to a façade, and whether it may answer what it answers.
+"""Sends raw requests to a façade over ASGI, and checks the form of its responses.
 
-Knows: ASGI as uvicorn speaks it, the shape of each vendor's errors. Does not know: what is asked.
+Knows: ASGI as uvicorn speaks it, the form of each vendor's errors. Does not know: the requests' meaning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Asked:
     target: bytes  # as in the request line
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
-    what: str = ""  # is odd about it
+    what: str = ""  # what is odd about the request
 
     def __str__(self) -> str:
         shown = [f"{name.decode('latin-1')}: {value[:80]!r}" for name, value in self.headers if name != b"x-api-key"]
@@ -46,7 +46,7 @@ class Answer:
 
 
 async def ask(app: ASGIApp, asked: Asked) -> Answer:
-    """What uvicorn would send for this. The client stays until the answer is whole."""
+    """The response that uvicorn would send; the client stays connected until it is complete."""
     path, _, query = asked.target.partition(b"?")
     scope = {
         "type": "http",
@@ -90,7 +90,7 @@ async def ask(app: ASGIApp, asked: Asked) -> Answer:
 
 
 def flaw(vendor: str, asked: Asked, answer: Answer) -> str | None:
-    """What is wrong with the answer, whatever was asked; None for nothing."""
+    """What is wrong with the response, regardless of the request; None if nothing is."""
     text = answer.body.decode("utf-8", "replace")
     if answer.raised or answer.status >= 500:
         return f"{answer.status} {answer.raised}"
@@ -122,7 +122,7 @@ def _texts(body: Any, *names: str) -> bool:
 
 
 def _fal(body: Any, answer: Answer) -> bool:
-    """A text, said twice, or a list of what is wrong with which field; `detail` alone is FastAPI's."""
+    """The same text in `detail` and `message`, or a list of field errors. `detail` alone is FastAPI's form."""
     detail = body.get("detail")
     if isinstance(detail, list):
         return bool(detail) and all(_texts(e, "msg", "type") and isinstance(e.get("loc"), list) for e in detail)
@@ -138,7 +138,7 @@ def _zhipu(body: Any, answer: Answer) -> bool:
 
 
 def _modelslab(body: Any, answer: Answer) -> bool:
-    if _texts(body, "status", "message") and body["status"] == "failed":  # of an unknown id
+    if _texts(body, "status", "message") and body["status"] == "failed":  # for an unknown id
         return "tip" in body
     return _texts(body, "status", "message", "tip") and body["status"] == "error"
 

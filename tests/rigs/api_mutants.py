@@ -1,8 +1,4 @@
-"""Requests made from one that a schema brought about: the same with something changed in it, which costs nothing,
-while each request that is drawn from a schema costs a tenth of a second.
-
-Knows: JSON, addresses and bytes. Does not know: vendors, schemas.
-"""
+"""Mutations of requests that were generated from a schema: generating one takes 0.1 s, mutating it almost nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ from typing import Any
 from tests.rigs.api_hostile import BODIES, HEADER_VALUES, TYPES, VALUES, WORDS
 from tests.rigs.api_judge import Asked
 
-ENOUGH = 100_000  # bytes of a body that is taken apart
+ENOUGH = 100_000  # largest body, in bytes, that is mutated as JSON
 
 
 def mutants(asked: Asked, random: Random, count: int) -> Iterator[Asked]:
-    """`count` of them, the same ones for the same `random`."""
+    """Yields `count` mutations, reproducible for the same `random`."""
     document = _document(asked.body)
     for _ in range(count):
         if document is not None and random.random() < 0.8:
@@ -32,7 +28,7 @@ def mutants(asked: Asked, random: Random, count: int) -> Iterator[Asked]:
 
 
 def _document(body: bytes) -> Any:
-    """The JSON in the body, if it is a non-empty object or list."""
+    """The body's JSON value if it is a non-empty object or list, else None."""
     try:
         found = json.loads(body) if len(body) <= ENOUGH else None
     except (ValueError, RecursionError):
@@ -41,7 +37,8 @@ def _document(body: bytes) -> Any:
 
 
 def _changed(document: Any, random: Random) -> tuple[str, Any]:
-    """One place in a copy of the document is another value, missing, twice there or elsewhere."""
+    """A description of one random change, and a changed copy of the document: a value is replaced, removed, wrapped,
+    duplicated or renamed."""
     copy = json.loads(json.dumps(document))
     parent = random.choice(_parents(copy))
     place = random.choice([*parent] if isinstance(parent, dict) else range(len(parent)))
@@ -68,7 +65,7 @@ def _changed(document: Any, random: Random) -> tuple[str, Any]:
 
 
 def _parents(value: Any) -> list[Any]:
-    """Every object and list in it that holds something."""
+    """All non-empty objects and lists in `value`."""
     if not isinstance(value, dict | list) or not value:
         return []
     return [
@@ -91,7 +88,7 @@ def _spoilt(body: bytes, random: Random) -> bytes:
 
 
 def _around(asked: Asked, random: Random) -> Asked:
-    """Another query, content type or header."""
+    """The request with another query, content type or header."""
     match random.randrange(3):
         case 0:
             path, _, query = asked.target.partition(b"?")

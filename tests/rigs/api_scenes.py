@@ -1,7 +1,5 @@
-"""What must be there before some calls make sense, and what must follow before others show what they have done.
-
-Knows: vendors, a little: a video that can be asked for, an upload that was begun. Does not know: what the fields do.
-"""
+"""Preparation for calls that need, for example, a video or a started upload, and follow-up calls that make the effect
+of others visible."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ PICTURE = (
 
 @dataclass(frozen=True)
 class Scene:
-    """`places`: parts of the call's path. `values`: fields without which another has no meaning. `examples`: instead
-    of those of the schema. `refuses`: the second of them is one to be refused."""
+    """`places`: path parameters. `values`: other fields that the tested field requires. `examples`: used instead of
+    the schema's examples. `refuses`: the second example must be refused."""
 
     places: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +42,7 @@ class Scene:
 
 @dataclass
 class Sender:
-    """A client with a key of its own."""
+    """A client with its own key."""
 
     client: TestClient
     key: str
@@ -132,7 +130,7 @@ def _fal_sent_in_parts(sender: Sender, answer: Any) -> None:
 
 
 def _fal_token_used(sender: Sender, answer: Any) -> None:
-    """At once and five minutes later."""
+    """Uses the token immediately and five minutes later."""
     for later in (0, 300):
         sender.wait(later)
         token = {"fal_jwt_token": answer}
@@ -159,7 +157,7 @@ def _zhipu_prompt(sender: Sender) -> Scene:
     return Scene(values={"prompt": "a red circle moves left"})
 
 
-# (vendor, call or field): what makes it possible
+# (vendor, call or field) -> its preparation
 SCENES: dict[tuple[str, str], Callable[[Sender], Scene]] = {
     ("openai", "POST /v1/videos/{video_id}/remix"): _openai_video,
     ("openai", "GET /v1/videos/{video_id}/content"): _openai_video,
@@ -188,7 +186,7 @@ SCENES: dict[tuple[str, str], Callable[[Sender], Scene]] = {
     ("replicate", "webhook_events_filter"): lambda _: Scene(values={"webhook": "https://example.com/hook"}),
     ("huggingface", "parameters.prompt"): lambda _: Scene({"name": "CogVideoX-5b-I2V"}, {"inputs": PICTURE}),
 }
-# (vendor, call): what is done with its answer
+# (vendor, call) -> follow-up with its response
 AFTER: dict[tuple[str, str], Callable[[Sender, Any], None]] = {
     ("fal", "POST /storage/upload/initiate"): _fal_sent,
     ("fal", "POST /storage/upload/initiate-multipart"): _fal_sent_in_parts,
@@ -196,9 +194,9 @@ AFTER: dict[tuple[str, str], Callable[[Sender, Any], None]] = {
     ("fal", "POST /tokens"): _fal_token_used,
 }
 BRACKETS = ("openai",)  # an object in a form is `name[member]`; elsewhere it is JSON
-# (vendor, field): it is there to be told again, so that is its effect
+# (vendor, field): its only effect is that responses repeat it
 TOLD_AGAIN = {("modelslab", "track_id"), ("zhipu", "request_id")}
-# (vendor, field): why none of this shows what it does
+# (vendor, field) -> why its effect cannot be shown this way
 UNSHOWN = {
     ("fal", "x-fal-request-timeout"): "counts until a job starts, and here they start at once: fal/test_calls.py",
     ("replicate", "Prefer"): "how long is waited for a job, and here they are done at once: replicate/test_calls.py",

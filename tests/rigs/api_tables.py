@@ -1,7 +1,4 @@
-"""What a façade takes, by its own schema and by its page in docs/apis.
-
-Knows: OpenAPI, the form of the tables. Does not know: vendors, whether either is true.
-"""
+"""The fields that a façade accepts, from its OpenAPI schema and from its page in docs/apis."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ JSON, FORM = "application/json", "multipart/form-data"
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """`where`: body, query or header. `name`: for a member of an object in the body, `object.member`."""
+    """`where`: body, query or header. `name`: `object.member` for a member of an object in the body."""
 
     name: str
     where: str
@@ -41,9 +38,9 @@ class Call:
     vendor: str
     method: str
     path: str
-    media: tuple[str, ...]  # of its body
+    media: tuple[str, ...]  # content types of the body
     fields: tuple[Field, ...]
-    places: dict[str, Any]  # an example for each part of the path that has some
+    places: dict[str, Any]  # an example for each path parameter that has any
 
     @property
     def name(self) -> str:
@@ -58,7 +55,7 @@ class Call:
 
 
 def calls(vendor: str, document: dict[str, Any]) -> list[Call]:
-    """Those that take a body, a query or headers."""
+    """The calls that accept a body, a query or headers."""
     found = []
     for path, operations in document["paths"].items():
         for method in METHODS:
@@ -87,7 +84,7 @@ def _call(vendor: str, method: str, path: str, operation: dict[str, Any], docume
 
 
 def _members(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[Field]:
-    """The fields of an object, or of every object that the schema allows."""
+    """The fields of an object schema, including those of all alternatives (anyOf, oneOf)."""
     for choice in schema.get("anyOf", schema.get("oneOf", [])):
         yield from _members(choice, document)
     if "$ref" in schema:

@@ -1,4 +1,4 @@
-"""A chat API on this machine that answers as a test says, and remembers what it was asked."""
+"""A chat API on loopback whose responses tests configure; it records its requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Chat:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.waits = 0.0
-        self.drips = 0.0  # seconds between two bytes of the answer
+        self.drips = 0.0  # seconds between two bytes of the response
         self.url = ""
 
 
@@ -54,7 +54,7 @@ def chat_host() -> Iterator[Chat]:
                 self.send_header("content-length", str(len(says)))
                 self.end_headers()
                 self.sent(says)
-            except OSError:  # who asked has given up
+            except OSError:  # the client has disconnected
                 pass
 
         do_GET = do_POST

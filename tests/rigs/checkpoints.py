@@ -1,12 +1,12 @@
 """Tiny CogVideoX checkpoints with random weights, on disk as the real ones are published.
 
-Knows: the published layout (model_index.json, one folder a component, sharded safetensors with an index, a T5
-tokenizer that is `spiece.model` and no tokenizer.json) and, per kind, the config values that tell the five published
-checkpoints apart. Every class is the real one of diffusers or transformers; only the widths are small.
-Does not know: this project. Videos made with these weights are noise; weights that mean something are the demo's.
+Knows: the published layout (model_index.json, one folder per component, sharded safetensors with an index, a T5
+tokenizer with `spiece.model` and without tokenizer.json) and, per kind, the config values that distinguish the five
+published checkpoints. Every class is the real one of diffusers or transformers; only the widths are small.
+Does not know: this project. Videos made with these weights are noise; only the demo model's weights are trained.
 
-Native size is 64x48 for 2b, 5b and 5b-i2v, whose frames reach 17. The 1.5 kinds have a square base of 128x128 and
-take any size up to that, sides multiples of 16.
+The native size is 64x48 for 2b, 5b and 5b-i2v, with up to 17 frames. The 1.5 kinds have a square base of 128x128 and
+accept any smaller size in multiples of 16.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def build(
     seed: int = 0,
     transformer: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one checkpoint into `folder` (made if need be) and return it. About 0.3 s and 1 MB.
+    """Writes one checkpoint into `folder`, which is created if missing, and returns it. Takes about 0.3 s and 1 MB.
 
     `dtype` None is the published one: float16 for 2b, bfloat16 for the others. `single_file` writes one weights file
-    a component instead of shards with an index. `transformer` overrides config values, e.g. `sample_width=20`.
-    The same arguments give the same weights; the global random state is left as it was.
+    per component instead of shards with an index. `transformer` overrides config values, e.g. `sample_width=20`.
+    The same arguments give the same weights; the global random state does not change.
     """
     config = {
         "num_attention_heads": 2,
@@ -110,7 +110,7 @@ def cached(kind: Kind, root: Path | None = None, **knobs: Any) -> Path:
     """`build`, once for all tests: treat the folder as read-only and `shutil.copytree` it before breaking it.
 
     `root` defaults to .cache/tests/checkpoints in the checkout. The name carries a digest of this file, the library
-    versions and `knobs`, so a change builds anew; processes that build at once (xdist) agree on the first to finish.
+    versions and `knobs`, so a change causes a rebuild. If several processes (xdist) build at once, the first one wins.
     """
     root = root or Path(__file__).resolve().parents[2] / ".cache" / "tests" / "checkpoints"
     versions = (torch.__version__, diffusers.__version__, transformers.__version__, sorted(knobs.items()))
@@ -124,7 +124,7 @@ def cached(kind: Kind, root: Path | None = None, **knobs: Any) -> Path:
         build(kind, scratch / "new", **knobs)
         (scratch / "new").rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was first, with the same bytes
+        if not folder.is_dir():  # otherwise another process was first, with the same bytes
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -132,7 +132,7 @@ def cached(kind: Kind, root: Path | None = None, **knobs: Any) -> Path:
 
 
 def damage(folder: Path, how: Damage) -> Path:
-    """Break a checkpoint (a copy, please) in one way; returns the file or folder that was touched."""
+    """Damages a checkpoint (pass a copy) in one way; returns the changed file or folder."""
     shards = sorted((folder / "transformer").glob("*.safetensors"))
     victim = {
         "missing-component": folder / "vae",

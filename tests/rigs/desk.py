@@ -1,4 +1,4 @@
-"""What an attempt writes to, without a process: a job table, a data folder, a clock, and pools that follow a script."""
+"""Everything an attempt needs, without processes: a job table, a data folder, a clock, and scripted pools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILM = Finished(b"video", b"poster", "video/mp4", 9, 8, 64, 48, {"seed": 1}, {"d
 
 
 class Notebook:
-    """A pool that only notes what it should do."""
+    """A pool that only records its calls."""
 
     def __init__(self) -> None:
         self.notes: list[Any] = []
@@ -64,7 +64,7 @@ class Notebook:
 
 
 class Scripted(Notebook):
-    """Ends each run with `event` as soon as it begins."""
+    """Reports `event` for each run as soon as it begins."""
 
     def __init__(self, event: Event = FILM) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Scripted(Notebook):
 
 
 class Desk:
-    """`now` is the attempts' clock. Holds one queued job, "id"."""
+    """`now` is the attempts' clock. Starts with one queued job, "id"."""
 
     def __init__(self, folder: Path) -> None:
         self.now = 100.0
@@ -108,7 +108,7 @@ class Desk:
         self.store.submit(Job(name, "test", "e", GenerationRequest("a", seed=1), {}, model, 1.0))
 
     def attempt(self, **patience: Any) -> Attempt:
-        """The next attempt at the job, begun."""
+        """Claims the next job and begins an attempt."""
         job = self.store.claim()
         assert job is not None
         made = Attempt(job, self.pool, self.records, Patience(**patience), self.clock)
@@ -131,5 +131,5 @@ class Desk:
 
     @property
     def files(self) -> list[Path]:
-        """Of results."""
+        """The entries of the artifacts folder."""
         return list(self.data.artifacts.iterdir())

@@ -1,4 +1,4 @@
-"""Engines on the tiny checkpoints, requests for them, and what they read and give back."""
+"""Engines with the tiny checkpoints, requests for them, input files, and reading of results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def frames_of(result: Finished, folder: Path) -> np.ndarray:
 
 
 def clip_file(folder: Path, frames: int = 21, fps: int = 8) -> Media:
-    """A square that moves right over a gradient, 80x48."""
+    """A clip of 80x48: a square that moves right over a gradient."""
     path = folder / "source.mp4"
     picture = np.zeros((frames, 48, 80, 3), np.uint8)
     picture[..., 2] = np.linspace(0, 255, 80, dtype=np.uint8)
@@ -60,7 +60,7 @@ def picture_file(folder: Path) -> Media:
 
 
 class Bomb:
-    """Runs out of memory at the given calls of a module's forward."""
+    """Raises OutOfMemoryError at the given calls of a module's forward."""
 
     def __init__(self, module: torch.nn.Module, calls: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0

@@ -1,12 +1,12 @@
-"""An engine that makes no videos: it sleeps, fails, hangs or dies as the prompt says. Runs in a real worker process.
+"""A fake engine, controlled by the prompt: instead of making videos, it sleeps, fails, hangs or dies in a real worker.
 
-Prompt: words `name=value`. steps (10), sleep (seconds a step, 0.01), bytes (size of the result, 1000), fail=CODE,
-raise=TEXT, die=SIGNAL or die=exit at step `at` (3), `times` how often (always), die_decoding=UNIT, hang=1, deaf=1
-(never looks whether it was cancelled), save=1 (a checkpoint after every step), decode=SECONDS (in units of 0.05),
-stay=STAGE (stays `for` seconds in load, encode or decode and hears nothing meanwhile, once), freeze=1 (stops itself
-with SIGSTOP when half its result is on the way, once; give it more than 2000000 bytes). Each run appends a line to the
-file `journal` in the model's folder, so tests see what really ran; a file `broken` there keeps the engine from
-starting, with an ImportError if `import` stands in it.
+The prompt consists of words `name=value`; defaults in parentheses. steps (10), sleep (seconds per step, 0.01), bytes
+(size of the result, 1000); at step `at` (3) one of fail=CODE, refuse=FIELD, raise=TEXT, hang=1, die=SIGNAL or die=exit,
+the last two at most `times` times (always); die_decoding=UNIT, deaf=1 (ignores cancel and pause while sampling), save=1
+(a snapshot after every step), decode=SECONDS (in units of 0.05), stay=STAGE (once blocks for `for` seconds in load,
+encode or decode), freeze=1 (once stops itself with SIGSTOP when half of the result is sent; needs more than 2000000
+bytes). Each run appends lines to the file `journal` in the model's folder, so that tests can see what ran. A file
+`broken` there makes the engine fail on start, with an ImportError if it contains `import`.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Engine:
 
 
 def once(journal: Path, line: str) -> bool:
-    """Whether no run before had this line; it is there from now on."""
+    """Appends the line to the journal; returns whether it is the first time."""
     before = journal.read_text().splitlines()
     with journal.open("a") as f:
         f.write(f"{line}\n")

@@ -1,4 +1,4 @@
-"""The real engine, which takes few steps where many are asked for, as an API does for a program that says nothing.
+"""The real engine with FEW steps for requests with MANY or more steps, such as the APIs' defaults, or none given.
 
 Runs in a real worker process: `python -m tests.rigs.clients.stand_in tests.rigs.few_steps:Engine`.
 """

@@ -1,8 +1,5 @@
-"""Commands of ours one after another, each in a process of its own that is born with the engine imported, which takes
-longer than most of them do: `run` here, and `python -m tests.rigs.forked` for it.
-
-Knows: words in, exit code and output out. Does not know: what the commands do.
-"""
+"""Runs cogvideox commands one after another, each in a fork of a process that has imported the engine, because the
+import takes longer than most commands. `run` starts that process: `python -m tests.rigs.forked`."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(commands: Sequence[Sequence[str]], folder: Path, environ: Mapping[str, str], seconds: float) -> list[str]:
-    """What each command wrote to stdout, in `folder`. Raises AssertionError for the first that fails."""
+    """Runs the commands in `folder`; returns their stdout. Raises AssertionError if one fails."""
     program = [sys.executable, "-m", "tests.rigs.forked"]
     env = {**environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -33,7 +30,7 @@ def _main() -> None:
     from pipelines import environment
 
     environment.prepare()
-    import pipelines.engine.generate  # noqa: F401  with it comes torch
+    import pipelines.engine.generate  # noqa: F401  also imports torch
     from server.cli import app
     from tests.rigs import convolution  # noqa: F401
 

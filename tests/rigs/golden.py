@@ -1,7 +1,7 @@
-"""Answers as they were agreed upon: JSON files under `golden/<vendor>/`, compared member by member.
+"""Expected responses: JSON files under `golden/<vendor>/`, compared member by member.
 
-What differs from run to run is replaced by a name before it is compared: ids, file keys, times and durations.
-`UPDATE_GOLDEN=1 pytest …` writes the files anew; read the difference before you commit it.
+Ids, file keys, times and durations, which differ between runs, are replaced by placeholders before the comparison.
+`UPDATE_GOLDEN=1 pytest …` rewrites the files; read the diff before you commit it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "golden"
-KINDS = {"film": "key", "poster": "poster"}  # a result's file, and the word that stands for its key
+KINDS = {"film": "key", "poster": "poster"}  # a result's file -> the placeholder for its key
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 RESULT = re.compile(r"/files/[A-Za-z0-9_-]{32}/(film|poster)\.")
 DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 
 
 def stable(value: Any, replace: dict[str, str], times: frozenset[str]) -> Any:
-    """`value` with what changes from run to run named. `times`: the names of members that hold a time or duration."""
+    """`value` with placeholders for what differs between runs. `times`: names of members with a time or duration."""
     if isinstance(value, dict):
         return {
             name: "<time>"
@@ -39,7 +39,7 @@ def stable(value: Any, replace: dict[str, str], times: frozenset[str]) -> Any:
 
 
 def check(name: str, answer: Any, *, times: tuple[str, ...] = (), replace: dict[str, str] | None = None) -> None:
-    """`answer`: a JSON value, or a `requests`/`httpx` answer, of which status and body are kept."""
+    """`answer`: a JSON value, or a `requests`/`httpx` response, whose status and body are compared."""
     if hasattr(answer, "status_code"):
         answer = {"http": answer.status_code, "body": answer.json()}
     found = stable(answer, replace or {}, frozenset(times))

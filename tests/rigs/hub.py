@@ -19,7 +19,7 @@ COMMIT = "c" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `folder` as every repository there is; `served` lists the paths whose bytes were sent."""
+    """Serves `folder` as every repository; `served` lists the paths whose content was sent."""
 
     daemon_threads = True
 
@@ -28,7 +28,7 @@ class Hub(ThreadingHTTPServer):
         self.folder = folder
         self.status = 200
         self.error_code = ""
-        self.cut = ""  # a path whose bytes stop half-way, once
+        self.cut = ""  # a path whose next download stops half-way
         self.drips = 0.0  # seconds between two bytes of a file
         self.served: list[str] = []
 
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def drip(self, data: bytes) -> None:
         self.close_connection = True
-        with contextlib.suppress(OSError):  # who asked has given up
+        with contextlib.suppress(OSError):  # the client has disconnected
             for at in range(len(data)):
                 time.sleep(self.server.drips)
                 self.wfile.write(data[at : at + 1])

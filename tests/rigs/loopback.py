@@ -1,4 +1,4 @@
-"""A server of a test's own, answered by a thread of this process."""
+"""Runs a test's server in a thread of this process."""
 
 from __future__ import annotations
 

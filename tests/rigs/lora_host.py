@@ -1,4 +1,4 @@
-"""LoRA files for the tiny checkpoints, and a host on a loopback port that hands them out, and worse."""
+"""LoRA files for the tiny checkpoints, and a host on a loopback port that serves them and unusable files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HTML = b"<!DOCTYPE html><html><body>Log in to download style.safetensors</body><
 
 
 def tensors(width: int = 32, blocks: int = 2, rank: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A diffusers LoRA on the attention of a transformer of that width."""
+    """A diffusers LoRA for the attention layers of a transformer of this width."""
     g = torch.Generator().manual_seed(seed)
     names = [f"transformer.transformer_blocks.{n}.attn1.{one}" for n in range(blocks) for one in ("to_q", "to_v")]
     return {
@@ -46,7 +46,7 @@ def zipped() -> bytes:
 
 
 class Host(ThreadingHTTPServer):
-    """`files`: what is at each path; `asked`: the paths that were, in order."""
+    """`files`: the content at each path; `asked`: the requested paths, in order."""
 
     daemon_threads = True
 

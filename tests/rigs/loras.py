@@ -1,4 +1,4 @@
-"""A tiny transformer, random LoRAs for it in every layout there is, and their effect by hand."""
+"""A tiny transformer, random LoRAs for it in every supported layout, and their effect computed by hand."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def by_hand(transformer: Any, pairs: Pairs, factor: float | Callable[[str], floa
 
 
 Tensors = dict[str, Tensor]
-Made = tuple[Tensors, Tensor]  # tensors by PEFT's names, and the difference they make to the weight
+Made = tuple[Tensors, Tensor]  # tensors with PEFT's names, and the resulting change of the weight
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -97,7 +97,7 @@ def loha_with_cores(weight: Tensor, rank: int = 3) -> Made:
 
 
 def lokr(weight: Tensor, rank: int | None, both: bool = False, factor: int = 4) -> Made:
-    """`rank` None: both whole."""
+    """`rank` None: both factors are full matrices."""
     out, rest, *kernel = weight.shape
     named: Tensors = {}
     one = drawn(factor, 2)
@@ -116,7 +116,7 @@ def lokr(weight: Tensor, rank: int | None, both: bool = False, factor: int = 4) 
 
 
 def of_kinds(transformer: Any, path: Path) -> Path:
-    """DoRA, LoHa and LoKr on three layers of one block, strong enough to be seen."""
+    """DoRA, LoHa and LoKr on three layers of one block, strong enough for a visible effect."""
     first, second, third = MODULES[:3]
     weight = transformer.get_submodule(second).weight.float()
     down, up = draw(transformer, [first])[first]
@@ -159,7 +159,7 @@ LAYOUTS: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def checkpointed(name: str) -> str:
-    """As a block is called that computes again on the way back, and is compiled."""
+    """The name in a compiled block with activation checkpointing."""
     return re.sub(r"(transformer_blocks\.\d+)\.", r"\1._checkpoint_wrapped_module._orig_mod.", name)
 
 

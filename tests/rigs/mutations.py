@@ -1,4 +1,4 @@
-"""A hundred ways to spoil a checkpoint: each changes a copy of a whole one a little."""
+"""A hundred ways to damage a checkpoint: each is a small change to a copy of an intact one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "latents_mean": [[0.0] * 16],
         "use_quant_conv": [True],
         "latent_channels": [8],
-        "sample_height": [96],  # of tiles only
+        "sample_height": [96],  # matters for tiling only
         "force_upcast": [False],
     },
     "text_encoder/config.json": {
@@ -93,7 +93,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "is_decoder": [True],
         "quantization_config": [{"quant_method": "bitsandbytes"}],
         "tie_word_embeddings": [False],
-        "dropout_rate": ["0.1", -0.1],  # of training only, as those below
+        "dropout_rate": ["0.1", -0.1],  # matters for training only, like those below
         "classifier_dropout": ["0.0"],
         "eos_token_id": [1.0],
         "use_cache": [1],
@@ -109,7 +109,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "clip_sample": [True],
         "num_train_timesteps": [500, 1000.0],
         "set_alpha_to_one": [False],
-        "timestep_spacing": ["linspace"],  # ours is always trailing
+        "timestep_spacing": ["linspace"],  # we always use trailing
         "trained_betas": [[0.1] * 1000],
         "_use_default_values": [["snr_shift_scale"]],
     },
@@ -125,7 +125,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
 
 
 def every() -> dict[str, Change]:
-    """By a name that says what is done. For a checkpoint with one weights file a part."""
+    """All changes by a descriptive name, for a checkpoint with one weights file per component."""
     return dict([*_tensors(), *_fields(), *_files()])
 
 

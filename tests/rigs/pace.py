@@ -1,4 +1,4 @@
-"""Time limits that scale with the machine, so that no test depends on the one it was written on."""
+"""Time limits that scale with the machine's speed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-UNIT_SECONDS = 0.01  # what one unit of work takes on an idle core of the machine the limits were written on
+UNIT_SECONDS = 0.01  # duration of a unit of work on an idle core of the reference machine
 UNIT_LOOPS = 300_000
-FRESH = 20.0  # seconds that a measurement is used for: other processes come and go
+FRESH = 20.0  # seconds for which a measurement is used: the load of other processes changes
 
 _measured_at = float("-inf")
 _slowness = 1.0
 
 
 def slowness() -> float:
-    """How many times longer a unit of work takes here than on the machine the limits were written on; at least 1.
+    """How many times longer a unit of work takes now than on the reference machine; at least 1.
 
     Wall-clock time, so that other processes on the same cores count too.
     """
@@ -27,12 +27,12 @@ def slowness() -> float:
 
 
 def seconds(limit: float) -> float:
-    """A time limit, written for an idle reference machine, scaled to this one at the moment."""
+    """Scales a time limit for the idle reference machine to this machine's current speed."""
     return limit * slowness()
 
 
 def until(done: Callable[[], Any], limit: float = 60.0, every: float = 0.02) -> Any:
-    """What `done` returns, as soon as that is true; it is called every `every` seconds.
+    """Calls `done` every `every` seconds until its result is true; returns that result.
 
     Raises TimeoutError after `limit` seconds, scaled: a generous limit costs nothing while the tests pass.
     """

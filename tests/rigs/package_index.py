@@ -1,4 +1,4 @@
-"""A package index on loopback, with wheels of a few bytes: what a new user's pip and uv meet."""
+"""A package index on loopback with tiny wheels, for pip and uv."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Index:
         folder.mkdir(parents=True)
 
     def add(self, name: str, version: str, source: str, *requires: str) -> str:
-        """A wheel with one module, `name`; its SHA-256."""
+        """Adds a wheel with one module, `name`; returns its SHA-256."""
         info = f"{name}-{version}.dist-info"
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         metadata += "".join(f"Requires-Dist: {one}\n" for one in requires)
@@ -45,7 +45,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of an HTTP server for the folder; a listing of a folder is a page of links, as an index has them."""
+    """URL of an HTTP server for the folder; its directory listings are pages of links, as in a simple index."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

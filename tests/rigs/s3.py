@@ -15,7 +15,7 @@ BUCKET = "films"
 
 
 class Cloud:
-    """Keeps what it was given while it is stopped."""
+    """Keeps its data while it is stopped."""
 
     def __init__(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -34,7 +34,7 @@ class Cloud:
         self._server.stop()
 
     def url(self) -> str:
-        """A place in the bucket that is empty."""
+        """URL of an unused prefix in the bucket."""
         return f"s3://{BUCKET}/{uuid.uuid4()}"
 
 

@@ -1,4 +1,4 @@
-"""One scene, as the files of many formats and colour spaces hold it; computed by other means than ours."""
+"""One scene in many formats and colour spaces, computed independently of our own code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.video.process import ffmpeg
 from tests.rigs import pace
 
 SIDE = 32  # pixels of a patch
-# of a colour chart; none so bright that high dynamic range would be compressed, none outside sRGB in a wider space
+# from a colour chart; none so bright that HDR conversion would compress it, all inside sRGB
 PATCHES = np.array(
     [
         [(115, 82, 68), (194, 150, 130), (98, 122, 157), (87, 108, 67), (133, 128, 177), (120, 180, 165)],
@@ -28,7 +28,7 @@ PATCHES = np.array(
     np.uint8,
 )
 SCENE = PATCHES.repeat(SIDE, 0).repeat(SIDE, 1)  # uint8 [128, 192, 3]
-CLOSE = 3  # of 255
+CLOSE = 3  # levels of 255
 
 XY = dict[str, tuple[float, float]]
 WHITE = (0.3127, 0.3290)
@@ -39,7 +39,7 @@ BT2020: XY = {"r": (0.708, 0.292), "g": (0.170, 0.797), "b": (0.131, 0.046)}
 
 
 def distance(frame: NDArray[np.uint8], scene: NDArray[np.uint8] = SCENE) -> int:
-    """The furthest that the middle of any patch is from the scene, of 255."""
+    """The largest difference from the scene in the middle of any patch, in levels of 255."""
     assert frame.shape == scene.shape
     middles = [slice(n * SIDE + SIDE // 4, (n + 1) * SIDE - SIDE // 4) for n in range(6)]
     return max(
@@ -81,7 +81,7 @@ def levels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def icc(colours: XY, gamma: float | None, extra: int = 0) -> bytes:
-    """A display's profile, version 4; `gamma` None: sRGB's curve. `extra`: bytes that mean nothing."""
+    """A display's ICC profile, version 4; `gamma` None: sRGB's curve. `extra`: number of meaningless bytes to add."""
     bradford = np.array([(0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296)])
     x, y = WHITE
     d50 = np.array([0.9642, 1, 0.8249])
@@ -99,7 +99,7 @@ def icc(colours: XY, gamma: float | None, extra: int = 0) -> bytes:
 
 
 def press() -> bytes:
-    """Of a press whose cyan is (0, 138, 200) in sRGB."""
+    """The ICC profile of a press whose cyan is (0, 138, 200) in sRGB."""
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     cyan = ImageCms.applyTransform(Image.new("RGB", (1, 1), (0, 138, 200)), to_lab).tobytes()
     cyan = bytes([cyan[0], (cyan[1] + 128) % 256, (cyan[2] + 128) % 256])
@@ -139,7 +139,7 @@ def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
 
 
 def encode(path: Path, frame: NDArray[Any], *arguments: str, frames: int = 5, pixels: str = "rgb24") -> Path:
-    """A clip that shows one picture, with a speck that moves; `arguments`: filters and codec. `pixels`: of `frame`."""
+    """A clip of one image with a moving speck; `arguments`: filters and codec. `pixels`: pixel format of `frame`."""
     height, width = frame.shape[:2]
     size = ("-f", "rawvideo", "-pix_fmt", pixels, "-s", f"{width}x{height}", "-framerate", "8", "-i", "pipe:0")
     command = [ffmpeg(), "-v", "error", "-y", *size, *arguments, str(path)]

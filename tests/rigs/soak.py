@@ -1,10 +1,10 @@
-"""Kills the server's processes at random moments while it works, and looks at what comes out.
+"""Kills the server's processes at random moments while it works, and checks the results.
 
-The real server and its real worker make films with the demo model; now the worker is killed, now the API process, now
-both, always with SIGKILL. At the end every job must have succeeded, with exactly one video each, bit for bit equal to
-the one that an undisturbed server makes from the same request.
+The real server and its real worker make videos with the demo model; the worker, the API process or both are killed
+with SIGKILL. At the end every job must have succeeded with exactly one video, identical bit for bit to the one that an
+undisturbed server made for the same request.
 
-`python -m tests.rigs.soak --jobs 100` (`make soak`) also writes what it found beside the benchmarks' results;
+`python -m tests.rigs.soak --jobs 100` (`make soak`) also saves its findings with the benchmarks' results;
 `test_faults.py` does the same with a few jobs.
 """
 
@@ -35,7 +35,7 @@ from tests.rigs.clients.running import KEY, environment, free_port
 VICTIMS = ("worker", "worker", "api", "both")
 READY_SECONDS = 90
 REFERENCE_SECONDS = 900
-SPARED = 2  # deaths of its worker after which a job's worker is left alone: the third would be held against the job
+SPARED = 2  # worker deaths during one job after which its worker is no longer killed: a third would fail the job
 KINDS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red circle moves left", "seed": 1, "num_frames": 9, "num_inference_steps": 60, "size": "96x64"},
     {"prompt": "a blue square moves up", "seed": 2, "num_frames": 17, "num_inference_steps": 50, "size": "96x64"},
@@ -50,13 +50,13 @@ class Outcome:
     differing: list[str] = field(default_factory=list)
     surplus_films: int = 0
     kills: dict[str, int] = field(default_factory=dict)
-    continued: int = 0  # attempts that went on from a checkpoint
+    continued: int = 0  # attempts that resumed from a snapshot
     attempts: int = 0
     seconds: float = 0.0
 
 
 class Server:
-    """The server as a process group that can be killed in parts and started again on the same data."""
+    """The server's processes, which can be killed separately and started again on the same data."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Server:
     def start(self) -> None:
         settings = {"port": str(self.port), "data_dir": str(self.folder / "data"), "device": "cpu", "api_keys": KEY}
         settings |= {"models_dir": str(self.folder / "none"), "max_queue": "10000", "log_level": "info"}
-        settings["keep_latents_mb"] = "0"  # or jobs that ask for the same would not sample
+        settings["keep_latents_mb"] = "0"  # otherwise equal jobs would not sample
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "serve"], env=environment(settings), stdout=log, stderr=log
@@ -87,7 +87,7 @@ class Server:
             return session.request(method, f"http://127.0.0.1:{self.port}{path}", headers=headers, timeout=60, **more)
 
     def workers(self) -> list[psutil.Process]:
-        """Its children that compute: multiprocessing's resource tracker is no worker."""
+        """The worker processes, without multiprocessing's resource tracker."""
         if self.process is None:
             return []
         try:
@@ -115,7 +115,7 @@ class Server:
 
 
 def submitted(server: Server, count: int) -> dict[str, dict[str, Any]]:
-    """Video id -> what was asked."""
+    """Submits `count` jobs; returns video id -> request."""
     asked = {}
     for n in range(count):
         kind = KINDS[n % len(KINDS)]
@@ -144,7 +144,7 @@ def ending(server: Server, video_id: str) -> str:
 
 
 def wait_until_at_work(server: Server) -> None:
-    """Waits until a video is being made or none is left to make."""
+    """Waits until a video is in progress or none is queued."""
     while True:
         found = statuses(server).values()
         if "in_progress" in found or "queued" not in found:
@@ -163,7 +163,7 @@ def finish(server: Server, seconds: float) -> dict[str, str]:
 
 
 def references(folder: Path) -> dict[int, str]:
-    """Seed -> the video of an undisturbed server."""
+    """Seed -> SHA-256 of the video from an undisturbed server."""
     folder.mkdir()
     server = Server(folder)
     server.start()
@@ -171,15 +171,15 @@ def references(folder: Path) -> dict[int, str]:
         asked = submitted(server, len(KINDS))
         found = finish(server, REFERENCE_SECONDS)
         if set(found.values()) != {"completed"}:
-            raise RuntimeError(f"the undisturbed server has made no films to compare with: {found}")
+            raise RuntimeError(f"the undisturbed server did not make all videos for the comparison: {found}")
         return {kind["seed"]: film(server, video_id) for video_id, kind in asked.items()}
     finally:
         server.stop()
 
 
 def run(folder: Path, jobs: int, victims: Sequence[str], gap: tuple[float, float], seed: int = 0) -> Outcome:
-    """`victims` one after the other, `gap` (from, to) seconds after a video was begun, scaled to the machine; then the
-    server is left alone."""
+    """Kills `victims` one after the other, each `gap` (from, to) seconds, scaled to the machine, after a video is in
+    progress; then lets the server finish."""
     begin, chance, outcome, deaths = time.monotonic(), random.Random(seed), Outcome(jobs), Counter[str]()
     wanted = references(folder / "undisturbed")
     disturbed = folder / "disturbed"

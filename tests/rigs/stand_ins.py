@@ -1,4 +1,4 @@
-"""In the place of what reads files and the network: quick, and the same on every machine."""
+"""Replacements for file and network access: quick, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIP = "data:video/mp4;base64,AAAAGGZ0eXA="
 
 
 class AnyFile:
-    """An intake that accepts every file, except by URL. `seen`: the fields and values it was given."""
+    """An intake that accepts every file, except by URL. `seen`: the fields and values received."""
 
     def __init__(self, path: str = "somewhere") -> None:
         self.path = path
@@ -56,7 +56,7 @@ class OneLora:
 
 
 class NoNetwork:
-    """An `Outbound` for which no host name is known."""
+    """An `Outbound` that can resolve no host name."""
 
     async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         raise DownloadFailed("the host name is not known")

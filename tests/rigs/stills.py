@@ -1,4 +1,4 @@
-"""AVIF, HEIC and PNG in high dynamic range, of more than the 8 bits that Pillow writes."""
+"""HDR images as AVIF, HEIC and PNG, with more than the 8 bits that Pillow can write."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pillow_heif import from_bytes
 
 from tests.rigs.scenes import encode, with_chunk
 
-CODES = {"smpte2084": 16, "arib-std-b67": 18}  # of H.273
+CODES = {"smpte2084": 16, "arib-std-b67": 18}  # transfer characteristics in H.273
 _AOM = ("-c:v", "libaom-av1", "-aom-params", "lossless=1", "-cpu-used", "8", "-still-picture", "1")
 
 
 def hdr(to: str, pixels: str, curve: str = "smpte2084") -> tuple[str, str]:
-    """Filters from sRGB to BT.2020. `to`: matrix and range, as zscale calls them."""
+    """ffmpeg filters from sRGB to BT.2020. `to`: matrix and range, as zscale options."""
     source = "setparams=colorspace=gbr:color_primaries=bt709:color_trc=iec61966-2-1:range=pc"
     return "-vf", f"{source},zscale=p=2020:t={curve}:npl=203:{to},format={pixels}"
 
@@ -34,7 +34,7 @@ def hdr_avif(
 
 
 def hdr_avif_with_alpha(path: Path, layers: NDArray[np.uint8]) -> bytes:
-    """`layers`: RGBA."""
+    """`layers`: RGBA pixels."""
     _, filters = hdr("m=2020_ncl:r=tv", "yuv444p10le")
     graph = f"[0:v]split[x][y];[x]format=gbrp,{filters}[a];[y]alphaextract,format=gray10le[b]"
     arguments = ("-filter_complex", graph, "-map", "[a]", "-map", "[b]", *_AOM)
@@ -42,7 +42,7 @@ def hdr_avif_with_alpha(path: Path, layers: NDArray[np.uint8]) -> bytes:
 
 
 def hdr_levels(path: Path, frame: NDArray[np.uint8], curve: str = "smpte2084") -> NDArray[np.uint16]:
-    """In 16 bits."""
+    """The frame's HDR levels in 16 bits."""
     filters = hdr("m=gbr:r=pc", "gbrp16le", curve)
     data = encode(path, frame, *filters, "-pix_fmt", "rgb48le", "-f", "rawvideo", frames=1).read_bytes()
     return np.frombuffer(data, np.uint16).reshape(frame.shape)
@@ -63,7 +63,7 @@ def hdr_png(path: Path, pixels: NDArray[np.uint16], layout: str = "rgb48le", tra
 
 
 def tiled(tile: bytes, rows: int, columns: int, width: int, height: int, quarters: int = 0) -> bytes:
-    """An AVIF that shows one several times, cut at `width` and `height` and turned by `quarters` to the left."""
+    """An AVIF grid that repeats a tile, cropped to `width` and `height` and rotated left by `quarters` of a turn."""
     payload, count = _found(tile, b"mdat")[8:], rows * columns
     layout = struct.pack(">4B2H", 0, 0, rows - 1, columns - 1, width, height)
     size = _full(b"ispe", struct.pack(">2I", width, height))

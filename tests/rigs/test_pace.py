@@ -1,4 +1,4 @@
-"""Limits grow with a slow machine, and a wait ends as soon as what it waits for is true."""
+"""Time limits grow on a slow machine, and a wait ends as soon as its condition is true."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.rigs import pace
 
 @pytest.fixture
 def unit(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What a unit of work takes, to be changed."""
+    """The duration of a unit of work, which tests change."""
     took = [pace.UNIT_SECONDS]
     monkeypatch.setattr(pace, "_unit", lambda: took[0])
     monkeypatch.setattr(pace, "_measured_at", float("-inf"))

@@ -1,7 +1,4 @@
-"""Small upscalers of architectures that spandrel reads.
-
-Knows: spandrel, and how it is imported without torchvision. Does not know: what is tested.
-"""
+"""Small upscalers of architectures that spandrel reads, and spandrel without torchvision."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ SCALE = 4
 
 
 def spandrel(patch: pytest.MonkeyPatch) -> ModuleType:
-    """The real one. Two of its architectures import three names of torchvision, of which PyPI has no build for the CPU
-    build of torch; nothing here calls them, so that empty ones stand in."""
+    """The real spandrel. Two of its architectures import three names from torchvision, for which PyPI has no build for
+    the CPU build of torch; since they are not called here, empty modules replace it."""
     if importlib.util.find_spec("torchvision") is None and "spandrel" not in sys.modules:
         parts = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
         for name in parts:
@@ -31,7 +28,7 @@ def spandrel(patch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def small(architecture: Architecture) -> nn.Module:
-    """A network of random weights that enlarges four times. `spandrel` must have been imported."""
+    """A 4x network with random weights. `spandrel` must have been imported."""
     if architecture == "Compact":
         arch = importlib.import_module("spandrel.architectures.Compact.__arch.SRVGG")
         return arch.SRVGGNetCompact(num_feat=8, num_conv=2, upscale=SCALE)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Small clips, ways to look into the files they become, and the error code of a refusal."""
+"""Small clips, reading and describing of video files, and error codes of refusals."""
 
 from __future__ import annotations
 

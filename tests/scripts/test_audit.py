@@ -1,4 +1,4 @@
-"""The audit tells "nothing is known" from "nothing could be looked up"."""
+"""The audit's exit code distinguishes "no known vulnerability" from "the database could not be reached"."""
 
 from __future__ import annotations
 

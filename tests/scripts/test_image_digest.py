@@ -1,4 +1,4 @@
-"""The base image's digest comes from a registry tool's answer, or stays as it is."""
+"""Updating the base image's digest: it comes from a registry tool, or stays unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
 @pytest.mark.parametrize("pinned", ["", f"@{OLD}"])
 def test_the_tags_digest_is_written(pinned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docker fails and crane answers; everything else in the file stays."""
+    """docker fails and crane succeeds; the rest of the file stays unchanged."""
     file = tmp_path / "Dockerfile"
     file.write_text(f"# a comment\nARG BASE=python:3.12-slim{pinned}\nFROM ${{BASE}}\n")
     _tools(

@@ -1,4 +1,4 @@
-"""The locks name all that is needed on every machine, and nothing else; only names on a list are missing."""
+"""The lock files contain every required package for every machine and nothing else, except for a list of exceptions."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ RUNTIME = [
         *PROJECT["project"]["optional-dependencies"]["s3"],
     )
 ]
-# Needed and in no lock, with the reason. A dependent's name stands before the name of what it needs.
+# (dependent, package) -> why a required package is in no lock, or not in the required version
 EXCEPTIONS = {
     ("", "torch"): "installed before the locks, in the build that suits the machine",
     ("spandrel", "torchvision"): "its networks are used, its image transforms are not; requirements-cuda.lock has it",
-    ("zhipuai", "pyjwt"): "asks for an old version, and works with the one that zai-sdk needs",
+    ("zhipuai", "pyjwt"): "requires an old version, but works with the one that zai-sdk needs",
 }
 CUDA = re.compile(r"nvidia-|cuda-|triton$")  # the libraries of a CUDA build of torch, installed together with it
 
@@ -89,7 +89,7 @@ def _applies(one: Requirement, extras: set[str], environment: Environment) -> bo
 def walk(
     roots: list[Requirement], locked: dict[str, Requirement], environment: Environment
 ) -> tuple[list[str], set[str]]:
-    """What is missing from the locks, and the names reached from the roots."""
+    """The requirements missing from the locks, and the names of all packages reached from the roots."""
     missing: list[str] = []
     reached: dict[str, set[str]] = {}
     waiting = [("", one) for one in roots if _applies(one, set(), environment)]
@@ -124,7 +124,7 @@ def test_everything_that_a_locked_package_needs_is_locked(machine: Machine) -> N
 
 
 def test_the_walk_finds_what_is_missing() -> None:
-    """Of every kind: a package, a version, a package that only an extra asks for, one for newer Pythons only."""
+    """A missing package, a wrong version, a package required only by an extra, one required only by newer Pythons."""
     locked = entries("requirements.lock")
     environment = Machine("Linux", "linux", "x86_64", "3.12").environment()
     for gone in ("numpy", "mdurl", "psycopg-binary", "setuptools"):
@@ -168,4 +168,4 @@ def test_what_is_installed_is_what_is_locked() -> None:
         try:
             assert pin.specifier.contains(distribution(name).version, prereleases=True), name
         except PackageNotFoundError:
-            assert pin.marker, name  # for another system or Python
+            assert pin.marker, name  # not installed: for another system or Python

@@ -1,4 +1,4 @@
-"""When the Makefile runs setup: once, again when a lock or TORCH changes, and again after a failure."""
+"""The Makefile runs setup once, and again when a lock file or TORCH changes or after a failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def calls(folder: Path, *arguments: str, fails: bool = False) -> list[str]:
-    """Run make; the arguments of each setup it ran."""
+    """Runs make; returns the arguments of each setup that it ran."""
     (folder / "calls").write_text("")
     env = {n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "TORCH"))} | {"FAIL": str(int(fails))}
     done = subprocess.run(["make", *arguments], cwd=folder, env=env, capture_output=True, text=True)

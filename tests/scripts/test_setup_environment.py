@@ -1,4 +1,4 @@
-"""Setup against an index on loopback that offers torch as the public one does: a build that needs CUDA's libraries."""
+"""Setup with a package index on loopback, whose torch needs CUDA's libraries, as on PyPI."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class World:
 
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with pip alone, to be copied."""
+    """A virtual environment with only pip, for tests to copy."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     return folder
@@ -76,13 +76,13 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(
     request: pytest.FixtureRequest, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    """Two indexes, a project with a lock of two packages, and a machine without an NVIDIA driver."""
+    """Two indexes, a project whose lock has two packages, and no NVIDIA driver."""
     if request.param == "uv" and UV is None:
         pytest.skip("uv is not installed")
     public, cpu = Index(tmp_path / "served" / "simple"), Index(tmp_path / "served" / "cpu")
     public.add("torch", "2.13.0", PLAIN, "nvidia-fake==1", "alpha")
     public.add("nvidia_fake", "1", "")
-    public.add("alpha", "2", "")  # newer than the lock's
+    public.add("alpha", "2", "")  # newer than the locked version
     cpu.add("torch", "2.13.0+cpu", CPU, "alpha")
     hashes = {name: public.add(name, "1", "") for name in ("alpha", "beta", "tool", "extra")}
     root = tmp_path / "root"
@@ -93,7 +93,7 @@ def world(
         pinned = "".join(f"{name}==1 \\\n    --hash=sha256:{hashes[name]}\n" for name in names.split())
         (root / f"{lock}.lock").write_text(f"# made by a tool\n{pinned}")
     with (root / "requirements-setup.lock").open("a") as lock:
-        lock.write(f"uv==0 \\\n    --hash=sha256:{'0' * 64}\n")  # which this index does not have
+        lock.write(f"uv==0 \\\n    --hash=sha256:{'0' * 64}\n")  # not in this index
     (root / "requirements-cuda.lock").write_text("torch==2.13.0 \\\n    --hash=sha256:0\n")
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "backend.py").write_text(BACKEND)
@@ -121,7 +121,7 @@ def world(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("world", ["pip", "uv"], indirect=True)
 def test_the_public_build_is_installed_with_its_libraries(world: World, capfd: pytest.CaptureFixture[str]) -> None:
-    """Where no CPU build is to be had."""
+    """When no CPU build is available."""
     assert world.setup(cpu_index=False) == 0
     said = capfd.readouterr().out
     assert "offers a CPU build of torch" in said
@@ -136,7 +136,7 @@ def test_the_public_build_is_installed_with_its_libraries(world: World, capfd: p
 def test_an_environment_is_completed_and_changed_and_kept(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     there = Environment(world.venv, world.root)
     there.install("--no-deps", "torch==2.13.0")
-    assert "nvidia_fake" in str(there.torch()["error"]), "as installing with --no-deps leaves it"
+    assert "nvidia_fake" in str(there.torch()["error"]), "--no-deps installs no dependencies"
     assert world.setup(torch="cuda") == 0
     assert world.python("import torch; print(torch.version.cuda)") == "13.0"
 
@@ -163,7 +163,7 @@ def test_what_fails_is_one_plain_line(world: World, capfd: pytest.CaptureFixture
     assert "Traceback" not in said.out + said.err
 
     world.public.add("beta", "1", "import os  # changed since the lock was made")
-    shutil.rmtree(world.venv)  # and a new one is made
+    shutil.rmtree(world.venv)  # setup creates a new one
     assert world.setup() == 1
     assert "setup: installation failed" in capfd.readouterr().err
 
@@ -233,7 +233,7 @@ def test_uv_gets_the_index_that_pip_is_configured_with(tmp_path: Path, monkeypat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://own/simple")
     assert "UV_DEFAULT_INDEX" not in there._pip_settings()
-    assert there.uv_flags == ["--no-index"], "where pip stays off the network, so does uv"
+    assert there.uv_flags == ["--no-index"], "uv stays offline if pip does"
 
 
 PIN, CPU_BUILD, OTHERS = "torch==2.13.0", "torch==2.13.0+cpu", "torch==2.13.0,!=2.13.0+cpu"
@@ -247,8 +247,8 @@ PIN, CPU_BUILD, OTHERS = "torch==2.13.0", "torch==2.13.0+cpu", "torch==2.13.0,!=
         ("linux", "auto", False, set(), (PIN,)),
         ("linux", "cpu", True, {CPU_BUILD}, (CPU_BUILD,)),
         ("linux", "auto", True, {OTHERS, CPU_BUILD}, (OTHERS,)),
-        ("linux", "auto", True, {CPU_BUILD}, (PIN,)),  # only a CPU build is to be had; better than nothing
-        ("linux", "cuda", False, {CPU_BUILD}, (OTHERS,)),  # which fails, as it should
+        ("linux", "auto", True, {CPU_BUILD}, (PIN,)),  # only a CPU build is available; better than nothing
+        ("linux", "cuda", False, {CPU_BUILD}, (OTHERS,)),  # not offered: installation fails, as intended
         ("darwin", "auto", False, set(), (PIN,)),
     ],
 )

@@ -1,4 +1,4 @@
-"""The map of the code in docs/structure.md is true: its picture, and the files that it names."""
+"""docs/structure.md is up to date: its diagram and the files that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's training in miniature: every step of `make demo-model`, on a few clips, into a folder of its own."""
+"""The demo model's training in miniature: every step of `make demo-model`, with few clips, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from weights.verify import verify
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two films of each size, one step of everything."""
+    """The cache folder of a training with two clips of two sizes and one or two steps of everything."""
     cache = tmp_path / "cache"
     monkeypatch.setattr(making, "CACHE", cache)
     monkeypatch.setattr(making, "WEIGHTS", tmp_path)
@@ -64,7 +64,7 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     again = torch.load(cache / "transformer.pt")
     assert again["step"] == 2
 
-    # taken up after one step it comes to the same
+    # resuming after one step gives the same result
     (cache / "transformer.pt").unlink()
     data = dataset.load(train_vae.trained(cache), cache)
     scale = making.scaling_factor(data)
@@ -72,7 +72,7 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         train_transformer.train(making.untrained(), data, scale, cache, steps)
     both = torch.load(cache / "transformer.pt")
     rate = [train_transformer.learning_rate(step, steps) for step, steps in ((0, 1), (0, 2))]
-    assert rate[0] == rate[1], "the first step of both was the same one"
+    assert rate[0] == rate[1], "the first steps have the same learning rate"
     for name, value in again["average"].items():
         torch.testing.assert_close(both["average"][name], value, msg=name)
     assert set(made) == {n.removeprefix("transformer.") for n in again["model"] if n.startswith("transformer.")}
@@ -86,7 +86,7 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     kept = "encoder.conv_in.conv.weight"
     torch.testing.assert_close(made[kept], first[kept].half())
 
-    # exported again, it is the same; after the transformer changed, that decoder is left out
+    # a second export is identical; after a change of the transformer, that decoder is not used
     made = hashes(tmp_path)
     making.main(train_more=False)
     assert hashes(tmp_path) == made
@@ -126,7 +126,7 @@ def test_latents_of_another_autoencoder_or_of_other_films_are_made_anew(
     assert dataset.load(vae, cache)[bucket].scenes != second.scenes
     assert "latents-64x96.pt was made from other weights" in capsys.readouterr().out
 
-    torch.save(first, file)  # as it was before it told what it stands on
+    torch.save(first, file)  # as saved by a version without `basis`
     torch.testing.assert_close(dataset.load(vae, cache)[bucket].latents, first.latents)
 
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_is_taken_up_on_its_own_basis_only(tmp_path: Path, capsys: 
     file, done = tmp_path / "some" / "net.pt", []
 
     def train(steps: int, basis: str) -> float:
-        """The weight, which every step makes smaller by 1."""
+        """The weight, which every step decreases by 1."""
         net = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(net.weight)
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_is_taken_up_on_its_own_basis_only(tmp_path: Path, capsys: 
     assert (train(2, one), done) == (-2, [0, 1])
     assert (train(3, one), done) == (-3, [0, 1, 2])
     assert not capsys.readouterr().out
-    assert (train(0, other), torch.load(file)["step"]) == (0, 3)  # what does not fit stays until there is something new
+    assert (train(0, other), torch.load(file)["step"]) == (0, 3)  # an unsuitable file stays until a new one is saved
     assert (train(1, other), done) == (-1, [0, 1, 2, 0])
     assert capsys.readouterr().out.count("net.pt was made from other weights or videos and is ignored") == 2
     older = torch.load(file)
@@ -223,7 +223,7 @@ def test_latents_of_a_beginning_are_the_beginning_of_the_latents() -> None:
 
 
 def test_captions_say_all_that_a_scene_is_and_nothing_unknown() -> None:
-    """What is not said is always the same: the middle, a medium size."""
+    """Attributes without a word in the caption have fixed values: the centre, a medium size."""
     rng, known = np.random.default_rng(0), set(vocabulary())
     for _ in range(300):
         scene = sample_scene(rng, FILM, two=0.3)
@@ -284,7 +284,7 @@ def test_contact_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With few steps, and whatever settings the machine has."""
+    """With few steps, and independent of the machine's settings."""
     post, bodies = httpx.Client.post, []
 
     def quickly(client: httpx.Client, url: str, json: dict[str, object]) -> httpx.Response:
@@ -305,7 +305,7 @@ def test_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert all(" of 1, " in line for line in lines)
     assert sum("background 100.0 %" in line for line in lines) >= 3
     assert ["first frame" in line for line in lines] == [False, False, True, True]
-    assert len({str(body["prompt"]) for body in bodies}) == 2, "the same prompts with and without a picture"
+    assert len({str(body["prompt"]) for body in bodies}) == 2, "the same prompts with and without an image"
 
 
 def test_evaluation_of_a_server_that_does_not_start(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tiny checkpoints are what they claim: published layout, loaded and run by the stock pipelines."""
+"""The tiny checkpoints of the tests: published layout, loaded and run by the stock pipelines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published configs pass, as far as they are known here, and so do the fields that older libraries wrote."""
+"""Checks of configs: the published ones pass, including fields from older libraries; mixed ones are refused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_published_configs_pass(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("other", NAMES)
 def test_parts_of_two_models_are_refused(name: str, other: str, tmp_path: Path) -> None:
-    """The VAE's config and the noise schedule of another model; equal ones are no other's."""
+    """The VAE's config or noise schedule of another model is refused, unless it is equal or the difference harmless."""
     folder = published(name, tmp_path)
     theirs, ours = CATALOG[other].configs, CATALOG[name].configs
     for part in ("vae", "scheduler"):
@@ -80,7 +80,7 @@ def test_parts_of_two_models_are_refused(name: str, other: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "scheduler"])
 def test_a_field_of_another_version_is_noted(part: str, tmp_path: Path) -> None:
-    """diffusers passes over it, so the video is the same."""
+    """diffusers ignores the field, so the video is the same."""
     folder = published("cogvideox-5b", tmp_path)
     path = folder / FILES[part]
     path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": 256, "_name_or_path": "x"}))

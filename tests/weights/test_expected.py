@@ -1,4 +1,4 @@
-"""The tensors that the configs ask for are those that the pinned libraries' classes have."""
+"""The tensors expected from a config are those of the pinned libraries' classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_of_every_checkpoint_here() -> None:
     ("part", "values"),
     [
         ("transformer", {"patch_size_t": 2, "num_layers": 1}),
-        ("transformer", {}),  # CogVideoX-2B by the class's own defaults
+        ("transformer", {}),  # CogVideoX-2B, the class's defaults
         ("transformer", {"num_layers": 42, "num_attention_heads": 48, "use_rotary_positional_embeddings": True}),
         (
             "transformer",
@@ -84,12 +84,12 @@ def test_of_published_sizes(part: str, values: dict[str, Any]) -> None:
 
 
 def test_defaults_are_the_libraries_own() -> None:
-    """A field that a config leaves out has the class's default, whatever CogVideoX would need."""
+    """A field missing from a config has the class's default, whatever CogVideoX needs."""
     for part, cls in CLASSES.items():
         known = {k: p.default for k, p in inspect.signature(cls.__init__).parameters.items() if k != "self"}
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()} == DEFAULTS[part], part
     t5 = T5Config().to_dict()
-    derived = ("model_type", "dense_act_fn", "is_gated_act")  # of feed_forward_proj, where they are left out
+    derived = ("model_type", "dense_act_fn", "is_gated_act")  # from feed_forward_proj, if they are missing
     assert {k: t5[k] for k in DEFAULTS["text_encoder"] if k not in derived} == {
         k: v for k, v in DEFAULTS["text_encoder"].items() if k not in derived
     }

@@ -1,4 +1,4 @@
-"""A transformer by itself, in every form that trainers leave it in, becomes the checkpoint that it came from."""
+"""Importing a fine-tuned transformer alone, in every form that trainers save: the base supplies the other parts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tuned(base: Path, tmp_path: Path) -> Path:
-    """`transformer/` alone, with other numbers than the base's."""
+    """`transformer/` alone, with weights different from the base's."""
     folder = tmp_path / "my run"
     shutil.copytree(base / "transformer", folder / "transformer")
     file = folder / "transformer" / STEM
@@ -81,7 +81,7 @@ def original(tensors: Tensors) -> Tensors:
 
 
 def rewritten(tuned: Path, change: Callable[[Tensors], Tensors], *, config: bool) -> Path:
-    """One file beside the folder."""
+    """A single file with the changed tensors, beside the folder."""
     tensors = change(load_file(tuned / "transformer" / STEM))
     target = tuned.parent / "single" / "nice-tune.safetensors"
     target.parent.mkdir()
@@ -92,7 +92,7 @@ def rewritten(tuned: Path, change: Callable[[Tensors], Tensors], *, config: bool
 
 
 def shards(tuned: Path) -> Path:
-    """As zero_to_fp32.py writes them: other names, an index, no config."""
+    """Shards as zero_to_fp32.py writes them: other names, no config."""
     tensors, folder = load_file(tuned / "transformer" / STEM), tuned.parent / "gathered"
     folder.mkdir()
     names = sorted(tensors)
@@ -111,7 +111,7 @@ def prefixed(tensors: Tensors) -> Tensors:
 
 
 def wrapped(tensors: Tensors) -> Tensors:
-    """By compile, FSDP and gradient checkpointing at once."""
+    """Names as with compile, FSDP and gradient checkpointing at once."""
     inner = {name.replace("_blocks.1.", "_blocks.1._checkpoint_wrapped_module."): t for name, t in tensors.items()}
     return {f"_fsdp_wrapped_module._orig_mod.{name}": value for name, value in inner.items()}
 
@@ -206,7 +206,7 @@ def test_two_transformers_in_one_file_are_named(tuned: Path, tmp_path: Path) -> 
 
 
 def test_control_inputs_in_the_weights_are_named(tuned: Path, tmp_path: Path) -> None:
-    """As those of CogVideoX-Fun, in a file without a config."""
+    """Like CogVideoX-Fun's, in a file without a config."""
     tensors = load_file(tuned / "transformer" / STEM)
     shape = tensors["patch_embed.proj.weight"].shape
     wider = (shape[0], 33, *shape[2:]) if len(shape) == 4 else (shape[0], 33 * 8)

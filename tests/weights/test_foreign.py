@@ -1,4 +1,4 @@
-"""What people hold for a checkpoint and is none: each recognised, with the next step, and none called RIFE's."""
+"""Files mistaken for checkpoints: each kind is recognised, and the message names the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LoRA folder: what is found in it, how files come and go, and a pull from a stand-in of the hub."""
+"""The LoRA folder: finding, adding and removing files, and pulling from a stand-in for the hub."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def through(server: hub.Hub, tmp_path: Path) -> Callable[..., Any]:
 
 @dataclass
 class File:
-    """What a dry run says about a file."""
+    """A dry run's information about a file."""
 
     file_size: int
     will_download: bool = True

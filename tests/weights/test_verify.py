@@ -101,7 +101,7 @@ def test_weights_of_another_checkpoint_are_noticed(folder: Path) -> None:
 
 
 def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
-    """Which of the two is taken would be the library's choice."""
+    """Which of the two is used would depend on the library."""
     shards = sorted((folder / "transformer").glob("*.safetensors"))
     tensors = load_file(shards[1])
     name, value = next(iter(load_file(shards[0]).items()))
@@ -120,7 +120,7 @@ def test_swapped_shards_are_refused(folder: Path) -> None:
 
 
 def test_another_model_is_one_problem(folder: Path) -> None:
-    """Not a list of what it lacks to be a CogVideoX."""
+    """One problem instead of a list of everything missing for CogVideoX."""
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "WanPipeline"}))
     shutil.rmtree(folder / "vae")
@@ -191,7 +191,7 @@ def test_the_largest_number_is_one(dtype: torch.dtype, tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_the_index_does_not_name(folder: Path) -> None:
-    """Libraries differ in whether they take it."""
+    """Libraries differ in whether they load it."""
     path = folder / "text_encoder" / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     name = sorted(index["weight_map"])[-1]

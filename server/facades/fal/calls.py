@@ -49,7 +49,7 @@ class Fal:
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
         """Accepts any input, as fal does; errors in it appear at the result's URL."""
-        agreed = terms.of_submit(request, self.context.artifacts.base_url(request))
+        agreed = options.of_submit(request, self.context.artifacts.base_url(request))
         await self._check_length(request)
         body = await read_body(request)
         try:

@@ -1,4 +1,4 @@
-"""How far a run is and how long it still takes: on a clock that is set by hand, and on the tiny models."""
+"""Progress and remaining time of a run, with a manual clock and with the tiny models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from weights import catalog
 
 
 class Hand:
-    """A clock."""
+    """A clock that tests set by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -40,7 +40,7 @@ class Hand:
 
 
 class Told:
-    """Every Progress of a run, in order: those yielded and those told meanwhile."""
+    """All Progress events of a run in order, both those yielded and those passed to the callback."""
 
     def __init__(self) -> None:
         self.all: list[Progress] = []
@@ -58,7 +58,7 @@ class Told:
 
 
 def check(told: Told) -> None:
-    """What holds of every run: shares never fall and stay below 1, times are never negative, each stage ends whole."""
+    """Asserts that shares never decrease and stay below 1, times are not negative, and each stage reaches its total."""
     shares = [one.share for one in told.all]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] < 1, shares
     assert all(one.eta is None or one.eta >= 0 for one in told.all)
@@ -73,7 +73,7 @@ def test_the_time_left_is_that_of_all_stages() -> None:
     meter = Meter(clock=clock)
     meter.expect("denoise", 4)
     meter.expect("decode", 2)
-    assert meter.left() is None, "nothing is known"
+    assert meter.left() is None, "nothing is measured yet"
     meter.in_steps = {"decode": 3.0}
     etas = []
     for _ in range(4):
@@ -83,7 +83,7 @@ def test_the_time_left_is_that_of_all_stages() -> None:
         assert progress is not None
         etas.append(progress.eta)
     assert etas == [None, 80, 70, 60], (
-        "the first step says nothing yet; decoding is reckoned as three steps a unit until it was measured"
+        "no estimate from the first step; one unit of decoding counts as three steps until measured"
     )
     assert progress.share == pytest.approx(0.4)
     with meter.doing("decode"):
@@ -170,9 +170,9 @@ def test_every_stage_is_counted(engine: Engine) -> None:
     check(told)
     assert {one.stage for one in told.all} - {"finish"} == {"denoise", "decode", "write"}
     assert told.of("denoise")[-1].total == 3 and told.of("write")[-1].total == 17
-    assert told.of("decode")[-1].total == 2, "five latent frames, in pairs, the odd one with the first"
+    assert told.of("decode")[-1].total == 2, "five latent frames: a group of three, then a pair"
     last = told.of("denoise")[-1]
-    assert last.eta and last.eta > 0 and last.share < 0.95, "sampling is not the whole"
+    assert last.eta and last.eta > 0 and last.share < 0.95, "other stages follow sampling"
 
 
 def test_frames_that_are_enlarged_and_interpolated_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_clips_that_continue_each_other_are_one_whole(engine: Engine) -> None:
     clips = told.of("denoise")[-1].total // 2
     assert [one.done for one in told.of("denoise")] == list(range(1, 2 * clips + 1))
     first = told.of("denoise")[1]
-    assert first.eta and first.eta > 2 * (clips - 1) * 0.001, "the other clips are to come"
+    assert first.eta and first.eta > 2 * (clips - 1) * 0.001, "the estimate includes the other clips"
     assert first.share < 0.6
 
 
@@ -241,7 +241,7 @@ def test_calls_of_the_decoder_are_foreseen(frames: int, tiling: bool) -> None:
         vae.disable_tiling()
     before = len(calls)
     list(decode(vae, latents))
-    assert len(calls) == before, "nobody counts any more"
+    assert len(calls) == before, "calls are no longer counted"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_frames_are_counted_as_they_are_made(engine: Engine, more: dict[str, Any
 
 
 def test_on_the_demo_the_time_left_is_near_the_truth() -> None:
-    """The first video of an engine: nothing but the architecture says how long decoding takes."""
+    """For an engine's first video, the decoding time is estimated from the architecture alone."""
     environment.prepare()
     folder = catalog.find("demo", Path("nowhere"))
     assert folder is not None
@@ -294,7 +294,7 @@ def test_on_the_demo_the_time_left_is_near_the_truth() -> None:
 
 
 def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GIF has one palette for the whole clip, so that nothing is encoded before the last frame is there."""
+    """A GIF has one palette for the whole clip, so encoding starts after the last frame."""
     lefts = iter([17, 17, 12, 12, 3, 0])
 
     def slowly(writer: VideoWriter) -> None:
@@ -308,14 +308,14 @@ def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatc
     told = Told().run(engine, ask(num_frames=17, output_format="gif"), "5b")
     check(told)
     assert [(one.done, one.total) for one in told.of("finish")][:2] == [(13, 25), (22, 25)], (
-        "the palette counts as half as many frames"
+        "computing the palette counts as half the frames"
     )
     assert all(one.eta for one in told.of("finish")[:-1])
     assert finished(told.events).frames == 17
 
 
 def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before either was measured; and what is measured of one is not taken for the other."""
+    """Estimates differ before any measurement, and a measurement of one format is not used for another."""
     engine = Engine(EngineSpec(engine.models, "cpu"))
     estimates: list[dict[str, float]] = []
     prepare = effort.prepare
@@ -337,7 +337,7 @@ def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.Monk
 
 
 def test_what_closes_a_file_may_end_it(tmp_path: Path) -> None:
-    """A cancel, for instance: nothing is left behind, and ffmpeg has ended."""
+    """If the callback raises, for example on a cancel, no file remains and ffmpeg has ended."""
 
     def closing(left: int) -> None:
         raise InterruptedError

@@ -1,4 +1,4 @@
-"""A sampling that is interrupted anywhere and taken up by another engine gives the same file, byte for byte."""
+"""Snapshots: a run interrupted at any step and resumed by another engine gives a byte-identical file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_interrupted_after_any_step(kind: str, task: str, more: dict[str, Any], 
 
 
 def test_clean_latents_need_neither_prompt_nor_model(picture: Media, tmp_path: Path) -> None:
-    """Another rate, size or form of a finished sampling is made from what was saved of it."""
+    """The last snapshot suffices to make the video at another rate, size or format."""
     request = ask()
     last = snapshots_of(list(new_engine().run(request, "5b")))[-1]
     other = replace(request, fps=24, width=96, height=64, output_format="gif")
@@ -122,7 +122,7 @@ def test_torn_ones_are_noticed(harm: str) -> None:
 
 @pytest.mark.parametrize("version", [None, str(KEY_VERSION - 1)])
 def test_a_snapshot_of_another_version_is_refused(version: str | None) -> None:
-    """Whole and with the right key, but what its fields mean may have changed."""
+    """The snapshot is intact and has the right key, but its fields may have another meaning."""
     request = ask(num_inference_steps=2)
     last = snapshots_of(events := list(new_engine().run(request, "5b")))[-1]
     body = last.data[DIGEST:]
@@ -154,13 +154,13 @@ def test_saving_takes_its_share_and_no_more() -> None:
             begin, clock.now = clock.now, clock.now + 0.2  # a slow disk
             saver.saved(begin)
             saved_at.append(begin)
-    assert saved_at[0] == 1.0, "the first comes soon"
+    assert saved_at[0] == 1.0, "the first snapshot comes early"
     gaps = [b - a for a, b in itertools.pairwise(saved_at)]
-    assert len(saved_at) >= 10 and min(gaps) >= 20, "0.2 s of 20 s"
+    assert len(saved_at) >= 10 and min(gaps) >= 20, "saving takes 1 %: 0.2 s of 20 s"
 
 
 def test_cancelled_runs_leave_what_they_have() -> None:
-    """Whoever stops a run to go on later has the latest snapshot."""
+    """A cancelled run has already yielded its latest snapshot, from which it can be resumed."""
     seen: list[Event] = []
 
     def enough() -> bool:
@@ -185,7 +185,7 @@ def test_a_paused_run_saves_first() -> None:
 
 
 def test_a_cancel_is_heeded_within_a_block() -> None:
-    """And the step it interrupted leaves no trace: the same engine makes the same video afterwards."""
+    """The interrupted step has no side effects: the same engine makes the same video afterwards."""
     engine = new_engine()
     whole = finished(engine.run(ask(), "5b"))
     blocks = engine.loader.load(engine.models["5b"], "5b").transformer.transformer_blocks
@@ -198,5 +198,5 @@ def test_a_cancel_is_heeded_within_a_block() -> None:
         list(engine.run(ask(), "5b", lambda: len(begun) > len(blocks)))
     for hook in hooks:
         hook.remove()
-    assert len(blocks) > 1 and begun == [*range(len(blocks)), 0], "no further than the block it came in"
+    assert len(blocks) > 1 and begun == [*range(len(blocks)), 0], "the run stops after the current block"
     assert finished(engine.run(ask(), "5b")).video == whole.video

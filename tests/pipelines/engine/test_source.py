@@ -1,4 +1,4 @@
-"""What a job is told of the picture or clip that it came with."""
+"""Reading a request's image or clip: notes, size limits, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the model's frames a file shows, and when: trimmed, spread, or at their own speed at another rate."""
+"""From the model's frames to the file's: trimming, frame rates, interpolation, upscaling; and fitting of sources."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = {"width": 32, "height": 16}
 
 
 def chunks(count: int, asked: list[int] | None = None) -> Iterator[torch.Tensor]:
-    """Frame k has the brightness 5k all over; they come by eights, the first one more, as the decoder gives them."""
+    """Chunks of 9, then 8 frames, as from the decoder; all values of frame k are 5k. `asked` collects chunk starts."""
     frames = torch.stack([torch.full((3, 48, 72), 5 * k, dtype=torch.uint8) for k in range(count)])
     for start in (0, *range(9, count, 8)):
         end = start + (8 if start else 9)
@@ -37,7 +37,7 @@ def chunks(count: int, asked: list[int] | None = None) -> Iterator[torch.Tensor]
 
 
 def shown(p: Plan, net: Any = None, asked: list[int] | None = None) -> list[float]:
-    """For each frame of the file, where among the model's it lies."""
+    """For each frame of the file, its position (possibly fractional) among the model's frames."""
     frames = [frame for chunk in finish(chunks(p.sampling.model_frames, asked), p, net) for frame in chunk]
     assert all(frame.shape == (16, 32, 3) and frame.dtype == np.uint8 for frame in frames)
     return [float(frame.mean()) / 5 for frame in frames]
@@ -47,7 +47,7 @@ def test_as_made_trimmed_and_spread() -> None:
     assert shown(plan(**SIZE)) == list(range(49))
     asked: list[int] = []
     assert shown(plan(num_frames=10, **SIZE), asked=asked) == list(range(10))
-    assert asked == [0, 9], "no more is decoded than is needed"
+    assert asked == [0, 9], "only the required frames are decoded"
     assert shown(plan(num_frames=97, **SIZE)) == [round(k / 2) for k in range(97)]
 
 
@@ -70,7 +70,7 @@ def test_too_little_motion_is_slowed_down_evenly() -> None:
 
 @pytest.mark.parametrize(("seconds", "rate", "step"), [(1, 30, 8 / 30), (1, 60, 8 / 60), (8, 12, 48 / 95)])
 def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: float) -> None:
-    net = build(state_dict(TINY))  # draws halfway between any two, whatever the time
+    net = build(state_dict(TINY))  # draws the midpoint of two frames, whatever the time
     video = shown(plan(duration=seconds, interpolate_fps=rate, **SIZE), net)
     assert len(video) == seconds * rate
     for k, place in enumerate(video):
@@ -96,7 +96,7 @@ def test_a_duration_is_in_the_file(rife: bool, tmp_path: Path) -> None:
 
 
 class Doubling:
-    """An upscaler that says what it was given, and marks what it gives."""
+    """A 2x upscaler that records its input frames and adds 2 to its output."""
 
     def __init__(self) -> None:
         self.given: list[int] = []
@@ -106,7 +106,7 @@ class Doubling:
         return torch.nn.functional.interpolate(frame[None].float(), scale_factor=2)[0].to(torch.uint8) + 2
 
 
-LARGE = {"width": 744, "height": 496}  # just larger than the model makes
+LARGE = {"width": 744, "height": 496}  # slightly larger than the model's size
 
 
 def enlarged(p: Plan, net: Any = None) -> tuple[list[int], list[float]]:
@@ -120,12 +120,12 @@ def test_an_upscaler_sees_each_frame_that_is_shown_once() -> None:
     given, video = enlarged(plan(duration=5, fps=24, **LARGE))
     assert given == list(range(41)) and len(video) == 120
     given, video = enlarged(plan(duration=2, fps=4, **LARGE))
-    assert given == video == list(range(0, 16, 2)), "those that are left out need not be made larger"
+    assert given == video == list(range(0, 16, 2)), "skipped frames are not upscaled"
 
 
 def test_interpolation_comes_after_the_upscaler() -> None:
     given, video = enlarged(plan(num_frames=9, interpolate_fps=16, **LARGE), build(state_dict(TINY)))
-    assert given == list(range(9)), "not what is drawn between them"
+    assert given == list(range(9)), "interpolated frames are not upscaled"
     assert video == pytest.approx([*(k / 2 for k in range(17)), 8], abs=0.11)
 
 
@@ -149,7 +149,7 @@ def test_when_more_pixels_are_wanted_than_the_model_makes(values: dict[str, Any]
 
 @pytest.mark.parametrize("rate", [None, 16])
 def test_frames_are_let_go_as_they_leave(rate: int | None) -> None:
-    """However long a video and however large its frames, only a few are held."""
+    """Only a few chunks are in memory at a time, however long the video."""
     net = build(state_dict(TINY)) if rate else None
     held: list[weakref.ref[np.ndarray]] = []
     most = 0
@@ -171,7 +171,7 @@ BARRED[:, :20], BARRED[:, -20:] = (255, 0, 0), (0, 255, 0)
 )
 @pytest.mark.parametrize("task", [Task.I2V, Task.V2V])
 def test_a_source_is_fitted_as_asked(task: Task, way: Any, row: str) -> None:
-    """Into a square: cropped it loses both bars, padded it has black above and below, stretched it has neither."""
+    """In a square: cropping removes both bars, padding adds black above and below, stretching does neither."""
     p = replace(plan().sampling, task=task, source_fit=way, model_width=64, model_height=64, model_frames=9)
     clip = Clip(np.stack([BARRED] * 9), 8.0)
     (frame, *rest) = source_frames(p, Image.fromarray(BARRED), clip)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Geometry by hand-computed cases; resampling against Pillow, and against what a picture should look like."""
+"""Fitting frames into a size: geometry against hand-computed cases, resampling against Pillow and known images."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_stretching_loses_no_edge_and_adds_none() -> None:
     frames[..., :6] = frames[..., :2, :] = 40
     out = fit(frames, 20, 40, "stretch")[0, 0]
     assert (out[:3] < 60).all() and (out[:, 0] < 60).all(), "the top row and the left edge are still there"
-    assert (out[8:, 4:] == 200).all(), "and nothing black is put around"
+    assert (out[8:, 4:] == 200).all(), "no black border is added"
 
 
 def test_hard_edges_stay_in_range() -> None:

@@ -1,4 +1,4 @@
-"""Two networks against recorded output of the author's code; all others by what their weights must mean."""
+"""RIFE: two networks against recorded output of the author's code, the others with weights of known effect."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def golden_spec() -> dict[str, Any]:
 
 
 def golden_weights(spec: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """Drawn with NumPy's legacy generator, whose stream never changes; the recording used the same draw."""
+    """Weights from NumPy's legacy generator, whose stream never changes; the recording used the same weights."""
     out = {}
     for k, (name, entry) in enumerate(sorted(spec.items())):
         random, shape = np.random.RandomState(seed * 1000 + k), tuple(entry["shape"])
@@ -91,7 +91,7 @@ def test_recorded_output(version: str) -> None:
 
 
 def state_dict(version: str | Shape, **biases: float) -> dict[str, Tensor]:
-    """All zeros under the names of the published files, so that only the biases given for lastconv's planes act."""
+    """Zeros under the names of the published files, so that only the given biases of lastconv's planes matter."""
     shape = version if isinstance(version, Shape) else VERSIONS[version][0]
     with torch.device("meta"):
         net = IFNet(shape)
@@ -139,7 +139,7 @@ def test_flow_and_mask_mean_what_they_should(version: str) -> None:
     moved_b = torch.cat((b[:, :1].expand(-1, 2, -1), b[:, :-2]), 1)
     logit = 0.7 * len(shape.widths) if version == "4.6" else 0.7
     share = 1 / (1 + np.exp(-logit))
-    inside = (slice(None), slice(2, None), slice(None, 90))  # right of it the zero padding shows
+    inside = (slice(None), slice(2, None), slice(None, 90))  # zero padding is visible further right
     drawn = draw(net, a, b, 0.5)
     assert (drawn - (moved_a * share + moved_b * (1 - share)))[inside].abs().max() < 2e-4
 
@@ -151,7 +151,7 @@ def test_frames_of_any_size_come_back_uncropped_and_unpadded() -> None:
         assert torch.allclose(draw(net, a, b, 0.25), (a + b) / 2, atol=1e-4)
 
 
-# --- which frames when
+# --- frame times
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # torch, of half a channel
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # torch's warning about layers without channels
 @pytest.mark.parametrize("key", KEYS)
 def test_tensors_of_any_shape_are_refused_in_words(key: str) -> None:
     plain = build(state_dict(TINY)).state_dict()

@@ -1,4 +1,4 @@
-"""What interpolation leaves in real files: how many frames, and how long they last, told by ffmpeg."""
+"""Interpolated files: frame count and duration as reported by ffmpeg."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_frames_and_seconds(model: str, own_rate: int, frames: int, rate: int, w
     found, seconds = count_frames_and_secs(path)
     assert (result.frames, found, result.fps) == (wanted, wanted, rate)
     assert seconds == pytest.approx(wanted / rate, abs=0.02)
-    assert seconds == pytest.approx(frames / own_rate, abs=0.5 / rate + 0.02), "as long as the model's own video"
+    assert seconds == pytest.approx(frames / own_rate, abs=0.5 / rate + 0.02), "the duration of the model's own video"
     assert f"{rate} fps" in describe(path)
     assert len(frames_of(result, tmp_path)) == wanted
     drawn = any("small network" in note for note in result.manifest["notes"])
-    assert drawn == (rate not in (own_rate, own_rate // 2)), "of a rate that divides the model's no frame is drawn"
+    assert drawn == (rate not in (own_rate, own_rate // 2)), "no interpolation at a rate that divides the model's"
 
 
 @pytest.mark.parametrize("rate", [16, 24, 30, 60])

@@ -1,4 +1,4 @@
-"""The small network that ships: it reads as RIFE's do, and draws what lies between better than blending would."""
+"""The shipped interpolation network: it loads like RIFE's networks and interpolates better than blending."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.shapes import COLORS, distance
 from weights.catalog import WeightsError
 from weights.interpolation import SHIPPED, rife_weights
 
-Motion = Callable[[float], Tensor]  # the picture at a time, in frames
+Motion = Callable[[float], Tensor]  # time in frames -> the frame at that time
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def net() -> IFNet:
 
 
 def moving_shape(seed: int, height: int, width: int) -> Motion:
-    """A shape that goes its way, turns and grows a little, by a program of its own: no scene it was trained on."""
+    """A shape that moves, turns and grows slightly, drawn by independent code: not a scene from the training."""
     random = np.random.default_rng([31, seed])
     shape = ("circle", "square", "triangle", "star")[seed % 4]
     unit, angle = min(height, width) / 64, random.uniform(0, 2 * math.pi)
@@ -46,7 +46,7 @@ def moving_shape(seed: int, height: int, width: int) -> Motion:
 
 
 def drifting_noise(seed: int, height: int, width: int) -> Motion:
-    """A window over a user's kind of picture: true at whole multiples of a quarter."""
+    """A window moving over a random image; exact at multiples of a quarter of a frame."""
     random = np.random.default_rng([32, seed])
     step = max(1, round(min(height, width) / 64 / 2))
     dx, dy = step * random.choice([-1, 1]), step * int(random.integers(-1, 2))
@@ -64,7 +64,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def gains(net: IFNet, motions: list[Motion]) -> list[float]:
-    """Decibels by which the network's frames at a quarter, a half and three quarters are truer than blended ones."""
+    """Gain in PSNR (dB) of the network's frames over blended ones, at a quarter, a half and three quarters."""
     found = []
     for motion in motions:
         a, b = motion(0), motion(1)

@@ -1,4 +1,4 @@
-"""An upscaler's tiles make its whole frames; a file that is none is said to be none."""
+"""Upscalers: tiling, half precision, running out of memory, and loading of files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def waves(height: int, width: int) -> Tensor:
 
 
 class FakeX4(nn.Module):
-    """Looks 4 pixels around, as every convolution has an edge where it looks into nothing."""
+    """A 4x network whose output depends on the 4 pixels around, so that tile borders have an effect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,11 +57,11 @@ def test_tiles_make_the_whole_frame(size: tuple[int, int]) -> None:
     assert pieces.shape == whole.shape == (1, 3, size[0] * 4, size[1] * 4)
     assert all(h <= 48 and w <= 48 for h, w in net.seen) and (len(net.seen) > 1) == (max(size) > 48)
     assert (pieces - whole).abs().mean() < 1e-3
-    assert (pieces - whole).abs().max() < 0.02, "not even where a tile ends"
+    assert (pieces - whole).abs().max() < 0.02, "also at tile borders"
 
 
 def test_seams_fade() -> None:
-    """Tiles of different brightness: no step from a pixel to the next."""
+    """Tiles of different brightness blend without a step between neighbouring pixels."""
     levels = iter([0.2, 0.6, 0.4, 0.8])
 
     def uneven(x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def test_memory_that_runs_out_ends_in_tiles() -> None:
     frame = waves(270, 300)
     whole = (tiled(net, frame[None] / 255, 4, None, 0)[0].clamp(0, 1) * 255).round()
     assert (upscaler(frame).float() - whole).abs().max() <= 3
-    assert upscaler.tile == 256, "and it stays so"
+    assert upscaler.tile == 256, "the tile size is kept for later frames"
 
     def never(x: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
@@ -132,7 +132,7 @@ def test_a_larger_file_is_made_from_larger_frames(monkeypatch: pytest.MonkeyPatc
     assert any(isinstance(e, Log) and "enlarged 4 times by net.pth" in e.message for e in events)
     assert finished(engine.run(request, "5b")).video == result.video
     native = finished(engine.run(ask(num_inference_steps=1), "5b"))
-    assert len(net.seen) == 18 and "upscaler" not in native.manifest, "the model's own size needs none"
+    assert len(net.seen) == 18 and "upscaler" not in native.manifest, "no upscaling at the model's own size"
 
 
 @pytest.mark.parametrize("name", ["net.pth", "missing.pth", "net.txt"])
@@ -197,4 +197,4 @@ def test_files_that_spandrel_does_not_read(
     for name in ("other.safetensors", "torn.safetensors", "evil.pth"):
         with pytest.raises(ValueError, match=rf"^{name} is no upscaler that spandrel"):
             load(tmp_path / name, CPU)
-    assert capsys.readouterr().out == "", "nothing in a file is run"
+    assert capsys.readouterr().out == "", "code in a file does not run"

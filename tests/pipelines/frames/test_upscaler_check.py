@@ -1,4 +1,4 @@
-"""An upscaler's file is looked at when the server starts: what is none is refused in a line, and runs no code."""
+"""The check of an upscaler's file at server start: bad files are refused with one line and run no code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Code:
 def test_what_is_a_network_and_what_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process: the package's own imports need a torchvision that is not everywhere."""
+    """Runs in this process, where missing torchvision, which spandrel imports, can be replaced."""
     spandrel(monkeypatch)
     torch.save({"params": small("Compact").state_dict()}, tmp_path / "good.pth")
     save_file(small("ESRGAN").state_dict(), tmp_path / "good.safetensors")

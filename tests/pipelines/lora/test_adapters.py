@@ -1,4 +1,4 @@
-"""Every layout a trainer writes must act as W + scale x alpha / rank x B A, computed here by hand."""
+"""LoRAs in every layout act as W + scale x alpha / rank x B A, compared with weights changed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRAs through the engine: the video that diffusers' own loader gives for the reference layout, and no trace after."""
+"""LoRAs in the engine: the same videos as with diffusers' own loader, and no effect on later videos."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def engine() -> Engine:
 
 
 def known(engine: Engine, kind: str = "5b", seed: int = 2) -> Pairs:
-    """An adapter for that model, strong enough to be seen."""
+    """An adapter for that model, strong enough for a visible effect."""
     transformer = engine.loader.load(engine.models[kind], kind).transformer
     return {name: (down * 3, up * 3) for name, (down, up) in draw(transformer, seed=seed).items()}
 
 
 def made(engine: Engine, request: GenerationRequest, kind: str = "5b") -> tuple[Tensor, Tensor]:
-    """Latents and frames (uint8), before a file's compression."""
+    """Latents and frames (uint8), before encoding."""
     frames, latents = [], []
 
     def watched(vae: Any, given: Tensor) -> Iterator[Tensor]:
@@ -81,7 +81,7 @@ def by_diffusers(engine: Engine, request: GenerationRequest, kind: str, file: Pa
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_makes_the_video_of_diffusers_own_loader(engine: Engine, tmp_path: Path, layout: str) -> None:
-    """Alpha as each trainer keeps it: tensors, a sidecar for SAT's 1, or none."""
+    """Alpha is stored as each trainer stores it: in tensors, in a sidecar (SAT's 1), or not at all."""
     pairs, request = known(engine), ask(**SHORT)
     reference = write(tmp_path / "reference.safetensors", pairs)
     alphas = {LAYOUTS[layout](m)[0].split(".lora_")[0] + ".alpha": torch.tensor(2.0) for m in MODULES}
@@ -157,7 +157,7 @@ def test_the_log_says_alphas_origin_and_the_manifest_says_which_file(engine: Eng
 def test_what_an_owner_says_of_alpha_later_makes_another_video(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the latents of the earlier one are still kept: they belong to another key."""
+    """Even if latents of the earlier video are still saved: their key differs."""
     keys: list[Any] = []
     monkeypatch.setattr(
         "pipelines.engine.generate.sampling_key", lambda *what: keys.append(repr(what[1])) or str(what[1])
@@ -209,8 +209,8 @@ def test_adapters_are_kept_by_hash_and_the_least_recently_used_goes(engine: Engi
     assert kept.bytes == 2 * size
     assert kept.get(Lora(str(paths[1])), "5b", transformer) is second
     again = kept.get(Lora(str(paths[0])), "5b", transformer)
-    assert again is not first  # it had to go
-    assert kept.get(Lora(str(paths[1])), "5b", transformer) is second  # used after the third, which went instead
+    assert again is not first  # it was evicted
+    assert kept.get(Lora(str(paths[1])), "5b", transformer) is second  # the third was evicted instead
     assert kept.get(Lora(str(paths[1])), "another", transformer) is not second
     paths[1].write_bytes(paths[2].read_bytes())
     changed = kept.get(Lora(str(paths[1])), "5b", transformer)
@@ -263,7 +263,9 @@ def test_two_of_one_name_both_act_and_are_told_apart(engine: Engine, tmp_path: P
     assert any(
         line.startswith("lora style.safetensors (number 2): scale 0, ") and "does nothing" in line for line in said
     )
-    assert any("(number 2): alpha 9 of the request" in line for line in said) is False  # the file does not know it
+    assert (
+        any("(number 2): alpha 9 of the request" in line for line in said) is False
+    )  # the file has no alpha of its own
     two.write_bytes(one.read_bytes()[:-9])
     with pytest.raises(RequestError, match=r"style.safetensors \(number 2\): cannot be read: torn"):
         finished(engine.run(ask(**SHORT, loras=loras), "5b"))

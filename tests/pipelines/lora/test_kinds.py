@@ -1,4 +1,4 @@
-"""Adapters that are more than two matrices: DoRA, biases, LoHa, LoKr, in PEFT's names and LyCORIS's."""
+"""Adapters other than plain LoRA: DoRA, biases, LoHa, LoKr, with PEFT's and LyCORIS's tensor names."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_alpha_scales_them_unless_they_have_no_rank(tmp_path: Path, kind: str) -
     [
         LoHaConfig(r=4, alpha=6, target_modules=MODULES, init_weights=False),
         LoKrConfig(r=4, alpha=6, target_modules=MODULES, init_weights=False, decompose_both=True),
-        LoKrConfig(r=64, alpha=6, target_modules=MODULES, init_weights=False, rank_pattern={"to_k": 2}),  # whole ones
+        LoKrConfig(r=64, alpha=6, target_modules=MODULES, init_weights=False, rank_pattern={"to_k": 2}),  # unfactored
         LoraConfig(r=4, lora_alpha=6, target_modules=MODULES, init_lora_weights=False, use_dora=True),
         LoraConfig(r=4, lora_alpha=6, target_modules=MODULES, init_lora_weights=False, lora_bias=True),
         LoraConfig(r=4, lora_alpha=6, target_modules=[CONVOLUTION], init_lora_weights=False, use_dora=True),
@@ -125,7 +125,7 @@ def test_what_peft_saves_comes_back_bit_for_bit(tmp_path: Path, config: Any) -> 
 
 
 def dora(net: Any, module: str, scale: float, pair: tuple[Tensor, Tensor], magnitude: Tensor) -> Tensor:
-    """W' = m (W + s B A) / |W + s B A|, the length taken of each output's row: arXiv 2402.09353."""
+    """W' = m (W + s B A) / |W + s B A|, with the norm of each output's row: arXiv 2402.09353."""
     changed = copy.deepcopy(net)
     weight = changed.get_submodule(module).weight
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_dora_with_scale_nought_does_nothing(tmp_path: Path) -> None:
 
 
 def test_one_file_of_all_kinds_beside_another(tmp_path: Path) -> None:
-    """Layers that several adapters of different kinds share, in every order, and nothing left of them."""
+    """Adapters of different kinds on the same layers, in any order; unloading restores the network."""
     net = tiny()
     plain, modules = run(net), dict(net.named_modules())
     tensors: Tensors = {}

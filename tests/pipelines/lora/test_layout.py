@@ -1,4 +1,4 @@
-"""What is known of a transformer and of a file without loading either."""
+"""A transformer's layers from its config, and a LoRA's layout, base model and alpha from its header."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def published(name: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_base_is_told_by_shape(layout: str) -> None:
-    """A LoRA of the published sizes, as shapes only."""
+    """LoRAs for the published models, given by their shapes alone."""
 
     def shapes(name: str, rank: int = 128) -> dict[str, tuple[int, ...]]:
         out = {}

@@ -1,4 +1,4 @@
-"""Files that cannot be used: nothing is attached, and the message says what is wrong."""
+"""Unusable LoRA files: nothing is attached, and the message names the cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Broken runs are told from dark, plain and fading clips."""
+"""The check for broken output: it refuses black or constant clips and accepts dark, plain and fading ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same scene in every format and colour space that is read comes to within 3 of 255 of one reference."""
+"""The same scene in every supported format and colour space is read to within 3 of 255 levels of one reference."""
 
 from __future__ import annotations
 
@@ -171,14 +171,14 @@ X265 = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "lossless=1:l
 
 
 def tagged(matrix: str, rest: str, levels: str = "tv", pixels: str = "yuv420p") -> tuple[str, str]:
-    """Filters for a clip by that matrix, tagged as it is. `rest`: primaries and curve."""
+    """ffmpeg filters that convert with this matrix and tag the clip accordingly. `rest`: primaries and curve."""
     tags = f"setparams=colorspace={matrix}:color_primaries={rest}:color_trc={rest}:range={levels}"
     exact = "flags=accurate_rnd+full_chroma_int"
     return "-vf", f"scale=out_color_matrix={matrix}:out_range={levels}:{exact},format={pixels},{tags}"
 
 
 def converted(to: str, pixels: str = "yuv420p10le") -> tuple[str, str]:
-    """Filters for a clip whose colours are converted to another space by zimg; tagged by it."""
+    """ffmpeg filters that convert to another colour space with zimg, which also tags the clip."""
     return (
         "-vf",
         f"setparams=colorspace=gbr:color_primaries=bt709:color_trc=bt709,zscale={to}:npl=203:r=tv,format={pixels}",
@@ -289,7 +289,7 @@ def test_clips(name: str, tmp_path: Path) -> None:
 
 
 def test_clips_with_the_curve_of_srgb(tmp_path: Path) -> None:
-    """Screen recordings: wide primaries, but not BT.709's curve."""
+    """Screen recordings have wide primaries with sRGB's curve instead of BT.709's."""
     for pixels, primaries, matrix in (
         (P3_LEVELS, "smpte432", "bt709"),
         (levels(srgb_curve(light_in(BT2020))), "bt2020", "bt2020nc"),
@@ -309,7 +309,7 @@ def test_linear_light_in_a_clip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("primaries", ["smpte431", "film"])
 def test_another_white_is_adapted_in_every_row(primaries: str, tmp_path: Path) -> None:
-    """ffmpeg's zscale does so in the first of its threads only."""
+    """ffmpeg's zscale adapts the white point only in the first of its threads."""
     to = converted(f"m=709:p={primaries}:t=709", "yuv444p10le")
     path = encode(tmp_path / "a.mkv", SCENE, *to, "-filter_threads", "1", "-c:v", "ffv1")
     check_clip(path)
@@ -327,7 +327,7 @@ def test_odd_sides_in_other_colours(tmp_path: Path) -> None:
 
 
 def test_bright_light_is_compressed_not_cut_off(tmp_path: Path) -> None:
-    """Up to 80 % of the reference white nothing changes, 1,000 cd/m2 is white, and what is between stays apart."""
+    """Up to 80 % of the reference white nothing changes, 1,000 cd/m2 is white, and levels between remain distinct."""
     nits = np.array([50, 100, 150, 203, 400, 600, 1000, 4000]).repeat(32)
     code = (pq_curve(nits / 203.0) * 65535).round().astype(np.uint16)
     frame = np.repeat(np.repeat(code[None, :, None], 64, 0), 3, 2)

@@ -1,4 +1,4 @@
-"""What was put into a file comes back from it, whatever it says; other files are refused."""
+"""Manifests: any content survives a round trip through every format; other files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as people send them come back as upright, opaque RGB, or are refused by name."""
+"""Reading images: all supported kinds become upright, opaque RGB; others are refused with their format named."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (20, 10), "black")
     image.paste((255, 255, 255), (0, 0, 10, 10))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees
+    exif[0x0112] = 6  # display rotated clockwise by 90 degrees
     upright = read_picture(encoded(image, "JPEG", exif=exif, quality=95))
     assert upright.size == (10, 20)
     assert np.asarray(upright)[:8].mean() > 240 > 15 > np.asarray(upright)[12:].mean()
@@ -61,7 +61,7 @@ def test_cmyk_and_palette_and_bilevel() -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """No pixels behind it."""
+    """A PNG whose header states this size, without the pixels for it."""
     data = bytearray(encoded(Image.new("L", (8, 8)), "PNG"))
     data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
@@ -84,7 +84,7 @@ def test_pictures_that_are_none() -> None:
 
 
 def test_a_damaged_avif_is_refused() -> None:
-    """Its reader raises what no other one does, already as it opens a file."""
+    """The AVIF reader raises exceptions that no other reader does, already on opening a file."""
     data = encoded(Image.new("RGBA", (64, 64), (200, 30, 40, 128)), "AVIF")
     for place in range(0, 400, 3):
         hurt = data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
@@ -125,7 +125,7 @@ def test_large_photographs_come_back_smaller(kind: str, size: tuple[int, int]) -
 
 
 def test_the_largest_jpegs_take_little_memory() -> None:
-    """200 megapixels, which would take 800 MB as they are."""
+    """A JPEG of 200 megapixels, which would need 800 MB at full size."""
     program = (
         "import sys; from pipelines import child; child.confine(400 * 2**20); "
         "from pipelines.video.picture import read_picture; print(read_picture(sys.stdin.buffer.read()).size)"
@@ -172,7 +172,7 @@ def test_a_png_without_its_last_chunk_is_read_and_one_without_pixels_is_not() ->
 
 @pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt"])
 def test_large_text_beside_the_pixels_does_not_matter(name: bytes) -> None:
-    """A workflow of an image generator; an editor's history."""
+    """For example an image generator's workflow or an editor's history."""
     text = b"workflow" * 1_000_000
     packed = zlib.compress(text)
     content = {b"tEXt": text, b"zTXt": b"\0" + packed, b"iTXt": b"\1\0\0\0" + packed}[name]
@@ -201,7 +201,7 @@ def test_deep_pictures() -> None:
 
 
 def test_cmyk_goes_through_its_profile() -> None:
-    """Inks of a made-up press: what they look like is in the profile, not in the mixture."""
+    """A made-up press whose colours follow from its profile, not from a standard CMYK conversion."""
     data = encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", icc_profile=press(), quality=100)
     assert np.abs(np.array(read_picture(data).getpixel((8, 8))) - (0, 138, 200)).max() <= 6
     assert read_picture(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG")).getpixel((8, 8)) == (0, 255, 255)
@@ -214,7 +214,7 @@ def test_every_format_is_turned_once(kind: str) -> None:
     image.paste((255, 255, 255), (0, 0, 32, 32))
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.info["exif"] = exif.tobytes()  # HEIC's own box is written by it; its EXIF is for show
+    image.info["exif"] = exif.tobytes()  # pillow_heif writes HEIC's rotation box from it; HEIC's EXIF has no effect
     upright = read_picture(encoded(image, kind, **({} if kind == "HEIF" else {"exif": exif})))
     assert upright.size == (32, 64)
     assert np.asarray(upright)[:28].mean() > 240 > 15 > np.asarray(upright)[36:].mean()

@@ -1,4 +1,4 @@
-"""Clips as people send them: turned, uneven, with sound, too long, cut off, or no clip at all."""
+"""Reading clips: rotated, with a variable rate, with sound, too long, truncated, or not a video."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_variable_rate_is_made_even(tmp_path: Path) -> None:
     assert len(clip.frames) == 20
     assert clip.fps == pytest.approx(19 / 2.8, rel=0.01)
     level = clip.frames.mean(axis=(1, 2, 3))
-    halfway = level[10] - level[0]  # 1.47 s in: past the tenth frame (1.0 s) by two slow ones
+    halfway = level[10] - level[0]  # at 1.47 s: two slow frames after the tenth frame (1.0 s)
     assert halfway / (level[-1] - level[0]) == pytest.approx(12 / 19, abs=0.05)
 
 
@@ -208,7 +208,7 @@ def test_the_message_names_what_was_sent(tmp_path: Path) -> None:
         ("page", "an HTML page"),
         ("a.y4m", "a Y4M video"),
         ("a.m4a", "sound without a video"),
-        ("song.m4a", "sound without a video"),  # its cover is none
+        ("song.m4a", "sound without a video"),  # a cover image is not a video
     ):
         with pytest.raises(MediaUnreadable, match=words) as e:
             check_clip(tmp_path / name)

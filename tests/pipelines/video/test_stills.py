@@ -1,4 +1,4 @@
-"""Images in high dynamic range come as close to the reference as any other, unless their samples are too coarse."""
+"""HDR images are read as accurately as others, unless their samples are too coarse."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_grey_in_high_dynamic_range(tmp_path: Path) -> None:
 
 
 def ycc(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """BT.2020's Y, Cb and Cr, all from 0 to 1."""
+    """BT.2020's Y, Cb and Cr, each from 0 to 1."""
     y = rgb @ (0.2627, 0.6780, 0.0593)
     return np.stack([y, (rgb[..., 2] - y) / 1.8814 + 0.5, (rgb[..., 0] - y) / 1.4746 + 0.5], -1)
 
 
 def seen(samples: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The sRGB levels that Y, Cb and Cr in PQ stand for, exactly. For light that is not compressed."""
+    """The exact sRGB levels for Y, Cb and Cr in PQ, for light dark enough not to be compressed."""
     y, cb, cr = np.moveaxis(samples, -1, 0)
     red, blue = y + 1.4746 * (cr - 0.5), y + 1.8814 * (cb - 0.5)
     rgb = np.stack([red, (y - 0.2627 * red - 0.0593 * blue) / 0.6780, blue], -1).clip(0, 1)
@@ -91,7 +91,7 @@ def seen(samples: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def test_eight_bits_of_pq_are_read_as_well_as_they_are_stored(tmp_path: Path) -> None:
-    """Rounding Y, Cb and Cr of PQ to 8 bits moves a patch further than CLOSE; reading adds no more than CLOSE to it."""
+    """Rounding PQ's Y, Cb and Cr to 8 bits changes a patch by more than CLOSE; reading adds at most CLOSE to that."""
     exact = ycc(pq_curve(light_in(BT2020)))
     assert distance(seen(exact)) <= 1
     avif = hdr_avif(tmp_path / "a.avif", SCENE, "yuv444p")

@@ -1,4 +1,4 @@
-"""Transparent pictures and clips lie on white, whatever colour is hidden under the hole."""
+"""Transparent images and clips are blended with white, whatever the colour of their transparent pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HLG_ALPHA = converted("m=2020_ncl:p=2020:t=arib-std-b67", "yuva444p10le")
 
 
 def transparent() -> np.ndarray:
-    """The scene with its white patch cut out, and black under the hole; what is left is opaque."""
+    """The scene, opaque except for its white patch, whose pixels are transparent black."""
     layers = np.dstack([SCENE, np.full(SCENE.shape[:2], 255, np.uint8)])
     layers[96:, :32] = 0
     return layers

@@ -1,4 +1,4 @@
-"""Videos are decoded again and compared with what went in."""
+"""The video writer: its files are decoded and compared with the input frames."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, kind: Format) -> None:
     height, width = (64, 96) if kind == "gif" else (128, 192)
     frames = waves(25, height, width)
     files = []
-    for k in range(3):  # in other pieces, and the manifest's keys in another order
+    for k in range(3):  # in different chunks, and with the manifest's keys in another order
         manifest = {"seed": 7, "prompt": "a"} if k else {"prompt": "a", "seed": 7}
         with VideoWriter(tmp_path / f"{k}", width, height, 8, kind, manifest) as writer:
             for part in np.array_split(frames, k + 1):

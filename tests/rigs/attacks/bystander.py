@@ -1,7 +1,7 @@
-"""Another key's client, in a process of its own: asks for /health/live and sends small jobs until its input ends.
+"""A client with another key, in a separate process: it polls /health/live and sends small jobs until stdin closes.
 
 `python -m tests.rigs.attacks.bystander HOST:PORT KEY [images]`; with `images` it also sends small images. Prints
-one JSON object: the longest health check, job and image in seconds, how many there were of each, and what went wrong.
+one JSON object: the longest health check, job and image in seconds, the number of each, and the errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import requests
 from PIL import Image
 
 HEALTH_EVERY = 0.05  # seconds
-LOOK_EVERY = 0.05  # seconds between two looks at a job
+LOOK_EVERY = 0.05  # seconds between two status calls for a job
 GIVE_UP = 120.0  # seconds after which a call or a job counts as failed
 
 
@@ -47,9 +47,9 @@ def _guarded(work: Any, address: str, key: str, stop: threading.Event, results: 
 
 
 def _watch_health(address: str, key: str, stop: threading.Event, results: dict[str, Any]) -> None:
-    while True:  # also once after the end, so that what the attack left behind is seen
+    while True:  # once more after the end, to notice lasting effects of the attack
         begun = time.monotonic()
-        with _session("") as session:  # a connection of its own each time
+        with _session("") as session:  # a new connection each time
             session.get(f"http://{address}/health/live", timeout=GIVE_UP).raise_for_status()
         _note(results, "health", time.monotonic() - begun)
         if stop.is_set():
@@ -79,7 +79,7 @@ def _send_images(address: str, key: str, stop: threading.Event, results: dict[st
             made_job = session.post(f"http://{address}/v1/videos", json=body, timeout=GIVE_UP)
             made_job.raise_for_status()
             _note(results, "image", time.monotonic() - begun)
-            _await_end(session, f"http://{address}/v1/videos/{made_job.json()['id']}", begun)  # or they would pile up
+            _await_end(session, f"http://{address}/v1/videos/{made_job.json()['id']}", begun)  # jobs must not pile up
 
 
 def _await_end(session: requests.Session, url: str, begun: float) -> None:

@@ -1,9 +1,9 @@
-"""The server, with a watch on its interpreter: `python -m tests.rigs.attacks.holds`. Linux only.
+"""Runs the server and reports long holds of the interpreter lock: `python -m tests.rigs.attacks.holds`. Linux only.
 
-It never collects garbage, so that memory which hangs in a cycle is seen.
+Garbage collection is off, so that memory in reference cycles shows as a leak.
 
-Each time one thread kept all others from running for LONG seconds of its own CPU time, it prints `held SECONDS WHERE`.
-CPU time tells a busy server from a busy machine.
+Whenever one thread blocks all others for at least LONG seconds of its own CPU time, it prints `held SECONDS WHERE`.
+CPU time distinguishes a busy server from a busy machine.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LONG = 0.01
 
 
 def _cpu_seconds() -> dict[int, float]:
-    """What each thread has used so far."""
+    """CPU seconds used so far, by thread id."""
     used = {}
     for thread in threading.enumerate():
         try:
             ran = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]
-        except OSError:  # it has ended
+        except OSError:  # the thread has ended
             continue
         used[thread.ident or 0] = int(ran) / 1e9
     return used

@@ -1,4 +1,4 @@
-"""Hosts that a request may name: one that answers at once, others that keep their callers waiting."""
+"""Hosts for URLs in requests: one responds immediately, others keep their clients waiting."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ DRIP = 0.2  # seconds between two bytes
 
 
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Says nothing."""
+    """Never responds."""
     await asyncio.sleep(3600)
 
 
 async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An image of a megabyte, at five bytes a second."""
+    """An image of 1 MB, at five bytes per second."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: 1000000\r\n\r\n")
     while True:
         writer.write(b"\0")
@@ -28,7 +28,7 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def drip_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The head of an answer, which never ends."""
+    """A response whose headers never end."""
     writer.write(b"HTTP/1.1 200 OK\r\nx-pad: ")
     while True:
         writer.write(b"a")
@@ -37,7 +37,7 @@ async def drip_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def text(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A few bytes at once, which are no image."""
+    """Responds immediately with a few bytes that are not an image."""
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello")
     await writer.drain()
@@ -45,7 +45,7 @@ async def text(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @contextmanager
 def host(answer: Answer, address: str = "127.0.0.1") -> Iterator[int]:
-    """The port of a host that answers so."""
+    """Runs a host that responds with `answer`; yields its port."""
 
     async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # NOTE: a callback of Python 3.11 complains about a cancelled task

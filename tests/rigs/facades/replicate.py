@@ -1,4 +1,4 @@
-"""Replicate's paths, and a request."""
+"""Replicate's paths and a request."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the GPU tests of the options share: a LoRA, interpolating networks, enlarging networks, a picture to begin with.
+"""Shared by the GPU tests of options: a LoRA, interpolation networks, upscalers, an input image.
 
-Knows: how each is made small and of random weights, unless it ships with this project. Does not know: what is tested,
-and imports nothing that needs ffmpeg. Everything here takes a device, so that it can be tried on a CPU.
+All are small with random weights, except for the network that ships with this project. Nothing here imports a module
+that needs ffmpeg, and everything takes a device, so that it can be tested on a CPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Net = Literal["shipped", "4.6", "4.25"]
 
 
 def style(engine: Any, kind: checkpoints.Kind, folder: Path) -> Lora:
-    """A LoRA for all attention layers of that checkpoint, strong enough to be seen."""
+    """A LoRA for all attention layers of that checkpoint, strong enough for a visible effect."""
     transformer = engine.loader.load(engine.models[kind], kind).transformer
     pairs = {name: (down * 3, up * 3) for name, (down, up) in draw(transformer).items()}
     return Lora(str(write(folder / "style.safetensors", pairs, "kohya")))
@@ -44,12 +44,12 @@ def picture(folder: Path) -> Media:
 
 
 def frame(height: int, width: int) -> Tensor:
-    """uint8 [3, H, W]: what the enlarging networks are given."""
+    """uint8 [3, H, W]: an input frame for upscalers."""
     return torch.from_numpy(rig.moving_picture(1, width, height)[0]).permute(2, 0, 1).contiguous()
 
 
 def interpolating(name: Net, device: torch.device) -> rife.IFNet:
-    """The network that ships, or one of the published shapes with the random weights of the recorded output."""
+    """The shipped network, or one of a published architecture with the random weights of the recorded output."""
     if name == "shipped":
         return rife.load(SHIPPED, device)
     entry = golden_spec()[name]
@@ -57,7 +57,7 @@ def interpolating(name: Net, device: torch.device) -> rife.IFNet:
 
 
 def drawn(net: rife.IFNet, device: torch.device) -> Tensor:
-    """[4, 3, H, W] in 0..1 on the CPU: two frames and what the network draws at a third and two thirds of the way."""
+    """[4, 3, H, W] in 0..1 on the CPU: two frames and, between them, those interpolated at a third and two thirds."""
     pair = [one.to(device) for one in golden_pair(72, 100, 5)]
     found = list(rife.interpolate(net, pair, 8, 24))
     assert {one.device.type for one in found} == {device.type}
@@ -65,8 +65,8 @@ def drawn(net: rife.IFNet, device: torch.device) -> Tensor:
 
 
 class Enlarger(nn.Module):
-    """[1, 3, H, W] -> [1, 3, 4H, 4W]. Sees the edge of what it is given, as every convolution does. `width` channels of
-    the large size: they are what it needs memory for."""
+    """[1, 3, H, W] -> [1, 3, 4H, 4W]. Its output differs at the edges of a tile, as with every convolution. `width`:
+    channels at the large size, which determine its memory use."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -90,21 +90,21 @@ def enlarging(device: torch.device, dtype: torch.dtype = torch.float32, width: i
 
 
 def by_tiles(upscaler: Upscaler, given: Tensor, tile: int | None) -> Tensor:
-    """int16 [3, H * scale, W * scale] on the CPU: differences of bytes need a sign."""
+    """int16 [3, H * scale, W * scale] on the CPU, so that differences can be negative."""
     upscaler.tile = tile
     large: Tensor = upscaler(given)
     return large.cpu().to(torch.int16)
 
 
 def spandrel(patch: pytest.MonkeyPatch) -> Any:
-    """The package, or the test is skipped."""
+    """The package spandrel; skips the test if it is not installed."""
     if importlib.util.find_spec("spandrel") is None:
         pytest.skip("needs spandrel")
     return upscalers.spandrel(patch)
 
 
 def upscaler_file(architecture: Architecture, folder: Path) -> Path:
-    """Weights that spandrel reads, of a small network that enlarges four times."""
+    """A weights file that spandrel reads, for a small 4x network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = upscalers.small(architecture)

@@ -1,7 +1,7 @@
-"""What the GPU tests share: models on a device, the engine over a model in memory, a device with little memory.
+"""Shared by the GPU tests: models on a device, engines with a model in memory or the tiny checkpoints, plans.
 
-Knows: a machine may have no imageio-ffmpeg; then videos are counted and not written. Does not know: what is tested.
-Everything here takes a device, so that it can be tried on a CPU.
+Without imageio-ffmpeg, frames are counted and no videos are written. Everything here takes a device, so that it can be
+tested on a CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HAS_FFMPEG = importlib.util.find_spec("imageio_ffmpeg") is not None
 
 
 class InMemory:
-    """Stands in for the loader: the model is there already."""
+    """A loader that always returns the given model."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -42,7 +42,7 @@ class InMemory:
 
 
 class Counter:
-    """Stands in for `VideoWriter` where there is no ffmpeg: takes the frames, leaves an empty file."""
+    """Replaces `VideoWriter` without ffmpeg: accepts frames, leaves an empty file."""
 
     def __init__(self, path: Path, *_: Any) -> None:
         self.path = Path(path)
@@ -60,7 +60,7 @@ class Counter:
 def generate_module(patch: pytest.MonkeyPatch, encoding: bool = HAS_FFMPEG) -> Any:
     """`pipelines.engine.generate`; without `encoding` its videos are empty files."""
     if not HAS_FFMPEG and "imageio_ffmpeg" not in sys.modules:
-        sys.modules["imageio_ffmpeg"] = types.ModuleType("imageio_ffmpeg")  # imported at the top, used on writing only
+        sys.modules["imageio_ffmpeg"] = types.ModuleType("imageio_ffmpeg")  # imported at the top, used only for writing
     module = importlib.import_module("pipelines.engine.generate")
     if not encoding:
         patch.setattr("pipelines.engine.deliver.VideoWriter", Counter)
@@ -78,7 +78,7 @@ def run(engine: Any, request: GenerationRequest, cancelled: Callable[[], bool] =
 
 
 def in_own_dtypes(loader: Loader) -> Loader:
-    """On a GPU the tiny checkpoints in the dtypes they are published in: only those of full size are known by them."""
+    """On a GPU, loads the tiny checkpoints in the published dtypes, which the loader knows only for full-size ones."""
 
     def dtype_for(info: Any) -> torch.dtype:
         return torch.float16 if info.name.startswith("2b") else torch.bfloat16
@@ -91,7 +91,7 @@ def in_own_dtypes(loader: Loader) -> Loader:
 def served(
     module: Any, device: torch.device, kinds: Sequence[checkpoints.Kind], memory: MemorySetting = "auto", **options: Any
 ) -> Any:
-    """An engine over the tiny checkpoints, as it would be over published ones."""
+    """An engine with the tiny checkpoints, in the published dtypes."""
     made = module.Engine(EngineSpec({kind: checkpoints.cached(kind) for kind in kinds}, str(device), memory, **options))
     in_own_dtypes(made.loader)
     return made
@@ -99,8 +99,8 @@ def served(
 
 @dataclass(frozen=True)
 class Made:
-    """What an engine made: uint8 [T, H, W, 3] before any file's compression, the latents of the last clip, what it
-    said, and its Finished."""
+    """An engine's output: frames as uint8 [T, H, W, 3] before encoding, the latents of the last clip, the log messages,
+    and the Finished event."""
 
     frames: NDArray[np.uint8]
     latents: torch.Tensor
@@ -116,7 +116,7 @@ def made(module: Any, engine: Any, request: GenerationRequest, name: str) -> Mad
     class Keeper(Counter):
         def __init__(self, path: Path, *_: Any) -> None:
             super().__init__(path)
-            kept.clear()  # an attempt that ran out of memory is begun anew
+            kept.clear()  # after running out of memory, decoding starts again
 
         def write(self, frames: NDArray[np.uint8]) -> None:
             super().write(frames)
@@ -133,7 +133,7 @@ def made(module: Any, engine: Any, request: GenerationRequest, name: str) -> Mad
 def plan_for(
     model: Model, task: Task, scheduler: SchedulerName | None = None, steps: int = 3, **more: Any
 ) -> tuple[Plan, NDArray[np.uint8] | None]:
-    """A plan of the model's own size, and the frames its task starts from."""
+    """A plan at the model's own size, and the source frames of its task, if any."""
     width, height = model.info.family.sizes.default
     media = Media("unused", "0")
     request = GenerationRequest(
@@ -161,7 +161,7 @@ def moving_picture(frames: int, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def cuda_bytes(device: torch.device) -> int:
-    """What lies on the device now, after everything unreachable is gone."""
+    """Bytes allocated on the device after garbage collection."""
     gc.collect()
     if device.type != "cuda":
         return 0
@@ -171,12 +171,12 @@ def cuda_bytes(device: torch.device) -> int:
 
 
 def cancel_after(steps: int, seen: list[int]) -> Callable[[], bool]:
-    """Says stop once `seen` holds `steps` steps."""
+    """A `cancelled` callback that returns True once `seen` holds `steps` steps."""
     return lambda: len(seen) >= steps
 
 
 def until_cancelled(module: Any, engine: Any, request: GenerationRequest, steps: int) -> list[int]:
-    """The steps that were reported before the run ended as cancelled."""
+    """The steps reported before the run ended as cancelled."""
     seen: list[int] = []
     events: Iterator[Any] = engine.run(request, "it", cancel_after(steps, seen))
     with pytest.raises(GenerationCancelled):
