@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from PIL import Image, ImageDraw
 
@@ -13,6 +14,12 @@ from pipelines.request import Task
 from server.served import choose
 from server.settings import Settings
 from tests.rigs.clients.running import few_steps, running_server, served_folder, stand_in_server
+
+
+@pytest.fixture(autouse=True)
+def online_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub reads this variable when it is imported, which may be after the engine has set it."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture(scope="session")
