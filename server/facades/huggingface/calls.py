@@ -1,4 +1,5 @@
-"""The call that waits for its video: a prompt, or an image in JSON or as the whole body."""
+"""Hugging Face's call, which waits for the video. The body is JSON with a prompt or an image, or it is the image
+itself."""
 
 from __future__ import annotations
 

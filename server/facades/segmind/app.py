@@ -1,4 +1,5 @@
-"""Segmind's calls: `POST /v1/{slug}`, which waits; `/v2/...`, which queues; credits; uploads."""
+"""Segmind's calls. `POST /v1/{slug}` waits for the video, `POST /v2/{slug}` queues the job; other calls are for status,
+credits and uploads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and the body of an upload.
 
-Image-to-video also accepts the settings of text-to-video, for which Segmind documents no ranges; by default they are
-the model's own.
+Image-to-video also accepts the settings of text-to-video. Segmind documents no ranges of these settings for
+image-to-video; by default the model's own values apply.
 """
 
 from __future__ import annotations
