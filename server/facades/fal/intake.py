@@ -61,7 +61,8 @@ async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInp
 
 
 async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight], owner: str) -> tuple[Lora, ...]:
-    """Fetches all LoRAs in parallel, before the job is accepted, so that all its files are on disk after a restart."""
+    """Fetches all LoRAs in parallel. They are fetched before the job is accepted, so that they are on disk after a
+    restart."""
     takes = (context.loras.take(one.path, one.scale, endpoint.task, fresh=one.force, owner=owner) for one in given)
     found = []
     for number, one in enumerate(await asyncio.gather(*takes, return_exceptions=True)):

@@ -54,7 +54,7 @@ class Parameters(BaseModel):
 
     prompt: Text | None = Field(
         default=None,
-        description="of image-to-video; text-to-video has it in `inputs`",
+        description="for image-to-video; the prompt of text-to-video is in `inputs`",
         examples=["it rolls away", "it jumps"],
     )
     negative_prompt: Unwanted | None = Field(default=None, examples=[["low quality", "blurry"], "dark, grainy"])

@@ -148,7 +148,7 @@ async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
         try:
             form = await parsed_form(Request(request.scope, receive), max_part_size=MAX_BODY)
         except UnicodeError:
-            raise BadForm("The charset that the form names is not that of its text") from None
+            raise BadForm("The form's text is not in the charset that the form names") from None
     try:
         yield form
     finally:

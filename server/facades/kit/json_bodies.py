@@ -1,8 +1,9 @@
 """Parses JSON bodies, with limits, and without blocking the server while a large one is parsed.
 
-Knows: limits on values, escapes, numbers. Does not know: fields, vendors' error shapes. The parser processes a document
-in one call. Therefore the long texts of a large document, which are files in base64, are cut out first and decoded in
-steps. The parser gets the rest, with a mark in place of each long text.
+Knows: limits on values, escapes, numbers. Does not know: fields, vendors' error shapes.
+
+The parser processes a document in one call. Therefore the long texts of a large document, which are files in base64,
+are cut out first and decoded in steps. The parser gets the rest, with a mark in place of each long text.
 """
 
 from __future__ import annotations

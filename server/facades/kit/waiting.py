@@ -76,7 +76,7 @@ async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_sho
                 if one_shot:
                     await run_in_threadpool(jobs.cancel, job.id)
                     raise Unavailable("The server is stopping; send the request again later") from None
-                kept_for = f"request {job.id} stays queued, ask for it when the server is back"
+                kept_for = f"request {job.id} stays queued; get its result when the server runs again"
                 raise Unavailable(f"The server is stopping; {kept_for}") from None
             except NoWorker as e:
                 if one_shot:

@@ -44,7 +44,7 @@ from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
 
 FACADE = "modelslab"
-HOLD_SECONDS = 20.0  # that a call may block; the vendor's async SDK times out after 60
+HOLD_SECONDS = 20.0  # how long a call may block; the vendor's async SDK times out after 60
 TEMP_SECONDS = 86_400.0
 UPLOAD_FIELDS = ("base64_string", "init_obj")
 UNKNOWN = {"status": "failed", "id": "", "output": "", "tip": "Check the id, and that it was made with this key"}

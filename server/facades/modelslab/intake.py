@@ -1,4 +1,4 @@
-"""ModelsLab's fields -> GenerationRequest, with notes of what was changed."""
+"""ModelsLab's fields -> GenerationRequest, and notes about the changes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
 
 
 def _landscape(short: int) -> tuple[int, int]:
-    """16:9 with even sides."""
+    """Width and height in pixels, 16:9, both even. `short`: the height."""
     return round(short * 16 / 9 / 2) * 2, short + short % 2
 
 

@@ -1,4 +1,4 @@
-"""Frames of a video side by side in one image."""
+"""Puts frames of a video side by side in one image."""
 
 from __future__ import annotations
 

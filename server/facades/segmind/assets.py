@@ -26,7 +26,7 @@ def opened(uri: str, name: str) -> tuple[str, list[bytes]]:
     try:
         pieces = [piece for piece in from_text(uri, UPLOAD_BYTES) if piece]
     except NotBase64:
-        raise Refused(Failure(400, f"{name} says base64, and what follows is not")) from None
+        raise Refused(Failure(400, f"{name} says base64, but its data is not base64")) from None
     except DownloadFailed as e:
         raise Refused(Failure(400, f"{name}: {e.message}")) from None
     if not pieces:

@@ -49,7 +49,7 @@ def notes(given: VideoGeneration, rife: bool) -> list[str]:
         ignored.remove("aspect_ratio")
     said += [f"{name}: ignored (CogVideoX has no such setting)" for name in ignored]
     if given.off_peak:
-        said.append("off_peak: ignored (jobs are worked on in the order they came)")
+        said.append("off_peak: ignored (jobs run in the order of the queue)")
     if given.sensitive_word_check is not None:
         said.append("sensitive_word_check: ignored (nothing is checked)")
     return said
