@@ -61,7 +61,7 @@ def routes(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
 
 
 def clouds(names: Iterable[str]) -> dict[str, str]:
-    """Prefix -> the cloud it belongs to."""
+    """Prefix -> the name of its cloud."""
     return {prefix: name for name in names for prefix in PREFIXES[name]}
 
 

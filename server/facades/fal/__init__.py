@@ -1,4 +1,5 @@
-"""fal.ai: `fal-ai/cogvideox-5b` and its two siblings, run and queue, webhooks, and the storage for uploads.
+"""fal.ai's API for `fal-ai/cogvideox-5b` and its two variants: calls that wait, the queue, webhooks, and the storage
+for uploads.
 
 `hosts` determines for which of fal's hosts a request is meant, `guard` checks its key, `app` routes it to `calls`,
 `storage` or `shelf`. `models` defines the input, `options` the headers and query parameters, `intake` converts the

@@ -56,10 +56,12 @@ def log_lines(lines: Iterable[LogLine]) -> list[dict[str, str]]:
 
 
 def notes(job: Job) -> list[LogLine]:
-    """Returns the first log lines of a job. They name its differences from fal."""
+    """Returns the first log lines of a job, which name the job's differences from fal."""
     said = list(job.memo.get("ignored", ()))
     if job.request.interpolate_fps is None and job.memo.get("use_rife") is None and job.status is not Status.FAILED:
-        said.append(f"Frame interpolation is not installed: frames stamped at {job.request.fps} fps, not interpolated")
+        said.append(
+            f"Frame interpolation is not installed: the frames are stamped at {job.request.fps} fps, not interpolated"
+        )
     return [LogLine(0, job.created_at, "WARN", text) for text in said]
 
 

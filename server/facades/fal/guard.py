@@ -1,4 +1,4 @@
-"""Authentication: which calls need a key, and which accept one of this server's tokens instead."""
+"""Authenticates requests: some calls need a key, and some accept one of this server's tokens instead."""
 
 from __future__ import annotations
 

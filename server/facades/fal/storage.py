@@ -1,6 +1,7 @@
 """fal's file storage. Each of fal's two clients has its own calls for uploads in one piece and in parts.
 
-The permission to upload is part of the URL. A file is found by its key alone; the name after the key is for people.
+The permission to upload is part of the URL. A file is found by its key alone; the name after the key is only for human
+readers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signed tokens that this server issues and later verifies. They contain no secrets and are not stored."""
+"""Signed tokens that this server issues and later verifies. The tokens contain no secrets and are not stored."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class HuggingFace:
     async def _submit(self, request: Request, task: Task, model: str) -> Job:
         body = await read_body(request)
         image = None
-        # NOTE: the client sends a bare image without a media type, or with one derived from its file name
+        # NOTE: the client sends a bare image without a media type, or with the file name's media type
         if task is Task.I2V and body and not body.lstrip(JSON_BEGINS).startswith(b"{"):
             inputs, parameters = "", Parameters()
             image = await self.context.intake.picture(body, "inputs", owner=request.state.owner)

@@ -48,7 +48,7 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown parameters are ignored, null means absent; absent ones have the model's own default."""
+    """Unknown parameters are ignored, and null means absent. An absent parameter has the model's own default."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

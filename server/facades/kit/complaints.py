@@ -1,7 +1,7 @@
 """Converts pydantic's errors to a vendor's sentences. Also defines checks of single values, which raise such errors.
 
 Knows: pydantic's types of errors, what text can be stored, how much of a client's value an error quotes. Does not know:
-a vendor's names of fields, its error codes.
+a vendor's field names and error codes.
 """
 
 from __future__ import annotations

@@ -35,9 +35,9 @@ async def read_fields(request: Request, forms: Collection[str] = (MULTIPART,)) -
     """Returns the fields, without null values and without empty inputs of a form. Values of a form are text or
     FormFile.
 
-    `forms`: the media types to read as forms. All other bodies are parsed as JSON. So is an urlencoded body that begins
-    with `{`, because `curl -d` sends JSON with that media type. Raises BadBody, BadForm, NotAnObject, and what reading
-    raises.
+    `forms`: the media types to read as forms. All other bodies are parsed as JSON. An urlencoded body that begins with
+    `{` is parsed as JSON too, because `curl -d` sends JSON with that media type. Raises BadBody, BadForm, NotAnObject,
+    and what reading raises.
     """
     kind, body = media_type(request), await read_body(request)
     if kind in forms and not (kind == URLENCODED and body.lstrip().startswith(b"{")):

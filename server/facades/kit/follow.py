@@ -21,7 +21,7 @@ HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}  # 
 
 
 class EventStream(StreamingResponse):
-    """`place`: a context manager. It is entered before anything is sent, and left when the stream ends."""
+    """`place`: a context manager, which is entered before anything is sent and left when the stream ends."""
 
     def __init__(
         self, events: AsyncIterator[str], headers: Mapping[str, str], place: AbstractContextManager[None]

@@ -1,4 +1,4 @@
-"""Parses JSON bodies, with limits, and without blocking the server while a large one is parsed.
+"""Parses JSON bodies within limits. Parsing a large body does not block the server.
 
 Knows: limits on values, escapes, numbers. Does not know: fields, vendors' error shapes.
 

@@ -138,7 +138,8 @@ class ModelsLab:
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
     def film(self, request: Request) -> Response:
-        """The video file of a job, at the URL that was given out in advance. Anyone with that URL may download it."""
+        """Sends the video of a job, from the URL that earlier responses contained. Anyone with that URL may download
+        the video."""
         job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:

@@ -134,7 +134,7 @@ async def read(
                             owner = identify(scanner.key)
                             break
                     if owner is None and read > SHORT:
-                        identify(None)  # raises Unauthorized about the keys in the headers
+                        identify(None)  # raises Unauthorized, because the headers have no valid key
                     file.seek(0)
                     if owner is None:
                         return file.read(), None

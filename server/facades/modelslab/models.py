@@ -84,7 +84,9 @@ class Body(BaseModel):
     )
     fps: Positive = Field(8, description="16 at most", examples=[8, 16])
     output_type: OutputType = Field("mp4", examples=["mp4", "gif"])
-    instant_response: bool = Field(False, description="answer at once, not after a while", examples=[True, False])
+    instant_response: bool = Field(
+        False, description="respond at once, without waiting for the video", examples=[True, False]
+    )
     temp: bool = Field(False, description="the file is removed after a day", examples=[True, False])
     webhook: Address | None = Field(
         None,
@@ -105,7 +107,7 @@ class Sized(Body):
 
 
 SIZED = {"height": 512, "width": 512, "num_frames": 25, "num_inference_steps": 50, "guidance_scale": 8, "fps": 16}
-SECOND_PASS = (None, "there is no second pass of a model")  # None, the default, requests no second pass
+SECOND_PASS = (None, "CogVideoX has no second pass")  # None, the default, requests no second pass
 SVD = "an SVD-only parameter"
 DISTILLED = "the value is for a distilled model; CogVideoX's default is used"
 

@@ -1,4 +1,4 @@
-"""OpenAI's fields -> GenerationRequest: fetches images and LoRAs, checks model names."""
+"""Converts OpenAI's fields to a GenerationRequest: fetches images and LoRAs, checks model names."""
 
 from __future__ import annotations
 

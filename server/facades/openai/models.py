@@ -25,7 +25,7 @@ MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
 NO_SOUND = "CogVideoX makes silent videos"
 ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
-INTERPOLATION = "the network that draws frames is the server's own"
+INTERPOLATION = "the server uses its own network to interpolate frames"
 IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: the neutral value, and the reason
     "flow_shift": (None, "CogVideoX's schedulers have no shift"),
     "guidance_scale_2": (None, ONE_TRANSFORMER),
@@ -73,7 +73,7 @@ def opened(value: Any) -> Any:
 def _object(value: Any) -> Any:
     value = opened(value)
     if not isinstance(value, dict):
-        raise _wrong("must be an object, or JSON text of one")
+        raise _wrong("must be an object, or an object as JSON text")
     return value
 
 

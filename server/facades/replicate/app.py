@@ -28,7 +28,7 @@ from server.facades.replicate.models import (
 from server.facades.replicate.watch import Watch
 
 MOUNTS = ("", "/replicate")
-SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # OpenAI has them too, so they are documented under /replicate
+SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # also paths of OpenAI, so documented under /replicate
 KEYLESS = re.compile(r"(/replicate)?/v1/predictions/\w+/(stream|web)/\w+")
 ALIASES = ("christophy/cogvideox",)  # has the same input as another model
 

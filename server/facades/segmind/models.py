@@ -45,7 +45,7 @@ Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 means
 
 
 class TextToVideo(BaseModel):
-    """`cog-video-5b-t2v`. Unknown fields are ignored, null means absent."""
+    """`cog-video-5b-t2v`. Unknown fields are ignored, and null means absent."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -80,7 +80,7 @@ class ImageToVideo(BaseModel):
 
 
 class UploadAsset(BaseModel):
-    """Files as data URIs, each of any type."""
+    """Files of any type, as data URIs."""
 
     data_urls: list[str] = Field(
         min_length=1, max_length=MAX_ASSETS, examples=[[PICTURES[0]], [PICTURES[0], "data:text/plain,a%20note"]]

@@ -50,8 +50,8 @@ def unified_created(job: Job) -> dict[str, Any]:
 
 
 def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """`raw_response` contains Zhipu's form of the result. At 302.AI, it contains the response of the cloud that 302.AI
-    calls."""
+    """`raw_response` contains Zhipu's form of the result. At 302.AI, this field contains the response of the cloud that
+    302.AI calls."""
     raw = result(context, job, base)
     films = raw.get("video_result", [{}])
     answer = {

@@ -66,7 +66,7 @@ class Zhipu:
         owner, rife, name = request.state.owner, self.context.served.rife_available, idempotency(request)
         notes = [*intake.notes(given, rife), *unknown(fields, type(given).model_fields)]
         if request.query_params.get("webhook"):
-            notes.append("webhook: ignored (this server sends no webhooks here; poll the task)")
+            notes.append("webhook: ignored (no webhook is sent; poll the task)")
         try:
             with self.request_ids.taken(owner, given.request_id if name is None else None):
                 media = None

@@ -1,4 +1,5 @@
-"""Zhipu's fields -> GenerationRequest, with notes on differences from Zhipu; and Zhipu's rules for images."""
+"""Converts Zhipu's fields to a GenerationRequest, with notes on differences from Zhipu, and checks Zhipu's rules for
+images."""
 
 from __future__ import annotations
 
