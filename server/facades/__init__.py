@@ -1,1 +1,1 @@
-"""One package per vendor, which translates its requests and responses. All share jobs, and `kit` for HTTP."""
+"""Each package translates the requests and responses of one vendor. All packages share the jobs, and `kit` for HTTP."""

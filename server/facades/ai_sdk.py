@@ -1,4 +1,4 @@
-"""Vercel's AI SDK downloads nothing from localhost and private addresses, so it is sent the video itself."""
+"""Vercel's AI SDK refuses to download from localhost and private IP addresses, so it gets the video in the response."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def refuses(agent: str, base: str) -> bool:
 
 
 def is_private(base: str) -> bool:
-    """Whether the URL's host is this machine or in a private network, judging by its name."""
+    """Whether the host in the URL looks like this machine or a machine in a private network."""
     try:
         host = (urlsplit(base).hostname or "").rstrip(".").lower()
-    except ValueError:  # brackets around something other than an IP address
+    except ValueError:  # the host is in brackets, but is not an IP address
         return False
     try:
         ip_address(host)
@@ -42,7 +42,8 @@ def is_private(base: str) -> bool:
 
 
 def video_or_url(context: Context, video: Artifact, base: str, as_data: bool) -> str:
-    """The video as a data: URI with `as_data`; otherwise, or when it no longer exists, its URL."""
+    """Returns the video as a data: URI if `as_data`, else its URL. Also returns the URL if the file no longer
+    exists."""
     if as_data:
         try:
             content = b64encode(context.artifacts.read(video)).decode("ascii")

@@ -37,9 +37,9 @@ class Snippet:
 class Facade:
     """One cloud's API.
 
-    `create` creates its app, which expects whole paths. `clients`: example programs. `refuse`: its response to an
-    exception. `letter`: the webhook for a job's event (`job.EVENTS`), None for an event that it does not send.
-    `file_of`: the file at a URL path of this API, other than those under /files.
+    `create` creates the app, whose routes have complete paths. `clients`: example programs. `refuse` returns the
+    response to an exception. `letter` returns the webhook for a job's event (`job.EVENTS`), None if the cloud does not
+    report the event. `file_of` returns the file at a URL path of this API that is not under /files.
     """
 
     title: str

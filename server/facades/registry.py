@@ -1,4 +1,4 @@
-"""All façades by the name their setting has (COGVIDEOX_APIS)."""
+"""All façades, by the name that the setting COGVIDEOX_APIS uses."""
 
 from __future__ import annotations
 

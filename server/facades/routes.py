@@ -1,8 +1,9 @@
-"""Routing: which paths belong to which cloud, and which cloud gets a request for a path that several share.
+"""Decides which cloud gets a request: by the prefix of the path, or by more of the request if several clouds share the
+path.
 
-Knows: the prefixes of every cloud; that OpenAI and Replicate share the lists of models and files under `/v1`, and fal
-the list of models; how to distinguish their uploads and searches. Does not know: their responses. If only one of the
-clouds that share a path is enabled, it gets all requests for it.
+Knows: the prefixes of every cloud; which clouds share `/v1/models` (OpenAI, Replicate, fal) and `/v1/files` (OpenAI,
+Replicate); how to distinguish their uploads and searches. Does not know: their responses. If only one of the clouds
+that share a path is enabled, it gets all requests for it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.limits.bodies import BodyTooLarge
 
-# the longest prefix wins: Segmind's "/v1" gets the remaining paths below it
+# the longest prefix wins: Segmind's "/v1" gets the paths below it that no other prefix matches
 PREFIXES: Mapping[str, tuple[str, ...]] = {
     "fal": (
         *("/run", "/queue", "/fal", "/api/fal", "/fal-ai"),
@@ -48,19 +49,19 @@ RESERVED = {"requests", "get-user-credits"} | {
     for path in (MODELS, FILES, *(prefix for prefixes in PREFIXES.values() for prefix in prefixes))
     if path.startswith("/v1/")
 }
-FALS = {"endpoint_id", "expand", "q", "category", "status"}  # parameters that only fal's list has
+FALS = {"endpoint_id", "expand", "q", "category", "status"}  # parameters that only fal's list of models has
 PEEK = 65536  # bytes of a form to inspect
 FIRST_PART = re.compile(rb'^content-disposition:[^\r\n]*?[;\s]name="?([^";\s]+)[";\s]', re.IGNORECASE | re.MULTILINE)
-REPLICATES = (b"content", b"metadata", b"type", b"filename")  # the parts of its form; OpenAI's are file, purpose, …
+REPLICATES = (b"content", b"metadata", b"type", b"filename")  # parts of Replicate's form; OpenAI's are file, purpose, …
 
 
 def routes(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
-    """Prefix and app, for `ByPrefix`; `apps`: by the name of their cloud."""
+    """Pairs of a prefix and its app, for `ByPrefix`. `apps`: name of the cloud -> its app."""
     return [*((prefix, app) for name, app in apps.items() for prefix in PREFIXES[name]), *shared(apps)]
 
 
 def clouds(names: Iterable[str]) -> dict[str, str]:
-    """Prefix -> the cloud it belongs to."""
+    """Prefix -> the name of its cloud."""
     return {prefix: name for name in names for prefix in PREFIXES[name]}
 
 
@@ -76,8 +77,9 @@ def shared(apps: Mapping[str, ASGIApp]) -> list[tuple[str, ASGIApp]]:
 
 
 class Searched:
-    """Routes `/v1/models` to fal if the host, the kind of key or the parameters are those of fal's tools, and requests
-    for prices always. The parameter `limit`, which other lists have too, counts only without a key."""
+    """Routes `/v1/models` to fal if the host, the kind of key or the parameters are those of fal's tools. Always routes
+    requests for prices to fal. The parameter `limit`, which other lists have too, points to fal only if the request has
+    no key."""
 
     def __init__(self, fal: ASGIApp, others: ASGIApp) -> None:
         self.fal, self.others = fal, others
@@ -93,7 +95,7 @@ class Searched:
 
 
 class Models:
-    """Answers `/v1/models` with the fields of both lists; routes `/v1/models/{id}` to OpenAI, deeper paths to
+    """Answers `/v1/models` with the fields of both lists; routes `/v1/models/{id}` to OpenAI, and deeper paths to
     Replicate."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
@@ -110,8 +112,8 @@ class Models:
 
 
 class Files:
-    """Answers `/v1/files` with the fields of both lists; routes uploads by the form's first part, other requests by the
-    file's id."""
+    """Answers `/v1/files` with the fields of both lists; routes uploads by the form's first part, and other requests by
+    the file's id."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
         self.openai, self.replicate = openai, replicate
@@ -128,7 +130,7 @@ class Files:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         messages, seen, part = list[Message](), b"", None
-        with suppress(HTTPException, BodyTooLarge):  # from a compressed body; raised again when the app reads it
+        with suppress(HTTPException, BodyTooLarge):  # a compressed body may raise these; the app raises them again
             while part is None and len(seen) <= PEEK:
                 messages.append(await receive())
                 seen += messages[-1].get("body", b"")
@@ -144,8 +146,8 @@ class Files:
 
 
 async def _both(openai: ASGIApp, replicate: ASGIApp, scope: Scope) -> Response:
-    """One response with both lists: OpenAI's error if it refuses the request; without Replicate's list if only that
-    one does."""
+    """Returns one response with both lists. If OpenAI's app refuses the request, returns its error; if only Replicate's
+    app does, returns OpenAI's list alone."""
     first = await _answer(openai, scope)
     if first.status_code != 200:
         return first

@@ -1,4 +1,4 @@
-"""A job as fal's queue status, log lines and output."""
+"""Converts a job to fal's queue status, log lines and output."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def log_lines(lines: Iterable[LogLine]) -> list[dict[str, str]]:
 
 
 def notes(job: Job) -> list[LogLine]:
-    """The differences from fal for this job, as its first log lines."""
+    """Returns the first log lines of a job, which name the job's differences from fal."""
     said = list(job.memo.get("ignored", ()))
     if job.request.interpolate_fps is None and job.memo.get("use_rife") is None and job.status is not Status.FAILED:
         said.append(
-            f"Nothing that draws frames is installed: frames stamped at {job.request.fps} fps, not interpolated"
+            f"Frame interpolation is not installed: the frames are stamped at {job.request.fps} fps, not interpolated"
         )
     return [LogLine(0, job.created_at, "WARN", text) for text in said]
 

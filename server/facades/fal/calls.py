@@ -57,7 +57,7 @@ class Fal:
         except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
-            # the response is still a success; the traceback would keep the body until the next garbage collection
+            # the response is a success; the traceback is dropped, because it would keep the body in memory for long
             note_refusal(request, error.with_traceback(None))
             failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
@@ -113,7 +113,8 @@ class Fal:
     def _events(self, request: Request, job: Job) -> AsyncIterator[str]:
         """Each event contains only the log lines since the previous one, because the JS client accumulates them.
 
-        NOTE: no `id:` lines, because with an id set, clients take the keep-alive comment for an empty event.
+        NOTE: the events have no `id:` lines. With an id set, clients would treat the keep-alive comment as an empty
+        event.
         """
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
         fresh = answers.notes(job)
@@ -170,7 +171,7 @@ class Fal:
 
 
 async def _input(request: Request) -> Any:
-    if request.method == "GET":  # the JS client puts the input of a GET into the query
+    if request.method == "GET":  # the JS client sends the input of a GET in the query
         return dict(request.query_params)
     return await read_json(request)
 

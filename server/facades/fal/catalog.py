@@ -15,9 +15,9 @@ from server.facades.fal.models import DEFAULT_SIZE, ENDPOINTS, Endpoint, ImageSi
 
 SCHEMAS = "#/components/schemas/"
 MIN_SIDE = 16
-DATE = "2024-08-27T00:00:00.000Z"  # of the models' publication
+DATE = "2024-08-27T00:00:00.000Z"  # when the models were published
 TITLES = {Task.T2V: "Text to Video", Task.I2V: "Image to Video", Task.V2V: "Video to Video"}
-SOURCES = {Task.T2V: "prompts", Task.I2V: "a picture and a prompt", Task.V2V: "a video and a prompt"}
+SOURCES = {Task.T2V: "prompts", Task.I2V: "an image and a prompt", Task.V2V: "a video and a prompt"}
 QUEUE_STATUS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -54,7 +54,7 @@ def metadata(endpoint: Endpoint, base: str) -> dict[str, Any]:
 
 
 def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
-    """An app in the list; an unknown id comes without metadata, as at fal."""
+    """Describes an app for the list. The entry of an unknown id has no metadata, as at fal."""
     endpoint = ENDPOINTS.get(endpoint_id)
     if endpoint is None:
         unknown = {"error": {"code": "expansion_failed", "message": "There is no such app here"}}
@@ -183,7 +183,8 @@ def _schemas(model: type[BaseModel], given: str, told: str) -> dict[str, Any]:
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """Removes null types, which OpenAPI 3.0 does not have. It does not have `examples` either, but fal uses that."""
+    """Removes null types, which OpenAPI 3.0 does not have. OpenAPI 3.0 does not have `examples` either, but fal uses
+    them."""
     properties = {}
     for name, spec in schema["properties"].items():
         kinds = [kind for kind in spec.pop("anyOf", []) if kind.get("type") != "null"]

@@ -29,7 +29,7 @@ const { data } = await fal.subscribe("fal-ai/cogvideox-5b", { input });
 console.log(data.video.url);
 """
 
-# fal's URLs are built into the provider, and the SDK downloads nothing from localhost and private addresses
+# the provider contains fal's URLs, and the SDK refuses to download from localhost and private IP addresses
 AI_SDK = """\
 import { writeFile } from "node:fs/promises";
 

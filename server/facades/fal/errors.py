@@ -1,6 +1,6 @@
 """fal's two forms of errors: a list for errors in the input, a text for all others.
 
-NOTE: fal's clients retry after 408, 409, 429, 502, 503 and 504, so a permanent refusal must not use these.
+NOTE: fal's clients retry after 408, 409, 429, 502, 503 and 504, so a permanent refusal must not use these codes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIELDS = {  # GenerationRequest's names -> fal's
 
 
 class Invalid(Refused):
-    """A value that fal's schema allows and this server does not. `where`: its path in the body."""
+    """This server refuses a value that fal's schema allows. `where`: the path of the value in the body."""
 
     def __init__(self, type_: str, message: str, *where: str | int, ctx: dict[str, Any] | None = None) -> None:
         super().__init__(listed(entry(type_, message, *where, ctx=ctx)))
@@ -55,7 +55,7 @@ class Invalid(Refused):
 
 
 class Rejected(Refused):
-    """An error in a header, a query parameter or the URL, which fal refuses before its runner gets the request."""
+    """An error in a header, a query parameter or the URL. fal refuses such a request before its runner gets it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(infrastructure(status, message, "bad_request"))
@@ -63,7 +63,7 @@ class Rejected(Refused):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error response of fal's."""
+    """An error response in fal's form."""
 
     status: int
     body: dict[str, Any]
@@ -95,7 +95,8 @@ def not_found(request_id: str) -> Refused:
 
 
 def infrastructure(status: int, text: str, error_type: str | None = None, **headers: str) -> Failure:
-    """An error with a text. `message` is for the JS client, which otherwise shows only the status code's phrase."""
+    """An error whose `detail` is a text. `message` repeats the text for the JS client, which otherwise shows only the
+    status code's phrase."""
     body = {"detail": text, "message": text}
     if error_type is None:
         return Failure(status, body, headers)
@@ -103,7 +104,8 @@ def infrastructure(status: int, text: str, error_type: str | None = None, **head
 
 
 def small(failure: Failure) -> dict[str, Any]:
-    """The body for the job table: the first entries, as many as fit into SMALL characters."""
+    """Returns the body to store in the job table. Keeps only the first entries if all of them exceed SMALL
+    characters."""
     detail = failure.body["detail"]
     if isinstance(detail, list):
         while len(detail) > 1 and len(json.dumps(detail)) > SMALL:
@@ -139,7 +141,7 @@ def _missing_page(path: str) -> str:
     return f'Application "{"/".join(rest.split("/")[:2])}" not found'
 
 
-# at fal the runner raises these, so `submit` accepts such a request and the error appears at the result's URL
+# at fal the runner raises these errors, so `submit` accepts the request and the error appears at the result's URL
 RUNNERS: tuple[type[Exception], ...] = (Invalid, *CONTENT)
 
 

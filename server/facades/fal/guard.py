@@ -1,4 +1,4 @@
-"""Authentication: which calls need a key, and which accept one of this server's tokens instead."""
+"""Authenticates requests: some calls need a key, and some accept one of this server's tokens instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.facades.kit.errors import Refused
 
 
 def admit(context: Context, request: Request) -> None:
-    """Determines the route of the request, rewrites its path to that, and checks its key. Raises Rejected."""
+    """Finds the route for the request, rewrites the path to that route, and checks the key. Raises Refused."""
     try:
         place = locate(request.scope["path"], request.scope["query_string"], request.headers)
     except NoTarget:

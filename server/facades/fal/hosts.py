@@ -1,7 +1,7 @@
 """Determines for which of fal's hosts a request is meant, and which route here answers it.
 
-The host follows from a path prefix, the Host header, the JS client's proxy header, or else the form of the path. Paths
-for models become `/run/...` or `/queue/...`; those of fal's REST and file hosts stay.
+A path prefix, the Host header or the JS client's proxy header identifies the host; otherwise the form of the path does.
+Paths for models become `/run/...` or `/queue/...`; paths of fal's REST and file hosts stay unchanged.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ Surface = Literal["run", "queue", "other"]
 PROXIES = ("/fal/proxy", "/api/fal/proxy")
 TARGET = "x-fal-target-url"
 QUEUE = "https://queue.fal.run"
-# a client that prepends its base URL to the path of one of our URLs repeats their common prefix
+# a client that prepends its base URL to the path of one of our URLs repeats this prefix
 SURFACES = re.compile(r"(?:(/fal)?/(run|queue)(?=/|$))+")
 REST = re.compile(
     r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known|v1/models|api/openapi|models)(?:/.*)?)", re.DOTALL
 )
 CATALOGUE = r"/v1/models(?:/.*)?|/api/openapi/.+|/models/.+"
 OPEN = re.compile(rf"/fal/files/.+|/\.well-known/jwks\.json|{CATALOGUE}", re.DOTALL)
-DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # of one app, below its own path
+DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # the OpenAPI document of an app
 
 
 @dataclass(frozen=True)
 class Place:
-    """`prefix`: goes before fal's own path in the URLs of our responses, so that they lead back here. With the proxy
-    header it is a URL of fal's, because such a client sends all requests to fal's URLs through the proxy."""
+    """`prefix` goes before fal's own path in the URLs of our responses, so that these URLs lead back here. For a
+    request with the proxy header, `prefix` is one of fal's URLs, because such a client sends all requests for fal's
+    URLs through the proxy."""
 
     surface: Surface
     path: str
@@ -50,7 +51,7 @@ class NoTarget(Exception):
 
 
 def locate(path: str, query: bytes, headers: Headers) -> Place:
-    """`path` and `query`: as received. Raises NoTarget."""
+    """Determines the place of a request. `path` and `query`: as received. Raises NoTarget."""
     path = _clean(path)
     if path in PROXIES:
         target = _target(headers.get(TARGET, ""))
@@ -79,7 +80,7 @@ def _named(path: str, query: bytes, host: str, headers: Headers) -> Place:
         return Place("queue", path, query, "")
     if host.startswith("rest.") or path.startswith("/fal/"):
         return Place("other", path, query)
-    # NOTE: run and submit have the same path here; only what some clients add to a submit distinguishes them
+    # NOTE: run and submit have the same path here; only some clients mark a submit, by a parameter or a header
     queued = "/requests/" in path or b"fal_webhook=" in query or "x-fal-queue-priority" in headers
     return Place("queue" if queued else "run", path, query, "")
 

@@ -1,4 +1,5 @@
-"""fal's input -> GenerationRequest: fetches media, resolves sizes to pixels, refuses unsupported features."""
+"""Converts fal's input to a GenerationRequest: fetches media, resolves sizes to pixels, refuses unsupported
+features."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ async def generation(context: Context, endpoint: Endpoint, given: TextToVideoInp
 
 
 async def _loras(context: Context, endpoint: Endpoint, given: list[LoraWeight], owner: str) -> tuple[Lora, ...]:
-    """Fetches all LoRAs in parallel, before the job is accepted, so that all its files are on disk after a restart."""
+    """Fetches all LoRAs in parallel, before the job is accepted, so that the LoRAs are on disk after a restart."""
     takes = (context.loras.take(one.path, one.scale, endpoint.task, fresh=one.force, owner=owner) for one in given)
     found = []
     for number, one in enumerate(await asyncio.gather(*takes, return_exceptions=True)):

@@ -55,7 +55,8 @@ class ImageSize(BaseModel):
 
 
 def _size(value: Any) -> Any:
-    """Converts a preset to its pixels, because a union of types would report an error for each of them."""
+    """Converts the name of a preset to pixels. The field is not a union of types, because pydantic would report an
+    error for each type."""
     if isinstance(value, str) and value in PRESETS:
         width, height = PRESETS[value]
         return ImageSize(width=width, height=height)
@@ -84,7 +85,7 @@ class LoraWeight(BaseModel):
 
 
 class TextToVideoInput(BaseModel):
-    """`fal-ai/cogvideox-5b`. Fields fal does not have are ignored, null means absent."""
+    """`fal-ai/cogvideox-5b`. Fields that fal does not have are ignored, and null means absent."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -143,7 +144,7 @@ class UploadedPart(BaseModel):
 
 
 class UploadedParts(BaseModel):
-    """The end of an upload in parts, in any order."""
+    """Ends an upload in parts. The parts may be in any order."""
 
     parts: list[UploadedPart] = Field(
         min_length=1, max_length=MAX_PARTS, examples=[[{"partNumber": 1, "etag": '"0cc1"'}], [{"partNumber": 1}]]
@@ -161,7 +162,7 @@ class AppToken(BaseModel):
 class Endpoint:
     id: str
     task: Task
-    input: type[TextToVideoInput]  # the shared fields; the other two endpoints use subclasses with more
+    input: type[TextToVideoInput]  # the common fields; the other two endpoints use subclasses with more fields
 
 
 ENDPOINTS = {

@@ -1,4 +1,4 @@
-"""Headers and query parameters that determine how a request is handled."""
+"""Reads the headers and query parameters that determine how a request is handled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Terms:
 
 
 class Lifecycle(BaseModel):
-    """Of fal's lifecycle preference, only the expiry has an effect (0: never); anyone with a file's URL may read it."""
+    """fal's lifecycle preference. Only the expiry has an effect (0: never). Anyone with the URL of a file may read the
+    file."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -52,7 +53,7 @@ def of_submit(request: Request, base: str) -> Terms:
 
 
 def keep_seconds(headers: Headers, *names: str) -> float | None:
-    """How long to keep the file that a request uploads or generates, from the first of these headers that is present.
+    """Returns how long to keep the file that a request uploads or generates. The first header that is present decides.
     Raises Rejected."""
     for name in names:
         if value := headers.get(name):

@@ -1,6 +1,7 @@
-"""fal's file storage: uploads in one piece and in parts, in the forms of its two clients.
+"""fal's file storage. Each of fal's two clients has its own calls for uploads in one piece and in parts.
 
-The permission to upload is part of the URL. A file is found by its key alone; the name after it is for people.
+The permission to upload is part of the URL. A file is found by its key alone; the name after the key is only for human
+readers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Storage:
         self.signing = context.signing
 
     def token(self, request: Request) -> Response:
-        """A token with which the Python client uploads until it expires. The client needs a UTC offset in the time."""
+        """Issues a token with which the Python client uploads files. The client needs a UTC offset in `expires_at`."""
         until = int(time.time()) + TOKEN_SECONDS
         body = {
             "token": tokens.issue(self.signing, "files", until, owner=request.state.owner),
@@ -84,7 +85,8 @@ class Storage:
         return Response(media_type="text/plain")
 
     async def put_part(self, request: Request, key: str, name: str, ticket: str, number: str) -> Response:
-        """The Python client reads the tag from the header, the JS client from the body."""
+        """Stores a part. The Python client reads the part's tag from the header, the JS client reads it from the
+        body."""
         self._given(key, ticket)
         if not re.fullmatch(r"\d{1,5}", number, re.ASCII):
             raise Rejected(400, "The part number must be a whole number from 1 to 10000")
@@ -128,6 +130,6 @@ class Storage:
 
 
 def _plain(name: str, media_type: str) -> str:
-    """`name` as the last part of a URL; if it has no extension, with that of its media type."""
+    """Converts `name` to the last part of a URL. A name without an extension gets the extension of the media type."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[/\\]", name)[-1])[-100:].strip(".-") or "file"
     return plain if "." in plain else plain + (mimetypes.guess_extension(media_type) or "")

@@ -1,4 +1,4 @@
-"""Signed tokens that this server issues and later verifies. They contain no secrets and are not stored."""
+"""Signed tokens that this server issues and later verifies. The tokens contain no secrets and are not stored."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Kind = Literal["files", "app", "upload"]
 
 
 def issue(signing: Signing, kind: Kind, until: float, **claims: Any) -> str:
-    """`until`: unix seconds."""
+    """Creates a signed token that is valid until `until` (unix seconds)."""
     text = base64.urlsafe_b64encode(json.dumps({"until": until, **claims}).encode()).decode().rstrip("=")
     return f"{text}.{signing.token('fal', kind, text)}"
 
 
 def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
-    """The claims of a valid token; None for an expired one or one that this server did not issue."""
+    """The claims of a valid token; None if the token has expired or this server did not issue it."""
     text, _, seal = token.partition(".")
     if not signing.allows(seal, "fal", kind, text):
         return None

@@ -1,4 +1,5 @@
-"""The call that waits for its video: a prompt, or an image in JSON or as the whole body."""
+"""Hugging Face's call, which waits for the video. The body is JSON with a prompt or an image, or it is the image
+itself."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class HuggingFace:
     async def _submit(self, request: Request, task: Task, model: str) -> Job:
         body = await read_body(request)
         image = None
-        # NOTE: the client sends a bare image without a media type, or with one derived from its file name
+        # NOTE: the client sends a bare image without a media type, or with the file name's media type
         if task is Task.I2V and body and not body.lstrip(JSON_BEGINS).startswith(b"{"):
             inputs, parameters = "", Parameters()
             image = await self.context.intake.picture(body, "inputs", owner=request.state.owner)

@@ -1,4 +1,4 @@
-"""Hugging Face's fields -> GenerationRequest."""
+"""Converts Hugging Face's fields to a GenerationRequest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The CogVideoX models as Hugging Face names them, and the body of its two tasks, text-to-video and image-to-video.
+"""Hugging Face's names of the CogVideoX models, and the body of its two tasks, text-to-video and image-to-video.
 
-Hugging Face documents no ranges; these are the engine's.
+Hugging Face documents no ranges, so the engine's ranges apply.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V",
 
 
 def task_of(owner: str, name: str) -> Task | None:
-    """The task of that model; None for one that is not CogVideoX. Case-insensitive, like the hub."""
+    """The task of that model; None if the model is not CogVideoX. Ignores case, as the hub does."""
     if owner.lower() not in [one.lower() for one in OWNERS]:
         return None
     checkpoint = published(name)
@@ -48,13 +48,13 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown parameters are ignored, null means absent; absent ones have the model's own default."""
+    """Unknown parameters are ignored, and null means absent. An absent parameter has the model's own default."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     prompt: Text | None = Field(
         default=None,
-        description="of image-to-video; text-to-video has it in `inputs`",
+        description="for image-to-video; the prompt of text-to-video is in `inputs`",
         examples=["it rolls away", "it jumps"],
     )
     negative_prompt: Unwanted | None = Field(default=None, examples=[["low quality", "blurry"], "dark, grainy"])

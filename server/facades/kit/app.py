@@ -48,7 +48,7 @@ def create_app(
     admit: Admit = by_key,
 ) -> FastAPI:
     """Creates the app without its routes, which must have complete paths. `refuse` turns an exception into a response.
-    `schemas`: models of the bodies that routes read themselves. `admit` may rewrite a request's path, and sets
+    `schemas`: models of the bodies that routes read themselves. `admit` may rewrite a request's path, and either sets
     `state.owner` or raises."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in RAISED:
@@ -70,13 +70,13 @@ def add(
     shown: bool = True,
     **more: Any,
 ) -> None:
-    """Adds a route. `extra`: additions to its documentation. `shown`: whether it is documented at all."""
+    """Adds a route. `extra`: additions to its documentation. `shown`: whether the route is documented at all."""
     app.add_api_route(path, call, methods=[method], name=name, openapi_extra=extra, include_in_schema=shown, **more)
 
 
 def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Request], Awaitable[Response]]:
-    """A route function that calls `call(request, *values)`. FastAPI would treat further parameters of the function as
-    query parameters."""
+    """Returns a route function that calls `call(request, *values)`. This function has one parameter, because FastAPI
+    would treat further ones as query parameters."""
 
     async def bound(request: Request) -> Response:
         return await call(request, *values)
@@ -85,9 +85,10 @@ def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Re
 
 
 class Guard:
-    """ASGI middleware: calls `admit` for each HTTP request, and answers the exceptions it raises instead of the app.
+    """ASGI middleware: calls `admit` for each HTTP request. If `admit` raises, the middleware answers instead of the
+    app.
 
-    Requests of different keys (`state.owner`) take turns, and so do refused requests of different addresses.
+    Requests of different keys (`state.owner`) take turns, and so do refused requests of different IP addresses.
     """
 
     def __init__(
@@ -123,6 +124,6 @@ def idempotency(request: Request) -> str | None:
 
 
 def root(context: Context, request: Request, mount: str) -> str:
-    """Our URL up to the vendor's own paths, including `mount` if the request's path begins with it."""
+    """Our URL up to the vendor's own paths, including `mount` if the request's path begins with `mount`."""
     below = request.scope["path"].startswith(f"{mount}/")
     return f"{context.artifacts.base_url(request)}{mount if below else ''}"

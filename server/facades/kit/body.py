@@ -21,7 +21,7 @@ STEP = 8 * 2**20  # bytes to reserve at a time for a body of unknown length
 
 
 class Json(Response):
-    """JSON in ASCII, because a lone surrogate of the client's, quoted in an error, cannot be encoded in UTF-8."""
+    """JSON in ASCII. UTF-8 cannot encode a lone surrogate, which an error may quote from a request."""
 
     media_type = "application/json"
 
@@ -30,7 +30,7 @@ class Json(Response):
 
 
 def check_length(request: Request, limit: int = MAX_BODY) -> int | None:
-    """The length of the body in bytes, None if unknown. Raises BodyTooLarge before reading any of it."""
+    """Returns the length of the body in bytes, None if unknown. Raises BodyTooLarge before any of the body is read."""
     length = body_length(request)
     if length is not None and length > limit:
         raise BodyTooLarge(limit)
@@ -50,7 +50,8 @@ async def collected(
     owner: str | None = None,
     begun: bytes = b"",
 ) -> bytes:
-    """Returns `begun` and the rest of a body, counted for `owner` (default: the request's owner or its address).
+    """Returns `begun` and the rest of a body. The memory counts for `owner`, by default the request's owner or its IP
+    address.
 
     Raises BodyTooLarge, TooManyBodies.
     """
@@ -61,7 +62,7 @@ async def collected(
     if share is not None and length is not None and length > SHORT:
         await share.take(owner, length)
         counted = length
-    body = io.BytesIO()  # its `getvalue` does not copy
+    body = io.BytesIO()  # `getvalue` does not copy the bytes
     body.write(begun)
     async for chunk in chunks:
         body.write(chunk)
@@ -82,17 +83,17 @@ def body_length(request: Request) -> int | None:
 
 
 async def read_json(request: Request) -> Any:
-    """The JSON document in the body, None if it is empty. Raises BadBody and what `read_body` raises."""
+    """Returns the JSON document in the body, None if the body is empty. Raises BadBody and what `read_body` raises."""
     return await parsed(await read_body(request), getattr(request.state, "owner", ""))
 
 
 def counted(
     request: Request, grow: Callable[[int], None], look: Callable[[bytes], None], limit: int = MAX_BODY
 ) -> Request:
-    """The same request with a body that is counted while being read: each piece is passed to `look`, and its size to
-    `grow`, before the reader gets it.
+    """Returns the same request, but reading its body first passes each piece to `look` and the size of the piece to
+    `grow`.
 
-    Reading raises BodyTooLarge, and what these two raise.
+    Reading raises BodyTooLarge, and what `look` and `grow` raise.
     """
     size = 0
 

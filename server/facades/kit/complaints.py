@@ -1,7 +1,7 @@
-"""Pydantic's errors as a vendor's sentences, and checks of single values that raise such errors.
+"""Converts pydantic's errors to a vendor's sentences. Also defines checks of single values, which raise such errors.
 
 Knows: pydantic's types of errors, what text can be stored, how much of a client's value an error quotes. Does not know:
-a vendor's names of fields, its error codes.
+a vendor's field names and error codes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAMILIES = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "object"),
     **dict.fromkeys(("greater_than_equal", "less_than_equal"), "range"),
 }
-# {range} is the field's entry in `ranges`; the other names are pydantic's own
+# {name}, {given}, {msg} and {range} are set by `complaint`, the other names by pydantic
 WORDS: Mapping[str, str] = {
     "missing": "{name} is required",
     "integer": "{name} must be an integer, got {given!r}",
@@ -52,7 +52,8 @@ WORDS: Mapping[str, str] = {
 def complaint(
     error: Mapping[str, Any], name: str, words: Mapping[str, str] = WORDS, ranges: Mapping[str, str] | None = None
 ) -> str:
-    """The sentence for one of pydantic's errors: from `words` for its type, its family (FAMILIES), or OTHER."""
+    """Returns the sentence for one of pydantic's errors. Looks in `words` for the error's type, then for the type's
+    family (FAMILIES), then for OTHER."""
     kind, limits = error["type"], {key: plain(value) for key, value in error.get("ctx", {}).items()}
     template = words.get(kind) or words.get(FAMILIES.get(kind, OTHER)) or words[OTHER]
     own = {"name": name, "given": shown(error["input"]), "msg": error["msg"], "range": (ranges or {}).get(name, "")}
@@ -85,7 +86,7 @@ def plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> Any:
-    """`value` as an error may quote it: short, and always valid in JSON."""
+    """Shortens `value` for an error that quotes it. The result is always valid in JSON."""
     if isinstance(value, str):
         return value if len(value) <= SHOWN else f"{value[:SHOWN]}… ({len(value)} characters)"
     if isinstance(value, float):
@@ -119,7 +120,7 @@ def no_bool(value: Any) -> Any:
 
 
 def joined(value: Any) -> Any:
-    """Joins a list of texts, the form in which Hugging Face's client sends negative prompts."""
+    """Joins a list of texts. Hugging Face's client sends negative prompts as such a list."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return ", ".join(part for part in value if part.strip())
     return value

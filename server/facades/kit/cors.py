@@ -1,7 +1,7 @@
 """CORS: lets web pages of any origin call every API and read the responses.
 
-Knows: the headers. Does not know: the requests. Browsers add no key automatically, so a page without one has no more
-access than any other client without one; for servers without keys see docs/operations.md.
+Knows: the headers. Does not know: the requests. Browsers do not add an API key automatically, so a web page without a
+key has no more access than any other client without a key. For servers without keys see docs/operations.md.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, QUERY"
 NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]*")
-SECONDS = "600"  # for which a browser may cache a preflight response
-# `*` means every header; the names are for browsers that do not support it
+SECONDS = "600"  # how long a browser may cache a preflight response
+# `*` means every header; the names are for browsers that do not support `*`
 EXPOSED = """
 *, accept-ranges, content-disposition, content-length, content-range, content-type, etag, last-modified, location,
 retry-after, openai-poll-after-ms, x-cogvideox-model, x-compute-time, x-cost, x-fal-billable-units, x-fal-error-type,

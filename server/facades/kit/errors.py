@@ -1,4 +1,5 @@
-"""Exceptions as a vendor's responses: `Answers` has a field for each kind, and every vendor sets all of them.
+"""Converts exceptions to a vendor's responses. `Answers` has a field for each kind of exception; every vendor sets all
+fields.
 
     ANSWERS = Answers(
         bad_json=lambda e: Failure(400, not_json(e)),
@@ -30,11 +31,11 @@ from server.media.uploads import UploadBroken
 
 F = TypeVar("F")
 
-HUNG_UP = "The caller hung up"  # the client no longer reads it
+HUNG_UP = "The caller hung up"  # the client no longer reads this text
 
 
 class NotAnObject(Exception):
-    """The body is JSON, but not an object. `given`: its value."""
+    """The body is JSON, but not an object. `given`: the parsed body."""
 
     def __init__(self, given: Any) -> None:
         self.message = "The body must be a JSON object"
@@ -43,14 +44,14 @@ class NotAnObject(Exception):
 
 
 class BadForm(HTTPException):
-    """A form that cannot be read: 400."""
+    """A form cannot be read; the status is 400."""
 
     def __init__(self, message: str) -> None:
         super().__init__(400, message)
 
 
 class Unavailable(HTTPException):
-    """The server cannot work at present, for a temporary reason: 503."""
+    """The server temporarily cannot do the work; the status is 503."""
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message)
@@ -67,7 +68,7 @@ class Failure:
 
 
 class Refused(Exception):
-    """A call refused by a vendor's own rules. `failure`: the response, of that vendor's type."""
+    """A vendor's own rules refuse the call. `failure`: the response, in that vendor's type."""
 
     def __init__(self, failure: Any) -> None:
         super().__init__(str(failure))
@@ -133,7 +134,7 @@ class _Named(Protocol):
 
 
 def named(error: _Named, fields: Mapping[str, str] = {}) -> str:
-    """`field: message`. `fields`: GenerationRequest's names -> the vendor's."""
+    """Returns `field: message`, or the message alone. `fields`: GenerationRequest's names -> the vendor's names."""
     name = fields.get(error.field or "", error.field)
     return f"{name}: {error.message}" if name else error.message
 

@@ -1,4 +1,4 @@
-"""The fields of a request, from a JSON body or a form; and the part of them that a façade stores with the job.
+"""Reads the fields of a request from a JSON body or a form, and selects the part that a façade stores with the job.
 
 Knows: media types, null, empty inputs of forms, how much to store. Does not know: a vendor's fields.
 """
@@ -20,7 +20,7 @@ from server.facades.kit.json_bodies import parsed
 from server.jobs.job import Job
 
 KEPT = 64_000  # characters of a request's fields to store
-UNKNOWN, LONGEST_FIELD = 20, 60  # unknown fields that a note names, and characters of one's name
+UNKNOWN, LONGEST_FIELD = 20, 60  # the most unknown fields that notes name, and characters per name
 NOT_A_FIELD = "this server has no such field"
 
 
@@ -32,10 +32,12 @@ class FormFile(bytes):
 
 
 async def read_fields(request: Request, forms: Collection[str] = (MULTIPART,)) -> dict[str, Any]:
-    """The fields, without null values and empty inputs of a form. Values of a form are text or FormFile.
+    """Returns the fields, without null values and without empty inputs of a form. Values of a form are text or
+    FormFile.
 
-    `forms`: the media types to read as forms. All others are parsed as JSON, and so is an urlencoded body that begins
-    like JSON, which `curl -d` sends. Raises BadBody, BadForm, NotAnObject, and what reading raises.
+    `forms`: the media types to read as forms. All other bodies are parsed as JSON. An urlencoded body that begins with
+    `{` is parsed as JSON too, because `curl -d` sends JSON with that media type. Raises BadBody, BadForm, NotAnObject,
+    and what reading raises.
     """
     kind, body = media_type(request), await read_body(request)
     if kind in forms and not (kind == URLENCODED and body.lstrip().startswith(b"{")):
@@ -113,7 +115,8 @@ def _plain(key: str) -> str:
 
 
 def unknown(given: Iterable[str], known: Iterable[str]) -> list[str]:
-    """A note for each field of the request that the call does not have, at most UNKNOWN of them."""
+    """Returns a note for each field of the request that the call does not have. Names at most UNKNOWN fields and counts
+    the rest."""
     names = sorted(set(given) - set(known))
     said = [f"{_plain(name[:LONGEST_FIELD])}: ignored ({NOT_A_FIELD})" for name in names[:UNKNOWN]]
     return said if len(names) <= UNKNOWN else [*said, f"and {len(names) - UNKNOWN} more fields"]

@@ -27,13 +27,13 @@ MOST_FIELDS = 1000
 MAX_URLENCODED = 2**20  # bytes: each escape costs the parser some hundred bytes and a microsecond
 PIECE = 64 * 2**10  # bytes to parse before the event loop gets a turn
 FILE_TYPES = (b"image/", b"video/", b"audio/", b"application/octet-stream")
-PROBED = 1024  # a part whose first bytes, this many, are text counts as text
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # control characters except those in text, and ESC
-UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # their decoders raise other errors, or take minutes
+PROBED = 1024  # bytes: a part counts as text if its first PROBED bytes are text
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # control characters, except ESC and those in text
+UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # their decoders raise unexpected errors, or take minutes
 
 
 class Parts(MultiPartParser):
-    """Also treats a part without a file name as a file if its media type is that of a file, or it is not text.
+    """Also treats a part without a file name as a file if the part has a file's media type or is not text.
 
     NOTE: uses private attributes of Starlette's parser, which treats every part without a file name as text.
     """
@@ -60,7 +60,7 @@ class Parts(MultiPartParser):
 
 
 def _is_binary(data: bytes) -> bool:
-    """Whether it is not UTF-8, and not text in an older encoding because it contains control characters."""
+    """Whether `data` is not text: it is not UTF-8 and contains control characters, unlike text in older encodings."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)  # a character may be cut in two at the end
     except UnicodeDecodeError:
@@ -79,15 +79,15 @@ async def parsed_form(request: Request, **limits: int) -> FormData:
 
 
 def is_left_empty(given: UploadFile) -> bool:
-    """Whether this is what a browser sends for a file input without a file, rather than an empty file."""
+    """Whether the part comes from a file input in which no file was chosen, and not from an empty file."""
     return not given.size and not given.filename and given.content_type in (None, "", "application/octet-stream")
 
 
 class FormLimits:
-    """Call `check` with each piece of the body before parsing it.
+    """Limits for a form. Call `check` with each piece of the body before the piece is parsed.
 
-    Raises BadForm for more than MOST_FIELDS fields, including empty ones, which the parser does not count, and for one
-    of UNSAFE_CHARSETS; BodyTooLarge for a long urlencoded body.
+    Raises BadForm for more than MOST_FIELDS fields and for one of UNSAFE_CHARSETS, BodyTooLarge for a long urlencoded
+    body. Empty fields count here; the parser does not count them.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -113,13 +113,13 @@ class FormLimits:
 def _codec(charset: str) -> str:
     try:
         return codecs.lookup(charset).name
-    except (LookupError, ValueError):  # the parser then uses another charset
+    except (LookupError, ValueError):  # for an unknown charset, the parser uses another one
         return ""
 
 
 def _check_end(content_type: str, body: bytes) -> None:
-    """Raises BadForm for an incomplete form. NOTE: the parser silently drops an incomplete part, so that the form would
-    only seem to lack a field."""
+    """Raises BadForm for an incomplete form. NOTE: the parser silently drops an incomplete part. Without this check,
+    the form would only seem to lack a field."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != MULTIPART.encode():
@@ -132,8 +132,8 @@ def _check_end(content_type: str, body: bytes) -> None:
 
 @asynccontextmanager
 async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
-    """Parses the form in a body that was already read. Raises BadForm for a malformed one, BodyTooLarge; DiskFull,
-    because files of more than 1 MiB are stored in the temporary folder meanwhile."""
+    """Parses the form in a body that was already read. Raises BadForm for a malformed form, and BodyTooLarge. Raises
+    DiskFull, because files of more than 1 MiB are stored in the temporary folder while the form is open."""
     limits, at = FormLimits(request.headers.get("content-type", "")), 0
     limits.check(body)
     _check_end(request.headers.get("content-type", ""), body)
@@ -148,7 +148,7 @@ async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
         try:
             form = await parsed_form(Request(request.scope, receive), max_part_size=MAX_BODY)
         except UnicodeError:
-            raise BadForm("The charset that the form names is not that of its text") from None
+            raise BadForm("The form's text is not in the charset that the form names") from None
     try:
         yield form
     finally:

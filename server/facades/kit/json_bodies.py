@@ -1,8 +1,9 @@
-"""Parses JSON bodies, with limits, and without blocking the server while a large one is parsed.
+"""Parses JSON bodies within limits. Parsing a large body does not block the server.
 
 Knows: limits on values, escapes, numbers. Does not know: fields, vendors' error shapes.
-The parser processes a document in one call. So the long texts of a large document, which are files in base64, are first
-cut out and decoded in steps, and the parser gets the rest, with a mark in place of each text.
+
+The parser processes a document in one call. Therefore the long texts of a large document, which are files in base64,
+are cut out first and decoded in steps. The parser gets the rest, with a mark in place of each long text.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any, NoReturn
 from server.limits.steps import LARGE, STEP, in_turn, steps
 
 MAX_VALUES = 100_000  # per body: the parser would take seconds for 100 MB of `0,0,0`
-MAX_ESCAPES = 4_000_000  # per body: base64 of an image with escaped slashes has one in 64 characters
+MAX_ESCAPES = 4_000_000  # per body: base64 with escaped slashes has one escape in 64 characters
 LONGEST_NUMBER = 1000  # characters: parsing a number takes time quadratic in its length
 LONG = 64 * 2**10  # bytes; longer texts are cut out
 MOST_BESIDE = 8 * 2**20  # bytes of a document without its long texts
-ESCAPE = 6  # bytes of the longest escape, \u0041
+ESCAPE = 6  # bytes of the longest escape, such as \u0041
 HALF_PAIR = (b"\\ud8", b"\\ud9", b"\\uda", b"\\udb")  # the beginnings of the first escape of a surrogate pair
 QUOTE, BACKSLASH = b'"\\'
-CONTINUATION = bytes(range(0x80, 0xC0))  # bytes after the first one of a UTF-8 character
+CONTINUATION = bytes(range(0x80, 0xC0))  # the bytes of a UTF-8 character after the first one
 
 
 class BadBody(Exception):
@@ -35,7 +36,7 @@ class BadBody(Exception):
 
 
 async def parsed(body: bytes, owner: str = "") -> Any:
-    """Like `parse_json`, but a large body waits for this API key's turn and is parsed in a thread."""
+    """Like `parse_json`, but a large body waits for the turn of `owner` and is parsed in a thread."""
     if len(body) <= LARGE:
         return parse_json(body)
     return await in_turn(owner, len(body), parse_json, body)
@@ -78,7 +79,7 @@ def _parsed(body: bytes) -> Any:
 @dataclass(frozen=True)
 class Cut:
     """A document without its long texts. `rest`: the document with a mark in place of each long text. `texts`: mark ->
-    text. `longer`: mark -> by how many characters its text is longer."""
+    text. `longer`: mark -> how many more characters the text has than the mark."""
 
     rest: bytes
     texts: dict[str, str]

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 
 def body_schema(*models: type[BaseModel], types: Iterable[str] = ("application/json",)) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads its body itself; `document` adds the schemas it refers to."""
+    """Returns the `openapi_extra` of a route that reads its body itself. `document` adds the schemas of `models`."""
     refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
     return {"requestBody": {"required": True, "content": {media: {"schema": schema} for media in types}}}
@@ -26,7 +26,7 @@ def parameter(
     description: str = "",
     **schema: Any,
 ) -> dict[str, Any]:
-    """`place`: header, path or query."""
+    """Describes a parameter. `place`: header, path or query."""
     about: dict[str, Any] = {"name": name, "in": place, "schema": {"type": type, **schema}}
     about |= {"description": description} if description else {}
     about |= {"required": required} if required is not None else {}

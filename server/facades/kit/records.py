@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 class Records:
-    """`folder`: the vendor's. A record is found by its file's key, and only for its owner."""
+    """`folder`: the vendor's folder. A record is found by the key of its file, and only for the owner of the file."""
 
     def __init__(self, context: Context, folder: Path) -> None:
         self._artifacts = context.artifacts
@@ -30,13 +30,13 @@ class Records:
         write_atomically(path, json.dumps(record).encode("ascii"))
 
     def find(self, owner: str, key: str) -> tuple[Record, Artifact] | None:
-        # looks for the file first: only a valid key finds one, so no other text becomes part of a path
+        # find the file first: this fails for an invalid key, which must not become part of a path
         artifact = self._artifacts.find(key)
         record = None if artifact is None else _read(self._path(owner, key))
         return None if artifact is None or record is None else (record, artifact)
 
     def all(self, owner: str) -> list[Record]:
-        """In any order."""
+        """The owner's records, in any order. Deletes records whose file no longer exists."""
         found = []
         for path in self._path(owner, "").parent.glob("*.json"):
             if self._artifacts.find(path.stem) is None:
@@ -46,7 +46,7 @@ class Records:
         return found
 
     def remove(self, owner: str, artifact: Artifact) -> None:
-        """The record and its file."""
+        """Deletes the record and its file."""
         self._artifacts.remove(artifact)
         self._path(owner, artifact.key).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Finding jobs and waiting for them during a call.
+"""Finds jobs, and waits for them during a call.
 
 Knows: what ends a wait: the job, the caller, the server. Does not know: the response.
 """
@@ -37,16 +37,17 @@ def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Jo
 
 
 async def ended_within(request: Request, jobs: Jobs, job: Job, seconds: float) -> Job:
-    """The job once it has ended, or in its state after `seconds`; `job` itself when too many calls are waiting, it was
-    deleted, or the server stops."""
+    """Waits up to `seconds` for the job to end, and returns its latest state. Returns `job` unchanged if too many calls
+    are waiting, the job was deleted, or the server stops."""
     with suppress(KeyError, TooManyAtOnce), jobs.waits.held(holder(request.state.owner, request)):
         return await jobs.wait(job.id, timeout=max(0.0, seconds))
     return job
 
 
 async def ended(request: Request, jobs: Jobs, submit: Callable[[], Awaitable[Job]], *, one_shot: bool = False) -> Job:
-    """Calls `submit` and returns its job once it has ended. Like `finished_or_dropped`, but raises ClientDisconnect if
-    the caller hung up, and TooManyAtOnce before the submission if too many calls of its owner are waiting."""
+    """Calls `submit`, waits until the job has ended, and returns it. Unlike `finished_or_dropped`, raises
+    ClientDisconnect if the caller hung up. Raises TooManyAtOnce before the submission if too many calls of the same
+    owner are waiting."""
     with jobs.waits.held(holder(request.state.owner, request)):
         done = await finished_or_dropped(request, jobs, await submit(), one_shot=one_shot)
     if done is None:
@@ -55,13 +56,13 @@ async def ended(request: Request, jobs: Jobs, submit: Callable[[], Awaitable[Job
 
 
 async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_shot: bool = False) -> Job | None:
-    """The job once it has ended; None when the caller hung up.
+    """Waits until the job has ended, and returns it; returns None if the caller hung up.
 
-    `one_shot`: the client cannot get the job after this call, so hanging up cancels it; other jobs continue. It has no
-    effect for a call with an Idempotency-Key, because the client can repeat that.
+    `one_shot`: the client cannot get the job after this call, so the job is cancelled if the caller hangs up. The flag
+    has no effect for a call with an Idempotency-Key, because the client can repeat such a call.
 
-    Raises Unavailable when the server stops or no worker can start; a one-shot job is then cancelled, others stay
-    queued.
+    Raises Unavailable when the server stops or no worker can start; then a one-shot job is cancelled, and any other job
+    stays queued.
     """
     one_shot = one_shot and job.idempotency is None
     waiting = asyncio.ensure_future(jobs.wait(job.id))
@@ -75,7 +76,7 @@ async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_sho
                 if one_shot:
                     await run_in_threadpool(jobs.cancel, job.id)
                     raise Unavailable("The server is stopping; send the request again later") from None
-                kept_for = f"request {job.id} stays queued, ask for it when the server is back"
+                kept_for = f"request {job.id} stays queued; get its result when the server runs again"
                 raise Unavailable(f"The server is stopping; {kept_for}") from None
             except NoWorker as e:
                 if one_shot:
@@ -87,7 +88,7 @@ async def finished_or_dropped(request: Request, jobs: Jobs, job: Job, *, one_sho
         return None
     finally:
         if not waiting.cancel() and not waiting.cancelled():
-            waiting.exception()  # otherwise asyncio logs that it was never retrieved
+            waiting.exception()  # otherwise asyncio logs that the exception was never retrieved
         dropped.cancel()
 
 

@@ -1,7 +1,8 @@
 """ModelsLab: text2video and img2video, with fetch, uploads and all their alternative paths.
 
-`app` has the routes, `calls` the calls, `models` the bodies; `uploads` decodes files sent as base64; `intake` converts
-a body to a GenerationRequest; `answers` formats a job, `errors` formats errors. `clients` contains example programs.
+`app` has the routes, `calls` the calls, `models` the bodies; `keyed` reads bodies that contain the API key; `uploads`
+decodes files sent as base64; `intake` converts a body to a GenerationRequest; `answers` formats a job, `errors` formats
+errors. `clients` contains example programs.
 """
 
 from server.facades.facade import Facade

@@ -1,6 +1,5 @@
-"""A job in ModelsLab's form: processing, success, error; in a response and in a webhook.
-
-The URL of a video is given out before the video exists.
+"""Converts a job to ModelsLab's responses (processing, success, error) and webhooks. A response contains the URL of the
+video before the video exists.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from server.jobs.job import Job, Status
 from server.webhooks import Letter
 from weights.catalog import plain_name, published
 
-USUAL_SECONDS = 30  # the estimate for a job without any known duration
+USUAL_SECONDS = 30  # the estimate for each job if no duration is known
 LATER = "Try to fetch request after seconds estimated"
 TIP_LATER = "Send your key to fetch_result, or look at future_links, when eta seconds have passed"
 TIP_DONE = "The video is at the address in output; no key is needed to get it"
@@ -29,7 +28,8 @@ def film_url(job: Job, base: str) -> str:
 
 
 def meta(job: Job) -> dict[str, Any]:
-    """The parameters, reduced to their maxima, including those without effect, which `notes` names."""
+    """Returns the request's parameters, reduced to their maxima. Parameters without effect are included; `notes` names
+    them."""
     sent = {name: value for name, value in job.memo.items() if name not in ("notes", "track_id")}
     told = {name: ("no", "yes")[value] if isinstance(value, bool) else value for name, value in sent.items()}
     return {"model_id": told.pop("model_id", ""), **told, "seed": job.seed, "file_prefix": job.id}
@@ -44,17 +44,17 @@ def notes(job: Job) -> list[str]:
 
 
 def eta(expected: float | None, position: int) -> int:
-    """Whole seconds, at least 1."""
+    """The estimate in whole seconds, at least 1."""
     return USUAL_SECONDS * (position + 1) if expected is None else max(1, math.ceil(expected))
 
 
 def of_job(
     job: Job, base: str, position: int, expected: float | None = None, fetch_url: str | None = None
 ) -> dict[str, Any]:
-    """The response about a job. `fetch_url`: only in the response to its creation, which has more fields before the
-    video is finished.
+    """The response about a job. `fetch_url`: only for the response to the job's creation, which has more fields before
+    the video is finished.
 
-    `position`: jobs ahead of it. `expected`: estimated seconds until the video is finished, None if unknown.
+    `position`: the number of jobs ahead. `expected`: estimated seconds until the video is finished, None if unknown.
     """
     if job.status is Status.SUCCEEDED:
         return _success(job, base)

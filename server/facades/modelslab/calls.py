@@ -44,7 +44,7 @@ from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
 
 FACADE = "modelslab"
-HOLD_SECONDS = 20.0  # that a call may block; the vendor's async SDK times out after 60
+HOLD_SECONDS = 20.0  # how long a call may block; the vendor's async SDK times out after 60
 TEMP_SECONDS = 86_400.0
 UPLOAD_FIELDS = ("base64_string", "init_obj")
 UNKNOWN = {"status": "failed", "id": "", "output": "", "tip": "Check the id, and that it was made with this key"}
@@ -138,7 +138,8 @@ class ModelsLab:
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
     def film(self, request: Request) -> Response:
-        """The video file of a job, at the URL that was given out in advance. Anyone with that URL may download it."""
+        """Sends the video of a job, from the URL that earlier responses contained. Anyone with that URL may download
+        the video."""
         job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:

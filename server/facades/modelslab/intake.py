@@ -1,4 +1,4 @@
-"""ModelsLab's fields -> GenerationRequest, with notes of what was changed."""
+"""Converts ModelsLab's fields to a GenerationRequest, with notes about changes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from server.facades.modelslab.models import (
 
 
 def limited(given: Given) -> tuple[Given, list[str]]:
-    """`given` with values reduced to ModelsLab's maxima, and a note for each reduced one."""
+    """Returns `given` with values reduced to ModelsLab's maxima, and a note for each reduced value."""
     over = {name: most for name, most in given.MOST.items() if (getattr(given, name) or 0) > most}
     notes = [f"{name}: {shown(getattr(given, name))} -> {most} (the maximum)" for name, most in over.items()]
     return given.model_copy(update=over), notes
 
 
 def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, list[str]]:
-    """The request, and notes about changes."""
+    """Returns the request, and notes about changes."""
     notes = []
     if not given.prompt.strip():
         notes.append(f"prompt: none -> {NO_PROMPT!r} (CogVideoX needs words)")
@@ -61,7 +61,7 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
 
 
 def _landscape(short: int) -> tuple[int, int]:
-    """16:9 with even sides."""
+    """Width and height in pixels, 16:9, both even. `short`: the height."""
     return round(short * 16 / 9 / 2) * 2, short + short % 2
 
 

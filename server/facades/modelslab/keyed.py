@@ -1,4 +1,4 @@
-"""Reads a body that may itself contain the API key: stores it on disk until the key is found."""
+"""Reads a body that may itself contain the API key. The body is stored on disk until the key is found."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from server.facades.kit.body import body_length, collected
 from server.facades.kit.json_bodies import MAX_VALUES, BadBody
 from server.limits.bodies import MAX_BODY, SHORT, Bodies, BodyTooLarge
 
-SECONDS = 120.0  # for receiving a body until its key is found
-STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; one address may have as much as one of maximum size
+SECONDS = 120.0  # the time limit for receiving a body until the key in it is found
+STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; an IP address may use MAX_BODY of them
 LONGEST_KEY = 1024  # bytes
 
 INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -33,7 +33,7 @@ class KeyScanner:
         self._depth = 0
         self._marks = 0
         self._in_string = False
-        self._text: bytearray | None = None  # the text of the present string, if it may be a name or the key
+        self._text: bytearray | None = None  # the text of the current string, if it may be a field's name or the key
         self._name = ""
         self._is_value = False
         self._rest = b""
@@ -104,10 +104,10 @@ async def read(
     identify: Callable[[str | None], str],
     grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
-    """The body and its owner; None as owner for a short body, whose key can be looked up after parsing.
+    """Returns the body and its owner. The owner is None for a short body, whose key can be looked up after parsing.
 
-    `grow` is called with the size of each piece before it is written. Raises Unauthorized as soon as that is certain;
-    BodyTooLarge, TooManyBodies, BadBody, DiskFull; HTTPException 408.
+    `grow` is called with the size of each piece before the piece is written. Raises Unauthorized if the key in the body
+    is invalid or missing; also BodyTooLarge, TooManyBodies, BadBody, DiskFull, and HTTPException 408 after SECONDS.
     """
     length = body_length(request)
     chunks, scanner, owner = request.stream(), KeyScanner(), None
@@ -134,7 +134,7 @@ async def read(
                             owner = identify(scanner.key)
                             break
                     if owner is None and read > SHORT:
-                        identify(None)  # raises Unauthorized about the keys in the headers
+                        identify(None)  # raises Unauthorized, because the headers have no valid key
                     file.seek(0)
                     if owner is None:
                         return file.read(), None
@@ -143,5 +143,7 @@ async def read(
                 strangers.give_back(address, size)
     except TimeoutError:
         hint = "send the key in the Authorization header, or as the first field"
-        raise HTTPException(408, f"No key came within {SECONDS:g} s of the body's beginning: {hint}") from None
+        raise HTTPException(
+            408, f"The server found no API key within {SECONDS:g} s of the body's beginning: {hint}"
+        ) from None
     return await collected(request, chunks, owner=owner, begun=begun), owner

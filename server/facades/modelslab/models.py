@@ -1,6 +1,7 @@
-"""The bodies of ModelsLab's calls. Its clients send numbers and booleans as text, and empty strings for nothing.
+"""The bodies of ModelsLab's calls. ModelsLab's clients send numbers and booleans as text, and empty strings for absent
+values.
 
-Values above ModelsLab's maximum are reduced to it, as the defaults of its own SDK are.
+Values above ModelsLab's maximum are reduced to the maximum, because ModelsLab's own SDK sends such values.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _address(url: str) -> str:
 
 
 def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
-    """A check for one of these names, or the name of a published checkpoint for the task."""
+    """Returns a check that accepts these names and the names of published checkpoints for the task."""
 
     def check(name: str) -> str:
         checkpoint = published(name)
@@ -79,16 +80,20 @@ class Body(BaseModel):
     prompt: Prompt = Field(examples=["A red circle moves to the left", "Space station in space"])
     negative_prompt: Text = Field("", examples=["low quality", "blurry"])
     seed: Annotated[Int, Field(ge=RANDOM_SEED, le=MAX_SEED)] | None = Field(
-        None, description="left out or -1: drawn", examples=[42, 7]
+        None, description="random if left out or -1", examples=[42, 7]
     )
     fps: Positive = Field(8, description="16 at most", examples=[8, 16])
     output_type: OutputType = Field("mp4", examples=["mp4", "gif"])
-    instant_response: bool = Field(False, description="answer at once, not after a while", examples=[True, False])
+    instant_response: bool = Field(
+        False, description="respond at once, without waiting for the video", examples=[True, False]
+    )
     temp: bool = Field(False, description="the file is removed after a day", examples=[True, False])
     webhook: Address | None = Field(
-        None, description="told when the job has ended", examples=["https://example.com/hook", "http://example.org/"]
+        None,
+        description="the URL to call when the job has ended",
+        examples=["https://example.com/hook", "http://example.org/"],
     )
-    track_id: TrackId | None = Field(None, description="comes back in the webhook", examples=["clip-1", "clip-2"])
+    track_id: TrackId | None = Field(None, description="repeated in the webhook", examples=["clip-1", "clip-2"])
 
 
 class Sized(Body):
@@ -102,9 +107,9 @@ class Sized(Body):
 
 
 SIZED = {"height": 512, "width": 512, "num_frames": 25, "num_inference_steps": 50, "guidance_scale": 8, "fps": 16}
-SECOND_PASS = (None, "there is no second pass of a model")  # None, the default, requests no second pass
+SECOND_PASS = (None, "CogVideoX has no second pass")  # None, the default, requests no second pass
 SVD = "an SVD-only parameter"
-DISTILLED = "it is a distilled model's; CogVideoX's own is used"
+DISTILLED = "the value is for a distilled model; CogVideoX's default is used"
 
 
 class TextToVideo(Sized):
@@ -117,7 +122,7 @@ class TextToVideo(Sized):
         "upscale_num_inference_steps": SECOND_PASS,
         "clip_skip": (None, "CogVideoX reads prompts with T5; there is no CLIP"),
         "use_improved_sampling": (False, "CogVideoX samples all frames together already"),
-        "improved_sampling_seed": (None, "it belongs to use_improved_sampling; seed is the seed"),
+        "improved_sampling_seed": (None, "it belongs to use_improved_sampling; use seed"),
     }
 
     model_id: TextModel = Field(
@@ -149,7 +154,7 @@ class ImageToVideo(Sized):
         "max_guidance_scale": (3, SVD),
         "motion_bucket_id": (127, SVD),
         "noise_aug_strength": (None, SVD),
-        "base64": (False, "base64 is recognised as such; the answer is always an address"),
+        "base64": (False, "base64 is recognised as such; the response always contains a URL"),
     }
 
     model_id: ImageModel = Field(
@@ -170,13 +175,13 @@ class TextToVideoUltra(Body):
 
     MOST = {"resolution": 480, "num_frames": 161, "fps": 18}
     IGNORED = {  # the defaults are those of the vendor's own client
-        "model_id": ("", "it is the model served here, whatever is named"),
+        "model_id": ("", "any name means the model served here"),
         "num_inference_steps": (8, DISTILLED),
         "guidance_scale": (1, DISTILLED),
         "sample_shift": (3, "CogVideoX's schedulers have no shift"),
     }
 
-    model_id: Text = Field("", description="any: it is the model served here", examples=["wan2.1", "wan2.2"])
+    model_id: Text = Field("", description="any name means the model served here", examples=["wan2.1", "wan2.2"])
     resolution: Side = Field(480, description="short side in pixels, 480 at most", examples=[480, 320])
     num_frames: Positive = Field(92, description="161 at most", examples=[92, 82])
     fps: Positive = Field(16, description="18 at most", examples=[16, 18])
@@ -210,7 +215,7 @@ class FetchById(Fetch):
 
 
 class Upload(BaseModel):
-    """`base64_to_url`: the file in either field."""
+    """`base64_to_url`. Either field contains the file."""
 
     key: str | None = Field(None, description="or a header", examples=["YOUR_API_KEY", "K"])
     base64_string: str | None = Field(None, description="data: URI or base64", examples=[RED, BLUE])

@@ -1,4 +1,4 @@
-"""Files sent as base64 in a JSON body; a few kinds of file are recognized by their first bytes."""
+"""Decodes files that are sent as base64 in a JSON body. A few kinds of file are recognized by their first bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ FIRST_BYTES = (
 
 
 def decoded(text: str) -> tuple[list[bytes], str]:
-    """The decoded pieces of a data URI or of plain base64, and the media type: as given, or by the first bytes, or "".
+    """The decoded pieces of a data URI or of plain base64, and the media type: as given, else by the first bytes, else
+    "".
 
     Raises ValueError with the reason.
     """

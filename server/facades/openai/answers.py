@@ -1,4 +1,4 @@
-"""A job as OpenAI's video object, a model as its model object."""
+"""Converts a job to OpenAI's video object, and a model to OpenAI's model object."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def job_id_of(video_id: str) -> str | None:
 
 
 def video(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """With two additional fields: the video's `url`, and `notes` on differences from the request."""
+    """Returns the video object. Two fields are additional: the video's `url`, and `notes` on differences from the
+    request."""
     plan, request, asked = job.plan or {}, job.request, job.memo.get("model", "")
     seconds = request.duration or (request.num_frames or 0) / (request.fps or 1)
     failed = WORDS[job.status] == "failed"

@@ -39,7 +39,7 @@ class Videos:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-        # a program that deletes videos while listing them requests the page after a deleted one
+        # a program that deletes videos while listing them requests the page after a deleted video
         self.deleted: OrderedDict[str, Job] = OrderedDict()
 
     async def create(self, request: Request) -> Response:
@@ -118,7 +118,7 @@ class Videos:
             asset = job.video if variant == "video" else job.poster
             return await run_in_threadpool(self.context.artifacts.sent, request, asset.key, asset.file_name)
         except FileNotFoundError:
-            raise Refused(404, "The files of this video are gone.", "video_id", "not_found") from None
+            raise Refused(404, "The files of this video no longer exist.", "video_id", "not_found") from None
         except NoSpritesheet as e:
             return errors.respond(
                 errors.Failure(500, f"No spritesheet: {e}", type="server_error", headers=errors.FINAL)
@@ -146,7 +146,7 @@ class Videos:
     def models(self) -> Response:
         infos = {info.name: info for info in self.context.served.by_task.values()}
         usual = next(iter(infos.values()), None)
-        if usual is not None:  # the model that these names mean
+        if usual is not None:  # the model that the names in LISTED_SORA mean
             infos |= dict.fromkeys(answers.LISTED_SORA, usual)
         return Json({"object": "list", "data": [answers.model(name, info) for name, info in infos.items()]})
 

@@ -1,6 +1,6 @@
 """OpenAI's errors: `{"error": {message, type, param, code}}`.
 
-NOTE: its clients retry after 408, 409, 429 and 5xx, unless a header forbids it.
+NOTE: OpenAI's clients retry after 408, 409, 429 and 5xx, unless a header forbids it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def respond(failure: Failure) -> Json:
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
-    """Answers 404 for a wrong method too, because it means a call of OpenAI's that is not supported (editing,
+    """Answers 404 to a wrong method too: such a request is a call of OpenAI's that this server does not have (editing,
     extending, characters)."""
     if isinstance(error, HTTPException) and error.status_code in (404, 405):
         what = f"{request.method} {request.scope['path'][:200]}"
@@ -121,7 +121,7 @@ def _of_json(error: BadBody) -> Failure:
 
 
 def _of_queue(error: QueueFull) -> Failure:
-    text = f"Rate limit reached: {error.message}"  # its clients do not wait longer than a minute
+    text = f"Rate limit reached: {error.message}"  # OpenAI's clients do not wait longer than a minute
     return Failure(429, text, None, "rate_limit_exceeded", "rate_limit_error", retry_after(error))
 
 

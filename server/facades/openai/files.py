@@ -33,7 +33,7 @@ def records_of(context: Context) -> Records:
 
 
 def find(context: Context, file_id: str, owner: str, param: str = "file_id") -> tuple[Record, Artifact]:
-    """The record and the file of this owner's id. Raises Refused."""
+    """Finds the record and the file with this id, if `owner` uploaded the file. Raises Refused."""
     found = records_of(context).find(owner, file_id.removeprefix(PREFIX)) if ID.fullmatch(file_id) else None
     if found is None:
         raise Refused(404, f"No such File object: {file_id[:100]}", param, "not_found")

@@ -1,4 +1,4 @@
-"""OpenAI's fields -> GenerationRequest: fetches images and LoRAs, checks model names."""
+"""Converts OpenAI's fields to a GenerationRequest: fetches images and LoRAs, checks model names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.facades.openai.files import find
 from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
 from weights.catalog import published
 
-BAGS = {  # vLLM-Omni's nested objects -> their fields that are used unless the same field is given at the top level
+BAGS = {  # vLLM-Omni's nested objects -> the fields to use from them; the same field at the top level wins
     "video_params": ("num_frames", "fps", "width", "height"),
     "extra_params": (
         "negative_prompt",
@@ -51,7 +51,7 @@ def validated(fields: dict[str, Any]) -> CreateVideo:
 
 
 def notes(context: Context, fields: dict[str, Any], given: CreateVideo) -> list[str]:
-    """A note for each field of the request without effect, with the reason."""
+    """Returns a note for each field of the request that has no effect, with the reason."""
     sent = dict(fields)
     for bag, members in BAGS.items():
         held = opened(fields.get(bag))
@@ -136,8 +136,8 @@ async def _loras(context: Context, given: CreateVideo, task: Task, owner: str) -
 
 
 def _check_model(context: Context, name: str | None, task: Task) -> None:
-    """Accepts any served model and any published checkpoint. As at OpenAI, one name covers both tasks: whether the
-    request has an image decides which served model is used."""
+    """Accepts any served model and any published checkpoint. As at OpenAI, one name covers both tasks. Which served
+    model is used depends on whether the request has an image."""
     if name is None or answers.SORA.fullmatch(name):
         return
     served = context.served.by_task

@@ -20,12 +20,12 @@ from server.facades.kit.samples import BLUE, RED
 DEFAULT_SECONDS = 4
 DEFAULT_SIZE = "720x480"
 PURPOSES = ("user_data", "vision", "assistants", "batch", "fine-tune", "evals")
-FORMS = (MULTIPART, URLENCODED)  # its clients send forms, even without a file
+FORMS = (MULTIPART, URLENCODED)  # OpenAI's clients send forms, even without a file
 MEMBER = re.compile(r"(\w+)\[(\w+)\]")
 SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
 NO_SOUND = "CogVideoX makes silent videos"
 ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
-INTERPOLATION = "the network that draws frames is the server's own"
+INTERPOLATION = "the server uses its own network to interpolate frames"
 IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: the neutral value, and the reason
     "flow_shift": (None, "CogVideoX's schedulers have no shift"),
     "guidance_scale_2": (None, ONE_TRANSFORMER),
@@ -51,7 +51,7 @@ def _wrong(message: str) -> PydanticCustomError:
 
 
 def nested(fields: dict[str, Any]) -> dict[str, Any]:
-    """`fields` with the form's `name[member]` fields converted to objects."""
+    """Converts the form's `name[member]` fields to objects."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         member = MEMBER.fullmatch(name)
@@ -63,7 +63,7 @@ def nested(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(value: Any) -> Any:
-    """Parses an object that a form contains as JSON text; other values unchanged."""
+    """Parses an object that a form contains as JSON text; leaves other values unchanged."""
     if isinstance(value, str) and value[:MAX_PROMPT].lstrip().startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
@@ -73,7 +73,7 @@ def opened(value: Any) -> Any:
 def _object(value: Any) -> Any:
     value = opened(value)
     if not isinstance(value, dict):
-        raise _wrong("must be an object, or JSON text of one")
+        raise _wrong("must be an object, or an object as JSON text")
     return value
 
 
@@ -162,8 +162,8 @@ Bag = Annotated[
 
 
 class CreateVideo(BaseModel):
-    """Fields without effect are named in `notes`, null means absent. In a form, objects are bracketed names or JSON in
-    a text."""
+    """`notes` names the fields without effect. Null means absent. In a form, an object is sent as `name[member]` fields
+    or as JSON text."""
 
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
 
@@ -190,7 +190,7 @@ class CreateVideo(BaseModel):
     )
     enable_frame_interpolation: bool = Field(False, examples=[True, False])
     frame_interpolation_exp: Annotated[int, Field(ge=1, le=4), NO_BOOL] = Field(
-        1, description="2 to that power times as many frames a second", examples=[1, 2]
+        1, description="multiplies the frame rate by 2 to the power of this value", examples=[1, 2]
     )
     video_params: Bag | None = Field(None, examples=[{"num_frames": 49, "fps": 8}, '{"num_frames": 25}'])
     extra_params: Bag | None = Field(None, examples=[{"seed": 42}, '{"seed": 7}'])

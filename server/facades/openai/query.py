@@ -1,4 +1,4 @@
-"""`limit`, `order` and `after` of OpenAI's lists."""
+"""Checks `limit`, `order` and `after`, the parameters of OpenAI's lists."""
 
 from __future__ import annotations
 

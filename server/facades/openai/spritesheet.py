@@ -1,4 +1,4 @@
-"""Frames of a video side by side in one image."""
+"""Puts frames of a video side by side in one image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def spritesheet(film: Path, frames: int, inspectors: Inspectors) -> bytes:
     try:
         status, sheet, _ = await inspectors.program(command, SECONDS)
     except TooSlow:
-        raise NoSpritesheet("the film takes too long to decode") from None
+        raise NoSpritesheet("the video takes too long to decode") from None
     if status or not sheet:
         raise NoSpritesheet("the film cannot be decoded")
     return sheet

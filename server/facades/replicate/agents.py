@@ -8,8 +8,8 @@ from typing import Literal
 
 from server.facades.ai_sdk import refuses
 
-# In these clients, `run()` returns a file whose `read()` works only for https: and data: URLs. Before 1.0 it returned
-# the text itself. _ModuleClient: `replicate.run()` of the beta, called without creating a client
+# In these clients, `run()` returns a file whose `read()` works only for https: and data: URLs. Before 1.0, `run()`
+# returned the text itself. _ModuleClient: `replicate.run()` of the beta, called without creating a client
 FILES = re.compile(r"(?:replicate-(?:python|javascript)/|(?:Replicate|AsyncReplicate|_ModuleClient)/Python )(\d{1,9})")
 
 # seconds that a call may block, so that the response arrives before the client times out and maybe repeats the request
@@ -36,8 +36,8 @@ def reads_files(agent: str) -> bool:
 
 
 def is_data(setting: Literal["auto", "url", "data"], agent: str, base: str, waited_for: bool) -> bool:
-    """Whether to send the video as a data: URI. `waited_for`: a client for which `reads_files` is true created the
-    prediction with `Prefer: wait`. `base`: our URL."""
+    """Whether to send the video as a data: URI. `waited_for`: whether the prediction was created with `Prefer: wait` by
+    a client for which `reads_files` is true. `base`: our URL."""
     if setting != "auto":
         return setting == "data"
     if reads_files(agent):

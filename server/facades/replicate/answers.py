@@ -1,4 +1,4 @@
-"""A job as Replicate's prediction, and its id."""
+"""Converts a job to Replicate's prediction, and ids in both directions."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def waiting(job: Job) -> Job:
-    """`job` as Replicate reports it when a blocking call times out: its clients take any status except `starting` for
-    the end."""
+    """Returns `job` as Replicate reports it when a blocking call times out. Replicate's clients treat any status except
+    `starting` as the end."""
     return replace(job, status=Status.QUEUED, started_at=None)
 
 
@@ -96,7 +96,7 @@ def urls(context: Context, job: Job, root: str) -> dict[str, str]:
 
 
 def metrics(job: Job) -> dict[str, float] | None:
-    """Seconds."""
+    """Times in seconds; None before the job has ended."""
     if job.finished_at is None:
         return None
     return {"predict_time": job.inference_seconds or 0.0, "total_time": job.finished_at - job.created_at}

@@ -1,4 +1,4 @@
-"""Replicate's routes, and which of them need no key."""
+"""Defines Replicate's routes. KEYLESS matches the paths that need no key."""
 
 from __future__ import annotations
 
@@ -28,17 +28,23 @@ from server.facades.replicate.models import (
 from server.facades.replicate.watch import Watch
 
 MOUNTS = ("", "/replicate")
-SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # also OpenAI's, so these are documented under /replicate
+SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # also paths of OpenAI, so documented under /replicate
 KEYLESS = re.compile(r"(/replicate)?/v1/predictions/\w+/(stream|web)/\w+")
-ALIASES = ("christophy/cogvideox",)  # same input as another model
+ALIASES = ("christophy/cogvideox",)  # has the same input as another model
 
 
 class NewFile(BaseModel):
     content: bytes = Field(description="The file", examples=["circle.png", "clip.mp4"])
-    filename: str | None = Field(None, description="Its name, if not the part's", examples=["a.png", "b.mp4"])
-    type: str | None = Field(None, description="Its media type, if not the part's", examples=["image/png", "video/mp4"])
+    filename: str | None = Field(
+        None, description="The file's name, if it differs from the part's", examples=["a.png", "b.mp4"]
+    )
+    type: str | None = Field(
+        None, description="The file's media type, if it differs from the part's", examples=["image/png", "video/mp4"]
+    )
     metadata: dict[str, Any] | None = Field(
-        None, description="Anything to remember with it; as text or as a part of JSON", examples=[{}, {"by": "me"}]
+        None,
+        description="Any JSON object to store with the file, as a text or as a part with JSON",
+        examples=[{}, {"by": "me"}],
     )
 
 

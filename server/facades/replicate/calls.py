@@ -42,8 +42,8 @@ from server.jobs.order import Order
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
-WAITED = "_waited_for"  # in a memo: created with `Prefer: wait` by a client for which `reads_files` is true
-INPUTS = 100  # fields of an input to store
+WAITED = "_waited_for"  # in a memo: `waited_for` of `agents.is_data`
+INPUTS = 100  # the most fields of an input to store
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
 
@@ -149,7 +149,8 @@ class Predictions:
             return await run_in_threadpool(self._list, request)
 
     def _list(self, request: Request) -> Response:
-        """Newest first. A cursor names the prediction after which a page begins, and the direction."""
+        """The newest predictions come first. A cursor names the direction, and the prediction after which a page
+        begins."""
         direction, _, behind = request.query_params.get("cursor", "").partition(".")
         owner, limit = request.state.owner, PAGE + 1
         if not direction:
@@ -197,7 +198,7 @@ class Predictions:
 
 
 def wait_seconds(request: Request) -> float:
-    """How many seconds a call should block, from its Prefer header; 0 for not at all."""
+    """The seconds that a call should block, from its Prefer header; 0 if it should not block."""
     for part in re.split("[,;]", request.headers.get("prefer", "").lower()):
         name, equals, value = (piece.strip(' "') for piece in part.partition("="))
         if name == "wait" and not equals:
@@ -221,7 +222,7 @@ def _duration(after: str) -> float | None:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The fields of the body, without null values in it and in its `input`."""
+    """The fields of the body. Null values are removed, also from `input`."""
     fields = present(members(await read_json(request)))
     if isinstance(fields.get("input"), dict):
         fields["input"] = present(fields["input"])

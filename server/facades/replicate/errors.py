@@ -1,4 +1,4 @@
-"""Replicate's errors: problem details (RFC 9457) with the invalid fields, in the phrases of its validator."""
+"""Replicate's errors: problem details (RFC 9457) with the invalid fields, in the phrases of Replicate's validator."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Invalid:
 
 @dataclass(frozen=True)
 class Problem:
-    """`title`: by default that of `status`."""
+    """`title`: by default the title for `status`."""
 
     status: int
     detail: str
@@ -173,5 +173,5 @@ ANSWERS = Answers(
     disk_full=lambda e: Problem(503, e.message, headers=RETRY),
     hung_up=lambda e: Problem(499, HUNG_UP),
     http=_of_http,
-    crashed=lambda e: Problem(500, "The server failed over this request; its log says where"),
+    crashed=lambda e: Problem(500, "The request caused an error in the server; the server's log has the details"),
 )

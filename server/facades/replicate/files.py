@@ -87,7 +87,7 @@ class Files:
         return record
 
     async def list(self, request: Request) -> Response:
-        """Newest first; all files of a day on one page."""
+        """The newest files come first. All files are on one page, because they are kept for only a day."""
         async with self.context.jobs.pages.turn(request.state.owner, PAGE_WAIT):
             return await run_in_threadpool(self._list, request)
 
@@ -120,7 +120,7 @@ def _text(given: UploadFile | str | None) -> str | None:
 
 
 async def _metadata(given: UploadFile | str | None) -> dict[str, Any]:
-    """A JSON object, from a text or a file."""
+    """Parses the JSON object in a text or a file."""
     data = await given.read(METADATA + 1) if isinstance(given, UploadFile) else (given or "").encode("utf-8", "replace")
     if len(data) > METADATA:
         raise errors.refused("string_lte", "metadata", f"Must be at most {METADATA} bytes long")

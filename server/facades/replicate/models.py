@@ -46,7 +46,8 @@ Event = Literal["start", "output", "logs", "completed"]
 
 
 class CogVideoX5bInput(BaseModel):
-    """`cuuupid/cogvideox-5b` and `christophy/cogvideox`. Fields they do not have are ignored, null means absent."""
+    """`cuuupid/cogvideox-5b` and `christophy/cogvideox`. Fields that these models do not have are ignored, and null
+    means absent."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -61,7 +62,7 @@ class CogVideoX5bInput(BaseModel):
 
 
 class CogVideoXTextInput(BaseModel):
-    """`thudm/cogvideox-t2v`. Fields it does not have are ignored, null means absent."""
+    """`thudm/cogvideox-t2v`. Fields that this model does not have are ignored, and null means absent."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -85,11 +86,13 @@ HOOKS = ["https://example.com/hook", "https://example.com/other"]
 class Wanted(BaseModel):
     """The fields of every request for a prediction, besides its input."""
 
-    webhook: Link | None = Field(None, description="Told of the prediction's events", examples=HOOKS)
+    webhook: Link | None = Field(None, description="The URL to call for the prediction's events", examples=HOOKS)
     webhook_events_filter: list[Event] | None = Field(
-        None, description="Of which events; left out: of all", examples=[["completed"], ["start", "completed"]]
+        None, description="The events to send; by default all", examples=[["completed"], ["start", "completed"]]
     )
-    webhook_completed: Link | None = Field(None, description="The older form: told of the end only", examples=HOOKS)
+    webhook_completed: Link | None = Field(
+        None, description="The older form of `webhook`, called only at the end", examples=HOOKS
+    )
     stream: Flag | None = Field(None, description="Every prediction has a stream", examples=[True, False])
 
 
@@ -231,7 +234,8 @@ def of_version(reference: str) -> tuple[Model, str] | None:
 
 
 def guessed(input: dict[str, Any]) -> Model:
-    """Guesses the model from the fields of `input`, for a deployment, whose name does not determine the model."""
+    """Guesses the model of a deployment from the fields of `input`, because the deployment's name does not determine
+    the model."""
     if "image" in input:
         return MODELS["thudm/cogvideox-i2v"]
     own = {"num_inference_steps", "guidance_scale", "num_frames"}
@@ -239,7 +243,7 @@ def guessed(input: dict[str, Any]) -> Model:
 
 
 def generation(given: Input, image: Media | None) -> GenerationRequest:
-    # torch accepts negative seeds, the engine does not: each is mapped to a non-negative one
+    # torch accepts negative seeds, the engine does not: a negative seed is converted to a non-negative one
     seed = None if given.seed is None else given.seed % (MAX_SEED + 1)
     width, height = SIZE
     if isinstance(given, CogVideoX5bInput):

@@ -48,7 +48,7 @@ def letter(context: Context, job: Job, event: str) -> Letter | None:
 
 
 def _at(job: Job, event: str) -> Job:
-    """`job` as it was at `event`; it may have advanced since. Only `completed` reports an end."""
+    """Returns `job` as it was at `event`; the job may have advanced since. Only `completed` reports an end."""
     if event == "completed":
         return job
     then = replace(job, status=Status.RUNNING, finished_at=None, error=None)

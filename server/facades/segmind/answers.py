@@ -1,4 +1,4 @@
-"""A job as Segmind's headers, JSON result and queue states."""
+"""Converts a job to Segmind's headers, JSON result and queue states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.facades.segmind import errors
 from server.jobs.job import Job, Status
 from server.media.artifact import Artifact
 
-CREDITS = 1_000_000  # nothing is billed here, and a program that stops at zero must continue
+CREDITS = 1_000_000  # nothing is billed here, but some programs stop when no credits are left
 
 
 def headers(job: Job) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Segmind's calls: `POST /v1/{slug}`, which waits; `/v2/...`, which queues; credits; uploads."""
+"""Segmind's calls. `POST /v1/{slug}` waits for the video, `POST /v2/{slug}` queues the job; other calls are for status,
+credits and uploads."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ FACADE = "segmind"
 MOUNTS = ("", "/segmind")
 FORM: dict[str, Any] = {"enum": ["json", "binary"], "required": False}
 FORM_PARAMETERS = [
-    parameter("query", "response", description="the form of the answer", **FORM),
-    parameter("header", "X-Response-Format", description="the same, as a header", **FORM),
+    parameter("query", "response", description="the form of the response", **FORM),
+    parameter("header", "X-Response-Format", description="the form of the response, as a header", **FORM),
 ]
 VIDEO_OR_JSON: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "video/mp4": {"schema": {"type": "string", "format": "binary"}}}}

@@ -17,7 +17,7 @@ MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.
 
 
 def opened(uri: str, name: str) -> tuple[str, list[bytes]]:
-    """The media type and the pieces of the file in a data: URI. `name`: its name in errors. Raises Refused."""
+    """The media type and the pieces of the file in a data: URI. `name`: how errors name the URI. Raises Refused."""
     uri, head = uri.strip(), None
     with suppress(DownloadFailed):  # no comma
         head = head_of(uri)
@@ -26,7 +26,7 @@ def opened(uri: str, name: str) -> tuple[str, list[bytes]]:
     try:
         pieces = [piece for piece in from_text(uri, UPLOAD_BYTES) if piece]
     except NotBase64:
-        raise Refused(Failure(400, f"{name} says base64, and what follows is not")) from None
+        raise Refused(Failure(400, f"{name} says base64, but its data is not base64")) from None
     except DownloadFailed as e:
         raise Refused(Failure(400, f"{name}: {e.message}")) from None
     if not pieces:

@@ -1,4 +1,4 @@
-"""Example programs for Segmind's SDK, and the program from its web pages."""
+"""Example programs for Segmind's SDK, and the program from Segmind's web pages."""
 
 from __future__ import annotations
 

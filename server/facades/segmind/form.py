@@ -1,4 +1,5 @@
-"""Chooses between JSON and the bare video, because Segmind's published samples expect either from the same URL."""
+"""Chooses JSON or the bare video for the response. From the same URL, some of Segmind's published samples expect JSON
+and others the video."""
 
 from __future__ import annotations
 
@@ -37,10 +38,10 @@ def choose(query: str | None, base64: bool, headers: RawHeaders, setting: str = 
 
 
 def _type_before_length(headers: RawHeaders) -> bool:
-    """True for a script that sets its Content-Type, as Segmind's samples that read `.json()` do.
+    """True if the script itself sets the Content-Type. Segmind's samples that read `.json()` do this.
 
-    python-requests sends a Content-Type set by the script before the Content-Length, and its own one after it. The
-    samples that read `.content` set only the key header.
+    python-requests sends a Content-Type from the script before the Content-Length, and its own Content-Type after that.
+    The samples that read `.content` set only the key header.
     """
     names = [name for name, _ in headers if name in (b"content-type", b"content-length")]
     return names[:2] == [b"content-type", b"content-length"]

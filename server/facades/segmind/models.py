@@ -1,7 +1,7 @@
 """Segmind's two CogVideoX models: their slugs, fields, defaults and ranges; and the body of an upload.
 
-Image-to-video also accepts the settings of text-to-video, for which Segmind documents no ranges; by default they are
-the model's own.
+Image-to-video also accepts the settings of text-to-video. Segmind documents no ranges of these settings for
+image-to-video; by default the model's own values apply.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Frames = Annotated[int, Field(ge=16, le=60), NO_BOOL]
 Steps = Annotated[int, Field(ge=25, le=50), NO_BOOL]
 Guidance = Annotated[float, Field(ge=5, le=10), NO_BOOL]
 Rate = Annotated[int, Field(ge=8, le=10), NO_BOOL]
-Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 draws one"), NO_BOOL]
+Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 means a random seed"), NO_BOOL]
 
 
 class TextToVideo(BaseModel):
-    """`cog-video-5b-t2v`. Unknown fields are ignored, null means absent."""
+    """`cog-video-5b-t2v`. Unknown fields are ignored, and null means absent."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -56,7 +56,7 @@ class TextToVideo(BaseModel):
     guidance_scale: Guidance = Field(6, examples=[6, 7.5])
     frame_rate: Rate = Field(8, examples=[8, 10])
     seed: Seed = Field(806286757407563, examples=[806286757407563, 7])
-    base64: bool = Field(False, description="answer JSON that holds the video", examples=[False, True])
+    base64: bool = Field(False, description="respond with JSON that contains the video", examples=[False, True])
 
 
 class ImageToVideo(BaseModel):
@@ -76,11 +76,11 @@ class ImageToVideo(BaseModel):
     guidance_scale: Guidance | None = Field(None, examples=[6, 7.5])
     frame_rate: Rate | None = Field(None, examples=[8, 10])
     seed: Seed = Field(42, examples=[42, 7])
-    base64: bool = Field(False, description="answer JSON that holds the video", examples=[False, True])
+    base64: bool = Field(False, description="respond with JSON that contains the video", examples=[False, True])
 
 
 class UploadAsset(BaseModel):
-    """Files as data URIs, each of any type."""
+    """Files of any type, as data URIs."""
 
     data_urls: list[str] = Field(
         min_length=1, max_length=MAX_ASSETS, examples=[[PICTURES[0]], [PICTURES[0], "data:text/plain,a%20note"]]

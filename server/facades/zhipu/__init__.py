@@ -1,6 +1,6 @@
 """Zhipu, Z.ai and 302.AI: video tasks and their results.
 
-`app` has the routes, `calls` the calls, `models` the bodies; `mapping` converts a body to a GenerationRequest and
+`app` has the routes, `calls` the calls, `models` the bodies; `intake` converts a body to a GenerationRequest and
 `request_ids` detects repeated ids; `answers` formats a job, `errors` formats errors. `clients` contains example
 programs.
 """

@@ -1,4 +1,4 @@
-"""A job as Zhipu's task, and in 302.AI's unified form."""
+"""Converts a job to Zhipu's task, and to 302.AI's unified form."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def unified_created(job: Job) -> dict[str, Any]:
 
 
 def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """`raw_response`: where 302.AI shows the response of the cloud behind it."""
+    """`raw_response` contains Zhipu's form of the result. At 302.AI, this field contains the response of the cloud that
+    302.AI calls."""
     raw = result(context, job, base)
     films = raw.get("video_result", [{}])
     answer = {

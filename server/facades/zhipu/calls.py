@@ -66,7 +66,7 @@ class Zhipu:
         owner, rife, name = request.state.owner, self.context.served.rife_available, idempotency(request)
         notes = [*intake.notes(given, rife), *unknown(fields, type(given).model_fields)]
         if request.query_params.get("webhook"):
-            notes.append("webhook: ignored (nobody is called; ask for the task)")
+            notes.append("webhook: ignored (no webhook is sent; poll the task)")
         try:
             with self.request_ids.taken(owner, given.request_id if name is None else None):
                 media = None
@@ -94,7 +94,7 @@ class Zhipu:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The fields of a JSON body (with any Content-Type) or of a form, without empty ones. Raises Refused for an empty
+    """The fields of a JSON body (with any Content-Type) or of a form, without empty fields. Raises Refused for an empty
     file."""
     fields = await read_fields(request)
     for name, value in fields.items():

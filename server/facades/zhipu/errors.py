@@ -1,4 +1,4 @@
-"""Zhipu's errors: `{"error": {"code", "message"}}`, where the code is text; 302.AI's have two more fields."""
+"""Zhipu's errors: `{"error": {"code", "message"}}`, where the code is text; 302.AI's errors have two more fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Zhipu's fields -> GenerationRequest, with notes on differences from Zhipu; and Zhipu's rules for images."""
+"""Converts Zhipu's fields to a GenerationRequest, with notes on differences from Zhipu, and checks Zhipu's rules for
+images."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def notes(given: VideoGeneration, rife: bool) -> list[str]:
         ignored.remove("aspect_ratio")
     said += [f"{name}: ignored (CogVideoX has no such setting)" for name in ignored]
     if given.off_peak:
-        said.append("off_peak: ignored (jobs are worked on in the order they came)")
+        said.append("off_peak: ignored (jobs run in the order of the queue)")
     if given.sensitive_word_check is not None:
         said.append("sensitive_word_check: ignored (nothing is checked)")
     return said

@@ -1,6 +1,6 @@
 """The bodies that Zhipu and 302.AI accept: models, fields, sizes, lengths, rates.
 
-Fields that count as absent (null, empty text, an empty list) are removed before validation: `present`.
+`present` removes fields that count as absent (null, empty text, an empty list) before the validation.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _pictures(value: Any) -> list[Any]:
 
 
 def _quality(value: Any) -> Any:
-    """Accepts a boolean, which 302.AI documents: true for quality."""
+    """Also accepts a boolean, as 302.AI documents: true means `quality`, false means `speed`."""
     if not isinstance(value, str | int):
         return value
     word = str(value).strip().lower()
@@ -106,7 +106,8 @@ def _plain_size(value: Any) -> Any:
 
 
 def _pixels(size: str, shape: str = WIDE) -> tuple[int, int]:
-    """Width and height of `WIDTHxHEIGHT`, or of a word for the short side in that shape."""
+    """Returns width and height. `size`: `WIDTHxHEIGHT`, or a name of the short side such as `720p`. `shape`: the aspect
+    ratio for such a name."""
     if size not in SHORT_SIDES:
         width, height = size.split("x")
         return int(width), int(height)
@@ -148,7 +149,8 @@ Pictures = Annotated[
 
 
 class VideoGeneration(BaseModel):
-    """`POST …/videos/generations`. Unknown fields are ignored, null means absent; `prompt` or `image_url` is needed."""
+    """`POST …/videos/generations`. Unknown fields are ignored, and null means absent; `prompt` or `image_url` is
+    needed."""
 
     model: Model = Field(examples=["cogvideox-3", "cogvideox-2"])
     prompt: Prompt = Field("", examples=["a red circle moves left", "a blue square moves up"])
@@ -185,7 +187,7 @@ class VideoGeneration(BaseModel):
         if count == 2:
             raise PydanticCustomError(
                 "pictures",
-                f"image_url: two pictures ask for a film that ends on the second one; {NO_LAST_FRAME}",
+                f"image_url: two pictures request a video that ends with the second one; {NO_LAST_FRAME}",
             )
         return self
 
@@ -217,7 +219,7 @@ class UnifiedVideo(VideoGeneration):
         if self.end_image is not None:
             raise PydanticCustomError("pictures", f"end_image: {NO_LAST_FRAME}")
         if self.video is not None:
-            raise PydanticCustomError("pictures", "video: CogVideoX has no video input at 302.AI; send a picture")
+            raise PydanticCustomError("pictures", "video: CogVideoX has no video input at 302.AI; send an image")
         return self
 
     @property
