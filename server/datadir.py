@@ -126,7 +126,7 @@ class DataDir:
             raise DiskFull(f"only {free // 2**20} MiB are free on the server's disk")
 
     def touch(self, file: Path) -> bool:
-        """Whether the file exists; if so, it now counts as new and `drop` does not remove it."""
+        """Marks the file as new, so that `drop` keeps it. Returns False if the file does not exist."""
         with self._turn:
             try:
                 os.utime(file)

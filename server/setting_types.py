@@ -101,7 +101,7 @@ def _rate(value: str) -> str:
 
 
 def _keys(value: SecretStr) -> SecretStr:
-    """Its messages contain no part of a key."""
+    """The error messages contain no part of a key."""
     text = value.get_secret_value()
     if text and not listed(text):
         raise ValueError("holds no key; leave it out, or empty, for a server without keys")

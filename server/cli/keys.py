@@ -38,7 +38,7 @@ def create(
         bool, typer.Option("--new", help="Create the data folder of a server that has never been started.")
     ] = False,
 ) -> None:
-    """Create a key; it is shown only once. A server that had no key accepts requests with a key only from then on."""
+    """Create a key; it is shown only once. After the first key, the server refuses requests without a key."""
     from server.jobs.store import Quota
 
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
@@ -61,7 +61,7 @@ def create(
     elif was_open:
         _say(f"The server of {_where(settings)} was open; from now on every request needs a key.")
     else:
-        _say(f"It is valid for the server of {_where(settings)}.")
+        _say(f"The key is valid for the server of {_where(settings)}.")
 
 
 @app.command("list")
@@ -118,7 +118,7 @@ def issued(settings: Settings) -> list[IssuedKey]:
 
 
 def counted(keys: Sequence[IssuedKey], settings: Settings) -> tuple[int, int]:
-    """The numbers of valid keys, including those of COGVIDEOX_API_KEYS, and of revoked keys."""
+    """The number of valid keys, including the keys of COGVIDEOX_API_KEYS, and the number of revoked keys."""
     revoked = sum(key.revoked_at is not None for key in keys)
     return len(settings.keys) + len(keys) - revoked, revoked
 

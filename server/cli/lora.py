@@ -139,7 +139,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     loras_dir: LorasDir = None,
 ) -> None:
-    """Show layout, rank, alpha and where it was found, base model, modules. Exit code 1 if it fits no model."""
+    """Show a LoRA's layout, rank, alpha and its source, base model and modules. Exit code 1 if it fits no model."""
     with _plainly():
         settings = _settings(loras_dir)
         path = _path(file, settings.lora_folder)

@@ -48,8 +48,8 @@ class Database:
     _held: Connection | None = None  # its session holds the lock
 
     def hold(self) -> None:
-        """Takes the lock again if its session has ended. Raises OperationalError; DataDirBusy, at every later call too,
-        when another server has taken it."""
+        """Takes the lock again if its session has ended. Raises DataDirBusy, also at every later call, when another
+        server has taken the lock. Raises OperationalError when the database is unavailable."""
         if self.lost:
             raise DataDirBusy(self.lost)
         if not self.alone or self._still_holds():

@@ -23,7 +23,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """`restarts`: how often its process has died. `error`: why it could not start, until it is ready."""
+    """`restarts`: how often the worker's process has died. `error`: why it could not start, until it is ready."""
 
     device: str
     state: WorkerState
@@ -46,7 +46,7 @@ class Pool(Protocol):
         ...
 
     def remedy(self) -> str:
-        """A hint to append to `broken` for the operator; empty when there is none."""
+        """A hint for the operator to append to `broken`; may be empty."""
         ...
 
     def start(self) -> None: ...
