@@ -105,8 +105,8 @@ class DataDir:
         self._lock.close()
 
     def abandon(self) -> None:
-        """After a failed start: closes, and empties or removes a folder that was empty or new. That is safe because we
-        hold the lock: no other server can have stored anything."""
+        """For a failed start: closes the data folder, and empties or removes it if it was empty or new. This is safe
+        because we hold the lock, so no other server can have stored anything."""
         if self._was_new:
             for path in self.root.iterdir():
                 _remove(path)

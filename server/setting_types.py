@@ -23,7 +23,7 @@ def listed(value: str) -> tuple[str, ...]:
 
 
 def _filled(value: str) -> str:
-    """Refuses a list of separators only: treating it as empty would change its meaning."""
+    """Refuses a list that contains only separators, because an empty list has another meaning."""
     if not listed(value):
         raise ValueError("lists nothing; leave it out for the default")
     return value

@@ -19,7 +19,7 @@ class NotText(ValueError):
 
 
 def encoding_of(data: bytes) -> str:
-    """The encoding by the byte order mark, which PowerShell's `>` writes; UTF-8 without one."""
+    """The encoding that the byte order mark names (PowerShell's `>` writes a mark); UTF-8 without a mark."""
     return next((encoding for bom, encoding in BOMS if data.startswith(bom)), "utf-8-sig")
 
 

@@ -133,7 +133,7 @@ def _state(keys: Sequence[IssuedKey], settings: Settings) -> str:
     if valid:
         return f"{said}."
     return (
-        f"{said}: every request is rejected. `cogvideox keys create NAME` makes a key; deleting the revoked ones"
+        f"{said}: every request is rejected. `cogvideox keys create NAME` makes a key; deleting the revoked keys"
         " (`cogvideox keys delete ID`) opens the server to everybody on this machine."
     )
 

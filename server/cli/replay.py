@@ -1,4 +1,4 @@
-"""`cogvideox replay`: makes a video again from the manifest inside it.
+"""`cogvideox replay`: makes a video again from the manifest in its file.
 
 Knows: options, the paths of a video's inputs, possible differences. Does not know: how a video is made.
 """

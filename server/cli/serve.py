@@ -40,7 +40,9 @@ def serve(
         bool | None, typer.Option("--tls", help="Serve https, with a certificate issued by this server.")
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Serve https with this certificate chain (PEM).")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM), if the chain lacks it.")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's private key (PEM), if not in the chain.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Start the server."""

@@ -1,7 +1,7 @@
 """`cogvideox weights`: list, pull, import, verify and find models, and RIFE's network.
 
 Knows: messages and exit codes (0 done; 1 a model is broken; 2 the request is invalid or fails, with one line on stderr;
-130 Ctrl-C). Does not know: how any of it is done (`weights.*`).
+130 Ctrl-C). Does not know: how the work is done (`weights.*`).
 """
 
 from __future__ import annotations

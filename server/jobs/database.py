@@ -3,7 +3,8 @@
 Knows: how to set up a connection of either kind, and how to begin a transaction that excludes other writers. Does not
 know: what is written (`store.py`). Both accept the same SQLAlchemy Core statements.
 
-Connections with the execution option `immediate` begin such transactions: what they read stays valid until they commit.
+Connections with the execution option `immediate` begin such transactions: everything they read stays valid until they
+commit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The outbox of webhooks: a row for each event, written in the same transaction as the change that it reports.
 
-Knows: the pending events, their order. No event is lost: each is sent at least once. Does not know: HTTP, signatures,
-bodies.
+Knows: the pending events, their order. No event is lost: each is sent at least once.
+Does not know: HTTP, signatures, bodies.
 """
 
 from __future__ import annotations

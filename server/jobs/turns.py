@@ -1,8 +1,8 @@
 """The order of the queue: which job is next, how many are ahead of another, and how much of the queue a key may fill.
 
 Jobs with the highest priority come first. Among them, the key with the fewest running jobs is next; among equal keys,
-the key served longest ago. A key's oldest job comes first. Knows: the rows that decide the order. Does not know:
-transactions, what happens to a job afterwards.
+the key served longest ago. A key's oldest job comes first.
+Knows: the rows that decide the order. Does not know: transactions, what happens to a job afterwards.
 """
 
 from __future__ import annotations

@@ -123,12 +123,12 @@ class Artifacts:
         return stored.until is not None and stored.until <= self._clock()
 
     def expires_at(self, key: str) -> float | None:
-        """Unix seconds; None for a file that never expires or does not exist."""
+        """The file's expiry in unix seconds; None for a file that never expires or does not exist."""
         stored = self._storage.find(key) if KEY.fullmatch(key) else None
         return None if stored is None or stored.until == FOR_EVER else stored.until
 
     def sweep(self, limits: Limits = NO_LIMITS, others: Callable[[], Iterable[Counted]] = tuple) -> int:
-        """Removes expired files, then the oldest ones while a limit is exceeded; returns the number removed.
+        """Removes expired files, then the oldest files while a limit is exceeded; returns the number of removed files.
 
         Evicts results without an explicit expiry first, then uploads and files with one. `others` returns files stored
         elsewhere that count as uploads. Raises StorageDown.
@@ -171,7 +171,7 @@ class Artifacts:
         return {stored.key for stored in self._storage.all() if stored.name}
 
     def read(self, artifact: Artifact) -> bytes:
-        """Raises FileNotFoundError for a removed file, StorageDown."""
+        """Raises FileNotFoundError for a removed file, and StorageDown."""
         return self._storage.read(artifact.key, artifact.file_name)
 
     @contextmanager

@@ -69,15 +69,14 @@ class Inspectors:
             raise MediaUnreadable(answer.get("code") or code, answer["error"])
 
     async def lora(self, path: Path, owner: str, config: Path | None = None, alpha: float | None = None) -> None:
-        """Checks that the file is a LoRA and fits the transformer of that config.json. Raises LoraError, QueueFull."""
+        """Checks that the file is a LoRA and fits the transformer of this config.json. Raises LoraError, QueueFull."""
         task = {"check": "lora", "path": str(path), "alpha": alpha, "config": None if config is None else str(config)}
         answer = await self._answer(owner, {**task, "code": None})
         if "error" in answer:
             raise LoraError(answer["error"])
 
     def slow_turn(self, owner: str) -> AbstractAsyncContextManager[None]:
-        """A context manager: waits for a turn to process an untrusted file with another program, and holds it. Raises
-        QueueFull."""
+        """A context manager: waits for a turn to process an untrusted file with another program. Raises QueueFull."""
         return self._slow.turn(owner)
 
     async def program(self, command: Sequence[str], seconds: float) -> tuple[int, bytes, bytes]:

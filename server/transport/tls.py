@@ -34,7 +34,7 @@ VENDOR_HOSTS = (
     *("api.replicate.com", "api.openai.com"),
 )
 LIFE = timedelta(days=800)  # some clients reject certificates that are valid for more than 825 days
-RENEW = timedelta(days=200)  # before it expires; long, because a certificate is checked only when the server starts
+RENEW = timedelta(days=200)  # before expiry; long, because a certificate is checked only when the server starts
 
 
 @dataclass(frozen=True)

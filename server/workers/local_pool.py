@@ -46,9 +46,9 @@ class Slot:
         self.process: SpawnProcess | None = None
         self.line: Line | None = None
         self.run: Run | None = None
-        self.doing = "while starting"  # what the process is doing, to report when it dies
+        self.doing = "while starting"  # what the process is doing, for the report of its death
         self.killed = False  # by this server
-        self.refusal: str | None = None  # why it cannot start, as the process reported
+        self.refusal: str | None = None  # the process's own reason why it cannot start
         self.error: str | None = None
         self.restarts = 0
         self.failed_starts = 0  # consecutive deaths before the process was ready
