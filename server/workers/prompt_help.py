@@ -148,7 +148,7 @@ def _said(data: bytes | bytearray) -> str:
     try:
         text = json.loads(data)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):
-        raise HelpFailed("the endpoint's answer is not a chat completion") from None
+        raise HelpFailed("the endpoint's answer is no chat completion") from None
     if not isinstance(text, str):
         raise HelpFailed("the endpoint's answer holds no text")
     text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
