@@ -90,7 +90,7 @@ class RateLimited(QueueFull):
 
 
 class TooManyBodies(QueueFull):
-    """The bodies of a caller's requests, or of all, take too much memory. `limit`: per caller, in bytes."""
+    """The bodies of a caller's requests, or of all requests, take too much memory. `limit`: per caller, in bytes."""
 
     def __init__(self, limit: int) -> None:
         text = f"requests of more than {limit // 2**20} MiB at a time; send the request again later"

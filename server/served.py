@@ -103,7 +103,8 @@ def choose(settings: Settings) -> Served:
 
 
 def check_rife(settings: Settings) -> None:
-    """Raises BadSetting when the file named by RIFE_WEIGHTS is not a RIFE network. Reading it takes a second or two."""
+    """Raises BadSetting when the file named by RIFE_WEIGHTS is not a RIFE network. Reading the file takes a second or
+    two."""
     if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
         raise BadSetting(f"{settings.shown('rife_weights')}: {why}")
 
@@ -156,7 +157,7 @@ def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str
     for name in (*(PREFERRED if on_cuda else ()), *DEMOS):
         folder = catalog.find(name, models_dir)
         if folder is None or (name in DEMOS and any(not info.is_demo for info in found)):
-            continue  # next to a real model the demo would mislead
+            continue  # the demo would be misleading beside a real model
         try:
             if broken := verify(folder).problems:
                 raise ModelError(str(broken[0]))

@@ -30,7 +30,7 @@ def _filled(value: str) -> str:
 
 
 def _number(what: str, low: float, high: float) -> WrapValidator:
-    """Gives the same message for anything that is not such a number: text, NaN, infinity, out of range."""
+    """Gives the same message for every invalid value: text, NaN, infinity, a number out of range."""
 
     def check(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
         try:

@@ -29,7 +29,7 @@ LEAST_PAUSE = 0.02  # seconds between two looks at the outbox, also under load
 AT_ONCE, PER_KEY, PER_LANE = 64, 8, 4
 REST = 4.0  # seconds without calls to a host that did not answer; less than the first delay, so each round calls it
 RESTING = 10_000  # hosts to remember
-PASSING = 2  # retries of an event that is outdated once the job has ended
+PASSING = 2  # retries of an event other than `completed`, because such events become outdated
 TIMEOUTS = (15.0, 60.0)  # seconds to wait for a response: at the first try, and later
 # ten more tries within two hours, as fal documents it
 DELAYS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0)

@@ -1,7 +1,7 @@
 """`cogvideox keys`: keys for clients, kept as hashes in the job table's database.
 
 Knows: the commands, the server's data folder, the output. Does not know: how keys are checked. The commands also work
-while the server is running, which notices a change within a second.
+while the server is running; the server notices a change within a second.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def list_(data_dir: DataFolder = None) -> None:
         table.add_row(key.id, escape(key.name), _day(key.created_at), *limits, _day(key.revoked_at))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width: one line per key, for grep
+        console = Console(width=160)  # a pipe has no width, so each key gets one line
     console.print(table)
     typer.echo(_state(keys, settings))
 

@@ -114,7 +114,7 @@ def _list(models_dir: Path) -> None:
         table.add_row(name, here_or_not, size_or_none or "?", licence, "frame interpolation", source)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width: one line per model, for grep
+        console = Console(width=160)  # a pipe has no width, so each model gets one line
     console.print(table)
     for terms in sorted({one.terms for one in CATALOG.values() if one.terms}):
         typer.echo(f"* {terms}")

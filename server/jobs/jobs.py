@@ -164,7 +164,7 @@ class Jobs:
         return self._store.page(facade, owner, limit, after.number if after else None, newest_first)
 
     def delete(self, job: Job) -> None:
-        """Deletes a job and its files; its worker stops within a second or at the next step."""
+        """Deletes a job and its files; the job's worker stops within a second or at the next step."""
         job = self._store.cancel(job.id) or job
         self._store.delete(job.id)
         self._wake()
@@ -183,8 +183,8 @@ class Jobs:
         return self._store.position(job.id)
 
     def expected(self, job: Job) -> float | None:
-        """Estimated seconds until the video is complete: the worker's estimate, otherwise one from the durations of the
-        model's latest videos and the queue. None if neither exists."""
+        """Estimated seconds until the video is complete: the worker's estimate, otherwise an estimate from the
+        durations of the model's latest videos and the queue. None if neither exists."""
         running = job.status is Status.RUNNING
         if running and job.eta is not None:
             return job.eta

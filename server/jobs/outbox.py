@@ -95,7 +95,7 @@ def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Not
 
 
 def put_off(db: Connection, notice: Notice, until: float) -> None:
-    """Delays the letter and all later ones of its job."""
+    """Delays the letter and all later letters of its job."""
     db.execute(update(webhooks).where(webhooks.c.id == notice.id).values(tries=notice.tries + 1))
     db.execute(update(webhooks).where(webhooks.c.job_id == notice.job_id).values(due_at=until))
 

@@ -79,9 +79,9 @@ class JobStore(JobReader):
     def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA, owners: Collection[str] = ()) -> Job:
         """Stores `job` and returns it; or returns the job of an earlier call with the same idempotency name.
 
-        Raises IdempotencyConflict, QuotaExceeded; for a queued job QueueFull, when `limit` others are waiting or its
-        owner has its full share of the queue among `owners`. Deletes the owner's oldest failed and cancelled jobs above
-        MOST_ENDED.
+        Raises IdempotencyConflict, QuotaExceeded; for a queued job also QueueFull, when `limit` other jobs are waiting
+        or the owner has used its share of the queue among `owners`. Deletes the owner's oldest failed and cancelled
+        jobs above MOST_ENDED.
         """
         with self._writing() as db:
             if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:

@@ -1,4 +1,5 @@
-"""The order of the queue: which job is next, how many are ahead of another, and how much of the queue a key may fill.
+"""The order of the queue: which job is next, how many jobs are ahead of a job, and how much of the queue a key may
+fill.
 
 Jobs with the highest priority come first. Among them, the key with the fewest running jobs is next; among equal keys,
 the key served longest ago. A key's oldest job comes first.

@@ -38,8 +38,8 @@ class Connections:
         self._exempt = exempt
         self._open = 0
         self._of: Counter[str] = Counter()
-        # in the order in which they began to wait: connections without a request so far, and connections after a
-        # request
+        # waiting connections, oldest first: connections without any request so far, and connections between two
+        # requests
         self._silent: dict[Waiting, None] = {}
         self._kept_alive: dict[Waiting, None] = {}
         self._events: Counter[str] = Counter()

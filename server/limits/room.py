@@ -1,7 +1,7 @@
 """Limits the disk space that clients' files take, checked while they are being written.
 
-Knows: the minimum of free space, the limits, what each API key stored recently and what is being written now.
-Does not know: what the files are, where they are stored. Every method may be called from any thread.
+Knows: the minimum of free space, the limits, the recent files of each API key, the bytes being written now. Does not
+know: what the files are, where they are stored. Every method may be called from any thread.
 
 An API key is identified by its tag, the prefix of the keys of all its files.
 """
@@ -125,7 +125,8 @@ class Room:
                     del self._growing[tag]
 
     def note(self, tag: str, size: int, brought: bool, at: float | None = None) -> None:
-        """Counts a stored file: an upload (`brought`) or a result. A negative `size` means that it was removed."""
+        """Counts a stored file: an upload (`brought`) or a result. A negative `size` means that the file was
+        removed."""
         with self._lock:
             self._note(tag, size, brought, self._clock() if at is None else at)
             if self._news is not None:
@@ -184,6 +185,6 @@ class Room:
 
 
 def tag_of(owner: str) -> str:
-    """The prefix of the keys of that owner's files; on a server without API keys, all files share one."""
+    """The prefix of the keys of this owner's files; on a server without API keys, all files share one."""
     digest = hashlib.blake2b(owner.encode(), digest_size=6, person=b"artifacts").digest()
     return base64.urlsafe_b64encode(digest).decode()

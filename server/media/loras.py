@@ -198,8 +198,8 @@ class Loras:
         return path
 
     async def _keep(self, came: Path, note: Path | None, pin: str | None, owner: str) -> Path:
-        """Stores the received file under its hash. Raises LoraError for a file that is not a LoRA or not the pinned
-        one."""
+        """Stores the received file under its hash. Raises LoraError for a file that is not a LoRA or does not match the
+        pin."""
         sha256 = await asyncio.to_thread(lora_file.digest, came)
         if pin not in (None, sha256):
             raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")
@@ -238,7 +238,7 @@ class Loras:
         return path
 
     async def _checked(self, path: Path, pin: str | None, alpha: float | None, task: Task, owner: str) -> str:
-        """Returns its SHA-256. Raises LoraError unless it matches the pin and fits the model of the task."""
+        """Returns its SHA-256. Raises LoraError unless the file matches the pin and fits the model of the task."""
         model = self._models.get(task)  # None: `Jobs.submit` reports it
         config = None if model is None else model.folder / "transformer" / "config.json"
         if config is not None and not config.is_file():  # the model's folder is gone, and its jobs will report that

@@ -27,7 +27,7 @@ from server.media.storage import KEY
 UPLOAD_BYTES = 256 * 2**20
 TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"
 MAX_PARTS = 10_000  # the highest part number
-MOST_PARTS = 1000  # parts of one upload; limited because all are listed whenever another arrives
+MOST_PARTS = 1000  # parts of one upload; limited, because every new part lists all others
 PART_NAME = re.compile(r"[1-9]\d{0,4}")
 EMPTY = "the upload is empty: no byte of the file arrived"
 OVER = "this upload is finished, or was never begun"

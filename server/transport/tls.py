@@ -79,7 +79,8 @@ def given(settings: Settings) -> Certificate | None:
 
 
 def issued(settings: Settings, now: datetime | None = None) -> Certificate:
-    """A certificate of our own authority, for all names of this server; creates either if missing. Raises StartError.
+    """Returns a certificate of our own authority, for all names of this server; creates the authority and the
+    certificate if missing. Raises StartError.
 
     The caller must hold the data folder's lock: two servers would create two authorities.
     """

@@ -1,9 +1,9 @@
 """The loop that hands queued jobs to workers, and workers' reports to the attempts.
 
 Knows: the job table, the pool, that the database may be unavailable. Does not know: clients, HTTP, what a report means
-(`attempt.py`). Only the dispatcher claims jobs and uses the pool. It is a thread of the API process and shares only the
-table and `wake` with it (without `wake` the thread looks every POLL seconds), so the dispatcher could become a separate
-process.
+(`attempt.py`). Only the dispatcher claims jobs and uses the pool. The dispatcher is a thread of the API process and
+shares only the table and `wake` with it (without `wake` the thread looks every POLL seconds), so the dispatcher could
+become a separate process.
 """
 
 from __future__ import annotations

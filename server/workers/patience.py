@@ -1,4 +1,4 @@
-"""How long to wait for a worker: until a silent one counts as hanging, and until a cancelled one is killed.
+"""How long to wait for a worker: until a silent worker counts as hanging, and until a cancelled worker is killed.
 
 Pure: no clock, no process.
 """

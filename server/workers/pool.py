@@ -1,6 +1,6 @@
 """The interface between the dispatcher and the workers, wherever these run.
 
-`local_pool` implements it with processes on this machine.
+`local_pool` implements this interface with processes on this machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class WorkerInfo:
 
 
 class Pool(Protocol):
-    """Use from the dispatcher's thread; only `wake`, `workers`, `broken` and `remedy` may be called from others."""
+    """Use from the dispatcher's thread; only `wake`, `workers`, `broken` and `remedy` may be called from other
+    threads."""
 
     def wake(self) -> None:
         """Makes a waiting `reports` return."""
