@@ -46,9 +46,9 @@ from server.workers.spec import REAL_ENGINE
 
 BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
-THREADS = 32  # for blocking work outside the event loop; asyncio's own choice is five on a single core
-SWEEP_EVERY = 60.0  # seconds between two sweeps for expired files, at least
-SWEEP_SHARE = 20.0  # and at least this many times the duration of the previous sweep
+THREADS = 32  # for blocking work outside the event loop; asyncio's default on a single core is five
+SWEEP_EVERY = 60.0  # minimum seconds between two sweeps for expired files
+SWEEP_SHARE = 20.0  # the pause is also at least this many times the duration of the previous sweep
 WATCH_EVERY = 2.0  # seconds between two checks whether the server has become open or closed
 SWEEP_END = 5.0  # seconds to wait, at shutdown, for a sweep to end
 
@@ -56,7 +56,7 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
-    """Creates the server. Its workers start and stop with the app's lifespan. Raises StartError.
+    """Creates the server. The workers start and stop with the app's lifespan. Raises StartError.
 
     `engine`: `module:class` of the engine that the workers run. The parts are at `app.state.house`.
     """
@@ -86,7 +86,7 @@ def create_app(settings: Settings, *, engine: str = REAL_ENGINE) -> FastAPI:
             for name, facade in facades.items()
         }
     # from the innermost to the outermost
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades refuse bodies in their own words
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)  # façades answer in their clouds' formats
     app.add_middleware(ByPrefix, routes=routes.routes(apps))
     app.add_middleware(Decoded, limit=UPLOAD_BYTES)
     app.add_middleware(Fair)

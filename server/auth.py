@@ -82,7 +82,7 @@ class Issued(Protocol):
 
 
 class Keys:
-    """The keys from the settings and the issued keys; `issued` returns the latter by their ids."""
+    """The keys from the settings and the issued keys; `issued` returns the issued keys by id."""
 
     def __init__(
         self,
@@ -110,13 +110,13 @@ class Keys:
 
     @property
     def open(self) -> bool:
-        """Whether requests need no key: there is none, and the server listens on loopback or `insecure` is set. So
-        deleting the last key does not open a server on a network."""
+        """Whether requests need no key: there is none, and the server listens on loopback or `insecure` is set. A
+        server on a network is not opened by deleting its last key."""
         return self._may_open and self.none
 
     @property
     def counts(self) -> tuple[int, int]:
-        """The numbers of valid keys, including those from the settings, and of revoked ones."""
+        """The number of valid keys, including the keys from the settings, and the number of revoked keys."""
         revoked = [key.revoked_at is not None for key in self._issued().values()]
         return len(self._keys) + revoked.count(False), revoked.count(True)
 
@@ -201,7 +201,8 @@ def owner_of(digest: bytes) -> str:
 
 
 def _json_object(text: bytes) -> dict[str, Any]:
-    """Raises ValueError for invalid JSON, anything but an object, and duplicate members; RecursionError."""
+    """Raises ValueError for invalid JSON, for a value that is not an object, and for duplicate members; RecursionError
+    for deep nesting."""
 
     def once(members: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(members)

@@ -105,8 +105,8 @@ class DataDir:
         self._lock.close()
 
     def abandon(self) -> None:
-        """After a failed start: closes, and empties or removes a folder that was empty or new. That is safe because we
-        hold the lock: no other server can have stored anything."""
+        """For a failed start: closes the data folder, and empties or removes it if it was empty or new. This is safe
+        because we hold the lock, so no other server can have stored anything."""
         if self._was_new:
             for path in self.root.iterdir():
                 _remove(path)
@@ -126,7 +126,7 @@ class DataDir:
             raise DiskFull(f"only {free // 2**20} MiB are free on the server's disk")
 
     def touch(self, file: Path) -> bool:
-        """Whether the file exists; if so, it now counts as new and `drop` does not remove it."""
+        """Marks the file as new, so that `drop` keeps it. Returns False if the file does not exist."""
         with self._turn:
             try:
                 os.utime(file)

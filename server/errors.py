@@ -17,7 +17,7 @@
 
 Knows: what went wrong, in words for the caller. Does not know: vendors' error shapes, HTTP status codes.
 `pipelines.request.RequestError` is the third kind of client error besides MediaError and NoModel; IdempotencyConflict
-is a subclass of it.
+is a subclass of RequestError.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class QueueFull(ServerError):
 
 
 class QuotaExceeded(QueueFull):
-    """A key's limit of jobs is reached: of unfinished ones, or (`daily`) of those since midnight UTC."""
+    """A key has reached its limit of unfinished jobs or, if `daily`, its limit of jobs since midnight UTC."""
 
     def __init__(self, limit: int, daily: bool, retry_after: float) -> None:
         when = "a day" if daily else "at a time"
@@ -90,7 +90,7 @@ class RateLimited(QueueFull):
 
 
 class TooManyBodies(QueueFull):
-    """The bodies of a caller's requests, or of all, take too much memory. `limit`: per caller, in bytes."""
+    """The bodies of a caller's requests, or of all requests, take too much memory. `limit`: per caller, in bytes."""
 
     def __init__(self, limit: int) -> None:
         text = f"requests of more than {limit // 2**20} MiB at a time; send the request again later"
@@ -118,7 +118,7 @@ class UploadTooLarge(ServerError):
 
 
 class StorageQuotaExceeded(UploadTooLarge):
-    """`limit`: in bytes. `lately`: the period that it applies to, such as "an hour"."""
+    """`limit`: in bytes. `lately`: the period that the limit applies to, such as "an hour"."""
 
     def __init__(self, limit: int, lately: str) -> None:
         room = f"{limit // 2**20} MiB"

@@ -1,6 +1,6 @@
 """The health report: whether the server is ready for jobs, and the state of its parts.
 
-Knows: which parts of the server can fail. Does not know: HTTP. Its reports name no job, folder or key.
+Knows: which parts of the server can fail. Does not know: HTTP. A report never names a job, a folder or a key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Builds the server: the only place where its parts are constructed and connected.
 
-Knows: the parts, and the order in which they start and stop. Does not know: how any of them works, HTTP.
+Knows: the parts, and the order in which they start and stop. Does not know: how the parts work, HTTP.
 """
 
 from __future__ import annotations

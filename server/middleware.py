@@ -54,8 +54,8 @@ class ByPrefix:
 class Forwarded:
     """Applies a trusted proxy's X-Forwarded-For, -Proto, -Host and -Prefix headers to the request.
 
-    In a chain of proxies, the client is the last address that is not a trusted proxy's, so values forged by a client
-    are ignored. Prefixes are joined, because each proxy has removed its own from the path.
+    In a chain of proxies, the client is the last address that does not belong to a trusted proxy, so values forged by a
+    client are ignored. Prefixes are joined, because each proxy has removed its own prefix from the path.
     """
 
     def __init__(self, app: ASGIApp, trusted: str) -> None:

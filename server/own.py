@@ -15,7 +15,7 @@ from server.media.artifacts import Artifacts
 from server.media.storage import CORS
 from server.served import REAL_WEIGHTS
 
-FILE_THREADS = 16  # of the 40 threads that handle requests, so that a slow storage does not block all of them
+FILE_THREADS = 16  # limits storage calls, so that a slow storage does not block all 40 threads for requests
 
 
 def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collection[str]) -> None:
@@ -47,14 +47,14 @@ def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collecti
 
     @app.get("/health/ready", tags=["server"])
     def ready() -> Response:
-        """200 when a job sent now would be worked on, else 503 with the reasons."""
+        """200 when a job submitted now would run, else 503 with the reasons."""
         obstacles = health.obstacles()
         body = {"status": "not ready" if obstacles else "ready", "problems": obstacles}
         return JSONResponse(body, 503 if obstacles else 200)
 
     @app.get("/files/{key}/{name}", tags=["server"], response_class=FileResponse)
     async def file(request: Request, key: str, name: str) -> Response:
-        """A result, for anyone who knows its URL."""
+        """Sends a result to anyone who knows its URL."""
         return await to_thread.run_sync(artifacts.respond, request, key, name, limiter=files)
 
     @app.options("/files/{key}/{name}", include_in_schema=False)

@@ -1,5 +1,5 @@
-"""Files and folders that other users of this machine may not read: modes 0600 and 0700, whatever the umask, applied to
-existing ones too.
+"""Files and folders that other users of this machine may not read: modes 0600 and 0700, whatever the umask, also for
+existing files and folders.
 
 Knows: file permissions. Does not know: the content of files.
 """
@@ -20,8 +20,8 @@ OURS = frozenset(
 
 
 def private_folder(path: Path) -> None:
-    """Creates the folder and its parents, or restricts its permissions; those of another user's folder stay. Raises
-    OSError."""
+    """Creates the folder and its parents, or restricts its permissions; another user's folder keeps its permissions.
+    Raises OSError."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
@@ -35,8 +35,8 @@ def private_file(path: Path) -> None:
 
 
 def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> None:
-    """Like `private_folder`, for the data folder itself. A folder that also holds other files keeps its permissions and
-    `warn` is called if they are open; what the server creates in it is private anyway. Raises OSError."""
+    """Like `private_folder`, for the data folder itself. A folder that also holds other files keeps its permissions,
+    and `warn` is called if other users can open it; the server's own files in it are private anyway. Raises OSError."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(path))
     if path.is_dir() and (other := _other_things(path)):

@@ -1,4 +1,4 @@
-"""One log line for each request: refused ones at level warning or error, the others at debug.
+"""One log line for each request: refused requests at level warning or error, the others at debug.
 
 Knows: the route, key and client of a request. Does not know: vendors' error shapes. The log contains no ids, file keys,
 prompts or API keys: a path is logged as its route's pattern, a reason as an error type and field names.
@@ -31,7 +31,7 @@ from server.errors import DiskFull, MediaError, NoModel, QueueFull, UploadTooLar
 from server.jobs.loglines import UNLOGGED, KeyName
 from server.request_state import note_refusal, take_refusal
 
-ALIKE = 5  # lines per kind of refusal in an interval; further ones are only counted
+ALIKE = 5  # lines per kind of refusal in an interval; further refusals are only counted
 INTERVAL = 10.0  # seconds
 KINDS = 500  # kinds of refusals to count separately in an interval
 LONGEST = 200  # characters of a reason
@@ -88,7 +88,8 @@ class Logged:
             refusal = None
 
     def _where(self, scope: Scope, path: str) -> dict[str, str]:
-        """The cloud and the route's pattern. `path`: as received; a cloud's middleware may have changed the scope's."""
+        """The cloud and the route's pattern. `path`: as received; a cloud's middleware may have changed the path in the
+        scope."""
         path = "/" + path.lstrip("/")
         below = next((one for one in self.clouds if path == one[0] or path.startswith(one[0] + "/")), None)
         name = next((name for name, app in self.apps.items() if app is scope.get("app")), below and below[1])
@@ -108,7 +109,7 @@ def pattern(scope: Scope, app: FastAPI | None) -> str | None:
 
 @dataclass
 class Flood:
-    """Logs the first few refusals of a kind in an interval, then one line with the number of further ones."""
+    """Logs the first few refusals of a kind in an interval, then one line with the number of further refusals."""
 
     _seen: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _ends: asyncio.TimerHandle | None = None
@@ -136,7 +137,7 @@ class Flood:
 
 
 def noting(handler: Handler) -> Handler:
-    """An exception handler that also notes the exception for `Logged`."""
+    """Wraps an exception handler, so that it also notes the exception for `Logged`."""
     if inspect.iscoroutinefunction(handler):
 
         async def noted_async(request: Request, error: Exception) -> Response:
@@ -210,7 +211,7 @@ def _phrase(status: int) -> str:
 
 
 def _flaw(error: Any) -> str:
-    """The field and the kind of error; never the value."""
+    """The field and the kind of error, but never the value."""
     where = ".".join(str(part) for part in error["loc"] if part != "body")
     return f"{where}: {error['type']}" if where else str(error["type"])
 

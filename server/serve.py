@@ -59,7 +59,7 @@ def serve(
     set_up_logging(settings.log_level, settings.log_format)
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, engine=engine)
-        gc.freeze()  # excludes objects that live as long as the server: scanning them takes milliseconds each time
+        gc.freeze()  # exempts objects that live as long as the server, because each scan of them takes milliseconds
         if certificate is None and tls.wanted(settings):
             try:
                 certificate = tls.issued(settings)  # after the app, which locks the data folder
@@ -171,12 +171,12 @@ class Server(uvicorn.Server):
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("server stopping")  # not in handle_exit: a signal may come while a line is being written
+        log.info("server stopping")  # not in `handle_exit`, because a signal may interrupt the writing of a line
         asyncio.get_running_loop().call_later((self.config.timeout_graceful_shutdown or 0) * 0.8, self._cut)
         await super().shutdown(sockets)
 
     def _cut(self) -> None:
-        """Ends responses that have begun and are not read; the rest of GRACE is for those that have not begun."""
+        """Ends responses that have begun and are not read; the rest of GRACE is for responses that have not begun."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, Http):
                 connection.cut()

@@ -1,6 +1,6 @@
 """Chooses at startup which checkpoint serves which task, and on which devices.
 
-Knows: the installed checkpoints and the preferred ones. Does not know: weights beyond their config files, jobs, HTTP.
+Knows: the installed and the preferred checkpoints. Does not know: weights beyond their config files, jobs, HTTP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from weights.verify import verify
 DEMOS = ("demo", "demo-i2v")
 PREFERRED = ("cogvideox-5b", "cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b-i2v", "cogvideox-1.5-5b-i2v")
 REAL_WEIGHTS = (
-    "This is the demo model that ships with the server, not CogVideoX. For the real one, on a GPU: "
+    "This is the demo model that ships with the server, not CogVideoX. For CogVideoX, on a GPU: "
     "cogvideox weights pull cogvideox-5b, then start the server again (or set COGVIDEOX_MODEL)."
 )
 
@@ -103,7 +103,8 @@ def choose(settings: Settings) -> Served:
 
 
 def check_rife(settings: Settings) -> None:
-    """Raises BadSetting when the file named by RIFE_WEIGHTS is not a RIFE network. Reading it takes a second or two."""
+    """Raises BadSetting when the file named by RIFE_WEIGHTS is not a RIFE network. Reading the file takes a second or
+    two."""
     if settings.rife_weights is not None and (why := rife_check.refusal(settings.rife_weights)) is not None:
         raise BadSetting(f"{settings.shown('rife_weights')}: {why}")
 
@@ -147,7 +148,7 @@ def _asked(given: str, models_dir: Path, called: str) -> ModelInfo:
 
 
 def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str]]:
-    """The models to serve by default, best first, and the problems of damaged ones.
+    """The models to serve by default, best first, and the problems of damaged models.
 
     Without CUDA only the demo, because a real model takes minutes per step.
     """
@@ -156,7 +157,7 @@ def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str
     for name in (*(PREFERRED if on_cuda else ()), *DEMOS):
         folder = catalog.find(name, models_dir)
         if folder is None or (name in DEMOS and any(not info.is_demo for info in found)):
-            continue  # next to a real model the demo would mislead
+            continue  # the demo would be misleading beside a real model
         try:
             if broken := verify(folder).problems:
                 raise ModelError(str(broken[0]))

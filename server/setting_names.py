@@ -1,8 +1,8 @@
 """Finds COGVIDEOX_* variables and `.env` lines that are not settings, so that a misspelt setting is not ignored.
 
-If the variable for the API keys is misspelt, the server would be open to everyone. So a name that resembles a setting's
-or looks like a secret stops the command; other names with our prefix are reported once and ignored. Variables that
-Kubernetes sets for a service called `cogvideox` are not reported.
+If the variable for the API keys is misspelt, the server would be open to everyone. Therefore a name that resembles a
+setting's name or looks like a secret stops the command; other names with our prefix are reported once and ignored.
+Variables that Kubernetes sets for a service called `cogvideox` are not reported.
 """
 
 from __future__ import annotations

@@ -23,14 +23,14 @@ def listed(value: str) -> tuple[str, ...]:
 
 
 def _filled(value: str) -> str:
-    """Refuses a list of separators only: treating it as empty would change its meaning."""
+    """Refuses a list that contains only separators, because an empty list has another meaning."""
     if not listed(value):
         raise ValueError("lists nothing; leave it out for the default")
     return value
 
 
 def _number(what: str, low: float, high: float) -> WrapValidator:
-    """Gives the same message for anything that is not such a number: text, NaN, infinity, out of range."""
+    """Gives the same message for every invalid value: text, NaN, infinity, a number out of range."""
 
     def check(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -101,7 +101,7 @@ def _rate(value: str) -> str:
 
 
 def _keys(value: SecretStr) -> SecretStr:
-    """Its messages contain no part of a key."""
+    """The error messages contain no part of a key."""
     text = value.get_secret_value()
     if text and not listed(text):
         raise ValueError("holds no key; leave it out, or empty, for a server without keys")

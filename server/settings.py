@@ -86,8 +86,8 @@ class Settings(BaseSettings):
     )
     max_uploads_per_key_mb: Mebibytes = Field(
         10_240,
-        description="maximum size in MiB of what one API key may upload or have fetched in a day, and of its uploads"
-        " without an expiry that are kept; 0: no limit",
+        description="maximum size in MiB of one API key's uploads and fetched files per day, and of its stored uploads"
+        " without an expiry; 0: no limit",
     )
     keep_jobs_days: Days = Field(30, description="days to keep jobs that ended without a video in the job table")
     max_storage_mb: SomeMebibytes | None = Field(
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         " first, none younger than an hour (default: no limit)",
     )
     max_storage_per_key_mb: SomeMebibytes | None = Field(
-        None, description="the same for the files of each API key, in MiB (default: no limit)"
+        None, description="the same limit for the files of each API key, in MiB (default: no limit)"
     )
     models_dir: FilePath = Field(default_factory=default_models_dir, description="folder with installed models")
     loras_dir: FilePath | None = Field(None, description="folder with installed LoRAs (default: `loras` in models_dir)")
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     )
     memory: Literal["auto", "none", "model", "group", "sequential"] = Field(
         "auto",
-        description="what is moved out of GPU memory between uses: nothing, whole models, groups of layers, or single"
+        description="parts to move out of GPU memory between uses: nothing, whole models, groups of layers, or single"
         " layers; auto chooses by free memory",
     )
     rife_weights: FilePath | None = Field(

@@ -70,6 +70,6 @@ def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
     if len(secret) != SECRET_BYTES or len(set(secret)) == 1:
         raise DataDirUnwritable(
             f"{path} is damaged: it must hold {SECRET_BYTES} random bytes; restore it from a backup, or remove it and"
-            " the server makes a new one (upload addresses and webhook secrets given out before are void then)"
+            " the server makes a new one (then earlier upload URLs and webhook secrets are invalid)"
         )
     return secret

@@ -8,18 +8,18 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-BOMS = (  # UTF-32 first, because its mark begins with that of UTF-16
+BOMS = (  # UTF-32 first, because its mark begins with UTF-16's mark
     *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
 
 
 class NotText(ValueError):
-    """The message names the file, and the line if it is the cause."""
+    """The message names the file and, if possible, the line."""
 
 
 def encoding_of(data: bytes) -> str:
-    """The encoding by the byte order mark, which PowerShell's `>` writes; UTF-8 without one."""
+    """The encoding that the byte order mark names (PowerShell's `>` writes a mark); UTF-8 without a mark."""
     return next((encoding for bom, encoding in BOMS if data.startswith(bom)), "utf-8-sig")
 
 

@@ -25,11 +25,11 @@ from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
 LOOK_EVERY = 0.2  # seconds between two looks at the outbox
 LEAST_PAUSE = 0.02  # seconds between two looks at the outbox, also under load
-# letters being sent: in total, per key, and per lane of a key; slow receivers of one key do not delay those of others
+# letters being sent: in total, per key, and per lane of a key; slow receivers of one key do not delay other keys
 AT_ONCE, PER_KEY, PER_LANE = 64, 8, 4
 REST = 4.0  # seconds without calls to a host that did not answer; less than the first delay, so each round calls it
 RESTING = 10_000  # hosts to remember
-PASSING = 2  # retries of an event that is outdated once the job has ended
+PASSING = 2  # retries of an event other than `completed`, because such events become outdated
 TIMEOUTS = (15.0, 60.0)  # seconds to wait for a response: at the first try, and later
 # ten more tries within two hours, as fal documents it
 DELAYS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0)
@@ -67,9 +67,9 @@ class Courier:
         self._delays = delays
         self._clock = clock
         self._under_way: dict[int, tuple[Notice, asyncio.Task[None]]] = {}
-        self._resting: dict[tuple[str, str], float] = {}  # until when a host (and lane) is not called, monotonic
+        self._resting: dict[tuple[str, str], float] = {}  # (lane, host) -> monotonic time when its pause ends
         self._ended = asyncio.Event()
-        # separate from the event loop's threads, so that work which blocks those does not delay letters
+        # separate from the event loop's threads, so that work which blocks them does not delay letters
         self._threads = ThreadPoolExecutor(4, "courier")
         self._task: asyncio.Task[None] | None = None
 
@@ -89,7 +89,7 @@ class Courier:
         return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
     async def _main(self) -> None:
-        while not self._store.database.lost:  # otherwise another server sends them
+        while not self._store.database.lost:  # if lost, another server sends the letters
             self._ended.clear()
             with contextlib.suppress(SQLAlchemyError):  # the next round tries again
                 while self._send_all(await self._in_thread(self._store.notices_due, tuple(self._under_way))):
@@ -100,14 +100,15 @@ class Courier:
                     await self._ended.wait()
 
     def _send_all(self, notices: list[Notice]) -> int:
-        """Sends the letters that may be sent now, those of keys with few in progress first; returns their number."""
+        """Sends the letters that may be sent now, beginning with keys that have few in progress; returns their
+        number."""
         owners = Counter(notice.owner for notice, _ in self._under_way.values())
         lanes = Counter(notice.lane for notice, _ in self._under_way.values())
         sent = 0
         for notice in sorted(notices, key=lambda notice: owners[notice.owner]):
             own, most = owners[notice.owner], PER_KEY if notice.owner else AT_ONCE
             full = own >= most or len(self._under_way) >= AT_ONCE
-            if (own and full) or lanes[notice.lane] >= PER_LANE:  # a key's first letter always goes
+            if (own and full) or lanes[notice.lane] >= PER_LANE:  # each key may always send one
                 continue
             owners[notice.owner] += 1
             lanes[notice.lane] += 1
@@ -128,7 +129,7 @@ class Courier:
     async def _deliver(self, notice: Notice) -> None:
         try:
             problem, final, silent = await self._attempt(notice)
-        except Exception as e:  # a faulty job must not delay the letters of others
+        except Exception as e:  # a faulty job must not delay other jobs' letters
             log.exception("webhook letter could not be written", job_id=notice.job_id)
             problem, final, silent = type(e).__name__, True, False
         line = problem and f"webhook not called for {notice.event!r} (try {notice.tries + 1}): {problem}"

@@ -258,7 +258,7 @@ def batch(file: Path, given: dict[str, Any], output: Target | None) -> Iterator[
                     raise Usage(f"{file}:{number}: {name}: must be plain text: {wrong}")
         typed = frozenset(values)
         if twice := _said_twice(values):
-            raise Usage(f"{file}:{number}: {twice[0]}: {twice[1]} is given too; one of the two")
+            raise Usage(f"{file}:{number}: {twice[0]}: {twice[1]} is given too; use only one of them")
         values = {ALIASES.get(k, k): v for k, v in values.items()}
         wanted = values.pop("output_format", None)
         path = folder / str(values.pop("output", f"{number:04}.{wanted or 'mp4'}"))
@@ -291,7 +291,7 @@ def _said_twice(values: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _check_types(request: GenerationRequest) -> None:
-    """Checks the types of a JSON line's values; those of options were checked by the command line's parser."""
+    """Checks the types of a JSON line's values; the command line's parser has checked the values of options."""
     numbers = ("num_frames", "width", "height", "fps", "interpolate_fps", "num_inference_steps", "seed")
     for name in numbers:
         value = getattr(request, name)

@@ -25,7 +25,7 @@ def clients(
     vendors: Annotated[
         list[str] | None, typer.Argument(metavar="API", help="fal, segmind, ...; by default all that are enabled.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="The server's URL; by default that of the settings.")] = None,
+    url: Annotated[str | None, typer.Option(help="The server's URL; by default the URL in the settings.")] = None,
     key: Annotated[str, typer.Option(help="An API key of the server.")] = KEY,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the README.")] = False,
 ) -> None:

@@ -169,7 +169,7 @@ def generate(
 
 
 def _say(message: str, style: str | None = None) -> None:
-    """Prints one line to stderr, unwrapped, because stderr may be a log file."""
+    """Prints one line to stderr without wrapping it, because stderr may be a log file."""
     from rich.console import Console
 
     Console(stderr=True).print(message, style=style, highlight=False, markup=False, soft_wrap=True)
@@ -233,7 +233,7 @@ def _engine(served: Served, settings: Settings) -> Engine:
 
     environment.prepare()
     try:
-        from pipelines.engine.generate import Engine  # imports torch, so not earlier
+        from pipelines.engine.generate import Engine  # slow: imports torch
         from pipelines.errors import GenerationError
     except (ImportError, OSError) as e:  # a library that torch needs is missing or has another version
         raise Usage(f"PyTorch cannot be imported: {' '.join(str(e).split())}; run `make setup`") from None

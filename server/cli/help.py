@@ -55,7 +55,7 @@ class Command(TyperCommand):
         except OSError as e:
             if e.errno != errno.ENAMETOOLONG:
                 raise
-            raise fail(f"{str(e.filename)[:80]}…: no file or folder has so long a name") from None
+            raise fail(f"{str(e.filename)[:80]}…: this name is too long for a file or folder") from None
 
     def get_params(self, ctx: Context) -> list[Parameter]:
         return _plain(super().get_params(ctx), ctx)
@@ -110,7 +110,7 @@ def with_examples(*lines: str) -> type[Command]:
 
 
 def _plain(params: list[Parameter], ctx: Context) -> list[Parameter]:
-    """Shows types as TEXT and N instead of `<str>`, and none for a switch."""
+    """Shows types as TEXT and N instead of `<str>`, and no type for a switch."""
     for param in params:
         if isinstance(param, TyperArgument):
             setattr(param, "display_type_rich", lambda ctx: None)  # noqa: B010  its name is enough
@@ -121,7 +121,7 @@ def _plain(params: list[Parameter], ctx: Context) -> list[Parameter]:
 
 
 def _add_defaults(params: list[Parameter]) -> None:
-    """Shows the setting's default for each flag that overrides a setting; the flag itself has none."""
+    """Shows the setting's default for each flag that overrides a setting; the flag itself has no default."""
     from server.settings import Settings
 
     for param in params:

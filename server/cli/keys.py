@@ -1,7 +1,7 @@
 """`cogvideox keys`: keys for clients, kept as hashes in the job table's database.
 
 Knows: the commands, the server's data folder, the output. Does not know: how keys are checked. The commands also work
-while the server is running, which notices a change within a second.
+while the server is running; the server notices a change within a second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def create(
         bool, typer.Option("--new", help="Create the data folder of a server that has never been started.")
     ] = False,
 ) -> None:
-    """Create a key; it is shown only once. A server that had no key accepts requests with a key only from then on."""
+    """Create a key; it is shown only once. After the first key, the server refuses requests without a key."""
     from server.jobs.store import Quota
 
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
@@ -61,7 +61,7 @@ def create(
     elif was_open:
         _say(f"The server of {_where(settings)} was open; from now on every request needs a key.")
     else:
-        _say(f"It is valid for the server of {_where(settings)}.")
+        _say(f"The key is valid for the server of {_where(settings)}.")
 
 
 @app.command("list")
@@ -82,7 +82,7 @@ def list_(data_dir: DataFolder = None) -> None:
         table.add_row(key.id, escape(key.name), _day(key.created_at), *limits, _day(key.revoked_at))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width: one line per key, for grep
+        console = Console(width=160)  # a pipe has no width, so each key gets one line
     console.print(table)
     typer.echo(_state(keys, settings))
 
@@ -118,7 +118,7 @@ def issued(settings: Settings) -> list[IssuedKey]:
 
 
 def counted(keys: Sequence[IssuedKey], settings: Settings) -> tuple[int, int]:
-    """The numbers of valid keys, including those of COGVIDEOX_API_KEYS, and of revoked keys."""
+    """The number of valid keys, including the keys of COGVIDEOX_API_KEYS, and the number of revoked keys."""
     revoked = sum(key.revoked_at is not None for key in keys)
     return len(settings.keys) + len(keys) - revoked, revoked
 
@@ -133,7 +133,7 @@ def _state(keys: Sequence[IssuedKey], settings: Settings) -> str:
     if valid:
         return f"{said}."
     return (
-        f"{said}: every request is rejected. `cogvideox keys create NAME` makes a key; deleting the revoked ones"
+        f"{said}: every request is rejected. `cogvideox keys create NAME` makes a key; deleting the revoked keys"
         " (`cogvideox keys delete ID`) opens the server to everybody on this machine."
     )
 

@@ -100,7 +100,7 @@ def add(
         typer.Argument(metavar="SOURCE", help="A file, a URL, or OWNER/NAME[/FILE] on the Hugging Face Hub."),
     ],
     name: Annotated[str | None, typer.Option(help="Name for the LoRA; the file's own by default.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Alpha, if the file lacks it or has it wrong.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Alpha, if it is missing or wrong in the file.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the file.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hugging Face Hub.")] = None,
     loras_dir: LorasDir = None,
@@ -139,7 +139,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     loras_dir: LorasDir = None,
 ) -> None:
-    """Show layout, rank, alpha and where it was found, base model, modules. Exit code 1 if it fits no model."""
+    """Show a LoRA's layout, rank, alpha and its source, base model and modules. Exit code 1 if it fits no model."""
     with _plainly():
         settings = _settings(loras_dir)
         path = _path(file, settings.lora_folder)

@@ -32,7 +32,7 @@ class Display:
         self._begun = clock()
         self._doing = label("load")
         self._latest: Progress | None = None
-        self._at = 0.0  # when the latest was reported
+        self._at = 0.0  # when `_latest` was reported
         self._ended = threading.Event()
         self._bar = Bar(
             TextColumn("{task.description}"),

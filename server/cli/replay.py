@@ -1,4 +1,4 @@
-"""`cogvideox replay`: makes a video again from the manifest inside it.
+"""`cogvideox replay`: makes a video again from the manifest in its file.
 
 Knows: options, the paths of a video's inputs, possible differences. Does not know: how a video is made.
 """
@@ -28,8 +28,12 @@ def replay(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
-    image: Annotated[Path | None, typer.Option(help="The image it was made from, if that was moved.")] = None,
-    video: Annotated[Path | None, typer.Option(help="The clip it was made from, if that was moved.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The image that the video was made from, if the image was moved.")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="The clip that the video was made from, if the clip was moved.")
+    ] = None,
     lora: Annotated[list[str] | None, typer.Option(help="LoRA files, in the original order.")] = None,
     upscaler: Annotated[Path | None, typer.Option(help="The upscaler's file, if one was used.")] = None,
     model: Annotated[str | None, typer.Option(help="Use another model than the manifest names.")] = None,

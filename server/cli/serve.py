@@ -40,7 +40,9 @@ def serve(
         bool | None, typer.Option("--tls", help="Serve https, with a certificate issued by this server.")
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Serve https with this certificate chain (PEM).")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM), if the chain lacks it.")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's private key (PEM), if not in the chain.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Start the server."""
@@ -62,7 +64,7 @@ def serve(
             tls_key=tls_key,
             log_level=log_level,
         )
-        from server.serve import serve as run  # imports the whole server, so not before the settings are checked
+        from server.serve import serve as run  # slow, so it comes after the check of the settings
 
         run(settings, on_ready=lambda url: _banner(url, settings), on_broken=_broken)
     except StartError as e:
@@ -95,12 +97,12 @@ def _banner(url: str, settings: Settings) -> None:
     for terms in sorted({checkpoint.terms for checkpoint in known if checkpoint.terms}):
         line(f"  {'licence':<15} {terms}")
     if trusted := authority(settings):
-        line("\nClients trust its certificate after")
+        line("\nClients trust the server's certificate after")
         for variable, clients in TRUST.items():
             line(f"  export {variable}={shlex.quote(str(trusted))}  # {clients}")
     if base.startswith("https://") and "fal" in settings.served_apis:
         there = base.removeprefix("https://")
-        line("\nfal's Python client comes here, without a change to the program, with")
+        line("\nfal's Python client uses this server, without a change to the program, with")
         line(f"  FAL_RUN_HOST={there}/run FAL_QUEUE_RUN_HOST={there}/queue")
     if served.is_demo:
         line()

@@ -59,7 +59,7 @@ def print_settings() -> None:
 
     from server.settings import Settings, variable
 
-    typer.echo("Settings: flags win over environment variables, and those over a .env file in the working directory.")
+    typer.echo("Settings: flags override environment variables, which override a .env file in the working directory.")
     console = Console(highlight=False)
     for topic, names in by_topic().items():
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=topic, title_justify="left")

@@ -1,7 +1,7 @@
 """`cogvideox weights`: list, pull, import, verify and find models, and RIFE's network.
 
 Knows: messages and exit codes (0 done; 1 a model is broken; 2 the request is invalid or fails, with one line on stderr;
-130 Ctrl-C). Does not know: how any of it is done (`weights.*`).
+130 Ctrl-C). Does not know: how the work is done (`weights.*`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _list(models_dir: Path) -> None:
         table.add_row(name, here_or_not, size_or_none or "?", licence, "frame interpolation", source)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width: one line per model, for grep
+        console = Console(width=160)  # a pipe has no width, so each model gets one line
     console.print(table)
     for terms in sorted({one.terms for one in CATALOG.values() if one.terms}):
         typer.echo(f"* {terms}")

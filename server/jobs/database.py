@@ -3,7 +3,8 @@
 Knows: how to set up a connection of either kind, and how to begin a transaction that excludes other writers. Does not
 know: what is written (`store.py`). Both accept the same SQLAlchemy Core statements.
 
-Connections with the execution option `immediate` begin such transactions: what they read stays valid until they commit.
+Connections with the execution option `immediate` begin such transactions: everything they read stays valid until they
+commit.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Database:
     _held: Connection | None = None  # its session holds the lock
 
     def hold(self) -> None:
-        """Takes the lock again if its session has ended. Raises OperationalError; DataDirBusy, at every later call too,
-        when another server has taken it."""
+        """Takes the lock again if its session has ended. Raises DataDirBusy, also at every later call, when another
+        server has taken the lock. Raises OperationalError when the database is unavailable."""
         if self.lost:
             raise DataDirBusy(self.lost)
         if not self.alone or self._still_holds():

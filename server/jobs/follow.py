@@ -79,7 +79,7 @@ class Follower:
 
     async def wait(self, job_id: str, timeout: float | None) -> Job:
         """Returns the job once it has ended, or in its state after `timeout` seconds. Raises KeyError for an unknown
-        one, Stopped."""
+        job, Stopped when the server stops."""
         with await self._reader(job_id, stream=False) as one:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -93,7 +93,8 @@ class Follower:
 
     async def follow(self, job_id: str) -> AsyncGenerator[Seen]:
         """Yields the job at once, after each change, after SILENCE seconds without a change, and last when it has
-        ended. The stream of a deleted job just ends. Raises KeyError for an unknown one, Stopped."""
+        ended. The stream of a deleted job just ends. Raises KeyError for an unknown job, Stopped when the server
+        stops."""
         with await self._reader(job_id, stream=True) as one:
             lines = 0
             while not one.gone:
@@ -209,8 +210,8 @@ class Follower:
 
 @dataclass
 class _News:
-    """The result of a poll. `job`: None when it was deleted. `position`: None when it was not queried; then that of
-    an earlier poll remains valid."""
+    """The result of a poll. `job`: None when it was deleted. `position`: None when this poll did not query it, and the
+    earlier position remains valid."""
 
     one: _Followed
     job: Job | None

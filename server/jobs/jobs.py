@@ -33,7 +33,7 @@ __all__ = ["Jobs", "Stopped"]
 
 log = structlog.get_logger()
 
-STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams: in total, and per key (per address without API keys)
+STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams: in total, and per key (on an open server, per address)
 PAGES, PAGES_PER_KEY = 4, 2  # lists of jobs or files at a time; they take more CPU time than other responses
 PAGE_WAIT = 60.0  # seconds that a list waits for other lists of its key
 WAITS, WAITS_PER_KEY = 2000, 200  # requests that wait for a job
@@ -90,7 +90,8 @@ class Jobs:
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
     def submit(self, request: GenerationRequest, order: Order) -> Job:
-        """Stores the job and returns it; or returns that of an earlier order with the same owner and idempotency name.
+        """Stores the job and returns it; or returns the job of an earlier order with the same owner and idempotency
+        name.
 
         The job's `plan` is preliminary for a request with an image or a clip, because only the worker reads these.
 
@@ -126,8 +127,8 @@ class Jobs:
         return request, resolve(request, model, others=others)
 
     def refuse(self, order: Order, error: JobError) -> Job:
-        """Stores a job that failed before it began, for clients that read the reason at the result's URL. It is kept
-        for at most a day. Raises QuotaExceeded, DiskFull.
+        """Stores a job that failed before it began, for clients that read the reason at the result's URL. The job is
+        kept for at most a day. Raises QuotaExceeded, DiskFull.
         """
         self._check_room()
         now = time.time()
@@ -159,11 +160,11 @@ class Jobs:
     def page(
         self, facade: str, owner: str, limit: int, after: Job | None = None, newest_first: bool = True
     ) -> list[Job]:
-        """At most `limit` jobs of this façade and owner, in that order, beginning after the job `after`."""
+        """At most `limit` jobs of this façade and owner, sorted by number, beginning after the job `after`."""
         return self._store.page(facade, owner, limit, after.number if after else None, newest_first)
 
     def delete(self, job: Job) -> None:
-        """Deletes a job and its files; its worker stops within a second or at the next step."""
+        """Deletes a job and its files; the job's worker stops within a second or at the next step."""
         job = self._store.cancel(job.id) or job
         self._store.delete(job.id)
         self._wake()
@@ -172,18 +173,18 @@ class Jobs:
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
         """Cancels a queued job at once, a running one (unless `only_queued`) within a transformer block. Returns the
-        job in its present state, None for an unknown one."""
+        job in its present state, None for an unknown job."""
         job = self._store.cancel(job_id, only_queued)
         self._wake()
         return job
 
     def position(self, job: Job) -> int:
-        """The number of queued jobs ahead of it; 0 for the next one, and for a job that is not queued."""
+        """The number of queued jobs ahead of this job; 0 for the next job, and for a job that is not queued."""
         return self._store.position(job.id)
 
     def expected(self, job: Job) -> float | None:
-        """Estimated seconds until the video is complete: the worker's estimate, otherwise one from the durations of the
-        model's latest videos and the queue. None without either."""
+        """Estimated seconds until the video is complete: the worker's estimate, otherwise an estimate from the
+        durations of the model's latest videos and the queue. None if neither exists."""
         running = job.status is Status.RUNNING
         if running and job.eta is not None:
             return job.eta
@@ -232,6 +233,6 @@ class Jobs:
         return job
 
     def follow(self, job_id: str) -> AsyncGenerator[Seen]:
-        """Yields the job now and after each change, until it ends or is deleted. Raises KeyError for an unknown one,
-        Stopped."""
+        """Yields the job now and after each change, until it ends or is deleted. Raises KeyError for an unknown job,
+        Stopped when the server stops."""
         return self._follower.follow(job_id)

@@ -1,6 +1,6 @@
 """The outbox of webhooks: a row for each event, written in the same transaction as the change that it reports.
 
-Knows: the pending events, their order. No event is lost, each is sent at least once.
+Knows: the pending events, their order. No event is lost: each is sent at least once.
 Does not know: HTTP, signatures, bodies.
 """
 
@@ -23,7 +23,7 @@ LANES = 16  # lanes per owner; a host that does not answer delays only the lette
 
 @dataclass(frozen=True)
 class Notice:
-    """An event of a job that its webhook has not received yet. `tries`: failed ones so far."""
+    """An event of a job that its webhook has not received yet. `tries`: failed tries so far."""
 
     id: int
     job_id: str
@@ -45,7 +45,7 @@ def announce(db: Connection, job_id: str, now: float, *events: str) -> None:
     for event in events:
         if event in job.webhook["events"] and not (event == "logs" and _waits(db, job_id, event)):
             first = select(webhooks.c.due_at).where(webhooks.c.job_id == job_id).order_by(webhooks.c.id).limit(1)
-            due_at = db.execute(first).scalar_one_or_none()  # not before an earlier letter of the job
+            due_at = db.execute(first).scalar_one_or_none()  # a letter waits for the job's earlier letters
             row = {"job_id": job_id, "event": event, "tries": 0, "due_at": now if due_at is None else due_at}
             host = host_of(job.webhook["url"])
             db.execute(insert(webhooks).values(lane=lane_of(job.owner, host), host=host, **row))
@@ -72,9 +72,10 @@ def _waits(db: Connection, job_id: str, event: str) -> bool:
 
 
 def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Notice]:
-    """For each lane the letter due longest, considering only the first letter of each job and none in `under_way`.
+    """For each lane, the letter that has been due longest. Only the first letter of each job counts; letters in
+    `under_way` do not.
 
-    Takes a few index look-ups per lane, however many letters are waiting in it.
+    The query needs a few index look-ups per lane, however many letters are waiting.
     """
     w = webhooks.c
     lanes = select(func.min(w.lane).label("lane")).cte("lanes", recursive=True)
@@ -94,7 +95,7 @@ def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Not
 
 
 def put_off(db: Connection, notice: Notice, until: float) -> None:
-    """Delays the letter and all later ones of its job."""
+    """Delays the letter and all later letters of its job."""
     db.execute(update(webhooks).where(webhooks.c.id == notice.id).values(tries=notice.tries + 1))
     db.execute(update(webhooks).where(webhooks.c.job_id == notice.job_id).values(due_at=until))
 

@@ -43,7 +43,7 @@ class JobReader:
     def page(
         self, facade: str, owner: str, limit: int, after: int | None = None, newest_first: bool = True
     ) -> list[Job]:
-        """At most `limit` jobs of this façade and owner, in that order, beginning after the job number `after`."""
+        """At most `limit` jobs of this façade and owner, sorted by number, from the job after number `after`."""
         query = select(jobs).where(jobs.c.facade == facade, jobs.c.owner == owner)
         if after is not None:
             query = query.where(jobs.c.n < after if newest_first else jobs.c.n > after)
@@ -52,7 +52,7 @@ class JobReader:
             return [to_job(row) for row in db.execute(query)]
 
     def position(self, job_id: str) -> int:
-        """The number of queued jobs ahead of it at present; 0 for a job that is not queued."""
+        """The present number of queued jobs ahead of this job; 0 for a job that is not queued."""
         with self._engine.connect() as db:
             return turns.ahead(db, job_id)
 
@@ -84,7 +84,7 @@ class JobReader:
             return [LogLine(*row) for row in db.execute(query)]
 
     def states(self, job_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """For each existing job, the columns that change while it runs, except large ones."""
+        """For each existing job, the columns that change while the job runs, except large columns."""
         query = select(jobs.c.id, *(jobs.c[name] for name in MOVING)).where(jobs.c.id.in_(job_ids))
         with self._engine.connect() as db:
             rows = db.execute(query).all()
@@ -92,12 +92,12 @@ class JobReader:
         return {job_id: {**state, "status": Status(state["status"])} for job_id, state in found.items()}
 
     def several(self, job_ids: Collection[str]) -> list[Job]:
-        """The jobs with these ids, without missing ones."""
+        """The jobs with these ids; skips ids that do not exist."""
         with self._engine.connect() as db:
             return [to_job(row) for row in db.execute(select(jobs).where(jobs.c.id.in_(job_ids)))]
 
     def positions(self, numbers: Collection[int]) -> dict[int, int]:
-        """Job number -> number of queued jobs ahead of it, for those of these jobs that are queued."""
+        """Job number -> number of queued jobs ahead of that job; contains only queued jobs."""
         with self._engine.connect() as db:
             return turns.ahead_of(db, numbers)
 
@@ -126,7 +126,7 @@ class JobReader:
         return {one["sha256"] for one in needed if one and one.get("sha256")}
 
     def unwanted(self, job_ids: Collection[str]) -> set[str]:
-        """The ids of those jobs that should stop: cancelled, deleted, or no longer running."""
+        """The ids, among these, of jobs that should stop: cancelled, deleted, or no longer running."""
         wanted = select(jobs.c.id).where(
             jobs.c.id.in_(job_ids), jobs.c.status == Status.RUNNING, jobs.c.cancel_requested.is_(False)
         )
@@ -134,6 +134,6 @@ class JobReader:
             return set(job_ids) - set(db.execute(wanted).scalars())
 
     def notices_due(self, under_way: Collection[int] = ()) -> list[outbox.Notice]:
-        """The webhook events to send now, at most one per lane, without those in `under_way`."""
+        """The webhook events to send now, at most one per lane, without the events in `under_way`."""
         with self._engine.connect() as db:
             return outbox.due(db, self._clock(), under_way)

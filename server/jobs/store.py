@@ -29,7 +29,7 @@ from server.jobs.reader import GOING, JobReader
 from server.jobs.tables import SCHEMA, job_events, jobs, metadata, to_job, to_row
 from server.media.artifact import Artifact
 
-MAX_LOG_LINES = 1000  # per job; later ones are dropped
+MAX_LOG_LINES = 1000  # per job; later lines are dropped
 LONGEST_LINE = 2000  # characters
 DAY = 86400.0  # seconds
 TURN_SECONDS = 5.0  # a write waits at most this long for other writes of this process
@@ -79,9 +79,9 @@ class JobStore(JobReader):
     def submit(self, job: Job, limit: int | None = None, quota: Quota = NO_QUOTA, owners: Collection[str] = ()) -> Job:
         """Stores `job` and returns it; or returns the job of an earlier call with the same idempotency name.
 
-        Raises IdempotencyConflict, QuotaExceeded; for a queued job QueueFull, when `limit` others are waiting or its
-        owner has its full share of the queue among `owners`. Deletes the owner's oldest failed and cancelled jobs above
-        MOST_ENDED.
+        Raises IdempotencyConflict, QuotaExceeded; for a queued job also QueueFull, when `limit` other jobs are waiting
+        or the owner has used its share of the queue among `owners`. Deletes the owner's oldest failed and cancelled
+        jobs above MOST_ENDED.
         """
         with self._writing() as db:
             if job.idempotency is not None and (earlier := self._earlier(db, job)) is not None:
@@ -126,8 +126,8 @@ class JobStore(JobReader):
             db.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
-        """Cancels a queued job at once; marks a running one to stop, unless `only_queued`; an ended one stays as is.
-        Returns the job, None for an unknown one."""
+        """Cancels a queued job at once; marks a running one to stop, unless `only_queued`; an ended job stays as it is.
+        Returns the job, None for an unknown job."""
         with self._writing() as db:
             queued = and_(jobs.c.id == job_id, jobs.c.status == Status.QUEUED)
             ended = {"status": Status.CANCELLED, "cancel_requested": True, "finished_at": self._clock()}
@@ -190,8 +190,7 @@ class JobStore(JobReader):
         return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
-        """Sets any of request, plan, stage, step, steps, share, eta, memory. Ignores a share lower than the present
-        one."""
+        """Sets any of request, plan, stage, step, steps, share, eta, memory. Ignores a share below the stored one."""
         if "share" in values:
             share = values["share"]
             values["share"] = case((jobs.c.share > share, jobs.c.share), else_=share)
@@ -236,7 +235,7 @@ class JobStore(JobReader):
         return to
 
     def requeue_running(self) -> list[Job]:
-        """Puts every running job back into the queue, or cancels it if it is marked to stop; returns the queued ones.
+        """Puts every running job back into the queue, or cancels it if it is marked to stop; returns the queued jobs.
         The caller must hold the data folder's lock, so that no worker can be running a job."""
         with self._writing() as db:
             found = [to_job(row) for row in db.execute(select(jobs).where(jobs.c.status == Status.RUNNING))]
@@ -265,7 +264,7 @@ class JobStore(JobReader):
     def notice_put_off(
         self, notice: outbox.Notice, seconds: float, problem: str, for_host: Sequence[float] = ()
     ) -> None:
-        """`for_host`: the host did not answer, so its other letters are delayed too, by these seconds."""
+        """`for_host`: if the host did not answer, delays in seconds for the other letters to it, by number of tries."""
         with self._writing() as db:
             outbox.put_off(db, notice, self._clock() + seconds)
             outbox.put_off_host(db, notice, self._clock(), for_host)
@@ -297,8 +296,9 @@ class JobStore(JobReader):
 
 
 def _asked(job: Job) -> tuple[Any, ...]:
-    """What must be equal in two requests with the same idempotency name. Files are compared by hash, because the memo
-    does not contain them whole; memo names with a leading underscore concern only the response and are left out."""
+    """The values that must be equal in two requests with the same idempotency name. Files are compared by hash, because
+    the memo does not contain them whole; memo names with a leading underscore concern only the response and are left
+    out."""
     media = job.request.image, job.request.video
     memo = {name: value for name, value in job.memo.items() if not name.startswith("_")}
     return job.endpoint, memo, [one and one.sha256 for one in media]

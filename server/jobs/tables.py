@@ -23,7 +23,7 @@ from pipelines.request import GenerationRequest
 from server.jobs.job import Job, JobError, Status, Webhook
 from server.media.artifact import Artifact
 
-SCHEMA = 5  # raise it with every change of a column or of the JSON in one; tables of another schema are refused
+SCHEMA = 5  # increase with every change of a column or its JSON; tables of another schema are refused
 
 metadata = MetaData()
 
@@ -59,7 +59,7 @@ jobs = Table(
     Column("priority", Integer, nullable=False),
     Column("keep_seconds", Float),
     Column("webhook", JSON(none_as_null=True)),
-    Column("idempotency", String),  # the client's name for a request, so that a retry makes no second job
+    Column("idempotency", String),  # the client's name for a request, so that a retry does not create a second job
     Column("start_by", Float),
     Column("end_by", Float),
     Column("share", Float, nullable=False),  # the part of the work that is done; never decreases
@@ -83,7 +83,7 @@ job_events = Table(
     Column("message", String, nullable=False),
 )
 
-# each key's last turn, as a count of claims; the lowest is next
+# each key's last turn, counted in claims; the key with the lowest number is next
 turns = Table("turns", metadata, Column("owner", String, primary_key=True), Column("served", Integer, nullable=False))
 
 api_keys = Table(

@@ -1,8 +1,9 @@
-"""The order of the queue: which job is next, how many are ahead of another, and how much of the queue a key may fill.
+"""The order of the queue: which job is next, how many jobs are ahead of a job, and how much of the queue a key may
+fill.
 
-Jobs with the highest priority come first; among them, those of the key with the fewest running jobs; then of the key
-served longest ago; then its oldest job.
-Knows: the rows needed for that. Does not know: transactions, what happens to a job afterwards.
+Jobs with the highest priority come first. Among them, the key with the fewest running jobs is next; among equal keys,
+the key served longest ago. A key's oldest job comes first.
+Knows: the rows that decide the order. Does not know: transactions, what happens to a job afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from server.errors import QueueFull
 from server.jobs.job import Status
 from server.jobs.tables import jobs, turns
 
-# queued jobs of at least `priority`, per priority and owner: their number, the first, how many are numbered below `n`
+# queued jobs of at least `priority`, per priority and owner: number of jobs, lowest job number, jobs numbered below `n`
 WAITING = (
     select(
         jobs.c.priority,
@@ -44,7 +45,7 @@ def waiting(db: Connection) -> Counter[str]:
 def check_share(waiting: Mapping[str, int], owner: str, limit: int, owners: Collection[str]) -> None:
     """Raises QueueFull when `owner` may not add a job to a queue of `limit` places.
 
-    An owner with waiting jobs may add another while it has fewer of them than there are unreserved free places. One
+    An owner with waiting jobs may add another while its waiting jobs are fewer than the unreserved free places. One
     place is reserved for each of the other `owners` without a waiting job, in total at most half of the queue. A single
     owner may use the whole queue.
     """
@@ -80,7 +81,7 @@ def taken(db: Connection, owner: str) -> None:
 
 
 def ahead(db: Connection, job_id: str) -> int:
-    """The number of queued jobs ahead of it at present; 0 for a job that is not queued."""
+    """The present number of queued jobs ahead of this job; 0 for a job that is not queued."""
     queued = jobs.c.id == job_id, jobs.c.status == Status.QUEUED
     own = db.execute(select(jobs.c.n, jobs.c.priority, jobs.c.owner).where(*queued)).one_or_none()
     if own is None:
@@ -92,7 +93,7 @@ def ahead(db: Connection, job_id: str) -> int:
 
 
 def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
-    """Job number -> number of jobs ahead of it, for those of these jobs that are queued."""
+    """Job number -> number of jobs ahead of that job; contains only queued jobs."""
     place = func.row_number().over(partition_by=(jobs.c.priority, jobs.c.owner), order_by=jobs.c.n).label("place")
     queued = select(jobs.c.n, jobs.c.priority, jobs.c.owner, place).where(jobs.c.status == Status.QUEUED).subquery()
     found = db.execute(select(queued).where(queued.c.n.in_(numbers))).all()
@@ -108,7 +109,7 @@ def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple
     each owner the number of running jobs and its last turn."""
     found = rank + sum(row.waiting for row in waiting if row.priority > own.priority)
     mine = (*turn.get(own.owner, (0, 0)), own.n)
-    for row in waiting:  # keys take turns: by then, each other key has had as many turns as this one, or one more
+    for row in waiting:  # keys take turns: before this job, each other key has as many turns as this key, or one more
         if row.priority == own.priority and row.owner != own.owner:
             comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
             found += min(row.waiting, rank + comes_first)

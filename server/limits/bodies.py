@@ -72,7 +72,7 @@ class Bodies:
 
 
 class Share:
-    """The bytes of `bodies` that one request has reserved."""
+    """The bytes that one request has reserved in `bodies`."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies

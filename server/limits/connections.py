@@ -38,7 +38,8 @@ class Connections:
         self._exempt = exempt
         self._open = 0
         self._of: Counter[str] = Counter()
-        # in the order in which they began to wait: connections without any request so far, and those that have had one
+        # waiting connections, oldest first: connections without any request so far, and connections between two
+        # requests
         self._silent: dict[Waiting, None] = {}
         self._kept_alive: dict[Waiting, None] = {}
         self._events: Counter[str] = Counter()

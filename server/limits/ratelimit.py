@@ -48,7 +48,7 @@ class Limiter:
             self._seen.move_to_end(who)
 
     def _forget(self, now: float) -> None:
-        """Drops callers whose period is over, and the least recent ones above MOST_CALLERS."""
+        """Drops callers whose period is over, and the least recent callers above MOST_CALLERS."""
         while self._seen:
             who, times = next(iter(self._seen.items()))
             if times and times[-1] > now - self._seconds and len(self._seen) <= MOST_CALLERS:

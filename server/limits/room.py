@@ -1,7 +1,7 @@
 """Limits the disk space that clients' files take, checked while they are being written.
 
-Knows: the minimum of free space, the limits, what each API key stored recently and what is being written now.
-Does not know: what the files are, where they are stored. Every method may be called from any thread.
+Knows: the minimum of free space, the limits, the recent files of each API key, the bytes being written now. Does not
+know: what the files are, where they are stored. Every method may be called from any thread.
 
 An API key is identified by its tag, the prefix of the keys of all its files.
 """
@@ -23,7 +23,7 @@ from server.errors import DiskFull, StorageQuotaExceeded
 TAG = 8  # characters
 SLOT = 600.0  # seconds; the granularity at which bytes are counted by time
 HOUR, DAY = 3600.0, 86_400.0
-LEAST = 16 * 2**10  # bytes; a smaller file counts as this, because it takes inodes and blocks too
+LEAST = 16 * 2**10  # bytes; a smaller file counts as this many, because it takes inodes and blocks too
 LOOK_BYTES = 4 * 2**20  # the free space is checked again after this many bytes, or after LOOK_SECONDS
 LOOK_SECONDS = 1.0
 Counted = tuple[str, int, bool, float]  # the arguments of `Room.note`
@@ -67,7 +67,7 @@ class Tally:
         self._slots[tag][int(at // SLOT)] += size
 
     def sum(self, tag: str | None, now: float) -> int:
-        """The bytes of that tag; None means all tags."""
+        """The bytes of this tag; None means all tags."""
         first = int((now - self._seconds) // SLOT)
         total = 0
         for one in list(self._slots) if tag is None else [tag]:
@@ -99,7 +99,7 @@ class Room:
     @contextmanager
     def growing(self, tag: str, *, again: bool = False) -> Iterator[Callable[[int], None]]:
         """Yields a function to call with the number of bytes before writing them; they count for this key until the
-        block ends. `again`: the bytes copy files that count already, so only the free disk space is checked.
+        block ends. `again`: the bytes are a copy of files that already count, so only the free disk space is checked.
 
         The function raises StorageQuotaExceeded, DiskFull.
         """
@@ -125,7 +125,8 @@ class Room:
                     del self._growing[tag]
 
     def note(self, tag: str, size: int, brought: bool, at: float | None = None) -> None:
-        """Counts a stored file: an upload (`brought`) or a result. A negative `size` means that it was removed."""
+        """Counts a stored file: an upload (`brought`) or a result. A negative `size` means that the file was
+        removed."""
         with self._lock:
             self._note(tag, size, brought, self._clock() if at is None else at)
             if self._news is not None:
@@ -144,8 +145,8 @@ class Room:
 
     @contextmanager
     def recount(self) -> Iterator[Callable[[Iterable[Counted]], None]]:
-        """Yields a function that replaces the counts by those of all existing files, given as arguments of `note`.
-        Files noted while these are being listed count in any case."""
+        """Yields a function that replaces the counts by the sums of all existing files, given as arguments of `note`.
+        Files that are noted during the listing also count."""
         with self._lock:
             self._news = []
 
@@ -184,6 +185,6 @@ class Room:
 
 
 def tag_of(owner: str) -> str:
-    """The prefix of the keys of that owner's files; on a server without API keys, all files share one."""
+    """The prefix of the keys of this owner's files; on a server without API keys, all files share one."""
     digest = hashlib.blake2b(owner.encode(), digest_size=6, person=b"artifacts").digest()
     return base64.urlsafe_b64encode(digest).decode()

@@ -34,7 +34,7 @@ class Shares:
 
     @contextmanager
     def held(self, key: str) -> Iterator[None]:
-        """Holds a place for the duration of the block. Raises TooManyAtOnce when the key may not have another one."""
+        """Holds a place for the duration of the block. Raises TooManyAtOnce when the key may not have another place."""
         if not self._has_room(key):
             raise TooManyAtOnce(self._limit(key), self._what)
         self._held[key] += 1

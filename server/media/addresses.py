@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 NAT64 = IPv6Network("64:ff9b::/96")
 TEREDO = IPv6Network("2001::/32")
-# ranges that `is_global` counts as public, and that must not be called all the same
+# ranges that `is_global` counts as public, but that must not be called
 REFUSED_V4 = (
     IPv4Network("192.0.0.0/24"),  # protocol assignments
     IPv4Network("192.88.99.0/24"),  # 6to4 relays

@@ -14,9 +14,9 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 PIECE = 16 * 2**10  # bytes to parse between two checks of the CPU time
-CPU_SECONDS = 0.02  # to parse a response, plus CPU_PER_MIB for each MiB of it; an ordinary one takes a tenth of that
+CPU_SECONDS = 0.02  # to parse a response, plus CPU_PER_MIB for each MiB of it; usually a tenth is enough
 CPU_PER_MIB = 0.01
-MESSAGES = 10  # a response and the 1xx responses before it
+MESSAGES = 10  # per connection: a response, and the 1xx responses before it
 SPARE = 2**20  # bytes of heads and chunk sizes, in addition to twice the size of the body
 
 
@@ -25,7 +25,7 @@ class TooMuchWork(aiohttp.ClientError):
 
 
 class Answer(ResponseHandler):
-    """A connection that is cut when parsing its response takes too much work."""
+    """A connection that is cut when the parsing of its response takes too much CPU time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -54,7 +54,7 @@ class Answer(ResponseHandler):
 
     def _cut(self) -> None:
         self._is_cut = True
-        error = TooMuchWork("the answer takes too much work")
+        error = TooMuchWork("parsing the response takes too much work")
         self.set_exception(error)
         if self._payload is not None:  # makes the reader of the body fail too
             self._payload.set_exception(error)

@@ -49,7 +49,7 @@ OTHER = "application/octet-stream"
 @dataclass(frozen=True)
 class Limits:
     """`keep_seconds`: for files without an expiry of their own. Limits in bytes: `size` for all files, `size_per_owner`
-    for those of one API key, `brought_per_owner` for its uploads that never expire. None: no limit."""
+    for the files of one API key, `brought_per_owner` for its uploads that never expire. None: no limit."""
 
     keep_seconds: float | None = None
     size: int | None = None
@@ -96,7 +96,7 @@ class Artifacts:
         return Artifact(key, media_type, file_name, len(data))
 
     def adopt(self, file: Path, key: str, name: str, media_type: str, *, keep_seconds: float | None = None) -> Artifact:
-        """Stores a copy of a client's `file`. A name without a known extension gets that of the media type.
+        """Stores a copy of a client's `file`. A name without a known extension gets the extension of the media type.
 
         Raises DiskFull, FileExistsError, OSError.
         """
@@ -123,12 +123,12 @@ class Artifacts:
         return stored.until is not None and stored.until <= self._clock()
 
     def expires_at(self, key: str) -> float | None:
-        """Unix seconds; None for a file that never expires or does not exist."""
+        """The file's expiry in unix seconds; None for a file that never expires or does not exist."""
         stored = self._storage.find(key) if KEY.fullmatch(key) else None
         return None if stored is None or stored.until == FOR_EVER else stored.until
 
     def sweep(self, limits: Limits = NO_LIMITS, others: Callable[[], Iterable[Counted]] = tuple) -> int:
-        """Removes expired files, then the oldest ones while a limit is exceeded; returns the number removed.
+        """Removes expired files, then the oldest files while a limit is exceeded; returns the number of removed files.
 
         Evicts results without an explicit expiry first, then uploads and files with one. `others` returns files stored
         elsewhere that count as uploads. Raises StorageDown.
@@ -171,7 +171,7 @@ class Artifacts:
         return {stored.key for stored in self._storage.all() if stored.name}
 
     def read(self, artifact: Artifact) -> bytes:
-        """Raises FileNotFoundError for a removed file, StorageDown."""
+        """Raises FileNotFoundError for a removed file, and StorageDown."""
         return self._storage.read(artifact.key, artifact.file_name)
 
     @contextmanager
@@ -260,7 +260,7 @@ def headers_of(name: str) -> dict[str, str]:
         "content-type": f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type,
         "content-disposition": f'{how}; filename="{name}"',
         "x-content-type-options": "nosniff",
-        "cache-control": "private, max-age=3600",  # not longer, because files expire
+        "cache-control": "private, max-age=3600",  # files expire, so caches must ask again
     }
 
 

@@ -55,9 +55,9 @@ def wanted(headers: Headers, tag: str, modified: float, size: int) -> Wanted:
 
 
 def ranges_of(asked: str, size: int) -> list[Part] | None:
-    """The parts of a file that a Range header names; an empty list when they are all beyond its end.
+    """The parts of a file that a Range header names; an empty list when all are beyond the file's end.
 
-    None for a header to ignore: empty, malformed, in another unit than bytes, or with too many ranges.
+    None for a header that must be ignored: empty, malformed, in another unit than bytes, or with too many ranges.
     """
     unit, _, specs = asked.partition("=")
     listed = [spec for part in specs.split(",") if (spec := part.strip(" \t"))]

@@ -15,7 +15,7 @@ from server.limits.room import Writable
 from server.limits.steps import steps
 from server.media.outbound import DownloadFailed, TooLarge
 
-ESCAPES = 100_000  # percent escapes in a data: URI; one in base64 has next to none
+ESCAPES = 100_000  # percent escapes in a data: URI; a base64 URI has almost none
 HEAD = 8192  # the comma of a data: URI must be within this many characters
 SPACE = b" \t\n\r\v\f"
 STANDARD = bytes.maketrans(b"-_", b"+/")

@@ -29,7 +29,7 @@ QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time: in total, per key, wa
 SLOW_PROCESSES = 6  # slow checks at a time for any number of keys, because each takes up to 1.5 GiB
 SECONDS = 60.0  # of real time; the inspector itself limits its CPU time
 KEPT = QUICK[0]  # idle inspectors
-USES = 200  # after so many checks an inspector is replaced
+USES = 200  # checks after which an inspector is replaced
 
 
 class TooSlow(Exception):
@@ -69,14 +69,14 @@ class Inspectors:
             raise MediaUnreadable(answer.get("code") or code, answer["error"])
 
     async def lora(self, path: Path, owner: str, config: Path | None = None, alpha: float | None = None) -> None:
-        """Checks that the file is a LoRA and fits the transformer of that config.json. Raises LoraError, QueueFull."""
+        """Checks that the file is a LoRA and fits the transformer of this config.json. Raises LoraError, QueueFull."""
         task = {"check": "lora", "path": str(path), "alpha": alpha, "config": None if config is None else str(config)}
         answer = await self._answer(owner, {**task, "code": None})
         if "error" in answer:
             raise LoraError(answer["error"])
 
     def slow_turn(self, owner: str) -> AbstractAsyncContextManager[None]:
-        """A turn for processing an untrusted file with another program. Raises QueueFull."""
+        """A context manager: waits for a turn to process an untrusted file with another program. Raises QueueFull."""
         return self._slow.turn(owner)
 
     async def program(self, command: Sequence[str], seconds: float) -> tuple[int, bytes, bytes]:

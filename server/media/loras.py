@@ -6,7 +6,7 @@ of the task. Does not know: vendors' error shapes, adapters.
     style   owner/name   owner/name/file.safetensors   https://…/style.safetensors   data:…
     https://huggingface.co/owner/name/resolve/main/file.safetensors, which means owner/name/file.safetensors
 
-Any of them but `data:` may end with `#sha256=<hex>&alpha=<number>`: the hash that the file must have (the pin), and the
+Any form except `data:` may end with `#sha256=<hex>&alpha=<number>`: the hash that the file must have (the pin), and the
 alpha for a file that does not contain one. A LoRA from a URL is fetched once, and again only when `fresh` is set or the
 pin differs.
 """
@@ -78,11 +78,12 @@ class Loras:
     async def take(
         self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
     ) -> Lora:
-        """Finds or fetches the file and checks by its header that it fits the model. `owner`: of the API key.
+        """Finds or fetches the file and checks by its header that it fits the model. `owner`: the owner name of the API
+        key.
 
         Raises RequestError and MediaError that name `field`; DiskFull, QueueFull.
         """
-        async with self._turns_of_keys.turn(owner):  # before the file's own lock, which other keys may need too
+        async with self._turns_of_keys.turn(owner):  # before the file's lock, which other keys may need
             return await self._take(value, scale, task, field, fresh, owner)
 
     async def _take(self, value: str, scale: float, task: Task, field: str, fresh: bool, owner: str) -> Lora:
@@ -156,7 +157,7 @@ class Loras:
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
                 size = file.tell()
-            room.note_fetched(tag, size)  # counts for a day, even when the file was stored before
+            room.note_fetched(tag, size)  # counts for a day, even if the file is already stored
             return await self._keep(Path(name), note, pin, owner)
         except TooLarge as e:
             raise MediaError(field, "file_too_large", e.message, max_size=self._most) from None
@@ -197,8 +198,8 @@ class Loras:
         return path
 
     async def _keep(self, came: Path, note: Path | None, pin: str | None, owner: str) -> Path:
-        """Stores the received file under its hash. Raises LoraError for a file that is not a LoRA or not the pinned
-        one."""
+        """Stores the received file under its hash. Raises LoraError for a file that is not a LoRA or does not match the
+        pin."""
         sha256 = await asyncio.to_thread(lora_file.digest, came)
         if pin not in (None, sha256):
             raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")
@@ -237,7 +238,7 @@ class Loras:
         return path
 
     async def _checked(self, path: Path, pin: str | None, alpha: float | None, task: Task, owner: str) -> str:
-        """Returns its SHA-256. Raises LoraError unless it matches the pin and fits the model of the task."""
+        """Returns its SHA-256. Raises LoraError unless the file matches the pin and fits the model of the task."""
         model = self._models.get(task)  # None: `Jobs.submit` reports it
         config = None if model is None else model.folder / "transformer" / "config.json"
         if config is not None and not config.is_file():  # the model's folder is gone, and its jobs will report that
@@ -274,7 +275,7 @@ def _parsed(value: str, field: str) -> tuple[str, str | None, float | None]:
     if len(value) > LENGTH:
         raise RequestError(field, f"must have at most {LENGTH} characters")
     name, _, said = value.strip().partition("#")
-    if "=" not in said and SCHEME.match(name):  # a page's fragment
+    if "=" not in said and SCHEME.match(name):  # an ordinary URL fragment, not options
         return name, None, None
     try:
         return name, *lora_file.options(said)

@@ -34,7 +34,7 @@ class Names:
         self._look_ups = Shares("name look-ups", AT_ONCE, PER_KEY)
 
     def of(self, owner: str) -> AbstractResolver:
-        """The resolver for that key's transfers."""
+        """The resolver for this key's transfers."""
         return _Resolver(self, owner)
 
     async def look_up(self, owner: str, host: str, port: int, family: int) -> list[Any]:

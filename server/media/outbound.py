@@ -54,7 +54,7 @@ class Unreachable(DownloadFailed):
 
 
 class Outbound:
-    """Use from one event loop only. `allowed(address)`: whether that IP address may be called. `owner`: the owner name
+    """Use from one event loop only. `allowed(address)`: whether this IP address may be called. `owner`: the owner name
     of the API key; slow hosts and name servers of one key do not delay others."""
 
     def __init__(self, allowed: Callable[[str], bool] = is_public, seconds: float = SECONDS) -> None:
@@ -145,7 +145,7 @@ class Outbound:
             auto_decompress=False,  # decompressing a tiny response could take as long as a whole file
             timeout=aiohttp.ClientTimeout(total=None),  # `asyncio.timeout` covers name look-ups and redirects too
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,  # no proxy from the environment may dial in our place
+            trust_env=False,  # a proxy would connect without our address check
             headers={"user-agent": "cogvideox-server", "accept-encoding": "identity"},
             max_line_size=16384,
         )

@@ -19,7 +19,7 @@ from server.media.storage import KEY, StorageDown
 from server.media.uploads import Uploads
 
 RECORD = re.compile(rf"(?:file-)?({KEY.pattern})(?:\.json)?")
-LEFT_SECONDS = 86_400.0  # how long inputs of ended jobs, parts of unfinished uploads and torn files are kept
+LEFT_SECONDS = 86_400.0  # how long inputs of ended jobs, parts of unfinished uploads and incomplete files are kept
 REFUSED_SECONDS = 86_400.0  # how long the table keeps jobs that were refused before they began
 SELDOM = 3600.0  # seconds between two sweeps of old jobs and records
 LORA_SECONDS = 30 * 86_400.0  # how long a LoRA fetched from a URL is kept after its last use

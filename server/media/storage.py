@@ -1,4 +1,5 @@
-"""The storage of files: each under its own key, with or without an expiry. A port, and its local folder.
+"""The storage of files: each under its own key, with or without an expiry. The interface `Storage`, and its
+implementation in a local folder.
 
 Knows: how to store a file completely or not at all, and how to send it. Does not know: who may download it, how long
 results are kept.
@@ -56,13 +57,14 @@ class Storage(Protocol):
     """Every method may be called from any thread, may be slow, and may raise StorageDown."""
 
     def put(self, key: str, name: str, content: bytes | Path, until: float | None, headers: Mapping[str, str]) -> None:
-        """`headers`: to send the file with later. Raises DiskFull, FileExistsError (the key is taken), OSError."""
+        """`headers`: sent with every download of the file. Raises DiskFull, FileExistsError (the key is taken),
+        OSError."""
 
     def find(self, key: str) -> Stored | None:
         """The file with that key, expired or not."""
 
     def all(self) -> Iterator[Stored]:
-        """All files. The `name` of an incomplete one is empty."""
+        """All files. The `name` of an incomplete file is empty."""
 
     def read(self, key: str, name: str) -> bytes:
         """Raises FileNotFoundError."""

@@ -175,7 +175,7 @@ class Passed(StreamingResponse):
         try:
             await super().stream_response(send)
         except StorageDown:
-            return  # without the last message the connection is cut
+            return  # the response is incomplete, so the connection is cut
 
 
 def _client_options() -> ClientConfig:

@@ -27,7 +27,7 @@ from server.media.storage import KEY
 UPLOAD_BYTES = 256 * 2**20
 TOO_LARGE = f"the file is larger than {UPLOAD_BYTES // 2**20} MiB"
 MAX_PARTS = 10_000  # the highest part number
-MOST_PARTS = 1000  # parts of one upload; limited because all are listed whenever another arrives
+MOST_PARTS = 1000  # parts of one upload; limited, because every new part lists all others
 PART_NAME = re.compile(r"[1-9]\d{0,4}")
 EMPTY = "the upload is empty: no byte of the file arrived"
 OVER = "this upload is finished, or was never begun"
@@ -103,7 +103,7 @@ class Uploads:
             digest = await _write(chunks, file, UPLOAD_BYTES - there, grow)
             await asyncio.to_thread(copy_atomically, Path(file.name), folder / str(number))
             self.room.note(key[:TAG], file.tell(), brought=True)
-        # parts written at the same time were counted without each other
+        # simultaneous writers of parts do not see each other's part
         if await asyncio.to_thread(_size_of_parts, folder) > UPLOAD_BYTES:
             (folder / str(number)).unlink(missing_ok=True)
             raise UploadTooLarge(TOO_LARGE)
@@ -184,7 +184,7 @@ def _make_room_for_part(folder: Path, number: int) -> int:
 
 
 def _size_of_parts(folder: Path, but: int | None = None) -> int:
-    """Bytes of all parts, without the part `but`."""
+    """Bytes of all parts except the part `but`."""
     return sum(p.stat().st_size for p in folder.iterdir() if PART_NAME.fullmatch(p.name) and p.name != str(but))
 
 

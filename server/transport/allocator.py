@@ -12,8 +12,8 @@ _BLOCK_BYTES = 2**17  # less than the decoded size of one base64 piece of `serve
 
 
 def return_large_blocks() -> None:
-    """Makes glibc return freed blocks above 128 KiB at once. By default it raises that threshold up to 32 MiB and keeps
-    a pool per thread. Does nothing on other systems."""
+    """Makes glibc return freed blocks above 128 KiB at once. By default glibc raises that threshold up to 32 MiB and
+    keeps a pool per thread. Does nothing on other systems."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # musl has no mallopt
             libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Compressed request bodies: decompressed in small pieces before the app reads them.
+"""Decompresses request bodies in small pieces before the app reads them.
 
 Knows: gzip, deflate. Does not know: what a body holds or how large it may be. The reader counts the bytes it gets, so a
 decompression bomb never takes more memory than any other body.
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.limits.bodies import BodyTooLarge
 
 PIECE = 64 * 2**10  # bytes to pass on before the event loop gets a turn
-MOST_MEMBERS = 100  # members of one gzip body, because each needs its own decompressor
+MOST_MEMBERS = 100  # members of one gzip body; limited, because each needs its own decompressor
 TAKEN = "gzip, deflate"
 WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's `wbits`
 RAW = -15

@@ -19,7 +19,7 @@ BACKLOG = 2048
 AT_ONCE = 100  # connections to accept before the event loop gets a turn
 HANDSHAKE_SECONDS = 10.0
 REFUSED_SECONDS = 1.0  # time for the client to read the refusal: closing the socket at once would lose it
-MOST_REFUSED = 32  # refused clients at a time that get an answer; further ones are closed without one
+MOST_REFUSED = 32  # refused clients at a time that get an answer; further connections are closed without an answer
 RETRY_SECONDS = 0.2  # pause after running out of file descriptors
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -143,8 +143,8 @@ class Beginning:
         self._task.cancel()
 
     def _leave(self) -> None:
-        """Counts the connection as closed, once only: whether a protocol is notified of a failed handshake depends on
-        the event loop."""
+        """Counts the connection as closed, but only once, because not every event loop notifies a protocol of a failed
+        handshake."""
         if not self._left:
             self._left = True
             self._connections.leave(self._address)

@@ -26,13 +26,13 @@ MAX_HEADERS = 200
 FREE_CHUNKS = 1000  # chunks of any size in one body; further ones must hold CHUNK_BYTES on average
 CHUNK_BYTES = 64
 SLICE = 32 * 2**10  # bytes to parse at a time
-HEAD_SECONDS = 10.0  # from the first byte of a head (of a new connection: from its beginning) to the end of the head
+HEAD_SECONDS = 10.0  # for a head, from its first byte or, on a new connection, from the connection's beginning
 BODY_SECONDS = 20.0  # for a body, plus one second for every BODY_RATE bytes received
 BODY_RATE = 500.0
 STALL_SECONDS = 30.0  # without receiving a byte of a body
 UNREAD_SECONDS = 60.0  # without the client reading a byte of its response
 LINGER_SECONDS = 30.0  # how long to read and discard what the client still sends after its response
-LINGER_PAUSE = 5.0  # seconds without a byte after which that ends
+LINGER_PAUSE = 5.0  # seconds without a byte after which LINGER_SECONDS end early
 LINGER_BYTES = 256 * 2**20
 KEPT_BODY = 64 * 2**10  # bytes of an unread body that are read to keep the connection usable
 
@@ -176,7 +176,7 @@ def _of_absolute(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> h1
 
 
 class Closing:
-    """A transport whose `close` calls the protocol's, which may first have to discard data that is still arriving."""
+    """A transport whose `close` calls `close` of the protocol, which may first discard data that is still arriving."""
 
     def __init__(self, transport: asyncio.Transport, protocol: Http) -> None:
         self._transport = transport
@@ -237,7 +237,7 @@ class Http(H11Protocol):
         self._follow()
 
     def _follow(self) -> None:
-        """Notes what is being read, and since when."""
+        """Notes whether a head or a body is being read, and since when."""
         state = self.conn.their_state
         if state is h11.IDLE:
             self.all.wait(self, kept_alive=self.cycle is not None)

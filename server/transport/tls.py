@@ -34,7 +34,7 @@ VENDOR_HOSTS = (
     *("api.replicate.com", "api.openai.com"),
 )
 LIFE = timedelta(days=800)  # some clients reject certificates that are valid for more than 825 days
-RENEW = timedelta(days=200)  # before it expires; long, because a certificate is checked only when the server starts
+RENEW = timedelta(days=200)  # before expiry; long, because a certificate is checked only when the server starts
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def given(settings: Settings) -> Certificate | None:
 
 
 def issued(settings: Settings, now: datetime | None = None) -> Certificate:
-    """A certificate of our own authority, for all names of this server; creates either if missing. Raises StartError.
+    """Returns a certificate of our own authority, for all names of this server; creates the authority and the
+    certificate if missing. Raises StartError.
 
     The caller must hold the data folder's lock: two servers would create two authorities.
     """

@@ -47,7 +47,11 @@ from server.workers.snapshots import Snapshots, sampling_of
 
 STRIKES = 3  # deaths of workers after which the job counts as their cause
 WRITE_EVERY = 0.5  # seconds between two writes of progress
-UNEXPECTED = ("model_error", "internal", "out_of_memory")  # messages to log; those of other codes may quote the request
+UNEXPECTED = (
+    "model_error",
+    "internal",
+    "out_of_memory",
+)  # codes whose messages are logged; other messages may quote the request
 
 log = structlog.get_logger()
 
@@ -111,7 +115,7 @@ class Attempt:
         self._pool.pause(*self.key)
 
     def excuse_silence(self) -> None:
-        """Restarts the measurement of silence; for a time when reports were not read."""
+        """Restarts the measurement of silence, after a time when reports were not read."""
         self._heard_at = self._clock()
 
     def tick(self, unwanted: bool) -> None:

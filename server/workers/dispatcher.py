@@ -1,8 +1,9 @@
 """The loop that hands queued jobs to workers, and workers' reports to the attempts.
 
 Knows: the job table, the pool, that the database may be unavailable. Does not know: clients, HTTP, what a report means
-(`attempt.py`). Only the dispatcher claims jobs and uses the pool. It is a thread of the API process and shares only the
-table and `wake` with it (without `wake` it looks every POLL seconds), so it could become a separate process.
+(`attempt.py`). Only the dispatcher claims jobs and uses the pool. The dispatcher is a thread of the API process and
+shares only the table and `wake` with it (without `wake` the thread looks every POLL seconds), so the dispatcher could
+become a separate process.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Dispatcher:
                 self._until_done(self._claim)
                 self._turn()
             self._pause_all()
-        except DataDirBusy as e:  # another server owns the jobs now, including those that ran here
+        except DataDirBusy as e:  # another server now owns all jobs, including the jobs that ran here
             log.error("dispatcher stopped", reason=e.message)
             self._pool.close(f"{e.message}; start this one again when that one has stopped")
             return

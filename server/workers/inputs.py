@@ -34,8 +34,8 @@ def packed(request: GenerationRequest) -> tuple[GenerationRequest, dict[InputFil
 
 
 def _packed_lora(path: Path) -> tuple[str, dict[InputFile, Path]]:
-    """The LoRA's name, which ends with its file name because messages and manifests show that; and its files, including
-    the ones next to it that determine its alpha."""
+    """Returns a name for the LoRA and its files, including files beside it that determine its alpha. The name ends with
+    the LoRA's file name, because messages and manifests show that part."""
     digests = {}
     for file in (path, *lora_file.beside(path)):
         with suppress(OSError):

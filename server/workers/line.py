@@ -30,7 +30,7 @@ class Line:
         self._heard: queue.Queue[Any] = queue.Queue(UNHEARD)
         self._to_say: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = False
-        self.ended = False  # no message will follow those that can be taken now
+        self.ended = False  # no further message will arrive
         self.nonsense = ""  # the type of the error that ended the line; "" if the other side just closed it
         self._reader = threading.Thread(target=self._read, name="line, reading", daemon=True)
         self._writer = threading.Thread(target=self._write, name="line, writing", daemon=True)

@@ -46,9 +46,9 @@ class Slot:
         self.process: SpawnProcess | None = None
         self.line: Line | None = None
         self.run: Run | None = None
-        self.doing = "while starting"  # what the process is doing, to report when it dies
+        self.doing = "while starting"  # what the process is doing, for the report of its death
         self.killed = False  # by this server
-        self.refusal: str | None = None  # why it cannot start, as the process reported
+        self.refusal: str | None = None  # the process's own reason why it cannot start
         self.error: str | None = None
         self.restarts = 0
         self.failed_starts = 0  # consecutive deaths before the process was ready
@@ -56,7 +56,7 @@ class Slot:
 
 
 class LocalPool:
-    """One worker on each of `devices`, otherwise as in `spec`. `clock`: monotonic seconds."""
+    """Runs one worker on each of `devices`, otherwise as in `spec`. `clock`: monotonic seconds."""
 
     def __init__(self, spec: WorkerSpec, devices: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -70,7 +70,7 @@ class LocalPool:
     # -- from any thread ------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nothing waits
+        with contextlib.suppress(OSError):  # full: a wake is pending already; closed: nobody waits
             self._nudge.send(b"!")
 
     def workers(self) -> list[WorkerInfo]:
@@ -194,7 +194,7 @@ class LocalPool:
             slot.line.say(message)
 
     def _listen(self, slot: Slot) -> list[Report]:
-        """The reports received so far, including the last ones of a worker that has died."""
+        """The reports received so far, including the last reports of a worker that has died."""
         line, process = slot.line, slot.process
         if line is None or process is None:
             return []
@@ -265,7 +265,7 @@ def remedy(why: str) -> str:
 
 
 def doing(event: Event) -> str | None:
-    """What a worker does after this event, to report when it dies; None for an event that does not tell."""
+    """What a worker does after this event, for the report of its death; None for an event that does not show this."""
     match event:
         case Stage(name):
             return f"during {name}"

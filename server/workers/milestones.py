@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.events import Progress
 
 LINES = 10  # the maximum per stage
-EVERY = 2.0  # seconds between two lines of a stage other than sampling, at least
+EVERY = 2.0  # minimum seconds between two lines of a stage other than sampling
 
 
 class Milestones:
@@ -13,8 +13,8 @@ class Milestones:
         self._latest: dict[str, tuple[int, float]] = {}  # stage -> units done and time at its last line
 
     def passed(self, progress: Progress, now: float) -> bool:
-        """Whether this report gets a line. The last unit of a stage always does, and the first one too in stages other
-        than sampling. Call once per report."""
+        """Whether this report gets a line. The last unit of a stage always gets one; so does the first unit of a stage
+        other than sampling. Call once per report."""
         done, at = self._latest.get(progress.stage, (0, 0.0))
         sampling = progress.stage == "denoise"
         parts = LINES if sampling else LINES - 1  # one line is for the first unit

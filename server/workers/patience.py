@@ -1,4 +1,4 @@
-"""How long to wait for a worker: until a silent one counts as hanging, and until a cancelled one is killed.
+"""How long to wait for a worker: until a silent worker counts as hanging, and until a cancelled worker is killed.
 
 Pure: no clock, no process.
 """
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from pipelines.events import Progress
 
-CANCEL_GRACE = 10.0  # seconds that a cancelled worker may take to stop before it is killed, at least
-STEPS_GRACE = 3.0  # and at least this many times its slowest step so far
+CANCEL_GRACE = 10.0  # minimum seconds that a cancelled worker gets to stop before it is killed
+STEPS_GRACE = 3.0  # a cancelled worker also gets at least this many times its slowest step so far
 SILENT_STEPS = 10.0  # while sampling, a silence of this many times the slowest step counts as hanging
-STEP_SILENCE = 120.0  # but never before this many seconds
-STAGE_GRACE = 300.0  # seconds, if no step was measured: loading, encoding and decoding do not check for cancellation
+STEP_SILENCE = 120.0  # minimum seconds of silence that count as hanging
+STAGE_GRACE = 300.0  # seconds to stop if no step is measured: only sampling checks for cancellation
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The interface between the dispatcher and the workers, wherever these run.
 
-`local_pool` implements it with processes on this machine.
+`local_pool` implements this interface with processes on this machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """`restarts`: how often its process has died. `error`: why it could not start, until it is ready."""
+    """`restarts`: how often the worker's process has died. `error`: why it could not start, until it is ready."""
 
     device: str
     state: WorkerState
@@ -33,7 +33,8 @@ class WorkerInfo:
 
 
 class Pool(Protocol):
-    """Use from the dispatcher's thread; only `wake`, `workers`, `broken` and `remedy` may be called from others."""
+    """Use from the dispatcher's thread; only `wake`, `workers`, `broken` and `remedy` may be called from other
+    threads."""
 
     def wake(self) -> None:
         """Makes a waiting `reports` return."""
@@ -46,7 +47,7 @@ class Pool(Protocol):
         ...
 
     def remedy(self) -> str:
-        """A hint to append to `broken` for the operator; empty when there is none."""
+        """A hint for the operator, which follows the text of `broken`; may be empty."""
         ...
 
     def start(self) -> None: ...

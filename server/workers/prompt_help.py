@@ -60,7 +60,8 @@ class Helper:
         return self.always or request.prompt_help
 
     def better(self, request: GenerationRequest, stop: Callable[[], bool] = lambda: False) -> GenerationRequest | None:
-        """The request with a better prompt, or with a note why it has none; None when `stop()` became true first."""
+        """The request with a better prompt, or with a note that says why the prompt is unchanged; None when `stop()`
+        became true first."""
         try:
             prompt = self._ask(request.prompt, request.task is Task.I2V, stop)
         except HelpFailed as e:

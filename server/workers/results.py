@@ -1,6 +1,6 @@
 """The files of a result: the video, its poster, and the manifest, which describes how it was generated.
 
-Knows: their names. Does not know: jobs, when a result counts.
+Knows: the files' names. Does not know: jobs, when a result is accepted.
 """
 
 from __future__ import annotations

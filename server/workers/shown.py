@@ -13,7 +13,7 @@ def without_paths(text: str) -> str:
 
 
 def shown(model: str, code: str, message: str) -> str:
-    """The message of a failed job for its client; details about a faulty model are for the operator only."""
+    """The message of a failed job for its client; only the operator sees details about a faulty model."""
     if code == "model_error":
         return f"the model {model} does not work on this server; its log says why"
     return without_paths(message)

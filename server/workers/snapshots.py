@@ -30,7 +30,7 @@ class Snapshots:
         write_atomically(self._folder / job_id, data)
 
     def read(self, job_id: str, sampling: str) -> bytes | None:
-        """The job's own snapshot, otherwise that of a finished job with the same sampling."""
+        """The job's own snapshot, otherwise the snapshot of a finished job with the same sampling."""
         for path in (self._folder / job_id, self._finished / sampling):
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -63,12 +63,12 @@ def sampling_of(job: Job) -> str:
     """The key of the job's latents, as far as the server knows it; the engine's own key also covers the weights.
 
     The plan of a job with an image or a clip is preliminary until a worker has read the file, so the key includes the
-    requested size and length. The prompt is the request's, which may have been reworded after planning.
+    requested size and length. The prompt comes from the request, because it may have been reworded after planning.
     """
     request = job.request
     source = request.image or request.video
     asked = [] if source is None else [request.width, request.height, request.num_frames, request.duration]
     try:
         return sampling_key({**(job.plan or {}), "prompt": request.prompt}, {"asked": asked})
-    except KeyError:  # no plan, or that of an older version: no other job's latents fit
+    except KeyError:  # no plan, or a plan of an older version: no other job's latents fit
         return job.id

@@ -112,8 +112,8 @@ def events(
     helper: Helper | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Iterator[Event]:
-    """Reworded if prompt help is wanted, the engine's events, then Failed, Cancelled or Paused if it ended without
-    Finished.
+    """Yields Reworded if prompt help is wanted, then the engine's events, and at the end Failed, Cancelled or Paused if
+    the engine has not yielded Finished.
 
     `inputs`: the folder with the run's input files. `progress`: called with reports of the engine at moments when it
     cannot yield."""
