@@ -1,6 +1,6 @@
 """Timed requests to one of our servers.
 
-Only as much HTTP as that server needs, because a client library would cost more time than the response.
+It implements only the HTTP that this server needs, because a client library would cost more time than the response.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ LATER_STEPS, LATER_SECONDS = 60, 110.0  # all sections after the pairs: their st
 
 
 class Bench:
-    """One session: a model, a plan, and the results so far."""
+    """One benchmark session: a model, a plan, and the results so far."""
 
     def __init__(self, kind: Kind, device: torch.device, scale: Scale, steps: int, short: int, budget: float) -> None:
         self.begin = time.monotonic()
@@ -85,7 +85,7 @@ class Bench:
     # -- the sections ---------------------------------------------------------------------------------------------
 
     def warm_up(self) -> dict[str, Any]:
-        """Unmeasured runs, so that kernels are chosen, memory is reserved and ffmpeg is in the page cache."""
+        """Run both paths unmeasured, so that kernels are chosen, memory is reserved and ffmpeg is in the page cache."""
         begin = time.perf_counter()
         with scratch() as folder:
             self.run_plain(2, folder)
@@ -142,7 +142,7 @@ class Bench:
         }
 
     def out_of_memory(self) -> dict[str, Any]:
-        """Run with too little memory for the first rung: does the video finish, and is it the same?"""
+        """Run with too little memory for the first rung, to see whether the video finishes and stays the same."""
         high, low = self.peaks.get(LADDER[0]), self.peaks.get(Rung("model", True))
         limit = None
         if self.device.type == "cuda":

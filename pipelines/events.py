@@ -28,8 +28,8 @@ class Stage:
 class Progress:
     """`done` of `total` units of a stage: sampling steps, decoder calls, frames.
 
-    `share`: part of the whole video's work that is done, 0 to below 1, never falling. `eta`: estimated seconds until
-    the video is complete, None before the first estimate. Stages from "decode" on overlap.
+    `share`: part of the whole video's work that is done; it is at least 0 and below 1, and never falls. `eta`:
+    estimated seconds until the video is complete, None before the first estimate. Stages from "decode" on overlap.
     """
 
     stage: StageName
@@ -85,7 +85,7 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class Paused:
-    """Stopped, to be resumed from the latest Snapshot."""
+    """The run stopped and will be resumed from the latest Snapshot."""
 
 
 @dataclass(frozen=True)

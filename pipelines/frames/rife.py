@@ -27,13 +27,14 @@ from weights import record
 from weights.interpolation import SUFFIXES
 
 _GET = "get flownet 4.25 of Practical-RIFE (any of 4.6 to 4.26 will do, except 4.14.lite)"
-NEAR_ENOUGH = 1 / 32  # of the time between two frames, for a network that only draws middles
+NEAR_ENOUGH = 1 / 32  # share of the time between two frames; for a network that only draws the middle frame
 _PLANES = {24: 5, 52: 13}  # lastconv channels -> planes used after the shuffle: flow 4, mask 1, carried features 8
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The network's shape, from its state dict: numbers of channels; `scales` divide the image's size in each block."""
+    """The network's shape according to its state dict: numbers of channels, and the factor in `scales` that divides the
+    image's size in each block."""
 
     widths: tuple[int, ...]
     out: int
@@ -49,7 +50,8 @@ class Shape:
 
     @property
     def middle_only(self) -> bool:
-        """All blocks are equal: this project's small network, which draws the middle of two frames at any time."""
+        """All blocks are equal. This is this project's small network, which draws the middle frame whatever time is
+        given."""
         return len(set(self.widths)) == 1 and not self.features
 
 
@@ -92,7 +94,8 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """`x` [N, C, H, W] looked up where `flow` [N, 2, H, W] (x, y in pixels) points; the border repeats outside."""
+    """`x` [N, C, H, W] sampled at the positions to which `flow` [N, 2, H, W] (x, y in pixels) points; outside, the
+    border repeats."""
     h, w = x.shape[2:]
     grid_x = torch.linspace(-1, 1, w, device=x.device).expand(h, w) + flow[:, 0] / ((w - 1) / 2)
     grid_y = torch.linspace(-1, 1, h, device=x.device)[:, None].expand(h, w) + flow[:, 1] / ((h - 1) / 2)
@@ -140,8 +143,9 @@ class IFNet(nn.Module):
         return torch.cat((frame, self.encode(frame)), 1) if self.shape.features else frame
 
     def forward(self, frame0: Tensor, frame1: Tensor, timestep: float | Tensor) -> Tensor:
-        """The frame [N, 3, H, W] at time `timestep` (0..1; a number, or one for each of N) between two of any size, in
-        0..1. A network that only draws middles halves the interval until it is near enough.
+        """The frame [N, 3, H, W] at time `timestep` (0..1; a number, or one for each of N) between two frames of any
+        size, in 0..1. A network that only draws the middle frame halves the interval until the middle is near enough to
+        the time.
 
         `interpolate` encodes each frame of a clip once; this encodes both.
         """
@@ -177,7 +181,7 @@ class IFNet(nn.Module):
         return guess.merged()
 
     def guesses(self, a: Tensor, b: Tensor, t: float) -> Iterator[Guess]:
-        """The guess after each block; training uses all of them."""
+        """Yield the guess after each block; training uses all guesses."""
         time = a.new_full((a.shape[0], 1, *a.shape[2:]), t)
         flow, mask, carried = None, a.new_zeros(()), a.new_zeros(())
         warped = (a, b)
@@ -198,8 +202,9 @@ class IFNet(nn.Module):
 def build(state_dict: Mapping[str, Tensor]) -> IFNet:
     """The network of a state dict, on the CPU in float32, for inference.
 
-    Accepts the prefixes `module.` and `flownet.`, `blocks.N.` for `blockN.`, and drops training-only parts.
-    ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite and anything else; the message names what to get instead.
+    It accepts the prefixes `module.` and `flownet.` and the name `blocks.N.` for `blockN.`, and drops parts that only
+    training needs. ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite and anything else; the message names a supported
+    version.
     """
     tensors = dict(_canonical({str(k): v for k, v in state_dict.items()}))
     try:
@@ -214,7 +219,8 @@ def build(state_dict: Mapping[str, Tensor]) -> IFNet:
 def load(path: str | Path, device: str | torch.device) -> IFNet:
     """`build` from a .safetensors, .pkl, .pth or .pt file, on `device`. Never unpickles code.
 
-    ValueError for another extension, a file that is not a dict of tensors, or as `build`; OSError if unreadable.
+    Raises ValueError for another extension, a file that is not a dict of tensors, and in the cases of `build`; OSError
+    if unreadable.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -267,7 +273,7 @@ def _read_shape(tensors: Mapping[str, Tensor]) -> Shape:
         raise ValueError(f"these are RIFE 4.14.lite weights (grouped convolutions), which are not supported; {_GET}")
     encoder = [kernels[name] for name in (f"encode.{k}.weight" for k in range(10)) if name in kernels]
     width, features = (encoder[0][0], encoder[-1][1]) if encoder else (0, 0)
-    # 4.25.lite: only this tells its scales
+    # only this distinguishes 4.25.lite, which has other scales
     five = (32, 16, 8, 4, 1) if widths[-1] == 24 else (16, 8, 4, 2, 1)
     return Shape(widths, out, len(encoder), width, features, (8, 4, 2, 1) if count == 4 else five)
 
@@ -299,8 +305,8 @@ def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]
 def interpolate(net: IFNet, frames: Iterable[Tensor], source_fps: float, target_fps: float) -> Iterator[Tensor]:
     """Frames [3, H, W] in 0..1 at one rate -> at another, as `plan` says; same dtype and device, as they come.
 
-    Frames that lie at a wanted time pass through untouched. Two frames are held at a time, each encoded once.
-    ValueError for rates <= 0 or frames that are not [3, H, W].
+    Frames that lie at a wanted time pass through untouched. Only two frames are held at a time, and each is encoded
+    once. ValueError for rates <= 0 or frames that are not [3, H, W].
     """
     return _interpolate(net, frames, _step(source_fps, target_fps))
 

@@ -1,7 +1,7 @@
 """`python -m pipelines.frames.rife_check FILE [TARGET]`: checks RIFE weights before they are used.
 
-With TARGET it also writes them there as safetensors. A process of its own, because reading weights needs torch, which
-the server does not import.
+With TARGET it also writes the weights there as safetensors. It is a separate process, because reading weights needs
+torch, which the server does not import.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def convert(file: Path, target: Path) -> str:
 
 
 def described(shape: Shape) -> str:
-    """The version, as far as the shape tells it."""
+    """The versions that have this shape."""
     if shape.middle_only:
         return "no RIFE's, but shaped like the small network that ships"
     encoder = (shape.encoder_width, shape.features)

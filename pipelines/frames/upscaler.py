@@ -1,4 +1,4 @@
-"""Enlarge frames with a network: Real-ESRGAN and the others that spandrel loads.
+"""Enlarge frames with a network: It supports Real-ESRGAN and the other networks that spandrel loads.
 
 A frame that does not fit the device is enlarged tile by tile. `pipelines.frames.fit` then brings it to the exact size.
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from weights import record
 
 TILE = 512  # pixels per side of the input
-SMALLER = (512, 256, 128)  # when the device's memory is too small for more
+SMALLER = (512, 256, 128)  # tile sizes if the device's memory is too small for whole frames
 OVERLAP = 32  # pixels that neighbouring tiles share
 SUFFIXES = (".safetensors", ".pth")
 
@@ -50,7 +50,7 @@ class Upscaler:
     def __call__(self, frame: Tensor) -> Tensor:
         """uint8 [3, H, W] -> uint8 [3, H * scale, W * scale], on the network's device.
 
-        Raises torch.OutOfMemoryError when even the smallest tile is too much.
+        Raises torch.OutOfMemoryError if even the smallest tile is too large.
         """
         picture = frame[None].to(self._device, self._dtype) / 255
         while True:
@@ -105,7 +105,7 @@ def _ramp(length: int, width: int, like: Tensor) -> Tensor:
 def load(path: str | Path, device: torch.device) -> Upscaler:
     """Load a .safetensors or .pth file, in half precision on a GPU if the network supports it.
 
-    ValueError, naming the file or the package, when that fails; OSError if the file is missing.
+    Raises ValueError, which names the file or the package, if that fails; OSError if the file is missing.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
