@@ -19,7 +19,7 @@ KEY_VERSION = 2  # increase it when the same plan gives different latents, or wh
 
 @dataclass(frozen=True)
 class Note:
-    """One change to a request: The request had `asked` in `field`, but the run uses `used`, because of `reason`."""
+    """One change to a request: the request has `asked` in `field`, but the run uses `used`, because of `reason`."""
 
     field: str
     asked: Any

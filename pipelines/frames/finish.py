@@ -64,9 +64,9 @@ def finish(
 ) -> Iterator[np.ndarray]:
     """uint8 [T, 3, H, W] of the model's size -> uint8 [1, H, W, 3] of the file's, at the file's length and rate.
 
-    Interpolation comes before plain resizing, because it costs less on small frames and large videos need no more
-    memory. An upscaler comes before both, because it costs a hundred times as much as interpolation and should see only
-    the model's own frames; interpolation then holds two frames of the file's size.
+    Interpolation comes before plain resizing, because it costs less that way and large videos need no more memory. An
+    upscaler comes before both, because it costs a hundred times as much as interpolation and should see only the
+    model's own frames; interpolation then holds two frames of the file's size.
     """
     frames: Iterator[torch.Tensor] = (frame for chunk in chunks for frame in chunk)
     interpolated = plan.video.interpolate_fps is not None and net is not None

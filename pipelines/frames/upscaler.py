@@ -1,4 +1,4 @@
-"""Enlarge frames with a network: It supports Real-ESRGAN and the other networks that spandrel loads.
+"""Enlarge frames with Real-ESRGAN or another network that spandrel loads.
 
 A frame that does not fit the device is enlarged tile by tile. `pipelines.frames.fit` then brings it to the exact size.
 

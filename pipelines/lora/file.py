@@ -60,7 +60,7 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class LoraFile:
-    """The header of a complete safetensors file at the time of reading. `metadata` is from its header."""
+    """A complete safetensors file at the time of reading. `metadata` is from its header."""
 
     path: Path
     shapes: dict[str, Shape]
