@@ -167,7 +167,7 @@ def place_of(scene: Scene) -> tuple[int, int]:
 def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
     """A sentence like a user's: unknown words, and only some of the scene's attributes.
 
-    "A golden retriever" is an object of that colour, of any shape, and differs from its background even "on a beach",
+    "A golden retriever" is an object of golden colour and any shape. It differs from its background even "on a beach",
     which has the same colour.
     """
 

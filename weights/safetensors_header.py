@@ -20,7 +20,7 @@ TENSORS = 20_000
 DIMENSIONS = 8
 NAME_LENGTH = 500  # characters
 METADATA_ENTRIES = 10_000
-_DIGITS = 20  # maximum of a number; 2**64 has 20
+_DIGITS = 20  # maximum digits of a number; 2**64 has 20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _WIDTHS |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 

@@ -31,9 +31,7 @@ _HEAD = 2**16  # bytes; the boxes before the samples are within them
 _LAYOUTS = {"RGB": ("rgb24", "rgb48le"), "RGBA": ("rgba", "rgba64le")}  # for 8 bits and for more, by Pillow's mode
 _PIXEL = {"rgb24": 3, "rgba": 4, "gray16le": 2, "rgb48le": 6, "rgba64le": 8}  # bytes
 _GRID = re.compile(rb"infe[\2\3].{7,9}grid", re.DOTALL)  # an AVIF whose image is made of tiles
-_TURNS = re.compile(
-    rb"(\0\0\0\x09)(irot|imir)"
-)  # an AVIF's rotation, which ffmpeg applies to tiles even with -noautorotate
+_TURNS = re.compile(rb"(\0\0\0\x09)(irot|imir)")  # an AVIF's rotation; ffmpeg rotates tiles even with -noautorotate
 _EIGHT_BITS = b"pixi\0\0\0\0\3\x08"  # in an AVIF: each of the three colour channels has 8 bits
 _PREMULTIPLIED = b"\0\0\0\x0eprem"  # an AVIF's colours are multiplied by its transparency
 _MATRICES = (0, 1, 4, 5, 6, 7, 9)  # numbers of H.273; swscale does not know the others
@@ -165,9 +163,7 @@ def _mapped(samples: _Samples, codes: Codes, shrink: int) -> Image.Image | None:
                 for strip in samples.strips:
                     fed.append(len(strip))
                     pipe.write(strip)
-                pipe.write(
-                    bytes(-sum(fed) % (samples.row * rows))
-                )  # fills up the last strip to the height of the others
+                pipe.write(bytes(-sum(fed) % (samples.row * rows)))  # fills up the last strip
 
         feeder = threading.Thread(target=feed)
         feeder.start()

@@ -3,11 +3,12 @@
 On one machine, equal frames and an equal manifest give equal bytes: bit-exact muxing, no dates, fixed thread counts.
 
     MP4   H.264 High 4:2:0 crf 18, BT.709, moov first. Sizes are even, because H.264 4:2:0 works in pairs of pixels and
-    is the only format that every browser plays. The last column or row of an odd frame is repeated, as `coded_width`
-    and `coded_height` say. (MP4's `clap` box could hide it again, but browsers ignore that, and ffmpeg rounds it down
-    and cuts a line off.) WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact GIF   one palette for the whole video,
-    which loops for ever. ffmpeg keeps the video in memory until the palette is known: 4 bytes per pixel, 68 MB for 49
-    frames of 720x480
+          is the only format that every browser plays. The last column or row of an odd frame is repeated, as
+          `coded_width` and `coded_height` say. (MP4's `clap` box could hide it again, but browsers ignore that, and
+          ffmpeg rounds it down and cuts a line off.)
+    WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact.
+    GIF   One palette for the whole video, which loops for ever. ffmpeg keeps the video in memory until the palette is
+          known: 4 bytes per pixel, 68 MB for 49 frames of 720x480.
 """
 
 from __future__ import annotations
