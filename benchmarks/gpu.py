@@ -47,8 +47,8 @@ BUDGET = 510.0  # seconds for everything except imports
 QUICK_BUDGET = 240.0
 RUNG_STEPS = 3
 # Estimates, in steps of the plain pipeline and in seconds. They only decide which sections to skip when time is short:
-DECODE_STEPS = 4  # a decode and the work around it
-LATER_STEPS, LATER_SECONDS = 60, 110.0  # all sections after the pairs: their steps, and the time to move weights
+DECODE_STEPS = 4  # decoding and the work around it
+LATER_STEPS, LATER_SECONDS = 60, 110.0  # all sections after the pairs: their steps, and the seconds to move weights
 
 
 class Bench:
@@ -186,7 +186,7 @@ class Bench:
         return self.budget - (time.monotonic() - self.begin)
 
     def attempt(self, name: str, work: Callable[[], T], seconds: float = 0.0) -> T | None:
-        """`work`'s result; None if fewer than `seconds` are left or after an error, both recorded in `errors`."""
+        """`work`'s result; None after an error or if fewer than `seconds` are left; `errors` records both."""
         if self.left() < seconds:
             self.errors[name] = f"not measured: {self.left():.0f} s of {self.budget:.0f} s left, {seconds:.0f} needed"
             self.say(f"{name}: {self.errors[name]}")

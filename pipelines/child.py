@@ -76,7 +76,7 @@ def verdict(module: str, *files: Path, seconds: float) -> tuple[str | None, str]
     if done.returncode == 0:
         return None, done.stdout.strip()
     if done.returncode != REFUSED:
-        return "cannot be read: the process that tried has died", ""
+        return "cannot be read: the process that read it has died", ""
     return done.stdout.strip().removeprefix(f"{files[0].name} "), ""
 
 

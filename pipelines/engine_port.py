@@ -1,6 +1,7 @@
-"""The port between worker and engine: what a worker needs from an engine, and what an engine is made from.
+"""The interface between worker and engine: the methods that a worker calls, and the settings from which an engine is
+built.
 
-Knows: plain data and one method's signature. Does not know: torch, processes, the engine that fills it
+Knows: plain data and one method's signature. Does not know: torch, processes, the engine that implements it
 (`pipelines.engine.generate.Engine`).
 """
 

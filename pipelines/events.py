@@ -1,7 +1,7 @@
 """The engine's events, in order: Started, then Stage / Progress / Snapshot / Log, then Finished.
 
-Plain data that pickles and crosses a process or a network. A worker turns the exception that ended a run into `Failed`,
-`Cancelled` or `Paused`, and yields `Reworded` first when it has changed the prompt.
+Plain data that can be pickled and sent to another process or machine. A worker turns the exception that ended a run
+into `Failed`, `Cancelled` or `Paused`, and yields `Reworded` first when it has changed the prompt.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _size(
             "size",
             f"{asked_w}x{asked_h}",
             f"{even[0]}x{even[1]}",
-            f"MP4 needs an even width and height, such as {even[0]}x{even[1]}; WebM and GIF take odd ones",
+            f"MP4 needs an even width and height, such as {even[0]}x{even[1]}; WebM and GIF can have odd sizes",
         )
         asked_w, asked_h = even
     if rule.accepts(asked_w, asked_h):

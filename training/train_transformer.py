@@ -5,7 +5,7 @@ gets latents. One model is trained for both tasks: without an image its extra in
 gives the text-to-video model.
 
 Sources: v-prediction, Salimans & Ho, arXiv 2202.00512; a schedule that ends in pure noise (`rescale_betas_zero_snr`),
-Lin et al., arXiv 2305.08891; Muon as in `muon`, but PyTorch's own.
+Lin et al., arXiv 2305.08891; Muon, with the source given in `muon`, but PyTorch's own implementation.
 """
 
 from dataclasses import dataclass

@@ -92,7 +92,7 @@ class Engine:
             yield Log(str(note))
         if upscaler is not None:
             yield Log(
-                f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the size asked for"
+                f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the requested size"
             )
         run = Run(request, plan, clips, clock, interpolator, upscaler, saver or Saver(), Meter(progress))
         effort.prepare(run, self._speeds)
@@ -232,7 +232,7 @@ def pick_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise GenerationError("model_error", f"device {device!r} is none of auto, cpu, cuda, cuda:N") from None
+        raise GenerationError("model_error", f"device {device!r} is not auto, cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
         raise GenerationError("model_error", f"device {device!r} is not there")
     return chosen

@@ -70,6 +70,6 @@ class Networks:
                 "interpolate_fps",
                 rate,
                 "frames drawn by the small network that ships with this project",
-                "RIFE's own draws better: `cogvideox weights import` takes its flownet file",
+                "RIFE's own network gives better results: import its flownet file with `cogvideox weights import`",
             ),
         )

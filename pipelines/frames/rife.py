@@ -1,7 +1,7 @@
 """Frame interpolation with RIFE: from any frame rate to any other, keeping the original frames.
 
-The network is one of the IFNet family 4.6 to 4.26; the shapes in its state dict tell which. Scene cuts are not handled,
-because a generated clip has none.
+The network is one of the IFNet family 4.6 to 4.26; the shapes in its state dict show the version. Scene cuts are not
+handled, because a generated clip has none.
 
 The architecture is Practical-RIFE's, (c) hzwer and contributors, MIT License,
 https://github.com/hzwer/Practical-RIFE. The method: Huang et al., "Real-Time Intermediate Flow Estimation for Video
@@ -234,7 +234,7 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
     except OSError:
         raise
     except pickle.UnpicklingError as e:  # torch's own message advises to load it anyway
-        raise ValueError(f"{path.name} is not a pickle of plain tensors; nothing else is read: it may be code") from e
+        raise ValueError(f"{path.name} is not a pickle of plain tensors, and other pickles may contain code") from e
     except Exception as e:  # another kind of file may fail in any way
         raise ValueError(f"{path.name} is not a file of tensors: {str(e) or type(e).__name__}") from e
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
@@ -290,10 +290,11 @@ def draws(source_fps: float, target_fps: float) -> bool:
 
 
 def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]]:
-    """The place of each new frame among `n`: (i, t) is `t` of the way from frame i to i + 1; t = 0 is frame i itself.
+    """The positions of the new frames among `n` source frames: (i, t) lies between frames i and i + 1, at the fraction
+    t.
 
-    floor((n - 1) * target / source) + 1 places: from the first frame on, none past the last. ValueError for n < 1 or
-    rates <= 0.
+    There are floor((n - 1) * target / source) + 1 positions, from the first frame on and none after the last.
+    ValueError for n < 1 or rates <= 0.
     """
     if n < 1:
         raise ValueError(f"there must be a frame, not {n}")
@@ -303,9 +304,9 @@ def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]
 
 
 def interpolate(net: IFNet, frames: Iterable[Tensor], source_fps: float, target_fps: float) -> Iterator[Tensor]:
-    """Frames [3, H, W] in 0..1 at one rate -> at another, as `plan` says; same dtype and device, as they come.
+    """Convert frames [3, H, W] in 0..1 to another rate, at the positions of `plan`; dtype and device stay the same.
 
-    Frames that lie at a wanted time pass through untouched. Only two frames are held at a time, and each is encoded
+    Source frames at a wanted time are yielded unchanged. Only two frames are held at a time, and each is encoded
     once. ValueError for rates <= 0 or frames that are not [3, H, W].
     """
     return _interpolate(net, frames, _step(source_fps, target_fps))

@@ -50,7 +50,7 @@ def convert(file: Path, target: Path) -> str:
 def described(shape: Shape) -> str:
     """The versions that have this shape."""
     if shape.middle_only:
-        return "no RIFE's, but shaped like the small network that ships"
+        return "not RIFE's, but shaped like the small network that ships with this project"
     encoder = (shape.encoder_width, shape.features)
     if (version := _VERSIONS.get((*shape.widths, *encoder))) is not None:
         return f"shaped like RIFE {version}"

@@ -52,9 +52,9 @@ _KINDS = (
     ((b"PK\x03\x04", b"PK\x05\x06"), Kind("an archive (.zip)", "give the file that is in it")),
     ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), Kind("a compressed file", "give the file that is in it")),
     ((b"7z\xbc\xaf", b"Rar!"), Kind("an archive (.7z, .rar)", "give the file that is in it")),
-    ((b"GGUF",), Kind("a GGUF file", "give the safetensors file of it")),
-    ((b"<",), Kind("a web page", "give the address of the file itself")),
-    ((b"{",), Kind("a JSON text", "give the address of the file itself")),
+    ((b"GGUF",), Kind("a GGUF file", "give the LoRA's safetensors file")),
+    ((b"<",), Kind("a web page", "give the URL of the file itself")),
+    ((b"{",), Kind("a JSON text", "give the URL of the file itself")),
 )
 
 
@@ -284,7 +284,7 @@ def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, 
         patterns = dict(config.get("alpha_pattern") or {})
         ranks = dict(config.get("rank_pattern") or {})
     except (ValueError, TypeError, AttributeError, RecursionError) as e:
-        raise LoraError(f"{where} is no PEFT configuration: {e}") from e
+        raise LoraError(f"{where} is not a PEFT configuration: {e}") from e
     if name is None:
         return {}
     alpha = _finite(config[name], f"{name} in {where}")

@@ -96,7 +96,7 @@ def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
     fit = {module: keys for module, keys in found.items() if module in layers}
     # this comes before the shapes, because the LoRA's own base model may have layers of the same names
     if (model := lora_names.foreign(strange)) is not None:
-        held = "it holds nothing for this transformer" if not fit else f"{len(fit)} of its modules are called alike"
+        held = "it holds nothing for this transformer" if not fit else f"{len(fit)} of its modules have the same names"
         raise LoraError(f"it is for {model}, not for CogVideoX; {held}; it holds {_some(strange)}")
     kind = lora_names.unsupported(others)
     if kind is not None or not fit:

@@ -129,7 +129,7 @@ def _applied(image: Image.Image, change: ImageCms.ImageCmsTransform) -> Image.Im
 
 
 def _coded(primaries: int, transfer: int) -> bytes | None:
-    """From two numbers of H.273; unknown ones count as sRGB's."""
+    """The profile for two numbers of H.273; unknown numbers count as sRGB's."""
     corners, curve = PRIMARIES.get(primaries, SRGB), _CURVES.get(transfer)
     if curve is None and corners == SRGB:
         return None
