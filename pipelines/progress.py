@@ -55,7 +55,7 @@ class Count:
     since: float = 0.0  # seconds spent on the unit in progress
 
     def unit(self) -> float | None:
-        """Seconds per unit; None before the first one is done."""
+        """Seconds per unit; None before the first unit is done."""
         if not self.measured:
             return None
         usual = (self.seconds - self.first) / (self.measured - 1) if self.measured > 1 else self.seconds

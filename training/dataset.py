@@ -21,7 +21,7 @@ from training.words import caption, empty_caption, loose_caption, reserved
 
 SEED = 2
 NAMES = tuple(COLORS)
-TWO, ANYWHERE, PICTURE = 7, 8, 9  # in each ten clips, the numbers of the clips of these kinds
+TWO, ANYWHERE, PICTURE = 7, 8, 9  # places of the special clips among each ten
 
 
 @dataclass(frozen=True)

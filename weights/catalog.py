@@ -87,7 +87,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Installed:
-    """A checkpoint folder on this machine; `checkpoint` is None if it is not one of the catalog."""
+    """A checkpoint folder on this machine; `checkpoint` is None if the catalog does not have it."""
 
     name: str
     folder: Path

@@ -33,8 +33,8 @@ _PLANES = {24: 5, 52: 13}  # lastconv channels -> planes used after the shuffle:
 
 @dataclass(frozen=True)
 class Shape:
-    """The network's shape according to its state dict: numbers of channels, and the factor in `scales` that divides the
-    image's size in each block."""
+    """The network's shape according to its state dict: numbers of channels, and `scales`, the factor by which each
+    block divides the image's size."""
 
     widths: tuple[int, ...]
     out: int
@@ -50,8 +50,8 @@ class Shape:
 
     @property
     def middle_only(self) -> bool:
-        """All blocks are equal. This is this project's small network, which draws the middle frame whatever time is
-        given."""
+        """Whether all blocks are equal. Then this is our small network, which draws the middle frame for any given
+        time."""
         return len(set(self.widths)) == 1 and not self.features
 
 
@@ -203,8 +203,8 @@ def build(state_dict: Mapping[str, Tensor]) -> IFNet:
     """The network of a state dict, on the CPU in float32, for inference.
 
     It accepts the prefixes `module.` and `flownet.` and the name `blocks.N.` for `blockN.`, and drops parts that only
-    training needs. ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite and anything else; the message names a supported
-    version.
+    training needs. Raises ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite and anything else; the message names a
+    supported version.
     """
     tensors = dict(_canonical({str(k): v for k, v in state_dict.items()}))
     try:
@@ -294,7 +294,7 @@ def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]
     t.
 
     There are floor((n - 1) * target / source) + 1 positions, from the first frame on and none after the last.
-    ValueError for n < 1 or rates <= 0.
+    Raises ValueError for n < 1 or rates <= 0.
     """
     if n < 1:
         raise ValueError(f"there must be a frame, not {n}")
@@ -307,7 +307,7 @@ def interpolate(net: IFNet, frames: Iterable[Tensor], source_fps: float, target_
     """Convert frames [3, H, W] in 0..1 to another rate, at the positions of `plan`; dtype and device stay the same.
 
     Source frames at a wanted time are yielded unchanged. Only two frames are held at a time, and each is encoded
-    once. ValueError for rates <= 0 or frames that are not [3, H, W].
+    once. Raises ValueError for rates <= 0 or frames that are not [3, H, W].
     """
     return _interpolate(net, frames, _step(source_fps, target_fps))
 

@@ -35,7 +35,7 @@ _VERSIONS = {
 
 
 def refusal(file: Path) -> str | None:
-    """Why `file` cannot be used, in one line; None when it loads. Takes as long as importing torch."""
+    """Why `file` cannot be used, in one line; None if it loads. The check takes as long as importing torch."""
     return child.verdict("pipelines.frames.rife_check", file, seconds=SECONDS)[0]
 
 

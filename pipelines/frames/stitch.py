@@ -1,8 +1,8 @@
 """Join clips that continue each other into one sequence of frames.
 
-The first frame of a further clip repeats the joint, the last frame of the clip before. The VAE decodes it a little
-brighter or darker, so each clip is shifted and scaled, channel by channel, until its first frame has the mean and
-spread of the joint. This removes the jump between clips and the drift over many clips. Motion may still change
+The first frame of a further clip repeats the joint, which is the last frame of the clip before. The VAE decodes it a
+little brighter or darker, so each clip is shifted and scaled, channel by channel, until its first frame has the mean
+and spread of the joint. This removes the jump between clips and the drift over many clips. Motion may still change
 direction.
 """
 

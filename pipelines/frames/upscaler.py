@@ -97,7 +97,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(length: int, width: int, like: Tensor) -> Tensor:
-    """1 in the middle, falling towards both ends over `width`, never 0."""
+    """Weights that are 1 in the middle and fall towards both ends over `width`, but never to 0."""
     from_start = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
     return (torch.minimum(from_start, from_start.flip(0)) / (width + 1)).clamp(max=1)
 

@@ -26,7 +26,7 @@ def wrong_file(file: Path) -> str | None:
 
 
 def refusal(file: Path) -> str | None:
-    """Why `file` cannot be used, in one line; None when it loads. Takes as long as importing torch."""
+    """Why `file` cannot be used, in one line; None if it loads. The check takes as long as importing torch."""
     return child.verdict("pipelines.frames.upscaler_check", file, seconds=SECONDS)[0]
 
 

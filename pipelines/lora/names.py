@@ -13,7 +13,7 @@ _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wr
 _WRAPPED = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_WRAPPERS)}|module|base_layer)\.")
 _WRAPPED_KOHYA = re.compile(rf"_{{0,3}}(?:(?:{'|'.join(w.strip('_') for w in _WRAPPERS)})_{{1,3}})+")
 
-# `lora_A.weight`; in raw PEFT dumps with the adapter's name in between; in other trainers' files named down and up
+# PEFT's `lora_A.weight`, also with an adapter's name inside (raw dumps), or other trainers' lora_down and lora_up
 _LORA = re.compile(
     r"(?P<module>.+)\.lora[_.](?P<half>A|B|down|up)(?P<dump>\.[^.]+)?\.(?P<kind>weight|bias)|"
     r"(?P<norm>.+)\.(?:lora_magnitude_vector(?P<norm_dump>\.(?!weight)[^.]+)?(?:\.weight)?|dora_scale)|"

@@ -175,7 +175,8 @@ _CURVES: dict[int, Callable[[float], float]] = {
 
 
 def _profile(corners: Primaries, curve: Callable[[float], float]) -> bytes:
-    """ICC version 2, for a display. ZeroDivisionError, OverflowError or struct.error for impossible primaries."""
+    """ICC version 2, for a display. Raises ZeroDivisionError, OverflowError or struct.error for impossible
+    primaries."""
     levels = [round(65535 * min(1.0, max(0.0, curve(n / (_STEPS - 1))))) for n in range(_STEPS)]
     shape = b"curv\0\0\0\0" + struct.pack(f">I{_STEPS}H", _STEPS, *levels) + bytes(2 * (_STEPS % 2))
     text = b"text\0\0\0\0made of tags\0".ljust(24, b"\0")

@@ -61,9 +61,9 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """RGB image in sRGB, rotated by its EXIF orientation, transparency blended with white. `info["note"]`, if any:
     asked, used, reason.
 
-    MediaUnreadable with code `unsupported_image_format` (none of `kinds.PICTURES`), `image_too_large` (width x height
-    above READ_PIXELS or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or made of
-    too many parts). Images above `max_pixels` come back smaller.
+    Raises MediaUnreadable with code `unsupported_image_format` (none of `kinds.PICTURES`), `image_too_large` (width x
+    height above READ_PIXELS or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or
+    made of too many parts). Images above `max_pixels` come back smaller.
     """
     return decode(look(data, max_pixels=max_pixels))
 

@@ -61,10 +61,10 @@ def read_video(
     """Decode a clip of any of `kinds.CLIPS`: upright, square pixels, opaque, sRGB, at a constant rate.
 
     `first_seconds`: decode only that much from the start. `longest_side`: larger frames are scaled down to it.
-    `source_pixels`: frames up to that size are scaled down to `max_pixels`; without it they are refused.
-    Memory stays below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame,
-    `timeout` in seconds. MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow
-    to decode), `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or
+    `source_pixels`: frames up to that size are scaled down to `max_pixels`; without it they are refused. Memory stays
+    below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame, `timeout` in
+    seconds. Raises MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow to
+    decode), `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or
     `max_frames`), `video_duration_too_short` (no frame). No other file is opened, even if this file refers to one.
     """
     path = Path(path)

@@ -69,9 +69,10 @@ class EncodeError(RuntimeError):
 class VideoWriter:
     """Writes one file; a context manager. The file appears under its name only when it is complete.
 
-    `width`, `height` in pixels, `fps` in frames a second (29.97 may be a Fraction). ValueError for sizes below 2, `fps`
-    <= 0, a GIF faster than `GIF_MAX_FPS`, an unknown format, or a manifest that JSON cannot hold. Raises EncodeError if
-    ffmpeg fails or no frame was written. Leaving the block by an exception kills ffmpeg and removes the file.
+    `width`, `height` in pixels, `fps` in frames a second (29.97 may be a Fraction). Raises ValueError for sizes below
+    2, `fps` <= 0, a GIF faster than `GIF_MAX_FPS`, an unknown format, or a manifest that JSON cannot hold. Raises
+    EncodeError if ffmpeg fails or no frame was written. Leaving the block by an exception kills ffmpeg and removes the
+    file.
 
     `closing` is called with the number of frames that ffmpeg has yet to encode while the file is closed, which for a
     GIF is most of the time. If it raises an exception, writing ends.
@@ -141,7 +142,8 @@ class VideoWriter:
         return self.height + self._pad[0]
 
     def write(self, frames: NDArray[np.uint8]) -> None:
-        """Append uint8 RGB [T, H, W, 3] or [H, W, 3]. ValueError for another shape or dtype, or after `close`."""
+        """Append uint8 RGB [T, H, W, 3] or [H, W, 3]. Raises ValueError for another shape or dtype, or after
+        `close`."""
         if self._closed:
             raise ValueError("the video is closed")
         if frames.ndim == 3:
