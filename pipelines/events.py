@@ -55,7 +55,8 @@ class Log:
 
 @dataclass(frozen=True)
 class Finished:
-    """The finished file. `manifest` reproduces it and is also inside the file; `timings` are seconds per stage."""
+    """The finished file. `manifest` reproduces the video and is also inside the file; `timings` are seconds per
+    stage."""
 
     video: bytes
     poster: bytes  # JPEG

@@ -44,8 +44,8 @@ def sentence(progress: Progress) -> str:
 
 @dataclass
 class Count:
-    """The count of one stage. `seconds` is the time of `measured` units. The first unit is left out once there are
-    others, because it warms up."""
+    """The count of one stage. `seconds` is the time of `measured` units. The first unit is left out once others are
+    measured, because it warms up."""
 
     total: int = 0
     done: int = 0

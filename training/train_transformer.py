@@ -211,7 +211,7 @@ def loss_of(
 
 
 def optimizers(model: Model) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    """The optimizers: Muon for the matrices inside the blocks, and AdamW for everything else."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = list(model.encoder.parameters())
     for name, parameter in model.transformer.named_parameters():

@@ -86,7 +86,7 @@ def loss_of(vae: AutoencoderKLCogVideoX, clips: torch.Tensor, weights: torch.Ten
 
 
 def optimizers(vae: AutoencoderKLCogVideoX) -> list[torch.optim.Optimizer]:
-    """Muon for the inner kernels, AdamW for the last layer, norms and biases."""
+    """The optimizers: Muon for the inner kernels, and AdamW for the last layer, norms and biases."""
     kernels = [p for p in vae.parameters() if p.ndim >= 4 and p.shape[0] > 3]
     chosen = {id(p) for p in kernels}
     rest = [p for p in vae.parameters() if id(p) not in chosen]

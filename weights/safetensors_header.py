@@ -3,8 +3,8 @@
 The format has 8 bytes of little-endian header length, then JSON, then the tensors' bytes without gaps. Source: the
 format section of the safetensors README.
 
-The header may be hostile. Every number in it is checked before it is used, and the limits below are far above those of
-published checkpoints and LoRAs (a few thousand tensors, headers below 1 MiB).
+The header may be hostile. Every number in it is checked before it is used, and the limits below are far above the
+numbers in published checkpoints and LoRAs (a few thousand tensors, headers below 1 MiB).
 """
 
 from __future__ import annotations

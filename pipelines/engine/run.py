@@ -1,4 +1,4 @@
-"""The state of one run: the clips of its video, one for most videos, and their latents so far."""
+"""The state of one run: the clips of its video (most videos have one) and their latents so far."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["crop", "pad", "stretch"]
 
-_FRAMES_AT_ONCE = 8  # bounds the float32 copies: 8 frames of 3840x2160 are 0.8 GB
+_FRAMES_AT_ONCE = 8  # limits the float32 copies: 8 frames of 3840x2160 are 0.8 GB
 
 
 @dataclass(frozen=True)

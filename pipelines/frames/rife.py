@@ -118,7 +118,8 @@ class Guess:
 
 
 class IFNet(nn.Module):
-    """Draws the frame between two. float32: half precision bends the flow near the right edge of wide frames."""
+    """Draws the frame between two frames. It uses float32, because half precision bends the flow near the right edge of
+    wide frames."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -217,7 +218,7 @@ def build(state_dict: Mapping[str, Tensor]) -> IFNet:
 
 
 def load(path: str | Path, device: str | torch.device) -> IFNet:
-    """`build` from a .safetensors, .pkl, .pth or .pt file, on `device`. Never unpickles code.
+    """Build the network from a .safetensors, .pkl, .pth or .pt file, on `device`. Never unpickles code.
 
     Raises ValueError for another extension, a file that is not a dict of tensors, and in the cases of `build`; OSError
     if unreadable.

@@ -15,7 +15,7 @@ import torch
 
 from pipelines.frames.decode import decode
 
-MOST = 1.25  # the largest change of a clip's contrast, also downwards
+MOST = 1.25  # the largest factor by which a clip's contrast is raised or lowered
 
 
 def clip_frames(vae: Any, latents: torch.Tensor, joint: torch.Tensor | None) -> Iterator[torch.Tensor]:

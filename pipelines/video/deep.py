@@ -101,7 +101,7 @@ def _by_libheif(data: bytes, codes: Codes, shrink: int) -> Image.Image | None:
 
     try:
         found = open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
-        whole = memoryview(found.data).cast("B")  # decodes, which may change the size
+        whole = memoryview(found.data).cast("B")  # this decodes the image and may change its size
     except Exception:  # as Pillow's decoders
         return None
     mode, _, depth = found.mode.partition(";")
