@@ -79,7 +79,7 @@ def look(clip: Frames) -> Seen:
     turn = _turn(masks[times], times, FOLDS[shape])
     motion = _way(track / min(height, width) * 64, times, len(clip)) if len(times) >= LEAST_SEEN * len(clip) else "none"
     if motion == "still":
-        # At least about half of the growth expected for this number of frames.
+        # `enough` is a factor of the radius, so it is half of the expected growth of the area, on a logarithmic scale.
         enough = 1 + (GROWTH - 1) * (len(clip) - 1) / (FILM - 1)
         if growth > enough or growth < 1 / enough:
             motion = "growing" if growth > 1 else "shrinking"

@@ -22,7 +22,7 @@ class BadOutput(RuntimeError):
 
 
 class FrameCheck:
-    """Call `update` with the frames, then `finish`. Later chunks are not checked once a chunk is good."""
+    """Call `update` with the frames, then `finish`. Once the frames so far are good, later frames are not checked."""
 
     def __init__(self) -> None:
         self._low = np.full(3, 255, dtype=np.uint8)

@@ -53,8 +53,8 @@ class Codes:
 
 
 def codes_of(image: Image.Image, data: bytes) -> Codes | None:
-    """The codes that describe the image's colours, or None if its format's standard says to ignore them. `image`:
-    opened."""
+    """The codes that describe the image's colours. None if there are none, or if an AVIF or HEIC has an ICC profile,
+    which takes precedence. `image`: opened."""
     if image.format == "PNG":
         at = data.find(b"\0\0\0\x04cICP", 8, max(8, data.find(b"IDAT")))
         return None if at < 0 else Codes(data[at + 8], data[at + 9], data[at + 10], bool(data[at + 11]))
