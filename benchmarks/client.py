@@ -1,6 +1,6 @@
 """Timed requests to one of our servers.
 
-Only as much HTTP as that server needs, because a client library would cost more time than the response.
+It implements only the HTTP that this server needs, because a client library would cost more time than the response.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEY = "load:secret"
 
 @dataclass
 class Asked:
-    """`seconds` of each successful request; `wrong` counts the others by their status or exception."""
+    """`seconds` of each successful request; `wrong` counts the other requests by their status or exception."""
 
     seconds: list[float] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)

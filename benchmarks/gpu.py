@@ -47,12 +47,12 @@ BUDGET = 510.0  # seconds for everything except imports
 QUICK_BUDGET = 240.0
 RUNG_STEPS = 3
 # Estimates, in steps of the plain pipeline and in seconds. They only decide which sections to skip when time is short:
-DECODE_STEPS = 4  # a decode and the work around it
-LATER_STEPS, LATER_SECONDS = 60, 110.0  # all sections after the pairs: their steps, and the time to move weights
+DECODE_STEPS = 4  # decoding and the work around it
+LATER_STEPS, LATER_SECONDS = 60, 110.0  # all sections after the pairs: their steps, and the seconds to move weights
 
 
 class Bench:
-    """One session: a model, a plan, and the results so far."""
+    """One benchmark session: a model, a plan, and the results so far."""
 
     def __init__(self, kind: Kind, device: torch.device, scale: Scale, steps: int, short: int, budget: float) -> None:
         self.begin = time.monotonic()
@@ -85,7 +85,7 @@ class Bench:
     # -- the sections ---------------------------------------------------------------------------------------------
 
     def warm_up(self) -> dict[str, Any]:
-        """Unmeasured runs, so that kernels are chosen, memory is reserved and ffmpeg is in the page cache."""
+        """Run both paths unmeasured, so that kernels are chosen, memory is reserved and ffmpeg is in the page cache."""
         begin = time.perf_counter()
         with scratch() as folder:
             self.run_plain(2, folder)
@@ -142,7 +142,7 @@ class Bench:
         }
 
     def out_of_memory(self) -> dict[str, Any]:
-        """Run with too little memory for the first rung: does the video finish, and is it the same?"""
+        """Run with too little memory for the first rung, to see whether the video finishes and stays the same."""
         high, low = self.peaks.get(LADDER[0]), self.peaks.get(Rung("model", True))
         limit = None
         if self.device.type == "cuda":
@@ -186,7 +186,7 @@ class Bench:
         return self.budget - (time.monotonic() - self.begin)
 
     def attempt(self, name: str, work: Callable[[], T], seconds: float = 0.0) -> T | None:
-        """`work`'s result; None if fewer than `seconds` are left or after an error, both recorded in `errors`."""
+        """`work`'s result; None after an error or if fewer than `seconds` are left; `errors` records both."""
         if self.left() < seconds:
             self.errors[name] = f"not measured: {self.left():.0f} s of {self.budget:.0f} s left, {seconds:.0f} needed"
             self.say(f"{name}: {self.errors[name]}")

@@ -4,10 +4,10 @@
     python -m benchmarks.http_vs_plain --steps 25 --frames 17    about the minimum of Segmind's schema
 
 Two processes run all the time: `cogvideox serve`, which gets requests like those of Segmind's clients, and
-`benchmarks.plain_process`. A first request to each loads the model and is not counted. Then they take turns: ours,
-plain, plain, ours, and the other one is idle. Segmind's videos are 720x480. If the model's are smaller, both sides
-enlarge them: our server itself, the plain script with `PIL.ImageOps.fit`. Afterwards, while a generation runs, jobs are
-submitted through fal's queue and polled, to measure how soon the server reports them.
+`benchmarks.plain_process`. The first request to each process loads the model and is not counted. Then they take turns:
+ours, plain, plain, ours. Meanwhile the other process is idle. Segmind's videos are 720x480. If the model's videos are
+smaller, both sides enlarge them: our server by itself, and the plain script with `PIL.ImageOps.fit`. Afterwards, while
+a generation runs, jobs are submitted through fal's queue and polled, to measure how soon the server reports them.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
 
 `cogvideox serve` runs with its own data folder, and its worker makes videos of the demo model all the time. This
 process sends the jobs, half through fal's queue and half through OpenAI's API, and then polls their status. First each
-poller sends one request per second, then the next one as soon as it gets a response. Then the worker is stopped
-(SIGSTOP) and the pollers repeat both, with the same queue and the same table on idle cores. Times count from the moment
-a request was due, so a slow response that delays the next request counts for both. They include the delays of this
-process, which shares the cores. At the end each job is polled once more, the server stops, and the jobs in its table
-are counted.
+poller sends one request per second. Then it sends the next request as soon as it gets a response. Then the worker is
+stopped (SIGSTOP) and the pollers repeat both phases, with the same queue and the same table on idle cores. Times count
+from the moment a request was due, so a slow response that delays the next request counts for both. They include the
+delays of this process, which shares the cores. At the end each job is polled once more, the server stops, and the jobs
+in its table are counted.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ async def submitted(port: int, jobs: int, steps: int) -> tuple[list[str], Asked]
 
 
 async def polled(port: int, paths: Sequence[str], seconds: float, every: float) -> dict[str, Any]:
-    """Poll each path with one poller, `every` so many seconds; with 0, again after each response."""
+    """Poll each path with one poller, once in `every` seconds; with 0, again after each response."""
     begin, chance, asked = time.perf_counter(), random.Random(0), Asked()
 
     async def poll(path: str) -> None:

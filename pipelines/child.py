@@ -1,4 +1,4 @@
-"""Start, limit and end our own programs, each in a process of its own.
+"""Start our own programs in separate processes, limit them and end them.
 
 Knows: command line, environment and limits of a process. Does not know: what the programs do.
 """
@@ -35,7 +35,8 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Python processes started within, multiprocessing's too, do not import from the current directory: as with -P."""
+    """Python processes started inside the block do not import from the current directory, as with -P. This includes
+    multiprocessing's."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -48,7 +49,7 @@ def safe_path() -> Iterator[None]:
 
 
 def run(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end. Raises subprocess.TimeoutExpired after killing it and all that it started."""
+    """Run a program to its end. Raises subprocess.TimeoutExpired after killing the program and its children."""
     with subprocess.Popen(
         command(module, *args),
         stdin=subprocess.DEVNULL,
@@ -66,7 +67,8 @@ def run(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[
 
 
 def verdict(module: str, *files: Path, seconds: float) -> tuple[str | None, str]:
-    """Why the program cannot use the first of `files`, in one line, or None; and its output."""
+    """Run a program on `files`. Returns the reason why it cannot use the first file, in one line, or None; and its
+    output."""
     try:
         done = run(module, *map(str, files), seconds=seconds)
     except subprocess.TimeoutExpired:
@@ -74,25 +76,25 @@ def verdict(module: str, *files: Path, seconds: float) -> tuple[str | None, str]
     if done.returncode == 0:
         return None, done.stdout.strip()
     if done.returncode != REFUSED:
-        return "cannot be read: the process that tried has died", ""
+        return "cannot be read: the process that read it has died", ""
     return done.stdout.strip().removeprefix(f"{files[0].name} "), ""
 
 
 def refuse(error: OSError | ValueError) -> int:
-    """For the program itself: print what is wrong with its file; returns the exit status."""
+    """Called in the program: print the reason why its file cannot be used. Returns the exit status."""
     unread = f"cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"
     sys.stdout.write(unread if isinstance(error, OSError) else " ".join(str(error).split())[:400])
     return REFUSED
 
 
 def end(pid: int) -> None:
-    """Kill a process that leads its own session, and all that it started."""
+    """Kill a process that leads its own session, and its children."""
     with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
         os.killpg(pid, signal.SIGKILL)
 
 
 def confine(memory_bytes: int, cpu_seconds: int | None = None, address_space: int | None = None) -> None:
-    """For the program itself, before it reads anything: set limits for it and its children, and end with its parent.
+    """Called in the program before it reads anything: limit this process and its children, and end it with its parent.
 
     Beyond `memory_bytes` an allocation fails (MemoryError), beyond `cpu_seconds` the kernel ends the process.
     `address_space` (bytes) must be larger than the memory where libraries of several GiB are mapped but not read.
@@ -105,7 +107,7 @@ def confine(memory_bytes: int, cpu_seconds: int | None = None, address_space: in
     if cpu_seconds is not None:
         limits[resource.RLIMIT_CPU] = cpu_seconds
     for kind, limit in limits.items():
-        with suppress(ValueError, OSError):  # a lower limit is set already; macOS has no limit of the address space
+        with suppress(ValueError, OSError):  # a lower limit is already set, or macOS does not limit the address space
             resource.setrlimit(kind, (limit, limit))
     die_with_parent()
 

@@ -1,6 +1,7 @@
-"""The port between worker and engine: what a worker needs from an engine, and what an engine is made from.
+"""The interface between worker and engine: the methods that a worker calls, and the settings from which an engine is
+built.
 
-Knows: plain data and one method's signature. Does not know: torch, processes, the engine that fills it
+Knows: plain data and one method's signature. Does not know: torch, processes, the engine that implements it
 (`pipelines.engine.generate.Engine`).
 """
 
@@ -20,8 +21,8 @@ MemorySetting = Literal["auto", "none", "model", "group", "sequential"]
 @dataclass(frozen=True)
 class EngineSpec:
     """`models`: name -> checkpoint folder. `device`: auto, cpu, cuda or cuda:N. `rife`: an IFNet file for requests with
-    `interpolate_fps`; without one the small network that ships with this project draws their frames. `upscaler`: a file
-    that spandrel reads, used when more pixels are wanted than the model makes."""
+    `interpolate_fps`; without it, the small network that ships with this project is used. `upscaler`: a file
+    that spandrel reads, used if a video is larger than the model's frames."""
 
     models: dict[str, Path]
     device: str = "auto"
@@ -45,13 +46,13 @@ class Engine(Protocol):
     ) -> Iterator[Event]:
         """Make the video; the last event is Finished. `request.seed` must be set.
 
-        `resume`: the latest snapshot of a run of the same request, which this run continues; one that does not fit is
-        ignored. While frames are made nothing can be yielded: Progress goes to `progress` then.
+        `resume`: the latest snapshot of a run of the same request, which this run continues; a snapshot that does not
+        fit is ignored. While frames are decoded, nothing can be yielded: Progress goes to `progress` then.
 
         Raises RequestError, GenerationCancelled, GenerationPaused, and GenerationError otherwise.
         """
         ...
 
     def is_broken_by(self, error: Exception) -> bool:
-        """Whether the device will fail every later run too, now that `run` raised this. A new process may work."""
+        """Whether every later run on the device will fail too, after `run` raised `error`. A new process may work."""
         ...

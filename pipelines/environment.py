@@ -10,11 +10,11 @@ VARIABLES = {
     # on two cores, 10 steps of the demo model took 25 to 42 s, against 4.1 to 4.9 s without spinning. Seconds for 45
     # steps, alone / beside a busy process: never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2, default 3.9 / not measured.
     "GOMP_SPINCOUNT": "2000",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # less fragmentation between stages of unlike sizes
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # reduces fragmentation between stages of different sizes
 }
 
 
 def prepare() -> None:
-    """Set those that are not set already."""
+    """Set the variables that are not set yet."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""The exceptions that end a run without a video, beside RequestError."""
+"""The exceptions that end a run without a video, in addition to RequestError."""
 
 from __future__ import annotations
 

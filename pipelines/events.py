@@ -1,7 +1,7 @@
 """The engine's events, in order: Started, then Stage / Progress / Snapshot / Log, then Finished.
 
-Plain data that pickles and crosses a process or a network. A worker turns the exception that ended a run into `Failed`,
-`Cancelled` or `Paused`, and yields `Reworded` first when it has changed the prompt.
+Plain data that can be pickled and sent to another process or machine. A worker turns the exception that ended a run
+into `Failed`, `Cancelled` or `Paused`, and yields `Reworded` first when it has changed the prompt.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Stage:
 class Progress:
     """`done` of `total` units of a stage: sampling steps, decoder calls, frames.
 
-    `share`: part of the whole video's work that is done, 0 to below 1, never falling. `eta`: estimated seconds until
-    the video is complete, None before the first estimate. Stages from "decode" on overlap.
+    `share`: part of the whole video's work that is done; it is at least 0 and below 1, and never falls. `eta`:
+    estimated seconds until the video is complete, None before the first estimate. Stages from "decode" on overlap.
     """
 
     stage: StageName
@@ -55,7 +55,8 @@ class Log:
 
 @dataclass(frozen=True)
 class Finished:
-    """The finished file. `manifest` reproduces it and is also inside the file; `timings` are seconds per stage."""
+    """The finished file. `manifest` reproduces the video and is also inside the file; `timings` are seconds per
+    stage."""
 
     video: bytes
     poster: bytes  # JPEG
@@ -85,7 +86,7 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class Paused:
-    """Stopped, to be resumed from the latest Snapshot."""
+    """The run stopped and will be resumed from the latest Snapshot."""
 
 
 @dataclass(frozen=True)

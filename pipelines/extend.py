@@ -24,9 +24,10 @@ class Extension:
 def extension_of(
     model: ModelInfo, task: Task, size: tuple[int, int], frames: tuple[int, int], others: Sequence[ModelInfo]
 ) -> Extension:
-    """How to extend a clip of `size` by `model`; `frames`: the number wanted in all, and that of the first clip.
+    """The extension of a clip of `size` by `model`. `frames`: the total number wanted, and the number in the first
+    clip.
 
-    Raises RequestError when neither the model nor one of `others` can continue it.
+    Raises RequestError if neither the model nor one of `others` can continue it.
     """
     by, (wanted, first) = _extender(model, task, size, others), frames
     lengths = further_lengths(wanted - first, by.family.frames)
@@ -65,8 +66,9 @@ def _extender(model: ModelInfo, task: Task, size: tuple[int, int], others: Seque
 
 
 def further_lengths(missing: int, rule: FrameRule) -> tuple[int, ...]:
-    """Frames of each further clip, so that they add `missing` in all: the first frame of each repeats the joint and is
-    dropped. As few clips as possible, of nearly equal length: a clip of few frames starts with a jump."""
+    """Frames of each further clip, so that together they add `missing` frames. The first frame of each clip repeats the
+    joint and is dropped. There are as few clips as possible, of nearly equal length, because a very short clip starts
+    with a jump."""
     lengths: list[int] = []
     while missing > 0:
         clips = -(-missing // (rule.maximum - 1))

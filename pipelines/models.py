@@ -1,7 +1,7 @@
 """The CogVideoX family as a table, and how a checkpoint folder is recognised.
 
-The table holds the sizes, frame counts, rates, dtype, scheduler and tokens that each model was trained for; those of a
-checkpoint that is none of the published ones are read from its config files. Pure: no torch, no weights.
+The table holds the sizes, frame counts, rates, dtype, scheduler and tokens that each model was trained for; if a
+checkpoint is not one of the published ones, they are read from its config files. Pure: no torch, no weights.
 
 Sources: README of zai-org/CogVideo (sizes, frames, fps, dtype, steps, guidance), comments in its cli_demo.py (scheduler
 and dynamic guidance), scripts/convert_cogvideox_to_diffusers.py of diffusers (configs); frame counts measured on
@@ -18,16 +18,16 @@ from typing import Any
 
 from pipelines.request import SchedulerName, Task
 
-PATCH_PIXELS = 16  # VAE 8 x patch 2: anything finer fails late inside the transformer
+PATCH_PIXELS = 16  # VAE 8 x patch 2; other sizes fail late inside the transformer
 
 
 class ModelError(ValueError):
-    """A folder is not a usable CogVideoX checkpoint; the message names what is missing or wrong."""
+    """A folder is not a usable CogVideoX checkpoint; the message names the reason."""
 
 
 @dataclass(frozen=True)
 class FrameRule:
-    """Frame counts are `step`*k + 1, from `minimum` to `maximum`; `default` when the request gives none."""
+    """Frame counts are `step`*k + 1, from `minimum` to `maximum`; `default` applies if the request has no number."""
 
     step: int
     minimum: int
@@ -43,9 +43,10 @@ class FrameRule:
 
 @dataclass(frozen=True)
 class SizeRule:
-    """(width, height) pairs in pixels the model was trained on, the first one the default.
+    """(width, height) pairs in pixels, for which the model was trained. The first pair is the default.
 
-    With `short_side`, every size with that short side and a long side of a multiple of 16 up to `long_side` is native.
+    With `short_side`, a size is native if its short side has this length and its long side is a multiple of 16 up to
+    `long_side`.
     """
 
     native: tuple[tuple[int, int], ...]
@@ -65,7 +66,7 @@ class SizeRule:
         return short == self.short_side and long <= self.long_side and long % PATCH_PIXELS == 0
 
     def nearest(self, width: float, height: float) -> tuple[int, int]:
-        """The native size of the shape closest to width:height; of equal shapes the one closest in area."""
+        """The native size with the aspect ratio closest to width:height; among equal ratios, the closest in area."""
         if self.short_side is None or self.long_side is None:
             shape, area = math.log(width / height), math.log(width * height)
             return min(
@@ -80,7 +81,8 @@ class SizeRule:
 
 @dataclass(frozen=True)
 class Family:
-    """The abilities of one generation of weights. `dtype` is that of training; a CPU always computes in float32."""
+    """The abilities of one generation of weights. `dtype` is the dtype of training; a CPU always computes in
+    float32."""
 
     name: str
     title: str
@@ -174,7 +176,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _own_family(name: str, transformer: dict[str, Any], scheduler: dict[str, Any]) -> Family:
-    """The family of a checkpoint that is none of the published ones, from its config files."""
+    """Read the family of a checkpoint that is not one of the published ones from its config files."""
     tall, wide = int(transformer.get("sample_height", 60)) * 8, int(transformer.get("sample_width", 90)) * 8
     frames = int(transformer.get("sample_frames", 49))
     if not (8 <= tall <= 8192 and 8 <= wide <= 8192 and 1 <= frames <= 10_000):
@@ -204,7 +206,7 @@ def _own_family(name: str, transformer: dict[str, Any], scheduler: dict[str, Any
 def describe(folder: Path, name: str | None = None) -> ModelInfo:
     """Recognise the checkpoint in `folder` by its config files, without reading weights.
 
-    Raises ModelError when a config is missing, unreadable, or not CogVideoX.
+    Raises ModelError if a config is missing, unreadable, or not CogVideoX.
     """
     try:
         return _described(folder, name)

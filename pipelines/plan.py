@@ -14,12 +14,12 @@ from typing import Any
 
 from pipelines.request import MAX_SEED, Fit, Lora, OutputFormat, SchedulerName, Task
 
-KEY_VERSION = 2  # raise it when the same plan gives different latents, or when the format of snapshots changes
+KEY_VERSION = 2  # increase it when the same plan gives different latents, or when the format of snapshots changes
 
 
 @dataclass(frozen=True)
 class Note:
-    """One change to a request: `field` was requested as `asked` and is carried out as `used`, because of `reason`."""
+    """One change to a request: the request has `asked` in `field`, but the run uses `used`, because of `reason`."""
 
     field: str
     asked: Any
@@ -53,14 +53,14 @@ class Extender:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """Everything the latents depend on, beside the model's weights: the key of a snapshot covers every field.
+    """Everything except the model's weights that the latents depend on. The key of a snapshot covers every field.
 
     The model generates `model_frames` of `model_width` x `model_height` at `model_fps`. `source` is the SHA-256 (hex)
-    of the input image or clip, `source_fit` says how it is fitted to that size, `source_frames` are the frames of a
-    clip that the model is given (video-to-video).
+    of the input image or clip, `source_fit` says how it is fitted to that size. `source_frames` is the number of the
+    clip's frames that the model gets (video-to-video).
 
-    `extension`: frames of each further clip. `extender` generates it from the last frame of the clip before, and its
-    first frame repeats that one.
+    `extension`: frames of each further clip. `extender` generates each of them from the last frame of the clip before,
+    and the first frame repeats that frame.
     """
 
     model: str
@@ -91,7 +91,8 @@ class SamplingPlan:
         return (self.source_frames or self.model_frames) + sum(frames - 1 for frames in self.extension)
 
     def clip(self, number: int) -> SamplingPlan:
-        """The plan of one clip; 0 is the first. Equal for videos that share the clip, however long they are."""
+        """The plan of one clip; 0 is the first. Videos of different length that share the clip have equal plans for
+        it."""
         if number == 0 or self.extender is None:
             return replace(self, extender=None, extension=())
         return replace(
@@ -99,7 +100,7 @@ class SamplingPlan:
             model=self.extender.model,
             task=Task.I2V,
             model_frames=self.extension[number - 1],
-            source=None,  # the last frame of the clip before, whose key `sampling_key` takes
+            source=None,  # the source is the last frame of the clip before; `sampling_key` takes that clip's key
             source_fit=None,
             source_frames=None,
             use_dynamic_cfg=self.extender.use_dynamic_cfg,
@@ -136,7 +137,7 @@ class VideoPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Effective parameters. `tokens`: length of the prompt, None where it was not counted."""
+    """The parameters in use. `tokens` is the length of the prompt, or None if it was not counted."""
 
     sampling: SamplingPlan
     video: VideoPlan
@@ -152,10 +153,10 @@ class Plan:
 
 
 def sampling_key(sampling: SamplingPlan | Mapping[str, Any], model: Mapping[str, Any], after: str | None = None) -> str:
-    """Identifies latents: the SHA-256 (hex) of all they depend on.
+    """Identifies latents: the SHA-256 (hex) of everything that they depend on.
 
-    `sampling`: the plan, or a `Plan.to_dict()`. `model`: what identifies the weights and how they compute. `after`: the
-    key of the clip before. Raises KeyError for a dict that lacks a field of SamplingPlan.
+    `sampling`: the plan, or a `Plan.to_dict()`. `model` identifies the weights, device, dtype and versions. `after`:
+    the key of the clip before. Raises KeyError for a dict that lacks a field of SamplingPlan.
     """
     given = asdict(sampling) if isinstance(sampling, SamplingPlan) else sampling
     plan = {field.name: given[field.name] for field in fields(SamplingPlan)}

@@ -44,8 +44,8 @@ def sentence(progress: Progress) -> str:
 
 @dataclass
 class Count:
-    """The count of one stage. `seconds` is the time of `measured` units. The first unit is left out once there are
-    others, because it warms up."""
+    """The count of one stage. `seconds` is the time of `measured` units. The first unit is left out once others are
+    measured, because it warms up."""
 
     total: int = 0
     done: int = 0
@@ -55,7 +55,7 @@ class Count:
     since: float = 0.0  # seconds spent on the unit in progress
 
     def unit(self) -> float | None:
-        """Seconds per unit; None before the first one is done."""
+        """Seconds per unit; None before the first unit is done."""
         if not self.measured:
             return None
         usual = (self.seconds - self.first) / (self.measured - 1) if self.measured > 1 else self.seconds
@@ -63,10 +63,10 @@ class Count:
 
 
 class Meter:
-    """Counts one run. `tell` gets the reports of work during which the run cannot yield.
+    """Counts the work of one run. `tell` gets the reports while the run cannot yield.
 
-    `usual`: seconds per unit in earlier runs. `in_steps`: the same as a multiple of a sampling step, for stages that
-    have never run. Both are used only until the stage itself is measured.
+    `usual`: seconds per unit in earlier runs. `in_steps`: units as multiples of a sampling step, for stages that have
+    never run. Both are used only until the stage itself is measured.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Meter:
         self._share = 0.0
 
     def expect(self, stage: StageName, total: int, done: int = 0) -> None:
-        """The stage has `total` units, of which `done` are done already. May be called again with other numbers."""
+        """Set the stage's number of units, and how many of them are already done. May be called again with other
+        numbers."""
         count = self._counts.setdefault(stage, Count())
         count.total, count.done = total, done
 
@@ -104,12 +105,12 @@ class Meter:
             self._charge(outer)
 
     def count(self, stage: StageName, units: int = 1) -> None:
-        """`units` more are done; reports it."""
+        """Count `units` more and report the progress."""
         if (progress := self.advance(stage, units)) is not None:
             self._tell(progress)
 
     def advance(self, stage: StageName, units: int = 1) -> Progress | None:
-        """`units` more are done; returns the report, or None too soon after the last one."""
+        """Count `units` more. Returns a report, or None if the last report was too recent."""
         self._charge(self._doing)
         count = self._counts.setdefault(stage, Count())
         count.done += units
@@ -122,7 +123,8 @@ class Meter:
         return self._report(stage, count, first=count.measured == units)
 
     def over(self, stage: StageName, items: Iterable[T], counted: bool = True) -> Iterator[T]:
-        """Yield `items`; the time to make each counts for the stage, and each is a unit unless `counted` is False."""
+        """Yield `items`. The time until each item comes counts for the stage, and each item is a unit unless `counted`
+        is False."""
         source = iter(items)
         while True:
             with self.doing(stage):
@@ -135,11 +137,11 @@ class Meter:
             yield item
 
     def unit(self, stage: str) -> float | None:
-        """Seconds per unit of the stage: measured, else as in earlier runs, else estimated from a step."""
+        """Seconds per unit of the stage: measured, or as in earlier runs, or estimated from a sampling step."""
         count = self._counts.get(stage)  # type: ignore[call-overload]
         found: float | None = count.unit() if count else None
         if stage == "denoise" and count is not None and count.measured == 1 and count.done < count.total:
-            found = None  # the first step warms up; stages that have never run would be estimated by it
+            found = None  # the first step warms up, and would give wrong estimates for stages that have never run
         if found is None:
             found = self.usual.get(stage)
         if found is None and stage != "denoise" and stage in self.in_steps:
@@ -156,7 +158,7 @@ class Meter:
         """Seconds until the video is complete; None before the first measurement."""
         sampling = self._counts.get("denoise")
         if sampling and sampling.done < sampling.total and self.unit("denoise") is None:
-            return None  # sampling is most of the work, and nothing is known of it
+            return None  # sampling is most of the work and not measured yet
         parts = [(count.total - count.done, self.unit(stage)) for stage, count in self._counts.items()]
         if not any(unit for _, unit in parts):
             return None

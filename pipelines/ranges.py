@@ -1,4 +1,4 @@
-"""Limits that hold for every model: ranges of numbers, text that can be encoded, fields that exclude each other.
+"""Limits for every model: ranges of numbers, text that can be encoded, fields that exclude each other.
 
 The widest range of each field is defined here and nowhere else. Vendors may have narrower ones. Pure: no torch.
 """
@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {  # field of GenerationRequest -> both
 
 
 def flaw(text: str) -> str | None:
-    """Why this text cannot be encoded or stored, None when it can."""
+    """Why this text cannot be encoded or stored; None if it can."""
     if "\0" in text:
         return "it contains a NUL character"
     if text.isascii():

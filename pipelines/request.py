@@ -1,6 +1,6 @@
-"""The request: what a client asks for, before it is matched to a model. `None` means "the model's own default".
+"""A client's request before it is matched to a model. `None` means "the model's own default".
 
-Knows no models, devices, vendors or torch.
+The module does not know models, devices, vendors or torch.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class GenerationRequest:
     fit: Fit = "auto"
     fps: int | None = None  # frame rate written to the file; `interpolate_fps` takes precedence
     interpolate_fps: int | None = None  # interpolate with RIFE up to this rate; the duration stays
-    duration: float | None = None  # seconds, instead of `num_frames`: length of the file, motion at its own speed
-    # beyond the model's longest clip: further clips, each from the last frame of the one before; None: not specified
+    duration: float | None = None  # seconds of the file, instead of `num_frames`; motion keeps its speed
+    # extend videos beyond the model's longest clip with clips that continue from the last frame; None: not specified
     extend: bool | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None

@@ -15,9 +15,9 @@ from pipelines.plan import Extender, Note, Plan, SamplingPlan, Source, VideoPlan
 from pipelines.ranges import MAX_FRAMES, MAX_SIDE, MIN_SIDE, check_ranges, spoken
 from pipelines.request import Fit, GenerationRequest, RequestError, Task
 
-GIF_MAX_FPS = 50  # a GIF counts in hundredths of a second
+GIF_MAX_FPS = 50  # GIF delays are hundredths of a second
 FITTED = {"crop": "centre-cropped to fit", "pad": "padded with black to fit", "stretch": "stretched to fit"}
-CROP_LIMIT = 0.5  # `fit="auto"` pads rather than crop away more of the picture than this
+CROP_LIMIT = 0.5  # `fit="auto"` pads the image if cropping would remove a larger share than this
 
 
 def _even(side: float) -> int:
@@ -55,7 +55,7 @@ def _size(
             "size",
             f"{asked_w}x{asked_h}",
             f"{even[0]}x{even[1]}",
-            f"MP4 needs an even width and height, such as {even[0]}x{even[1]}; WebM and GIF take odd ones",
+            f"MP4 needs an even width and height, such as {even[0]}x{even[1]}; WebM and GIF can have odd sizes",
         )
         asked_w, asked_h = even
     if rule.accepts(asked_w, asked_h):
@@ -80,7 +80,7 @@ def _size(
 def _timing(
     seconds: float, rate: int, interpolated: bool, extend: bool, model: ModelInfo, note: Callable[..., None]
 ) -> tuple[int, int, float]:
-    """For a file of `seconds`: its frames, the model's frames it shows, and how many of those pass in a second."""
+    """Frames of a file that lasts `seconds`, the number of the model's frames in it, and their number per second."""
     family = model.family
     length = max(1, round(seconds * rate))
     if length > MAX_FRAMES:
@@ -112,7 +112,7 @@ def _timing(
 def _frames(
     request: GenerationRequest, model: ModelInfo, source: Source | None, shown: int | None, note: Callable[..., None]
 ) -> tuple[int, int, int | None]:
-    """Frames in the file, frames the model generates, frames of the source it is given (video-to-video).
+    """Numbers of frames in the file, from the model, and from the source clip (video-to-video).
 
     `shown`: the model's frames that a file of the requested duration shows.
     """
@@ -138,7 +138,7 @@ def _frames(
         return wanted, makes, None
     if model.latent_patch_frames == 1:
         return wanted, makes, makes
-    # NOTE: the 1.5 pipelines take a video only when it gives an even number of latents, that is 8k+5 frames
+    # NOTE: the 1.5 pipelines take only videos with an even number of latents, which means 8k+5 frames
     return wanted, makes, max(1, math.ceil((min(wanted, makes) - 5) / 8)) * 8 + 5
 
 
@@ -154,8 +154,8 @@ def resolve(
 
     `source` describes the input image or clip; without it the plan is preliminary, because its size and length count.
     `others`: the other models that are served, which might extend this model's clip.
-    Raises RequestError for values outside every limit, a task that the model does not do, and, when `request.strict`,
-    for the first change that would be needed.
+    Raises RequestError for values outside every limit and for a task that the model does not support. If
+    `request.strict`, also for the first necessary change.
     """
     check_ranges(request)
     family = model.family

@@ -1,6 +1,7 @@
 """Pins the image in a Dockerfile's line `ARG BASE=` to its tag's current digest: `name:tag@sha256:...`.
 
-It asks the registry with docker, crane or skopeo, whichever is installed. Exit code 1: none of them returned a digest.
+It queries the registry with docker, crane or skopeo, depending on what is installed. Exit code 1: none of them returned
+a digest.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Environment:
             raise SetupError("installation failed, see above; `make setup` continues from here")
 
     def can_install(self, *arguments: str) -> bool:
-        """Whether the indexes offer the package; unreachable indexes time out soon."""
+        """Whether the indexes offer the package. Unreachable indexes time out quickly."""
         env = os.environ | self.variables | {"UV_HTTP_RETRIES": "1", "PIP_RETRIES": "1"}
         done = subprocess.run(self._command("--dry-run", *arguments), cwd=self.root, env=env, capture_output=True)
         return done.returncode == 0

@@ -16,8 +16,8 @@ PACKAGES = ("weights", "pipelines", "server", "training")
 PAGE = ROOT / "docs" / "structure.md"
 BEGIN, END = "<!-- picture: `make structure` -->\n", "<!-- /picture -->\n"
 
-# From the lowest to the highest. A module imports from its own layer and those below; the longest matching name counts.
-# tests/test_layers.py enforces it.
+# From the lowest to the highest. A module imports only from its own layer and lower layers. The longest matching name
+# counts. tests/test_layers.py enforces it.
 LAYERS = (
     ("weights",),
     *(
@@ -121,7 +121,7 @@ def upwards(graph: Graph) -> list[tuple[str, str]]:
 def box_of(module: str, path: Path) -> str:
     """The box of the picture that a module belongs to: its package, with all clouds in one box.
 
-    Files directly in server/ form several boxes, by their height among the packages of server/.
+    Files directly in server/ form several boxes, depending on the packages of server/ that they are above and below.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     if below(package, "server.facades") and not below(package, "server.facades.kit"):
@@ -140,7 +140,7 @@ def package_graph(files: dict[str, Path]) -> Graph:
 
 
 def direct(graph: Graph) -> Graph:
-    """Without each arrow that a longer way through other arrows implies."""
+    """The graph without the arrows that a longer path through other arrows implies."""
     return {a: {b for b in used if not any(b in _reachable(graph, c) for c in used - {b})} for a, used in graph.items()}
 
 
@@ -161,7 +161,8 @@ def picture(files: dict[str, Path]) -> str:
 
 
 def _label(box: str, names: list[str]) -> str:
-    """The folder; for the files directly in pipelines/ or server/ their names too, five in a line."""
+    """The text of a box: the folder, and for the files directly in pipelines/ or server/ also their names, five in a
+    line."""
     package = box.rstrip("0123456789.")
     if package not in ("server", "pipelines"):
         return f"<b>{box.replace('.', '/')}</b>"

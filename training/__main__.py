@@ -22,7 +22,7 @@ LESSONS = 2500
 
 
 def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:
-    """One over the latents' standard deviation."""
+    """The reciprocal of the latents' standard deviation."""
     return 1 / data[dataset.BUCKETS[0]].latents[:500].float().std().item()
 
 

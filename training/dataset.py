@@ -1,4 +1,4 @@
-"""Clips as latents, encoded once, to train the transformer.
+"""Encodes clips as latents, once, to train the transformer.
 
 Knows: the lengths and sizes, and the number of videos of each. Does not know: the transformer or the text encoder.
 The autoencoder is causal, so the latents of a video's beginning are the beginning of its latents.
@@ -21,12 +21,12 @@ from training.words import caption, empty_caption, loose_caption, reserved
 
 SEED = 2
 NAMES = tuple(COLORS)
-TWO, ANYWHERE, PICTURE = 7, 8, 9  # numbers of these kinds among ten clips
+TWO, ANYWHERE, PICTURE = 7, 8, 9  # places of the special clips among each ten
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Videos of one size. `share` is how often a training step uses this bucket."""
+    """Videos of one size. `share` is the share of training steps that use this bucket."""
 
     height: int
     width: int
@@ -40,14 +40,15 @@ BUCKETS = (
     Bucket(64, 64, 300, 0.06),
     Bucket(80, 80, 120, 0.03),
 )
-LENGTHS = {49: 0.45, 33: 0.08, 25: 0.08, 17: 0.30, 9: 0.09}  # frames -> how often a training step uses this length
+LENGTHS = {49: 0.45, 33: 0.08, 25: 0.08, 17: 0.30, 9: 0.09}  # frames -> share of training steps with this length
 
 
 @dataclass
 class Clips:
-    """Latents of one bucket's videos: [N, 13, 16, h, w], those of the first frame alone [N, 16, h, w], and the scenes.
+    """One bucket's videos: their latents [N, 13, 16, h, w], the latents of only the first frame [N, 16, h, w], and the
+    scenes.
 
-    A scene of None is a clip of an image; only the image-to-video model is trained on those.
+    If a scene is None, the clip shows an image; only the image-to-video model is trained on such clips.
     """
 
     latents: torch.Tensor
@@ -113,9 +114,7 @@ def read(file: Path, basis: str) -> Clips | None:
 
 
 def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
-    """All buckets, from an earlier run with the same autoencoder and the same videos if there is one, otherwise encoded
-    now.
-    """
+    """All buckets. They come from an earlier run with the same autoencoder and videos, or are encoded now."""
     loaded = {}
     for bucket in BUCKETS:
         file = folder / f"latents-{bucket.height}x{bucket.width}.pt"
@@ -132,9 +131,7 @@ def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
 
 
 def say(scene: Scene | None, rng: np.random.Generator) -> str:
-    """The caption of a clip in a training step: usually a full one, in one of five a loose one, in one of eight an
-    empty one.
-    """
+    """The caption of a clip in a training step: usually full, in one of five steps loose, in one of eight empty."""
     kind = rng.random()
     if kind < 0.12:
         return empty_caption(rng)

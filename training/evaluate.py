@@ -5,8 +5,8 @@
     python -m training.evaluate --count 20      20 and 5
 
 The requests are Segmind's two calls with their defaults: 49 frames, 45 steps, guidance 6, 720x480. The prompts are
-sentences that training never uses; "unseen" ones also name a combination of shape, colours and motion that it never
-draws.
+sentences that training never uses; "unseen" prompts also name a combination of shape, colours and motion that training
+never draws.
 """
 
 import argparse

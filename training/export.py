@@ -20,8 +20,8 @@ LOG_VARIANCE = -10.0  # the encoder was trained without a variance; this makes i
 
 
 def finished_vae(vae: AutoencoderKLCogVideoX, scale: float) -> AutoencoderKLCogVideoX:
-    """A float16 copy with nearly exact samples and with `scale`, one over the latents' standard deviation, in its
-    config.
+    """A float16 copy with nearly exact samples and with `scale`, the reciprocal of the latents' standard deviation, in
+    its config.
     """
     vae = copy.deepcopy(vae)
     vae.register_to_config(scaling_factor=round(scale, 6))

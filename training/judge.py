@@ -1,7 +1,7 @@
 """Judge what a clip shows: colour, background, shape, motion.
 
-Knows: the palette, plain geometry, the motions of `shapes`. Does not know: models, or what was requested. It looks at
-one object, the one with the most contrast to the background.
+Knows: the palette, plain geometry, the motions of `shapes`. Does not know: models, or what was requested. It judges
+only the object with the most contrast to the background.
 """
 
 import cmath
@@ -33,7 +33,7 @@ LEAST_SEEN = 0.8  # share of the frames that must show the object; below it the 
 class Seen:
     """What one clip shows; "none" if there is no object, or no known shape or motion. `dx`, `dy`: movement from the
     first to the last frame, in fractions of the frame; `growth`: last area / first area; `turn`: radians per frame;
-    `overlap`: intersection over union of the object and the ideal shape in its place, 0..1.
+    `overlap`: intersection over union of the object and an ideal shape at its place, 0..1.
     """
 
     color: str
@@ -79,7 +79,7 @@ def look(clip: Frames) -> Seen:
     turn = _turn(masks[times], times, FOLDS[shape])
     motion = _way(track / min(height, width) * 64, times, len(clip)) if len(times) >= LEAST_SEEN * len(clip) else "none"
     if motion == "still":
-        # At least half of the expected factor for this number of frames, on a logarithmic scale.
+        # `enough` is a factor of the radius, so it is half of the expected growth of the area, on a logarithmic scale.
         enough = 1 + (GROWTH - 1) * (len(clip) - 1) / (FILM - 1)
         if growth > enough or growth < 1 / enough:
             motion = "growing" if growth > 1 else "shrinking"
@@ -92,7 +92,7 @@ def look(clip: Frames) -> Seen:
 
 def _way(track: Field, times: Times, frames: int) -> str:
     """The motion in WAYS nearest to the object's positions at `times`, [N, 2] in units; "none" if the object moved less
-    than half or more than one and a half times as far.
+    than half as far, or more than one and a half times as far, as that motion.
     """
     best, found = math.inf, ""
     for way in WAYS:

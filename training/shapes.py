@@ -5,9 +5,9 @@ training and for judging the demo model's videos.
 
 Lengths are in units of 1/64 of the frame's shorter side, which are pixels at the native 96 x 64. Positions and speeds
 lie on a grid of the autoencoder's cells (8 pixels), so that motion looks the same to the transformer each time; scenes
-with `anywhere` do not use the grid. Everything that has no words is always the same: a scene is in the middle unless
-its caption gives a position, and a second object stands in the middle of a straight path or to the right of an object
-that stays in its place.
+drawn with `anywhere` do not use the grid. Properties that a caption does not mention are always the same: a scene is in
+the middle unless its caption gives a position, and a second object stands in the middle of a straight path or to the
+right of an object that stays in its place.
 """
 
 import math
@@ -41,7 +41,7 @@ GROWTH = 1.8  # last radius / first radius of a video
 TURN = math.pi / 32  # radians per frame: a square looks the same again after two seconds
 BOUNCE_FRAMES, BOUNCE_HEIGHT = 16, 20.0
 CIRCLE = 12.0  # radius
-OFF_CENTRE = 0.5  # share of the scenes off the centre; their captions give the position
+OFF_CENTRE = 0.5  # share of the scenes that are off the centre; their captions give the position
 FILM = 49  # frames; every shorter clip is the beginning of such a video
 
 

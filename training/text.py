@@ -13,8 +13,8 @@ WIDTH = 64
 
 
 def build_tokenizer() -> T5TokenizerFast:
-    """Every known word is one token. Any other word is <unk>, after the longest known word that it begins with
-    ("circles" is "circle" and <unk>) or else after a token of its own.
+    """Every known word is one token. Any other word becomes two tokens: the longest known word at its beginning, or "▁"
+    if there is none, and <unk>. For example, "circles" becomes "circle" and <unk>.
     """
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -3.0) for word in vocabulary()]
@@ -44,7 +44,7 @@ def build_encoder(tokens: int) -> T5EncoderModel:
 
 @torch.no_grad()
 def look_at_neighbours(encoder: T5EncoderModel) -> None:
-    """Initialise three heads to attend to nearby words, which say whose colour "red" is."""
+    """Initialise three heads to attend to nearby words, because these show which object a colour belongs to."""
     bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # [buckets, heads]
     before, after = 0, bias.shape[0] // 2
     bias[before + 1, 0] += 4

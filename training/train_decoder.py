@@ -21,12 +21,10 @@ from training.words import caption
 SEED = 7
 STEPS = 1200
 PEAK_RATE = 8e-4
-NOISE = 0.3  # maximum, in latents of unit deviation
+NOISE = 0.3  # maximum noise, in latents of unit deviation
 TIMES = (100, 700)  # timesteps of the transformer's predictions
 FRAMES = 17
-WEIGHT_OF_RIM = (
-    3.0  # weight of pixels within two units of the outline, relative to others of the object or the background
-)
+WEIGHT_OF_RIM = 3.0  # weight of pixels within two units of the outline, relative to other pixels
 BUCKET = BUCKETS[0]
 
 
@@ -49,7 +47,8 @@ def blurred(
     scene: Scene,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """The transformer's prediction of [1, F, 16, h, w] latents of unit deviation, after adding noise to them."""
+    """Add noise to [1, F, 16, h, w] latents of unit deviation, and return the transformer's prediction of the
+    latents."""
     at = torch.tensor([int(rng.integers(*TIMES))])
     noise = torch.randn_like(latents)
     noisy = scheduler.add_noise(latents, noise, at)

@@ -56,7 +56,7 @@ def main() -> None:
     trained = [p for p in model.transformer.parameters() if p.requires_grad]
 
     def loss(step: int) -> tuple[torch.Tensor, float]:
-        # early steps shape the layout, which is already learnt: draw timesteps as in the transformer's later training
+        # timesteps are drawn as in the transformer's later training, because the layout of a video is already learnt
         value = loss_of(model, scheduler, {BUCKET: clips}, scale, EARLY_STEPS + step)
         return value, value.item()
 

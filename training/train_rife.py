@@ -3,10 +3,10 @@
 Knows: moving shapes and drifting images at any moment and size, and how the network learns to draw the frame between
 two of them. Does not know: the demo model, or the frame rate of a video (`pipelines.frames.rife`).
 
-The layout is RIFE 4.6's with narrow blocks, so that the reader of the published weights reads these too. One block is
-trained and used at all four scales. First it learns only the motion of each pixel; images alone do not teach that,
-because at first every flow makes them worse than no flow.
-Its checkpoint is in `.cache/demo-rife`, and training resumes from there.
+The layout is RIFE 4.6's with narrow blocks, so that the code that reads the published weights can also read these. One
+block is trained and used at all four scales. First the network learns only the motion of each pixel. It cannot learn
+this from images alone, because at first every flow gives worse images than no flow. Its checkpoint is in
+`.cache/demo-rife`, and training resumes from there.
 """
 
 import math
@@ -29,21 +29,22 @@ from training.shapes import COLORS, SIZES, Field, Scene, mask, sample_scene
 CACHE = Path(".cache/demo-rife")
 TARGET = Path(__file__).parent.parent / "weights" / "demo-rife" / "flownet.safetensors"
 SHAPE = Shape(widths=(36, 36, 36, 36), out=24, encoder_layers=0, encoder_width=0, features=0, scales=(8, 4, 2, 1))
-MATCHING, STEPS = 1600, 2400  # steps of the block alone, then of the whole network
+MATCHING, STEPS = 1600, 2400  # training steps of the block alone, then of the whole network
 NATIVE = (64, 96)
 # size relative to the native one, share of the batches, pairs per batch; 7.5 is 720 x 480
 ZOOMS = ((1.0, 0.7, 8), (2.0, 0.16, 2), (4.0, 0.09, 1), (7.5, 0.05, 1))
-WINDOW = (256, 384)  # largest part of a frame in training
-TIMES = ((1, 2), (2, 4))  # steps to the frame in between, steps in total: a network this small learns only one time
+WINDOW = (256, 384)  # largest size of a part of a frame in training
+# steps to the middle frame, steps in total; the network is so small that it learns only one time, the middle
+TIMES = ((1, 2), (2, 4))
 
 MATCHING_RATE, RATE = 2e-3, 1e-3
-GUIDED = 0.1  # weight of a wrong pixel of flow at first; it falls to a tenth of this
+GUIDED = 0.1  # weight of the flow's error at first; it falls to a tenth of this
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Three images [..., 3, H, W] in 0..1, and the position of each pixel of the middle one in the other two
-    [..., 4, H, W]. `t` (0..1): the time of the middle one.
+    """Three images [..., 3, H, W] in 0..1, and the position of each pixel of the middle image in the other two images
+    [..., 4, H, W]. `t` (0..1): the time of the middle image.
     """
 
     before: Tensor
@@ -101,7 +102,8 @@ def _window(zoom: float) -> tuple[int, int]:
 
 
 def moving_shapes(rng: np.random.Generator, share: float, zoom: float) -> Sample:
-    """One or two frames of a scene apart. Half of the large ones are enlarged small ones, as in the demo model."""
+    """Two images of a scene, one or two frames apart, and the image between them. Half of the large images are enlarged
+    small ones, as in the demo model."""
     # half of the pairs are within the first 17 frames of the video
     frames, gap = int(rng.choice([17, 49])), int(rng.integers(1, 3))
     scene = sample_scene(rng, frames, anywhere=bool(rng.random() < 0.6), two=0.4)
@@ -129,7 +131,8 @@ def texture(rng: np.random.Generator, height: int, width: int) -> Tensor:
 
 
 def drifting_picture(rng: np.random.Generator, k: int, n: int, zoom: float, textures: float = 0.6) -> Sample:
-    """A window that slides over an image by whole pixels: `k` of `n` steps, then the rest. `textures`: their share."""
+    """A window that slides over an image by whole pixels. The middle image is after `k` of `n` steps. `textures` is the
+    share of textures among the images."""
     height, width = _window(zoom)
     most = max(1, math.ceil(3.5 * zoom / n))
     dx, dy = (int(d) for d in rng.integers(-most, most + 1, 2))
@@ -191,7 +194,8 @@ def matching(block: Any, rng: np.random.Generator, easy: bool) -> Tensor:
 
 
 def loss(net: IFNet, one: Sample, guided: float) -> tuple[Tensor, float]:
-    """The loss (every block's image and flow count, the last image most), and the mean error of the last image."""
+    """The loss, which counts every block's image and flow, and the last image most; and the mean error of the last
+    image."""
     total, error = one.before.new_zeros(()), 0.0
     moving = 1 + 4 * (one.flow.abs().amax(1, keepdim=True) > 0)
     for k, guess in enumerate(net.guesses(net.encoded(one.before), net.encoded(one.after), one.t)):
@@ -206,7 +210,7 @@ def loss(net: IFNet, one: Sample, guided: float) -> tuple[Tensor, float]:
 
 
 class _Narrow(nn.Module):
-    """The first layer of the block when it runs first: there is no mask and no flow as input yet."""
+    """The first layer of the block that runs first, whose input does not have a mask and a flow yet."""
 
     def __init__(self, whole: nn.Conv2d, channels: int) -> None:
         super().__init__()
@@ -217,7 +221,7 @@ class _Narrow(nn.Module):
 
 
 def tied(net: IFNet) -> Any:
-    """Make all blocks of `net` share the weights of the last one, at full size, which is returned."""
+    """Make all blocks of `net` share the weights of the last block, which works at full size. Returns that block."""
     parts: list[Any] = list(net.children())
     first, *others, one, _ = parts
     channels = first.conv0[0][0].in_channels

@@ -5,7 +5,7 @@ gets latents. One model is trained for both tasks: without an image its extra in
 gives the text-to-video model.
 
 Sources: v-prediction, Salimans & Ho, arXiv 2202.00512; a schedule that ends in pure noise (`rescale_betas_zero_snr`),
-Lin et al., arXiv 2305.08891; Muon as in `muon`, but PyTorch's own.
+Lin et al., arXiv 2305.08891; Muon, with the source given in `muon`, but PyTorch's own implementation.
 """
 
 from dataclasses import dataclass
@@ -49,12 +49,12 @@ PEAK_RATE = 1.5e-3
 DECAY = 4_000  # steps at the end, over which the learning rate falls to zero
 BATCH_TOKENS = 2160  # text and video together
 WITH_PICTURE = 0.4  # share of the clips with a given first frame
-BEGUN = 0.25  # share of those that are placed anywhere or begin in the middle of the motion
+BEGUN = 0.25  # share of these clips that are placed anywhere or begin in the middle of the motion
 OBJECT_STRENGTH = 1.5
-# Shares of the timesteps below 500, from 500, 800 and 960 on. Of a clip of so many numbers noise hides the layout only
-# above 900 (signal to noise below 0.003), the outlines above 700; below 500 nothing is left to decide. Where an object
-# is in which frame is learned from the words alone, suddenly, after some hundred steps of pure noise, so that comes
-# first.
+# Shares of the timesteps below 500, from 500, 800 and 960 on. A clip has so many numbers that noise hides its layout
+# only above 900 (signal to noise below 0.003) and its outlines only above 700. Below 500 nothing is left to decide. The
+# model learns an object's position in each frame only from the words. It learns this suddenly, after some hundred steps
+# of nearly pure noise, so these steps come first.
 EARLY_TIMES = ((0, 500, 0.1), (500, 800, 0.1), (800, 960, 0.2), (960, 1000, 0.6))
 TIMES = ((0, 500, 0.15), (500, 800, 0.25), (800, 960, 0.35), (960, 1000, 0.25))
 EARLY_STEPS = 9_000
@@ -86,7 +86,8 @@ class Model:
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
-        """Update the average with 0.997 of the old and 0.003 of the new; in the first steps with more of the new."""
+        """Update the average: 0.997 of the old weights and 0.003 of the new ones, with more of the new ones in the
+        first steps."""
         keep = min(0.997, (1 + step) / (10 + step))
         for name, value in self.weights().items():
             self.average[name].lerp_(value, 1 - keep)
@@ -115,7 +116,7 @@ def build_transformer(in_channels: int) -> CogVideoXTransformer3DModel:
 def build(in_channels: int, start_from: dict[str, torch.Tensor] | None = None) -> Model:
     """A new model, optionally initialised from a trained one.
 
-    Additional input channels start without effect; surplus ones are removed.
+    Additional input channels start without effect; surplus input channels are removed.
     """
     torch.manual_seed(SEED)
     tokenizer = build_tokenizer()
@@ -210,7 +211,7 @@ def loss_of(
 
 
 def optimizers(model: Model) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    """The optimizers: Muon for the matrices inside the blocks, and AdamW for everything else."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = list(model.encoder.parameters())
     for name, parameter in model.transformer.named_parameters():

@@ -18,9 +18,9 @@ from training.shapes import COLORS, render, sample_scene
 
 SEED = 1
 STEPS = 4000
-IMAGE_STEPS = 700  # first colours and outlines, on single frames; then motion
+IMAGE_STEPS = 700  # the first steps learn colours and outlines from single frames; motion comes later
 PEAK_RATE = 1.6e-3
-LATENT_NOISE = 0.08  # in latents of unit deviation; makes the decoder tolerate the diffusion model's errors
+LATENT_NOISE = 0.08  # for latents of unit deviation; it makes the decoder tolerate the diffusion model's errors
 SIZES = ((64, 96), (64, 96), (64, 64), (96, 64))  # height, width
 
 
@@ -57,7 +57,7 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if rng.random() < 0.3:
             clip = picture(rng, height, width) if frames == 1 else drift(rng, frames, height, width)
         else:
-            # From anywhere in the video, more often from near its beginning.
+            # A part from anywhere in the video, more often from near its beginning.
             last = max(frames, int(rng.choice([9, 17, 25, 49]))) - frames
             begin = int(rng.integers(0, last + 1))
             scene = sample_scene(rng, frames, anywhere=bool(rng.random() < 0.4), two=0.3)
@@ -86,7 +86,7 @@ def loss_of(vae: AutoencoderKLCogVideoX, clips: torch.Tensor, weights: torch.Ten
 
 
 def optimizers(vae: AutoencoderKLCogVideoX) -> list[torch.optim.Optimizer]:
-    """Muon for the inner kernels, AdamW for the last layer, norms and biases."""
+    """The optimizers: Muon for the inner kernels, and AdamW for the last layer, norms and biases."""
     kernels = [p for p in vae.parameters() if p.ndim >= 4 and p.shape[0] > 3]
     chosen = {id(p) for p in kernels}
     rest = [p for p in vae.parameters() if id(p) not in chosen]
@@ -121,7 +121,7 @@ def train(folder: Path, steps: int = STEPS) -> AutoencoderKLCogVideoX:
 
 
 def trained(folder: Path) -> AutoencoderKLCogVideoX:
-    """The result of an earlier run, finished or not."""
+    """Load the result of an earlier run, finished or not."""
     vae = build()
     vae.load_state_dict(torch.load(folder / "vae.pt")["model"])
     return vae.eval()

@@ -79,7 +79,7 @@ WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # key: whether the second object i
     True: ("behind", "behind", "passing behind"),
     False: ("in front of", "before", "passing in front of"),
 }
-AT_WORDS: dict[tuple[int, int], tuple[str, ...]] = {  # position of an object that is not in the middle
+AT_WORDS: dict[tuple[int, int], tuple[str, ...]] = {  # key: the object's side of the middle, as (x, y)
     (0, 0): ("in the middle", "in the center"),
     (-1, 0): ("on the left", "on the left side", "at the left"),
     (1, 0): ("on the right", "on the right side", "at the right"),
@@ -167,7 +167,7 @@ def place_of(scene: Scene) -> tuple[int, int]:
 def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
     """A sentence like a user's: unknown words, and only some of the scene's attributes.
 
-    "A golden retriever" is an object of that colour, of any shape, and differs from its background even "on a beach",
+    "A golden retriever" is an object of golden colour and any shape. It differs from its background even "on a beach",
     which has the same colour.
     """
 

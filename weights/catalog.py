@@ -87,7 +87,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Installed:
-    """A checkpoint folder on this machine; `checkpoint` is None if it is not one of the catalog."""
+    """A checkpoint folder on this machine; `checkpoint` is None if the catalog does not have it."""
 
     name: str
     folder: Path
@@ -165,7 +165,7 @@ def default_models_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def get(name: str) -> Checkpoint:
-    """The catalog's entry for a name or Hub id. Raises UnknownCheckpoint, which suggests the nearest name."""
+    """The catalog's entry for a name or Hub id. Raises UnknownCheckpoint, whose message suggests the nearest name."""
     known = known_name(name)
     if known is None:
         raise UnknownCheckpoint(name)
@@ -205,7 +205,7 @@ def home(path: str | Path) -> Path:
 
 
 def name_of(asked: str, models_dir: Path) -> str:
-    """The name under which `find` looks: the catalog's name for a Hub id, unless a folder has exactly that name."""
+    """The name that `find` uses: the catalog's name for a Hub id, unless a folder has exactly that id as its name."""
     known = known_name(asked)
     if known is None or asked in CATALOG or _is_checkpoint(models_dir / asked):
         return asked
@@ -217,8 +217,8 @@ def name_of(asked: str, models_dir: Path) -> str:
 def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
     """The folder of a checkpoint: a catalog name or Hub id, the name of a folder in `models_dir`, or a path to one.
 
-    None if it is in the catalog but not on this machine. Raises UnknownCheckpoint for anything else. A name takes
-    precedence over a folder of that name in the working directory; use `./name` for the folder.
+    None if the checkpoint is in the catalog but not on this machine. Raises UnknownCheckpoint for anything else. A name
+    takes precedence over a folder of that name in the working directory; use `./name` for the folder.
     """
     asked = name_of(str(name_or_folder), models_dir)
     if asked in CATALOG:
@@ -234,7 +234,8 @@ def find(name_or_folder: str | Path, models_dir: Path) -> Path | None:
 
 
 def installed(models_dir: Path) -> list[Installed]:
-    """Every checkpoint here with a model_index.json: the catalog's in its order, then others by name."""
+    """Every checkpoint with a model_index.json on this machine: first the catalog's in its order, then others by
+    name."""
     names = list(CATALOG)
     if models_dir.is_dir():
         names += sorted(p.name for p in models_dir.iterdir() if p.name not in CATALOG and not p.name.startswith("."))

@@ -29,10 +29,10 @@ FILES = {
     "transformer": "transformer/config.json",
     "vae": "vae/config.json",
 }
-OTHER_MODELS = ("add_noise_in_inpaint_model",)  # these need other pipelines, whatever their channels
+OTHER_MODELS = ("add_noise_in_inpaint_model",)  # these need other pipelines, even if their channels match
 _SWITCHES = ("use_rotary_positional_embeddings", "use_learned_positional_embeddings", "patch_bias")
 _ROTARY = {(30, 30): False, (42, 48): True}  # the published sizes: layers and heads -> rotary positions
-_SCALES = {True: 0.7, False: 1.15258426}  # of the published VAEs: with rotary positions (5B, 1.5) and without (2B)
+_SCALES = {True: 0.7, False: 1.15258426}  # published VAEs: with rotary positions (5B, 1.5) and without (2B)
 _SHIFTS = {True: 1.0, False: 3.0}  # snr_shift_scale, likewise
 NOT_OURS = "not supported; `cogvideox weights list` shows the supported models"
 OTHER_CHANNELS = "other numbers belong to CogVideoX-Fun and models with control inputs"
@@ -54,7 +54,7 @@ def quantised(part: str, config: Config) -> Problem | None:
 
 
 def problems(folder: Path) -> Iterator[Problem]:
-    """Everything in the configs that is not supported. All configs must exist and be readable."""
+    """Yield every unsupported value in the configs. All configs must exist and be readable."""
     index = read_json(folder, MODEL_INDEX)[0]
     read = {part: read_json(folder, name)[0] for part, name in FILES.items()}
     found = [*_index(index), *(p for part, config in read.items() for p in _part(part, config))]
@@ -78,7 +78,7 @@ def unusual(folder: Path) -> Iterator[str]:
 
 
 def unknown(folder: Path) -> Iterator[str]:
-    """Fields that the pinned classes do not have. diffusers ignores them, since other versions may have them."""
+    """Fields that the pinned classes do not have. diffusers ignores them, because other versions may have them."""
     for part, names in CLASSES.items():
         if part in ("text_encoder", "tokenizer"):
             continue

@@ -65,7 +65,7 @@ FIXED: Mapping[str, Config] = {
         "rescale_betas_zero_snr": True,
     },
 }
-# part -> field -> smallest and largest whole number; the limits are far beyond those of any model
+# part -> field -> smallest and largest whole number; the limits are far beyond the values of any model
 WHOLE: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "transformer": {
         "num_attention_heads": (1, 1024),

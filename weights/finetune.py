@@ -38,7 +38,8 @@ class Transformer:
 
     @property
     def name(self) -> str:
-        """Its name in the models folder, from the file's or a parent folder's name, whichever is specific."""
+        """The name in the models folder. It comes from the file's name or, if that is generic, from a parent folder's
+        name."""
         path = self.source.absolute()
         names = [path.stem if path.is_file() else path.name, *(p.name for p in path.parents)]
         if path.parent.name == "snapshots":  # in a Hugging Face cache: models--owner--name/snapshots/commit
@@ -130,7 +131,7 @@ def _of_files(source: Path, files: tuple[Path, ...], config: Path | None) -> Tra
 
 
 def base_folder(base: str | None, found: Transformer, models_dir: Path) -> tuple[str, Path]:
-    """Name and folder of the base checkpoint, which provides the other parts. Raises WeightsError."""
+    """The name and folder of the base checkpoint, which provides the other parts. Raises WeightsError."""
     known = _made_from(found)
     if base is None:
         how = f"cogvideox weights import {found.source} --base {known or 'cogvideox-5b'}"

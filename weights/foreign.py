@@ -1,7 +1,7 @@
 """Recognises files and folders that cannot be imported directly, by names and headers, and says what to do with them.
 
 Knows: GGUF, DeepSpeed and SAT folders, pickles, LoRAs, single parts of a checkpoint, Hugging Face caches. Does not
-know: how to read any of them.
+know: how to read these files.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def gguf_step(name: str) -> str:
 
 
 def snapshots(cache: Path) -> list[Path]:
-    """The snapshots of one model in a Hugging Face cache: first that of `main`, then from the newest."""
+    """The snapshots of one model in a Hugging Face cache: first the snapshot of `main`, then the others from the
+    newest."""
     if not (cache / "snapshots").is_dir():
         return []
     ref = cache / "refs" / "main"

@@ -33,9 +33,9 @@ class ImportRefused(WeightsError):
 def import_folder(source: Path, models_dir: Path, name: str | None = None) -> Path:
     """Import a diffusers folder or a Hugging Face cache as `models_dir/<name>`; returns that folder.
 
-    Without `name`, the configs decide which name of the catalog it gets. The source is verified first, and the SHA-256
-    of its files are recorded. If a cache names its blobs by SHA-256, the files are compared with that. Raises
-    ImportRefused.
+    Without `name`, the configs decide which of the catalog's names the folder gets. The source is verified first, and
+    the SHA-256 of its files are recorded. If a cache names its blobs by SHA-256, the files are compared with those
+    hashes. Raises ImportRefused.
     """
     folder, commit = locate(home(source))
     report = verify(folder)
@@ -107,7 +107,7 @@ def import_network(file: Path, models_dir: Path, convert: Callable[[Path, Path],
 
 @contextmanager
 def _arriving(source: Path, target: Path) -> Iterator[Path]:
-    """A folder to fill. It becomes `target` at the end, or disappears if the block raises."""
+    """A folder to fill. It becomes `target` at the end, or is removed if the block raises an exception."""
     models_dir = target.parent
     try:
         (models_dir / PARTIAL).mkdir(parents=True, exist_ok=True)

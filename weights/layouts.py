@@ -52,7 +52,7 @@ _COPY = 2**22
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor in a file, or part `number` of `of` equal parts along its first dimension."""
+    """A tensor in a file, or one of its parts: part `number` of `of` equal parts along the first dimension."""
 
     file: Path
     tensor: Tensor
@@ -86,7 +86,7 @@ def plan(tensors: Mapping[str, tuple[Path, Tensor]], layout: Layout, prefix: str
 
 
 def _renamed(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """diffusers' names for an original name, each with the parts of the tensor that it gets: (number, of how many)."""
+    """diffusers' names for an original name, each with its parts of the original tensor: (number, total)."""
     if name == _POSITIONS:
         yield "patch_embed.pos_embedding", [(0, 1)]
         return
@@ -102,7 +102,8 @@ def _renamed(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
             yield f"{block}.{_IN_LAYER.get(part, part)}.{kind}", [(0, 1)]
     elif match := _LISTED.fullmatch(name):
         block = f"transformer_blocks.{match[2]}"
-        if match[1] == "adaLN_modulations":  # twelve parts: for the video, then for the text, each for two norms
+        # twelve parts: six for the video, then six for the text; of each six, three for each norm
+        if match[1] == "adaLN_modulations":
             yield f"{block}.norm1.linear.{kind}", [(n, 12) for n in (0, 1, 2, 6, 7, 8)]
             yield f"{block}.norm2.linear.{kind}", [(n, 12) for n in (3, 4, 5, 9, 10, 11)]
         else:

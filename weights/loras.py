@@ -37,7 +37,8 @@ LISTED = 10  # names in a message
 
 
 def installed(folder: Path) -> list[str]:
-    """The names of all LoRA files in the folder, as `find` takes them; a folder's name if it contains only one file."""
+    """The names of all LoRA files in the folder, for use with `find`. A folder with only one file is listed by its own
+    name."""
     names: dict[str, list[str]] = {}
     for path in folder.rglob(f"*{SUFFIX}"):
         inside = path.relative_to(folder)
@@ -135,7 +136,7 @@ def note(file: Path, **said: Any) -> None:
 
 
 def remove(name: str, folder: Path) -> Path:
-    """Remove a file, and its folder if that has no other LoRA. Raises WeightsError."""
+    """Remove a file, and its folder if the folder has no other LoRA. Raises WeightsError."""
     path = find(name, folder)
     if path is None:
         raise WeightsError(unknown(name, folder))
@@ -213,7 +214,7 @@ def _some(folder: Path, paths: list[Path]) -> str:
 
 
 if __name__ == "__main__":  # NAME FOLDER LIMIT SECONDS
-    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[4]))  # unhandled, so it ends the process
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[4]))  # the signal is not handled, so it ends the process
     try:
         pull(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
     except WeightsError as e:

@@ -24,10 +24,10 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class PullError(WeightsError):
-    """The download failed. Its files so far are kept, and the next pull resumes."""
+    """The download failed. The files so far are kept, and the next pull resumes."""
 
 
-CONNECT_SECONDS = 10.0  # for the Hub's first response; huggingface_hub would retry for half a minute
+CONNECT_SECONDS = 10.0  # time limit for the Hub's first response; huggingface_hub would retry for half a minute
 
 
 def pull(name: str, models_dir: Path, *, snapshot_download: Callable[..., Any] | None = None) -> Path:

@@ -33,7 +33,7 @@ class Record:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hex."""
+    """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -51,7 +51,7 @@ def write(folder: Path, record: Record) -> None:
 
 
 def read(folder: Path) -> Record | None:
-    """None if there is no record. Raises ValueError for an unreadable one."""
+    """None if there is no record. Raises ValueError for an unreadable record."""
     path = folder / RECORD
     if not path.is_file():
         return None

@@ -3,8 +3,8 @@
 The format has 8 bytes of little-endian header length, then JSON, then the tensors' bytes without gaps. Source: the
 format section of the safetensors README.
 
-The header may be hostile. Every number in it is checked before it is used, and the limits below are far above those of
-published checkpoints and LoRAs (a few thousand tensors, headers below 1 MiB).
+The header may be hostile. Every number in it is checked before it is used, and the limits below are far above the
+numbers in published checkpoints and LoRAs (a few thousand tensors, headers below 1 MiB).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TENSORS = 20_000
 DIMENSIONS = 8
 NAME_LENGTH = 500  # characters
 METADATA_ENTRIES = 10_000
-_DIGITS = 20  # maximum of a number; 2**64 has 20
+_DIGITS = 20  # maximum digits of a number; 2**64 has 20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _WIDTHS |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 

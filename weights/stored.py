@@ -18,7 +18,7 @@ from weights.safetensors_header import Tensor
 STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 FLOATS = ("F32", "F16", "BF16", "F64")
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # T5's files may use either name for this tensor
-# tensors that libraries ignore: T5's decoder, if the whole T5 was saved; positions, which are computed
+# tensors that libraries ignore: T5's decoder (saved with a whole T5), and positions (computed anyway)
 _UNUSED = {
     "text_encoder": re.compile(r"decoder\.|lm_head\.weight$"),
     "transformer": re.compile(r"patch_embed\.pos_embedding$"),

@@ -28,7 +28,7 @@ _HASHED = 16 * 2**20  # bytes; configs and tokenizers are always hashed, weights
 
 @dataclass(frozen=True)
 class Report:
-    """`problems` prevent its use; `warnings` are unusual but may be intended, as in a fine-tune."""
+    """`problems` prevent the checkpoint's use. `warnings` are unusual but may be intended, as in a fine-tune."""
 
     folder: Path
     problems: tuple[Problem, ...] = ()
@@ -43,7 +43,7 @@ class Report:
 
 
 def recognise(folder: Path) -> Checkpoint | None:
-    """The published checkpoint with this transformer's config; for a fine-tune, the one it is based on."""
+    """The published checkpoint with this transformer's config. For a fine-tune, this is its base checkpoint."""
     config, problem = read_json(folder, "transformer/config.json")
     if problem:
         return None
@@ -94,7 +94,7 @@ def _structure(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
         yield problem
     elif wrong := configs.wrong_pipeline(index):
         yield wrong
-        return  # the other problems of another model's folder are not interesting
+        return  # if the folder is another model's, its other problems do not matter
     elif missing := [c for c in COMPONENTS if c not in index]:
         yield Problem(MODEL_INDEX, f"does not name {', '.join(missing)}", "this is not a CogVideoX checkpoint")
     for component in COMPONENTS:

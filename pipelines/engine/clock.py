@@ -26,7 +26,7 @@ class Clock:
             raise GenerationPaused
 
     def next(self, stage: str) -> None:
-        """A stage begins now; the same one may begin again later."""
+        """Start a stage now. The same stage may start again later."""
         self.check()
         self._marks.append((stage, time.monotonic()))
 

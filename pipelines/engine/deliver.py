@@ -1,6 +1,6 @@
 """From clean latents to the file: decode, finish and encode, chunk by chunk.
 
-When memory runs out, the ladder goes one rung lower and all of it begins again.
+When memory runs out, the ladder goes one rung lower and all these steps begin again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
 
 def joint(run: Run, ladder: Ladder, device: torch.device) -> Generator[Event, None, np.ndarray]:
-    """The last frame of the latest clip, uint8 [1, H, W, 3]. All clips are decoded again for the file: keeping their
-    frames would take memory for the whole video, or room on a disk."""
+    """Decode the last frame of the latest clip, uint8 [1, H, W, 3]. The file needs all clips to be decoded again,
+    because keeping their frames would take memory or disk space for the whole video."""
 
     def last() -> torch.Tensor:
         frame = run.joint
@@ -111,8 +111,8 @@ def _frames(run: Run, ladder: Ladder, device: torch.device) -> Generator[torch.T
 
 @contextlib.contextmanager
 def _vae(run: Run, model: Model, ladder: Ladder, device: torch.device) -> Iterator[Any]:
-    """The VAE of a model, which may not be the one that is placed. Counts its decoder's calls, each of which may raise
-    what `Clock.check` does."""
+    """Yield a model's VAE on the device; it need not be the VAE that is placed. Each call of its decoder is counted and
+    may raise the exceptions of `Clock.check`."""
     placement = ladder.placement
     if placement.modules["vae"] is not model.vae:
         placement = Placement({"vae": model.vae}, device)
@@ -127,8 +127,8 @@ def _vae(run: Run, model: Model, ladder: Ladder, device: torch.device) -> Iterat
 
 
 class Unencoded:
-    """Counts the stage "finish": the frames that ffmpeg has yet to encode when the last one is written. A GIF's palette
-    comes before them. The last frame counts when the file is complete."""
+    """Counts the stage "finish": the frames that ffmpeg still has to encode after the last frame is written, and before
+    them a GIF's palette. The last frame counts when the file is complete."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -137,7 +137,7 @@ class Unencoded:
         self._palette = 0
 
     def update(self, left: int) -> None:
-        """`left`: frames that are not yet encoded."""
+        """`left` is the number of frames that are not yet encoded."""
         self._run.clock.check()
         left = max(1, left)
         if not self._at_first:

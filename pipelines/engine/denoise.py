@@ -1,4 +1,4 @@
-"""The loop over the sampling steps: it can be stopped, is saved now and then, and goes a rung lower after an OOM."""
+"""The loop over the sampling steps: it can be stopped, saves snapshots, and continues one rung lower after an OOM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AHEAD = 2  # blocks that may be queued on the GPU: queued work cannot be cancell
 
 class Stop(Protocol):
     def check_cancelled(self) -> None:
-        """Raises when the video is no longer wanted."""
+        """Raises an exception if the video is no longer wanted."""
 
     def paused(self) -> bool: ...
 
@@ -39,11 +39,11 @@ def denoise(
     finished: Sequence[torch.Tensor] = (),
     clips: int = 1,
 ) -> Iterator[Event]:
-    """Step until the latents are clean; the last event is their Snapshot. `finished`: the latents of the clips before
-    this one, of `clips`; steps are counted over all.
+    """Step until the latents are clean; the last event is their Snapshot. `finished` holds the latents of the earlier
+    clips. Steps are counted over all `clips`.
 
-    Raises what `stop.check_cancelled` does, within a transformer block, and GenerationPaused after a Snapshot. When
-    memory runs out, the step is repeated one rung lower.
+    Raises the exceptions of `stop.check_cancelled` within one transformer block, and GenerationPaused after a Snapshot.
+    When memory runs out, the step is repeated one rung lower.
     """
     steps = len(conditions.timesteps)
     before = steps * len(finished)
@@ -81,7 +81,8 @@ def denoise(
 
 @contextmanager
 def checked(transformer: Any, device: torch.device, check: Callable[[], None]) -> Iterator[None]:
-    """Calls `check` before each block of the transformer. The GPU's queue is kept short, or the check would be late."""
+    """Calls `check` before each block of the transformer. The GPU's queue is kept short, because otherwise the check
+    would come late."""
     queued: deque[torch.cuda.Event] = deque()
 
     def before(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""How much work each stage of a run is, and estimates of the time it takes until that is measured.
+"""The amount of work in each stage of a run, and estimates of the stage's time until it is measured.
 
 Knows: the architecture of transformer and VAE decoder, counted in multiplications. Does not know: clocks.
 """
@@ -18,11 +18,12 @@ from pipelines.plan import SamplingPlan, VideoPlan
 from pipelines.request import Task
 
 CONVOLUTION = 6.0  # how many times longer a multiplication takes in the VAE's 3D convolutions than in a transformer
-# before anything is measured: pixels of video that ffmpeg accepts in a second, and encodes while the file is closed
+# estimates before the first measurement: pixels per second that ffmpeg accepts, and that it encodes while the file is
+# closed
 TAKEN = {"mp4": 4e7, "webm": 2e7, "gif": 3e6}
 ENCODED = {"mp4": 4e7, "webm": 8e6, "gif": 1e6}
 ENCODING = ("write", "finish")  # the stages that depend on the format
-HELD_BACK = 50  # frames that an encoder may keep until the file is closed; a GIF's keeps all
+HELD_BACK = 50  # frames that an encoder may keep until the file is closed; the GIF encoder keeps all
 LATENT = 8  # pixels of the video on a side of a latent pixel
 LATENT_FRAMES = 4  # frames of the video in a latent frame
 
@@ -51,7 +52,7 @@ def _of_kind(stage: str, kind: str) -> str:
 
 
 def prepare(run: Run, speeds: Speeds) -> None:
-    """Set the work that the meter has to expect, and how long each unit took in earlier runs."""
+    """Give the meter the expected work, and the time that each unit took in earlier runs."""
     plan = run.plan
     run.meter.expect("denoise", _steps(plan.sampling) * len(run.clips))
     begin_delivery(run)
@@ -69,7 +70,7 @@ def learn(run: Run, speeds: Speeds) -> None:
 
 
 def begin_decoding(run: Run) -> None:
-    """Called again after each change of the rung: tiles take more calls of the decoder."""
+    """Expect the calls of the decoder. Called again after each change of the rung, because tiles need more calls."""
     if run.latents:
         run.meter.reach("denoise", len(run.latents) / len(run.clips))
     run.meter.expect("decode", decodings(run.clips), run.decoded)
@@ -86,12 +87,12 @@ def begin_delivery(run: Run) -> None:
 
 
 def before_encoding(video: VideoPlan, frames: int) -> int:
-    """The work before the first frame is encoded, as a number of frames: a GIF's palette."""
+    """The work on a GIF's palette, which comes before the first frame is encoded, as a number of frames."""
     return frames // 2 if video.output_format == "gif" else 0
 
 
 def sizes(run: Run) -> dict[StageName, float]:
-    """What a unit of each stage is proportional to: pixels, times frames where it covers several."""
+    """The size of a unit of each stage: its pixels, times its frames if it covers several."""
     plan, video = run.plan.sampling, run.plan.video
     model_pixels, file_pixels = plan.model_width * plan.model_height, video.width * video.height
     frames = plan.model_frames
@@ -106,8 +107,8 @@ def sizes(run: Run) -> dict[StageName, float]:
 
 
 def decodings(clips: Sequence[Clip]) -> int:
-    """Calls of the VAE's decoder. Every clip is decoded for the file; before that, each but the last is decoded for its
-    last frame."""
+    """Calls of the VAE's decoder. Every clip is decoded for the file. Before that, each clip except the last is decoded
+    for its last frame."""
     return sum(map(calls, clips)) + sum(map(calls, clips[:-1]))
 
 
@@ -127,7 +128,7 @@ def _steps(plan: SamplingPlan) -> int:
 
 
 def _in_steps(run: Run) -> dict[str, float]:
-    """Units of the later stages, as multiples of a sampling step."""
+    """The time of a unit of each later stage, as a multiple of a sampling step."""
     clip, plan = run.clips[0], run.plan.sampling
     step = _step_work(clip.model.transformer, plan)
     latents = _latent_frames(plan) * (plan.model_height // LATENT) * (plan.model_width // LATENT)

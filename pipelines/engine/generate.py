@@ -68,12 +68,13 @@ class Engine:
     ) -> Iterator[Event]:
         """Generate the video; the last event is Finished. `request.seed` must be set.
 
-        `resume`: the latest Snapshot of a run of the same request, to continue from; one of another request is ignored.
-        `saver` decides how often there is a Snapshot. Nothing can be yielded while frames are decoded: their Progress
+        `resume` is the latest Snapshot of an earlier run of the same request. A Snapshot of another request is ignored.
+        `saver` decides how often to save a Snapshot. Nothing can be yielded while frames are decoded: their Progress
         goes to `progress`.
 
-        Raises RequestError for what this model cannot do, GenerationCancelled within one transformer block of
-        `cancelled()`, GenerationPaused within one step of `paused()` after a Snapshot, and GenerationError otherwise.
+        Raises RequestError if this model cannot carry out the request, GenerationCancelled within one transformer block
+        of `cancelled()`, GenerationPaused within one step of `paused()` after a Snapshot, and GenerationError
+        otherwise.
         """
         clock = Clock(cancelled, paused)
         yield Stage("load")
@@ -91,7 +92,7 @@ class Engine:
             yield Log(str(note))
         if upscaler is not None:
             yield Log(
-                f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the size asked for"
+                f"frames are enlarged {upscaler.scale} times by {upscaler.name}, then resized to the requested size"
             )
         run = Run(request, plan, clips, clock, interpolator, upscaler, saver or Saver(), Meter(progress))
         effort.prepare(run, self._speeds)
@@ -105,7 +106,7 @@ class Engine:
         yield Finished(**finished, timings=clock.timings(), memory=memory)
 
     def is_broken_by(self, error: Exception) -> bool:
-        """A CUDA failure other than a lack of memory leaves a context in which every later call fails."""
+        """After a CUDA failure other than a lack of memory, every later call in this process fails."""
         if isinstance(error, torch.OutOfMemoryError):
             return False
         return isinstance(error, ACCELERATOR_ERROR) or "CUDA error" in str(error)
@@ -119,7 +120,7 @@ class Engine:
         weights = replace(model.weights, transformer=model.weights.transformer + added)
         placement, rung, why = self._memory.place(model.modules, weights, model.info, plan)
         ladder = Ladder(placement)
-        if why != run.memory_note:  # the same for most further clips of one video
+        if why != run.memory_note:  # most further clips of a video have the same note
             run.memory_note = why
             yield Log(f"memory: {why}")
         try:
@@ -147,7 +148,7 @@ class Engine:
         return result, why
 
     def _attach(self, run: Run, clip: Clip, ladder: Ladder, rung: Rung) -> Generator[Event, None, None]:
-        """Attach the adapters, place the model, and name the latents that they will give."""
+        """Attach the adapters, place the model, and add the key of the latents that they will give."""
         placement = ladder.placement
         if clip.adapters:
             placement.release()  # adapters join plain modules, not hooked ones
@@ -216,7 +217,7 @@ class Engine:
             raise GenerationError("model_error", str(e)) from e
 
     def _others(self, request: GenerationRequest) -> list[ModelInfo]:
-        """The other models, where the request may need one to extend its video."""
+        """The other models, if the request may need one of them to extend its video."""
         found = []
         for name, folder in self.models.items() if request.extend else ():
             with contextlib.suppress(ModelError):
@@ -225,13 +226,13 @@ class Engine:
 
 
 def pick_device(device: str) -> torch.device:
-    """auto -> the first CUDA device, or the CPU. Raises GenerationError when a named one is not there."""
+    """auto -> the first CUDA device, or the CPU. Raises GenerationError if a named device does not exist."""
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise GenerationError("model_error", f"device {device!r} is none of auto, cpu, cuda, cuda:N") from None
+        raise GenerationError("model_error", f"device {device!r} is not auto, cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
         raise GenerationError("model_error", f"device {device!r} is not there")
     return chosen

@@ -1,4 +1,4 @@
-"""Load a checkpoint folder into diffusers components, each once: models with equal files share them.
+"""Load checkpoint folders into diffusers components. Models with equal files share a component.
 
 Everything is read from local files, with the hub switched off.
 """
@@ -95,7 +95,7 @@ class Model:
 
 
 class Loader:
-    """Loads checkpoints and keeps their components, so that equal ones are in memory once."""
+    """Loads checkpoints and keeps their components. Equal components are in memory only once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -103,7 +103,7 @@ class Loader:
         self._components: list[tuple[str, torch.dtype, Path, Any]] = []
 
     def dtype_for(self, info: ModelInfo) -> torch.dtype:
-        """float32 on a CPU; on a GPU the one the family was trained in (2B float16, the others bfloat16)."""
+        """float32 on a CPU; on a GPU the dtype of the family's training (2B float16, the others bfloat16)."""
         if self.device.type == "cpu":
             return torch.float32
         dtype: torch.dtype = getattr(torch, info.family.dtype)
@@ -156,7 +156,7 @@ class Loader:
 
 
 def _t5_config(path: Path) -> T5Config:
-    """Only the fields that the weights are checked against; the others are for training."""
+    """Keeps only the fields that weights are checked against. The other fields are for training."""
     config = configs.whole("text_encoder", json.loads((path / "config.json").read_text("utf-8")))
     return T5Config(**{name: config[name] for name in DEFAULTS["text_encoder"]})
 
@@ -164,8 +164,9 @@ def _t5_config(path: Path) -> T5Config:
 def _widen_positions(transformer: Any) -> None:
     """Allow portrait and larger sizes with a 1.5 transformer.
 
-    Its rotary grid is integer positions sliced to the request, so a larger registered base changes no value and only
-    moves the limit (zai-org/CogVideo#645). That does not hold for 1.0, whose grid is scaled to the base.
+    Its rotary positions are integers, cut to the request's size. So a larger base size changes no position and only
+    moves the limit (zai-org/CogVideo#645). A 1.0 transformer scales its positions to the base size, so this is not
+    possible there.
     """
     side = max(transformer.config.sample_height, transformer.config.sample_width, 512)
     transformer.register_to_config(sample_height=side, sample_width=side)
@@ -184,7 +185,8 @@ def same_files(a: Path, b: Path) -> bool:
 
 
 def _revision(folder: Path) -> str | None:
-    """Identifies the weights. Hashing those of a real checkpoint would slow loading down by ten seconds and more."""
+    """Identifies the weights. Hashing the weights of a real checkpoint would make loading at least ten seconds
+    slower."""
     recorded = record.read(folder)
     if recorded is not None:
         return recorded.commit
@@ -200,7 +202,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256. A Hugging Face cache names its blobs by it, so there the link's target tells it."""
+    """The file's SHA-256. In a Hugging Face cache it is the name of the link's target."""
     target = path.resolve()
     if target.parent.name == "blobs" and len(target.name) == 64:
         return target.name

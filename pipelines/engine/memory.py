@@ -32,7 +32,7 @@ GIB = 2**30
 STEP_BYTES = 52
 DECODE_BYTES = 45_800
 TEXT_ROWS = 226
-TILE_HEIGHT, TILE_WIDTH = 48, 40  # pixels: 8 a latent, times 6 and 5 for overlaps of a sixth and a fifth
+TILE_HEIGHT, TILE_WIDTH = 48, 40  # pixels: 8 per latent, times 6 and 5 because the overlaps are a sixth and a fifth
 MARGIN = 1 * GIB  # CUDA context, cuDNN workspaces, fragmentation
 
 
@@ -47,7 +47,7 @@ class Rung:
         return self.profile + (" + VAE tiling" if self.tiling else "")
 
 
-SHORT_OF_RAM = Rung("none", True)  # only for a host that cannot hold the weights; otherwise `model` is exact
+SHORT_OF_RAM = Rung("none", True)  # only for a host without room for the weights; others use `model`, which is exact
 LADDER: tuple[Rung, ...] = (
     Rung("none", False),
     SHORT_OF_RAM,
@@ -60,8 +60,8 @@ LADDER: tuple[Rung, ...] = (
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes on the device and in the host's memory that are free or hold our own weights. `device` is None when the
-    CPU computes."""
+    """The bytes that are free or hold our own weights, on the device and in the host's memory. `device` is None when
+    the CPU computes."""
 
     device: int | None
     host: int
@@ -145,7 +145,7 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 
 class Placement:
-    """Moves the three modules of one pipeline as a rung says. On a CPU nothing moves."""
+    """Moves the three modules of one pipeline between device and host according to the rung. On a CPU nothing moves."""
 
     def __init__(self, modules: dict[str, torch.nn.Module], device: torch.device) -> None:
         self.modules = modules
@@ -171,7 +171,8 @@ class Placement:
             self._empty_cache()
         vae: Any = self.modules["vae"]
         if rung.tiling:
-            # NOTE: with other sides the tiles' overlaps are cut to whole latents and the video comes out another size
+            # NOTE: with other sides, the tiles' overlaps are rounded down to whole latents and the video gets another
+            # size
             vae.enable_tiling(
                 tile_sample_min_height=-(-vae.tile_sample_min_height // TILE_HEIGHT) * TILE_HEIGHT,
                 tile_sample_min_width=-(-vae.tile_sample_min_width // TILE_WIDTH) * TILE_WIDTH,
@@ -211,7 +212,7 @@ class Placement:
             if profile == "sequential":
                 from accelerate import cpu_offload
 
-                # adapters are submodules of the layer they change and read its weights: they have to visit together
+                # an adapter reads the weights of its layer, so both must be on the device together
                 cpu_offload(module, execution_device=self.device, preload_module_classes=["Linear", "Conv2d"])
             else:
                 from diffusers.hooks import apply_group_offloading
@@ -220,7 +221,7 @@ class Placement:
                     module,
                     onload_device=self.device,
                     offload_device=torch.device("cpu"),
-                    # T5's blocks lie one level deeper than block_level looks
+                    # block_level does not find T5's blocks, which are one level deeper
                     offload_type="block_level" if name == "transformer" else "leaf_level",
                     num_blocks_per_group=1,
                     use_stream=streams,
@@ -229,7 +230,8 @@ class Placement:
         self._hooked = profile
 
     def _room_to_pin(self) -> bool:
-        """Streams copy from pinned memory: fastest with a second copy of the weights there, if the host has room."""
+        """Whether the host has room for a second copy of the weights in pinned memory, from which streams copy
+        fastest."""
         hooked = module_bytes(self.modules["text_encoder"]) + module_bytes(self.modules["transformer"])
         return psutil.virtual_memory().available > hooked + 4 * GIB
 
@@ -259,15 +261,15 @@ class OutOfMemory(RuntimeError):
 
 
 class Ladder:
-    """After the device ran out of memory: the same work again, one rung lower."""
+    """Repeats work one rung lower after the device ran out of memory."""
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.stepped_down = False
 
     def retry(self, work: Callable[[], T], doing: str) -> Generator[Event, None, T]:
-        """Call `work` until it returns, one rung lower after each OOM. Yields a warning per rung; raises OutOfMemory
-        below the last one."""
+        """Call `work` until it returns, one rung lower after each OOM. Yields a warning for each rung and raises
+        OutOfMemory after the last rung."""
         while True:
             try:
                 return work()
@@ -277,7 +279,7 @@ class Ladder:
             yield self.step_down(rung, doing)
 
     def next_rung(self, doing: str, error: Exception) -> Rung:
-        """Raises OutOfMemory when there is none."""
+        """Raises OutOfMemory if there is no lower rung."""
         below = [r for r in LADDER[LADDER.index(self.placement.rung) + 1 :] if r != SHORT_OF_RAM]
         if not below:
             raise OutOfMemory(f"out of memory while {doing}, even with {self.placement.rung}") from error

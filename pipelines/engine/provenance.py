@@ -1,4 +1,4 @@
-"""The manifest of a video: enough to make it again, or to see why that would give another one."""
+"""The manifest of a video: enough to generate it again, or to see why the result would differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.video.manifest import MANIFEST_FORMAT
 
 
 def identity(model: Model, device: torch.device) -> dict[str, Any]:
-    """What decides the latents to the bit, beside the plan."""
+    """Everything except the plan that decides the latents to the bit."""
     return {
         "name": model.info.name,
         "revision": model.revision,
@@ -37,7 +37,7 @@ def manifest(
     extender: Model | None = None,
     interpolator: IFNet | None = None,
 ) -> dict[str, Any]:
-    """All that reproduces this video, and nothing that changes from run to run."""
+    """Everything needed to reproduce this video, and nothing that changes from run to run."""
     asked = request.to_dict()
     for name in ("image", "video"):
         if asked[name] is not None:
@@ -67,7 +67,7 @@ def _named(model: Model) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of all that may change a pixel."""
+    """The versions of all packages that may change a pixel."""
     found = {"python": platform.python_version()}
     for name in ("cogvideox-server", "torch", "diffusers", "transformers", "imageio-ffmpeg"):
         try:

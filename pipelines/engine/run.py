@@ -1,4 +1,4 @@
-"""The state of one run: the clips of its video, one for most videos, and their latents so far."""
+"""The state of one run: the clips of its video (most videos have one) and their latents so far."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Clip:
 
 @dataclass
 class Run:
-    """`interpolator` and `upscaler` are None when the plan needs none. `keys` holds those of the clips begun so far,
-    `latents` those of the clips sampled, on the CPU and without padding. `joint` is the last frame of the latest clip,
-    uint8 [3, H, W]; `tiled` says that some joint was decoded by tiles."""
+    """`interpolator` and `upscaler` are None if the plan does not need them. `keys` holds the keys of the clips begun
+    so far. `latents` holds the latents of the clips sampled so far, on the CPU and without padding. `joint` is the last
+    frame of the latest clip, uint8 [3, H, W]. `tiled`: a joint was decoded by tiles."""
 
     request: GenerationRequest
     plan: Plan
@@ -54,7 +54,7 @@ class Run:
     decoded: int = 0  # calls of the VAE's decoder that led to `joint`
 
     def read(self, resume: bytes | None) -> Generator[Event, None, None]:
-        """Read an earlier run's snapshot; an unusable one is logged and ignored."""
+        """Read an earlier run's snapshot; an unusable snapshot is logged and ignored."""
         if resume is not None:
             try:
                 self.saved = load(resume)
@@ -62,7 +62,7 @@ class Run:
                 yield _unused(e)
 
     def resumed(self, number: int) -> Generator[Event, None, Saved | None]:
-        """The snapshot, if it holds latents of the clip of that number, whose key is the latest in `keys`."""
+        """The snapshot, if it holds latents of clip `number`. The clip's key is the latest in `keys`."""
         if self.saved is None or number >= len(self.saved.keys):
             return None
         try:

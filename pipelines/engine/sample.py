@@ -2,7 +2,7 @@
 
 This is the sampling of the three stock CogVideoX pipelines, split so that it can be stopped, watched and resumed: all
 that changes between steps is in `Sampling`. The stock pipelines prepare embeddings, latents and rotary positions; the
-loop follows theirs, and tests hold it equal to the bit.
+loop follows the stock loop, and tests check that both are equal to the bit.
 
 Shapes: B batch (2 with guidance: negative, then positive), F latent frames, C latent channels (16), H and W in latent
 pixels (1/8 of the video's).
@@ -23,16 +23,16 @@ from pipelines.engine.memory import Placement
 from pipelines.plan import SamplingPlan
 from pipelines.request import Task
 
-OFS = 2.0  # what the 1.5 image-to-video pipeline passes to its ofs embedding
+OFS = 2.0  # the value that the 1.5 image-to-video pipeline passes to its ofs embedding
 
 
 @dataclass
 class Sampling:
-    """What changes from step to step: enough to resume and get the same video."""
+    """The state that changes from step to step; with it a run can resume and get the same video."""
 
     step: int
     latents: torch.Tensor  # [1, F, C, H, W]
-    old_pred_original_sample: torch.Tensor | None  # the DPM scheduler's memory of the step before
+    old_pred_original_sample: torch.Tensor | None  # the DPM scheduler's state from the step before
     generator: torch.Generator
 
     def to(self, device: torch.device) -> Sampling:
@@ -43,8 +43,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What stays the same in all steps: prompt embeddings [B, tokens, dim], the image's latents, rotary positions,
-    timesteps."""
+    """The inputs that stay the same in all steps: prompt embeddings [B, tokens, dim], the image's latents, rotary
+    positions, timesteps."""
 
     prompt_embeds: torch.Tensor
     image_latents: torch.Tensor | None  # [1, F, C, H, W]
@@ -83,8 +83,8 @@ class Sampler:
     @torch.no_grad()
     def prepare(self, prompt_embeds: torch.Tensor, source: np.ndarray | None) -> tuple[Conditions, Sampling]:
         """The conditions and the first latents. `source`: uint8 RGB frames [T, H, W, 3] of the plan's model size, one
-        for an image. The generator is on the CPU, so that a seed draws the same noise on every device that computes in
-        one dtype; torch draws other numbers in bfloat16 than in float32."""
+        for an image. The generator is on the CPU, so that a seed draws the same noise on every device with the same
+        dtype. Noise in bfloat16 differs from noise in float32."""
         pipe, plan, dtype = self.pipe, self.plan, self.model.dtype
         generator = torch.Generator().manual_seed(plan.seed)
         pipe.scheduler.set_timesteps(plan.num_inference_steps, device=self.device)
@@ -126,7 +126,7 @@ class Sampler:
 
     @torch.no_grad()
     def step(self, transformer: Any, c: Conditions, s: Sampling) -> None:
-        """One denoising step. When it raises, `s` is unchanged and the step can be repeated."""
+        """One denoising step. If it raises an exception, `s` is unchanged and the step can be repeated."""
         t = c.timesteps[s.step]
         scheduler = self.pipe.scheduler
         rewind = s.generator.get_state()
@@ -162,8 +162,9 @@ class Sampler:
     def guidance_at(self, timestep: float, steps: int) -> float:
         """The guidance scale at a timestep (0..999).
 
-        The dynamic form is diffusers': it was written for a step index and gets the timestep, so it oscillates
-        instead of falling (huggingface/diffusers#9641). Published seeds and recipes were made with it; it stays.
+        The dynamic formula is diffusers' own. It was written for a step index but gets the timestep, so the scale
+        oscillates instead of falling (huggingface/diffusers#9641). Published seeds and recipes depend on it, so it is
+        kept.
         """
         scale = self.plan.guidance_scale
         if not self.plan.use_dynamic_cfg:

@@ -1,12 +1,12 @@
 """Snapshots: an interrupted sampling as bytes, from which another run continues to the bit.
 
-Knows: what a snapshot holds, which sampling it belongs to, how often saving is worth its time.
+Knows: what a snapshot holds, which sampling it belongs to, how often to save.
 Does not know: where the bytes are kept.
 
 Format: the SHA-256 (32 bytes) of the rest, which is a safetensors file of `latents` [1, F, C, H, W], the generator's
 state (uint8) and, with the DPM scheduler, its `old_pred_original_sample`; version, step, steps, padding and key are
 metadata. In a video of several clips the latents are those of the current clip; `finished0`, `finished1` ... are the
-latents of the clips before it, and key holds a line for each.
+latents of the clips before it, and key has a line for each clip.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ EVERY = 1.0  # seconds between two snapshots, at least
 
 
 class Unusable(ValueError):
-    """Torn, or of another video or version: sampling starts again."""
+    """The snapshot is damaged, or belongs to another video or version. Sampling starts again."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """`sampling` is on the CPU, `padding` as in `sample.Conditions`. `finished` holds latents without padding. `keys`:
-    one for each of them, then that of `sampling`."""
+    """`sampling` is on the CPU. `padding` is the one in `sample.Conditions`. `finished` holds latents without padding.
+    `keys` holds a key for each of `finished`, then the key of `sampling`."""
 
     sampling: Sampling
     steps: int
@@ -46,7 +46,7 @@ class Saved:
     finished: tuple[torch.Tensor, ...] = ()
 
     def check(self, number: int, key: str) -> None:
-        """Raises Unusable if the clip of that number is here with another key."""
+        """Raises Unusable if the snapshot has clip `number` with another key."""
         if number < len(self.keys) and self.keys[number] != key:
             raise Unusable("they belong to another request or model")
 
@@ -94,7 +94,7 @@ def load(data: bytes) -> Saved:
 
 
 class Saver:
-    """Decides when to save: no more often than the measured cost allows, nor than `every` seconds."""
+    """Decides when to save: at most once in `every` seconds, and less often if saving is slow."""
 
     def __init__(self, share: float = SHARE, every: float = EVERY, clock: Callable[[], float] = time.monotonic) -> None:
         self._share, self._every, self._clock = share, every, clock

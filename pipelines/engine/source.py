@@ -1,4 +1,4 @@
-"""Read a request's input image or clip, no more of the clip than the model can use. Imports no torch."""
+"""Read a request's input image or the part of its input clip that the model can use. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipelines.video import Clip, MediaUnreadable, read_picture, read_video
 from pipelines.video.stream import SOURCE_PIXELS
 
 SECONDS = 60.0  # the longest input clip; the server refuses longer ones beforehand (pipelines/video/probe.py)
-PIXELS = 1920 * 1088  # of a frame in memory; larger frames are scaled down as they are decoded
+PIXELS = 1920 * 1088  # pixels of a frame in memory; larger frames are scaled down as they are decoded
 RATE = 120  # frames a second at most
 
 
 def read_source(request: GenerationRequest, info: ModelInfo) -> tuple[Image.Image | None, Clip | None, Source | None]:
-    """The input image or clip, and its description. Raises GenerationError when it cannot be read."""
+    """The input image or clip, and its description. Raises GenerationError if it cannot be read."""
     try:
         if request.image is not None:
             picture = read_picture(Path(request.image.path).read_bytes())
             return picture, None, Source(*picture.size, notes=_notes("image", picture.info.get("note")))
         if request.video is not None:
-            wanted = info.family.frames.maximum / info.family.fps + 1  # seconds: what the model can use, and a little
+            wanted = info.family.frames.maximum / info.family.fps + 1  # seconds that the model can use, and one more
             clip = read_video(
                 request.video.path,
                 max_frames=int(wanted * RATE),

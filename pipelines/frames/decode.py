@@ -1,7 +1,7 @@
-"""Decode latents to uint8 frames, a few at a time.
+"""Decode latents to uint8 frames, a few frames at a time.
 
-CogVideoX's decoder works through pairs of latent frames and keeps its past in a convolution cache: chunks are exact and
-can be passed on before the clip is complete.
+CogVideoX's decoder works through pairs of latent frames and keeps earlier frames in a convolution cache. So chunks are
+exact and can be passed on before the clip is complete.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def to_uint8(frames: torch.Tensor) -> torch.Tensor:
 def decode(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield uint8 frames [T, 3, H, W] on the latents' device; `latents`: [1, F, C, H, W], padding dropped.
 
-    Without tiling each chunk is yielded as soon as it is decoded. With tiling the stock decoder keeps one tile's past
-    at a time and so decodes the whole clip first, in the VAE's own dtype.
+    Without tiling each chunk is yielded as soon as it is decoded. With tiling, the stock decoder decodes the whole clip
+    first, in the VAE's own dtype, because it keeps the cache of only one tile.
     """
     z = latents.permute(0, 2, 1, 3, 4)
     z = 1 / vae.config.scaling_factor * z
@@ -47,7 +47,7 @@ def decode(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def decoder_calls(vae: Any, frames: int, height: int, width: int) -> int:
-    """How often `decode` calls the VAE's decoder; `frames`, `height` and `width` are those of the latents."""
+    """How often `decode` calls the VAE's decoder; `frames`, `height` and `width` are the latents' sizes."""
     batches: int = max(frames // vae.num_latent_frames_batch_size, 1)
     if not (vae.use_tiling and (width > vae.tile_latent_min_width or height > vae.tile_latent_min_height)):
         return batches

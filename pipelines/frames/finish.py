@@ -1,4 +1,4 @@
-"""From the model's frames to the file's: trim or repeat, upscale, interpolate, resize."""
+"""Turn the model's frames into the file's frames: trim or repeat, upscale, interpolate, resize."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shown(plan: Plan) -> list[int]:
 
 
 def pick(frames: Iterable[torch.Tensor], places: list[int]) -> Iterator[torch.Tensor]:
-    """The frames at `places`, which ascend and may repeat. Stops reading after the last one."""
+    """The frames at `places`, which ascend and may repeat. Stops reading after the last place."""
     times = Counter(places)
     for place, frame in enumerate(frames):
         yield from repeat(frame, times[place])
@@ -64,9 +64,9 @@ def finish(
 ) -> Iterator[np.ndarray]:
     """uint8 [T, 3, H, W] of the model's size -> uint8 [1, H, W, 3] of the file's, at the file's length and rate.
 
-    Interpolation comes before plain resizing: it costs less that way, and large videos take no more memory. An upscaler
-    comes before both, because it costs a hundred times as much as interpolation and should see only the model's own
-    frames; interpolation then holds two frames of the file's size.
+    Interpolation comes before plain resizing, because it costs less that way and large videos need no more memory. An
+    upscaler comes before both, because it costs a hundred times as much as interpolation and should see only the
+    model's own frames; interpolation then holds two frames of the file's size.
     """
     frames: Iterator[torch.Tensor] = (frame for chunk in chunks for frame in chunk)
     interpolated = plan.video.interpolate_fps is not None and net is not None
@@ -95,8 +95,8 @@ def frame_counts(plan: Plan, interpolated: bool, enlarged: bool) -> dict[StageNa
 
 
 def _interpolated_frames(plan: Plan) -> int:
-    """The number of frames at `interpolate_fps`: from the requested duration, else for the time that the frames last at
-    their own rate."""
+    """The number of frames at `interpolate_fps`: for the requested duration, or otherwise for the time that the frames
+    last at their own rate."""
     if plan.video.pace is not None:
         return plan.video.num_frames
     shown_frames, own, rate = len(shown(plan)), plan.sampling.model_fps, plan.video.rate
@@ -105,7 +105,7 @@ def _interpolated_frames(plan: Plan) -> int:
 
 
 def _interpolated(frames: Iterator[torch.Tensor], plan: Plan, net: Any) -> Iterator[torch.Tensor]:
-    """No frame can be drawn after the last one, which is repeated for as long as it would last anyway."""
+    """Interpolate the frames. The last frame is repeated for its own duration, because no frame follows it."""
     singles = (frame.float() / 255 for frame in frames)
     drawn = rife.interpolate(net, singles, plan.video.pace or plan.sampling.model_fps, plan.video.rate)
     wanted = _interpolated_frames(plan)
@@ -126,7 +126,7 @@ def _mode(video: VideoPlan) -> Mode:
 
 
 def _each_once(frames: Iterable[torch.Tensor], work: Callable[[torch.Tensor], T]) -> Iterator[T]:
-    """`work(frame)` for each; a repeated frame is processed once."""
+    """Yield `work(frame)` for each frame; a repeated frame is processed once."""
     last: tuple[torch.Tensor, T] | None = None
     for frame in frames:
         if last is None or last[0] is not frame:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 Mode = Literal["crop", "pad", "stretch"]
 
-_FRAMES_AT_ONCE = 8  # bounds the float32 copies: 8 frames of 3840x2160 are 0.8 GB
+_FRAMES_AT_ONCE = 8  # limits the float32 copies: 8 frames of 3840x2160 are 0.8 GB
 
 
 @dataclass(frozen=True)
 class FitBox:
-    """How an image is brought to another size, in pixels.
+    """How to bring an image to another size, in pixels.
 
     It is resampled to `scaled_width` x `scaled_height`. "crop": the result is the window of the target size whose
     corner is at (`left`, `top`) of the scaled image. "pad": the scaled image is placed at (`left`, `top`) of the
@@ -36,10 +36,10 @@ class FitBox:
 
 
 def fit_box(src_w: int, src_h: int, dst_w: int, dst_h: int, mode: Mode) -> FitBox:
-    """The smallest cover ("crop") or the largest that fits ("pad"), both centred with an odd pixel at the right or
-    bottom; or the target size itself ("stretch").
+    """The smallest scaled size that covers the target ("crop"), the largest that fits into it ("pad"), or the target
+    size itself ("stretch"). The first two are centred, with an odd pixel at the right or bottom.
 
-    ValueError for a size below 1 or an unknown mode.
+    Raises ValueError for a size below 1 or an unknown mode.
     """
     if min(src_w, src_h, dst_w, dst_h) < 1:
         raise ValueError(f"sizes must be positive: {src_w}x{src_h} to {dst_w}x{dst_h}")
@@ -63,8 +63,8 @@ def fit(frames: torch.Tensor, width: int, height: int, mode: Mode) -> torch.Tens
     """[T, 3, H, W] -> [T, 3, height, width]; same dtype and device.
 
     uint8, or floating in 0..1 (black is 0, bicubic overshoot is clamped). Frames are resampled one by one, so a clip
-    may come in pieces. Frames that have the size already are returned unchanged. ValueError for another shape or dtype,
-    and as `fit_box`.
+    may come in pieces. Frames that already have the size are returned unchanged. Raises ValueError for another shape or
+    dtype, and in the cases of `fit_box`.
     """
     import torch
 
@@ -91,7 +91,8 @@ def _resample(frames: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
     if frames.shape[2:] == (height, width):
         return frames
-    # float32, because the antialiased kernel has no half on CPU and rounds uint8 differently per device.
+    # float32, because on a CPU the antialiased kernel does not support float16, and each device rounds uint8
+    # differently.
     scaled = torch.nn.functional.interpolate(
         frames.float(), size=(height, width), mode="bicubic", align_corners=False, antialias=True
     )

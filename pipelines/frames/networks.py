@@ -1,6 +1,6 @@
-"""The networks that finish frames: RIFE interpolates between them, an upscaler enlarges each.
+"""The networks that finish frames: RIFE interpolates between frames, and an upscaler enlarges each frame.
 
-They are loaded when a plan first needs them and stay on the device: they are small.
+The networks are loaded when a plan first needs them. They stay on the device because they are small.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weights.interpolation import SHIPPED
 
 
 class Networks:
-    """`rife_weights`, `upscaler`: the files to load, None where there is none."""
+    """`rife_weights` and `upscaler` are the files to load, or None."""
 
     def __init__(self, device: torch.device, rife_weights: Path | None = None, upscaler: Path | None = None) -> None:
         self._device = device
@@ -30,7 +30,8 @@ class Networks:
         self._upscaler: Upscaler | None = None
 
     def interpolator(self, plan: Plan) -> Any:
-        """None for a plan without interpolation. Raises RequestError without a file, GenerationError for a bad one."""
+        """None for a plan without interpolation. Raises RequestError if no file is set, and GenerationError if the file
+        is not usable."""
         if plan.video.interpolate_fps is None:
             return None
         if self.rife_weights is None:
@@ -43,7 +44,7 @@ class Networks:
         return self._net
 
     def upscaler(self, plan: Plan) -> Upscaler | None:
-        """None when the video is no larger than the model's frames, or no upscaler is set: then frames are resized.
+        """None if the video is not larger than the model's frames, or if no upscaler is set. Frames are resized then.
 
         Raises GenerationError when the file is not an upscaler.
         """
@@ -60,7 +61,7 @@ class Networks:
         return self._upscaler
 
     def notes(self, plan: Plan) -> tuple[Note, ...]:
-        """Says so when the small network that ships draws frames of this video."""
+        """A note if the small network that ships with this project draws frames of this video."""
         own, rate = plan.video.pace or plan.sampling.model_fps, plan.video.interpolate_fps
         if rate is None or self.rife_weights != SHIPPED or not rife.draws(own, rate):
             return ()
@@ -69,6 +70,6 @@ class Networks:
                 "interpolate_fps",
                 rate,
                 "frames drawn by the small network that ships with this project",
-                "RIFE's own draws better: `cogvideox weights import` takes its flownet file",
+                "RIFE's own network gives better results: import its flownet file with `cogvideox weights import`",
             ),
         )

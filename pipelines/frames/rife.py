@@ -1,7 +1,7 @@
 """Frame interpolation with RIFE: from any frame rate to any other, keeping the original frames.
 
-The network is one of the IFNet family 4.6 to 4.26; the shapes in its state dict tell which. Scene cuts are not handled,
-because a generated clip has none.
+The network is one of the IFNet family 4.6 to 4.26; the shapes in its state dict show the version. Scene cuts are not
+handled, because a generated clip has none.
 
 The architecture is Practical-RIFE's, (c) hzwer and contributors, MIT License,
 https://github.com/hzwer/Practical-RIFE. The method: Huang et al., "Real-Time Intermediate Flow Estimation for Video
@@ -27,13 +27,14 @@ from weights import record
 from weights.interpolation import SUFFIXES
 
 _GET = "get flownet 4.25 of Practical-RIFE (any of 4.6 to 4.26 will do, except 4.14.lite)"
-NEAR_ENOUGH = 1 / 32  # of the time between two frames, for a network that only draws middles
+NEAR_ENOUGH = 1 / 32  # share of the time between two frames; for a network that only draws the middle frame
 _PLANES = {24: 5, 52: 13}  # lastconv channels -> planes used after the shuffle: flow 4, mask 1, carried features 8
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The network's shape, from its state dict: numbers of channels; `scales` divide the image's size in each block."""
+    """The network's shape according to its state dict: numbers of channels, and `scales`, the factor by which each
+    block divides the image's size."""
 
     widths: tuple[int, ...]
     out: int
@@ -49,7 +50,8 @@ class Shape:
 
     @property
     def middle_only(self) -> bool:
-        """All blocks are equal: this project's small network, which draws the middle of two frames at any time."""
+        """Whether all blocks are equal. Then this is our small network, which draws the middle frame for any given
+        time."""
         return len(set(self.widths)) == 1 and not self.features
 
 
@@ -92,7 +94,8 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """`x` [N, C, H, W] looked up where `flow` [N, 2, H, W] (x, y in pixels) points; the border repeats outside."""
+    """`x` [N, C, H, W] sampled at the positions to which `flow` [N, 2, H, W] (x, y in pixels) points; outside, the
+    border repeats."""
     h, w = x.shape[2:]
     grid_x = torch.linspace(-1, 1, w, device=x.device).expand(h, w) + flow[:, 0] / ((w - 1) / 2)
     grid_y = torch.linspace(-1, 1, h, device=x.device)[:, None].expand(h, w) + flow[:, 1] / ((h - 1) / 2)
@@ -115,7 +118,8 @@ class Guess:
 
 
 class IFNet(nn.Module):
-    """Draws the frame between two. float32: half precision bends the flow near the right edge of wide frames."""
+    """Draws the frame between two frames. It uses float32, because half precision bends the flow near the right edge of
+    wide frames."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -140,8 +144,9 @@ class IFNet(nn.Module):
         return torch.cat((frame, self.encode(frame)), 1) if self.shape.features else frame
 
     def forward(self, frame0: Tensor, frame1: Tensor, timestep: float | Tensor) -> Tensor:
-        """The frame [N, 3, H, W] at time `timestep` (0..1; a number, or one for each of N) between two of any size, in
-        0..1. A network that only draws middles halves the interval until it is near enough.
+        """The frame [N, 3, H, W] at time `timestep` (0..1; a number, or one for each of N) between two frames of any
+        size, in 0..1. A network that only draws the middle frame halves the interval until the middle is near enough to
+        the time.
 
         `interpolate` encodes each frame of a clip once; this encodes both.
         """
@@ -177,7 +182,7 @@ class IFNet(nn.Module):
         return guess.merged()
 
     def guesses(self, a: Tensor, b: Tensor, t: float) -> Iterator[Guess]:
-        """The guess after each block; training uses all of them."""
+        """Yield the guess after each block; training uses all guesses."""
         time = a.new_full((a.shape[0], 1, *a.shape[2:]), t)
         flow, mask, carried = None, a.new_zeros(()), a.new_zeros(())
         warped = (a, b)
@@ -198,8 +203,9 @@ class IFNet(nn.Module):
 def build(state_dict: Mapping[str, Tensor]) -> IFNet:
     """The network of a state dict, on the CPU in float32, for inference.
 
-    Accepts the prefixes `module.` and `flownet.`, `blocks.N.` for `blockN.`, and drops training-only parts.
-    ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite and anything else; the message names what to get instead.
+    It accepts the prefixes `module.` and `flownet.` and the name `blocks.N.` for `blockN.`, and drops parts that only
+    training needs. Raises ValueError for RIFE v3, 4.0 to 4.5, 4.14.lite and anything else; the message names a
+    supported version.
     """
     tensors = dict(_canonical({str(k): v for k, v in state_dict.items()}))
     try:
@@ -212,9 +218,10 @@ def build(state_dict: Mapping[str, Tensor]) -> IFNet:
 
 
 def load(path: str | Path, device: str | torch.device) -> IFNet:
-    """`build` from a .safetensors, .pkl, .pth or .pt file, on `device`. Never unpickles code.
+    """Build the network from a .safetensors, .pkl, .pth or .pt file, on `device`. Never unpickles code.
 
-    ValueError for another extension, a file that is not a dict of tensors, or as `build`; OSError if unreadable.
+    Raises ValueError for another extension, a file that is not a dict of tensors, and in the cases of `build`; OSError
+    if unreadable.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -228,7 +235,7 @@ def load(path: str | Path, device: str | torch.device) -> IFNet:
     except OSError:
         raise
     except pickle.UnpicklingError as e:  # torch's own message advises to load it anyway
-        raise ValueError(f"{path.name} is not a pickle of plain tensors; nothing else is read: it may be code") from e
+        raise ValueError(f"{path.name} is not a pickle of plain tensors, and other pickles may contain code") from e
     except Exception as e:  # another kind of file may fail in any way
         raise ValueError(f"{path.name} is not a file of tensors: {str(e) or type(e).__name__}") from e
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
@@ -267,7 +274,7 @@ def _read_shape(tensors: Mapping[str, Tensor]) -> Shape:
         raise ValueError(f"these are RIFE 4.14.lite weights (grouped convolutions), which are not supported; {_GET}")
     encoder = [kernels[name] for name in (f"encode.{k}.weight" for k in range(10)) if name in kernels]
     width, features = (encoder[0][0], encoder[-1][1]) if encoder else (0, 0)
-    # 4.25.lite: only this tells its scales
+    # only this distinguishes 4.25.lite, which has other scales
     five = (32, 16, 8, 4, 1) if widths[-1] == 24 else (16, 8, 4, 2, 1)
     return Shape(widths, out, len(encoder), width, features, (8, 4, 2, 1) if count == 4 else five)
 
@@ -284,10 +291,11 @@ def draws(source_fps: float, target_fps: float) -> bool:
 
 
 def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]]:
-    """The place of each new frame among `n`: (i, t) is `t` of the way from frame i to i + 1; t = 0 is frame i itself.
+    """The positions of the new frames among `n` source frames: (i, t) lies between frames i and i + 1, at the fraction
+    t.
 
-    floor((n - 1) * target / source) + 1 places: from the first frame on, none past the last. ValueError for n < 1 or
-    rates <= 0.
+    There are floor((n - 1) * target / source) + 1 positions, from the first frame on and none after the last.
+    Raises ValueError for n < 1 or rates <= 0.
     """
     if n < 1:
         raise ValueError(f"there must be a frame, not {n}")
@@ -297,10 +305,10 @@ def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]
 
 
 def interpolate(net: IFNet, frames: Iterable[Tensor], source_fps: float, target_fps: float) -> Iterator[Tensor]:
-    """Frames [3, H, W] in 0..1 at one rate -> at another, as `plan` says; same dtype and device, as they come.
+    """Convert frames [3, H, W] in 0..1 to another rate, at the positions of `plan`; dtype and device stay the same.
 
-    Frames that lie at a wanted time pass through untouched. Two frames are held at a time, each encoded once.
-    ValueError for rates <= 0 or frames that are not [3, H, W].
+    Source frames at a wanted time are yielded unchanged. Only two frames are held at a time, and each is encoded
+    once. Raises ValueError for rates <= 0 or frames that are not [3, H, W].
     """
     return _interpolate(net, frames, _step(source_fps, target_fps))
 

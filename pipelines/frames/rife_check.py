@@ -1,7 +1,7 @@
 """`python -m pipelines.frames.rife_check FILE [TARGET]`: checks RIFE weights before they are used.
 
-With TARGET it also writes them there as safetensors. A process of its own, because reading weights needs torch, which
-the server does not import.
+With TARGET it also writes the weights there as safetensors. It is a separate process, because reading weights needs
+torch, which the server does not import.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VERSIONS = {
 
 
 def refusal(file: Path) -> str | None:
-    """Why `file` cannot be used, in one line; None when it loads. Takes as long as importing torch."""
+    """Why `file` cannot be used, in one line; None if it loads. The check takes as long as importing torch."""
     return child.verdict("pipelines.frames.rife_check", file, seconds=SECONDS)[0]
 
 
@@ -48,9 +48,9 @@ def convert(file: Path, target: Path) -> str:
 
 
 def described(shape: Shape) -> str:
-    """The version, as far as the shape tells it."""
+    """The versions that have this shape."""
     if shape.middle_only:
-        return "no RIFE's, but shaped like the small network that ships"
+        return "not RIFE's, but shaped like the small network that ships with this project"
     encoder = (shape.encoder_width, shape.features)
     if (version := _VERSIONS.get((*shape.widths, *encoder))) is not None:
         return f"shaped like RIFE {version}"

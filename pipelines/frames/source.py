@@ -11,7 +11,7 @@ from pipelines.plan import SamplingPlan
 from pipelines.request import Task
 from pipelines.video import Clip, resample_indices
 
-MOST_LOST = 0.5  # `fit="auto"` pads rather than crop away more of the picture than this
+MOST_LOST = 0.5  # `fit="auto"` pads the image if cropping would remove a larger share than this
 
 
 def source_frames(plan: SamplingPlan, picture: Image.Image | None, clip: Clip | None) -> np.ndarray | None:
@@ -29,7 +29,7 @@ def source_frames(plan: SamplingPlan, picture: Image.Image | None, clip: Clip | 
 
 
 def _mode(plan: SamplingPlan, width: int, height: int) -> Mode:
-    """How a `width` x `height` picture is brought to the model's size."""
+    """How to fit a `width` x `height` image to the model's size."""
     if plan.source_fit is not None and plan.source_fit != "auto":
         return plan.source_fit
     lost = fit_box(width, height, plan.model_width, plan.model_height, "crop").lost

@@ -1,8 +1,9 @@
 """Join clips that continue each other into one sequence of frames.
 
-The first frame of a further clip repeats the joint, the last frame of the clip before. The VAE returns it a little
-brighter or darker, so each clip is shifted and scaled, channel by channel, until mean and spread of its first frame
-equal the joint's. That removes the jump and the drift over many clips; motion may still change direction.
+The first frame of a further clip repeats the joint, which is the last frame of the clip before. The VAE decodes it a
+little brighter or darker, so each clip is shifted and scaled, channel by channel, until its first frame has the mean
+and spread of the joint. This removes the jump between clips and the drift over many clips. Motion may still change
+direction.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from pipelines.frames.decode import decode
 
-MOST = 1.25  # the largest change of a clip's contrast, also downwards
+MOST = 1.25  # the largest factor by which a clip's contrast is raised or lowered
 
 
 def clip_frames(vae: Any, latents: torch.Tensor, joint: torch.Tensor | None) -> Iterator[torch.Tensor]:
@@ -33,7 +34,7 @@ def clip_frames(vae: Any, latents: torch.Tensor, joint: torch.Tensor | None) -> 
 def matching(shown: torch.Tensor, wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The change that gives `shown` the mean and spread of `wanted`, both uint8 [3, H, W]."""
     have, want = _spread(shown), _spread(wanted.to(shown.device))
-    flat = have[1] < 1  # of 255: too little contrast to scale
+    flat = have[1] < 1  # of 255; a frame with less contrast is not scaled
     gain = torch.where(flat, 1.0, want[1] / have[1].clamp(min=1)).clamp(1 / MOST, MOST)
     return lambda frames: ((frames.float() - have[0]) * gain + want[0]).round().clamp(0, 255).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Enlarge frames with a network: Real-ESRGAN and the others that spandrel loads.
+"""Enlarge frames with Real-ESRGAN or another network that spandrel loads.
 
 A frame that does not fit the device is enlarged tile by tile. `pipelines.frames.fit` then brings it to the exact size.
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from weights import record
 
 TILE = 512  # pixels per side of the input
-SMALLER = (512, 256, 128)  # when the device's memory is too small for more
+SMALLER = (512, 256, 128)  # tile sizes if the device's memory is too small for whole frames
 OVERLAP = 32  # pixels that neighbouring tiles share
 SUFFIXES = (".safetensors", ".pth")
 
@@ -50,7 +50,7 @@ class Upscaler:
     def __call__(self, frame: Tensor) -> Tensor:
         """uint8 [3, H, W] -> uint8 [3, H * scale, W * scale], on the network's device.
 
-        Raises torch.OutOfMemoryError when even the smallest tile is too much.
+        Raises torch.OutOfMemoryError if even the smallest tile is too large.
         """
         picture = frame[None].to(self._device, self._dtype) / 255
         while True:
@@ -97,7 +97,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(length: int, width: int, like: Tensor) -> Tensor:
-    """1 in the middle, falling towards both ends over `width`, never 0."""
+    """Weights that are 1 in the middle and fall towards both ends over `width`, but never to 0."""
     from_start = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
     return (torch.minimum(from_start, from_start.flip(0)) / (width + 1)).clamp(max=1)
 
@@ -105,7 +105,7 @@ def _ramp(length: int, width: int, like: Tensor) -> Tensor:
 def load(path: str | Path, device: torch.device) -> Upscaler:
     """Load a .safetensors or .pth file, in half precision on a GPU if the network supports it.
 
-    ValueError, naming the file or the package, when that fails; OSError if the file is missing.
+    Raises ValueError, which names the file or the package, if that fails; OSError if the file is missing.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:

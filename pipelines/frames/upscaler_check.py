@@ -1,6 +1,6 @@
 """`python -m pipelines.frames.upscaler_check FILE`: checks an upscaler's file when the server starts, not in a job.
 
-A process of its own, because reading the file needs torch and may unpickle a stranger's data.
+It is a separate process, because reading the file needs torch and may unpickle untrusted data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SECONDS = 300.0
 
 
 def wrong_file(file: Path) -> str | None:
-    """What is wrong with `file` before it is opened: it is missing, or has the wrong suffix."""
+    """The error if `file` is missing or has the wrong suffix; checked before the file is opened."""
     if not file.exists():
         return "there is no such file"
     if not file.is_file():
@@ -26,7 +26,7 @@ def wrong_file(file: Path) -> str | None:
 
 
 def refusal(file: Path) -> str | None:
-    """Why `file` cannot be used, in one line; None when it loads. Takes as long as importing torch."""
+    """Why `file` cannot be used, in one line; None if it loads. The check takes as long as importing torch."""
     return child.verdict("pipelines.frames.upscaler_check", file, seconds=SECONDS)[0]
 
 

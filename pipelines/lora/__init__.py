@@ -1,1 +1,2 @@
-"""LoRA files of any trainer -> adapters with the right scale. Knows no requests beyond `Lora`, no downloads."""
+"""LoRA files of any trainer -> adapters with the right scale. The package does not know downloads, or requests except
+for `Lora`."""

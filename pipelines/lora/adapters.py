@@ -1,9 +1,9 @@
-"""Attach a LoRA file of any trainer to the transformer, with the strength that its trainer meant.
+"""Attach a LoRA file of any trainer to the transformer, with the strength that the trainer intended.
 
 The adapters are PEFT's. `layout` finds the keys, `file` the alpha. A LoRA is never fused: in bfloat16, adding and
 subtracting it does not restore the weights.
 
-diffusers' own loader understands one layout; with others it does nothing and only logs so.
+diffusers' own loader understands one layout; with other layouts it attaches nothing and only logs that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Adapter", "LoadedLora", "LoraError", "attach", "load_lora", "read_ad
 
 @dataclass(frozen=True)
 class LoadedLora:
-    """An attached LoRA. `rank` and `alpha` are None where modules differ."""
+    """An attached LoRA. `rank` and `alpha` are None if they differ between modules."""
 
     name: str
     scale: float
@@ -45,8 +45,8 @@ class LoadedLora:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA that fits a transformer: its tensors by module and by PEFT's names, in main memory and in the dtype that
-    they are computed in."""
+    """A LoRA that fits a transformer: its tensors by module and by PEFT's names, in main memory and in the dtype of the
+    computation."""
 
     file: LoraFile
     match: Match
@@ -58,7 +58,7 @@ class Adapter:
         return sum(t.numel() * t.element_size() for part in self.tensors.values() for t in part.values())
 
     def alpha(self, asked: float | None = None) -> Alpha:
-        """Read again each time: the owner may change a sidecar while the tensors are cached."""
+        """The alpha is read again each time, because the owner may change a sidecar while the tensors are cached."""
         return lora_file.alpha_of(self.file, self.match, asked)
 
 
@@ -71,8 +71,8 @@ def load_lora(
 
 
 def read_adapter(transformer: nn.Module, path: Path) -> Adapter:
-    """LoraError (a ValueError) for another file type, a torn file, shapes of another base model, or a file that fits
-    only in part."""
+    """Raises LoraError (a ValueError) for another file type, a damaged file, shapes of another base model, or a file
+    that fits only in part."""
     layers = dict(_base_layers(transformer))
     file = lora_file.read(path)
     found = lora_file.matched(file, {name: _shape(name, layer) for name, layer in layers.items()})
@@ -175,7 +175,7 @@ def _shape(name: str, layer: nn.Module) -> Shape:
 
 
 def _computes_in(layer: nn.Module) -> torch.dtype | None:
-    """None for a layer of 8 bits: then the adapter keeps its own dtype."""
+    """The dtype in which the layer computes; None for a layer of 8 bits, whose adapter keeps its own dtype."""
     dtype = next(layer.parameters()).dtype
     return dtype if dtype in (torch.float32, torch.bfloat16, torch.float16) else None
 
@@ -197,7 +197,7 @@ def _attach(transformer: Any, name: str, adapter: Adapter, alpha: Mapping[str, f
                 _inject_lora(transformer, name, parts, tensors, alpha, has_bias)
             else:
                 _inject_lycoris(transformer, name, parts, tensors, alpha)
-        transformer._hf_peft_config_loaded = True  # as diffusers' own loader says it
+        transformer._hf_peft_config_loaded = True  # as diffusers' own loader does
 
 
 def _inject_lora(
@@ -208,7 +208,7 @@ def _inject_lora(
     alpha: Mapping[str, float],
     has_bias: bool,
 ) -> None:
-    """Parts of one kind, as diffusers' own loader attaches them."""
+    """Attach parts of one kind (LoRA or DoRA) in the same way as diffusers' own loader."""
     ranks = {module: part.rank for module, part in parts.items()}
     rank, usual = (Counter(v).most_common(1)[0][0] for v in (ranks.values(), (alpha[m] for m in parts)))
     config = LoraConfig(
@@ -224,7 +224,7 @@ def _inject_lora(
     for module, own in tensors.items():
         ones = (1,) * (own["lora_A.weight"].ndim - 2)
         for key, tensor in own.items():
-            is_magnitude = key == MAGNITUDE  # of a convolution [1, out, 1, 1], else [out]
+            is_magnitude = key == MAGNITUDE  # shape [1, out, 1, 1] for a convolution, else [out]
             state_dict[f"{module}.{key}"] = (
                 tensor.reshape((1, -1, *ones) if ones else (-1,)) if is_magnitude else tensor
             )
@@ -239,7 +239,8 @@ def _inject_lycoris(
     tensors: Mapping[str, Mapping[str, Tensor]],
     alpha: Mapping[str, float],
 ) -> None:
-    """Parts of one kind, LoHa or LoKr. PEFT chooses its own shapes for them, which the file's tensors replace."""
+    """Attach parts of one kind (LoHa or LoKr). The file's tensors replace PEFT's own tensors, which may have other
+    shapes."""
     of_kind = LoHaConfig if next(iter(parts.values())).kind == "LoHa" else LoKrConfig
     config = of_kind(r=1, alpha=1, target_modules=list(parts))
     inject_adapter_in_model(config, transformer, adapter_name=name, low_cpu_mem_usage=True)
@@ -255,14 +256,15 @@ def _inject_lycoris(
 
 
 def _like(layer: nn.Module) -> dict[str, Any]:
-    """Device and dtype of the adapter: those of its layer, unless that has 8 bits or its weights are offloaded."""
+    """Device and dtype for an adapter. They are the layer's own, unless the layer has 8 bits or its weights are
+    offloaded."""
     weight, dtype = next(layer.parameters()), _computes_in(layer)
     device = torch.device("cpu") if weight.device.type == "meta" else weight.device
     return {"device": device, "dtype": dtype} if dtype else {"device": device}
 
 
 def _activate(transformer: nn.Module, name: str, scale: float, wanted: set[str]) -> None:
-    """Set the scale of `name` and activate all adapters. LoraError if a layer lacks it."""
+    """Set the scale of `name` and activate all adapters. Raises LoraError if a layer does not have the adapter."""
     attached = set()
     for module, layer in transformer.named_modules():
         if isinstance(layer, BaseTunerLayer):
@@ -276,6 +278,6 @@ def _activate(transformer: nn.Module, name: str, scale: float, wanted: set[str])
 
 def _drop(transformer: Any, name: str) -> None:
     for layer in transformer.modules():
-        if isinstance(layer, BaseTunerLayer):  # PEFT warns when an active adapter goes
+        if isinstance(layer, BaseTunerLayer):  # PEFT warns if an active adapter is deleted
             layer.set_adapter([n for n in layer.scaling if n != name])
     transformer.delete_adapters(name)

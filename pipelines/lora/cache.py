@@ -17,11 +17,11 @@ from pipelines.plan import Note
 from pipelines.request import GenerationRequest, Lora, RequestError
 
 FETCHED = re.compile(r"[0-9a-f]{64}\.safetensors")  # the server's names for downloaded files
-ROOM = 2 * 2**30  # bytes: some eight LoRAs of rank 128 for the 5B in bfloat16
+ROOM = 2 * 2**30  # bytes: about eight LoRAs of rank 128 for the 5B in bfloat16
 
 
 class Adapters:
-    """A cache that drops the least recently used; one larger than the whole room is read each time."""
+    """A cache that drops the least recently used adapter. An adapter larger than the whole cache is read each time."""
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
@@ -61,7 +61,7 @@ class Adapters:
 
 
 def names(loras: Sequence[Lora]) -> list[str]:
-    """Names for messages: the file's name, with a number where that is not unique."""
+    """Names for messages: the file's name, with a number if the name is not unique."""
     files = [Path(one.path).name for one in loras]
     return [
         f"{file} (number {n})" if files.count(file) > 1 or (FETCHED.fullmatch(file) and len(files) > 1) else file
@@ -70,7 +70,7 @@ def names(loras: Sequence[Lora]) -> list[str]:
 
 
 def text_notes(request: GenerationRequest, loras: Sequence[tuple[Lora, Adapter]]) -> list[Note]:
-    """Notes on LoRAs with a part for the text encoder. Raises RequestError when the request is strict."""
+    """Notes on LoRAs with a part for the text encoder. Raises RequestError instead if the request is strict."""
     notes = []
     for name, (_, adapter) in zip(names([one for one, _ in loras]), loras, strict=True):
         if adapter.match.text:
@@ -92,7 +92,8 @@ def strength(name: str, one: Lora, adapter: Adapter) -> str:
 
 
 def attach_all(transformer: Any, loras: Sequence[tuple[Lora, Adapter]]) -> Generator[Event, None, dict[str, Any]]:
-    """Attach and log each. Returns the alphas, which decide their effect beside the files. Raises RequestError."""
+    """Attach and log each LoRA. Returns the alphas, which together with the files decide the LoRAs' effect. Raises
+    RequestError."""
     strengths = []
     for n, (file, (one, adapter)) in enumerate(zip(names([one for one, _ in loras]), loras, strict=True)):
         try:

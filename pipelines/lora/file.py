@@ -1,4 +1,5 @@
-"""Read a LoRA file without torch: its tensors' shapes, and its alpha from the first of several places that has one.
+"""Read a LoRA file without torch: the shapes of its tensors, and its alpha from the first of several places that states
+it.
 
 effect of one module:  W + scale x alpha / rank x B A      (arXiv 2106.09685, section 4.1; LoHa and LoKr likewise)
 """
@@ -28,15 +29,15 @@ NOWHERE: AlphaSource = "nothing, so alpha = rank"
 FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 FLOATING = {*FLOATS, "BF16", "F8_E4M3", "F8_E5M2"}
 SIDECAR_BYTES = 2**20
-NUMBER_LENGTH = 100  # characters of a number in a text
-MOST_ALPHA = 1e6  # in a request or a command
+NUMBER_LENGTH = 100  # longest text of a number, in characters
+MOST_ALPHA = 1e6  # limit for a request or a command
 HEX = re.compile(r"[0-9a-f]{64}")
 PLAIN = re.compile(r"[\w.-]*")
 HEAD = 300  # bytes, enough for `kind_of`
 
 
 class Kind(NamedTuple):
-    """A kind of file that is no LoRA, and what to do instead."""
+    """A kind of file that is not a LoRA, and what to do instead."""
 
     name: str
     hint: str
@@ -51,21 +52,21 @@ _KINDS = (
     ((b"PK\x03\x04", b"PK\x05\x06"), Kind("an archive (.zip)", "give the file that is in it")),
     ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), Kind("a compressed file", "give the file that is in it")),
     ((b"7z\xbc\xaf", b"Rar!"), Kind("an archive (.7z, .rar)", "give the file that is in it")),
-    ((b"GGUF",), Kind("a GGUF file", "give the safetensors file of it")),
-    ((b"<",), Kind("a web page", "give the address of the file itself")),
-    ((b"{",), Kind("a JSON text", "give the address of the file itself")),
+    ((b"GGUF",), Kind("a GGUF file", "give the LoRA's safetensors file")),
+    ((b"<",), Kind("a web page", "give the URL of the file itself")),
+    ((b"{",), Kind("a JSON text", "give the URL of the file itself")),
 )
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A complete safetensors file, as it was when read. `metadata` is from its header."""
+    """A complete safetensors file at the time of reading. `metadata` is from its header."""
 
     path: Path
     shapes: dict[str, Shape]
     dtypes: dict[str, str]
     metadata: dict[str, str]
-    scalars: dict[str, float]  # of the tensors with one element
+    scalars: dict[str, float]  # values of the tensors with one element
 
     @property
     def size(self) -> int:
@@ -87,7 +88,7 @@ class Alpha:
 
 
 def read(path: Path) -> LoraFile:
-    """Raises LoraError unless both the name and the content are those of a complete safetensors file."""
+    """Raises LoraError unless both the name and the content show a complete safetensors file."""
     if path.suffix.lower() == ".safetensors":
         return content(path)
     try:
@@ -101,8 +102,8 @@ def read(path: Path) -> LoraFile:
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """The kind of a file that starts with `head`, if it is certainly no safetensors file."""
-    if head[8:9] == b"{":  # after eight bytes of a length, which may have any value
+    """The kind of a file that starts with `head`, if it is certainly not a safetensors file."""
+    if head[8:9] == b"{":  # a safetensors header, after eight bytes of its length
         return None
     first = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # the name of a zip's first entry
     if head.startswith(b"PK\x03\x04") and first.endswith((b"/data.pkl", b"/version", b"/byteorder")):
@@ -113,7 +114,7 @@ def kind_of(head: bytes) -> Kind | None:
 
 
 def content(path: Path) -> LoraFile:
-    """As `read`, whatever the file's name."""
+    """Like `read`, but accepts any file name."""
     try:
         with path.open("rb") as file:
             if (kind := kind_of(file.read(HEAD))) is not None:
@@ -146,7 +147,7 @@ def matched(file: LoraFile, layers: Layers) -> Match:
 def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
     """The first of: sidecar, metadata, adapter_config.json, alpha tensors, `asked`, alpha = rank.
 
-    Raises LoraError when that one is invalid.
+    Raises LoraError if the first one found is invalid.
     """
     parts, usual = found.parts, {module: float(part.rank) for module, part in found.parts.items()}
     scaled = {module for module, part in parts.items() if not part.is_whole}
@@ -162,7 +163,7 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
     config = file.path.with_name("adapter_config.json")
     if config.is_file() and (values := _from_config(_text(config), config.name, parts)):
         return Alpha("adapter_config.json", values)
-    if found.alphas:  # a module without one, or with 0, has the factor 1, as in kohya's own loader
+    if found.alphas:  # a module without an alpha, or with alpha 0, has the factor 1, as in kohya's own loader
         read = {m: _tensor(file, found, m, rank) for m, rank in usual.items() if m in scaled}
         return Alpha("alpha tensors", {m: read.get(m) or rank for m, rank in usual.items()})
     if asked is not None:
@@ -223,7 +224,7 @@ def sidecar(path: Path) -> Path:
 
 
 def beside(path: Path) -> tuple[Path, ...]:
-    """What decides the alpha of the file at `path`, where it is there."""
+    """The files next to the LoRA at `path` that may state its alpha."""
     return sidecar(path), path.with_name("adapter_config.json")
 
 
@@ -283,18 +284,18 @@ def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, 
         patterns = dict(config.get("alpha_pattern") or {})
         ranks = dict(config.get("rank_pattern") or {})
     except (ValueError, TypeError, AttributeError, RecursionError) as e:
-        raise LoraError(f"{where} is no PEFT configuration: {e}") from e
+        raise LoraError(f"{where} is not a PEFT configuration: {e}") from e
     if name is None:
         return {}
     alpha = _finite(config[name], f"{name} in {where}")
     alphas = _by_module(patterns, parts, alpha, f"alpha_pattern in {where}")
-    if any(part.is_whole for part in parts.values()) and config.get("r") is not None:  # no tensor tells it
+    if any(part.is_whole for part in parts.values()) and config.get("r") is not None:  # no tensor states it
         ranks_of = _by_module(ranks, parts, _finite(config["r"], f"r in {where}"), f"rank_pattern in {where}")
     else:
         ranks_of = dict.fromkeys(parts, 1.0)
     out = {}
     for module, part in parts.items():
-        # rank-stabilised LoRA divides by the root of the rank, arXiv 2312.03732
+        # rank-stabilised LoRA divides by the square root of the rank, arXiv 2312.03732
         out[module] = alphas[module] * (math.sqrt(part.rank) if config.get("use_rslora") else 1)
         if part.is_whole:
             if ranks_of[module] < 1:
@@ -304,15 +305,15 @@ def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, 
 
 
 def _by_module(patterns: Mapping[Any, Any], modules: Iterable[str], usual: float, where: str) -> dict[str, float]:
-    """The value of the first pattern that is a module's name or its end, as in PEFT; else `usual`."""
+    """The value of the first pattern that equals a module's name or the end of the name, as in PEFT; else `usual`."""
     values: dict[str, float] = {}
     for pattern, value in patterns.items():
-        # compared as text: a stranger's regular expressions are not evaluated
+        # patterns are compared as text, because regular expressions of untrusted files are not evaluated
         plain = bare(str(pattern).removeprefix("^").removesuffix("$").replace("\\.", ".")).removeprefix("transformer.")
         if not PLAIN.fullmatch(plain):
             raise LoraError(
                 f"{where} holds a regular expression, {str(pattern)[:80]!r}, which is not followed;"
-                " `cogvideox lora add FILE --alpha NUMBER` says alpha instead"
+                " `cogvideox lora add FILE --alpha NUMBER` sets alpha instead"
             )
         values.setdefault(plain, _finite(value, f"{plain[:80]} of {where}"))
     order = {pattern: n for n, pattern in enumerate(values)}

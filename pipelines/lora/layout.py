@@ -1,7 +1,7 @@
 """Match the tensors of a LoRA file to the layers of a transformer, and check that they fit. No torch.
 
-Every tensor for the transformer must fit or the file is refused: half a LoRA is another LoRA. Tensors for the text
-encoder are counted and ignored.
+The file is refused unless every tensor for the transformer fits, because half a LoRA is another LoRA. Tensors for the
+text encoder are counted and ignored.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Part:
 
     @property
     def is_whole(self) -> bool:
-        """It has no rank, so alpha does not apply."""
+        """Whether the part has no rank, so that alpha does not apply."""
         return self.kind == "LoKr" and not any(name.endswith("_b") for name in self.keys)
 
 
 @dataclass(frozen=True)
 class Match:
-    """`layout` is its name for messages. `parts` and the keys of alpha tensors are by the transformer's own names.
-    `text`: how many of the text encoder's layers the file contains."""
+    """`layout` is a description for messages. The keys of `parts` and `alphas` are the transformer's own names of
+    layers. `text`: how many of the text encoder's layers the file contains."""
 
     layout: str
     parts: dict[str, Part]
@@ -56,7 +56,7 @@ class Match:
 
     @property
     def is_bare(self) -> bool:
-        """Whether the keys look like those that the SAT trainer exports."""
+        """Whether the keys look like an export of the SAT trainer."""
         return self.layout.startswith("no prefix") and not self.layout.endswith("wrapped names")
 
     @property
@@ -69,7 +69,8 @@ class Match:
 
 
 def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
-    """Every tensor of the file under the transformer's names. LoraError unless all of those for it fit."""
+    """Match every tensor of the file to the transformer's names. Raises LoraError unless all tensors for the
+    transformer fit."""
     underscored = {name.replace(".", "_"): name for name in layers}
     found: dict[str, dict[str, str]] = {}
     alphas: dict[str, str] = {}
@@ -93,9 +94,9 @@ def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
             found.setdefault(module, {})[what] = key
     strange = [*(m for m in (*found, *alphas) if m not in layers or m not in found), *others]
     fit = {module: keys for module, keys in found.items() if module in layers}
-    # before comparing shapes: the model it was trained for may have layers of the same names
+    # this comes before the shapes, because the LoRA's own base model may have layers of the same names
     if (model := lora_names.foreign(strange)) is not None:
-        held = "it holds nothing for this transformer" if not fit else f"{len(fit)} of its modules are called alike"
+        held = "it holds nothing for this transformer" if not fit else f"{len(fit)} of its modules have the same names"
         raise LoraError(f"it is for {model}, not for CogVideoX; {held}; it holds {_some(strange)}")
     kind = lora_names.unsupported(others)
     if kind is not None or not fit:
@@ -138,7 +139,8 @@ def base_of(layers: Layers) -> str:
 
 
 def _part(module: str, keys: dict[str, str], shapes: Mapping[str, Shape], weight: Shape) -> Part:
-    """`weight`: the shape of the layer's weight. Raises LoraError unless the tensors are a complete adapter for it."""
+    """`weight`: the shape of the layer's weight. Raises LoraError unless the tensors are a complete adapter for the
+    layer."""
     got = {name: shapes[key] for name, key in keys.items()}
     families = {name.partition("_")[0] for name in got}
     if families == {"lora"}:
@@ -191,7 +193,8 @@ def _loha(module: str, keys: dict[str, str], got: Mapping[str, Shape], weight: S
 
 
 def _lokr(module: str, keys: dict[str, str], got: Mapping[str, Shape], weight: Shape) -> Part:
-    """The Kronecker product of w1 and w2, each whole or in two halves, w2's perhaps with a core (Tucker)."""
+    """LoKr is the Kronecker product of w1 and w2. Each is one tensor or two halves; w2's halves may have a core
+    (Tucker)."""
     ranks, sides = set(), []
     for n in "12":
         whole, halves = got.get(f"lokr_w{n}"), [got.get(f"lokr_w{n}_{half}") for half in "ab"]

@@ -13,7 +13,7 @@ _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wr
 _WRAPPED = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_WRAPPERS)}|module|base_layer)\.")
 _WRAPPED_KOHYA = re.compile(rf"_{{0,3}}(?:(?:{'|'.join(w.strip('_') for w in _WRAPPERS)})_{{1,3}})+")
 
-# `lora_A.weight`, in raw PEFT dumps with the adapter's name in between, or the down / up names of others
+# PEFT's `lora_A.weight`, also with an adapter's name inside (raw dumps), or other trainers' lora_down and lora_up
 _LORA = re.compile(
     r"(?P<module>.+)\.lora[_.](?P<half>A|B|down|up)(?P<dump>\.[^.]+)?\.(?P<kind>weight|bias)|"
     r"(?P<norm>.+)\.(?:lora_magnitude_vector(?P<norm_dump>\.(?!weight)[^.]+)?(?:\.weight)?|dora_scale)|"
@@ -46,7 +46,7 @@ _UNSUPPORTED = tuple(
 )
 _FOREIGN = tuple(
     (re.compile(pattern), model)
-    for pattern, model in (  # of names with _ for .
+    for pattern, model in (  # for names that have _ instead of .
         (r"(?:^|_)(?:down|up|mid|input|middle|output)_blocks?_\d|motion_modules", "Stable Diffusion (a UNet)"),
         (r"(?:double|single)_blocks_\d|single_transformer_blocks_\d", "Flux or HunyuanVideo"),
         (r"joint_blocks_\d|transformer_blocks_\d+_attn1?_(?:add_|to_add_)", "Stable Diffusion 3, Qwen-Image or Mochi"),
@@ -67,9 +67,10 @@ def is_of_text_encoder(key: str) -> bool:
 
 
 def parsed(key: str, underscored: Mapping[str, str]) -> tuple[str, str] | None:
-    """The layer's name, the transformer's own if it has that layer, and PEFT's name of the tensor or `ALPHA`.
+    """The name of the layer (as in the transformer, if it has that layer), and PEFT's name of the tensor or `ALPHA`.
 
-    `underscored`: the transformer's names with _ for . -> with dots. None if it is not a tensor of an adapter.
+    `underscored` maps the transformer's names with _ instead of . to the names with dots. None if it is not a tensor of
+    an adapter.
     """
     key = bare(key)
     if (found := _LORA.fullmatch(key)) is None:

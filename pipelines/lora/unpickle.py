@@ -1,6 +1,6 @@
 """`python -m pipelines.lora.unpickle FROM TO`: convert a pickled LoRA (.pt, .bin, .ckpt) to a safetensors file.
 
-Only pickles of plain tensors are read, never code; even so it is a process of its own, with limits.
+It reads only pickles of plain tensors, never code. It is still a separate process with limits.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ MODULE = "pipelines.lora.unpickle"
 SECONDS = 300.0
 CPU_SECONDS = 300
 MEMORY_BYTES = 6 * 2**30
-ADDRESS_SPACE = 32 * 2**30  # torch's own libraries take several GiB of it
-GROWTH = 2  # size of the tensors / size of the file, at most: a pickle can repeat one number a billion times
+ADDRESS_SPACE = 32 * 2**30  # torch's own libraries take several GiB of the address space
+GROWTH = 2  # largest size of the tensors / size of the file, because a pickle can repeat a number a billion times
 REFUSED = 3
 NOT_PLAIN = "it is not a pickle of plain tensors"
 TOO_SLOW = f"it could not be converted within {SECONDS:g} seconds"

@@ -1,4 +1,4 @@
-"""Refuse a video that is one flat colour: a broken run (NaN, overflow) gives frames that are exactly flat."""
+"""Refuse a video of one flat colour, because a broken run (NaN, overflow) gives such frames."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# Chosen for broken runs, not measured on real clips: NaN becomes exactly 0 and a collapse exactly one colour, but for
-# the rounding of a decode; a night scene or "a white wall" has a brighter or darker pixel in some frame.
+# These limits were chosen for broken runs, not measured on real clips. Except for rounding, NaN becomes 0 and a
+# collapse becomes one colour. A night scene or "a white wall" has a brighter or darker pixel in some frame.
 BLACK_LEVEL = 4  # of 255: the brightest value of an all-black clip
 FLAT_SPAN = 3  # of 255: the widest range, per channel, of a constant clip
 
@@ -22,7 +22,7 @@ class BadOutput(RuntimeError):
 
 
 class FrameCheck:
-    """Call `update` with the frames, then `finish`. Costs nothing after the first healthy chunk."""
+    """Call `update` with the frames, then `finish`. Once the frames so far are good, later frames are not checked."""
 
     def __init__(self) -> None:
         self._low = np.full(3, 255, dtype=np.uint8)
@@ -40,7 +40,7 @@ class FrameCheck:
             self._high = np.maximum(self._high, pixels.max(axis=0))
 
     def finish(self) -> None:
-        """Raises BadOutput for a video that shows nothing, ValueError without any frame."""
+        """Raises BadOutput for a video of one colour, and ValueError if there was no frame."""
         if not self._frames:
             raise ValueError("no frame was checked")
         if self._high.max() <= BLACK_LEVEL:

@@ -1,6 +1,6 @@
 """Convert an image of standard range to sRGB by its ICC profile or its colour tags (PNG, AVIF, HEIC).
 
-Tags are turned into a profile, so that one library converts everything. `deep` converts high dynamic range.
+It turns tags into a profile, so that one library does all conversions. `deep` converts high dynamic range.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Primaries = tuple[float, ...]  # x and y of white, red, green and blue
 _D65 = (0.3127, 0.3290)
 SRGB: Primaries = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 ADOBE_RGB: Primaries = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
-# of ITU-T H.273, which PNG's cICP chunk and the nclx boxes of AVIF and HEIC use
+# by the numbers of ITU-T H.273, which PNG's cICP chunk and the nclx boxes of AVIF and HEIC use
 PRIMARIES: dict[int, Primaries] = {
     1: SRGB,
     4: (0.310, 0.316, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
@@ -30,10 +30,10 @@ PRIMARIES: dict[int, Primaries] = {
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
 _BRADFORD: Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
-_NO_TABLE = ImageCms.Flags.NOOPTIMIZE  # a table's steps are too coarse for Lab
+_NO_TABLE = ImageCms.Flags.NOOPTIMIZE  # the steps of a table are too coarse for Lab
 _D50 = (0.9642, 1.0, 0.8249)
-_STEPS = 255 * 4 + 1  # of a curve, including all 8-bit levels
-_SAME = 2  # of 255: a profile that changes no colour by more is sRGB, whatever its name
+_STEPS = 255 * 4 + 1  # points of a curve; they include all 8-bit levels
+_SAME = 2  # of 255; a profile that changes no colour by more counts as sRGB, whatever its name
 _LEVELS = bytes(v for r in range(0, 256, 51) for g in range(0, 256, 51) for b in range(0, 256, 51) for v in (r, g, b))
 _SPACES = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",), "LAB ": ("LAB",)}
 
@@ -53,7 +53,8 @@ class Codes:
 
 
 def codes_of(image: Image.Image, data: bytes) -> Codes | None:
-    """Those that describe the image's colours, where its format's standard believes them. `image`: opened."""
+    """The codes that describe the image's colours. None if there are none, or if an AVIF or HEIC has an ICC profile,
+    which takes precedence. `image`: opened."""
     if image.format == "PNG":
         at = data.find(b"\0\0\0\x04cICP", 8, max(8, data.find(b"IDAT")))
         return None if at < 0 else Codes(data[at + 8], data[at + 9], data[at + 10], bool(data[at + 11]))
@@ -78,8 +79,8 @@ def profile_of(image: Image.Image, data: bytes) -> bytes | None:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """RGB or RGBA, and the reason if the profile was ignored. `image`: L, LA, RGB, RGBA, CMYK or LAB; may be changed in
-    place."""
+    """Returns an RGB or RGBA image, and the reason if the profile was ignored. `image`: L, LA, RGB, RGBA, CMYK or LAB;
+    may be changed in place."""
     if image.mode == "LA":
         grey, alpha = image.split()
         seen, why = to_srgb(grey, profile)
@@ -128,7 +129,7 @@ def _applied(image: Image.Image, change: ImageCms.ImageCmsTransform) -> Image.Im
 
 
 def _coded(primaries: int, transfer: int) -> bytes | None:
-    """From two numbers of H.273; unknown ones count as sRGB's."""
+    """The profile for two numbers of H.273; unknown numbers count as sRGB's."""
     corners, curve = PRIMARIES.get(primaries, SRGB), _CURVES.get(transfer)
     if curve is None and corners == SRGB:
         return None
@@ -174,7 +175,8 @@ _CURVES: dict[int, Callable[[float], float]] = {
 
 
 def _profile(corners: Primaries, curve: Callable[[float], float]) -> bytes:
-    """ICC version 2, for a display. ZeroDivisionError, OverflowError or struct.error for impossible primaries."""
+    """ICC version 2, for a display. Raises ZeroDivisionError, OverflowError or struct.error for impossible
+    primaries."""
     levels = [round(65535 * min(1.0, max(0.0, curve(n / (_STEPS - 1))))) for n in range(_STEPS)]
     shape = b"curv\0\0\0\0" + struct.pack(f">I{_STEPS}H", _STEPS, *levels) + bytes(2 * (_STEPS % 2))
     text = b"text\0\0\0\0made of tags\0".ljust(24, b"\0")

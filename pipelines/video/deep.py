@@ -1,8 +1,8 @@
-"""Images in high dynamic range (PQ, HLG) -> 8-bit sRGB, tone-mapped as clips are.
+"""Convert images in high dynamic range (PQ, HLG) to 8-bit sRGB, with the tone mapping of clips.
 
-One level of 8-bit PQ is up to six of sRGB, and Pillow decodes to 8 bits. So libheif decodes HEIC to the depth of the
-file, ffmpeg AVIF and deep PNG; Pillow's samples are used where neither can. A second ffmpeg converts the image in
-strips, as if they were frames of a clip, which keeps its memory small.
+One level of 8-bit PQ can be six levels of sRGB, and Pillow decodes to 8 bits. So libheif decodes HEIC to the depth of
+the file, and ffmpeg decodes AVIF and deep PNG. Pillow decodes the other images. A second ffmpeg converts the image in
+strips, as if they were frames of a clip, and so needs little memory.
 Knows: decoders, ffmpeg's arguments, layouts of samples. Does not know: how a file marks high dynamic range.
 """
 
@@ -25,25 +25,26 @@ from pipelines.video import stream
 from pipelines.video.colour import PRIMARIES, Codes
 from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
 
-SECONDS = 40.0  # of each ffmpeg
+SECONDS = 40.0  # time limit of each ffmpeg
 _STRIP = 2**20  # pixels
-_HEAD = 2**16  # bytes that hold the boxes before the samples
-_LAYOUTS = {"RGB": ("rgb24", "rgb48le"), "RGBA": ("rgba", "rgba64le")}  # of 8 and more bits, by Pillow's mode
+_HEAD = 2**16  # bytes; the boxes before the samples are within them
+_LAYOUTS = {"RGB": ("rgb24", "rgb48le"), "RGBA": ("rgba", "rgba64le")}  # for 8 bits and for more, by Pillow's mode
 _PIXEL = {"rgb24": 3, "rgba": 4, "gray16le": 2, "rgb48le": 6, "rgba64le": 8}  # bytes
 _GRID = re.compile(rb"infe[\2\3].{7,9}grid", re.DOTALL)  # an AVIF whose image is made of tiles
-_TURNS = re.compile(rb"(\0\0\0\x09)(irot|imir)")  # of an AVIF; ffmpeg turns tiles even with -noautorotate
-_EIGHT_BITS = b"pixi\0\0\0\0\3\x08"  # of each of the three colour channels of an AVIF
+_TURNS = re.compile(rb"(\0\0\0\x09)(irot|imir)")  # an AVIF's rotation; ffmpeg rotates tiles even with -noautorotate
+_EIGHT_BITS = b"pixi\0\0\0\0\3\x08"  # in an AVIF: each of the three colour channels has 8 bits
 _PREMULTIPLIED = b"\0\0\0\x0eprem"  # an AVIF's colours are multiplied by its transparency
-_MATRICES = (0, 1, 4, 5, 6, 7, 9)  # of H.273; swscale knows no others
+_MATRICES = (0, 1, 4, 5, 6, 7, 9)  # numbers of H.273; swscale does not know the others
 _QUIET = ("-v", "error", "-nostdin")
-# Address space is limited, and each thread takes some, with more for a heap of its own.
+# Address space is limited. Each thread takes some of it, and more if it has its own heap.
 _ALONE = ("-threads", "1", "-filter_threads", "1", "-filter_complex_threads", "1")
 _ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """`strips`: of `_rows` each, packed. `layout`: as ffmpeg calls it. `bits` of the highest level."""
+    """`strips` have `_rows` rows each, without padding. `layout` is ffmpeg's name. `bits`: bits of the highest
+    level."""
 
     strips: Iterator[bytes | memoryview]
     size: tuple[int, int]
@@ -57,14 +58,14 @@ class _Samples:
 
     @property
     def mode(self) -> str:
-        """The mode of the Pillow image that results."""
+        """The mode of the resulting Pillow image."""
         return "RGBA" if "rgba" in self.layout else "RGB"
 
 
 def read(opened: Callable[[], Image.Image], data: bytes, codes: Codes, shrink: int) -> Image.Image:
     """RGB or RGBA at 1 / `shrink` of the size, not turned. `opened` opens `data` and loads nothing.
 
-    MediaUnreadable when it takes too long; whatever the image's decoder raises when it is damaged.
+    Raises MediaUnreadable if it takes too long, and any exception of the image's decoder if the image is damaged.
     """
     image = opened()
     info = image.info
@@ -95,12 +96,12 @@ def _is_deep(image: Image.Image, data: bytes, codes: Codes) -> bool:
 
 
 def _by_libheif(data: bytes, codes: Codes, shrink: int) -> Image.Image | None:
-    """None if the image is damaged, or takes too much memory at its full depth."""
+    """Decode with libheif. Returns None if the image is damaged or needs too much memory at its full depth."""
     from pillow_heif import open_heif  # libraries of 25 MB that few processes need
 
     try:
         found = open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
-        whole = memoryview(found.data).cast("B")  # decodes, which may change the size
+        whole = memoryview(found.data).cast("B")  # this decodes the image and may change its size
     except Exception:  # as Pillow's decoders
         return None
     mode, _, depth = found.mode.partition(";")
@@ -162,7 +163,7 @@ def _mapped(samples: _Samples, codes: Codes, shrink: int) -> Image.Image | None:
                 for strip in samples.strips:
                     fed.append(len(strip))
                     pipe.write(strip)
-                pipe.write(bytes(-sum(fed) % (samples.row * rows)))  # the last strip is as high as the others
+                pipe.write(bytes(-sum(fed) % (samples.row * rows)))  # fills up the last strip
 
         feeder = threading.Thread(target=feed)
         feeder.start()
@@ -191,13 +192,13 @@ def _filters(samples: _Samples, codes: Codes) -> str:
 
 
 def _rows(size: tuple[int, int]) -> int:
-    """Of a strip; a multiple of every `shrink`."""
+    """The rows of a strip; a multiple of every `shrink`."""
     return 8 * max(1, min(_STRIP // size[0] // 8, -(-size[1] // 8)))
 
 
 @contextmanager
 def _started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Kills it at the end. MediaUnreadable when that took too long."""
+    """Start ffmpeg and kill it at the end. Raises MediaUnreadable if it took too long."""
     late = threading.Event()
     process = subprocess.Popen(
         command,

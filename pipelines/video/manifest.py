@@ -17,11 +17,11 @@ _GIF_LABEL = b"\x21\xfe"
 _TRAILER = b"\x3b"
 
 
-MANIFEST_FORMAT = 2  # raise it when a manifest's fields change their meaning
+MANIFEST_FORMAT = 2  # increase it when a manifest's fields change their meaning
 
 
 class ManifestError(ValueError):
-    """The file holds no manifest that can be read."""
+    """The file has no readable manifest."""
 
 
 def check_format(manifest: dict[str, Any]) -> None:
@@ -32,12 +32,13 @@ def check_format(manifest: dict[str, Any]) -> None:
 
 
 def encode(manifest: dict[str, Any]) -> str:
-    """One line of ASCII JSON, keys sorted. ValueError for NaN and infinities, TypeError for other types than JSON's."""
+    """One line of ASCII JSON, keys sorted. Raises ValueError for NaN and infinities, and TypeError for types that JSON
+    does not have."""
     return json.dumps(manifest, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def to_ffmetadata(text: str) -> str:
-    """An ffmetadata file with the tag `comment`; a file, because an argument is limited to 128 KiB."""
+    """An ffmetadata file with the tag `comment`. It is a file because an argument is limited to 128 KiB."""
     escaped = "".join("\\" + c if c in "=;#\\\n" else c for c in text)
     return f";FFMETADATA1\ncomment={escaped}\n"
 
@@ -57,7 +58,8 @@ def add_gif_comment(path: Path, text: str) -> None:
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest in an MP4, WebM or GIF by `VideoWriter`. ManifestError if it is missing or torn."""
+    """The manifest in an MP4, WebM or GIF that `VideoWriter` wrote. Raises ManifestError if it is missing or
+    damaged."""
     path = Path(path)
     try:
         with path.open("rb") as f:
@@ -112,7 +114,7 @@ def _parse_ffmetadata(text: str) -> str | None:
 
 
 def _gif_comment(data: bytes) -> str | None:
-    """The last comment extension; walks the blocks, so that pixels are never mistaken for a label."""
+    """The last comment extension. It reads block by block, so that pixels are never mistaken for a label."""
     comment: bytes | None = None
     try:
         at = 13 + _colour_table_bytes(data[10])
@@ -137,7 +139,7 @@ def _colour_table_bytes(flags: int) -> int:
 
 
 def _sub_blocks(data: bytes, at: int) -> tuple[bytes, int]:
-    """The joined blocks that begin at `at`, and where the next thing begins. IndexError if the data end first."""
+    """The joined blocks that begin at `at`, and the position after them. Raises IndexError if the data ends first."""
     parts = []
     while size := data[at]:
         parts.append(data[at + 1 : at + 1 + size])

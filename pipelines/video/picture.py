@@ -1,7 +1,8 @@
 """Read an input image as upright, opaque sRGB, and refuse one that takes too much memory or time.
 
-Of an animation or several pages the first one is read. Images of more than MAX_PIXELS are read at a half, a quarter or
-an eighth of their size: a JPEG is decoded at that size, which takes little memory, others are reduced first of all.
+In an animation or a file with several pages, only the first image is read. Images of more than MAX_PIXELS are read at a
+half, a quarter or an eighth of their size. A JPEG is decoded at that size, which takes little memory; other images are
+reduced right after decoding.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pipelines.video import colour, deep, kinds, structure
 from pipelines.video.process import MediaUnreadable
 
 MAX_PIXELS = 40_000_000
-MAX_SIDE = 65_535  # pixels; a PNG of one column would take a pointer for each of millions of rows
-READ_PIXELS = 64_000_000  # in the file: enough for panoramas of phones
-READ_JPEG_PIXELS = 256_000_000  # enough for phones with 200 megapixels
-SCANNED_PIXELS = 800_000_000  # pixels x scans of a JPEG: each scan covers the whole image
+MAX_SIDE = 65_535  # pixels; decoders keep a pointer for each row, and a PNG of one column can have millions of rows
+READ_PIXELS = 64_000_000  # pixels in the file; enough for panoramas of phones
+READ_JPEG_PIXELS = 256_000_000  # enough for phone cameras of 200 megapixels
+SCANNED_PIXELS = 800_000_000  # pixels x scans of a JPEG, because each scan covers the whole image
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000")
 _QUICK_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF")
 _QUICK_BYTES = 2 * 2**20
@@ -27,12 +28,12 @@ _QUICK_PIXELS = 4_000_000
 _QUICK_PARTS = 1000
 _QUICK_PROFILE = 2**14  # bytes
 _END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
-_LAST_ROWS = 32  # of a JPEG without its end marker, which may be missing
+_LAST_ROWS = 32  # rows that may be missing in a JPEG without an end marker
 
 # Pillow's own limits are too low for the text that image generators and editors write
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
 Image.MAX_IMAGE_PIXELS = READ_JPEG_PIXELS // 2  # Pillow refuses twice as many
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes address space, which is limited
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread takes address space, which is limited
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """RGB image in sRGB, rotated by its EXIF orientation, transparency blended with white. `info["note"]`, if any:
     asked, used, reason.
 
-    MediaUnreadable with code `unsupported_image_format` (none of `kinds.PICTURES`), `image_too_large` (width x height
-    above READ_PIXELS or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or made of
-    too many parts). Images above `max_pixels` come back smaller.
+    Raises MediaUnreadable with code `unsupported_image_format` (none of `kinds.PICTURES`), `image_too_large` (width x
+    height above READ_PIXELS or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or
+    made of too many parts). Images above `max_pixels` come back smaller.
     """
     return decode(look(data, max_pixels=max_pixels))
 
@@ -97,10 +98,10 @@ def look(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Opened:
 
 
 def decode(opened: Opened) -> Image.Image:
-    """As `read_picture`."""
+    """Decode the image like `read_picture`."""
     hdr = None
     try:
-        with warnings.catch_warnings(action="ignore"):  # one for each broken tag, of which there may be thousands
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of each broken tag, and there may be thousands
             if opened.parts.ended or opened.is_png:
                 data = opened.data if opened.parts.ended else opened.data + _END_OF_PNG
                 _open(data).verify()
@@ -169,9 +170,10 @@ def _loaded(data: bytes, shrink: int) -> Image.Image:
 
 
 def _unended(opened: Opened) -> Image.Image:
-    """A JPEG without its end marker. Raises MediaUnreadable when more than its last rows are missing.
+    """Decode a JPEG without its end marker. Raises MediaUnreadable if more than its last rows are missing.
 
-    Where data is missing, the decoded rows depend on the bytes that follow; where none is, those are ignored.
+    Decode it twice with different bytes at the end: rows that differ are missing, because the decoder made them from
+    those bytes.
     """
     data, end = opened.data.removesuffix(b"\xff"), b"\xff\xd9"
     image = _loaded(data + end, opened.shrink)

@@ -9,9 +9,9 @@ from pipelines.video.process import MediaUnreadable
 
 SECONDS = 30.0  # time limit for ffmpeg
 LONGEST = 60.0  # seconds; the worker refuses longer clips
-PIXELS = stream.SOURCE_PIXELS  # of a frame in the file
-KEPT_PIXELS = 1920 * 1088  # of a frame in the worker; larger frames are scaled down as they are decoded
-_THREADS = ("-threads", "2", "-filter_threads", "2")  # each takes address space, which is limited
+PIXELS = stream.SOURCE_PIXELS  # pixels of a frame in the file
+KEPT_PIXELS = 1920 * 1088  # pixels of a frame in the worker; larger frames are scaled down as they are decoded
+_THREADS = ("-threads", "2", "-filter_threads", "2")  # each thread takes address space, which is limited
 
 
 def check_clip(path: Path, *, longest: float = LONGEST, pixels: int = PIXELS) -> None:

@@ -17,8 +17,8 @@ MediaCode = Literal[
     "image_load_error",
 ]
 
-# Containers that hold their own bytes. HLS, DASH, concat and image sequences are left out because they are lists
-# of other files: a stranger's upload must not make ffmpeg open anything else.
+# Containers that hold all their data. HLS, DASH, concat and image sequences are not included, because they list other
+# files, and an upload must not make ffmpeg open other files.
 _FORMATS = "mov,matroska,gif,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,apng,webp_anim"
 _DECODERS = ",".join(
     (
@@ -31,7 +31,7 @@ _DECODERS = ",".join(
 
 
 class MediaUnreadable(ValueError):
-    """An input image or clip cannot be used; `code` is one of those that vendors' answers share."""
+    """An input image or clip cannot be used; `code` is one of the error codes that the vendors' APIs share."""
 
     def __init__(self, code: MediaCode, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class MediaUnreadable(ValueError):
 
 
 def ffmpeg() -> str:
-    """Path of the ffmpeg binary. Raises imageio-ffmpeg's RuntimeError where there is none."""
+    """Path of the ffmpeg binary. Raises imageio-ffmpeg's RuntimeError if there is none."""
     exe: str = imageio_ffmpeg.get_ffmpeg_exe()
     return exe
 

@@ -24,15 +24,15 @@ from pipelines.video.process import MediaUnreadable
 _SHOW = "showinfo=checksum=0"
 _TIME = re.compile(r"^\[Parsed_showinfo[^\]]*\] n: *\d+ .*?pts_time:(-?[\d.]+)", re.MULTILINE)
 _RATE = re.compile(r"^  Stream #.*: Video: .*?([\d.]+) fps", re.MULTILINE)
-# ffmpeg reads a file that ends too early as a shorter clip, with a warning. Its own lines begin with `[`.
+# ffmpeg reads a file that ends too early as a shorter clip, with a warning. ffmpeg's own messages begin with `[`.
 _CUT_OFF = re.compile(r"^\[.*(partial file|File ended prematurely|LZW decode failed)", re.MULTILINE)
-_TICK = 0.001  # seconds; the coarsest clock of the formats (WebM's), so the largest error of a timestamp
+_TICK = 0.001  # seconds; the coarsest clock of all formats is WebM's, so this is the largest error of a timestamp
 
 
 @dataclass(frozen=True)
 class Clip:
-    """`frames`: uint8 sRGB [T, H, W, 3], evenly spaced at `fps` frames a second. `note` on its colours: asked, used,
-    reason."""
+    """`frames`: uint8 sRGB [T, H, W, 3], evenly spaced at `fps` frames a second. `note` is about its colours: asked,
+    used, reason."""
 
     frames: NDArray[np.uint8]
     fps: float
@@ -61,11 +61,11 @@ def read_video(
     """Decode a clip of any of `kinds.CLIPS`: upright, square pixels, opaque, sRGB, at a constant rate.
 
     `first_seconds`: decode only that much from the start. `longest_side`: larger frames are scaled down to it.
-    `source_pixels`: frames up to that size are scaled down to `max_pixels`; without it they are refused.
-    Memory stays below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame,
-    `timeout` in seconds. MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow
-    to decode), `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or
-    `max_frames`), `video_duration_too_short` (no frame). No other file is opened, whatever this one refers to.
+    `source_pixels`: frames up to that size are scaled down to `max_pixels`; without it they are refused. Memory stays
+    below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame, `timeout` in
+    seconds. Raises MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow to
+    decode), `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or
+    `max_frames`), `video_duration_too_short` (no frame). No other file is opened, even if this file refers to one.
     """
     path = Path(path)
     pixels = source_pixels or max_pixels
@@ -110,7 +110,7 @@ def read_video(
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        # By name: seeking the handle that ffmpeg inherited would move its position too.
+        # The log is opened by name, because seeking the handle that ffmpeg inherited would move ffmpeg's position too.
         words = Path(log.name).read_text("utf-8", "replace")
     if "max pixel count" in words and not frames:
         raise streams.too_large(pixels)
@@ -130,7 +130,7 @@ def _frames(process: subprocess.Popen[bytes], max_frames: int, max_pixels: int) 
         size = pipe.readline(32).split()
         depth = pipe.readline(16)
         if magic != b"P6\n" or len(size) != 2 or depth != b"255\n":
-            break  # ffmpeg was killed in the middle of a header, as its exit status shows
+            break  # ffmpeg was killed within a header; its exit status shows this
         width, height = int(size[0]), int(size[1])
         if width * height > max_pixels:
             raise streams.too_large(max_pixels, f"{width}x{height}")
@@ -146,7 +146,7 @@ def _frames(process: subprocess.Popen[bytes], max_frames: int, max_pixels: int) 
 
 
 def _even(frames: list[NDArray[np.uint8]], words: str, max_seconds: float) -> Clip:
-    """Resample frames to a constant rate, the mean one: each place takes the frame nearest in time."""
+    """Resample frames to their mean rate, which is constant: each place gets the frame nearest in time."""
     times = np.array([float(t) for t in _TIME.findall(words)])
     count = len(frames)
     stated = _RATE.search(words)
@@ -163,7 +163,7 @@ def _even(frames: list[NDArray[np.uint8]], words: str, max_seconds: float) -> Cl
 
 
 def _usual_rate(count: int, span: float) -> float:
-    """(count - 1) / span, or a whole or NTSC (n x 1000/1001) rate if the difference is only a rounded clock."""
+    """(count - 1) / span, or a whole or NTSC (n x 1000/1001) rate if a rounded clock can explain the difference."""
     rate = (count - 1) / span
     whole = max(1, round(rate))
     usual = min((whole, whole * 1000 / 1001), key=lambda r: abs((count - 1) / r - span))
@@ -173,8 +173,8 @@ def _usual_rate(count: int, span: float) -> float:
 def resample_indices(n_source: int, source_fps: float, target_fps: float, count: int) -> list[int]:
     """For each of `count` frames at `target_fps`, the source frame nearest in time (ties: the earlier one).
 
-    Times begin at the first frame of both. Past the end the last frame repeats. ValueError for no source frame, a
-    rate <= 0 or a negative count.
+    Time 0 is the first frame of both. After the end, the last frame repeats. Raises ValueError without a source frame,
+    for a rate <= 0 or for a negative count.
     """
     if n_source < 1 or count < 0 or not source_fps > 0 or not target_fps > 0:
         raise ValueError(f"cannot take {count} frames at {target_fps} fps from {n_source} at {source_fps} fps")

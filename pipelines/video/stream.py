@@ -1,8 +1,9 @@
 """Parse ffmpeg's description of a clip, and build the filters that give upright, opaque sRGB frames.
 
-Standard range is converted only for its primaries and for linear light: code values of BT.709 count as sRGB, as in
-players. High dynamic range is mapped to it: light stays unchanged up to 80 % of the reference white (203 cd/m2, ITU-R
-BT.2408), above that it is compressed so that 1,000 cd/m2 becomes white. Transparent pixels are blended with white.
+Standard range is converted only if its primaries differ or its light is linear; code values of BT.709 count as sRGB, as
+in players. High dynamic range is mapped to standard range: light stays unchanged up to 80 % of the reference white (203
+cd/m2, ITU-R BT.2408), and brighter light is compressed so that 1,000 cd/m2 becomes white. Transparent pixels are
+blended with white.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pipelines import child
 from pipelines.video import kinds
 from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
 
-SOURCE_PIXELS = 16_000_000  # of one frame that is decoded: 5.3K
+SOURCE_PIXELS = 16_000_000  # largest frame that is decoded: 5.3K
 SECONDS = 30.0  # time limit for describing a clip
 REFERENCE_WHITE, PEAK, KNEE = 203, 1000, 0.8  # cd/m2, cd/m2, share of the reference white
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
-_PADDED = 1_000_000  # pixels; decoders count the blocks that reach over a frame's edge
+_PADDED = 1_000_000  # pixels; decoders also count the blocks that extend over a frame's edge
 _VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>(?!.*\(attached pic\)).*)$", re.MULTILINE)
 _SOUND = re.compile(r"^  Stream #\S+: Audio: ", re.MULTILINE)
 _PIXELS = re.compile(r", (?P<format>\w+)(?:\((?P<tags>[^)]*)\))?, (?P<width>\d+)x(?P<height>\d+)")
@@ -30,14 +31,14 @@ _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _OUT_TIME = re.compile(r"^out_time_us=(-?\d+)", re.MULTILINE)
 _ALPHA_MODE = re.compile(r"^ +alpha_mode +: 1", re.MULTILINE | re.IGNORECASE)
 _ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ayuv|vuya|ya\d|pal8")
-_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders of these ignore transparency
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders ignore the transparency of these
 _WIDE = ("bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte431", "smpte432", "ebu3213")
 
-_OTHER_WHITE = ("bt470m", "film", "smpte431")  # whose white is not D65
-_CURVES = ("iec61966-2-1", "linear")  # of standard range, and other than BT.709's
+_OTHER_WHITE = ("bt470m", "film", "smpte431")  # their white is not D65
+_CURVES = ("iec61966-2-1", "linear")  # curves of standard range, other than BT.709's
 _RARE = ("ycgco", "bt2020c", "ictcp", "chroma-derived-nc", "chroma-derived-c")  # matrices that swscale does not know
-_EXACT = "accurate_rnd+full_chroma_int"  # without, swscale's colours are up to two levels too dark
-SWSCALE = f"bicubic+{_EXACT}"  # for the filters that ffmpeg inserts itself
+_EXACT = "accurate_rnd+full_chroma_int"  # without these flags, swscale's colours are up to two levels too dark
+SWSCALE = f"bicubic+{_EXACT}"  # also for the filters that ffmpeg inserts
 
 # Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
 _SQUARE = f"scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags={SWSCALE},setsar=1"
@@ -47,7 +48,7 @@ _ON_WHITE = "format=rgba,split[a][b];[a]lutrgb=r=255:g=255:b=255:a=255[w];[w][b]
 @dataclass(frozen=True)
 class Stream:
     """`words`: ffmpeg's output. `width`, `height`: in the file, before rotation. `alpha`: it may be transparent.
-    `matrix`, `primaries`, `transfer`: ffmpeg's names, "unknown" where the file has none."""
+    `matrix`, `primaries`, `transfer`: ffmpeg's names, or "unknown" if the file has none."""
 
     words: str
     codec: str
@@ -61,7 +62,7 @@ class Stream:
 
     @property
     def decoder(self) -> list[str]:
-        """Arguments for ffmpeg that come before those that open the file."""
+        """Arguments for ffmpeg that come before the input."""
         return ["-c:v:0", _WITH_ALPHA[self.codec]] if self.alpha and self.codec in _WITH_ALPHA else []
 
     @property
@@ -73,8 +74,8 @@ class Stream:
         return None
 
     def filters(self, pixels: int, longest_side: int | None = None) -> str:
-        """For `-vf`: upright, opaque, square pixels. A frame of more than `pixels` is scaled down to that number, and
-        one whose side is too long to `longest_side`."""
+        """Filters for `-vf` that give upright, opaque frames with square pixels. A frame of more than `pixels` is
+        scaled down to that number, and a frame with a longer side to `longest_side`."""
         fit, colour = _fit(pixels, longest_side), self._colour()
         white = [_ON_WHITE] if self.alpha else []
         steps = [fit, colour, *white] if colour else [*white, fit]
@@ -96,11 +97,11 @@ class Stream:
             tags += f":min={'bt2020nc' if hdr else 'smpte170m'}"
         planes = f"gbr{'a' if self.alpha else ''}p"
         whole = f"{planes}16le" if _is_rgb(self.format) else f"yuv{'a' if self.alpha else ''}444p16le"
-        tags = f"format={whole},zscale={tags}"  # zscale takes no odd sides where colour has half the lines
+        tags = f"format={whole},zscale={tags}"  # zscale refuses odd sides if colour has half the resolution
         if not hdr:
             own = "bt709" if curve == "bt709" else "iec61966-2-1"
             return f"{tags}:p=bt709:t={own}:m=gbr:r=full,format={planes}"
-        return tone_mapped(f"{tags}:p={primaries}", planes, "bt709")  # names them, because the file does not
+        return tone_mapped(f"{tags}:p={primaries}", planes, "bt709")  # names the primaries, because the file does not
 
 
 def tone_mapped(source: str, planes: str, curve: str) -> str:
@@ -112,10 +113,10 @@ def tone_mapped(source: str, planes: str, curve: str) -> str:
 
 
 def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECONDS) -> Stream:
-    """Raises MediaUnreadable for a file that is no video, is of an unaccepted kind, or has larger frames."""
+    """Raises MediaUnreadable if the file is not a video, is of an unaccepted kind, or has larger frames."""
     if not path.is_file():
         raise MediaUnreadable("unsupported_video_format", "the video is not a file")
-    if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would show one tile, or one frame
+    if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would decode only a tile or a frame
         raise _unreadable(path)
     words = _output_of(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
     found = _VIDEO.search(words)
@@ -142,7 +143,7 @@ def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECOND
 
 
 def check_length(path: Path, stream: Stream, most: float) -> None:
-    """Raises MediaUnreadable when the video lasts longer than `most` seconds. The sound track does not count."""
+    """Raises MediaUnreadable if the video lasts longer than `most` seconds. The sound track does not count."""
     if stated := _DURATION.search(stream.words):
         hours, minutes, seconds = stated.groups()
         if int(hours) * 3600 + int(minutes) * 60 + float(seconds) <= most:
@@ -154,7 +155,7 @@ def check_length(path: Path, stream: Stream, most: float) -> None:
 
 
 def check_seconds(seconds: float, most: float) -> None:
-    """Raises MediaUnreadable for more than `most`."""
+    """Raises MediaUnreadable if `seconds` exceeds `most`."""
     if seconds > most + 0.05:  # clocks of containers are rounded
         message = f"the video lasts {seconds:.2f} s; at most {most:g} s are read"
         raise MediaUnreadable("video_duration_too_long", message)
@@ -168,21 +169,21 @@ def too_large(pixels: int, size: str = "") -> MediaUnreadable:
 
 
 def padded(pixels: int) -> int:
-    """The most pixels that a decoder may count for a frame with this many."""
+    """The most pixels that a decoder may count for a frame of `pixels`, including padding."""
     return 2 * pixels + 256 * 256 if pixels < _PADDED else pixels + _PADDED
 
 
 def arguments(path: Path, stream: Stream, pixels: int) -> list[str]:
-    """The command up to the input."""
+    """The ffmpeg command up to and including the input."""
     limits = ["-max_pixels", str(padded(pixels))]  # `describe` has checked the exact size
-    # NOTE: zscale adapts to another white in the first of its threads only, and leaves the others' rows as they are
+    # NOTE: only the first of zscale's threads adapts to another white; the rows of the other threads stay unchanged
     alone = ["-filter_threads", "1"] if stream.primaries in _OTHER_WHITE else []
     return [ffmpeg(), "-hide_banner", "-nostats", "-nostdin", *limits, *alone, *stream.decoder, *guarded_input(path)]
 
 
 def run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
-    """Raises MediaUnreadable when it takes longer."""
-    alone = threading.active_count() == 1  # only then may anything run between fork and exec
+    """Run the command. Raises MediaUnreadable if it takes longer than `seconds`."""
+    alone = threading.active_count() == 1  # code between fork and exec is safe only with a single thread
     try:
         return subprocess.run(
             command,
@@ -213,7 +214,8 @@ def _kind(path: Path) -> str | None:
 
 
 def _tags(words: str) -> tuple[str, str, str]:
-    """Matrix, primaries and transfer of "tv, bt2020nc/bt2020/smpte2084, progressive"; one word stands for all three."""
+    """Matrix, primaries and transfer of "tv, bt2020nc/bt2020/smpte2084, progressive"; a single word is the value of all
+    three."""
     for word in words.split(", "):
         if word.count("/") == 2:
             matrix, primaries, transfer = word.split("/")

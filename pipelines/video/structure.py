@@ -1,4 +1,4 @@
-"""Count the parts of an image file before a library reads it: a hostile file may be nothing but parts.
+"""Count the parts of an image file before a library reads it, because a hostile file may have millions of parts.
 
 The parts are the chunks of a PNG, the segments and scans of a JPEG, the blocks of a GIF.
 """
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 from pipelines.video.process import MediaUnreadable
 
-PARTS = 10_000  # chunks of a PNG, segments of a JPEG, blocks before a GIF's first image; photographs have hundreds
-SCANS = 100  # of a JPEG; encoders write ten, the most thorough optimisers a few dozen
+PARTS = 10_000  # chunks of a PNG, segments of a JPEG, blocks before a GIF's first image; photos have hundreds
+SCANS = 100  # limit for a JPEG; encoders write ten scans, and the most thorough optimisers a few dozen
 
-_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xff nor a restart
+_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # matches neither a stuffed 0xff nor a restart marker
 _SOS, _EOI, _BARE = 0xDA, 0xD9, (0x01, 0xD8)
 
 
 @dataclass(frozen=True)
 class Parts:
     """`scans`: passes over the whole image, 1 unless it is a JPEG. `ended`: the file is complete (a JPEG has its end
-    marker; a PNG has its last chunk, and all chunks are whole). `begun`: in a JPEG, the last scan of every colour has
+    marker; a PNG has its last chunk, and all chunks are whole). `begun`: the last scan of every colour of a JPEG has
     begun."""
 
     count: int = 1
@@ -53,7 +53,7 @@ def _chunks(data: bytes) -> Parts:
 
 def _segments(data: bytes) -> Parts:
     found = scans = 0
-    last: dict[int, set[bool]] = {}  # colour -> whether the last scan of its means and of its details has begun
+    last: dict[int, set[bool]] = {}  # colour -> kinds of content (means, details) whose last scan has begun
     position, ended = 2, False
     while marker := _MARKER.search(data, position):
         kind, position = marker[1][0], marker.end()
@@ -72,7 +72,7 @@ def _segments(data: bytes) -> Parts:
 
 
 def _note_scan(head: bytes, last: dict[int, set[bool]]) -> None:
-    """`head`: the bytes after the marker of a scan. A scan that omits no low bits is the last one of its contents."""
+    """`head`: the bytes after the marker of a scan. A scan that omits no low bits is the last scan of its content."""
     colours = head[2] if len(head) > 2 else 0
     selection = head[3 + 2 * colours : 6 + 2 * colours]
     if len(selection) < 3:

@@ -1,14 +1,14 @@
 """Write frames to MP4, GIF or WebM, streamed into one ffmpeg process; and a JPEG of one frame.
 
-Equal frames and equal manifest give equal bytes on one machine: bit-exact muxing, no dates, fixed thread counts.
+On one machine, equal frames and an equal manifest give equal bytes: bit-exact muxing, no dates, fixed thread counts.
 
-    MP4   H.264 High 4:2:0 crf 18, BT.709, moov first. Sizes are even: H.264 4:2:0, the only format that every browser
-          plays, works in pairs of pixels. The last column or row of an odd frame is repeated, as `coded_width` and
-          `coded_height` say. (MP4's `clap` box could hide it again, but browsers ignore that, and ffmpeg rounds it
-          down and cuts a line off.)
-    WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact
-    GIF   one palette for the whole video, which loops for ever. ffmpeg keeps the video in memory until the palette is
-          known: 4 bytes per pixel, 68 MB for 49 frames of 720x480
+    MP4   H.264 High 4:2:0 crf 18, BT.709, moov first. Sizes are even, because H.264 4:2:0 works in pairs of pixels and
+          is the only format that every browser plays. The last column or row of an odd frame is repeated, as
+          `coded_width` and `coded_height` say. (MP4's `clap` box could hide it again, but browsers ignore that, and
+          ffmpeg rounds it down and cuts a line off.)
+    WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact.
+    GIF   One palette for the whole video, which loops for ever. ffmpeg keeps the video in memory until the palette is
+          known: 4 bytes per pixel, 68 MB for 49 frames of 720x480.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from PIL import Image
 from pipelines.video import manifest as manifests
 from pipelines.video.process import ffmpeg, file_url
 
-GIF_MAX_FPS = 50  # a GIF counts in 1/100 s, and browsers play a delay of 1/100 s as 1/10 s
+GIF_MAX_FPS = 50  # GIF delays are multiples of 1/100 s, and browsers play a delay of 1/100 s as 1/10 s
 JPEG_QUALITY = 90
 POLL = 0.25  # seconds between two reads of ffmpeg's progress while the file is closed
 
 _BIT_EXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact")
-# The number of x264 threads changes the bytes, so it is never the machine's. 4 feeds veryfast from one pipe.
+# The number of x264 threads changes the bytes, so it does not depend on the machine. Four are enough for one pipe.
 _THREADS = ("-threads", "4")
-# swscale would convert by BT.601 and tag nothing; players then take 720p and above for BT.709 and shift the colours.
+# By default, swscale converts with BT.601 and writes no tags. Players assume BT.709 from 720p on, and would shift the
+# colours.
 _BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,format=yuv420p,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 )
-# Bayer dithering, because error diffusion crawls between frames.
+# Bayer dithering is stable, while error diffusion flickers between frames.
 _PALETTE = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=bayer:bayer_scale=3"
 
 _ENCODERS: dict[str, tuple[str, ...]] = {
@@ -52,7 +53,7 @@ _ENCODERS: dict[str, tuple[str, ...]] = {
         *("-vf", _BT709, "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", *_THREADS),
         *("-movflags", "+faststart", "-f", "mp4"),
     ),
-    # row-mt is off because it lets thread timing into VP9's decisions.
+    # row-mt is off, because with it VP9's output depends on the timing of threads.
     "webm": (
         *("-vf", _BT709, "-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5"),
         *("-row-mt", "0", "-tile-columns", "2", *_THREADS, "-f", "webm"),
@@ -62,18 +63,19 @@ _ENCODERS: dict[str, tuple[str, ...]] = {
 
 
 class EncodeError(RuntimeError):
-    """ffmpeg could not write the file; the message ends with ffmpeg's own."""
+    """ffmpeg could not write the file; the message ends with ffmpeg's message."""
 
 
 class VideoWriter:
     """Writes one file; a context manager. The file appears under its name only when it is complete.
 
-    `width`, `height` in pixels, `fps` in frames a second (29.97 may be a Fraction). ValueError for sizes below 2,
-    `fps` <= 0, a GIF faster than `GIF_MAX_FPS`, an unknown format, or a manifest that JSON cannot hold. EncodeError if
-    ffmpeg fails or no frame was written. Leaving the block by an exception kills ffmpeg and removes the file.
+    `width`, `height` in pixels, `fps` in frames a second (29.97 may be a Fraction). Raises ValueError for sizes below
+    2, `fps` <= 0, a GIF faster than `GIF_MAX_FPS`, an unknown format, or a manifest that JSON cannot hold. Raises
+    EncodeError if ffmpeg fails or no frame was written. Leaving the block by an exception kills ffmpeg and removes the
+    file.
 
-    `closing` is called with the number of frames that ffmpeg has yet to encode while the file is closed, which takes
-    most of the time for a GIF; an exception from it ends the writing.
+    `closing` is called with the number of frames that ffmpeg has yet to encode while the file is closed, which for a
+    GIF is most of the time. If it raises an exception, writing ends.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class VideoWriter:
         if self._format != "gif":
             command += ["-f", "ffmetadata", "-i", file_url(tags), "-map", "0:v", "-map_metadata", "1"]
         command += [*_ENCODERS[self._format], *_BIT_EXACT, file_url(self._part)]
-        # A session of its own: Ctrl-C in a terminal should reach our process only.
+        # ffmpeg gets its own session, so that Ctrl-C in a terminal reaches only our process.
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -140,7 +142,8 @@ class VideoWriter:
         return self.height + self._pad[0]
 
     def write(self, frames: NDArray[np.uint8]) -> None:
-        """Append uint8 RGB [T, H, W, 3] or [H, W, 3]. ValueError for another shape or dtype, or after `close`."""
+        """Append uint8 RGB [T, H, W, 3] or [H, W, 3]. Raises ValueError for another shape or dtype, or after
+        `close`."""
         if self._closed:
             raise ValueError("the video is closed")
         if frames.ndim == 3:
@@ -162,7 +165,7 @@ class VideoWriter:
         self.frames += len(frames)
 
     def close(self) -> None:
-        """Finish the file and move it into place. EncodeError when that fails; a second call does nothing."""
+        """Finish the file and move it into place. Raises EncodeError if that fails; a second call does nothing."""
         if self._closed:
             return
         try:
