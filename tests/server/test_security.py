@@ -48,7 +48,7 @@ from tests.rigs.pictures import bomb, picture
 # -- outgoing requests ------------------------------------------------------------------------------------------------
 
 HOSTILE = [
-    # the loopback address, in every notation
+    # this machine's addresses, in many notations
     "http://127.0.0.1/", "http://127.1/", "http://127.0.1/", "http://127.255.255.254/", "http://0/", "http://0.0.0.0/",
     "http://0x0/", "http://00000/", "http://2130706433/", "http://0x7f000001/", "http://0x7F.0x0.0x0.0x1/",
     "http://017700000001/", "http://0177.0.0.1/", "http://0177.0.0.01/", "http://127.0x1/", "http://127.000.000.001/",
@@ -418,7 +418,7 @@ def test_a_body_too_large_is_refused_before_it_comes(vendor: str, served: Served
 
 
 def test_a_body_that_does_not_tell_its_size_is_not_kept(served: Served) -> None:
-    """The server reads and discards such a body, because a client does not listen while it sends."""
+    """The server reads and discards a body that is too large, because a client does not listen while it sends."""
     process = server_at(served[0])
     before = process.memory_info().rss
     with dial(served[0]) as line:

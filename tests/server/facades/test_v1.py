@@ -1,4 +1,4 @@
-"""OpenAI and Replicate share some URLs; the tests use stub apps that answer with their own name, or real façades."""
+"""OpenAI and Replicate share some URLs; some tests use stub apps that return their own name, others real façades."""
 
 from __future__ import annotations
 

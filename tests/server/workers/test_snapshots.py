@@ -1,4 +1,4 @@
-"""Some jobs share latents, and the server keeps the last used latents up to a total size."""
+"""Some jobs share latents, and the server keeps the most recently used latents up to a total size."""
 
 from __future__ import annotations
 
