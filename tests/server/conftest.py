@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def idle_inspectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps no idle inspectors: they would outlive the event loop of many tests and make a later test fail."""
+    """Keeps no idle inspectors, because an idle inspector outlives its test's event loop and breaks a later test."""
     monkeypatch.setattr("server.media.inspectors.KEPT", 0)
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Cloud]:
-    from tests.rigs.s3 import cloud  # importing it takes a second
+    from tests.rigs.s3 import cloud  # importing this module takes a second
 
     with cloud() as made:
         yield made

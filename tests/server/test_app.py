@@ -1,4 +1,4 @@
-"""The whole server over a fake engine in real worker processes."""
+"""The whole server with real worker processes and a fake engine."""
 
 from __future__ import annotations
 
@@ -257,12 +257,12 @@ def test_nothing_is_promised_that_cannot_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New jobs are refused with the reason, accepted ones wait, and the server retries the start."""
+    """The server refuses new jobs with the reason, keeps accepted jobs queued, and tries to start the worker again."""
     monkeypatch.setattr(local_pool, "RETRY", 3600.0)
     application = app(tmp_path)
     (tmp_path / "tiny" / "broken").write_text("import")
     house = house_of(application)
-    accepted = submit(house, "steps=1")  # before the failure is known
+    accepted = submit(house, "steps=1")  # the server does not know of the failure yet
     with TestClient(application) as client, capture_logs() as lines:
         until(lambda: client.get("/health").json()["workers"][0]["state"] == "broken")
         health = client.get("/health").json()
@@ -295,7 +295,7 @@ def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_calls_that_wait_are_answered_when_no_worker_can_start(tmp_path: Path) -> None:
-    """The answer cancels a job that its client cannot fetch later; other jobs stay queued."""
+    """These calls wait for their jobs; their clients cannot fetch a video later, so the server cancels the jobs."""
     application = app(tmp_path)
     house = house_of(application)
     (tmp_path / "tiny" / "broken").touch()
@@ -304,7 +304,7 @@ def test_calls_that_wait_are_answered_when_no_worker_can_start(tmp_path: Path) -
             ("/run/fal-ai/cogvideox-5b", {"prompt": "x"}),
             ("/hf-inference/models/zai-org/CogVideoX-5b", {"inputs": "x"}),
         ):
-            answer = client.post(path, json=body)  # the first one is accepted before the worker has failed
+            answer = client.post(path, json=body)  # the server accepts the first call before the worker has failed
             assert answer.status_code == 503 and "weights are torn" in answer.text
         counts = house.store.counts()
         assert not counts.get(Status.QUEUED) and not counts.get(Status.RUNNING)

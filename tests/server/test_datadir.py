@@ -60,4 +60,4 @@ def test_the_job_table_is_its_owners_alone(tmp_path: Path, mask: int) -> None:
         assert {mode(path) for path in folder.glob("jobs.db*")} == {0o600}
         store.close()
         for path in folder.glob("jobs.db*"):
-            path.chmod(0o644)  # as an earlier version left them
+            path.chmod(0o644)  # an earlier version left its files with this mode

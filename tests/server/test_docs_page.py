@@ -1,4 +1,4 @@
-"""The content security policy of `/docs` and of everything else that a browser would show."""
+"""The content security policy of `/docs` and of all other answers that a browser would show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every façade on a full disk: a small file system of its own, which only root can mount."""
+"""Every façade on a full disk; the tests mount a small file system, which only root can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Issued API keys: what is stored, when a running server notices a change, and limits per key."""
+"""Issued API keys: the stored fields, changes that a running server notices, and limits per key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Middleware: routing by path prefix, the model header, failures, trusted proxies."""
+"""The middleware: routing by path prefix, the model header, failures and trusted proxies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-origin pages in a real browser: what docs/operations.md allows them, and what a key denies them."""
+"""In a real browser, cross-origin pages may do what docs/operations.md says, and get nothing without the key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.rigs.live import live
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
-# each call: name, path, options of fetch; the page then shows the answers as JSON
+# each call is a list of name, path and options of fetch; the page shows the answers as JSON
 PAGE = """<!doctype html><pre id=found></pre><script>
 const found = {};
 const calls = CALLS.map(async ([name, path, given]) => {
@@ -60,7 +60,7 @@ def site(calls: list[Any]) -> Iterator[int]:
 
 
 def asked(calls: list[Any], tmp_path: Path) -> dict[str, Any]:
-    """The answers that a page of studio.example gets."""
+    """Returns the answers that a page of studio.example gets to these calls."""
     with site(calls) as port:
         rules = "--host-resolver-rules=MAP studio.example 127.0.0.1, MAP rebound.example 127.0.0.1"
         page, log = shown(f"http://studio.example:{port}/", tmp_path / "profile", rules)
@@ -103,7 +103,7 @@ def test_any_page_may_use_an_open_server(tmp_path: Path) -> None:
 
 
 def test_a_page_without_the_key_gets_nothing(tmp_path: Path) -> None:
-    """Whatever host name it uses for the server."""
+    """A page without the key gets nothing, whatever host name the page uses for the server."""
     made = app(tmp_path, api_keys="id:secret")
     with live(made) as port:
         base, rebound = f"http://127.0.0.1:{port}", f"http://rebound.example:{port}"

@@ -29,7 +29,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClie
 
 
 def seen_while(house: House, job: Job, look: Any) -> list[Any]:
-    """Collects the results of `look` until the job has ended, the final state included."""
+    """Collects the results of `look` until the job has ended, and includes the final state."""
     found = []
     while True:
         now = house.context.jobs.get(job.id)

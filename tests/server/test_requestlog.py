@@ -1,4 +1,4 @@
-"""The log of requests: each refused one with its key and the reason, and no secrets."""
+"""The log shows each refused request with the id of its key and the reason, and contains no secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that hold the server's own secrets: bad ones are refused at startup."""
+"""At startup, the server refuses bad files for its own secrets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_bad_secret_is_refused(tmp_path: Path, name: str, damage: Callable[[Pa
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_that_the_group_may_read_is_taken(tmp_path: Path, name: str) -> None:
-    """Container volumes are assigned to a group at each start."""
+    """A container platform may assign a volume to a group at each start, so the group may read the file."""
     first = Signing(tmp_path / "keys")
     (tmp_path / "keys" / name).chmod(0o660)
     assert Signing(tmp_path / "keys").jwks() == first.jwks()

@@ -1,6 +1,6 @@
 """Attacks: URLs into the private network, decompression bombs, endless bodies, header injection, guessed keys.
 
-Each is refused in its vendor's format, and the log shows nothing that it should not.
+The server refuses each attack in the vendor's format, and the log contains no secrets or prompts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from tests.rigs.pictures import bomb, picture
 # -- outgoing requests ------------------------------------------------------------------------------------------------
 
 HOSTILE = [
-    # this machine, in every notation
+    # this machine's addresses, in many notations
     "http://127.0.0.1/", "http://127.1/", "http://127.0.1/", "http://127.255.255.254/", "http://0/", "http://0.0.0.0/",
     "http://0x0/", "http://00000/", "http://2130706433/", "http://0x7f000001/", "http://0x7F.0x0.0x0.0x1/",
     "http://017700000001/", "http://0177.0.0.1/", "http://0177.0.0.01/", "http://127.0x1/", "http://127.000.000.001/",
@@ -73,7 +73,7 @@ HOSTILE = [
     "file:///etc/passwd", "file://localhost/etc/passwd", "FILE:/etc/passwd", "gopher://127.0.0.1:6379/_FLUSHALL",
     "dict://127.0.0.1:11211/stats", "ftp://127.0.0.1/x", "ldap://127.0.0.1/", "jar:http://127.0.0.1!/", "unix:/run/x",
     "concat:/etc/passwd", "subfile:,,start,0,end,9,,:/etc/passwd", "javascript:fetch('http://127.0.0.1')",
-    # hosts that are not what they seem
+    # URLs with a misleading or malformed host
     "http://8.8.8.8@127.0.0.1/", "http://8.8.8.8:80@127.0.0.1/", "http://127.0.0.1#@8.8.8.8/", "http://127.0.0.1?@8.8.8.8/",
     "http://8.8.8.8\\@127.0.0.1/", "http://127.0.0.1\\.8.8.8.8/", "http:127.0.0.1/", "http:///127.0.0.1/",
     "http://127.0.0.1\t/", "http://127.0.0.1\r\nHost: 8.8.8.8/", "http://127.0.0.1%0d%0aX:1/", "http://127.0.0.1%00.x/",
@@ -89,7 +89,7 @@ NAMES = {
 
 
 class Dialled:
-    """Records every address that this process connects to. All tests share one, as an audit hook cannot be removed."""
+    """Records every address that this process connects to. All tests share one hook, as it cannot be removed."""
 
     def __init__(self) -> None:
         self.at: list[Any] | None = None
@@ -113,7 +113,7 @@ DIALLED = Dialled()
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
-    """Answers of a resolver in order, the last one repeated; other names go to the real resolver."""
+    """Replaces the resolver and returns its answers: a name gets its answers in order and repeats the last one."""
     answers: dict[str, list[list[str]]] = {name: [found] for name, found in NAMES.items()}
     real = socket.getaddrinfo
 
@@ -139,7 +139,7 @@ def through(outbound: Outbound, act: Callable[[Outbound], Any]) -> Any:
 
 @pytest.mark.parametrize("url", [*HOSTILE, *(f"http://{name}/" for name in NAMES)])
 def test_no_way_inside(url: str, names: dict[str, list[list[str]]]) -> None:
-    """Neither a download nor a webhook opens any connection."""
+    """Neither a download nor a webhook opens a connection to these URLs."""
     with DIALLED.watched() as dialled:
         with pytest.raises(DownloadFailed):
             through(Outbound(seconds=5), lambda outbound: outbound.download(url, 1000))
@@ -153,7 +153,7 @@ def test_the_corpus_is_a_corpus() -> None:
 
 
 class Inside(http.server.ThreadingHTTPServer):
-    """A service that only this machine may reach. With `leads_to`, a hostile one that redirects its callers there."""
+    """A service that only this machine may reach. With `leads_to`, the service redirects its callers to this URL."""
 
     def __init__(self, address: str, leads_to: str = "") -> None:
         self.heard: list[str] = []
@@ -178,7 +178,7 @@ class Redirecting(http.server.BaseHTTPRequestHandler):
 
 
 def outside_only(address: str) -> bool:
-    """127.0.0.1 stands for the public internet, all other addresses for private ones."""
+    """In these tests, 127.0.0.1 stands for the public internet, and every other address is private."""
     return address == "127.0.0.1"
 
 
@@ -197,7 +197,7 @@ def test_redirects_lead_nowhere_inside(scheme: str, names: dict[str, list[list[s
 
 
 def test_a_name_that_changes_its_mind(names: dict[str, list[list[str]]]) -> None:
-    """Public at the first look-up and private at the connection; or both at once."""
+    """A name may be public at the first look-up and private at the second, or have both kinds of addresses at once."""
     with Inside("127.0.0.2") as inside:
         port = inside.server_port
         names["rebinding.test"] = [["127.0.0.1"], ["127.0.0.2"]]
@@ -223,7 +223,7 @@ def data(tmp_path: Path) -> Iterator[DataDir]:
 
 
 def refusal(data: DataDir, value: bytes, kind: str) -> MediaError | None:
-    """The intake's error for the file, or None if it accepts the file."""
+    """Returns the intake's error for the file, or None if the intake accepts the file."""
 
     async def run() -> None:
         inspectors = Inspectors()
@@ -257,7 +257,7 @@ def burst(size: int) -> bytes:
 
 
 def animation(side: int, frames: int) -> bytes:
-    """A GIF whose frames take only a few bytes each."""
+    """Returns a GIF in which each frame takes only a few bytes."""
     head = b"GIF89a" + struct.pack("<HH", side, side) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff"
     frame = b"\x2c" + struct.pack("<HHHH", 0, 0, side, side) + b"\0\x02\x02\x44\x01\0"
     return head + frame * frames + b"\x3b"
@@ -303,7 +303,7 @@ def test_hostile_pictures(name: str, data: DataDir) -> None:
     assert list(data.inputs.iterdir()) == []
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about truncated tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about truncated tags
 @pytest.mark.parametrize(
     "given",
     [
@@ -316,7 +316,7 @@ def test_hostile_pictures(name: str, data: DataDir) -> None:
     ],
 )
 def test_junk_beside_a_picture_does_no_harm(given: Callable[[], bytes], data: DataDir) -> None:
-    """Profiles, tags and trailing bytes are dropped with their content, or the image is refused."""
+    """The server drops hostile profiles, tags and trailing bytes, or refuses the image."""
     before = psutil.Process().memory_info().rss
     error = refusal(data, given(), "picture")
     assert error is None or error.code == "image_load_error"
@@ -335,7 +335,7 @@ def film(folder: Path, source: str, name: str = "x.mp4", *more: str) -> bytes:
 
 
 def test_hostile_films(data: DataDir, tmp_path: Path) -> None:
-    """Lists of other files are refused as videos, whatever their type, and the server fetches nothing for them."""
+    """The server refuses lists of other files, whatever their type, and fetches none of the files in a list."""
     with Inside("127.0.0.1") as inside:
         at = f"http://127.0.0.1:{inside.server_port}/x.ts"
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{at}\n#EXTINF:1,\nfile:///etc/passwd\n".encode()
@@ -378,7 +378,7 @@ def test_hostile_films(data: DataDir, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """`host:port` of a real server process that requires KEY, and the path of its log."""
+    """Runs a real server process that requires KEY, and returns its `host:port` and the path of its log."""
     folder = tmp_path_factory.mktemp("served")
     with stand_in_server(folder, modelslab_status="real", max_queue="1000") as address:
         yield address, folder / "server.log"
@@ -398,7 +398,7 @@ def head(path: str, *headers: str, key: str = KEY) -> bytes:
 
 
 def answered(line: socket.socket) -> tuple[int, dict[str, Any]]:
-    """Status code and body; the server may close the connection while the test is still sending."""
+    """Returns the status code and body of the answer, which may come while the test is still sending."""
     with line.makefile("rb") as reader:
         status = int(reader.readline().split()[1])
         length = 0
@@ -418,7 +418,7 @@ def test_a_body_too_large_is_refused_before_it_comes(vendor: str, served: Served
 
 
 def test_a_body_that_does_not_tell_its_size_is_not_kept(served: Served) -> None:
-    """The server reads it to its end, because a sending client does not listen, and discards it."""
+    """The server reads and discards a body that is too large, because a client does not listen while it sends."""
     process = server_at(served[0])
     before = process.memory_info().rss
     with dial(served[0]) as line:
@@ -439,7 +439,7 @@ def server_at(address: str) -> psutil.Process:
 
 
 def test_slow_bodies_hold_up_nobody_else(served: Served) -> None:
-    """More slow clients than the server has threads, each in the middle of its headers or its body."""
+    """The server answers a client while 120 slow clients, more than it has threads, send their headers or bodies."""
     with contextlib.ExitStack() as lines:
         slow = [lines.enter_context(dial(served[0])) for _ in range(120)]
         for n, line in enumerate(slow):
@@ -490,7 +490,7 @@ def test_nothing_splits_a_header(tmp_path: Path) -> None:
 
 
 def form(name: str) -> bytes:
-    """A form with a file whose name contains a line break, after a field with the file's purpose."""
+    """Returns a form with the field `purpose` and two files with this name."""
     purpose = 'content-disposition: form-data; name="purpose"\r\n\r\nuser_data'
     file = f'content-disposition: form-data; name="content"; filename="{name}"\r\n\r\nx'
     same = file.replace('"content"', '"file"')
@@ -519,7 +519,7 @@ def test_an_upload_never_acts_as_a_page(tmp_path: Path) -> None:
 
 
 def test_a_guess_is_compared_with_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same number of constant-time comparisons, however much of the guess is right and whichever key it matches."""
+    """The server makes the same number of constant-time comparisons for a right, a partly right and a wrong key."""
     compared: list[tuple[bytes, bytes]] = []
     real = auth.hmac.compare_digest
 
@@ -587,7 +587,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_is_shown_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracebacks with the values of variables would show prompts and keys."""
+    """A traceback on a terminal contains no values of variables, because these may be prompts and keys."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
@@ -606,7 +606,7 @@ def test_a_terminal_is_shown_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_image_of_the_family_is_taken(data: DataDir) -> None:
-    """The counterpart of all these refusals: an ordinary image passes."""
+    """Unlike all the files above, an ordinary image is accepted."""
     made = io.BytesIO()
     Image.new("RGB", (640, 480), "red").save(made, "PNG")
     assert refusal(data, made.getvalue(), "picture") is None

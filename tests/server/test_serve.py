@@ -1,4 +1,4 @@
-"""The server as a process: it starts, stops on a signal, and leaves no process behind."""
+"""The server runs as a process: it starts, stops on a signal, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def server(tmp: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def run(url: str, prompt: str = "steps=100000 sleep=0.06") -> str:
-    """Queues a job on the server at `url`, by default one that takes more than an hour; returns its id."""
+    """Queues a job on the server at `url` and returns its id; the default job takes more than an hour."""
     body = json.dumps({"prompt": prompt, "use_rife": False}).encode()
     request = urllib.request.Request(
         f"{url}/queue/fal-ai/cogvideox-5b", body, {"content-type": "application/json"}, method="POST"

@@ -105,7 +105,7 @@ def test_wrong_keys() -> None:
 
 
 def token(name: str, secret: str, expires: float, algorithm: str = "HS256") -> str:
-    """A token as Zhipu's clients create it."""
+    """Returns a token in the form that Zhipu's clients create."""
 
     header, payload = {"alg": algorithm, "sign_type": "SIGN"}, {"api_key": name, "exp": expires}
     made = signed_token(json.dumps(header), json.dumps(payload), secret)
@@ -113,7 +113,7 @@ def token(name: str, secret: str, expires: float, algorithm: str = "HS256") -> s
 
 
 def signed_token(header: str, payload: str, secret: str = "secret") -> str:
-    """A token with a valid signature, whatever its two parts contain."""
+    """Returns a token with a valid signature for the given header and payload, even if these are nonsense."""
 
     def part(value: bytes) -> str:
         return base64.urlsafe_b64encode(value).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""The courier and its outbox: delivery at least once and in order, retries after failures, and an end to them."""
+"""The courier delivers the outbox's letters in order and at least once; it retries after failures and then gives up."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_event_in_order(store: JobStore, ear: Ear) -> None:
     for name in ("a", "quiet", "none"):
         claimed = store.claim()
         assert claimed is not None and claimed.id == name
-        for step in (1, 2, 3):  # one event, however many progress reports there are
+        for step in (1, 2, 3):  # several progress reports make one event
             store.progress(name, 1, step=step)
         store.fail(name, 1, JobError("internal", "broke"))
     deliver(store, lambda: not store.notices_due())
@@ -118,7 +118,7 @@ def test_a_whole_server_tells(tmp_path: Path, ear: Ear) -> None:
 
 
 def test_each_key_and_host_has_its_turn(store: JobStore) -> None:
-    """However many of one key's letters are due, the first query finds another key's."""
+    """However many letters of one key are due, the first query also finds the letters of another key."""
     for n in range(600):
         store.submit(replace(job(f"dead{n}", f"http://h{n}.dead/"), status=Status.CANCELLED, owner="a"))
     store.submit(replace(job("one", "http://one/"), status=Status.CANCELLED, owner="b"))
@@ -136,7 +136,7 @@ def test_a_letter_waits_for_the_one_before_it(store: JobStore) -> None:
     store.cancelled("a", 1)
     (first,) = store.notices_due()
     assert (first.job_id, first.event) == ("a", "start")
-    assert [notice.job_id for notice in store.notices_due([first.id])] == ["b"]  # and not a's second letter
+    assert [notice.job_id for notice in store.notices_due([first.id])] == ["b"]  # a's second letter must wait
     store.notice_put_off(first, 60.0, "busy")
     assert [notice.job_id for notice in store.notices_due()] == ["b"]
     store.notice_done(store.notices_due()[0])
@@ -144,7 +144,7 @@ def test_a_letter_waits_for_the_one_before_it(store: JobStore) -> None:
 
 
 class Deaf:
-    """Stands in for `Outbound`: hosts in .dead keep their callers waiting, others answer."""
+    """Stands in for `Outbound`: hosts in .dead keep their callers waiting, and all other hosts answer."""
 
     def __init__(self) -> None:
         self.calling = Counter[str]()

@@ -1,4 +1,4 @@
-"""`cogvideox clients`: example programs with the URL and the API key filled in, ready to copy."""
+"""`cogvideox clients` prints example programs that contain the URL and the API key and can be copied as they are."""
 
 from __future__ import annotations
 

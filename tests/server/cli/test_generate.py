@@ -89,7 +89,7 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
     assert sorted(made) == ["0001.mp4", "0002.mp4", "named.gif"]
     assert read_manifest("list/named.gif")["plan"]["num_inference_steps"] == 2
     Path("list/0001.mp4").unlink()
-    Path("list/named.gif").write_bytes(made["named.gif"][:500])  # truncated, as by a full disk
+    Path("list/named.gif").write_bytes(made["named.gif"][:500])  # truncated, as a full disk would leave the file
     again = call("generate", "--batch", "list.jsonl", *QUICK)
     assert "1 of 3 are done already" in again.stderr
     assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made
@@ -186,7 +186,7 @@ def test_names_that_are_too_long_for_a_file(command: list[str]) -> None:
 
 
 def test_an_upscaler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`generate` and `serve` report it at startup, before any model loads."""
+    """`generate` and `serve` report a missing upscaler at startup, before any model loads."""
     Path("net.pth").write_bytes(b"")
     monkeypatch.setattr("server.served.find_spec", lambda name: None)
     for file, says in (("none.pth", "there is no such file"), ("net.pth", "needs the package spandrel")):

@@ -1,4 +1,4 @@
-"""`--help` of every command and command group: it works, is readable and shows the settings' defaults."""
+"""The `--help` of every command and command group works, is readable and shows the settings' defaults."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder whose files every repository of a local hub holds."""
+    """Runs a local hub, every repository of which contains the files of the returned folder."""
     lora_file(tmp_path / "published" / "style.safetensors")
     (tmp_path / "published" / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4}))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
@@ -147,7 +147,7 @@ def test_what_add_inspect_and_generate_say_is_what_the_server_says(tmp_path: Pat
     result = call("add", "wan.safetensors")
     assert result.exit_code == 0
     assert "fits no model known here" in result.output and "it is for Wan, not for CogVideoX" in result.output
-    assert call("inspect", "wan").stdout.count("it is for Wan") <= 3  # once per reason, not once per model
+    assert call("inspect", "wan").stdout.count("it is for Wan") <= 3  # once per reason, not per model
     text = {f"text_encoder.encoder.block.0.q.lora_{half}.weight": torch.ones(4, 4) for half in "AB"}
     save_file({**tensors(), **text}, tmp_path / "both.safetensors")
     assert "note: its part for the text encoder (1 layer) is not applied" in call("add", "both.safetensors").output

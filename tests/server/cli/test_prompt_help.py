@@ -1,4 +1,4 @@
-"""`cogvideox generate --prompt-help`: one chat request per prompt, kept in the manifest and replayed."""
+"""`cogvideox generate --prompt-help` sends one chat request per prompt; the manifest keeps the answer for a replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RIFE's network in `cogvideox weights`: which files it imports, what it stores, and that generation uses it."""
+"""How `cogvideox weights` imports RIFE's network: the accepted files, the stored file, and its use in generation."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_file_that_is_none_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"")
     wrong[tmp_path / "style.safetensors"] = "a LoRA, not a checkpoint: cogvideox lora add"
     wrong[tmp_path / "torn.safetensors"] = "torn: "
-    # tests/server/cli/test_rife_setting.py tests all of them
+    # tests/server/cli/test_rife_setting.py tests all such files
     for name in ("gone.pkl", "code.pkl", "style.safetensors", "torn.safetensors"):
         file, says = tmp_path / name, wrong[tmp_path / name]
         done = weights("import", file, models=models)

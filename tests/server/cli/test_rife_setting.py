@@ -1,4 +1,4 @@
-"""COGVIDEOX_RIFE_WEIGHTS without a usable file: `serve` and `generate` report it at startup, in one line."""
+"""If COGVIDEOX_RIFE_WEIGHTS names no usable file, `serve` and `generate` say so in one line at startup."""
 
 from __future__ import annotations
 

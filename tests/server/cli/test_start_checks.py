@@ -1,4 +1,4 @@
-"""Settings that a server refuses at startup: one line that names the setting, exit code 2, no open port."""
+"""A server refuses bad settings at startup: it prints one line with the setting's name and exits with code 2."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_byte_order_mark_hides_no_line() -> None:
 def test_names_that_are_near_nothing_are_told_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Compose files have variables of their own, and Kubernetes sets some for every service."""
+    """Compose files define COGVIDEOX_ variables of their own, and Kubernetes sets some for every service."""
     monkeypatch.setenv("COGVIDEOX_IMAGE_TAG", "1.2")
     kubernetes = ("SERVICE_HOST", "SERVICE_PORT", "SERVER_SERVICE_HOST", "PORT_8000_TCP", "SERVER_PORT_8000_TCP_ADDR")
     for name in kubernetes:
@@ -237,7 +237,7 @@ class Code:
 
 
 def test_an_upscaler_that_is_no_network() -> None:
-    """Another process reads the file, without running code in it."""
+    """Another process reads the file and does not run the code in that file."""
     Path("code.pth").write_bytes(pickle.dumps(Code()))
     said = refused(serve(UPSCALER="code.pth"))
     assert said.startswith("COGVIDEOX_UPSCALER=code.pth: ") and said.count("code.pth") == 1, said
@@ -270,7 +270,7 @@ def test_the_open_server_is_not_reachable() -> None:
 
 @pytest.mark.parametrize("there", [None, "empty", "used"])
 def test_a_start_that_fails_leaves_the_data_folder_as_it_was(there: str | None) -> None:
-    """Otherwise `keys create` would take the folder for a server's."""
+    """If files stayed behind, `keys create` would mistake the folder for the data folder of a server."""
     folder = Path("place/data")
     if there is not None:
         folder.mkdir(parents=True)
@@ -280,7 +280,7 @@ def test_a_start_that_fails_leaves_the_data_folder_as_it_was(there: str | None) 
     before = sorted(folder.rglob("*"))
     for settings in ({"HOST": "0.0.0.0"}, {"DATABASE_URL": "postgresql://u:p@127.0.0.1:9/x"}):
         if there == "used" and "HOST" in settings:
-            continue  # it has a key, so the server would start
+            continue  # the folder has a key, so the server would start
         refused(serve("--data-dir", str(folder), **settings))
         after = sorted(path for path in folder.rglob("*") if there != "used" or path.name.startswith("jobs.db"))
         assert after == before and folder.exists() == (there is not None)

@@ -1,4 +1,4 @@
-"""Text that users type or store in files, in any encoding, and output paths; no model is needed."""
+"""The command line reads prompts and batch files in any encoding, and checks output paths; no test needs a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.text_file import NotText, read_lines
 from tests.rigs import checkpoints
 
 HALF = "\\ud83d"  # half of an emoji's surrogate pair, as a JSON escape
-BYTE = "\udce9"  # how Python passes on an argument's byte that is not UTF-8
+BYTE = "\udce9"  # Python represents an argument's byte that is not UTF-8 in this way
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_a_line_names_itself_and_the_field(line: str, says: str) -> None:
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 def test_a_batch_in_any_encoding_that_says_what_it_is(encoding: str, end: str) -> None:
-    """Some programs treat other characters as line ends; here only the line feed ends a line."""
+    """Some programs treat other characters as line ends, but in a batch file only the line feed ends a line."""
     prompts = [f"a{character}b é 😀" for character in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
     lines = [json.dumps({"prompt": prompt}, ensure_ascii=ord(prompt[1]) < 32) for prompt in prompts]
     lines.insert(1, "  ")

@@ -1,4 +1,4 @@
-"""The façade that a test folder is named after, over the real job table; and a whole server for each test file."""
+"""Fixtures: the façade that a test folder is named after, on the real job table; and a server for each test file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.rigs.live import live
 
 @pytest.fixture
 def build(request: pytest.FixtureRequest) -> Iterator[Build]:
-    """Builds rigs with the given settings; they last as long as the test."""
+    """Builds rigs with the given settings; a rig lasts as long as its test."""
     vendor = request.path.parent.name
     with ExitStack() as there:
 
@@ -33,7 +33,7 @@ def served(build: Build) -> Rig:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    """A server with all clouds; `port` is where it listens."""
+    """A server with the APIs of all clouds; the fixture `port` returns its port."""
     return app(tmp_path_factory.mktemp("server"))
 
 
@@ -45,5 +45,5 @@ def port(made: FastAPI) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def client(made: FastAPI, port: int) -> TestClient:
-    """A client of the same server, which `port` starts and stops."""
+    """A client of the server that the fixture `port` starts and stops."""
     return TestClient(made, raise_server_exceptions=False)

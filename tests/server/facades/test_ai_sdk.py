@@ -1,4 +1,4 @@
-"""Answers to Vercel's AI SDK, which refuses private addresses and sends its key to one host only."""
+"""The server adapts its answers to Vercel's AI SDK, which refuses private URLs and sends its key to one host only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_fals_video_itself_where_its_address_is_private(build: Build, agent: str
 
 @pytest.mark.parametrize("public_url", [None, "https://video.example.org"])
 def test_it_asks_for_fals_own_addresses(build: Build, public_url: str | None) -> None:
-    """The SDK's fal provider has fal's URLs built in; a program redirects them here with its own `fetch`."""
+    """The SDK's fal provider calls fal's URLs; a program redirects the calls to this server with its own `fetch`."""
     client = build("fal", public_url=public_url).client
     receipt = client.post(QUEUE, json={"prompt": "a"}, headers={"user-agent": AGENTS[0]}).json()
     here = f"https://queue.fal.run{APP}/requests/{receipt['request_id']}"

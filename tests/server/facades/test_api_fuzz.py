@@ -1,8 +1,8 @@
 """Fuzzing: a façade answers every request in its vendor's shape and never fails.
 
-Two kinds of requests: those that schemathesis generates from the OpenAPI document, valid and invalid, each with a few
-mutants that differ in one place (the same in every run); and those that no schema produces. All go to the façade over
-the real job table, files and intake.
+Schemathesis generates valid and invalid requests from the OpenAPI document, and the test adds a few mutants of each
+request, which differ from it in one place. Other requests come from tests/rigs/api_hostile.py, because no schema
+produces them. Every run sends the same mutants. The façade works on the real job table, files and intake.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ pytestmark = [
 
 @dataclass
 class Trial:
-    """Sends requests, and keeps the first of each kind that got a wrong answer."""
+    """Sends requests, and keeps the first wrong answer of each kind."""
 
     name: str
     rig: Rig
@@ -78,7 +78,7 @@ class Trial:
 
 
 def remember(inspectors: Inspectors) -> None:
-    """Checks the same bytes only once: each clip takes a process, and hundreds of requests send the same one."""
+    """Inspects the same bytes only once, because an inspection takes a process and many requests send the same clip."""
     check, answers = inspectors._asked, dict[str, dict[str, Any]]()
 
     async def once(task: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
 
 
 def scenery(trial: Trial, call: str) -> dict[str, object]:
-    """Path parameters of the call that name something existing."""
+    """Returns values for the call's path parameters which name something that exists."""
     if (make := SCENES.get((trial.name, call))) is None:
         return {}
     client = TestClient(trial.rig.app, base_url=BASE)
@@ -136,7 +136,7 @@ def run_some(
 
     try:
         put()
-    except Unsatisfiable:  # no more requests, or no invalid ones
+    except Unsatisfiable:  # the schema allows no more requests, or no invalid request
         return
 
 
@@ -195,7 +195,7 @@ def test_what_no_schema_brings_about(trial: Trial) -> None:
 
 @pytest.mark.parametrize("name", FACADES)
 def test_what_is_no_answer_of_the_vendors(name: str) -> None:
-    """The checker recognises FastAPI's own errors, a page, a traceback and the key."""
+    """The checker reports FastAPI's own errors, a web page, a traceback and an answer that contains the key."""
     asked, kind = Asked("GET", b"/"), {"content-type": "application/json"}
     assert flaw(name, asked, Answer(404, kind, b'{"detail": "Not Found"}'))
     assert flaw(name, asked, Answer(422, kind, b'{"detail": [{"loc": ["body"], "msg": "no"}]}'))
@@ -211,7 +211,7 @@ def test_what_is_no_answer_of_the_vendors(name: str) -> None:
 
 
 def test_addresses_that_belong_to_several(tmp_path: Path) -> None:
-    """Routes in front of the façades: URLs that two vendors share, the server's own, the routing to each façade."""
+    """The test sends odd requests to URLs that two vendors share and to the server's own URLs; none may fail."""
     app = house.app(tmp_path, api_keys=KEY)
     try:
         paths = ("/", "/health", "/v1", "/v1/models", "/v1/models/{a}", "/v1/files", "/v1/files/{a}", "/files/{a}/{b}")

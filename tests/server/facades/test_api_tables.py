@@ -1,8 +1,8 @@
-"""The tables in docs/apis: every field of the façades is listed, and behaves as its row says.
+"""The tables in docs/apis list every field of the façades, and each field behaves as its row says.
 
-For each field, the test sends a request with the first example of its schema twice and one with the second example
-once. A value that is the same in the first two and different in the third is an effect of the field. The test looks at
-the job, the answer, the content of the URLs in the answer, and the webhook.
+For each field, the test sends three requests: two with the first example of the field's schema and one with the second
+example. A value that is the same after the first two requests and different after the third is an effect of the field.
+The test compares the job, the answer, the content of the URLs in the answer, and the webhook.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.rigs.api_scenes import TOLD_AGAIN, UNSHOWN, Scene, Sender
 from tests.rigs.api_tables import DOCS, Call, Field, Row, calls, tables
 from tests.rigs.facade_rig import Clock, Rig, facade, square
 
-IN_SCENES = ("after", "ids")  # their values are ids from a scene
+IN_SCENES = ("after", "ids")  # the values of these fields are ids from a scene
 WORDS = ("honoured", "mapped", "ignored", "refused")
 NOW = 1_800_000_000.0
 CLOCK = Clock(NOW)
@@ -163,7 +163,7 @@ def test_a_field_does_what_the_table_says(rigs: Callable[[str], Rig], call: Call
 
 
 def tells_again(place: str, said: str, field: Field, asked: Any) -> bool:
-    """Whether this value of an answer only repeats the request, which is not an effect."""
+    """Returns whether the value in the answer only repeats the request, because a repetition is not an effect."""
     name = field.name.rpartition(".")[2]
     return not place.startswith("job ") and name in place.split(".")[1:] and _plain(said) in map(_plain, leaves(asked))
 
@@ -178,7 +178,7 @@ def _plain(leaf: Any) -> Any:
 
 
 def values(call: Call, field: Field, number: int, sender: Sender, scene: Scene) -> Values:
-    """Values of the required fields, and of `field` with its first or second example."""
+    """Returns values for the required fields, and the example with this number for `field`."""
     parent = field.name.partition(".")[0]
     needed = {
         other: examples(other, sender, scene)[0]
@@ -195,7 +195,7 @@ def values(call: Call, field: Field, number: int, sender: Sender, scene: Scene) 
 
 
 def _goes_with(name: str, chosen: str) -> bool:
-    """Whether the field is in the body itself or in the same object as the chosen one."""
+    """Returns whether the field is in the body itself or in the same object as the chosen field."""
     parent, dot, _ = name.rpartition(".")
     return not dot or parent == chosen.rpartition(".")[0]
 

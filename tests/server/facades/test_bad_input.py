@@ -1,4 +1,4 @@
-"""Impossible sizes, frame rates and networks, on the real worker: clear errors, and the next video succeeds."""
+"""Impossible sizes, frame rates and networks cause clear errors in the real worker, and the next video succeeds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def film(running: Running, **given: Any) -> tuple[Job, Any]:
-    """Returns the finished job, and fal's answer at the result URL."""
+    """Requests a video, waits for the job, and returns the job and fal's answer at the result URL."""
     house = house_of(running[0])
     request_id = running[1].post(FAL, json={**USUAL, **given}).json()["request_id"]
     job = house.context.jobs.get(request_id)
@@ -92,7 +92,7 @@ def test_a_rate_below_the_models_leaves_frames_out_and_one_below_fals_is_refused
 
 
 def test_a_network_that_was_overwritten_fails_the_film_alone(tmp_path: Path) -> None:
-    """The file was intact when the server started; a worker reads it when the first video needs it."""
+    """The network's file was intact when the server started; a worker reads the file for the first video."""
     with server(tmp_path) as running:
         running[2].write_bytes(b"not a network")
         job, said = film(running, export_fps=16)

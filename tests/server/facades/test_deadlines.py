@@ -1,4 +1,4 @@
-"""A client's deadline for a job holds across a restart, and without any request for the job."""
+"""A client's deadline for a job holds across a restart, even if no client asks for the job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def not_started(tmp: Path) -> Iterator[tuple[House, TestClient]]:
-    """Jobs stay queued, and no timer outlives the call that set it."""
+    """A server that is not started: jobs stay queued, and no timer outlives the call that set it."""
     application = app(tmp)
     try:
         yield house_of(application), TestClient(application)
@@ -68,7 +68,7 @@ def test_what_should_have_begun_before_the_restart_never_does(tmp_path: Path) ->
 
 
 def test_a_deadline_that_comes_after_the_restart(tmp_path: Path) -> None:
-    """One passes in the queue, behind a long job, without any request; one passes in the middle of a job."""
+    """The first deadline passes while its job waits in the queue and no client asks; the second while its job runs."""
     with not_started(tmp_path) as (house, client):
         first = submit(house, LONG)
         headers = {"x-fal-request-timeout": "2"}
@@ -87,7 +87,7 @@ def test_a_deadline_that_comes_after_the_restart(tmp_path: Path) -> None:
 
 
 def test_who_has_begun_is_spared(tmp_path: Path) -> None:
-    """The timeout spares a job that has begun, even while it waits for its second attempt."""
+    """A start timeout does not cancel a job that has begun, even while the job waits for its second attempt."""
     with not_started(tmp_path) as (house, client):
         soon = pace.seconds(0.5)
         headers = {"x-fal-request-timeout": f"{soon}"}
@@ -102,7 +102,7 @@ def test_who_has_begun_is_spared(tmp_path: Path) -> None:
 
 
 def test_a_look_is_enough(tmp_path: Path) -> None:
-    """A waiting call, or a request for the job, enforces the deadline without the dispatcher."""
+    """A call that waits for the job, or asks for it, enforces the deadline even without a dispatcher."""
     with not_started(tmp_path) as (_, client):
         headers = {"x-fal-request-timeout": "0.2"}
         answer = client.post("/run/fal-ai/cogvideox-5b", json={"prompt": "steps=1"}, headers=headers)

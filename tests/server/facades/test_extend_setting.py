@@ -1,4 +1,4 @@
-"""COGVIDEOX_EXTEND: the server extends videos with further clips for clients of clouds without a field for it."""
+"""With COGVIDEOX_EXTEND, the server extends a video by further clips where a cloud's API has no field for that."""
 
 from __future__ import annotations
 

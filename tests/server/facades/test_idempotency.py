@@ -99,7 +99,7 @@ def test_a_request_id_may_come_again_under_one_key() -> None:
 
 
 def test_another_picture_is_another_call() -> None:
-    """The payload of a bare image body is empty, so the image itself must be compared."""
+    """A body that is only an image has an empty payload, so the server must compare the image itself."""
     path = "/hf-inference/models/zai-org/CogVideoX-5b-I2V"
     with facade("huggingface") as rig, TestClient(rig.app) as client:
         answers = [

@@ -1,4 +1,4 @@
-"""Large JSON bodies: parsing in steps gives the same document as Python's parser."""
+"""The server parses large JSON bodies in steps, and gets the same document as Python's parser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 2**20
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a few characters a large document of many steps. A step must be longer than two escapes."""
+    """Makes the server parse even a few characters in many steps. A step must be longer than two escapes."""
     monkeypatch.setattr(json_bodies, "LARGE", 1)
     monkeypatch.setattr(json_bodies, "LONG", 5)
     monkeypatch.setattr("server.limits.steps.STEP", 17)

@@ -1,4 +1,4 @@
-"""Hostile numbers in every numeric field of every façade: refused or bounded, never a failure."""
+"""Every numeric field of every façade refuses or bounds hostile numbers; none of them makes the server fail."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_odd_numbers(rig: tuple[str, Rig]) -> None:
     asked = 0
     with asyncio.Runner() as runner:
         for call in calls(vendor, made.app.openapi()):
-            if ("{" in call.path and not call.places) or call.path.endswith("/video-to-video"):  # it inspects a clip
+            if ("{" in call.path and not call.places) or call.path.endswith("/video-to-video"):  # inspects a clip
                 continue
             for one in requests(call):
                 asked += 1

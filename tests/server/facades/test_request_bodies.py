@@ -1,4 +1,4 @@
-"""Request bodies in every API: with an upgrade header, compressed, empty, in forms without file names."""
+"""Request bodies in every API: compressed and empty bodies, bodies with an upgrade header, forms without file names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def png() -> bytes:
 PNG = png()
 
 
-# -- an upgrade nobody wants ------------------------------------------------------------------------------------------
+# -- upgrade headers --------------------------------------------------------------------------------------------------
 
 
 @API
@@ -188,7 +188,7 @@ def test_a_compressed_upload_is_stored_plain(client: TestClient) -> None:
 
 
 def form(name: str, data: bytes, kind: str = "", **fields: str) -> tuple[bytes, dict[str, str]]:
-    """A form whose file has no file name, as some clients send it (for example for a Blob)."""
+    """Returns a form whose file has no file name; some clients send such forms, for example for a Blob."""
     parts = [f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()]
     typed = f"Content-Type: {kind}\r\n" if kind else ""
     parts += [f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n{typed}\r\n'.encode() + data + b"\r\n--b--\r\n"]
@@ -248,7 +248,7 @@ def test_a_file_without_a_name_in_pieces(client: TestClient, size: int) -> None:
 
 @pytest.mark.parametrize("name", UNNAMED)
 def test_a_file_without_a_name_and_without_a_byte(client: TestClient, name: str) -> None:
-    """The part's type declares an image, unlike a file field left empty in a browser."""
+    """A file field that is empty in a browser has no such content type; here the part declares an image."""
     path, field, fields, _ = UNNAMED[name]
     body, headers = form(field, b"", "image/png", **fields)
     answer = client.post(path, content=body, headers=headers)
@@ -257,7 +257,7 @@ def test_a_file_without_a_name_and_without_a_byte(client: TestClient, name: str)
 
 @pytest.mark.parametrize("name", [one for one in UNNAMED if one != "replicate"])
 def test_a_form_that_breaks_off_is_refused(client: TestClient, name: str) -> None:
-    """Otherwise the last part, here an image, would be dropped silently."""
+    """If the server accepted the form, it would silently drop the last part, here an image."""
     path, field, fields, _ = UNNAMED[name]
     body, headers = form(field, PNG, "image/png", **fields)
     answer = client.post(path, content=body.removesuffix(b"--b--\r\n"), headers=headers)

@@ -1,4 +1,4 @@
-"""Streams and waiting calls beyond a key's limit: refused in the cloud's own shape, or answered at once."""
+"""Beyond a key's limit, the server refuses streams and waiting calls in the cloud's format, or answers them at once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_replicate() -> None:
         answer = client.get(made["urls"]["stream"])
         assert answer.status_code == 429 and FULL in answer.json()["detail"]
         rig.hold()
-        wait = {"prefer": "wait=60"}  # would take a minute
+        wait = {"prefer": "wait=60"}  # this call would otherwise take a minute
         answer = client.post("/v1/models/cuuupid/cogvideox-5b/predictions", json=body, headers=wait)
         assert answer.status_code == 201 and answer.json()["status"] in ("starting", "processing")
 

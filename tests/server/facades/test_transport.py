@@ -1,4 +1,4 @@
-"""HTTP features of every API: HEAD, ranges, event streams, cross-origin pages, path prefixes."""
+"""HTTP features of every API: HEAD, byte ranges, event streams, cross-origin pages, and path prefixes of a proxy."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_uploads_and_files_lie_below_the_prefix(behind: TestClient) -> None:
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/"])
 def test_the_docs_below_a_prefix(client: TestClient, behind: TestClient, path: str) -> None:
-    for one in (client, behind):  # without and with a known prefix
+    for one in (client, behind):  # the first client sends no path prefix, the second one sends a prefix
         page = one.get(path, follow_redirects=False)
         assert page.status_code == 200
         links = re.findall(r"""(?:src=|href=|url: )["']([^"']+)["']""", page.text)

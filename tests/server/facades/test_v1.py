@@ -1,4 +1,4 @@
-"""URLs shared by OpenAI and Replicate, with stub apps that answer with their own name, and with the real façades."""
+"""OpenAI and Replicate share some URLs; some tests use stub apps that return their own name, others real façades."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_is_no_form_is_openais() -> None:
 
 @pytest.fixture
 def real(build: Build) -> TestClient:
-    """A client of the two real façades."""
+    """Returns a client of the real façades of OpenAI and Replicate."""
     rig = build("openai", keys="mine")
     rig.beside("openai", "replicate")
     rig.client.headers.update(KEY)

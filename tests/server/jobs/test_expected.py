@@ -1,4 +1,4 @@
-"""A job's estimated time before its worker reports one: from the model's latest videos and the jobs ahead of it."""
+"""Before a worker reports progress, the server estimates a job's time from the latest videos and the jobs ahead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.media.artifact import Artifact
 from tests.rigs.facade_rig import Clock, Rig, facade
 
 FILE = Artifact("key", "video/mp4", "film.mp4", 9)
-SECONDS, SAMPLING = 70.0, 40.0  # of each video in these tests
+SECONDS, SAMPLING = 70.0, 40.0  # the times of each video in these tests
 
 
 @pytest.fixture

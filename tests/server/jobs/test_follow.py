@@ -1,4 +1,4 @@
-"""Waiting for jobs and following them: one reader for all streams, no missed event, and an end to every stream."""
+"""Clients wait for jobs and follow them: one reader serves all streams, no event is missed, and every stream ends."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_what_is_not_there_and_a_server_that_stops(store: JobStore) -> None:
 
 
 def test_many_readers_take_no_more_queries(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts queries, so that it holds on any machine: while nothing changes, 300 streams of 30 jobs cost a few."""
+    """While nothing changes, 300 streams of 30 jobs cause only a few queries; the count is the same on any machine."""
     for n in range(30):
         store.submit(job(f"j{n}", owner=f"k{n % 3}"))
     asked: list[str] = []

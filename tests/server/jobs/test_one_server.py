@@ -1,4 +1,4 @@
-"""One server per job table: its lock in PostgreSQL survives database restarts, unless another server takes it."""
+"""Only one server uses a job table; after a database restart it takes its lock in PostgreSQL again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server() -> Iterator[postgres.Server]:
 
 
 def holders(url: str) -> list[int]:
-    """Database sessions that hold the server's lock."""
+    """Returns the process ids of the database sessions that hold the server's lock."""
     with closing(psycopg.connect(url, autocommit=True)) as db:
         return [pid for (pid,) in db.execute(HOLDERS, (SERVERS,))]
 
@@ -70,11 +70,11 @@ def test_a_restarted_database_is_held_again(immediate: bool, server: postgres.Se
         found = ended(house, running, 30)
         assert (found.status, found.attempt) == (Status.SUCCEEDED, 1)
         assert house.dispatcher.alive
-    until(lambda: holders(url) == [])  # the database notices the closed session a little later
+    until(lambda: holders(url) == [])  # PostgreSQL notices the closed session a little later
 
 
 def test_a_lost_session_alone_is_noticed(server: postgres.Server, tmp_path: Path) -> None:
-    """None of the server's queries fails, but its lock is lost."""
+    """The server notices that it has lost its lock, although none of its queries fails."""
     url = server.create("session")
     application = app(tmp_path, database_url=url)
     with TestClient(application):
@@ -97,7 +97,7 @@ def test_a_session_of_our_own_that_lingers_is_ended(server: postgres.Server) -> 
 
 
 def test_who_comes_too_late_works_no_more(server: postgres.Server, tmp_path: Path) -> None:
-    """The other server then owns all jobs, including the running one; each has one video in the end."""
+    """A server that loses its lock to another stops working; the other owns all jobs and makes one video for each."""
     url = server.create("taken")
     application = app(tmp_path, database_url=url)
     with TestClient(application) as client:

@@ -1,4 +1,4 @@
-"""The share of the queue that one key may fill."""
+"""A single key may fill only a share of the queue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
 
 
 def fill(owners: tuple[str, ...], limit: int, order: str) -> Counter[str]:
-    """Waiting jobs per key, after each key in turn has sent as many as it may."""
+    """Returns the number of waiting jobs per key after each key, in this order, has sent as many as it may."""
     waiting = Counter[str]()
     for owner in order:
         with suppress(QueueFull):
@@ -76,7 +76,7 @@ def test_the_table_counts_all_priorities_and_says_why(store: JobStore) -> None:
     with pytest.raises(QueueFull, match="3 jobs are waiting for this key already"):
         send(3, "a")
     send(0, "b")
-    assert store.claim() is not None  # one of a's jobs
+    assert store.claim() is not None  # the store claims one of the jobs of the key a
     send(3, "a", priority=1)
 
 
@@ -108,7 +108,7 @@ def test_every_cloud_answers_in_its_own_shape() -> None:
 
 
 def test_one_keys_many_jobs_are_not_read_for_another(store: JobStore) -> None:
-    """By the query plans: lists, queue positions and the health page find their rows through an index."""
+    """The query plans show that lists, queue positions and the health page find their rows through an index."""
     asked: list[tuple[str, Any]] = []
 
     @event.listens_for(store._engine, "before_cursor_execute")
@@ -129,5 +129,5 @@ def test_one_keys_many_jobs_are_not_read_for_another(store: JobStore) -> None:
             steps = [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters)]
             scans = [step for step in steps if step in ("SCAN jobs", "SCAN webhooks", "SCAN job_events")]
             assert steps and not scans, (query, steps)
-            if "jobs.facade =" in query:  # a page is read in index order and stops at its end
+            if "jobs.facade =" in query:  # the database reads a page in index order, without sorting
                 assert "USE TEMP B-TREE FOR ORDER BY" not in steps, (query, steps)

@@ -49,7 +49,7 @@ def server() -> Iterator[postgres.Server]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """A fresh database of each kind."""
+    """Returns the location of a new database, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         return tmp_path / "jobs.db"
     server: postgres.Server = request.getfixturevalue("server")
@@ -189,7 +189,7 @@ def test_logs(store: JobStore) -> None:
 
 
 def test_random_walks_keep_to_the_table(store: JobStore) -> None:
-    """For any order of calls, a job changes its status only as FOLLOWS allows, and attempts only grow."""
+    """Whatever the order of calls, a job's status changes only as FOLLOWS allows, and its attempt number only grows."""
     rng = random.Random(7)
     store.submit(job("a"))
     before = store.get("a")
@@ -254,7 +254,7 @@ def test_another_schema_is_left_alone(where: Path | str, version: int, reason: s
 
 
 def test_deadlines(store: JobStore) -> None:
-    """The clock reads 99 s: deadlines up to then have passed."""
+    """The store's clock shows 99 s, so every deadline up to 99 s has passed."""
     hook = Webhook("http://w", "http://here")
     given: dict[str, dict[str, Any]] = {
         "begun": {"start_by": 98.0, "end_by": 100.0},
@@ -351,7 +351,7 @@ def test_jobs_are_forgotten_when_their_time_is_over_and_their_video_is_gone(stor
 
 
 def test_keys_take_turns(store: JobStore) -> None:
-    """A key with many jobs does not delay a key with few, and the predicted positions are the real ones."""
+    """A key with many jobs does not delay a key with few, and jobs run in the order of their predicted positions."""
     for owner, count in (("many", 6), ("few", 2), ("one", 1)):
         for n in range(count):
             store.submit(job(f"{owner}{n}", owner=owner))
@@ -390,7 +390,7 @@ def test_quotas(store: JobStore) -> None:
         send("a2", daily=2)
     assert caught.value.daily and caught.value.retry_after == 86400 - 99
     send("a2", daily=3)
-    store.submit(job("refused", owner="a", status=Status.FAILED), None, Quota(1, 1))  # counts towards no quota
+    store.submit(job("refused", owner="a", status=Status.FAILED), None, Quota(1, 1))  # a refused job does not count
 
 
 def test_the_same_call_makes_one_job(store: JobStore) -> None:
@@ -410,7 +410,7 @@ def test_the_same_call_makes_one_job(store: JobStore) -> None:
 
 
 def test_one_server_to_a_database(where: Path | str) -> None:
-    """SQLite needs no lock of its own, because its file is in a data folder, which has one."""
+    """SQLite needs no lock of its own, because its file is in the data folder, which has a lock."""
     first = JobStore(where)
     if isinstance(where, str):
         with pytest.raises(DataDirBusy):

@@ -1,4 +1,4 @@
-"""The job store against a simple model of it: clients, workers and restarts act in any order."""
+"""The job store behaves like a simple model while clients, workers and restarts act in any order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWNERS = ("a", "b", "c")
 
 @dataclass
 class Expected:
-    """The model's state of one job. `told`: the events that its webhook must still receive, in order."""
+    """The model's state of one job; `told` lists, in order, the events that its webhook must still receive."""
 
     number: int
     owner: str
@@ -100,7 +100,7 @@ class StoreStates(RuleBasedStateMachine):
             expected.told.append(event)
 
     def write(self, which: tuple[str, int], act: Any, to: Status | None) -> None:
-        """A worker's write, which counts if its attempt owns the running job, and otherwise changes nothing."""
+        """Performs a worker's write: it takes effect if its attempt owns the running job, and otherwise fails."""
         name, attempt = which
         expected = self.jobs.get(name)
         if expected is None or expected.status is not Status.RUNNING or expected.attempt != attempt:

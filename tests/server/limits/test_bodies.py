@@ -1,4 +1,4 @@
-"""Bodies in memory: the limit of all together, and finding ModelsLab's key before the rest of a body is read."""
+"""All bodies in memory share a limit, and the server finds ModelsLab's key before it reads the rest of a body."""
 
 from __future__ import annotations
 

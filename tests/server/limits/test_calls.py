@@ -1,4 +1,4 @@
-"""Requests of one key take turns with those of others."""
+"""The requests of one key take turns with the requests of other keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def nothing(message: Any = None) -> None:
 
 
 def served_by(act: Any) -> Any:
-    """An app that takes each request's path as its caller, and awaits `act` when it is the request's turn."""
+    """Returns an app that takes the path of a request as its caller, and awaits `act` when the request has its turn."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async with in_turn(scope, scope["path"], send) as sending:

@@ -1,4 +1,4 @@
-"""Rate limits: a client that sends too much is refused in its cloud's format, other clients are not."""
+"""The server refuses a client that sends too many requests, in its cloud's format, and still serves the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits for files that clients cause on the disk, counted while the files grow."""
+"""The server limits the bytes that each client's files take on the disk, and counts the bytes while the files grow."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_the_limit_of_a_key(limits: RoomLimits, seconds: float) -> None:
                 grow(1)
         others(10 * MIB)
     with made.growing("a") as grow:
-        grow(10 * MIB)  # files that were not kept do not count
+        grow(10 * MIB)  # files that the server did not keep do not count
     made.note("a", 8 * MIB, brought=True)
     with made.growing("a") as grow:
         grow(2 * MIB)
         with pytest.raises(StorageQuotaExceeded):
             grow(1)
     with made.growing("a", again=True) as grow:
-        grow(50 * MIB)  # a copy of bytes that count already
+        grow(50 * MIB)  # a copy is free, because its bytes count already
     disk.now += seconds + 1200
     with made.growing("a") as grow:
         grow(10 * MIB)

@@ -1,4 +1,4 @@
-"""Large texts: each key processes one at a time, in short steps."""
+"""The server processes one large text per key at a time, in short steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_keys_take_turns_and_small_texts_go_ahead() -> None:
         hers = [asyncio.create_task(in_turn("mallory", LARGE, work, f"mallory {n}")) for n in range(5)]
         await asyncio.sleep(0)
         his = asyncio.create_task(in_turn("bob", LARGE, work, "bob"))
-        await in_turn("mallory", LARGE - 1, work, "small")  # returns while her first large text is still being read
+        await in_turn("mallory", LARGE - 1, work, "small")  # returns before the large texts are read
         assert await asyncio.to_thread(bob_began.wait, 60)
         assert not any(task.done() for task in hers)
         free.set()
@@ -58,7 +58,7 @@ def test_base64_is_the_same_however_it_is_cut() -> None:
             assert b"".join(from_base64(encoded(written), MIB)) == data
             assert b"".join(from_text(f"data:a/b;base64,{written}", MIB)) == data
         escaped = "".join(f"%{byte:02x}" for byte in data[: ESCAPES // 2])
-        for shift in range(4):  # positions of the step boundary
+        for shift in range(4):  # each shift puts the boundary of a step at another place of an escape
             assert b"".join(unescaped("x" * (STEP - 2 + shift) + escaped))[STEP - 2 + shift :] == data[: ESCAPES // 2]
 
 
@@ -90,7 +90,7 @@ LARGE_TEXTS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", LARGE_TEXTS)
 def test_the_event_loop_goes_on_meanwhile(name: str) -> None:
-    """Compares the longest pass of the event loop during parsing with the whole, in CPU time."""
+    """Compares the CPU time of the event loop's longest pass with the CPU time of the whole parsing."""
     body = b'{"a": "%s", "b": 1}' % LARGE_TEXTS[name]()
 
     async def run() -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Input images and clips: URLs, redirects, limits, formats."""
+"""How the server fetches input images and clips: URLs, redirects, limits and formats."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ NOT_PUBLIC = [
 
 @pytest.mark.parametrize("where", NOT_PUBLIC)
 def test_no_way_inside(artifacts: Artifacts, where: str) -> None:
-    """Refused before a packet is sent, by the guard or because the host is not a valid address."""
+    """The server refuses these hosts before it sends a packet, because they are not public or not valid."""
     error = refused(artifacts, f"http://{where}/x.png", "file_download_error")
     assert "not public" in error.message or "not known" in error.message or "not valid" in error.message
 

@@ -1,4 +1,4 @@
-"""The processes that inspect untrusted files: limited, ended, replaced, and gone when the server stops."""
+"""Processes inspect untrusted files: the server limits, ends and replaces them, and none is left when it stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.rigs.attacks import images
 
 @pytest.fixture
 def idle_inspectors() -> None:
-    """Overrides the shared fixture: keeps idle inspectors, as a server does."""
+    """Overrides the shared fixture, so that the tests keep idle inspectors as a server does."""
 
 
 def ran(work: Callable[[Inspectors], Awaitable[None]]) -> None:
@@ -120,7 +120,7 @@ def test_one_that_takes_too_long_or_breaks_refuses_the_file(
 
 
 def test_the_cpu_time_of_a_task_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel enforces the limit, whatever the library does."""
+    """The kernel enforces the limit of CPU time, whatever the media library does."""
     written(tmp_path / "loop.py", b"from pipelines import inspector\ninspector.QUICK_CPU_SECONDS = 0.2\n"
             b"def turn(task):\n    while True: pass\ninspector.CHECKS['image'] = turn\ninspector.main()\n")  # fmt: skip
     monkeypatch.setattr("server.media.inspectors.inspector", type("", (), {"__name__": "loop"}))
@@ -159,7 +159,7 @@ def test_a_stop_ends_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
         await asyncio.sleep(0.2)
         inspectors.stop()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if outcome is not None:  # None if it finished before the stop
+            if outcome is not None:  # the outcome is None if the task finished before the stop
                 assert isinstance(outcome, HTTPException) and outcome.status_code == 503
         assert not psutil.pid_exists(pid)
         with pytest.raises(HTTPException):
@@ -177,7 +177,7 @@ def test_a_program_that_takes_too_long() -> None:
 
 
 def test_neither_torch_nor_numpy_is_loaded() -> None:
-    """A process starts in 0.05 s without them, in seconds with them."""
+    """An inspector starts in 0.05 s without torch and numpy, but takes seconds with them."""
     import subprocess
 
     from pipelines import child

@@ -1,4 +1,4 @@
-"""LoRAs that a request names: found, downloaded once, pinned, checked against the model, or refused with a reason."""
+"""The server finds the LoRAs that a request names, downloads each once, checks it against the model, or refuses it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Place:
     def take(
         self, *values: str, private: bool = True, fresh: bool = False, task: Task = Task.T2V, **given: Any
     ) -> list[Lora]:
-        """Resolves all values at once, in an event loop of their own."""
+        """Resolves all values at once in a new event loop."""
 
         async def run() -> list[Lora]:
             settings = plain(data_dir=self.tmp / "data", loras_dir=self.tmp / "styles", **given)
@@ -238,7 +238,7 @@ def test_names_of_the_folder(place: Place) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
-    """A local hub on which every repository holds these files."""
+    """Runs a local hub, every repository of which contains the files of the folder `published`."""
     lora_file(tmp_path / "published" / "style.safetensors")
     (tmp_path / "published" / "adapter_config.json").write_text('{"lora_alpha": 4}')
     with hub.serving(tmp_path / "published") as server:
@@ -300,7 +300,7 @@ def test_what_the_hub_gives_is_installed_only_when_it_is_known_to_fit(place: Pla
 
 
 def test_a_slow_hub_is_left_in_time(place: Place, repository: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No partial file stays, and the next request succeeds."""
+    """The server gives up a slow download in time and leaves no partial file, and the next request succeeds."""
     repository.drips = 0.05
     with monkeypatch.context() as patched:
         patched.setattr("server.media.loras.SECONDS", 4.0)
@@ -333,7 +333,7 @@ def test_fetched_files_go_when_nobody_asked_for_them_for_a_month(place: Place, h
 
     assert sweep(LORA_SECONDS - 60)
     assert sweep(LORA_SECONDS + 60, lambda: {str(kept.sha256)})
-    os.utime(kept.path, (now + 600, now + 600))  # as a request that names it does
+    os.utime(kept.path, (now + 600, now + 600))  # a request that names the LoRA sets the time in the same way
     assert sweep(LORA_SECONDS + 60)
     assert not sweep(LORA_SECONDS + 700)
     assert place.take(host.url()) == [kept]

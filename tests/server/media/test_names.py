@@ -1,4 +1,4 @@
-"""Name look-ups: limited in time and per key; a hanging thread counts until it has ended."""
+"""Name look-ups are limited in time and in number per key; a hanging thread counts until it has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
 
 def looking() -> int:
-    """Counts only the threads of look-ups, because threads of other tests may end meanwhile."""
+    """Counts the threads of look-ups only, because threads of other tests may end meanwhile."""
     return sum(thread.name == "name look-up" for thread in threading.enumerate())
 
 
@@ -43,7 +43,7 @@ def test_one_keys_dead_names_leave_anothers(release: threading.Event) -> None:
         assert found[0][4] == ("127.0.0.1", 80)
         results = await asyncio.gather(*dead, return_exceptions=True)
         assert all(isinstance(one, NameNotResolved) for one in results)
-        assert looking() == PER_KEY  # no call waits for them any more, but they still count
+        assert looking() == PER_KEY  # no call waits for these look-ups any more, but their threads still count
         with pytest.raises(NameNotResolved):
             await names.look_up("a", "localhost", 80, 0)
         release.set()

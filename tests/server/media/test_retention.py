@@ -1,4 +1,4 @@
-"""Files that the server removes by itself, and a whole server that stores its files on S3."""
+"""The server removes old files by itself; other tests run a whole server that stores its files on S3."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def age(path: Path, seconds: float) -> Path:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    """A server that runs no jobs."""
+    """A server that is not started, so that it runs no jobs."""
     made = house_of(app(tmp_path, keep_results_days=7, max_storage_mb=1))
     yield made
     made.close()
@@ -71,7 +71,7 @@ def test_inputs_that_no_job_needs(house: House) -> None:
 
 
 def test_an_input_that_comes_again_is_new(house: House) -> None:
-    """A sweep between its second arrival and the job must not remove it."""
+    """A client may upload the same file again; a sweep before its job exists must not remove the file."""
 
     async def bring_twice() -> tuple[Media, Media]:
         first = await house.context.intake.picture(picture("red"), "image")
@@ -112,7 +112,7 @@ def test_unfinished_uploads(house: House) -> None:
 
 
 def test_what_was_left_in_the_middle(house: House) -> None:
-    """The sweep removes temporary files and file folders without a file, and no other old files."""
+    """The sweep removes old temporary files and old artifact folders without a file, but no other old files."""
     root, artifacts = house.data.root, house.context.artifacts
     kept, gone = [], []
     for folder in ("inputs", "checkpoints", "checkpoints/finished", "replicate/anyone", "openai/anyone"):
@@ -214,7 +214,7 @@ def test_a_film_on_s3(running: Running, monkeypatch: pytest.MonkeyPatch) -> None
     assert client.get(house.context.artifacts.url(job.manifest, "")).json() == {"seed": 5}
 
     async def good(*_: object) -> None:
-        """Accepts the file, which is not a real video."""
+        """Accepts any file, because the test's file is not a real video."""
 
     monkeypatch.setattr(house.context.inspectors, "clip", good)
     body = {"prompt": "steps=1", "video_url": url}
@@ -283,7 +283,7 @@ def test_s3_goes_down_below_a_server(s3: Cloud, running: Running) -> None:
 
 
 def test_retention_on_s3(s3: Cloud, house: House) -> None:
-    """The same rules for results; parts of uploads and inputs stay on the local disk."""
+    """Results on S3 follow the same rules; parts of uploads and inputs stay on the local disk."""
     data = house.data
     artifacts = Artifacts(data, storage=ObjectStorage(s3.url()))
     film = artifacts.put("video.mp4", "video/mp4", b"film")

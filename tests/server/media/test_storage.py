@@ -1,4 +1,4 @@
-"""Storage of files, on the local disk and on S3: writing, serving, deletion."""
+"""The server writes, serves and deletes files on the local disk and on S3."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_put_and_had(storage: Storage, tmp_path: Path, until: float | None, size
 
 
 def test_other_peoples_objects(s3: Cloud) -> None:
-    """They are neither listed nor removed, and a prefix that only begins alike is a different one."""
+    """The storage neither lists nor removes objects of others, not even under a prefix that begins like its own."""
     url = s3.url()
     storage, neighbour = ObjectStorage(url), ObjectStorage(f"{url}-2")
     neighbour.put(KEY, "a.mp4", FILM, 0.0, HEADERS)
@@ -265,7 +265,7 @@ def test_uploads_are_no_pages(artifacts: Artifacts, tmp_path: Path) -> None:
 
 
 def send(response: Response, at: str, act: Callable[[], object], method: str = "GET") -> list[dict[str, Any]]:
-    """Returns the response's messages; calls `act` after the first message of type `at`."""
+    """Returns the messages of the response, and calls `act` after the first message whose type is `at`."""
     sent: list[dict[str, Any]] = []
     spec = {"asgi": {"spec_version": "2.4"}}
 
@@ -318,7 +318,7 @@ def test_removed_as_s3_is_asked(s3: Cloud, data: DataDir, monkeypatch: pytest.Mo
 
 
 def test_s3_fails_in_the_middle(s3: Cloud, data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client must not take half a video for a whole one, so the response has no end."""
+    """The client must not mistake half a video for a whole one, so the server does not end the response."""
 
     class Broken:
         async def stream(self, min_chunk_size: int) -> Any:
@@ -364,7 +364,7 @@ def test_s3_is_down_and_back(lasting_cloud: Cloud, data: DataDir) -> None:
     artifacts = Artifacts(data, storage=storage)
     film = artifacts.put("video.mp4", "video/mp4", FILM)
     lasting_cloud.stop()
-    artifacts.check_room()  # the outage is not known yet
+    artifacts.check_room()  # the server does not know of the outage yet
     for act in (
         lambda: artifacts.put("a.mp4", "video/mp4", FILM),
         lambda: artifacts.find(film.key),
@@ -373,11 +373,11 @@ def test_s3_is_down_and_back(lasting_cloud: Cloud, data: DataDir) -> None:
     ):
         with pytest.raises(StorageDown, match=r"^the storage for files cannot be reached$"):
             act()
-    artifacts.remove(film)  # raises nothing, because the caller need not know
+    artifacts.remove(film)  # `remove` raises no error, because its caller need not know about the outage
     with client_of(artifacts) as client:
         answer = client.get(address(film))
         assert (answer.status_code, answer.json()) == (503, {"detail": "the storage for files cannot be reached"})
-    for seconds in (0.0, 9.0, 11.0):  # the last one tries S3 again
+    for seconds in (0.0, 9.0, 11.0):  # the server tries S3 again only after the last of these times
         now[0] += seconds
         with pytest.raises(DiskFull):
             artifacts.check_room()

@@ -1,4 +1,4 @@
-"""Files that clients upload, and files with a limited lifetime."""
+"""The server stores files that clients upload, and files with a limited lifetime."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_files_whose_time_is_over(uploads: Uploads, artifacts: Artifacts, clock:
 
 
 def test_large_ones(uploads: Uploads, artifacts: Artifacts) -> None:
-    """Larger than a single part of an upload to S3."""
+    """The server stores a file that is larger than one part of an upload to S3."""
     block = bytes(range(256)) * 4096
     made = asyncio.run(uploads.store(chunks(*[block] * 12), "v.mp4"))
     assert made.size == 12 * 2**20 and artifacts.read(made) == block * 12
@@ -148,7 +148,7 @@ def test_full_disk(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """Existing parts stay; nothing of the new one is kept."""
+    """When the disk is full, the parts that exist stay, and the server keeps nothing of the new part."""
     key = "k" * 32
     asyncio.run(uploads.store_part(key, 1, chunks(b"whole")))
 
@@ -172,7 +172,7 @@ def test_full_disk(
 def test_a_disk_that_fills_while_a_client_sends(uploads: Uploads, data: DataDir, storage: Storage) -> None:
     async def sent() -> AsyncIterator[bytes]:
         yield b"a"
-        raise OSError(28, "No space left on device")  # as writing the received bytes does
+        raise OSError(28, "No space left on device")  # writing the received bytes raises the same error
 
     for attempt in (uploads.store(sent(), "x.png"), uploads.store_part("k" * 32, 1, sent())):
         with pytest.raises(DiskFull):
@@ -181,7 +181,7 @@ def test_a_disk_that_fills_while_a_client_sends(uploads: Uploads, data: DataDir,
 
 
 def test_two_at_the_same_address(uploads: Uploads, storage: Storage) -> None:
-    """The file is one of the two, whichever comes first; on a local disk the other upload fails."""
+    """Two uploads to one URL leave the file of either of them; on a local disk the other upload may fail."""
 
     async def both() -> list[object]:
         sent = (uploads.store(chunks(word), "x.png", key="k" * 32) for word in (b"one", b"two"))
@@ -203,7 +203,7 @@ def test_secrets_are_kept(tmp_path: Path) -> None:
 
 
 def test_parts_without_end(uploads: Uploads, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of parts is limited, because each new part examines all others; a repeated part is not a new one."""
+    """The server limits the number of parts, because it examines all parts at each new part; repeats do not count."""
     monkeypatch.setattr("server.media.uploads.MOST_PARTS", 3)
     key = artifacts.new_key("")
     for number in (1, 2, 10_000, 2):

@@ -1,4 +1,4 @@
-"""Clients that offer HTTP/2 with every request: the real Java HttpClient and `curl --http2`."""
+"""The real Java HttpClient and `curl --http2` offer HTTP/2 with every request, and the server answers them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Fast
 
 @pytest.fixture(params=["java", "curl"])
 def send(request: pytest.FixtureRequest, tmp_path: Path) -> Send:
-    """A function that sends a body and returns the status code."""
-    if shutil.which("curl" if request.param == "curl" else "javac") is None:  # a JDK, not only a JRE
+    """Returns a function that sends a body and returns the status code."""
+    if shutil.which("curl" if request.param == "curl" else "javac") is None:  # only a JDK contains javac
         pytest.skip(f"no {request.param} here")
     (tmp_path / "Client.java").write_text(JAVA)
 

@@ -1,4 +1,4 @@
-"""The server behind nginx, with the configuration block from docs/operations.md."""
+"""The server works behind nginx with the configuration block from docs/operations.md."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Proxy(NamedTuple):
 
 
 def _nginx(folder: Path) -> str:
-    """The installed nginx, or one unpacked from Debian's package without installing it."""
+    """Returns the path of the installed nginx, or of one unpacked from Debian's package without installing it."""
     if found := shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"):
         return found
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -80,7 +80,7 @@ def proxy(
     folder, port = tmp_path_factory.mktemp("conf"), free_port()
     (block,) = re.findall(r"^```nginx\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     block = block.replace("127.0.0.1:8000", f"127.0.0.1:{server[0]}")
-    if request.param == "1.0":  # nginx's default
+    if request.param == "1.0":  # this is nginx's default
         block = block.replace("proxy_http_version 1.1;", "")
     user = "user root;\n" if os.geteuid() == 0 else ""
     (folder / "conf").write_text(CONF.format(folder=folder, port=port, block=block, user=user))

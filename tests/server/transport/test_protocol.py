@@ -1,4 +1,4 @@
-"""HTTP/1.1 over raw sockets: what the server refuses, cuts off and accepts."""
+"""The server accepts, refuses or cuts off HTTP/1.1 requests that the tests send on raw sockets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A
 
 @dataclass
 class App:
-    """Answers with method, path, Host and the body's size; `/early` before reading the body, `/big` with 64 MiB."""
+    """Answers with method, path, Host and body size; `/early` does not read the body, and `/big` adds 64 MiB."""
 
     ends: list[str] = field(default_factory=list)
 
@@ -74,7 +74,7 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), 10, (source, 0))
 
     def answer(self, *parts: bytes, source: str = "127.0.0.1") -> bytes:
-        """Everything received until the server closes the connection."""
+        """Returns everything that the server sends until it closes the connection."""
         with self.connect(source) as line:
             with suppress(OSError):  # the server has stopped reading
                 for part in parts:
@@ -340,7 +340,7 @@ def test_a_body_that_comes_slowly_enough_is_taken(
     monkeypatch.setattr(protocol, "STALL_SECONDS", pace.seconds(10))
     with running.connect() as line:
         line.sendall(POST + b"Content-Length: 50000\r\n\r\n")
-        for _ in range(50):  # for 2.5 s; each byte extends the limit by 2 ms
+        for _ in range(50):  # sending takes 2.5 s; each byte extends the time limit by 2 ms
             line.sendall(b"a" * 1000)
             time.sleep(0.05)
         assert read(line, b"POST / a 50000").startswith(OK)
@@ -418,16 +418,16 @@ def test_over_tls(impatient: None, tmp_path: Path, loop: Any) -> None:
             line.sendall(REFUSED["201 headers"][1])
             assert read(line, b"}").startswith(b"HTTP/1.1 431 ")
         assert eventually(lambda: running.connections._open == 0)
-        silent = [stack.enter_context(running.connect()) for _ in range(5)]  # these send no handshake
+        silent = [stack.enter_context(running.connect()) for _ in range(5)]  # these clients send no TLS handshake
         assert eventually(lambda: running.connections._open == 5)
         with running.connect() as line, suppress(ConnectionResetError):
-            assert line.recv(1) == b""  # the sixth
+            assert line.recv(1) == b""  # the server closes the sixth connection
         for line in silent:
             line.settimeout(pace.seconds(10))
             with suppress(ConnectionResetError):
                 assert line.recv(100) == b""
         with running.connect() as line:
-            line.sendall(HEAD + END)  # plain HTTP
+            line.sendall(HEAD + END)  # plain HTTP on the TLS port
             with suppress(ConnectionResetError):
                 assert not read(line).startswith(b"HTTP")
         assert eventually(lambda: running.connections._open == 0)

@@ -1,4 +1,4 @@
-"""https with a certificate of the server's own authority or of its owner: names, renewal, trust."""
+"""The server speaks https with a certificate of its own authority or one of its owner: names, renewal and trust."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_only_its_owner_may_read_the_files(tmp_path: Path) -> None:
 
 
 def changed(tmp_path: Path, then: Callable[[Path], None] = lambda folder: None, **later: Any) -> tuple[bool, bool]:
-    """Whether the authority and the certificate have changed at the next start."""
+    """Returns whether the authority and whether the certificate have changed at the next start."""
     folder = tmp_path / "data" / "tls"
     tls.issued(settings(tmp_path))
     before = [held(folder / name).serial_number for name in ("ca.pem", "server.pem")]
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_had(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder with `chain.pem`, `key.pem`, both in `both.pem`, their authority in `ca.pem`, and unusable files."""
+    """Returns a folder with `chain.pem`, `key.pem`, `both.pem` (chain and key), `ca.pem` (authority) and bad files."""
     ca = trustme.CA()
     leaf = ca.issue_cert("localhost", "127.0.0.1")
     leaf.private_key_pem.write_to_path(str(tmp_path / "key.pem"))

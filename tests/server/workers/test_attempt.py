@@ -1,4 +1,4 @@
-"""What each event of an attempt writes, and when the attempt is abandoned; with a fake clock and no process."""
+"""The tests check the writes of each event of an attempt and the ends of attempts, with a fake clock and no process."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_result_that_nobody_wants_any_more_is_dropped(desk: Desk, monkeypatch:
 
 
 def test_an_attempt_that_ends_twice_ends_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job ends while an unexpected event is about to end it."""
+    """The job has already ended when an unexpected error would end it again."""
 
     def odd(*_: Any) -> None:
         raise KeyError("x")

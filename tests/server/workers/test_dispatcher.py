@@ -1,4 +1,4 @@
-"""The dispatcher when the table, the disk or one of two workers fails."""
+"""The dispatcher keeps working when the table, the disk or one of two workers fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def until_ended(desk: Desk, *names: str) -> list[Status]:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A desk without a process, which retries failures quickly."""
+    """A rig for the dispatcher with a scripted pool instead of processes; the dispatcher retries failures quickly."""
     monkeypatch.setattr("server.workers.dispatcher.RETRY", 0.02)
     made = Desk(tmp_path)
     made.pool = Scripted()
@@ -69,7 +69,7 @@ def test_a_table_that_cannot_be_used_loses_nothing(desk: Desk, monkeypatch: pyte
 
 
 def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dispatcher does not listen to the workers during that time."""
+    """While the table is unusable, the dispatcher does not listen to its workers, so it must not kill a silent one."""
     away, unwanted = threading.Event(), desk.store.unwanted
 
     def unusable(job_ids: list[str]) -> set[str]:
@@ -203,7 +203,7 @@ def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
-    """`times` counts deaths in the journal, where an earlier test has left one."""
+    """The prompt's `times` counts the deaths in the journal, and an earlier test has left one there."""
     house, tmp = two_workers
     job = ended(house, submit(house, "save=1 steps=9 at=5 die=SIGKILL times=2", seed=77))
     assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
@@ -294,7 +294,7 @@ def test_another_form_of_a_finished_film_needs_no_sampling(tmp_path: Path) -> No
 
 
 def test_a_job_deleted_while_it_runs_is_given_up_at_once(two_workers: Two) -> None:
-    """Even in a stage that writes nothing to the table, such as decoding."""
+    """The worker gives up a deleted job even in a stage that writes nothing to the table, such as decoding."""
     house, _ = two_workers
     job = submit(house, "steps=1 decode=3600")
     until(lambda: (found := house.context.jobs.get(job.id)) and found.stage == "decode")
@@ -314,7 +314,7 @@ def test_who_waits_for_a_deleted_job_is_told(two_workers: Two) -> None:
 
     async def both() -> Job:
         following = house.context.jobs.follow(job.id)
-        await anext(following)  # from now on one reader polls the table for all
+        await anext(following)  # from here on, one reader polls the table for all waiting calls
         waiting = asyncio.create_task(house.context.jobs.wait(job.id, pace.seconds(60)))
         await anext(following)
         await asyncio.to_thread(house.context.jobs.delete, job)

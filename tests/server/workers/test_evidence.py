@@ -1,4 +1,4 @@
-"""The log's evidence about a worker that died: what it was really doing."""
+"""When a worker dies, the log shows what the worker was really doing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def pid_of(house: House) -> int:
-    """Process id of the worker, or of its replacement."""
+    """Returns the process id of the worker or of its replacement."""
     slot = house.pool._slots[0]
     process = until(lambda: slot.process)
     assert process.pid is not None
@@ -32,7 +32,7 @@ def pid_of(house: House) -> int:
 
 
 def killed(house: House) -> str:
-    """Kills the worker; returns the evidence once the next worker has started."""
+    """Kills the worker, waits until the next worker has started, and returns the evidence in the log."""
     before = house.pool.workers()[0].restarts
     with capture_logs() as lines:
         os.kill(pid_of(house), signal.SIGKILL)

@@ -1,6 +1,6 @@
 """Faults outside the server: locked table, full disk, frozen worker, clock jump, stopped database, damaged file.
 
-Nothing is lost or reported twice, and clients learn the reason. Workers are real processes over the fake engine;
+No job is lost or reported twice, and clients learn the reason. Workers are real processes over the fake engine;
 `test_faults.py` kills processes of the complete server.
 """
 
@@ -41,7 +41,7 @@ from tests.rigs.webhooks import deliver
 from tests.rigs.webhooks import job as told_job
 from tests.server import test_serve
 
-# a call that makes a job, and one that asks for one
+# two kinds of calls: one creates a job, one asks for a job
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def films(house: House) -> list[Path]:
 
 
 def frozen(house: House) -> psutil.Process:
-    """The worker that has stopped itself."""
+    """Returns the worker process that has stopped itself."""
     pids = [slot.process.pid for slot in house.pool._slots if slot.process is not None]
     workers = [psutil.Process(pid) for pid in pids]
     found: psutil.Process = until(lambda: next((w for w in workers if w.status() == psutil.STATUS_STOPPED), None))
@@ -106,7 +106,7 @@ def test_what_a_thawed_worker_says_of_a_job_that_is_gone_is_refused(two_workers:
 
 
 def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its half of a result is dropped; the next attempt produces the whole result."""
+    """The server drops the half result that the frozen worker has sent; the next attempt sends the whole result."""
     house, tmp = two_workers
     half = submit(house, "freeze=1 bytes=3000000 steps=3")
     worker = frozen(house)
@@ -122,7 +122,7 @@ def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: p
 
 
 def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job with a snapshot of several megabytes goes to a worker that reads nothing."""
+    """The server sends a snapshot of several megabytes to a worker that reads nothing, and does not have to wait."""
     house, _ = two_workers
     until(lambda: all(w.state == "ready" for w in house.pool.workers()))
     slot = house.pool._slots[0]
@@ -141,7 +141,7 @@ def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.M
 
 
 def forget(tmp: Path, line: str) -> None:
-    """Removes the line from the journal, so that the next job does it again."""
+    """Removes the line from the journal, so that the next job repeats the action."""
     path = tmp / "tiny" / "journal"
     path.write_text("".join(f"{one}\n" for one in journal(tmp) if one != line))
 
@@ -179,7 +179,7 @@ def check_outage(vendor: str, answer: Response, said: str) -> None:
 
 @pytest.mark.slow
 def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
-    """Calls are answered meanwhile, and the answers are still true afterwards."""
+    """The server answers calls while the table is locked, and the answers are still true afterwards."""
     application = app(tmp_path, max_queue=1000)
     with TestClient(application) as client, ThreadPoolExecutor(16) as callers:
         house = house_of(application)
@@ -208,7 +208,7 @@ def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
 def test_a_table_that_does_not_answer_keeps_no_key_from_its_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys are looked up in the event loop, which must not wait for a lock."""
+    """The server looks up keys in the event loop, so a look-up must not wait for a lock of the table."""
     monkeypatch.setattr("server.keys.FRESH", -1.0)
     store, answers = JobStore(tmp_path / "jobs.db"), threading.Event()
     keys = KeyStore(store.database)
@@ -266,7 +266,7 @@ def test_postgresql_stops_in_the_middle_of_a_job(tmp_path: Path) -> None:
             for vendor, (path, body, _) in CALLS.items():
                 check_outage(vendor, client.post(path, json=body), "at the moment")
             until(lambda: "end 1" in journal(tmp_path))
-            time.sleep(1.3 * silence)  # the table is down; the worker is not silent
+            time.sleep(1.3 * silence)  # only the table is down; the worker still reports
             server.start()
             done = [ended(house, job) for job in (running, *waiting)]
             assert [(job.status, job.attempt) for job in done] == [(Status.SUCCEEDED, 1)] * 4
@@ -353,7 +353,7 @@ STAGES = (
 
 @pytest.mark.slow
 def test_told_to_stop_in_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The running job is saved or ends in time; the next start resumes it; each job has one video in the end."""
+    """At a stop, the running job is saved or ends in time; the next start resumes it, and each job makes one video."""
     lines, ids = tmp_path / "tiny" / "journal", list[str]()
     for prompt, drain, after in STAGES:
         monkeypatch.setenv("COGVIDEOX_DRAIN_SECONDS", str(pace.seconds(float(drain))))
@@ -380,7 +380,7 @@ def stored(tmp: Path, ids: list[str]) -> list[Job]:
 
 
 def all_done(tmp: Path, ids: list[str]) -> bool:
-    time.sleep(0.1)  # each check opens the table anew
+    time.sleep(0.1)  # each check opens the table again
     return all(job.status is Status.SUCCEEDED for job in stored(tmp, ids))
 
 
@@ -433,7 +433,7 @@ def test_a_clock_put_back_holds_up_no_webhook(tmp_path: Path) -> None:
 
 
 def test_a_webhook_that_is_down_and_one_that_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither delays the letters of other jobs, and both get theirs in the end."""
+    """Neither webhook delays the letters of other jobs, and the one that was down gets its letter in the end."""
     monkeypatch.setattr("server.webhooks.TIMEOUTS", (pace.seconds(0.5),) * 2)
     with socket.socket() as silent, Ear() as ear:
         silent.bind(("127.0.0.1", 0))
@@ -458,7 +458,7 @@ def test_a_webhook_that_is_down_and_one_that_is_slow(tmp_path: Path, monkeypatch
 
 
 class Late(Ear):
-    """An Ear that listens at a given port."""
+    """A webhook receiver that listens at a given port."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,6 +1,6 @@
-"""Processes killed in the middle of their work, on the real server with the demo model: no job is lost or changed.
+"""The tests kill processes of a real server with the demo model in the middle of their work; no job is lost or changed.
 
-`make soak` repeats this a hundred times.
+`make soak` repeats these tests a hundred times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Input files sent to a worker by name: a run's content, the worker's folder, and a worker with another data folder."""
+"""The server sends input files to a worker by name and content, so the worker may have another data folder."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_models_are_found_by_name_where_they_lie_there(tmp_path: Path) -> None:
 
 
 class Overheard:
-    """The pool of one real worker, with all messages in both directions, pickled."""
+    """The pool of one real worker; it records all messages in both directions, pickled."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.pool, self.to_worker, self.from_worker = LocalPool(spec, ["cpu"]), b"", b""
@@ -137,7 +137,7 @@ class Overheard:
         return [one.event for one in found if isinstance(one, Said)]
 
     def film(self, job_id: str, request: GenerationRequest, model: str, away: Callable[[], Any]) -> Finished:
-        """Runs a job; calls `away` as soon as the worker has its files."""
+        """Runs a job and calls `away` as soon as the pool has sent the worker its files."""
         until(lambda: self.pool.free() or self.events())
         there, sources = packed(request)
         self.pool.run(Run(job_id, 1, there.to_dict(), model, files=tuple(sources)), sources)
@@ -149,8 +149,8 @@ class Overheard:
 
 
 def test_a_worker_with_another_data_folder(tmp_path: Path) -> None:
-    """It makes an image-to-video and a video with a LoRA after the server's folder has gone; neither side learns a path
-    of the other."""
+    """The worker makes a video from an image and one with a LoRA although the server's folder is gone; no message
+    between server and worker contains a path."""
     server, worker = tmp_path / "server", tmp_path / "worker"
     server.mkdir()
     transformer = CogVideoXTransformer3DModel.from_pretrained(checkpoints.cached("5b") / "transformer")

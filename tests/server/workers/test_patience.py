@@ -1,4 +1,4 @@
-"""Limits for a worker's silence and for its stop; which progress the job's log shows; no paths in clients' messages."""
+"""Limits for a worker's silence and its stop, the progress lines in a job's log, and messages without paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.workers.shown import without_paths
 
 def test_how_long_a_cancelled_worker_may_take() -> None:
     assert Pace().grace() == Pace("encode", steps=9, slowest=1.0).grace() == STAGE_GRACE
-    assert Pace("denoise", steps=9).grace() == STAGE_GRACE  # in its first step
+    assert Pace("denoise", steps=9).grace() == STAGE_GRACE  # the worker is in its first step
     assert Pace("denoise", 2, 9, slowest=0.1).grace() == CANCEL_GRACE
     assert Pace("denoise", 2, 9, slowest=20.0).grace() == 60.0
     assert Pace("decode", 9, 9, slowest=20.0).grace() == STAGE_GRACE

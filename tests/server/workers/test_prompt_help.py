@@ -1,4 +1,4 @@
-"""Prompt help: the chat request, the result of each answer, and one request per job, which is never lost."""
+"""Prompt help sends one chat request per job and uses a good answer; no job is lost because of a bad answer."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_nobody_there_and_nobody_in_time(chat: Chat) -> None:
 
 @pytest.mark.parametrize("headers", [{}, {"x-long": "x" * 60_000}], ids=["body", "headers"])
 def test_an_endpoint_that_drips_is_left_in_time(chat: Chat, headers: dict[str, str]) -> None:
-    """Afterwards no thread listens to it."""
+    """After the time limit, no thread reads from the slow endpoint any more."""
     chat.headers, chat.drips = headers, 0.002
     chat.says = b" " * MAX_ANSWER
     assert "no answer within 2 seconds" in (better(chat, seconds=2).prompt_note or "")
@@ -199,7 +199,7 @@ def test_replicates_field_asks_for_it(chat: Chat, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_client_is_told_the_new_prompt(chat: Chat, tmp_path: Path) -> None:
-    """In fal's result and log, and in the video's manifest, with the real worker."""
+    """fal's result, the log and the video's manifest contain the new prompt; the real worker runs."""
     chat.says = "A red circle glides over a blue wall in soft light."
     given = {"data_dir": tmp_path / "data", "model": str(checkpoints.cached("5b")), "device": "cpu", "min_free_mb": 0}
     given |= {"prompt_help": "always", "prompt_help_url": chat.url, "prompt_help_model": "tiny-chat"}

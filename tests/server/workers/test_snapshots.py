@@ -1,4 +1,4 @@
-"""Which jobs share latents, and how long the server keeps them."""
+"""Some jobs share latents, and the server keeps the most recently used latents up to a total size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_kept_latents_have_their_room(tmp_path: Path) -> None:
         kept.keep(name, f"sampling {name}")
         os.utime(tmp_path / "finished" / f"sampling {name}", (n, n))
         if name == "b":
-            kept.read("nobody", "sampling a")  # used, so b is the oldest now
+            kept.read("nobody", "sampling a")  # this read makes b the oldest
             os.utime(tmp_path / "finished" / "sampling a", (9, 9))
     assert [kept.read("nobody", f"sampling {name}") is not None for name in "abcd"] == [True, False, False, True]
     assert kept.job_ids() == []
@@ -39,6 +39,6 @@ def test_pictures_decide_by_what_is_in_them() -> None:
 
 
 def test_a_job_without_a_plan_shares_no_latents() -> None:
-    """Neither does one with a plan from an older version of this server."""
+    """A job without a plan, or with a plan from an older version of this server, shares no latents."""
     for plan in (None, {"seed": 1, "model_frames": 49}):
         assert sampling_of(Job("id", "f", "e", ask(), {}, "m", 0.0, plan=plan)) == "id"

@@ -59,7 +59,7 @@ class Told:
 
 
 def test_the_real_engine_ends_in_words_the_worker_knows(tmp_path: Path) -> None:
-    """After each such end it makes the next video; also with a file that is not an upscaler."""
+    """The engine can make the next video after a cancelled or paused job, and after a bad upscaler file."""
     (tmp_path / "net.pth").write_bytes(b"no network")
     engine = new_engine(upscaler=tmp_path / "net.pth")
 

@@ -1,4 +1,4 @@
-"""fal's calls in every job state."""
+"""fal's API calls for a job in every state."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_sizes(served: Rig, size: Any, pixels: tuple[int, int]) -> None:
     ("given", "text"), [(["blurry", "dark"], "blurry, dark"), (["a", " "], "a"), ([], ""), ("blurry", "blurry")]
 )
 def test_negative_prompt_may_be_a_list(served: Rig, given: Any, text: str) -> None:
-    """huggingface_hub's provider fal-ai sends a list."""
+    """huggingface_hub's provider fal-ai sends the negative prompt as a list."""
     client, table = served.client, served.table
     for path in ("/run/fal-ai/cogvideox-5b", "/queue/fal-ai/cogvideox-5b"):
         assert client.post(path, json={"prompt": "a", "negative_prompt": given}).status_code == 200
@@ -328,7 +328,7 @@ def test_schemas_are_documented(build: Build, served: Rig) -> None:
 
 @pytest.mark.parametrize("path", [RUN, f"{RUN}/image-to-video", f"{RUN}/video-to-video"])
 def test_examples_can_be_sent(build: Build, path: str) -> None:
-    """Including images and clips; only `use_rife` and `loras`, which this rig lacks, are refused by name."""
+    """The server accepts all examples, also images and clips, except `use_rife` and `loras`, which this rig lacks."""
     store = build(real_media=True)
     document = store.app.openapi()
     name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]

@@ -1,4 +1,4 @@
-"""fal's catalogue, which fal's tools read before they call, and its agreement with the API."""
+"""fal's catalogue agrees with the API; fal's tools read the catalogue before they call a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDS = list(ENDPOINTS)
 
 @pytest.fixture
 def served(build: Build) -> Rig:
-    """All clouds at their paths, as in the server, with API keys; the catalogue needs no key."""
+    """A server with every cloud's API at its usual path and with API keys; only the catalogue needs no key."""
     rig = build(keys="id:secret")
     rig.beside(*FACADES)
     return rig
@@ -129,7 +129,7 @@ def test_bad_searches(served: Rig, query: dict[str, Any], said: str) -> None:
 
 
 def without_examples(value: Any) -> Any:
-    """fal's documents have `examples` in schemas, a keyword that OpenAPI 3.0 lacks there."""
+    """Removes `examples` from the schemas; fal uses this keyword, but OpenAPI 3.0 does not allow it in a schema."""
     if isinstance(value, dict):
         return {name: without_examples(part) for name, part in value.items() if name != "examples"}
     return [without_examples(part) for part in value] if isinstance(value, list) else value
@@ -149,7 +149,7 @@ def test_one_document_at_every_address(served: Rig, endpoint_id: str) -> None:
 
 
 def input_of(document: dict[str, Any], endpoint_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the input's schema, found as fal's tools find it, and all schemas."""
+    """Finds the input's schema in the same way as fal's tools do; returns this schema and all schemas."""
     schemas = document["components"]["schemas"]
     body = document["paths"][f"/{endpoint_id}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     return schemas[body["$ref"].rpartition("/")[2]], schemas

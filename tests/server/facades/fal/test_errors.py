@@ -1,4 +1,4 @@
-"""Every error of fal's façade: invalid input, media, engine failures, unknown URLs."""
+"""Every error of fal's façade: invalid input, bad media, failures of the engine, unknown URLs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ INVALID = [
 
 @pytest.mark.parametrize(("body", "kind", "loc"), INVALID)
 def test_invalid_input(served: Rig, body: Any, kind: str, loc: list[str | int]) -> None:
-    """fal.run answers 422; the queue accepts the request and gives the same 422 as its result."""
+    """For invalid input, fal.run answers 422; the queue accepts the request and gives the same 422 as its result."""
     client, table = served.client, served.table
     raw = json.dumps(body)
     answer = client.post(RUN, content=raw)

@@ -1,4 +1,4 @@
-"""Golden answers of fal's façade in every job state: status code, fal's headers, body."""
+"""Golden files of the status code, fal's headers and the body that fal's façade answers in every job state."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def submitted(served: Rig) -> dict[str, str]:
 
 
 def told(served: Rig, name: str, receipt: dict[str, str]) -> None:
-    """Checks the answers of a job's status, result, event stream and cancel URLs."""
+    """Checks the answers at a job's four URLs: status, result, event stream and cancellation."""
     client = served.client
     check(f"status_{name}", client.get(receipt["status_url"] + "?logs=true"))
     check(f"result_{name}", client.get(receipt["response_url"]))
@@ -221,7 +221,7 @@ def test_jwks(served: Rig) -> None:
 
 
 def keys(url: str) -> dict[str, str]:
-    """Placeholders for the parts of an upload's URL that change from run to run."""
+    """Returns placeholders for the parts of an upload's URL that change from run to run."""
     file, _, ticket = url.partition("/multipart/")
     return {file.split("/")[-2]: "<key>", **({ticket: "<ticket>"} if ticket else {})}
 

@@ -1,4 +1,4 @@
-"""Ways to reach fal's façade, authentication, and browsers."""
+"""fal's façade under every host name and path, with and without a key, and from browsers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_keys(build: Build) -> None:
     ],
 )
 def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base: str) -> None:
-    """However the client submits, the URLs in the receipt lead back to the request."""
+    """Whatever URL the client submits to, the URLs in the receipt lead back to the request."""
     client, table = served.client, served.table
     receipt = client.post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
     assert receipt.status_code == 200
@@ -54,7 +54,7 @@ def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base:
 @pytest.mark.parametrize("route", ["/fal/proxy", "/api/fal/proxy/"])
 @pytest.mark.parametrize("public_url", [None, "https://films.example.org"])
 def test_the_proxys_clients_get_fals_own_addresses(build: Build, route: str, public_url: str | None) -> None:
-    """Some of them send the key only to the first URL's host, and all send fal's own URLs through the proxy."""
+    """Some clients send the key only to the first URL's host, and all send fal's own URLs through the proxy."""
     rig = build(public_url=public_url)
     client, table = rig.client, rig.table
     target = f"https://queue.fal.run{APP}"
@@ -127,7 +127,7 @@ def test_browsers(served: Rig) -> None:
 
 
 def test_a_page_without_a_key(build: Build) -> None:
-    """A preflight never carries a key, and the page must be able to read a refusal."""
+    """The preflight of a browser has no key and must succeed, and the page must be able to read a refusal."""
     client = build(keys="id.secret").client
     asked = {"origin": "http://page", "access-control-request-method": "POST"}
     assert client.options("/storage/upload/initiate", headers=asked).status_code == 200

@@ -68,7 +68,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def result(running: Running, tail: str = "", **given: Any) -> tuple[int, Any, list[str]]:
-    """Returns the status code and body of the result URL, and the log."""
+    """Submits a request, waits for the job, and returns the result's status code and body and the job's log."""
     client, house, _ = running
     sent = client.post(QUEUE + tail, json={**INPUT, **given})
     assert sent.status_code == 200, sent.text
@@ -102,7 +102,7 @@ def test_by_address_and_by_name_each_with_its_scale(running: Running, host: Host
 
 
 def test_the_log_says_what_drew_the_frames_between(running: Running) -> None:
-    """`use_rife` defaults to true."""
+    """The first request omits `use_rife`, which defaults to true."""
     client, house, _ = running
     small = "frames drawn by the small network that ships with this project"
     for more, told in (({}, True), ({"use_rife": False}, False)):
@@ -189,7 +189,7 @@ def test_a_promised_job_needs_the_address_no_more(tmp_path: Path) -> None:
 
 
 def queued(application: FastAPI, loras: list[dict[str, Any]]) -> str:
-    """Submits to a server that stops before it runs any job; returns the request id."""
+    """Submits a request to a server that stops before it runs any job, and returns the id of the request."""
     house = house_of(application)
     with TestClient(fal.create(house.context)) as client:
         request_id = str(client.post(QUEUE, json={**INPUT, "loras": loras}).json()["request_id"])

@@ -1,4 +1,4 @@
-"""fal's storage: uploads whole and in parts, permissions, lifetimes, and uploads as inputs."""
+"""fal's storage: uploads in one or several parts, permissions, lifetimes, and uploaded files as inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def initiate(store: Rig, path: str = "initiate", **headers: str) -> dict[str, st
 
 
 def test_token(store: Rig) -> None:
-    """Has all four fields, and a time with an offset: without one the Python client fails at its second upload."""
+    """The token has four fields; the Python client's second upload fails if the time has no UTC offset."""
     body = store.client.post("/storage/auth/token?storage_type=fal-cdn-v3", json={}, headers=KEY).json()
     assert set(body) == {"token", "token_type", "base_url", "expires_at"}
     assert (body["token_type"], body["base_url"]) == ("Bearer", HERE)
@@ -86,7 +86,7 @@ def test_names(store: Rig, name: str, media_type: str, ending: str) -> None:
 
 @pytest.mark.parametrize("form", ["whole", "gcs", "parts"])
 def test_an_upload_is_taken_as_input(store: Rig, form: str) -> None:
-    """The server knows the file by its URL under any of its host names, and does not fetch that URL."""
+    """The server recognises the URL of an uploaded file under any of its host names, and does not fetch that URL."""
     if form == "whole":
         url = store.client.post("/files/upload", content=PNG, headers={**KEY, "content-type": "image/png"}).json()[
             "access_url"
@@ -130,7 +130,7 @@ def test_with_an_address_of_its_own(store: Rig) -> None:
 
 
 def test_python_parts(store: Rig) -> None:
-    """Parts are sent out of order, one of them twice, and listed in any order; the tag is in the header."""
+    """The Python client may send and list the parts in any order and send a part twice; the tag is in a header."""
     headers = {**token(store), "content-type": "video/mp4", "x-fal-file-name": "film.mp4"}
     begun = store.client.post("/files/upload/multipart", headers=headers).json()
     assert set(begun) == {"access_url", "uploadId"}
@@ -147,7 +147,7 @@ def test_python_parts(store: Rig) -> None:
 
 
 def test_javascript_parts(store: Rig) -> None:
-    """The part number and the tag are in the JSON answer."""
+    """The JavaScript client reads the part number and the tag from the JSON answer."""
     begun = initiate(store, "initiate-multipart")
     told = [store.client.put(f"{begun['upload_url']}/{n}", content=c).json() for n, c in ((1, b"ab"), (2, b"c"))]
     assert [one["partNumber"] for one in told] == [1, 2] and told[0]["etag"] != told[1]["etag"]
@@ -191,7 +191,7 @@ def test_kept_for_ever(store: Rig, value: str) -> None:
     ["1h", "[]", '{"expiration_duration_seconds": -1}', '{"expiration_duration_seconds": NaN}', "9" * 5000, "\xff"],
 )
 def test_a_lifecycle_that_cannot_be_read(store: Rig, value: str) -> None:
-    """Refused instead of treated as unlimited: the client asked for an expiry."""
+    """The server refuses an unreadable lifetime, because a client that asks for an expiry must get one."""
     for path, name in (
         ("/files/upload", "x-fal-object-lifecycle"),
         ("/files/upload", "x-fal-object-lifecycle-preference"),
@@ -206,7 +206,7 @@ def test_a_lifecycle_that_cannot_be_read(store: Rig, value: str) -> None:
 
 
 def test_who_may(store: Rig) -> None:
-    """Uploads need a key or an upload token; that token opens nothing else, and no other token allows uploads."""
+    """An upload needs a key or an upload token; an upload token allows only uploads, and no other token allows them."""
     body = {"file_name": "a", "content_type": "b"}
     calls = ["/storage/auth/token", "/files/upload", "/files/upload/multipart", "/storage/upload/initiate"]
     for path in (*calls, "/storage/upload/initiate-multipart", "/tokens/"):
@@ -289,7 +289,7 @@ def test_no_room(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media", "fal.run", "queue.fal.run"])
 @pytest.mark.parametrize("mount", ["", "/fal"])
 def test_ways_to_the_storage(store: Rig, host: str, mount: str) -> None:
-    """By Host header, under the server's own prefix, and through the proxy route; with or without a trailing slash."""
+    """A client reaches the storage by Host header, under the server's own prefix, and through the proxy route."""
     body = {"file_name": "a.png", "content_type": "image/png"}
     for path, wanted in (
         ("/storage/auth/token", "token"),
@@ -306,7 +306,7 @@ def test_ways_to_the_storage(store: Rig, host: str, mount: str) -> None:
 
 
 def test_app_token(store: Rig) -> None:
-    """Replaces the key for the app it was issued for, and for no other."""
+    """An app token replaces the key in calls of the app for which it was issued, and in no other call."""
     asked = {"allowed_apps": ["cogvideox-5b"], "token_expiration": 120}
     made = store.client.post("/tokens/", json=asked, headers=KEY)
     assert made.status_code == 200 and isinstance(made.json(), str) and "secret" not in made.text

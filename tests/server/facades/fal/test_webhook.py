@@ -1,4 +1,4 @@
-"""fal's webhooks: which jobs have one, its content, and its signature."""
+"""fal's webhooks: the jobs that have a webhook, the body that it receives, and the signature."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def letters(rig: Rig) -> list[dict[str, Any]]:
 
 
 def test_what_is_told(served: Rig) -> None:
-    """One webhook when the job has ended, with the answer of its result URL."""
+    """When a job has ended, its webhook receives one request with the answer of the job's result URL."""
     client, table = served.client, served.table
     url = f"{QUEUE}?fal_webhook={quote(HOOK, safe='')}"
     ends = ((None, "OK"), (fail("internal"), "ERROR"), (fail("bad_output"), "ERROR"), (hold, "ERROR"))
@@ -120,7 +120,7 @@ def test_signature(build: Build, keys: str) -> None:
 
 
 def test_keys_are_published_as_verifiers_read_them(served: Rig) -> None:
-    """fal's own Python sample decodes `x` unchanged, without adding padding."""
+    """The key's `x` has base64 padding, because fal's own Python sample decodes it without adding any."""
     (key,) = served.client.get("/.well-known/jwks.json").json()["keys"]
     assert {"kty": "OKP", "crv": "Ed25519", "use": "sig"}.items() <= key.items()
     assert len(base64.urlsafe_b64decode(key["x"])) == 32 and key["kid"]

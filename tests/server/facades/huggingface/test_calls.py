@@ -1,4 +1,4 @@
-"""Hugging Face's façade, without a worker: both tasks, every job state, every error."""
+"""Hugging Face's façade answers for both tasks, every job state and every error, without a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answer for each exception, and the messages for pydantic's errors."""
+"""Each exception has its answer, and each kind of pydantic error has its message."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ RANGES = {name: complaints.between(*ends) for name, ends in complaints.ranges(Bo
     ],
 )
 def test_sentences_about_fields(fields: dict[str, Any], text: str) -> None:
-    """Braces in a caller's value are not format placeholders."""
+    """A message shows the braces in a caller's value as they are, and does not treat them as format placeholders."""
     with pytest.raises(ValidationError) as caught:
         Body.model_validate(fields)
     said = complaints.complaints(

@@ -1,4 +1,4 @@
-"""Records of uploads over a real folder."""
+"""The records of uploads, stored in a real folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ModelsLab's façade, without a worker: every job state."""
+"""ModelsLab's façade answers for jobs in every state, without a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ModelsLab's fields: their mapping, values capped at the maximum, and refusals."""
+"""ModelsLab's fields: how they map to the engine's request, which values are capped, and which are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = (T2V, I2V, T2V_ULTRA, I2V_ULTRA)
 
 
 def made(served: Rig, call: str, **fields: Any) -> tuple[GenerationRequest, list[str]]:
-    """Returns the engine request of the call, and the façade's own notes."""
+    """Calls the API, and returns the engine's request and the notes of the façade."""
     client, table = served.client, served.table
     usual: dict[str, Any] = {"model_id": "cogvideox", "prompt": "a"}
     if call.startswith("img"):
@@ -60,7 +60,7 @@ def test_defaults_are_modelslabs(served: Rig) -> None:
 
 
 def test_everything_as_text(served: Rig) -> None:
-    """The vendor's own page for this model sends numbers as text."""
+    """ModelsLab's web page for this model sends numbers as text."""
     request, notes = made(
         served,
         "text2video",

@@ -1,4 +1,4 @@
-"""Every refusal of OpenAI's façade: its own envelope, naming the parameter."""
+"""Every refusal of OpenAI's façade has OpenAI's envelope and names the parameter."""
 
 from __future__ import annotations
 

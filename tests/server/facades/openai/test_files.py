@@ -1,4 +1,4 @@
-"""OpenAI's files and spritesheets, on a real folder."""
+"""OpenAI's files and spritesheets, stored in a real folder."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_others_have_no_part_in_it(served: Rig) -> None:
 
 
 def test_no_id_can_be_made_of_a_key_that_is_known(served: Rig) -> None:
-    """A result's URL contains its key."""
+    """Everybody who has the URL of a result knows its storage key, so that key must not serve as a file id."""
     client, context = served.client, served.context
     upload(client)
     result = context.artifacts.put("film.mp4", "video/mp4", b"film")
@@ -124,7 +124,7 @@ def test_list(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
     found = context.artifacts.find(ids[0].removeprefix("file-"))
     assert found is not None
-    context.artifacts.remove(found)  # as when it expires
+    context.artifacts.remove(found)  # an expired file disappears in the same way
     assert listed("") == [ids[2], ids[1]]
     assert client.get(f"/v1/files/{ids[0]}").status_code == 404
 

@@ -1,4 +1,4 @@
-"""Extensions of OpenAI's create call: names of checkpoints, and the fields of vLLM-Omni."""
+"""OpenAI's create call also accepts the names of checkpoints and the fields of vLLM-Omni."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicate's predictions, without a worker: waiting, permissions, output."""
+"""Replicate's predictions without a worker: waiting calls, permissions and the output."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_film_itself_for_those_who_cannot_read_its_address(
 
 
 def test_a_prediction_that_nobody_waited_for_names_its_address(build: Build) -> None:
-    """Programs that call `predictions.create()` of the same clients read the URL from `output`."""
+    """The same clients also offer `predictions.create()`, and programs that call it read a URL from `output`."""
     client = build(base="http://here").client
     for agent in (PYTHON, JAVASCRIPT, "Replicate/Python 2.0.0-beta.4"):
         for prefer in ({}, {"prefer": "respond-async"}, {"prefer": "wait=0"}):
@@ -141,13 +141,13 @@ def test_blocking(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_blocking_call_ends_before_its_client_gives_up(headers: dict[str, str], seconds: float) -> None:
-    """Replicate's newer client waits for 60 s or the time it announced, and then creates another prediction."""
+    """Replicate's newer client waits for 60 s or for the time in its request, and then creates another prediction."""
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert wait_seconds(Request({"type": "http", "headers": raw})) == pytest.approx(seconds)
 
 
 def test_what_comes_before_the_wait_is_part_of_it(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For example, the time to fetch an image."""
+    """The time that the server takes before the wait, for example to fetch an image, counts as part of the wait."""
     client, table = served.client, served.table
     table.end = Table.start
     waited: list[float | None] = []
@@ -225,5 +225,5 @@ def test_browsers(served: Rig) -> None:
     ],
 )
 def test_an_event_ends_lines_where_its_format_does(data: str, lines: list[str]) -> None:
-    """Clients join the lines with line feeds, so the text must be split at line ends only."""
+    """Clients join the `data:` lines with line feeds, so the server splits the text only at the format's line ends."""
     assert _event("logs", data, 7) == "event: logs\nid: 7\n" + "".join(f"data: {line}\n" for line in lines) + "\n"

@@ -1,4 +1,4 @@
-"""Creating Replicate's predictions, without a worker: the mapping of the input, and refusals."""
+"""How Replicate's façade creates predictions: the input maps to the engine's request, and bad input is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicate's files on a real folder, and its answers about models, deployments and the account."""
+"""Replicate's files, stored in a real folder, and the answers about models, deployments and the account."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_upload(served: Rig) -> None:
 
 
 def test_metadata_as_a_part_of_json(served: Rig) -> None:
-    """The JavaScript client sends it in this form."""
+    """The JavaScript client sends the metadata as a form part of type JSON."""
     client = served.client
     parts = {"content": ("blob", PNG, ""), "metadata": ("blob", b'{"a": [1]}', "application/json")}
     file = client.post(FILES, files=parts).json()
@@ -187,7 +187,7 @@ def test_the_document(served: Rig) -> None:
         content = call["requestBody"]["content"]["application/json"]
         assert content["schema"]["$ref"] == f"#/components/schemas/{schema}"
         assert {"Prefer", "Cancel-After"} <= {one["name"] for one in call["parameters"]}
-    own = set(document["components"]["schemas"]) - {"HTTPValidationError", "ValidationError"}  # FastAPI's own
+    own = set(document["components"]["schemas"]) - {"HTTPValidationError", "ValidationError"}  # from FastAPI
     for name, schema in document["components"]["schemas"].items():
         for field, spec in schema["properties"].items() if name in own else ():
             first, second = spec["examples"]

@@ -1,4 +1,4 @@
-"""A prediction in every state: fetched, listed, in webhooks, streamed and shown as a page."""
+"""A prediction in every state: in the answers, lists, webhooks and streams, and on its web page."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_webhooks_are_told_of_what_was_asked(served: Rig) -> None:
 
 
 def test_what_webhooks_are_told(served: Rig) -> None:
-    """Each event's body shows the prediction at that moment, even if it has progressed since."""
+    """The body for an event shows the prediction at the time of the event, even if the job has progressed since."""
     client, table = served.client, served.table
     client.post(B5, json={**A, "webhook": HOOK})
     job = table.last

@@ -1,4 +1,4 @@
-"""Bodies that Segmind's clients send: JSON, complete and truncated forms, files as data URIs."""
+"""Segmind's clients send JSON, forms (some of them truncated), and files as data URIs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WHOLE = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--
 )
 @pytest.mark.parametrize("path", [T2V, "/v2/cog-video-5b-i2v"])
 def test_a_form_that_cannot_be_read(served: Rig, path: str, body: bytes, options: str, text: str) -> None:
-    """The answer names the fault of the form, instead of invalid JSON or a missing field."""
+    """The answer says what is wrong with the form, and does not blame invalid JSON or a missing field."""
     client, table = served.client, served.table
     answer = client.post(path, content=body, headers={"content-type": f"multipart/form-data{options}"})
     assert (answer.status_code, set(answer.json())) == (400, {"error"})

@@ -1,4 +1,4 @@
-"""Segmind's façade, without a worker: every job state, every error."""
+"""Segmind's façade answers for every job state and every error, without a worker."""
 
 from __future__ import annotations
 

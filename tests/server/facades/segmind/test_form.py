@@ -1,4 +1,4 @@
-"""JSON or the bare video: each condition of the rule, and that the first match decides."""
+"""A rule chooses between JSON and the bare video as answer: each condition works, and the first match decides."""
 
 from __future__ import annotations
 

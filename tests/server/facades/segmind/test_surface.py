@@ -1,4 +1,4 @@
-"""Segmind's routes, access from browsers, and documentation."""
+"""Segmind's routes, their use from browsers, and their documentation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_reserved_words_are_no_models(served: Rig) -> None:
 
 
 def test_browsers(build: Build, served: Rig) -> None:
-    """Also without a key: a page must be able to read the reason."""
+    """A page must be able to read the reason of a refusal, even of one for a missing key."""
     for client in (served.client, build(keys="mine").client):
         answer = client.post(T2V, json={}, headers={"origin": "http://page"})
         assert answer.status_code in (400, 401)

@@ -1,4 +1,4 @@
-"""Zhipu's façade, without a worker: the mapping of the body, notes and results."""
+"""Zhipu's façade without a worker: how the body maps to the engine's request, the notes, and the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def made(served: Rig, path: str = CREATE, **fields: Any) -> GenerationRequest:
 
 
 def notes_of(served: Rig, path: str = CREATE, **fields: Any) -> list[str]:
-    """Returns the notes of the create answer, which the result repeats."""
+    """Creates a task and returns the notes of the answer; the result must repeat them."""
     answer = served.client.post(path, json={**ASKED, **fields}).json()
     result = served.client.get(f"{BASE}/async-result/{answer.get('id') or answer['task_id']}").json()
     assert result["notes"] == answer["notes"]
@@ -43,7 +43,7 @@ def test_nothing_asked_is_five_seconds_at_thirty_with_the_models_own_size(served
 
 
 def test_nulls_and_empty_values_are_left_out(served: Rig) -> None:
-    """zai-sdk sends every argument, also those that were not given."""
+    """zai-sdk sends every argument, even the ones that the program did not give."""
     names = "image_url quality with_audio size duration fps style aspect_ratio off_peak movement_amplitude"
     nulls = dict.fromkeys([*names.split(), "sensitive_word_check", "request_id", "user_id", "watermark_enabled"])
     assert dataclasses.replace(made(served, **nulls), seed=1) == dataclasses.replace(made(served), seed=1)
@@ -268,7 +268,7 @@ def test_names_are_each_keys_own_and_the_oldest_go(build: Build) -> None:
     for name in ("a", "b", "c", "a"):
         with ids.taken("me", name):
             pass
-    for name in ("a", "b", "c"):  # another key's ids do not displace this key's
+    for name in ("a", "b", "c"):  # the ids of one key do not displace the ids of another
         with ids.taken("you", name):
             pass
     with pytest.raises(Repeated), ids.taken("me", "c"):

@@ -1,4 +1,4 @@
-"""Refusals of Zhipu's façade: the status, the code as text, and a message that names the field."""
+"""Zhipu's façade refuses with a status, a code written as text, and a message that names the field."""
 
 from __future__ import annotations
 

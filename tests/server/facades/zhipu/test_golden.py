@@ -1,4 +1,4 @@
-"""Golden answers of Zhipu's façade in every state of a task: status code and body."""
+"""Golden files of the status code and body that Zhipu's façade answers in every state of a task."""
 
 from __future__ import annotations
 
