@@ -90,7 +90,7 @@ def frames(path: Path) -> int:
 
 
 def test_commands_of_the_command_line(tmp_path: Path) -> None:
-    """The commands run in the order of the documentation, because later commands use the results of earlier commands."""
+    """The commands run in the documentation's order, because later commands use the results of earlier commands."""
     Image.new("RGB", (96, 64), (40, 80, 220)).save(tmp_path / "first.png")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a blue square", "seed": 3, "frames": 9, "steps": 4}\n')
     ours = []

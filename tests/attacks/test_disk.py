@@ -48,8 +48,8 @@ def size_of(folder: Path) -> int:
 
 
 def being_written(target: Target) -> dict[str, int]:
-    """Maps the path of each file that the server and its children have open for writing to its size in bytes. It covers
-    the data folder and the system's temporary folders, including deleted files."""
+    """Maps the path of each file that the server and its children have open for writing to its size in bytes. This
+    covers the data folder and the system's temporary folders, and includes deleted files."""
     processes = [psutil.Process(target.process.pid)]
     processes += processes[0].children(recursive=True)
     found = {}

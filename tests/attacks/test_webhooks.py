@@ -89,7 +89,7 @@ def attack_unnoticed(target: Target, hooks: list[str]) -> None:
 
 @pytest.mark.parametrize("answer", [hang, drip_head])
 def test_hosts_that_keep_their_callers(target: Target, answer: Answer) -> None:
-    with host(answer, "0.0.0.0") as port:  # each address in 127.0.0.0/8 reaches it and counts as one host
+    with host(answer, "0.0.0.0") as port:  # all of 127.0.0.0/8 reaches this server; each address counts as a host
         attack_unnoticed(target, [f"http://127.0.{n % 100}.1:{port}/hook" for n in range(LETTERS)])
 
 

@@ -56,7 +56,7 @@ def test_python_async(server: str, model: ModelInfo, tmp_path: Path) -> None:
     assert fetched(told["result"]["video"]["url"], tmp_path) == promised(model, rife=False)
     assert told["result"]["seed"] == told["ran"]["seed"] == 7
     assert fetched(told["ran"]["video"]["url"], tmp_path) == promised(model, rife=False)
-    remade = fetched(told["remade"]["video"]["url"], tmp_path)  # its input is one of our own videos, passed by URL
+    remade = fetched(told["remade"]["video"]["url"], tmp_path)  # the input is one of our own videos, passed by URL
     assert (remade.width, remade.height, remade.fps) == (*SIZE, 16)
     assert remade.frames > 1
     assert told["cancelled"] == 499

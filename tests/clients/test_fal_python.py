@@ -42,7 +42,7 @@ def pointed(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def clients(pointed: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], fal_client.SyncClient]]:
-    """Creates clients with a given key and closes their connections at the end, because fal_client does not close them."""
+    """Creates clients with a given key and closes their connections at the end, because fal_client does not."""
     made: list[fal_client.SyncClient] = []
     opened: list[httpx.Client] = []
     open_another = fal_client.SyncClient._get_cdn_client

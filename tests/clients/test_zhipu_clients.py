@@ -111,7 +111,7 @@ def test_image_to_video_with_zhipuai(server: str, connect: Client, picture: Path
 
 
 def test_302ai(server: str, picture_url: str, tmp_path: Path) -> None:
-    """In 302.AI's published requests all values are text, and both the POST and the GET have a misspelt content type."""
+    """In 302.AI's published requests all values are text, and POST and GET have a misspelt content type."""
     headers = {"Authorization": f"Bearer {ZHIPU_KEY}", "Content-Type": BROKEN_TYPE}
     body = {"model": "cogvideox-2", "prompt": "it moves left", "image_url": {"url": picture_url}, "quality": False}
     body |= {"size": "960x1280", "duration": "10", "fps": "30", "with_audio": "false"}

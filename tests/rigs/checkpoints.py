@@ -128,7 +128,7 @@ def cached(kind: Kind, root: Path | None = None, **knobs: Any) -> Path:
         build(kind, scratch / "new", **knobs)
         (scratch / "new").rename(folder)
     except OSError:
-        if not folder.is_dir():  # otherwise another process has made the same folder
+        if not folder.is_dir():  # if it exists, another process has made it
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Ear(http.server.ThreadingHTTPServer):
-    """Records webhook calls and responds with the status codes in `answers`, of which the last is repeated."""
+    """Records webhook calls and responds with the status codes in `answers`; the last code is repeated."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[dict[str, str], Any]] = []

@@ -315,7 +315,7 @@ def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatc
 
 
 def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The formats' estimates differ before any measurement, and a measurement of one format is not used for the other."""
+    """The formats' estimates differ before any measurement; a measurement of one format is not used for the other."""
     engine = Engine(EngineSpec(engine.models, "cpu"))
     estimates: list[dict[str, float]] = []
     prepare = effort.prepare

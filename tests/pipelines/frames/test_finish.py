@@ -173,7 +173,7 @@ BARRED[:, :20], BARRED[:, -20:] = (255, 0, 0), (0, 255, 0)
 )
 @pytest.mark.parametrize("task", [Task.I2V, Task.V2V])
 def test_a_source_is_fitted_as_asked(task: Task, way: Any, row: str) -> None:
-    """In a square frame, cropping removes both bars, padding adds black above and below, and stretching does neither."""
+    """In a square frame, cropping removes both bars, padding adds black above and below, stretching does neither."""
     p = replace(plan().sampling, task=task, source_fit=way, model_width=64, model_height=64, model_frames=9)
     clip = Clip(np.stack([BARRED] * 9), 8.0)
     (frame, *rest) = source_frames(p, Image.fromarray(BARRED), clip)  # type: ignore[misc]

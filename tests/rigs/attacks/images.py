@@ -41,8 +41,7 @@ def flat_png(width: int, height: int, *, depth: int = 8, colour: int = 2, interl
 
 
 def many_scans(width: int, height: int, scans: int, size: int | None = None) -> bytes:
-    """A progressive JPEG whose last scan is repeated until the file has `scans` scans; `size` is a number of bytes to
-    pad the file to."""
+    """A progressive JPEG whose last scan is repeated until the file has `scans` scans, padded to `size` bytes."""
     made = io.BytesIO()
     Image.new("RGB", (width, height), (90, 20, 20)).save(made, "JPEG", progressive=True, quality=60)
     data = made.getvalue()
@@ -101,7 +100,7 @@ def unfolding_profile(mib: int) -> bytes:
 
 
 def unfolding_texts(count: int) -> bytes:
-    """A PNG with `count` texts of just under 1 MiB each. Pillow's limit is 1 MiB for one text and 64 MiB for all texts."""
+    """A PNG with `count` texts of just under 1 MiB. Pillow allows 1 MiB for one text and 64 MiB for all texts."""
     text = zlib.compress(bytes(2**20 - 10))
     return with_chunks(b"".join(chunk(b"zTXt", b"k%d\0\0" % n + text) for n in range(count)))
 

@@ -124,7 +124,8 @@ class Target:
         assert seen.image <= self._quiet.image + margin, f"{seen} beside {self._quiet} in peace"
 
     def assert_memory_returns(self, within: float = 20.0) -> None:
-        """Within `within` seconds, the API process must use at most LEFT_BEHIND MiB more memory than before the attack."""
+        """After at most `within` seconds, the API process must use less than LEFT_BEHIND MiB more than before the
+        attack."""
         until = time.monotonic() + pace.seconds(within)
         while self.api_mib > self._quiet_mib + LEFT_BEHIND:
             assert time.monotonic() < until, f"{self.api_mib:.0f} MiB, {self._quiet_mib:.0f} before the attack"
