@@ -207,7 +207,7 @@ def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
-    """Guidance makes the object of a vague prompt visible. For a clear prompt, it makes the seeds' videos more alike."""
+    """Guidance makes the object of a vague prompt visible. It makes the seeds' videos more alike for a clear prompt."""
 
     def films(prompt: str, guidance: float) -> np.ndarray:
         given = {"guidance_scale": guidance, "num_inference_steps": 12, "num_frames": 9}

@@ -100,7 +100,7 @@ def test_documented_programs(server: str, tmp_path: Path, snippet: Snippet) -> N
 
 
 def test_sdk_run(real: SegmindClient, tmp_path: Path) -> None:
-    """`run` polls the queue; the module's function does the same."""
+    """Both the client's `run` and the module's `run` poll the queue."""
     for run in (real.run, segmind.run):
         result = run(T2V, **SMALL, frame_rate=10, seed=7)
         assert (result["status"], result["error"], result["seed"]) == ("COMPLETED", None, 7)

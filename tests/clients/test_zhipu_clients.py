@@ -26,7 +26,7 @@ from tests.rigs.facades.zhipu import token
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore:The HMAC key is"),  # PyJWT's warning about our short secret
+    pytest.mark.filterwarnings("ignore:The HMAC key is"),  # PyJWT warns about our short secret
 ]
 ZHIPU_KEY = KEY.replace(":", ".")
 MODEL = "cogvideox-3"

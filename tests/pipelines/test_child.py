@@ -29,7 +29,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "server.media.inspector": (),
     "weights.loras": ("not a name", "loras", "1000", "30"),
 }
-TEXTS = {"server.facades.openai.recipes"}  # its strings contain a program for users
+TEXTS = {"server.facades.openai.recipes"}  # this module's text contains a program for users
 
 
 @pytest.fixture

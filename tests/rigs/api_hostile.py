@@ -164,7 +164,7 @@ KEYS: tuple[tuple[tuple[bytes, bytes], ...], ...] = (
 
 
 def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
-    """Yields all hostile requests for one call. With `places`, the values for the path's parameters, the path exists."""
+    """Yields all hostile requests for one call. `places` are parameters with which the path exists."""
     target = call.path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     base = {f.name: f.examples[0] for f in call.top if f.required and f.where == "body" and f.examples}
     named = [f for f in call.fields if f.where == "body"]

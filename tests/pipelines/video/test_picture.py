@@ -214,7 +214,7 @@ def test_every_format_is_turned_once(kind: str) -> None:
     image.paste((255, 255, 255), (0, 0, 32, 32))
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.info["exif"] = exif.tobytes()  # pillow_heif makes HEIC's rotation box of this; HEIC's EXIF has no effect
+    image.info["exif"] = exif.tobytes()  # pillow_heif writes this as HEIC's rotation box; HEIC's EXIF has no effect
     upright = read_picture(encoded(image, kind, **({} if kind == "HEIF" else {"exif": exif})))
     assert upright.size == (32, 64)
     assert np.asarray(upright)[:28].mean() > 240 > 15 > np.asarray(upright)[36:].mean()

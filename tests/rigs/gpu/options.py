@@ -1,4 +1,4 @@
-"""Shared by the GPU tests of options: a LoRA, interpolation networks, upscalers, an input image.
+"""Provides the GPU tests of options with a LoRA, interpolation networks, upscalers and an input image.
 
 All networks are small and have random weights, except for the network that ships with this project. This module imports
 nothing that needs ffmpeg, and its helpers accept a device, so that they can be tested on a CPU.

@@ -1,4 +1,4 @@
-"""Shared by the GPU tests: models on a device, engines with a model in memory or the tiny checkpoints, plans.
+"""Provides the GPU tests with models on a device, engines with a model in memory or the tiny checkpoints, and plans.
 
 Without imageio-ffmpeg, the videos are empty files. The helpers accept a device, so that they can be tested on a CPU.
 """
