@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it on import, here and in the processes that tests start
+# torch reads this variable on import, here and in the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import pytest_timeout

@@ -42,7 +42,7 @@ def engine() -> Engine:
 
 
 def clip(engine: Engine, prompt: str, where: Path, picture: np.ndarray | None = None, **options: object) -> np.ndarray:
-    """uint8 [T, H, W, 3], decoded from the file."""
+    """Generates a video; returns its frames, decoded from the file, as uint8 [T, H, W, 3]."""
     given: dict[str, object] = {"num_frames": FRAMES, "num_inference_steps": STEPS, "seed": 0, **options}
     if picture is not None:
         Image.fromarray(picture).save(where / "picture.png")
@@ -77,7 +77,7 @@ def test_the_judge_is_right_about_drawn_scenes(frames: int) -> None:
 
 
 def test_the_judge_is_not_lenient() -> None:
-    """Errors that an average would hide are noticed."""
+    """The judge notices errors that an average would hide."""
     scene = Scene("circle", "red", "blue", "left", "medium", FILM, 0, 0)
     film = render(scene, 64, 96)
     empty = render(replace(scene, size="small", scale=0.01), 64, 96)
@@ -102,7 +102,8 @@ def test_no_prompt_of_the_evaluation_is_said_in_training_or_said_twice() -> None
 
 @pytest.mark.slow
 def test_a_prompt_is_followed(engine: Engine, tmp_path: Path) -> None:
-    """Full-length clips: colour, background, shape and motion, where chance is 1 in 8, 8, 4 and 10."""
+    """Checks colour, background, shape and motion of full-length clips; chance would be right in 1 of 8, 8, 4 and 10
+    cases."""
     hits = [
         right(scene, look(clip(engine, prompt, tmp_path, seed=seed, num_frames=FILM)))
         for seed, (scene, prompt) in enumerate(asked(12))
@@ -170,8 +171,8 @@ def test_what_a_prompt_leaves_open_the_seed_decides(engine: Engine, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) -> None:
-    """The same seed again with the background it chose as the negative prompt. Another colour as the negative prompt
-    must not remove a background that the prompt names."""
+    """The background that a seed chooses becomes the negative prompt for the same seed. Another colour as the negative
+    prompt must not remove a background that the prompt names."""
     kept, others, seen = 0, 0, 0
     for seed in range(5):
         chosen = look(clip(engine, "a circle", tmp_path, seed=seed)).background
@@ -189,7 +190,8 @@ def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
-    """Most seeds that choose a red object by themselves choose another colour."""
+    """With red as the negative prompt, at least half of the seeds that choose a red object without it choose another
+    colour."""
     prompt, chosen = "a small star on a white background", []
     for seed in range(16):
         if look(clip(engine, prompt, tmp_path, seed=seed, num_frames=9)).color == "red":
@@ -205,7 +207,7 @@ def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
-    """Guidance makes the object of a vague prompt visible, and the seeds differ less for a clear prompt."""
+    """Guidance makes the object of a vague prompt visible. It makes the seeds' videos more alike for a clear prompt."""
 
     def films(prompt: str, guidance: float) -> np.ndarray:
         given = {"guidance_scale": guidance, "num_inference_steps": 12, "num_frames": 9}
@@ -222,7 +224,8 @@ def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_object(engine: Engine, tmp_path: Path) -> None:
-    """It stays in the middle; the first one comes from the left and passes in front of it or behind it."""
+    """The second object stays in the middle; the first object comes from the left and passes in front of it or behind
+    it."""
     for where, middle in (("in front of", "red"), ("behind", "white")):
         film = clip(
             engine, f"a red circle moves right {where} a white square on a blue background", tmp_path, num_frames=FILM
@@ -234,8 +237,8 @@ def test_a_second_object(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_path: Path) -> None:
-    """An object moving in a circle, for twice the longest clip: at the joint the frames change about as much as
-    elsewhere, and the object does not jump."""
+    """The video of a moving object is twice as long as the longest clip. At the joint the frames change about as much
+    as elsewhere, and the object does not jump."""
     film = clip(
         engine, "a red circle moves in a circle on a blue background", tmp_path, num_frames=2 * FILM - 1, extend=True
     ).astype(float)
@@ -252,7 +255,8 @@ def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_pat
 
 
 def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Path) -> None:
-    """At twice the rate, with the shipped network, the object in each new frame lies between its neighbours'."""
+    """At twice the rate, the shipped network draws the new frames; in each, the object lies between its places in the
+    frames before and after."""
     film = clip(engine, "a red circle moves left on a blue background", tmp_path, interpolate_fps=16)
     seen = look(film)
     assert (seen.color, seen.background, seen.shape) == ("red", "blue", "circle")
@@ -260,7 +264,7 @@ def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Pat
     track = np.array([np.nonzero(mask)[1].mean() for mask in red])
     steps = np.diff(track)
     assert len(film) == 2 * FRAMES
-    assert (steps < 0.2).all() and np.abs(steps).max() < 1.5, steps  # one pixel per frame at 8 fps
+    assert (steps < 0.2).all() and np.abs(steps).max() < 1.5, steps  # at 8 fps the object moves one pixel per frame
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 96), (80, 80), pytest.param(720, 480, marks=pytest.mark.slow)])
@@ -296,8 +300,8 @@ def test_video_to_video_at_low_strength_keeps_the_clip(engine: Engine, tmp_path:
 def test_a_lora_gives_every_shape_a_white_outline(
     engine: Engine, with_picture: bool, whiter: int, tmp_path: Path
 ) -> None:
-    """Levels of white (of 255) on the object's rim: more than without the LoRA or at half its strength; less with an
-    input image, which has no outline."""
+    """The object's rim is whiter than without the LoRA or at half its strength. The difference is smaller with an input
+    image, which has no outline."""
     scene = Scene("circle", "red", "blue", "still", "big", FILM, 0, 0)
     rim = coverage(replace(scene, frames=1), 64, 96, outline=3.0)[0] > 0.5
     picture = render(scene, 64, 96)[0] if with_picture else None

@@ -90,7 +90,7 @@ def frames(path: Path) -> int:
 
 
 def test_commands_of_the_command_line(tmp_path: Path) -> None:
-    """In the order of the documentation: later commands use the results of earlier ones."""
+    """The commands run in the documentation's order, because later commands use the results of earlier commands."""
     Image.new("RGB", (96, 64), (40, 80, 220)).save(tmp_path / "first.png")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a blue square", "seed": 3, "frames": 9, "steps": 4}\n')
     ours = []
@@ -99,7 +99,7 @@ def test_commands_of_the_command_line(tmp_path: Path) -> None:
         if words[0] != "cogvideox" or elsewhere(command):
             continue
         if words[1] == "generate" and "--steps" not in words and "--batch" not in words:
-            words += ["--steps", "4"]  # the documentation uses the default, which is only slower
+            words += ["--steps", "4"]  # the documented command takes the default, which is only slower
         ours.append(words[1:])
     for words, said in zip(ours, forked.run(ours, tmp_path, environ(tmp_path), pace.seconds(900)), strict=True):
         if words[0] == "replay":

@@ -15,7 +15,7 @@ WORDS = {f"pipelines.{path.stem}" for path in (structure.ROOT / "pipelines").glo
 WITHOUT_TORCH = ("weights", "server", *WORDS)
 VENDORS = {path.name for path in FACADES.iterdir() if path.is_dir()} - {"kit", "__pycache__"}
 
-# (importing module, imported module) -> reason, for imports inside functions that close a circle. Keep it empty.
+# (importing module, imported module) -> reason, for imports inside functions that close a circle; keep it empty
 ALLOWED_CIRCLES: dict[tuple[str, str], str] = {}
 
 
@@ -46,7 +46,7 @@ def test_only_the_registry_imports_another_vendors_facade() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Imports inside functions and under TYPE_CHECKING count."""
+    """Imports inside functions and under TYPE_CHECKING count too."""
     graph = {
         module: {other for other in used if (module, other) not in ALLOWED_CIRCLES}
         for module, used in structure.module_graph(FILES).items()

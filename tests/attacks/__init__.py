@@ -1,5 +1,5 @@
 """Attacks by a hostile client on a real server on loopback, while the client of another key works normally.
 
-Each test attacks for a bounded time and then checks how much the other client noticed: `rig.attacked` starts the
-server, `Target.bystander` times health checks and small jobs of another key in a separate process.
+Each test attacks for a bounded time and then checks how much slower the other client became. `rig.attacked` starts the
+server, and `Target.bystander` times health checks and small jobs of another key in a separate process.
 """

@@ -48,8 +48,8 @@ def size_of(folder: Path) -> int:
 
 
 def being_written(target: Target) -> dict[str, int]:
-    """Sizes in bytes of the files, including unlinked ones, that the server and its children have open for writing in
-    the data folder and the system's temporary folders."""
+    """Maps the path of each file that the server and its children have open for writing to its size in bytes. This
+    covers the data folder and the system's temporary folders, and includes deleted files."""
     processes = [psutil.Process(target.process.pid)]
     processes += processes[0].children(recursive=True)
     found = {}
@@ -75,8 +75,8 @@ def session() -> requests.Session:
 
 @dataclass
 class Sent:
-    """`taken`: MiB sent before the connection closed; `largest`: peak bytes on disk; `elsewhere`: files written outside
-    the data folder."""
+    """`taken` is the number of MiB sent before the connection closed, `largest` is the peak number of bytes on disk,
+    and `elsewhere` has the files written outside the data folder."""
 
     status: int = 0
     taken: int = 0
@@ -104,7 +104,7 @@ def send_chunked(target: Target, path: str, headers: dict[str, str], first: byte
                 seen.elsewhere |= {path for path in files if not path.startswith(str(data_of(target)))}
             if sent > SENT_AT_MOST:
                 break
-    except OSError:  # connection closed; the response may still be readable
+    except OSError:  # the connection is closed, but the response may still be readable
         pass
     with suppress(OSError, http.client.HTTPException):
         seen.status = connection.getresponse().status
@@ -114,7 +114,7 @@ def send_chunked(target: Target, path: str, headers: dict[str, str], first: byte
 
 
 def test_refused_submits_leave_next_to_nothing(target: Target) -> None:
-    """Such requests were once stored whole and never deleted."""
+    """Refused requests were once stored in full and never deleted."""
     nested = json.dumps({"prompt": "x", "seed": "no", "loras": [[["x" * 15_000] * 12] * 100]}).encode()
     long = json.dumps({"prompt": "x" * REFUSED_BODY}).encode()
     unknown = json.dumps({"seed": -1, "prompt": "a", "image_url": "y" * REFUSED_BODY}).encode()
@@ -126,7 +126,7 @@ def test_refused_submits_leave_next_to_nothing(target: Target) -> None:
             told = mallory.get(answer.json()["response_url"])
             assert told.status_code == 422 and len(told.content) < 64_000
     grown = size_of(data_of(target)) - before
-    # includes the bystander's small jobs and the database's write-ahead log
+    # this includes the bystander's small jobs and the database's write-ahead log
     assert grown < 6 * MIB, f"{grown / MIB:.1f} MiB"
     assert seen.jobs and not seen.errors, seen  # delays while bodies are parsed are measured in test_holds.py
     target.assert_memory_returns()
@@ -146,7 +146,7 @@ def test_a_chunked_upload_is_cut_at_its_limit(target: Target) -> None:
 
 
 def test_many_uploads_of_one_key(target: Target) -> None:
-    """Including multipart uploads that are never completed, and small files."""
+    """The uploads are multipart uploads that are never completed, and small files."""
     codes = []
     with target.bystander() as seen, session() as mallory:
         for _ in range(10):

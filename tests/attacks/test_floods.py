@@ -29,7 +29,7 @@ def get(path: str, key: str = ATTACKER) -> str:
     return f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"
 
 
-FLOODS: dict[str, tuple[Ask, int]] = {  # request, number pipelined on one connection
+FLOODS: dict[str, tuple[Ask, int]] = {  # name -> request, number of requests sent before a response is read
     "status calls": (lambda target, job: get(f"/v1/videos/{job}"), 1),
     "status calls in one go": (lambda target, job: get(f"/v1/videos/{job}"), TOGETHER),
     "wrong keys": (lambda target, job: get("/v1/videos", "wrong:key"), 1),

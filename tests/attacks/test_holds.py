@@ -1,4 +1,4 @@
-"""How long parsing a large body holds the server's global interpreter lock and so delays all other requests."""
+"""Measures how long parsing a large body holds the server's interpreter lock and so delays all other requests."""
 
 from __future__ import annotations
 

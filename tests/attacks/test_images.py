@@ -42,7 +42,7 @@ def send(target: Target, image: bytes | str) -> requests.Response:
         )
 
 
-HOSTILE: dict[str, tuple[Callable[[], bytes | str], int, int]] = {  # image, number of requests, expected status
+HOSTILE: dict[str, tuple[Callable[[], bytes | str], int, int]] = {  # name -> image, number of requests, expected status
     "hundreds of scans": (lambda: images.many_scans(4000, 4000, 400), 8, 400),
     "all the scans that are accepted": (lambda: images.many_scans(8000, 5000, 20), 5, 200),
     "scans of a middling size": (lambda: images.many_scans(2800, 2800, 100), 5, 200),

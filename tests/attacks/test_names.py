@@ -36,8 +36,8 @@ def fetch(target: Target, url: str, key: str, timeout: float = 60.0) -> int:
 
 
 def longest_fetch(target: Target, url: str, seconds: float) -> float:
-    """The longest fetch of another key, in seconds, among as many as fit into `seconds`. The host returns no image, so
-    that no job starts."""
+    """Sends image URLs with another key for `seconds`; returns the seconds of the longest fetch. The host returns no
+    image, so that no job starts."""
     longest, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         begun = time.monotonic()
@@ -48,7 +48,7 @@ def longest_fetch(target: Target, url: str, seconds: float) -> float:
 
 @contextmanager
 def attack(target: Target, urls: list[str]) -> Iterator[None]:
-    """Requests all URLs at once with the attacker's key; the callers time out after SECONDS + 2."""
+    """Requests all URLs at once with the attacker's key; each call times out after SECONDS + 2 seconds."""
 
     def send(url: str) -> None:
         with suppress(requests.RequestException):

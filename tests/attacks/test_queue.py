@@ -25,7 +25,7 @@ def test_a_key_cannot_fill_the_queue(tmp_path: Path) -> None:
 
 
 def _jobs() -> list[tuple[str, dict[str, object]]]:
-    """Submissions through the fal and OpenAI APIs, alternating."""
+    """Returns submissions that alternate between the fal and OpenAI APIs."""
     prompt = "steps=2 sleep=0.05"
     fal = ("/queue/fal-ai/cogvideox-5b", {"prompt": prompt})
     openai = ("/v1/videos", {"prompt": prompt})

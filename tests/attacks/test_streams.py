@@ -44,7 +44,7 @@ def submit(target: Target, key: str, prompt: str) -> str:
 
 
 async def opened(target: Target, path: str, key: str) -> tuple[int, asyncio.StreamWriter]:
-    """The response's status code, and the connection's writer to close it with."""
+    """Returns the response's status code and the writer that can close the connection."""
     host, port = target.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.1\r\nhost: {target.address}\r\nauthorization: Key {key}\r\n\r\n".encode())
@@ -82,14 +82,14 @@ def test_streams_of_four_keys(target: Target) -> None:
         alone = (api_seconds(target) - before) / (time.monotonic() - begun)
     with target.bystander() as seen:
         codes = asyncio.run(attack())
-    # a stream whose job ends meanwhile frees its slot for another, so more than the limit may succeed
+    # a stream frees its slot when its job ends, so more streams than the limit may succeed
     assert codes.keys() == {200, 429} and codes[200] >= len(keys) * STREAMS_PER_KEY, codes
     assert shares[0] - alone < pace.seconds(BUSY), f"{shares[0]:.2f} of a core, {alone:.2f} without streams"
     target.assert_unnoticed(seen)
 
 
 def test_places_come_back(target: Target) -> None:
-    """Slots of streams are freed, also when the client disconnects."""
+    """A stream's slot is freed when the stream ends and when its client disconnects."""
     job = submit(target, ATTACKER, "steps=2 sleep=0.1")
     until = time.monotonic() + pace.seconds(30)
     while (codes := asyncio.run(_fifty(target, job))) != {200: STREAMS_PER_KEY}:
@@ -120,7 +120,7 @@ def test_calls_that_wait(target: Target) -> None:
 
 
 async def _repeated(target: Target, body: bytes) -> int:
-    """The status code, or 0 when no response arrives within five (scaled) seconds."""
+    """Returns the status code, or 0 when no response arrives within five seconds, scaled to the machine."""
     host, port = target.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = f"POST /run/fal-ai/cogvideox-5b HTTP/1.1\r\nhost: {target.address}\r\nauthorization: Key {ATTACKER}\r\n"

@@ -1,6 +1,6 @@
 """Attacks below the API: endless headers, idle connections, large bodies without a key, responses that are never read.
 
-The attacker's address is 127.0.0.2, so that its connections are counted apart from the bystander's.
+The attacker's address is 127.0.0.2, so that its connections are counted apart from the bystander's connections.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def watched(target: Target) -> Iterator[list[float]]:
         watcher.join()
 
 
-HEADS = {  # allowed statuses; with trailers, the key may be checked before or after they are read
+HEADS = {  # name -> allowed statuses, parts; the key may be checked before or after trailers
     "one header of 60 MB": ({431}, [HEAD, b"X: ", *[b"a" * MIB] * 60]),
     "a million headers": ({431}, [HEAD, b"a:\r\n" * 1_000_000]),
     "a target of 60 MB": ({414}, [b"GET /", *[b"a" * MIB] * 60]),
@@ -179,7 +179,8 @@ def test_connections_that_say_nothing_or_little_are_cut(target: Target) -> None:
 
 
 def large(path: str, first: dict[str, str], last: dict[str, str], headers: str = "") -> list[bytes]:
-    """A request with a JSON body of LARGE bytes, in parts: the members of `first`, an image, the members of `last`."""
+    """The parts of a request whose JSON body of LARGE bytes has the members of `first`, an image and the members of
+    `last`."""
     before, after = json.dumps(first)[:-1].encode() + b', "init_image": "', json.dumps({"": "", **last})[6:].encode()
     if not first:
         before = before.replace(b", ", b"", 1)
@@ -222,7 +223,7 @@ def test_ten_large_bodies_without_a_key(target: Target, name: str) -> None:
 
 @pytest.mark.slow
 def test_ten_large_bodies_of_one_key(target: Target) -> None:
-    """At most two bodies are in memory at a time; their image is refused."""
+    """At most two bodies are in memory at a time; each body's image is refused."""
     parts = large(MODELSLAB, {"prompt": "a", "model_id": "cogvideox"}, {"key": ATTACKER})
     with watched(target) as mib, target.bystander() as seen:
         found = at_once(10, lambda: status(target, *parts))
@@ -264,7 +265,8 @@ def test_answers_that_nobody_reads(target: Target) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="no prlimit")
 def test_more_connections_than_files(tmp_path: Path) -> None:
-    """Connections leave enough file descriptors for everything else; each new one closes the longest idle one."""
+    """Connections leave enough file descriptors for everything else; each new connection beyond the limit closes the
+    longest idle connection."""
     with attacked(tmp_path, files=1000) as target, ExitStack() as stack:
         process = psutil.Process(target.process.pid)
         with target.bystander() as seen:

@@ -63,7 +63,7 @@ def fill(target: Target, hooks: list[str]) -> None:
 
 
 def longest_letter(target: Target, ear: Ear, seconds: float) -> float:
-    """The longest delay in seconds from a job's end to its webhook, among as many jobs as fit into `seconds`."""
+    """Runs jobs for `seconds`; returns the longest delay, in seconds, from a job's end to its webhook."""
     longest, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         name = send(target, BYSTANDER, ear.url)
@@ -89,7 +89,7 @@ def attack_unnoticed(target: Target, hooks: list[str]) -> None:
 
 @pytest.mark.parametrize("answer", [hang, drip_head])
 def test_hosts_that_keep_their_callers(target: Target, answer: Answer) -> None:
-    with host(answer, "0.0.0.0") as port:  # reachable under all of 127.0.0.0/8, which counts as many hosts
+    with host(answer, "0.0.0.0") as port:  # all of 127.0.0.0/8 reaches this server; each address counts as a host
         attack_unnoticed(target, [f"http://127.0.{n % 100}.1:{port}/hook" for n in range(LETTERS)])
 
 

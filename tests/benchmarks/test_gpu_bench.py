@@ -78,7 +78,7 @@ def test_an_error_in_one_section_leaves_the_others(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_paths_agree_on_every_shape(kind: Kind) -> None:
-    """With VAE tiling, too, the frames have the planned size."""
+    """The frames also have the planned size with VAE tiling."""
     model = build(kind, CPU, "tiny")
     plan, source = gpu.a_plan(model, 2)
     placement = Placement(model.modules, CPU)
@@ -103,7 +103,7 @@ def test_a_seed_draws_the_same_weights_and_no_zeros() -> None:
 
 @pytest.mark.slow
 def test_the_true_shapes_have_the_published_number_of_parameters() -> None:
-    """In billions; T5-XXL's encoder has 4.762."""
+    """The numbers are in billions; T5-XXL's encoder has 4.762 billion parameters."""
     meta = torch.device("meta")
     for kind, published in PUBLISHED.items():
         model = build(kind, meta)
@@ -114,7 +114,8 @@ def test_the_true_shapes_have_the_published_number_of_parameters() -> None:
 
 
 def test_the_work_of_a_step_is_counted_as_published() -> None:
-    """338.2 TFLOP of linears and 326.2 of attention for the 5B at 49 frames of 720x480, by FlopCounterMode."""
+    """FlopCounterMode counts 338.2 TFLOP in linear layers and 326.2 TFLOP in attention for the 5B at 49 frames of
+    720x480."""
     tiny = build("5b", CPU, "tiny")
     plan, _ = gpu.a_plan(tiny, 2)
     config = type("Config", (), {"num_layers": 42})

@@ -1,4 +1,4 @@
-"""The benchmark of HTTP against plain diffusers: its figures, and one complete run on a tiny checkpoint."""
+"""Tests the benchmark of HTTP against plain diffusers: its figures, and a complete run on a tiny checkpoint."""
 
 from __future__ import annotations
 

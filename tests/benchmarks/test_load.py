@@ -1,4 +1,4 @@
-"""The load benchmark: its figures, and one small run."""
+"""Tests the load benchmark's figures and makes one small run."""
 
 from __future__ import annotations
 

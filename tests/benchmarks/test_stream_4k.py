@@ -1,4 +1,4 @@
-"""The 4K memory benchmark on a small, short clip: its report is complete and consistent."""
+"""Runs the 4K memory benchmark on a small, short clip; the report must be complete and consistent."""
 
 from __future__ import annotations
 

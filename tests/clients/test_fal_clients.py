@@ -20,7 +20,7 @@ from tests.rigs.ear import Ear
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SIZE = (720, 480)  # what the clients make when no size is named
+SIZE = (720, 480)  # the size of videos whose request gives no size
 
 
 def last_line(printed: str) -> Any:
@@ -36,7 +36,7 @@ def fetched(url: str, folder: Path) -> Film:
 
 
 def promised(model: ModelInfo, *, rife: bool = True) -> Film:
-    """fal's default output: 16 fps, and with `use_rife` twice the model's frames, which keeps the duration."""
+    """fal's default output has 16 fps and, with `use_rife`, twice the model's frames, which keeps the duration."""
     frames = model.family.frames.default
     return Film(2 * frames if rife else frames, 16, *SIZE)
 
@@ -56,7 +56,7 @@ def test_python_async(server: str, model: ModelInfo, tmp_path: Path) -> None:
     assert fetched(told["result"]["video"]["url"], tmp_path) == promised(model, rife=False)
     assert told["result"]["seed"] == told["ran"]["seed"] == 7
     assert fetched(told["ran"]["video"]["url"], tmp_path) == promised(model, rife=False)
-    remade = fetched(told["remade"]["video"]["url"], tmp_path)  # made from one of our own videos, passed by URL
+    remade = fetched(told["remade"]["video"]["url"], tmp_path)  # the input is one of our own videos, passed by URL
     assert (remade.width, remade.height, remade.fps) == (*SIZE, 16)
     assert remade.frames > 1
     assert told["cancelled"] == 499

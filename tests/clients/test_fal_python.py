@@ -42,7 +42,7 @@ def pointed(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def clients(pointed: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], fal_client.SyncClient]]:
-    """Creates clients with a given key; closes their connections at the end, which fal_client itself does not."""
+    """Creates clients with a given key and closes their connections at the end, because fal_client does not."""
     made: list[fal_client.SyncClient] = []
     opened: list[httpx.Client] = []
     open_another = fal_client.SyncClient._get_cdn_client
@@ -117,7 +117,7 @@ def test_python_cancel(client: fal_client.SyncClient) -> None:
             handle.cancel()
         check_error(error.value, 400)
     with pytest.raises(fal_client.FalClientTimeoutError):
-        client.subscribe(ID, SLOW, client_timeout=2)  # cancels the job; otherwise it would block the queue
+        client.subscribe(ID, SLOW, client_timeout=2)  # cancels the job, which would block the queue
     check_output(client.subscribe(ID, QUICK))
 
 
@@ -189,14 +189,14 @@ def test_python_uploads(
         client.upload(bytes_, "image/png"),
         client.upload(bytes_, "image/png", file_name="circle.png", lifecycle=brief),
         client.upload_file(picture),
-        client.upload_file(named),  # the name is no valid header value, so the client falls back to the other storage
+        client.upload_file(named),  # the name is not a valid header value, so the client uses the other storage
         client.upload(bytes_, "image/png", repository="fal", lifecycle=brief),
         fal_client.encode_file(picture),
     ]
     with Image.open(picture) as image:
         urls.append(client.upload_image(image))
     monkeypatch.setattr(c, "MULTIPART_THRESHOLD", 100)
-    monkeypatch.setattr(c, "MULTIPART_CHUNK_SIZE", 16)  # more parts than are sent at once
+    monkeypatch.setattr(c, "MULTIPART_CHUNK_SIZE", 16)  # makes more parts than the client sends at once
     assert len(bytes_) > 160
     urls += [
         client.upload(bytes_, "image/png", "circle.png", lifecycle=brief),

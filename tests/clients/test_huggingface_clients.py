@@ -1,4 +1,4 @@
-"""huggingface_hub's InferenceClient, with the two video tasks that its task table lacks, against real servers."""
+"""Runs huggingface_hub's InferenceClient against real servers, with the two video tasks that its task table lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ModelsLab's own clients, modelslab_py and modelslab, and its published programs, against real servers."""
+"""Runs ModelsLab's own clients, modelslab_py and modelslab, and its published programs against real servers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def video_of(server: str, key: str = KEY, enterprise: bool = False) -> Video:
 
 
 def answer_of(video: Video, answer: dict[str, Any]) -> dict[str, Any]:
-    """The final response for a job, waited for as in the SDK's own example."""
+    """Waits for a job as the SDK's own example does; returns the final response."""
     if answer["status"] == "processing":
         answer = video.fetch(str(answer["id"]))
     assert answer["status"] == "success", answer
@@ -72,7 +72,7 @@ def gif_at(url: str) -> list[Image.Image]:
 
 
 def redness(picture: Image.Image) -> Any:
-    """Per pixel, by how much red exceeds the larger of green and blue; at least 0."""
+    """Returns by how much each pixel's red exceeds both its green and its blue, or 0 if it does not."""
     pixels = np.asarray(picture, dtype=float)
     return np.maximum(0, pixels[..., 0] - pixels[..., 1:].max(axis=-1))
 
@@ -81,7 +81,7 @@ def redness(picture: Image.Image) -> Any:
 
 
 def test_modelslab_py_text(server: str, tmp_path: Path) -> None:
-    """With the SDK's defaults except for fewer steps: it requests 30 frames, and the maximum is 25."""
+    """The request has the SDK's defaults except for fewer steps: it asks for 30 frames, and the maximum is 25."""
     video = video_of(server)
     wanted = Text2Video(model_id="cogvideox", prompt=PROMPT, num_inference_steps=12, output_type="mp4", seed=3)
     answer = answer_of(video, video.text_to_video(wanted))
@@ -106,7 +106,7 @@ def test_modelslab_text_is_a_gif_of_a_red_circle(server: str) -> None:
     pictures = gif_at(answer["output"][0])
     assert len(pictures) == 17
     assert pictures[0].size == (480, 320)
-    for picture in (pictures[0], pictures[-1]):  # its position is not checked: the demo model is not reliable there
+    for picture in (pictures[0], pictures[-1]):  # the demo model may misplace the circle
         assert redness(picture).max() > 60, "the frame contains red"
 
     from_gif = {"init_image": answer["output"][0], "num_frames": 9, "num_inference_steps": 2, "width": 96, "height": 64}
@@ -163,7 +163,7 @@ def test_modelslab_image_without_a_prompt(server: str, picture: Path, tmp_path: 
 
 
 def test_the_published_program(server: str, tmp_path: Path) -> None:
-    """The program on the model's page: sends numbers as text, then polls the URL in `future_links`."""
+    """The program on the model's page sends numbers as text, then polls the URL in `future_links`."""
     parameters = {
         "prompt": PROMPT,
         "output_type": "mp4",
@@ -289,7 +289,7 @@ def test_refused(quick: Video) -> None:
 
 
 def test_bearer(stand_in: str) -> None:
-    """The key in an Authorization header, as the JavaScript SDK sends it."""
+    """The JavaScript SDK sends the key in an Authorization header."""
     headers = {"Authorization": f"Bearer {KEY}"}
     body = {"model_id": "cogvideox", "prompt": "steps=1"}
     answer = requests.post(f"http://{stand_in}/api/v6/video/text2video", json=body, headers=headers).json()
@@ -318,7 +318,7 @@ def test_webhook(quick: Video, ear: Ear, prompt: str, state: str) -> None:
 
 
 def test_a_long_job_is_answered_before_the_async_sdk_gives_up(stand_in: str) -> None:
-    """aiohttp's timeout in the SDK is `fetch_timeout`, 60 s by default."""
+    """The SDK's `fetch_timeout`, 60 s by default, limits the time of a call."""
     body = {"model_id": "cogvideox", "prompt": "steps=23 sleep=1", "key": KEY}
     answer = requests.post(f"http://{stand_in}/api/v6/video/text2video", json=body, timeout=50).json()
     assert answer["status"] == "processing"

@@ -1,6 +1,7 @@
-"""The JavaScript programs that `cogvideox clients` prints, changed only in URL and key, and more of Vercel's AI SDK.
+"""Runs the JavaScript programs that `cogvideox clients` prints, changed only in URL and key, and more calls of Vercel's
+AI SDK.
 
-They run with the fake engine; `tests/test_docs.py` runs them with the demo model, without a key."""
+The server has the fake engine here; `tests/test_docs.py` runs the programs with the demo model, without a key."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def test_javascript_programs(stand_in: str, tmp_path: Path, snippet: Snippet) ->
 
 
 def test_the_ai_sdk(stand_in: str, tmp_path: Path) -> None:
-    """With the SDK's default `download`, and a `fetch` that redirects fal's host to this server."""
+    """The SDK uses its default `download` and a `fetch` that redirects fal's host to this server."""
     told = json.loads(run_script("ai_sdk.mjs", tmp_path, {"SERVER": stand_in}).strip().splitlines()[-1])
     assert {name: size for name, size in told.items() if isinstance(size, int)} == dict.fromkeys(
         ("fal", "falPicture", "replicate", "replicatePicture"), len(FILM)

@@ -284,7 +284,7 @@ def test_files(client: replicate.Client, stand_in: str, picture: Path) -> None:
 
 
 class Ear(ThreadingHTTPServer):
-    """Records webhook calls, bodies unparsed."""
+    """Records webhook calls without parsing their bodies."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[dict[str, str], str]] = []

@@ -1,4 +1,4 @@
-"""Segmind's SDK and the programs its pages print, against real servers."""
+"""Runs Segmind's SDK and the programs on Segmind's pages against real servers."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_documented_programs(server: str, tmp_path: Path, snippet: Snippet) -> N
 
 
 def test_sdk_run(real: SegmindClient, tmp_path: Path) -> None:
-    """`run` polls the queue; the module's function does the same."""
+    """Both the client's `run` and the module's `run` poll the queue."""
     for run in (real.run, segmind.run):
         result = run(T2V, **SMALL, frame_rate=10, seed=7)
         assert (result["status"], result["error"], result["seed"]) == ("COMPLETED", None, 7)
@@ -109,7 +109,8 @@ def test_sdk_run(real: SegmindClient, tmp_path: Path) -> None:
 
 
 def test_sdk_run_sync(real: SegmindClient, tmp_path: Path) -> None:
-    """Returns the bytes; the request id in the headers leads to the same video as JSON."""
+    """`run_sync` returns the video's bytes; a later call with the request id from the headers returns the same video's
+    URL as JSON."""
     answer = segmind.run_sync(T2V, **SMALL, seed=-1)
     assert answer.headers["content-type"] == "video/mp4"
     assert Film.read(answer.content, tmp_path) == Film(20, 8, *SIZE)

@@ -1,4 +1,4 @@
-"""Unmodified clients against an https server: only the trusted certificates are set."""
+"""Unmodified clients call an https server; only the certificates that they trust are set."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_fals_client_with_nothing_but_variables(port: int, trusted: str) -> None
         assert fetch(film, trusted).headers["content-type"] == "video/mp4"
 
 
-# has the effect of a hosts-file entry for each cloud, with the server on port 443
+# this code has the effect of a hosts-file entry for each cloud, with the server on port 443
 HOSTS = """
 import socket
 looked_up = socket.getaddrinfo
@@ -184,7 +184,7 @@ def test_who_trusts_it_trusts_it_after_a_restart(tmp_path: Path) -> None:
     trust = tmp_path / "trusted.pem"
     with stand_in_server(tmp_path, tls="true", trust=str(tmp_path / "data" / "tls" / "ca.pem")):
         trust.write_bytes((tmp_path / "data" / "tls" / "ca.pem").read_bytes())
-    new = {"public_url": "https://video.example.org"}  # so that a new certificate is issued
+    new = {"public_url": "https://video.example.org"}  # causes a new certificate
     with stand_in_server(tmp_path, tls="true", trust=str(trust), **new) as address:
         assert fetch(f"https://{address}/health/live", str(trust)).status_code == 200
     leaf = x509.load_pem_x509_certificate((tmp_path / "data" / "tls" / "server.pem").read_bytes())

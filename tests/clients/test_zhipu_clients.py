@@ -1,4 +1,4 @@
-"""zai-sdk, zhipuai and 302.AI's plain requests against real servers."""
+"""Runs zai-sdk, zhipuai and 302.AI's plain requests against real servers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.rigs.facades.zhipu import token
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore:The HMAC key is"),  # PyJWT's warning about our short secret
+    pytest.mark.filterwarnings("ignore:The HMAC key is"),  # PyJWT warns about our short secret
 ]
 ZHIPU_KEY = KEY.replace(":", ".")
 MODEL = "cogvideox-3"
@@ -63,7 +63,7 @@ def connect(sent: list[httpx.Request]) -> Iterator[Client]:
 
 
 def ended(client: Any, task: Any) -> Any:
-    """The final state of a task, polled as in the SDK's own example."""
+    """Polls a task as the SDK's own example does; returns its final state."""
     while task.task_status == "PROCESSING":
         time.sleep(0.2)
         task = client.videos.retrieve_videos_result(id=task.id)
@@ -111,7 +111,7 @@ def test_image_to_video_with_zhipuai(server: str, connect: Client, picture: Path
 
 
 def test_302ai(server: str, picture_url: str, tmp_path: Path) -> None:
-    """302.AI's published requests: all values are text, the content type is misspelt and also sent with the GET."""
+    """In 302.AI's published requests all values are text, and POST and GET have a misspelt content type."""
     headers = {"Authorization": f"Bearer {ZHIPU_KEY}", "Content-Type": BROKEN_TYPE}
     body = {"model": "cogvideox-2", "prompt": "it moves left", "image_url": {"url": picture_url}, "quality": False}
     body |= {"size": "960x1280", "duration": "10", "fps": "30", "with_audio": "false"}

@@ -1,5 +1,5 @@
-"""Tests on a CUDA device: every model in its own dtype, compared with the stock pipelines; offloading; running out of
-memory; cancelling; the whole engine. test_rig.py tests the test code itself on the CPU.
+"""Tests on a CUDA device. They compare every model in its own dtype with the stock pipelines, and cover offloading,
+running out of memory, cancelling and the whole engine. test_rig.py tests the test code itself on the CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.rigs.gpu import rig
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # torch and its CUDA libraries may be other versions here than the pinned ones, with other warnings
+    # the installed versions of torch and its CUDA libraries may give other warnings than the pinned versions
     pytest.mark.filterwarnings("default"),
 ]
 
@@ -112,7 +112,7 @@ def test_a_module_is_back_to_itself_after_every_profile(middle: Model) -> None:
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "1.5-5b"])
 def test_a_seed_draws_the_same_noise_on_both_devices(kind: checkpoints.Kind) -> None:
-    """For the same dtype: torch draws different numbers for bfloat16 than for float32."""
+    """Both devices use the same dtype, because torch draws different numbers for bfloat16 than for float32."""
     model = rig.in_own_dtypes(Loader(CUDA)).load(checkpoints.cached(kind))
     plan, _ = rig.plan_for(model, Task.T2V)
     embeds = torch.zeros(2, 1, 1)

@@ -1,5 +1,5 @@
-"""Tests on a CUDA device: LoRAs under every memory profile, interpolation, upscaling, videos of several clips.
-test_rig.py tests the test code itself on the CPU.
+"""Tests on a CUDA device. They cover LoRAs under every memory profile, interpolation, upscaling and videos of several
+clips. test_rig.py tests the test code itself on the CPU.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from weights.interpolation import SHIPPED
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # torch and its CUDA libraries may be other versions here than the pinned ones, with other warnings
+    # the installed versions of torch and its CUDA libraries may give other warnings than the pinned versions
     pytest.mark.filterwarnings("default"),
 ]
 
 CUDA = torch.device("cuda:0")
 SHORT = {"num_frames": 9, "num_inference_steps": 2, "seed": 7}
 LONG = {"num_frames": 40, "num_inference_steps": 2, "seed": 7, "extend": True}  # the tiny models make at most 17
-NEAR = 2e-4  # for values in 0..1: the two devices add float32 values in a different order
-# TF32, torch's default for convolutions, has 10 bits of mantissa instead of 23. Emulated on a CPU, it changed these
+NEAR = 2e-4  # for values in 0..1; a GPU adds float32 values in another order than a CPU
+# TF32, torch's default for convolutions, has 10 bits of mantissa instead of 23. Emulated on a CPU, TF32 changed these
 # frames by at most 2 levels of 255, and by 8e-5 on average.
 NEAR_TF32, NEAR_TF32_MEAN = 4 / 255, 3e-4
 SEAM = 3  # levels of 255 by which a tiled frame may differ at tile borders
@@ -149,7 +149,7 @@ def test_tiles_make_the_whole_frame(dtype: torch.dtype) -> None:
 
 def test_a_frame_too_large_for_the_memory_is_made_by_tiles() -> None:
     """An activation of 32 channels at 2048x2048 in float32 is half a GiB, and two exist at once; a 1024x1024 tile needs
-    a quarter of that."""
+    a quarter of this memory."""
     upscaler, given = options.enlarging(CUDA, width=32), options.frame(512, 512)
     whole = options.by_tiles(upscaler, given, None)
     room = rig.cuda_bytes(CUDA) + 700 * 2**20
@@ -182,7 +182,7 @@ def test_an_enlarged_video(interpolate_fps: int | None, module: Any, monkeypatch
 def test_files_that_spandrel_reads(
     architecture: options.Architecture, half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Including a network that does not support half precision."""
+    """Networks that do not support half precision run in float32."""
     spandrel = options.spandrel(monkeypatch)
     path, given = options.upscaler_file(architecture, tmp_path), options.frame(96, 160)
     read = spandrel.ModelLoader.load_from_file
@@ -207,7 +207,7 @@ def test_files_that_spandrel_reads(
 
 @pytest.mark.parametrize("kind", ["5b", "2b", "5b-i2v"])
 def test_clips_that_continue_each_other(kind: checkpoints.Kind, module: Any, tmp_path: Path) -> None:
-    """With one checkpoint, with two, and with two of different dtypes."""
+    """The clips come from one checkpoint, from two, or from two with different dtypes."""
     image = options.picture(tmp_path) if kind == "5b-i2v" else None
     runs = {}
     for memory in get_args(Profile):

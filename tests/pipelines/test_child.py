@@ -29,13 +29,13 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "server.media.inspector": (),
     "weights.loras": ("not a name", "loras", "1000", "30"),
 }
-TEXTS = {"server.facades.openai.recipes"}  # contains the text of a program for users
+TEXTS = {"server.facades.openai.recipes"}  # this module's text contains a program for users
 
 
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Changes into a directory with modules named like ours and like some that ours import. Importing one of them
-    writes to the returned file."""
+    """Changes into a directory with modules that have the names of our modules and of modules that ours import.
+    Importing such a module writes to the returned file."""
     trace = tmp_path / "imported"
     code = f"open({str(trace)!r}, 'a').write(__name__ + ' ')\n"
     for name in ("pipelines", "server", "weights", "torch", "PIL", "typer"):
@@ -73,7 +73,7 @@ def test_a_program_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_worker_imports_nothing_from_the_current_directory(trap: Path, tmp_path: Path) -> None:
-    """multiprocessing's child processes search the current directory first by default."""
+    """By default, multiprocessing's child processes search the current directory first."""
     spec = WorkerSpec(EngineSpec({"tiny": tmp_path}), tmp_path / "inputs", engine_class="tests.rigs.fake_engine:Engine")
     pool = LocalPool(spec, ["cpu"])
     pool.start()

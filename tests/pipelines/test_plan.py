@@ -97,7 +97,7 @@ def test_the_key_is_the_same_from_json() -> None:
 
 
 def test_the_two_plans_share_no_name() -> None:
-    """`Plan.to_dict()` merges the fields of both."""
+    """`Plan.to_dict()` merges the fields of both plans."""
     names = [field.name for part in (SamplingPlan, VideoPlan) for field in fields(part)]
     assert len(names) == len(set(names)) and {"notes", "tokens"}.isdisjoint(names)
 

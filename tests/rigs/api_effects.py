@@ -28,7 +28,7 @@ Values = dict[Field, Any]
 
 
 def effect(rig: Rig, call: Call, field: Field, choose: Callable[[Sender, Scene], Values]) -> tuple[int, dict[str, Any]]:
-    """The response's status code and all effects of the call, by their paths such as `answer.body.id`."""
+    """Makes the call; returns the response's status code and all effects by paths such as `answer.body.id`."""
     client = TestClient(rig.app, base_url=BASE, raise_server_exceptions=False)
     client.portal = rig.portal
     sender = Sender(client, next(rig.keys), rig)
@@ -112,7 +112,7 @@ def _read(body: bytes) -> Any:
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a JSON value by path. An empty list or object counts as a leaf."""
+    """Yields the path and the value of each leaf of a JSON value. An empty list or object counts as a leaf."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     found = False
     for name, member in members:

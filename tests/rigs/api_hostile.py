@@ -164,7 +164,7 @@ KEYS: tuple[tuple[tuple[bytes, bytes], ...], ...] = (
 
 
 def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
-    """All hostile requests for one call. `places`: values for the path's parameters, so that the path exists."""
+    """Yields all hostile requests for one call. `places` are parameters with which the path exists."""
     target = call.path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     base = {f.name: f.examples[0] for f in call.top if f.required and f.where == "body" and f.examples}
     named = [f for f in call.fields if f.where == "body"]
@@ -202,7 +202,8 @@ def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
 
 
 def around(path: str, places: dict[str, Any], methods: Iterable[str] = ("GET", "POST")) -> Iterator[Asked]:
-    """Requests near one URL: other methods, ids, keys, hosts and paths. `methods`: the methods to try odd ids with."""
+    """Yields requests with other methods, ids, keys, hosts and paths than a given URL's. `methods` are the methods of
+    requests with odd ids."""
     target = path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     for method in METHODS:
         for body in (b"", b"{}", b'{"prompt": "a"}'):

@@ -1,6 +1,6 @@
 """Sends raw requests to a façade over ASGI, and checks the form of its responses.
 
-Knows: ASGI as uvicorn speaks it, the form of each vendor's errors. Does not know: the requests' meaning.
+This module contains ASGI as uvicorn uses it and the form of each vendor's errors. It ignores what requests mean.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Asked:
     target: bytes  # as in the request line
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
-    what: str = ""  # what is odd about the request
+    what: str = ""  # a description of the unusual part of the request
 
     def __str__(self) -> str:
         shown = [f"{name.decode('latin-1')}: {value[:80]!r}" for name, value in self.headers if name != b"x-api-key"]
@@ -46,7 +46,7 @@ class Answer:
 
 
 async def ask(app: ASGIApp, asked: Asked) -> Answer:
-    """The response that uvicorn would send; the client stays connected until it is complete."""
+    """Returns the response that uvicorn would send; the client stays connected until the response is complete."""
     path, _, query = asked.target.partition(b"?")
     scope = {
         "type": "http",
@@ -90,7 +90,7 @@ async def ask(app: ASGIApp, asked: Asked) -> Answer:
 
 
 def flaw(vendor: str, asked: Asked, answer: Answer) -> str | None:
-    """What is wrong with the response, regardless of the request; None if nothing is."""
+    """Describes a flaw of the response that no request can excuse; returns None if the response has no such flaw."""
     text = answer.body.decode("utf-8", "replace")
     if answer.raised or answer.status >= 500:
         return f"{answer.status} {answer.raised}"
@@ -122,7 +122,8 @@ def _texts(body: Any, *names: str) -> bool:
 
 
 def _fal(body: Any, answer: Answer) -> bool:
-    """The same text in `detail` and `message`, or a list of field errors. `detail` alone is FastAPI's form."""
+    """Whether `detail` and `message` have the same text, or `detail` is a list of field errors. FastAPI's own errors
+    have only `detail`."""
     detail = body.get("detail")
     if isinstance(detail, list):
         return bool(detail) and all(_texts(e, "msg", "type") and isinstance(e.get("loc"), list) for e in detail)

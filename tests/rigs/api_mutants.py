@@ -1,4 +1,5 @@
-"""Mutations of requests that were generated from a schema: generating one takes 0.1 s, mutating it almost nothing."""
+"""Mutates requests that were generated from a schema: generating a request takes 0.1 s, mutating it takes almost no
+time."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ def _document(body: bytes) -> Any:
 
 
 def _changed(document: Any, random: Random) -> tuple[str, Any]:
-    """A description of one random change, and a changed copy of the document: a value is replaced, removed, wrapped,
-    duplicated or renamed."""
+    """Makes one random change: it replaces, removes, wraps, duplicates or renames a value. Returns a description of the
+    change and a changed copy of the document."""
     copy = json.loads(json.dumps(document))
     parent = random.choice(_parents(copy))
     place = random.choice([*parent] if isinstance(parent, dict) else range(len(parent)))

@@ -1,5 +1,5 @@
-"""Preparation for calls that need, for example, a video or a started upload, and follow-up calls that make the effect
-of others visible."""
+"""Prepares calls that need, for example, a video or a started upload, and makes follow-up calls that show an earlier
+call's effect."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PICTURE = (
 
 @dataclass(frozen=True)
 class Scene:
-    """`places`: path parameters. `values`: other fields that the tested field requires. `examples`: used instead of
-    the schema's examples. `refuses`: the second example must be refused."""
+    """`places` are path parameters, and `values` are other fields that the tested field requires. `examples` replace
+    the schema's examples. With `refuses`, the second example must be refused."""
 
     places: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def _zhipu_prompt(sender: Sender) -> Scene:
     return Scene(values={"prompt": "a red circle moves left"})
 
 
-# (vendor, call or field) -> its preparation
+# (vendor, call or field) -> the function that prepares it
 SCENES: dict[tuple[str, str], Callable[[Sender], Scene]] = {
     ("openai", "POST /v1/videos/{video_id}/remix"): _openai_video,
     ("openai", "GET /v1/videos/{video_id}/content"): _openai_video,
@@ -186,20 +186,20 @@ SCENES: dict[tuple[str, str], Callable[[Sender], Scene]] = {
     ("replicate", "webhook_events_filter"): lambda _: Scene(values={"webhook": "https://example.com/hook"}),
     ("huggingface", "parameters.prompt"): lambda _: Scene({"name": "CogVideoX-5b-I2V"}, {"inputs": PICTURE}),
 }
-# (vendor, call) -> follow-up with its response
+# (vendor, call) -> the follow-up call, which uses the first call's response
 AFTER: dict[tuple[str, str], Callable[[Sender, Any], None]] = {
     ("fal", "POST /storage/upload/initiate"): _fal_sent,
     ("fal", "POST /storage/upload/initiate-multipart"): _fal_sent_in_parts,
     ("fal", "POST /files/upload/multipart"): _fal_sent_in_parts,
     ("fal", "POST /tokens"): _fal_token_used,
 }
-BRACKETS = ("openai",)  # an object in a form is `name[member]`; elsewhere it is JSON
-# (vendor, field): its only effect is that responses repeat it
+BRACKETS = ("openai",)  # these clouds' forms write an object as `name[member]`, others as JSON
+# (vendor, field) pairs of fields whose only effect is that responses repeat them
 TOLD_AGAIN = {("modelslab", "track_id"), ("zhipu", "request_id")}
-# (vendor, field) -> why its effect cannot be shown this way
+# (vendor, field) -> why these scenes cannot show the field's effect
 UNSHOWN = {
-    ("fal", "x-fal-request-timeout"): "counts until a job starts, and here they start at once: fal/test_calls.py",
-    ("replicate", "Prefer"): "how long is waited for a job, and here they are done at once: replicate/test_calls.py",
-    ("replicate", "Cancel-After"): "cancels a job later on, and here they are done at once: replicate/test_calls.py",
-    ("replicate", "cursor"): "needs more than a page of predictions: replicate/test_states.py",
+    ("fal", "x-fal-request-timeout"): "the time ends when a job starts, and jobs start at once here: fal/test_calls.py",
+    ("replicate", "Prefer"): "limits the wait for a job, and jobs finish at once here: replicate/test_calls.py",
+    ("replicate", "Cancel-After"): "cancels a job later, and jobs finish at once here: replicate/test_calls.py",
+    ("replicate", "cursor"): "needs more than one page of predictions: replicate/test_states.py",
 }

@@ -17,7 +17,7 @@ JSON, FORM = "application/json", "multipart/form-data"
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """`where`: body, query or header. `name`: `object.member` for a member of an object in the body."""
+    """`where` is body, query or header. `name` is `object.member` for a member of an object in the body."""
 
     name: str
     where: str
@@ -40,7 +40,7 @@ class Call:
     path: str
     media: tuple[str, ...]  # content types of the body
     fields: tuple[Field, ...]
-    places: dict[str, Any]  # an example for each path parameter that has any
+    places: dict[str, Any]  # an example for each path parameter that has examples
 
     @property
     def name(self) -> str:
@@ -84,7 +84,7 @@ def _call(vendor: str, method: str, path: str, operation: dict[str, Any], docume
 
 
 def _members(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[Field]:
-    """The fields of an object schema, including those of all alternatives (anyOf, oneOf)."""
+    """The fields of an object schema, including the fields of all alternatives (anyOf, oneOf)."""
     for choice in schema.get("anyOf", schema.get("oneOf", [])):
         yield from _members(choice, document)
     if "$ref" in schema:

@@ -1,9 +1,10 @@
 """Tiny CogVideoX checkpoints with random weights, on disk as the real ones are published.
 
-Knows: the published layout (model_index.json, one folder per component, sharded safetensors with an index, a T5
+They have the published layout (model_index.json, one folder per component, sharded safetensors with an index, a T5
 tokenizer with `spiece.model` and without tokenizer.json) and, per kind, the config values that distinguish the five
-published checkpoints. Every class is the real one of diffusers or transformers; only the widths are small.
-Does not know: this project. Videos made with these weights are noise; only the demo model's weights are trained.
+published checkpoints. Every class is the real class of diffusers or transformers; only the widths are small. This
+module uses no other code of this project. Videos made with these weights are noise; only the demo model's weights are
+trained.
 
 The native size is 64x48 for 2b, 5b and 5b-i2v, with up to 17 frames. The 1.5 kinds have a square base of 128x128 and
 accept any smaller size in multiples of 16.
@@ -59,11 +60,12 @@ def build(
     seed: int = 0,
     transformer: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes one checkpoint into `folder`, which is created if missing, and returns it. Takes about 0.3 s and 1 MB.
+    """Writes one checkpoint into `folder`, which is created if missing, and returns it. A checkpoint takes about 0.3 s
+    and 1 MB.
 
-    `dtype` None is the published one: float16 for 2b, bfloat16 for the others. `single_file` writes one weights file
-    per component instead of shards with an index. `transformer` overrides config values, e.g. `sample_width=20`.
-    The same arguments give the same weights; the global random state does not change.
+    If `dtype` is None, the published dtype is used: float16 for 2b, bfloat16 for the others. `single_file` writes one
+    weights file per component instead of shards with an index. `transformer` overrides config values, e.g.
+    `sample_width=20`. The same arguments give the same weights; the global random state does not change.
     """
     config = {
         "num_attention_heads": 2,
@@ -107,10 +109,12 @@ def build(
 
 
 def cached(kind: Kind, root: Path | None = None, **knobs: Any) -> Path:
-    """`build`, once for all tests: treat the folder as read-only and `shutil.copytree` it before breaking it.
+    """Calls `build` once for all tests; returns the folder. Treat it as read-only: damage only a copy made with
+    `shutil.copytree`.
 
-    `root` defaults to .cache/tests/checkpoints in the checkout. The name carries a digest of this file, the library
-    versions and `knobs`, so a change causes a rebuild. If several processes (xdist) build at once, the first one wins.
+    `root` defaults to .cache/tests/checkpoints in the checkout. The folder's name contains a digest of this file, the
+    library versions and `knobs`, so a change causes a rebuild. If several processes (xdist) build at once, all use the
+    first finished folder.
     """
     root = root or Path(__file__).resolve().parents[2] / ".cache" / "tests" / "checkpoints"
     versions = (torch.__version__, diffusers.__version__, transformers.__version__, sorted(knobs.items()))
@@ -124,7 +128,7 @@ def cached(kind: Kind, root: Path | None = None, **knobs: Any) -> Path:
         build(kind, scratch / "new", **knobs)
         (scratch / "new").rename(folder)
     except OSError:
-        if not folder.is_dir():  # otherwise another process was first, with the same bytes
+        if not folder.is_dir():  # if it exists, another process has made it
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -172,7 +176,7 @@ def _vae(kind: Kind) -> AutoencoderKLCogVideoX:
 def _text_encoder(pieces: int) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(
-            vocab_size=-(-(pieces + 100) // 8) * 8,  # pieces and the hundred <extra_id_…>, padded as T5's own is
+            vocab_size=-(-(pieces + 100) // 8) * 8,  # pieces and a hundred <extra_id_…>, padded as in T5
             d_model=32,
             d_kv=8,
             d_ff=64,

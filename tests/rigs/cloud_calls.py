@@ -1,4 +1,4 @@
-"""One call of every cloud, and the member of its answers that holds an error's text."""
+"""One call to every cloud, and the member of its responses that holds an error's text."""
 
 from __future__ import annotations
 

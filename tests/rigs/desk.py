@@ -64,7 +64,7 @@ class Notebook:
 
 
 class Scripted(Notebook):
-    """Reports `event` for each run as soon as it begins."""
+    """A pool that reports `event` for each run as soon as the run begins."""
 
     def __init__(self, event: Event = FILM) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Scripted(Notebook):
 
 
 class Desk:
-    """`now` is the attempts' clock. Starts with one queued job, "id"."""
+    """Provides everything an attempt needs, and one queued job, "id". `now` is the time of the attempts' clock."""
 
     def __init__(self, folder: Path) -> None:
         self.now = 100.0

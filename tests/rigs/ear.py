@@ -1,4 +1,4 @@
-"""A host that hears webhooks."""
+"""A host that records webhook calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Ear(http.server.ThreadingHTTPServer):
-    """Hears what webhooks are told; `answers` are the codes it gives, the last one for ever."""
+    """Records webhook calls and responds with the status codes in `answers`; the last code is repeated."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[dict[str, str], Any]] = []

@@ -1,7 +1,7 @@
 """One façade over the real job table and the real files; every job finishes as soon as it is submitted.
 
-Knows: how to assemble those parts (as `server.house` does). Does not know: vendors, workers, the network, so it cannot
-download URLs.
+The parts are assembled as in `server.house`, but without workers and without a network, so URLs cannot be downloaded.
+Nothing here is specific to one vendor.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MEMORY = Path("/dev/shm")  # a disk needs time to sync, and no file here outlive
 
 @dataclass
 class Clock:
-    """Stands still until a test moves it; without `now`, it is the machine's clock."""
+    """A clock that stands still until a test moves it. While `now` is None, it is the machine's clock."""
 
     now: float | None = None
 
@@ -65,7 +65,7 @@ class Clock:
 
 @dataclass
 class Rig:
-    """`intake` is the stand-in, which the context uses unless `real_media` is set."""
+    """A façade and its parts. `intake` is a stand-in that the context uses unless `real_media` is set."""
 
     name: str
     app: FastAPI
@@ -75,9 +75,9 @@ class Rig:
     clock: Clock
     intake: AnyFile
     base: str
-    serves: ASGIApp  # what `client` talks to
+    serves: ASGIApp  # the app that `client` calls
     _open: ExitStack
-    portal: BlockingPortal | None = None  # one event loop for several clients
+    portal: BlockingPortal | None = None  # the event loop that several clients share
     keys: Iterator[str] = field(default_factory=lambda: iter(()))
     _client: TestClient | None = None
     _before: frozenset[str] = frozenset()
@@ -88,7 +88,7 @@ class Rig:
 
     @property
     def client(self) -> TestClient:
-        """All its calls run in one event loop, which starts at the first use."""
+        """A client whose calls all run in one event loop, which starts at the first use."""
         if self._client is None:
             client = TestClient(self.serves, base_url=self.base, raise_server_exceptions=False)
             self._client = self._open.enter_context(client)
@@ -98,32 +98,33 @@ class Rig:
         return self._client
 
     def beside(self, *names: str) -> None:
-        """Makes `client`, before its first use, reach all these clouds, each at its own paths, as in the server."""
+        """Lets `client` call all these clouds at their own paths, as in the server; call this before the first use of
+        `client`."""
         apps: dict[str, ASGIApp] = {name: FACADES[name].create(self.context) for name in names}
         self.serves = ByPrefix(Starlette(), routes.routes(apps))
 
     def url(self, file: Artifact | None) -> str:
-        """The URL a client of this server gets for the file."""
+        """The file's URL as clients of this server receive it."""
         assert file is not None
         return self.context.artifacts.url(file, self.base)
 
     def letter(self, job: Job, event: str = "completed") -> Any:
-        """The job's webhook letter for the event, or None."""
+        """The webhook call for the job's event, or None if there is none."""
         return FACADES[self.name].letter(self.context, job, event)
 
     # for tests whose sections share the rig
 
     def begin(self) -> None:
-        """Starts a section: `jobs` and `files` ignore everything older."""
+        """Starts a section of a test: from now on, `jobs` and `files` ignore everything older."""
         self.table.sent.clear()
         self._before = frozenset(path.name for path in self.data.artifacts.iterdir())
 
     def jobs(self) -> list[Job]:
-        """Jobs sent since `begin`, in their current state."""
+        """The jobs submitted since `begin`, in their current state."""
         return self.table.jobs
 
     def files(self) -> list[Artifact]:
-        """Files stored since `begin`, without results."""
+        """The files stored since `begin`, except for the jobs' results."""
         mine = {artifact.key for job in self.jobs() for artifact in (job.video, job.poster, job.manifest) if artifact}
         keys = {path.name for path in self.data.artifacts.iterdir()} - self._before - mine
         return [artifact for artifact in map(self.context.artifacts.find, keys) if artifact is not None]
@@ -153,8 +154,8 @@ def facade(
     tasks: Collection[Task] = tuple(Task),
     **settings: Any,
 ) -> Iterator[Rig]:
-    """`film`: bytes of each result. `real_media`: the server's own inspector processes read files and LoRAs. `tasks`:
-    those with a model."""
+    """`film` is the content of each result. With `real_media`, the server's own inspector processes read files and
+    LoRAs. `tasks` are the tasks that have a model."""
     with ExitStack() as there:
         folder = Path(there.enter_context(TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)))
         kept = {"data_dir": folder, "loras_dir": folder / "styles", "min_free_mb": 0}

@@ -1,12 +1,18 @@
 """A fake engine, controlled by the prompt: instead of making videos, it sleeps, fails, hangs or dies in a real worker.
 
-The prompt consists of words `name=value`; defaults in parentheses. steps (10), sleep (seconds per step, 0.01), bytes
-(size of the result, 1000); at step `at` (3) one of fail=CODE, refuse=FIELD, raise=TEXT, hang=1, die=SIGNAL or die=exit,
-the last two at most `times` times (always); die_decoding=UNIT, deaf=1 (ignores cancel and pause while sampling), save=1
-(a snapshot after every step), decode=SECONDS (in units of 0.05), stay=STAGE (once blocks for `for` seconds in load,
-encode or decode), freeze=1 (once stops itself with SIGSTOP when half of the result is sent; needs more than 2000000
-bytes). Each run appends lines to the file `journal` in the model's folder, so that tests can see what ran. A file
-`broken` there makes the engine fail on start, with an ImportError if it contains `import`.
+The prompt consists of words `name=value`. Defaults are in parentheses.
+
+- steps=N (10): number of steps; sleep=SECONDS (0.01): duration of each step; bytes=N (1000): size of the result
+- at=STEP (3): the step at which one of these happens: fail=CODE, refuse=FIELD, raise=TEXT, hang=1, die=SIGNAL, die=exit
+- times=N (always): the engine dies at most N times
+- decode=SECONDS (0): duration of decoding, in units of 0.05 s; die_decoding=UNIT: dies at this unit of decoding
+- deaf=1: ignores cancel and pause while sampling
+- save=1: yields a snapshot after every step
+- stay=STAGE: blocks once in load, encode or decode; for=SECONDS (1): how long it blocks
+- freeze=1: stops itself once with SIGSTOP when half of the result is sent; needs bytes above 2000000
+
+Each run appends lines to the file `journal` in the model's folder, so that tests can see what ran. A file `broken` in
+that folder makes the engine fail on start, with an ImportError if the file contains `import`.
 """
 
 from __future__ import annotations
@@ -115,7 +121,7 @@ class Engine:
 
 
 def once(journal: Path, line: str) -> bool:
-    """Appends the line to the journal; returns whether it is the first time."""
+    """Appends the line to the journal; returns whether the journal did not contain it before."""
     before = journal.read_text().splitlines()
     with journal.open("a") as f:
         f.write(f"{line}\n")

@@ -1,4 +1,5 @@
-"""The real engine with FEW steps for requests with MANY or more steps, such as the APIs' defaults, or none given.
+"""The real engine, but it takes only FEW steps for a request with MANY or more steps, such as an API's default, or
+without a number of steps.
 
 Runs in a real worker process: `python -m tests.rigs.clients.stand_in tests.rigs.few_steps:Engine`.
 """

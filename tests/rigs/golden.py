@@ -20,7 +20,8 @@ DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 
 
 def stable(value: Any, replace: dict[str, str], times: frozenset[str]) -> Any:
-    """`value` with placeholders for what differs between runs. `times`: names of members with a time or duration."""
+    """Replaces the parts of `value` that differ between runs by placeholders. `times` are the names of members with a
+    time or a duration."""
     if isinstance(value, dict):
         return {
             name: "<time>"
@@ -39,7 +40,8 @@ def stable(value: Any, replace: dict[str, str], times: frozenset[str]) -> Any:
 
 
 def check(name: str, answer: Any, *, times: tuple[str, ...] = (), replace: dict[str, str] | None = None) -> None:
-    """`answer`: a JSON value, or a `requests`/`httpx` response, whose status and body are compared."""
+    """Compares `answer` with the file. `answer` is a JSON value or a `requests` or `httpx` response, whose status and
+    body are compared."""
     if hasattr(answer, "status_code"):
         answer = {"http": answer.status_code, "body": answer.json()}
     found = stable(answer, replace or {}, frozenset(times))

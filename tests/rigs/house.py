@@ -1,4 +1,4 @@
-"""Shared by the server's tests: tiny checkpoints, settings, an app over the fake engine."""
+"""Provides the server's tests with tiny checkpoints, settings and an app over the fake engine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The real job table, with commands by which a test acts as the worker.
 
-Knows: what a worker writes. Does not know: vendors, processes, the network.
+The commands write the same values as a worker, without processes and without a network.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def hold(table: Table, job_id: str) -> None:
 
 
 class Store(JobStore):
-    """Calls `submitted` with the id of every new queued job; raises `raises`, if set, instead of storing one."""
+    """A job store that calls `submitted` with the id of every new job. If `raises` is set, it is raised instead of
+    storing a job for a model."""
 
     raises: Exception | None = None
     submitted: Callable[[str], None] = staticmethod(lambda _: None)
@@ -59,8 +60,8 @@ class Store(JobStore):
 
 @dataclass
 class Table:
-    """Calls `end` for every job at its submission; `sent` holds the ids of all jobs, refused ones included. Results
-    consist of the bytes in `film`."""
+    """A job table that calls `end` for every job as soon as the job is queued. `sent` has the ids of all jobs,
+    including refused jobs. Each result consists of the bytes in `film`."""
 
     store: Store
     artifacts: Artifacts
@@ -78,7 +79,7 @@ class Table:
 
     @property
     def raises(self) -> Exception | None:
-        """Raised instead of storing a new job."""
+        """The error that is raised instead of storing a new job."""
         return self.store.raises
 
     @raises.setter
@@ -93,7 +94,7 @@ class Table:
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs sent and not deleted, in their current state."""
+        """All submitted jobs that were not deleted, in their current state."""
         return [job for job in map(self.store.get, self.sent) if job is not None]
 
     @property
@@ -114,11 +115,11 @@ class Table:
         self.store.log(job_id, message, level)
 
     def progress(self, job_id: str, **values: Any) -> None:
-        """`step`, `steps`, `eta` and the other values a worker reports."""
+        """Stores `values`: `step`, `steps`, `eta` and the other values that a worker reports."""
         self.store.progress(job_id, self[job_id].attempt, **values)
 
     def finish(self, job_id: str, film: bytes | None = None, **more: Any) -> None:
-        """`more`: `timings`, `memory`."""
+        """Stores the result. `more` may contain `timings` and `memory`."""
         video = self.artifacts.put("film.mp4", "video/mp4", film or self.film)
         poster = self.artifacts.put("poster.jpg", "image/jpeg", POSTER)
         manifest = self.artifacts.put("film.mp4.json", "application/json", b"{}")

@@ -46,7 +46,7 @@ def zipped() -> bytes:
 
 
 class Host(ThreadingHTTPServer):
-    """`files`: the content at each path; `asked`: the requested paths, in order."""
+    """A host that serves `files`, the content at each path. `asked` lists the requested paths in order."""
 
     daemon_threads = True
 

@@ -97,7 +97,7 @@ def loha_with_cores(weight: Tensor, rank: int = 3) -> Made:
 
 
 def lokr(weight: Tensor, rank: int | None, both: bool = False, factor: int = 4) -> Made:
-    """`rank` None: both factors are full matrices."""
+    """If `rank` is None, both factors are full matrices."""
     out, rest, *kernel = weight.shape
     named: Tensors = {}
     one = drawn(factor, 2)
@@ -159,7 +159,7 @@ LAYOUTS: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def checkpointed(name: str) -> str:
-    """The name in a compiled block with activation checkpointing."""
+    """The name that a module has in a compiled block with activation checkpointing."""
     return re.sub(r"(transformer_blocks\.\d+)\.", r"\1._checkpoint_wrapped_module._orig_mod.", name)
 
 

@@ -1,4 +1,4 @@
-"""A hundred ways to damage a checkpoint: each is a small change to a copy of an intact one."""
+"""Over a hundred ways to damage a checkpoint; each is a small change to a copy of an intact checkpoint."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "latents_mean": [[0.0] * 16],
         "use_quant_conv": [True],
         "latent_channels": [8],
-        "sample_height": [96],  # matters for tiling only
+        "sample_height": [96],  # only tiling uses this field
         "force_upcast": [False],
     },
     "text_encoder/config.json": {
@@ -93,7 +93,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "is_decoder": [True],
         "quantization_config": [{"quant_method": "bitsandbytes"}],
         "tie_word_embeddings": [False],
-        "dropout_rate": ["0.1", -0.1],  # matters for training only, like those below
+        "dropout_rate": ["0.1", -0.1],  # this field and the fields below do not change the video
         "classifier_dropout": ["0.0"],
         "eos_token_id": [1.0],
         "use_cache": [1],
@@ -109,7 +109,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
         "clip_sample": [True],
         "num_train_timesteps": [500, 1000.0],
         "set_alpha_to_one": [False],
-        "timestep_spacing": ["linspace"],  # we always use trailing
+        "timestep_spacing": ["linspace"],  # the engine always uses trailing
         "trained_betas": [[0.1] * 1000],
         "_use_default_values": [["snr_shift_scale"]],
     },
@@ -125,7 +125,7 @@ FIELDS: dict[str, dict[str, list[Any]]] = {
 
 
 def every() -> dict[str, Change]:
-    """All changes by a descriptive name, for a checkpoint with one weights file per component."""
+    """Maps a descriptive name to each change, for a checkpoint with one weights file per component."""
     return dict([*_tensors(), *_fields(), *_files()])
 
 
@@ -202,7 +202,7 @@ def _files() -> Iterator[tuple[str, Change]]:
         shutil.copyfile(file, file.with_name("copy.safetensors"))
 
     def indexed(folder: Path) -> None:
-        """Another set of weights, in a shard with an index, beside the single file."""
+        """Adds another set of weights, in a shard with an index, beside the single file."""
         file = folder / WEIGHTS["text_encoder"]
         tensors = {name: t * 2 for name, t in load_file(file).items()}
         save_file(tensors, file.with_name("model-00001-of-00001.safetensors"), {"format": "pt"})

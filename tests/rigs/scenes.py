@@ -17,7 +17,7 @@ from pipelines.video.process import ffmpeg
 from tests.rigs import pace
 
 SIDE = 32  # pixels of a patch
-# from a colour chart; none so bright that HDR conversion would compress it, all inside sRGB
+# colours from a colour chart: all are inside sRGB and too dark for HDR conversion to compress them
 PATCHES = np.array(
     [
         [(115, 82, 68), (194, 150, 130), (98, 122, 157), (87, 108, 67), (133, 128, 177), (120, 180, 165)],
@@ -55,7 +55,7 @@ def linear(scene: NDArray[np.uint8] = SCENE) -> NDArray[np.float64]:
 
 
 def to_xyz(colours: XY) -> NDArray[np.float64]:
-    """Matrix from linear light of these primaries, with D65 as white."""
+    """The matrix from linear light in these primaries, with D65 as white, to XYZ."""
     corners = np.array([(x / y, 1, (1 - x - y) / y) for x, y in (colours["r"], colours["g"], colours["b"])]).T
     x, y = WHITE
     return np.asarray(corners * np.linalg.solve(corners, (x / y, 1, (1 - x - y) / y)))
@@ -81,7 +81,8 @@ def levels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def icc(colours: XY, gamma: float | None, extra: int = 0) -> bytes:
-    """A display's ICC profile, version 4; `gamma` None: sRGB's curve. `extra`: number of meaningless bytes to add."""
+    """A display's ICC profile, version 4, with sRGB's curve if `gamma` is None. `extra` is a number of meaningless
+    bytes to add."""
     bradford = np.array([(0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296)])
     x, y = WHITE
     d50 = np.array([0.9642, 1, 0.8249])
@@ -133,13 +134,14 @@ def saved(pixels: NDArray[Any] | Image.Image, kind: str, **options: Any) -> byte
 
 
 def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
-    """A PNG with one more chunk after its header."""
+    """The PNG with one more chunk after its header."""
     chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
     return png[:33] + chunk + png[33:]
 
 
 def encode(path: Path, frame: NDArray[Any], *arguments: str, frames: int = 5, pixels: str = "rgb24") -> Path:
-    """A clip of one image with a moving speck; `arguments`: filters and codec. `pixels`: pixel format of `frame`."""
+    """Encodes a clip of one image with a moving speck. `arguments` are ffmpeg's filters and codec, `pixels` is the
+    pixel format of `frame`."""
     height, width = frame.shape[:2]
     size = ("-f", "rawvideo", "-pix_fmt", pixels, "-s", f"{width}x{height}", "-framerate", "8", "-i", "pipe:0")
     command = [ffmpeg(), "-v", "error", "-y", *size, *arguments, str(path)]

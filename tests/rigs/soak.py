@@ -1,8 +1,8 @@
 """Kills the server's processes at random moments while it works, and checks the results.
 
-The real server and its real worker make videos with the demo model; the worker, the API process or both are killed
-with SIGKILL. At the end every job must have succeeded with exactly one video, identical bit for bit to the one that an
-undisturbed server made for the same request.
+The real server and its real worker make videos with the demo model; the worker, the API process or both are killed with
+SIGKILL. At the end every job must have succeeded with exactly one video, which must be identical bit for bit to an
+undisturbed server's video for the same request.
 
 `python -m tests.rigs.soak --jobs 100` (`make soak`) also saves its findings with the benchmarks' results;
 `test_faults.py` does the same with a few jobs.
@@ -35,7 +35,7 @@ from tests.rigs.clients.running import KEY, environment, free_port
 VICTIMS = ("worker", "worker", "api", "both")
 READY_SECONDS = 90
 REFERENCE_SECONDS = 900
-SPARED = 2  # worker deaths during one job after which its worker is no longer killed: a third would fail the job
+SPARED = 2  # times that a worker is killed during the same job: a third death would fail the job
 KINDS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red circle moves left", "seed": 1, "num_frames": 9, "num_inference_steps": 60, "size": "96x64"},
     {"prompt": "a blue square moves up", "seed": 2, "num_frames": 17, "num_inference_steps": 50, "size": "96x64"},
@@ -66,7 +66,7 @@ class Server:
     def start(self) -> None:
         settings = {"port": str(self.port), "data_dir": str(self.folder / "data"), "device": "cpu", "api_keys": KEY}
         settings |= {"models_dir": str(self.folder / "none"), "max_queue": "10000", "log_level": "info"}
-        settings["keep_latents_mb"] = "0"  # otherwise equal jobs would not sample
+        settings["keep_latents_mb"] = "0"  # with saved latents, equal jobs would not sample
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "serve"], env=environment(settings), stdout=log, stderr=log
@@ -163,7 +163,7 @@ def finish(server: Server, seconds: float) -> dict[str, str]:
 
 
 def references(folder: Path) -> dict[int, str]:
-    """Seed -> SHA-256 of the video from an undisturbed server."""
+    """Maps each seed to the SHA-256 of its video from an undisturbed server."""
     folder.mkdir()
     server = Server(folder)
     server.start()
@@ -178,8 +178,8 @@ def references(folder: Path) -> dict[int, str]:
 
 
 def run(folder: Path, jobs: int, victims: Sequence[str], gap: tuple[float, float], seed: int = 0) -> Outcome:
-    """Kills `victims` one after the other, each `gap` (from, to) seconds, scaled to the machine, after a video is in
-    progress; then lets the server finish."""
+    """Kills `victims` one after the other, then lets the server finish. Before each kill, it waits until a video is in
+    progress and then for a random time between the two `gap` seconds, scaled to the machine."""
     begin, chance, outcome, deaths = time.monotonic(), random.Random(seed), Outcome(jobs), Counter[str]()
     wanted = references(folder / "undisturbed")
     disturbed = folder / "disturbed"

@@ -1,4 +1,4 @@
-"""Replacements for file and network access: quick, and the same on every machine."""
+"""Stand-ins for file and network access, which are quick and behave the same on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIP = "data:video/mp4;base64,AAAAGGZ0eXA="
 
 
 class AnyFile:
-    """An intake that accepts every file, except by URL. `seen`: the fields and values received."""
+    """An intake that accepts every file, except by URL. `seen` lists the fields and values received."""
 
     def __init__(self, path: str = "somewhere") -> None:
         self.path = path
@@ -43,7 +43,7 @@ class AnyFile:
 
 
 class OneLora:
-    """One LoRA is installed, named style; URLs cannot be downloaded."""
+    """Stands in for the LoRA folder: it has one LoRA, named style, and cannot download URLs."""
 
     async def take(
         self, value: str, scale: float, task: Task, *, field: str = "loras", fresh: bool = False, owner: str = ""
@@ -56,7 +56,7 @@ class OneLora:
 
 
 class NoNetwork:
-    """An `Outbound` that can resolve no host name."""
+    """An `Outbound` that cannot resolve any host name."""
 
     async def download(self, url: str, limit: int, owner: str = "") -> bytes:
         raise DownloadFailed("the host name is not known")

@@ -13,12 +13,12 @@ from pillow_heif import from_bytes
 
 from tests.rigs.scenes import encode, with_chunk
 
-CODES = {"smpte2084": 16, "arib-std-b67": 18}  # transfer characteristics in H.273
+CODES = {"smpte2084": 16, "arib-std-b67": 18}  # codes of the transfer curves in H.273
 _AOM = ("-c:v", "libaom-av1", "-aom-params", "lossless=1", "-cpu-used", "8", "-still-picture", "1")
 
 
 def hdr(to: str, pixels: str, curve: str = "smpte2084") -> tuple[str, str]:
-    """ffmpeg filters from sRGB to BT.2020. `to`: matrix and range, as zscale options."""
+    """ffmpeg filters from sRGB to BT.2020. `to` has the matrix and the range as zscale options."""
     source = "setparams=colorspace=gbr:color_primaries=bt709:color_trc=iec61966-2-1:range=pc"
     return "-vf", f"{source},zscale=p=2020:t={curve}:npl=203:{to},format={pixels}"
 
@@ -34,7 +34,7 @@ def hdr_avif(
 
 
 def hdr_avif_with_alpha(path: Path, layers: NDArray[np.uint8]) -> bytes:
-    """`layers`: RGBA pixels."""
+    """Encodes an AVIF with alpha. `layers` are RGBA pixels."""
     _, filters = hdr("m=2020_ncl:r=tv", "yuv444p10le")
     graph = f"[0:v]split[x][y];[x]format=gbrp,{filters}[a];[y]alphaextract,format=gray10le[b]"
     arguments = ("-filter_complex", graph, "-map", "[a]", "-map", "[b]", *_AOM)

@@ -16,8 +16,8 @@ SCALE = 4
 
 
 def spandrel(patch: pytest.MonkeyPatch) -> ModuleType:
-    """The real spandrel. Two of its architectures import three names from torchvision, for which PyPI has no build for
-    the CPU build of torch; since they are not called here, empty modules replace it."""
+    """Imports the real spandrel. Two of its architectures import three names from torchvision, which PyPI does not have
+    for the CPU build of torch. The tests do not use these names, so empty modules replace a missing torchvision."""
     if importlib.util.find_spec("torchvision") is None and "spandrel" not in sys.modules:
         parts = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
         for name in parts:
@@ -28,7 +28,7 @@ def spandrel(patch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def small(architecture: Architecture) -> nn.Module:
-    """A 4x network with random weights. `spandrel` must have been imported."""
+    """A 4x network with random weights. Call `spandrel` first."""
     if architecture == "Compact":
         arch = importlib.import_module("spandrel.architectures.Compact.__arch.SRVGG")
         return arch.SRVGGNetCompact(num_feat=8, num_conv=2, upscale=SCALE)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Small clips, reading and describing of video files, and error codes of refusals."""
+"""Makes small clips, reads and describes video files, and returns the error codes of refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def psnr(a: Frames, b: Frames) -> float:
 
 
 def run_ffmpeg(*arguments: str | Path) -> str:
-    """stderr of an ffmpeg run, which describes the file (there is no ffprobe)."""
+    """Runs ffmpeg; returns its stderr, which describes the file (there is no ffprobe)."""
     done = subprocess.run(
         [ffmpeg(), "-hide_banner", "-y", *map(str, arguments)], capture_output=True, timeout=pace.seconds(60)
     )

@@ -24,13 +24,13 @@ RUNTIME = [
         *PROJECT["project"]["optional-dependencies"]["s3"],
     )
 ]
-# (dependent, package) -> why a required package is in no lock, or not in the required version
+# (dependent, package) -> why the locks lack a required package or its required version
 EXCEPTIONS = {
     ("", "torch"): "installed before the locks, in the build that suits the machine",
-    ("spandrel", "torchvision"): "its networks are used, its image transforms are not; requirements-cuda.lock has it",
-    ("zhipuai", "pyjwt"): "requires an old version, but works with the one that zai-sdk needs",
+    ("spandrel", "torchvision"): "spandrel needs it for parts that we do not use; requirements-cuda.lock has it",
+    ("zhipuai", "pyjwt"): "zhipuai requires an old version, but works with the version that zai-sdk needs",
 }
-CUDA = re.compile(r"nvidia-|cuda-|triton$")  # the libraries of a CUDA build of torch, installed together with it
+CUDA = re.compile(r"nvidia-|cuda-|triton$")  # libraries that are installed with a CUDA build of torch
 
 
 class Machine(NamedTuple):
@@ -62,7 +62,7 @@ MACHINES = [
 
 
 def entries(*locks: str) -> dict[str, Requirement]:
-    """Name -> pinned requirement. Two locks that name one package have to pin the same version."""
+    """Maps each name to its pinned requirement. Two locks that contain the same package must pin the same version."""
     found: dict[str, Requirement] = {}
     for lock in locks:
         text = (ROOT / lock).read_text("utf-8")
@@ -89,7 +89,7 @@ def _applies(one: Requirement, extras: set[str], environment: Environment) -> bo
 def walk(
     roots: list[Requirement], locked: dict[str, Requirement], environment: Environment
 ) -> tuple[list[str], set[str]]:
-    """The requirements missing from the locks, and the names of all packages reached from the roots."""
+    """Returns the requirements missing from the locks, and the names of all packages reached from the roots."""
     missing: list[str] = []
     reached: dict[str, set[str]] = {}
     waiting = [("", one) for one in roots if _applies(one, set(), environment)]
@@ -124,7 +124,8 @@ def test_everything_that_a_locked_package_needs_is_locked(machine: Machine) -> N
 
 
 def test_the_walk_finds_what_is_missing() -> None:
-    """A missing package, a wrong version, a package required only by an extra, one required only by newer Pythons."""
+    """`walk` finds a missing package, a wrong version, a package that only an extra requires, and a package that only
+    newer Pythons require."""
     locked = entries("requirements.lock")
     environment = Machine("Linux", "linux", "x86_64", "3.12").environment()
     for gone in ("numpy", "mdurl", "psycopg-binary", "setuptools"):
@@ -163,9 +164,9 @@ def test_the_image_has_torch_with_its_libraries() -> None:
 
 
 def test_what_is_installed_is_what_is_locked() -> None:
-    """The walk reads the metadata of installed packages, which has to be that of the locked versions."""
+    """`walk` reads the installed packages' metadata, so the installed versions must be the locked versions."""
     for name, pin in entries("requirements.lock", "requirements-dev.lock").items():
         try:
             assert pin.specifier.contains(distribution(name).version, prereleases=True), name
         except PackageNotFoundError:
-            assert pin.marker, name  # not installed: for another system or Python
+            assert pin.marker, name  # only another system or Python needs it

@@ -1,4 +1,4 @@
-"""Setup with a package index on loopback, whose torch needs CUDA's libraries, as on PyPI."""
+"""Tests setup with a package index on loopback, whose torch requires CUDA's libraries, as PyPI's torch does."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(
     request: pytest.FixtureRequest, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    """Two indexes, a project whose lock has two packages, and no NVIDIA driver."""
+    """Provides two package indexes, a project whose lock has two packages, and a machine without an NVIDIA driver."""
     if request.param == "uv" and UV is None:
         pytest.skip("uv is not installed")
     public, cpu = Index(tmp_path / "served" / "simple"), Index(tmp_path / "served" / "cpu")
@@ -121,7 +121,7 @@ def world(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("world", ["pip", "uv"], indirect=True)
 def test_the_public_build_is_installed_with_its_libraries(world: World, capfd: pytest.CaptureFixture[str]) -> None:
-    """When no CPU build is available."""
+    """Setup installs the public build when no CPU build is available."""
     assert world.setup(cpu_index=False) == 0
     said = capfd.readouterr().out
     assert "offers a CPU build of torch" in said
@@ -247,8 +247,8 @@ PIN, CPU_BUILD, OTHERS = "torch==2.13.0", "torch==2.13.0+cpu", "torch==2.13.0,!=
         ("linux", "auto", False, set(), (PIN,)),
         ("linux", "cpu", True, {CPU_BUILD}, (CPU_BUILD,)),
         ("linux", "auto", True, {OTHERS, CPU_BUILD}, (OTHERS,)),
-        ("linux", "auto", True, {CPU_BUILD}, (PIN,)),  # only a CPU build is available; better than nothing
-        ("linux", "cuda", False, {CPU_BUILD}, (OTHERS,)),  # not offered: installation fails, as intended
+        ("linux", "auto", True, {CPU_BUILD}, (PIN,)),  # only a CPU build is available, and it may be installed
+        ("linux", "cuda", False, {CPU_BUILD}, (OTHERS,)),  # no such build is available: the installation must fail
         ("darwin", "auto", False, set(), (PIN,)),
     ],
 )

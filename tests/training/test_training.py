@@ -1,4 +1,5 @@
-"""The demo model's training in miniature: every step of `make demo-model`, with few clips, in a temporary folder."""
+"""Tests the demo model's training in miniature: every step of `make demo-model` runs with few clips in a temporary
+folder."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         torch.testing.assert_close(both["average"][name], value, msg=name)
     assert set(made) == {n.removeprefix("transformer.") for n in again["model"] if n.startswith("transformer.")}
 
-    # the decoder that ships was trained twice, the encoder once
+    # the shipped decoder was trained twice, the encoder once
     first, second = torch.load(cache / "vae.pt")["model"], torch.load(cache / "decoder.pt")["model"]
     made = load_file(tmp_path / "demo" / "vae" / "diffusion_pytorch_model.safetensors")
     for name, value in second.items():
@@ -86,7 +87,7 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     kept = "encoder.conv_in.conv.weight"
     torch.testing.assert_close(made[kept], first[kept].half())
 
-    # a second export is identical; after a change of the transformer, that decoder is not used
+    # a second export is identical; once the transformer changes, the decoder trained for it is ignored
     made = hashes(tmp_path)
     making.main(train_more=False)
     assert hashes(tmp_path) == made
@@ -126,7 +127,7 @@ def test_latents_of_another_autoencoder_or_of_other_films_are_made_anew(
     assert dataset.load(vae, cache)[bucket].scenes != second.scenes
     assert "latents-64x96.pt was made from other weights" in capsys.readouterr().out
 
-    torch.save(first, file)  # as saved by a version without `basis`
+    torch.save(first, file)  # an older version saved files without `basis`
     torch.testing.assert_close(dataset.load(vae, cache)[bucket].latents, first.latents)
 
 
@@ -134,7 +135,7 @@ def test_a_checkpoint_is_taken_up_on_its_own_basis_only(tmp_path: Path, capsys: 
     file, done = tmp_path / "some" / "net.pt", []
 
     def train(steps: int, basis: str) -> float:
-        """The weight, which every step decreases by 1."""
+        """Trains one weight, which every step decreases by 1, and returns it."""
         net = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(net.weight)
 
@@ -223,7 +224,7 @@ def test_latents_of_a_beginning_are_the_beginning_of_the_latents() -> None:
 
 
 def test_captions_say_all_that_a_scene_is_and_nothing_unknown() -> None:
-    """Attributes without a word in the caption have fixed values: the centre, a medium size."""
+    """An attribute that the caption does not mention has a fixed value, such as the centre or a medium size."""
     rng, known = np.random.default_rng(0), set(vocabulary())
     for _ in range(300):
         scene = sample_scene(rng, FILM, two=0.3)
@@ -284,7 +285,7 @@ def test_contact_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With few steps, and independent of the machine's settings."""
+    """The evaluation runs with few steps and ignores the machine's settings."""
     post, bodies = httpx.Client.post, []
 
     def quickly(client: httpx.Client, url: str, json: dict[str, object]) -> httpx.Response:

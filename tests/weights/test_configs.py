@@ -1,4 +1,5 @@
-"""Checks of configs: the published ones pass, including fields from older libraries; mixed ones are refused."""
+"""Published configs pass the checks, also with fields from older libraries; a mixture of two models' configs is
+refused."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def test_published_configs_pass(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("other", NAMES)
 def test_parts_of_two_models_are_refused(name: str, other: str, tmp_path: Path) -> None:
-    """The VAE's config or noise schedule of another model is refused, unless it is equal or the difference harmless."""
+    """Another model's VAE config or noise schedule is refused, unless it is equal or its difference is harmless."""
     folder = published(name, tmp_path)
     theirs, ours = CATALOG[other].configs, CATALOG[name].configs
     for part in ("vae", "scheduler"):

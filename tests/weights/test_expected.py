@@ -84,12 +84,12 @@ def test_of_published_sizes(part: str, values: dict[str, Any]) -> None:
 
 
 def test_defaults_are_the_libraries_own() -> None:
-    """A field missing from a config has the class's default, whatever CogVideoX needs."""
+    """A field missing from a config has the class's default, even if CogVideoX needs another value."""
     for part, cls in CLASSES.items():
         known = {k: p.default for k, p in inspect.signature(cls.__init__).parameters.items() if k != "self"}
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()} == DEFAULTS[part], part
     t5 = T5Config().to_dict()
-    derived = ("model_type", "dense_act_fn", "is_gated_act")  # from feed_forward_proj, if they are missing
+    derived = ("model_type", "dense_act_fn", "is_gated_act")  # if missing, they are derived from feed_forward_proj
     assert {k: t5[k] for k in DEFAULTS["text_encoder"] if k not in derived} == {
         k: v for k, v in DEFAULTS["text_encoder"].items() if k not in derived
     }

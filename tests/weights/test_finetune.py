@@ -206,7 +206,7 @@ def test_two_transformers_in_one_file_are_named(tuned: Path, tmp_path: Path) -> 
 
 
 def test_control_inputs_in_the_weights_are_named(tuned: Path, tmp_path: Path) -> None:
-    """Like CogVideoX-Fun's, in a file without a config."""
+    """The file has control inputs like CogVideoX-Fun's and no config."""
     tensors = load_file(tuned / "transformer" / STEM)
     shape = tensors["patch_embed.proj.weight"].shape
     wider = (shape[0], 33, *shape[2:]) if len(shape) == 4 else (shape[0], 33 * 8)

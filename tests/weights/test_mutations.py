@@ -22,7 +22,7 @@ from weights.imports import wanted
 from weights.verify import Report, verify
 
 EVERY = mutations.every()
-SAME = {  # the only ones that may pass
+SAME = {  # the only changes that may pass the checks
     *(f"{part} {name} float32" for part, names in mutations.TENSORS.items() for name in names),
     *(f"{file} doubled" for file in mutations.WEIGHTS.values()),
     "transformer/config.json dropout=0.1",
@@ -93,7 +93,7 @@ def test_what_passes_makes_the_same_video(tmp_path: Path) -> None:
 
 
 def test_a_record_makes_every_change_of_a_config_a_problem(tmp_path: Path) -> None:
-    """Including values that a custom model may have, such as this scaling factor."""
+    """The record also notices values that a custom model may have, such as this scaling factor."""
     folder = copy(tmp_path / "checkpoint")
     mutations.config(folder, "vae/config.json", scaling_factor=0.8)
     assert verify(folder).ok

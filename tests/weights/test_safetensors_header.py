@@ -83,7 +83,7 @@ def test_a_header_larger_than_the_limit_is_not_read(tmp_path: Path) -> None:
 
 
 def test_the_worst_header_inside_the_limits_is_quick(tmp_path: Path) -> None:
-    """The largest number of tensors with the longest names that fit."""
+    """The header has the largest number of tensors, with the longest names that fit."""
     count = safetensors_header.TENSORS
     length = min(safetensors_header.NAME_LENGTH, safetensors_header.HEADER_BYTES // count - 100)
     worst = {f"{n:0{length}d}": tensor(*[1] * 8, begin=n, end=n + 1, dtype="U8") for n in range(count)}

@@ -101,7 +101,7 @@ def test_weights_of_another_checkpoint_are_noticed(folder: Path) -> None:
 
 
 def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
-    """Which of the two is used would depend on the library."""
+    """Otherwise the library would decide which of the two tensors is used."""
     shards = sorted((folder / "transformer").glob("*.safetensors"))
     tensors = load_file(shards[1])
     name, value = next(iter(load_file(shards[0]).items()))
@@ -120,7 +120,7 @@ def test_swapped_shards_are_refused(folder: Path) -> None:
 
 
 def test_another_model_is_one_problem(folder: Path) -> None:
-    """One problem instead of a list of everything missing for CogVideoX."""
+    """The report has one problem instead of a list of everything that CogVideoX would need."""
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "WanPipeline"}))
     shutil.rmtree(folder / "vae")
@@ -143,7 +143,7 @@ def test_quantised_weights_are_named(folder: Path, part: str) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
     for file in (folder / part).glob("*.safetensors*"):
         file.unlink()
-    (folder / part / "diffusion_pytorch_model.bin").touch()  # torchao's are pickled
+    (folder / part / "diffusion_pytorch_model.bin").touch()  # torchao's weights are pickled
     (problem,) = verify(folder).problems
     assert (problem.path, "quantised by torchao" in problem.what) == (f"{part}/config.json", True)
     assert "cogvideox weights pull" in problem.remedy

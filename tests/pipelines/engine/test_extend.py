@@ -85,7 +85,7 @@ def test_there_are_frames_enough(name: str, frames: int, seconds: float) -> None
     [(1, (9,)), (48, (49,)), (49, (33, 25)), (51, (33, 25)), (96, (49, 49)), (104, (41, 33, 33))],
 )
 def test_no_clip_is_much_shorter_than_it_has_to_be(missing: int, lengths: tuple[int, ...]) -> None:
-    """Clips are balanced at the same total: 33 and 25 frames rather than 49 and 9."""
+    """The clips of a video have similar lengths, such as 33 and 25 frames instead of 49 and 9."""
     assert further_lengths(missing, FrameRule(step=8, minimum=9, maximum=49, default=49)) == lengths
 
 
@@ -151,7 +151,7 @@ def image_of(frame: torch.Tensor, path: Path) -> Media:
     ],
 )
 def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
-    """The 2B's VAE differs from that of the checkpoint that generates its further clips."""
+    """Another checkpoint generates the 2B's further clips, and its VAE differs from the 2B's VAE."""
     if "image" in values:
         values = {"image": picture_file(tmp_path)}
     request = ask(**{**LONG, **values})
@@ -184,7 +184,7 @@ def test_a_further_clip_is_made_from_the_last_frame(tmp_path: Path) -> None:
 
 
 def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path) -> None:
-    """Another checkpoint generates the further clips, so a LoRA trained for the first one must fit both."""
+    """Another checkpoint generates the further clips, so a LoRA must fit both checkpoints."""
     engine, request = new_engine(), ask(**LONG)
     first = engine.loader.load(engine.models["5b"], "5b")
     style = Lora(str(write(tmp_path / "style.safetensors", draw(first.transformer))), 2.0)
@@ -200,7 +200,7 @@ def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path
     assert torch.equal(alone, last.finished[1]) and not torch.equal(without, last.finished[1])
     first_only = draw(
         first.transformer, ["patch_embed.proj"]
-    )  # image-to-video checkpoints have twice the input channels there
+    )  # in this layer, image-to-video checkpoints have twice the input channels
     narrow = Lora(str(write(tmp_path / "narrow.safetensors", first_only)))
     seen: list[Event] = []
     with pytest.raises(RequestError, match=r"^loras: narrow\.safetensors: .*; 5b-i2v makes the further clips$"):

@@ -24,7 +24,7 @@ STEPS = 2
 
 
 def moving_picture(frames: int, width: int, height: int) -> np.ndarray:
-    """uint8 [T, H, W, 3]: a bright square moving right over a gradient."""
+    """A uint8 clip [T, H, W, 3] of a bright square that moves right over a gradient."""
     clip = np.zeros((frames, height, width, 3), np.uint8)
     clip[..., 1] = np.linspace(0, 200, width, dtype=np.uint8)
     for i in range(frames):
@@ -102,7 +102,7 @@ def test_frames_equal_the_stock_pipelines(
     )
     frames = 21 if task is Task.V2V else 1
     plan = resolve(request, model.info, source=Source(width, height, frames, 8.0)).sampling
-    # small and not square, unlike the default size of the 1.5 kinds
+    # this size is small and not square, unlike the default size of the 1.5 kinds
     plan = replace(plan, model_width=width, model_height=height)
     source = None
     if task is not Task.T2V:

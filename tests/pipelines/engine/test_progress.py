@@ -40,7 +40,7 @@ class Hand:
 
 
 class Told:
-    """All Progress events of a run in order, both those yielded and those passed to the callback."""
+    """Collects all Progress events of a run in order, both yielded events and events passed to the callback."""
 
     def __init__(self) -> None:
         self.all: list[Progress] = []
@@ -315,7 +315,7 @@ def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatc
 
 
 def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Estimates differ before any measurement, and a measurement of one format is not used for another."""
+    """The formats' estimates differ before any measurement; a measurement of one format is not used for the other."""
     engine = Engine(EngineSpec(engine.models, "cpu"))
     estimates: list[dict[str, float]] = []
     prepare = effort.prepare

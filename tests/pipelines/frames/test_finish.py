@@ -1,4 +1,5 @@
-"""From the model's frames to the file's: trimming, frame rates, interpolation, upscaling; and fitting of sources."""
+"""Tests how the model's frames become the file's frames (trimming, frame rates, interpolation, upscaling) and how
+sources are fitted."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ SIZE = {"width": 32, "height": 16}
 
 
 def chunks(count: int, asked: list[int] | None = None) -> Iterator[torch.Tensor]:
-    """Chunks of 9, then 8 frames, as from the decoder; all values of frame k are 5k. `asked` collects chunk starts."""
+    """Yields a chunk of 9 frames and then chunks of 8 frames, as the decoder does; all values of frame k are 5k.
+    `asked` collects the number of each chunk's first frame."""
     frames = torch.stack([torch.full((3, 48, 72), 5 * k, dtype=torch.uint8) for k in range(count)])
     for start in (0, *range(9, count, 8)):
         end = start + (8 if start else 9)
@@ -37,7 +39,7 @@ def chunks(count: int, asked: list[int] | None = None) -> Iterator[torch.Tensor]
 
 
 def shown(p: Plan, net: Any = None, asked: list[int] | None = None) -> list[float]:
-    """For each frame of the file, its position (possibly fractional) among the model's frames."""
+    """Returns the position (possibly fractional) of each file frame among the model's frames."""
     frames = [frame for chunk in finish(chunks(p.sampling.model_frames, asked), p, net) for frame in chunk]
     assert all(frame.shape == (16, 32, 3) and frame.dtype == np.uint8 for frame in frames)
     return [float(frame.mean()) / 5 for frame in frames]
@@ -70,7 +72,7 @@ def test_too_little_motion_is_slowed_down_evenly() -> None:
 
 @pytest.mark.parametrize(("seconds", "rate", "step"), [(1, 30, 8 / 30), (1, 60, 8 / 60), (8, 12, 48 / 95)])
 def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: float) -> None:
-    net = build(state_dict(TINY))  # draws the midpoint of two frames, whatever the time
+    net = build(state_dict(TINY))  # always draws the midpoint of two frames
     video = shown(plan(duration=seconds, interpolate_fps=rate, **SIZE), net)
     assert len(video) == seconds * rate
     for k, place in enumerate(video):
@@ -149,7 +151,7 @@ def test_when_more_pixels_are_wanted_than_the_model_makes(values: dict[str, Any]
 
 @pytest.mark.parametrize("rate", [None, 16])
 def test_frames_are_let_go_as_they_leave(rate: int | None) -> None:
-    """Only a few chunks are in memory at a time, however long the video."""
+    """Only a few chunks are in memory at a time, whatever the length of the video."""
     net = build(state_dict(TINY)) if rate else None
     held: list[weakref.ref[np.ndarray]] = []
     most = 0
@@ -160,7 +162,7 @@ def test_frames_are_let_go_as_they_leave(rate: int | None) -> None:
     assert most <= 2
 
 
-BARRED = np.zeros((60, 120, 3), np.uint8)  # blue, with a red bar at the left edge and a green one at the right
+BARRED = np.zeros((60, 120, 3), np.uint8)  # blue, with a red bar at the left and a green bar at the right
 BARRED[..., 2] = 255
 BARRED[:, :20], BARRED[:, -20:] = (255, 0, 0), (0, 255, 0)
 
@@ -171,7 +173,7 @@ BARRED[:, :20], BARRED[:, -20:] = (255, 0, 0), (0, 255, 0)
 )
 @pytest.mark.parametrize("task", [Task.I2V, Task.V2V])
 def test_a_source_is_fitted_as_asked(task: Task, way: Any, row: str) -> None:
-    """In a square: cropping removes both bars, padding adds black above and below, stretching does neither."""
+    """In a square frame, cropping removes both bars, padding adds black above and below, stretching does neither."""
     p = replace(plan().sampling, task=task, source_fit=way, model_width=64, model_height=64, model_frames=9)
     clip = Clip(np.stack([BARRED] * 9), 8.0)
     (frame, *rest) = source_frames(p, Image.fromarray(BARRED), clip)  # type: ignore[misc]

@@ -1,4 +1,5 @@
-"""RIFE: two networks against recorded output of the author's code, the others with weights of known effect."""
+"""Compares two of RIFE's networks with recorded output of the author's code; the other networks get weights whose
+effect is known."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "rife" / "golden.npz"
 FULL = (192, 128, 96, 64)
 LITE = (128, 96, 64, 48)
 FOUR, FIVE = (8, 4, 2, 1), (16, 8, 4, 2, 1)
-# version: shape, first block's inputs, millions of parameters, padding multiple
+# version -> shape, number of the first block's inputs, millions of parameters, multiple for padding
 VERSIONS: dict[str, tuple[Shape, int, float, int]] = {
     "4.6": (Shape(FULL, 24, 0, 0, 0, FOUR), 7, 5.3, 32),
     "4.7": (Shape(FULL, 24, 2, 16, 4, FOUR), 15, 5.3, 32),
@@ -87,11 +88,12 @@ def test_recorded_output(version: str) -> None:
             before, after = golden_pair(height, width, entry["seed"] + k)
             drawn = draw(net, before, after, t)
             torch.testing.assert_close(net(before[None], after[None], t)[0], drawn, rtol=0, atol=0)
-            assert (drawn - wanted).abs().max() < 4e-4  # recorded in float16: half a step near 1 is 2.4e-4
+            assert (drawn - wanted).abs().max() < 4e-4  # the recording is in float16, which rounds by up to 2.4e-4
 
 
 def state_dict(version: str | Shape, **biases: float) -> dict[str, Tensor]:
-    """Zeros under the names of the published files, so that only the given biases of lastconv's planes matter."""
+    """A state dict with the published files' names, in which all values are zero except for the given biases of
+    lastconv's planes."""
     shape = version if isinstance(version, Shape) else VERSIONS[version][0]
     with torch.device("meta"):
         net = IFNet(shape)
@@ -132,7 +134,7 @@ def test_tensor_counts_of_the_published_files(version: str, count: int) -> None:
 def test_flow_and_mask_mean_what_they_should(version: str) -> None:
     shape, *_ = VERSIONS[version]
     total = sum(shape.scales)
-    # 3 pixels right in the first frame, 2 up in the second; each block adds bias x its scale
+    # the flow is 3 pixels right in the first frame, 2 up in the second; each block adds its bias times its scale
     net = build(state_dict(version, x0=3 / total, y1=-2 / total, mask=0.7))
     a, b = golden_pair(64, 96, 5)
     moved_a = torch.cat((a[:, :, 3:], a[:, :, -1:].expand(-1, -1, 3)), 2)

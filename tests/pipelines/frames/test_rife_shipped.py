@@ -46,7 +46,7 @@ def moving_shape(seed: int, height: int, width: int) -> Motion:
 
 
 def drifting_noise(seed: int, height: int, width: int) -> Motion:
-    """A window moving over a random image; exact at multiples of a quarter of a frame."""
+    """A window that moves over a random image; its frames are exact at multiples of a quarter of a frame."""
     random = np.random.default_rng([32, seed])
     step = max(1, round(min(height, width) / 64 / 2))
     dx, dy = step * random.choice([-1, 1]), step * int(random.integers(-1, 2))

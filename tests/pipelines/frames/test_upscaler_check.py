@@ -25,7 +25,7 @@ class Code:
 def test_what_is_a_network_and_what_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs in this process, where missing torchvision, which spandrel imports, can be replaced."""
+    """The check runs in this process, where a missing torchvision, which spandrel imports, can be replaced."""
     spandrel(monkeypatch)
     torch.save({"params": small("Compact").state_dict()}, tmp_path / "good.pth")
     save_file(small("ESRGAN").state_dict(), tmp_path / "good.safetensors")

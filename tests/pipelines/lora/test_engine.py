@@ -157,7 +157,7 @@ def test_the_log_says_alphas_origin_and_the_manifest_says_which_file(engine: Eng
 def test_what_an_owner_says_of_alpha_later_makes_another_video(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if latents of the earlier video are still saved: their key differs."""
+    """Saved latents of the earlier video are not used, because their key differs."""
     keys: list[Any] = []
     monkeypatch.setattr(
         "pipelines.engine.generate.sampling_key", lambda *what: keys.append(repr(what[1])) or str(what[1])
@@ -209,8 +209,8 @@ def test_adapters_are_kept_by_hash_and_the_least_recently_used_goes(engine: Engi
     assert kept.bytes == 2 * size
     assert kept.get(Lora(str(paths[1])), "5b", transformer) is second
     again = kept.get(Lora(str(paths[0])), "5b", transformer)
-    assert again is not first  # it was evicted
-    assert kept.get(Lora(str(paths[1])), "5b", transformer) is second  # the third was evicted instead
+    assert again is not first  # the first adapter was evicted
+    assert kept.get(Lora(str(paths[1])), "5b", transformer) is second  # the third adapter was evicted instead
     assert kept.get(Lora(str(paths[1])), "another", transformer) is not second
     paths[1].write_bytes(paths[2].read_bytes())
     changed = kept.get(Lora(str(paths[1])), "5b", transformer)

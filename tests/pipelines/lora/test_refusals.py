@@ -1,4 +1,4 @@
-"""Unusable LoRA files: nothing is attached, and the message names the cause."""
+"""An unusable LoRA file is refused without attaching anything, and the message names the cause."""
 
 from __future__ import annotations
 

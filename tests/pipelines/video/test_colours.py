@@ -171,7 +171,8 @@ X265 = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "lossless=1:l
 
 
 def tagged(matrix: str, rest: str, levels: str = "tv", pixels: str = "yuv420p") -> tuple[str, str]:
-    """ffmpeg filters that convert with this matrix and tag the clip accordingly. `rest`: primaries and curve."""
+    """ffmpeg filters that convert with this matrix and tag the clip accordingly. `rest` names the primaries and the
+    curve."""
     tags = f"setparams=colorspace={matrix}:color_primaries={rest}:color_trc={rest}:range={levels}"
     exact = "flags=accurate_rnd+full_chroma_int"
     return "-vf", f"scale=out_color_matrix={matrix}:out_range={levels}:{exact},format={pixels},{tags}"
@@ -289,7 +290,7 @@ def test_clips(name: str, tmp_path: Path) -> None:
 
 
 def test_clips_with_the_curve_of_srgb(tmp_path: Path) -> None:
-    """Screen recordings have wide primaries with sRGB's curve instead of BT.709's."""
+    """Screen recordings have wide primaries and sRGB's curve instead of BT.709's curve."""
     for pixels, primaries, matrix in (
         (P3_LEVELS, "smpte432", "bt709"),
         (levels(srgb_curve(light_in(BT2020))), "bt2020", "bt2020nc"),
@@ -327,7 +328,8 @@ def test_odd_sides_in_other_colours(tmp_path: Path) -> None:
 
 
 def test_bright_light_is_compressed_not_cut_off(tmp_path: Path) -> None:
-    """Up to 80 % of the reference white nothing changes, 1,000 cd/m2 is white, and levels between remain distinct."""
+    """Light of up to 80 % of the reference white does not change, 1,000 cd/m2 becomes white, and the levels between
+    remain distinct."""
     nits = np.array([50, 100, 150, 203, 400, 600, 1000, 4000]).repeat(32)
     code = (pq_curve(nits / 203.0) * 65535).round().astype(np.uint16)
     frame = np.repeat(np.repeat(code[None, :, None], 64, 0), 3, 2)

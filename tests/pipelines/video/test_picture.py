@@ -84,7 +84,7 @@ def test_pictures_that_are_none() -> None:
 
 
 def test_a_damaged_avif_is_refused() -> None:
-    """The AVIF reader raises exceptions that no other reader does, already on opening a file."""
+    """The AVIF reader raises exceptions that no other reader raises, even when it opens a file."""
     data = encoded(Image.new("RGBA", (64, 64), (200, 30, 40, 128)), "AVIF")
     for place in range(0, 400, 3):
         hurt = data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
@@ -172,7 +172,7 @@ def test_a_png_without_its_last_chunk_is_read_and_one_without_pixels_is_not() ->
 
 @pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt"])
 def test_large_text_beside_the_pixels_does_not_matter(name: bytes) -> None:
-    """For example an image generator's workflow or an editor's history."""
+    """Such text may be an image generator's workflow or an editor's history."""
     text = b"workflow" * 1_000_000
     packed = zlib.compress(text)
     content = {b"tEXt": text, b"zTXt": b"\0" + packed, b"iTXt": b"\1\0\0\0" + packed}[name]
@@ -214,7 +214,7 @@ def test_every_format_is_turned_once(kind: str) -> None:
     image.paste((255, 255, 255), (0, 0, 32, 32))
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.info["exif"] = exif.tobytes()  # pillow_heif writes HEIC's rotation box from it; HEIC's EXIF has no effect
+    image.info["exif"] = exif.tobytes()  # pillow_heif writes this as HEIC's rotation box; HEIC's EXIF has no effect
     upright = read_picture(encoded(image, kind, **({} if kind == "HEIF" else {"exif": exif})))
     assert upright.size == (32, 64)
     assert np.asarray(upright)[:28].mean() > 240 > 15 > np.asarray(upright)[36:].mean()

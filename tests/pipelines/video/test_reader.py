@@ -44,7 +44,7 @@ def test_variable_rate_is_made_even(tmp_path: Path) -> None:
     assert len(clip.frames) == 20
     assert clip.fps == pytest.approx(19 / 2.8, rel=0.01)
     level = clip.frames.mean(axis=(1, 2, 3))
-    halfway = level[10] - level[0]  # at 1.47 s: two slow frames after the tenth frame (1.0 s)
+    halfway = level[10] - level[0]  # at 1.47 s the source shows frame 12, two slow frames after frame 10 (1.0 s)
     assert halfway / (level[-1] - level[0]) == pytest.approx(12 / 19, abs=0.05)
 
 
@@ -121,7 +121,7 @@ def test_a_slow_file_is_given_up(tmp_path: Path) -> None:
 def test_resampling_takes_the_nearest_frame() -> None:
     assert resample_indices(49, 8, 8, 49) == list(range(49))
     assert resample_indices(60, 30, 8, 9) == [0, 4, 7, 11, 15, 19, 22, 26, 30]
-    assert resample_indices(3, 8, 16, 6) == [0, 0, 1, 1, 2, 2]  # ties: the earlier; past the end: the last
+    assert resample_indices(3, 8, 16, 6) == [0, 0, 1, 1, 2, 2]  # ties take the earlier frame; the last frame repeats
     assert resample_indices(300, 30000 / 1001, 8, 3) == [0, 4, 7]
     assert resample_indices(5, 8, 8, 0) == []
     for bad in ((0, 8, 8, 1), (1, 0, 8, 1), (1, 8, -1, 1), (1, 8, 8, -1)):

@@ -74,7 +74,7 @@ def test_colours_are_converted_as_bt709(tmp_path: Path, kind: Format) -> None:
         capture_output=True,
         check=True,
     ).stdout
-    # 16 + 219 * 0.2126; BT.601 would give 16 + 219 * 0.299 = 81
+    # BT.709 gives 16 + 219 * 0.2126; BT.601 would give 16 + 219 * 0.299 = 81
     assert abs(np.frombuffer(luma, np.uint8).mean() - 62.6) < 2
     assert np.abs(read(path).frames.astype(int) - red).max() <= 3
 
@@ -104,7 +104,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, kind: Format) -> None:
     height, width = (64, 96) if kind == "gif" else (128, 192)
     frames = waves(25, height, width)
     files = []
-    for k in range(3):  # in different chunks, and with the manifest's keys in another order
+    for k in range(3):  # the chunks differ, and the manifest's keys have another order
         manifest = {"seed": 7, "prompt": "a"} if k else {"prompt": "a", "seed": 7}
         with VideoWriter(tmp_path / f"{k}", width, height, 8, kind, manifest) as writer:
             for part in np.array_split(frames, k + 1):

@@ -47,7 +47,7 @@ def _guarded(work: Any, address: str, key: str, stop: threading.Event, results: 
 
 
 def _watch_health(address: str, key: str, stop: threading.Event, results: dict[str, Any]) -> None:
-    while True:  # once more after the end, to notice lasting effects of the attack
+    while True:  # the last check comes after the end, to notice lasting effects of the attack
         begun = time.monotonic()
         with _session("") as session:  # a new connection each time
             session.get(f"http://{address}/health/live", timeout=GIVE_UP).raise_for_status()

@@ -1,4 +1,4 @@
-"""Runs the server with DNS lookups of `.dead` names timing out: `python -m tests.rigs.attacks.dead_names`."""
+"""Runs the server so that DNS lookups of `.dead` names time out: `python -m tests.rigs.attacks.dead_names`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from server.serve import serve
 from server.settings import Settings
 
-SECONDS = 20.0  # after which the system's resolver gives up on two name servers
+SECONDS = 20.0  # the system's resolver gives up on two name servers after this time
 _real = socket.getaddrinfo
 
 

@@ -1,9 +1,10 @@
-"""Runs the server and reports long holds of the interpreter lock: `python -m tests.rigs.attacks.holds`. Linux only.
+"""Runs the server and reports long holds of the interpreter lock: `python -m tests.rigs.attacks.holds`. It runs only on
+Linux.
 
 Garbage collection is off, so that memory in reference cycles shows as a leak.
 
-Whenever one thread blocks all others for at least LONG seconds of its own CPU time, it prints `held SECONDS WHERE`.
-CPU time distinguishes a busy server from a busy machine.
+Whenever one thread blocks all others for at least LONG seconds of its own CPU time, the program prints `held SECONDS
+WHERE`. CPU time distinguishes a busy server from a busy machine.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LONG = 0.01
 
 
 def _cpu_seconds() -> dict[int, float]:
-    """CPU seconds used so far, by thread id."""
+    """Maps each thread's id to the CPU seconds that it has used so far."""
     used = {}
     for thread in threading.enumerate():
         try:

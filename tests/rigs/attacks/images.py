@@ -27,7 +27,8 @@ def small_png(side: int = 64) -> bytes:
 
 
 def flat_png(width: int, height: int, *, depth: int = 8, colour: int = 2, interlaced: bool = False) -> bytes:
-    """A black PNG of a few kB, whatever its size. `colour`: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA."""
+    """A black PNG that takes only a few kB at any width and height. `colour` is 0 for grey, 2 for RGB, 3 for a palette,
+    4 for grey with alpha, 6 for RGBA."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     packer, data = zlib.compressobj(1), b""
@@ -40,7 +41,7 @@ def flat_png(width: int, height: int, *, depth: int = 8, colour: int = 2, interl
 
 
 def many_scans(width: int, height: int, scans: int, size: int | None = None) -> bytes:
-    """A progressive JPEG whose last scan is repeated until it has `scans`; `size`: padded to this many bytes."""
+    """A progressive JPEG whose last scan is repeated until the file has `scans` scans, padded to `size` bytes."""
     made = io.BytesIO()
     Image.new("RGB", (width, height), (90, 20, 20)).save(made, "JPEG", progressive=True, quality=60)
     data = made.getvalue()
@@ -74,7 +75,7 @@ def flat_webp(width: int, height: int) -> bytes:
 
 
 def exif_of(entries: int, bytes_each: int) -> bytes:
-    """A small rotated JPEG, by EXIF, with `entries` further tags that all refer to the same bytes."""
+    """A small JPEG whose EXIF has a rotation and `entries` further tags that all refer to the same bytes."""
     made = io.BytesIO()
     Image.new("RGB", (32, 32)).save(made, "JPEG")
     fields = [struct.pack("<HHII", 0x0112, 3, 1, 6)]
@@ -92,14 +93,14 @@ def with_chunks(chunks: bytes) -> bytes:
 
 
 def unfolding_profile(mib: int) -> bytes:
-    """A PNG with a colour profile of `mib` MiB, compressed to about a thousandth."""
+    """A PNG with a colour profile of `mib` MiB that is compressed to about a thousandth of its size."""
     packer = zlib.compressobj(9)
     profile = b"".join(packer.compress(bytes(2**20)) for _ in range(mib)) + packer.flush()
     return with_chunks(chunk(b"iCCP", b"x\0\0" + profile))
 
 
 def unfolding_texts(count: int) -> bytes:
-    """A PNG with `count` texts of just under 1 MiB, which is Pillow's limit for one text; for all it is 64 MiB."""
+    """A PNG with `count` texts of just under 1 MiB. Pillow allows 1 MiB for one text and 64 MiB for all texts."""
     text = zlib.compress(bytes(2**20 - 10))
     return with_chunks(b"".join(chunk(b"zTXt", b"k%d\0\0" % n + text) for n in range(count)))
 

@@ -31,9 +31,9 @@ BYSTANDER = "bob:secret"
 # when tests run in parallel on the same cores, the limit only distinguishes a delay from a standstill.
 NOTICEABLE = 0.5 if os.environ.get("STRICT_ATTACKS") else 4.0
 LEFT_BEHIND = 100.0  # MiB by which the API process may remain larger after an attack
-QUIET_SECONDS = 3.0  # for the measurement without an attack
+QUIET_SECONDS = 3.0  # duration of the measurement without an attack
 START_SECONDS = 60.0
-STOP_MARGIN = 10.0  # seconds beyond the drain time until the process has ended
+STOP_MARGIN = 10.0  # seconds that the process may take beyond the drain time
 
 
 @dataclass
@@ -74,8 +74,8 @@ class Target:
 
     @contextmanager
     def bystander(self, *more: str) -> Iterator[Seen]:
-        """Measures the effect on another key during the block, after one measurement without an attack; the result is
-        complete after the block. `more`: "images"."""
+        """Measures the attack's effect on another key during the block; the result is complete after the block. The
+        first call also measures that key without an attack. With "images" in `more`, small images are sent too."""
         if self._quiet is None:
             self.measure_quiet()
         with self._bystander(*more) as seen:
@@ -87,7 +87,7 @@ class Target:
         program = [sys.executable, "-m", "tests.rigs.attacks.bystander", self.address, BYSTANDER, *more]
         with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdin is not None and other.stdout is not None
-            other.stdout.readline()  # it has started
+            other.stdout.readline()  # the bystander has started
             try:
                 yield seen
             finally:
@@ -113,7 +113,8 @@ class Target:
         return seen
 
     def assert_unnoticed(self, seen: Seen) -> None:
-        """The bystander waited at most NOTICEABLE seconds longer than without the attack, and without errors."""
+        """The bystander must have waited at most NOTICEABLE seconds longer than without the attack, and must have had
+        no errors."""
         assert self._quiet is not None
         margin = pace.seconds(NOTICEABLE)
         assert not seen.errors, seen.errors[:5]
@@ -123,7 +124,8 @@ class Target:
         assert seen.image <= self._quiet.image + margin, f"{seen} beside {self._quiet} in peace"
 
     def assert_memory_returns(self, within: float = 20.0) -> None:
-        """Within `within` seconds, the API process's memory is back to at most LEFT_BEHIND above that before."""
+        """After at most `within` seconds, the API process must use less than LEFT_BEHIND MiB more than before the
+        attack."""
         until = time.monotonic() + pace.seconds(within)
         while self.api_mib > self._quiet_mib + LEFT_BEHIND:
             assert time.monotonic() < until, f"{self.api_mib:.0f} MiB, {self._quiet_mib:.0f} before the attack"
@@ -149,8 +151,8 @@ def attacked(
     files: int | None = None,
     **settings: Any,
 ) -> Iterator[Target]:
-    """A server on loopback with the keys ATTACKER and BYSTANDER. `program`: the module that runs it. `files`: its limit
-    of open files."""
+    """Runs a server on loopback with the keys ATTACKER and BYSTANDER. `program` is the module that runs the server, and
+    `files` is its limit of open files."""
     port = free_port()
     models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
     given = {

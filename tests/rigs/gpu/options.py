@@ -1,7 +1,7 @@
-"""Shared by the GPU tests of options: a LoRA, interpolation networks, upscalers, an input image.
+"""Provides the GPU tests of options with a LoRA, interpolation networks, upscalers and an input image.
 
-All are small with random weights, except for the network that ships with this project. Nothing here imports a module
-that needs ffmpeg, and everything takes a device, so that it can be tested on a CPU.
+All networks are small and have random weights, except for the network that ships with this project. This module imports
+nothing that needs ffmpeg, and its helpers accept a device, so that they can be tested on a CPU.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def picture(folder: Path) -> Media:
 
 
 def frame(height: int, width: int) -> Tensor:
-    """uint8 [3, H, W]: an input frame for upscalers."""
+    """An input frame for upscalers, as uint8 [3, H, W]."""
     return torch.from_numpy(rig.moving_picture(1, width, height)[0]).permute(2, 0, 1).contiguous()
 
 
@@ -57,7 +57,8 @@ def interpolating(name: Net, device: torch.device) -> rife.IFNet:
 
 
 def drawn(net: rife.IFNet, device: torch.device) -> Tensor:
-    """[4, 3, H, W] in 0..1 on the CPU: two frames and, between them, those interpolated at a third and two thirds."""
+    """Two frames and, between them, the frames interpolated at a third and two thirds, as [4, 3, H, W] in 0..1 on the
+    CPU."""
     pair = [one.to(device) for one in golden_pair(72, 100, 5)]
     found = list(rife.interpolate(net, pair, 8, 24))
     assert {one.device.type for one in found} == {device.type}
@@ -65,8 +66,8 @@ def drawn(net: rife.IFNet, device: torch.device) -> Tensor:
 
 
 class Enlarger(nn.Module):
-    """[1, 3, H, W] -> [1, 3, 4H, 4W]. Its output differs at the edges of a tile, as with every convolution. `width`:
-    channels at the large size, which determine its memory use."""
+    """A network that enlarges [1, 3, H, W] to [1, 3, 4H, 4W]. As with every convolution, its output differs at the
+    edges of a tile. `width` is the number of channels at the large size, which determines its memory use."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -90,14 +91,14 @@ def enlarging(device: torch.device, dtype: torch.dtype = torch.float32, width: i
 
 
 def by_tiles(upscaler: Upscaler, given: Tensor, tile: int | None) -> Tensor:
-    """int16 [3, H * scale, W * scale] on the CPU, so that differences can be negative."""
+    """Upscales the frame; returns int16 [3, H * scale, W * scale] on the CPU, so that differences can be negative."""
     upscaler.tile = tile
     large: Tensor = upscaler(given)
     return large.cpu().to(torch.int16)
 
 
 def spandrel(patch: pytest.MonkeyPatch) -> Any:
-    """The package spandrel; skips the test if it is not installed."""
+    """Imports the package spandrel; skips the test if it is not installed."""
     if importlib.util.find_spec("spandrel") is None:
         pytest.skip("needs spandrel")
     return upscalers.spandrel(patch)

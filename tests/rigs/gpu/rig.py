@@ -1,7 +1,6 @@
-"""Shared by the GPU tests: models on a device, engines with a model in memory or the tiny checkpoints, plans.
+"""Provides the GPU tests with models on a device, engines with a model in memory or the tiny checkpoints, and plans.
 
-Without imageio-ffmpeg, frames are counted and no videos are written. Everything here takes a device, so that it can be
-tested on a CPU.
+Without imageio-ffmpeg, the videos are empty files. The helpers accept a device, so that they can be tested on a CPU.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ class Counter:
 
 
 def generate_module(patch: pytest.MonkeyPatch, encoding: bool = HAS_FFMPEG) -> Any:
-    """`pipelines.engine.generate`; without `encoding` its videos are empty files."""
+    """Returns the module `pipelines.engine.generate`; without `encoding`, its engine writes empty files as videos."""
     if not HAS_FFMPEG and "imageio_ffmpeg" not in sys.modules:
-        sys.modules["imageio_ffmpeg"] = types.ModuleType("imageio_ffmpeg")  # imported at the top, used only for writing
+        sys.modules["imageio_ffmpeg"] = types.ModuleType("imageio_ffmpeg")  # only writing uses it
     module = importlib.import_module("pipelines.engine.generate")
     if not encoding:
         patch.setattr("pipelines.engine.deliver.VideoWriter", Counter)
@@ -78,7 +77,8 @@ def run(engine: Any, request: GenerationRequest, cancelled: Callable[[], bool] =
 
 
 def in_own_dtypes(loader: Loader) -> Loader:
-    """On a GPU, loads the tiny checkpoints in the published dtypes, which the loader knows only for full-size ones."""
+    """On a GPU, makes the loader use the published dtypes for tiny checkpoints, which it does by itself only for
+    full-size ones."""
 
     def dtype_for(info: Any) -> torch.dtype:
         return torch.float16 if info.name.startswith("2b") else torch.bfloat16
@@ -152,7 +152,7 @@ def plan_for(
 
 
 def moving_picture(frames: int, width: int, height: int) -> NDArray[np.uint8]:
-    """uint8 [T, H, W, 3]: a bright square moving right over a gradient."""
+    """A uint8 clip [T, H, W, 3] of a bright square that moves right over a gradient."""
     clip = np.zeros((frames, height, width, 3), np.uint8)
     clip[..., 1] = np.linspace(0, 200, width, dtype=np.uint8)
     for i in range(frames):
@@ -176,7 +176,7 @@ def cancel_after(steps: int, seen: list[int]) -> Callable[[], bool]:
 
 
 def until_cancelled(module: Any, engine: Any, request: GenerationRequest, steps: int) -> list[int]:
-    """The steps reported before the run ended as cancelled."""
+    """Cancels the run after `steps` steps; returns the steps reported before the run ended."""
     seen: list[int] = []
     events: Iterator[Any] = engine.run(request, "it", cancel_after(steps, seen))
     with pytest.raises(GenerationCancelled):
