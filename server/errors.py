@@ -1,7 +1,7 @@
 """Every named exception of the server.
 
     ServerError
-      MediaError      a picture or clip that came with a request cannot be had or read
+      MediaError      an image or clip of a request cannot be fetched or read
       NoModel         no checkpoint here answers this task
       QueueFull       as many jobs wait as may wait
         RateLimited     too many requests in a while

@@ -58,15 +58,15 @@ class Watch:
         yield _event("done", reason.get(job.status, "{}"), number + 2)
 
     def page(self, request: Request, prediction_id: str, token: str) -> Response:
-        """The film; before there is one, how far it is, which a browser asks for again."""
+        """The video; until it is complete, its progress, which browsers reload every two seconds."""
         job = self._find(prediction_id, token)
         if job.video is not None:
             return RedirectResponse(
                 self.context.artifacts.url(job.video, self.context.artifacts.base_url(request)), 303
             )
         error = errors.of_job(job, MODELS[job.endpoint].fields)
-        told = logs.text(job, self.jobs.logs(job.id), time.time())
-        text = "\n".join(filter(None, (answers.WORDS[job.status], error, told)))
+        log = logs.text(job, self.jobs.logs(job.id), time.time())
+        text = "\n".join(filter(None, (answers.WORDS[job.status], error, log)))
         return PlainTextResponse(text, headers={} if job.status.is_terminal else {"refresh": "2"})
 
     def _find(self, prediction_id: str, token: str) -> Job:

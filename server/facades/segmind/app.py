@@ -28,7 +28,7 @@ FACADE = "segmind"
 MOUNTS = ("", "/segmind")
 FORM: dict[str, Any] = {"enum": ["json", "binary"], "required": False}
 FORM_PARAMETERS = [
-    parameter("query", "response", description="the form of the answer", **FORM),
+    parameter("query", "response", description="format of the response", **FORM),
     parameter("header", "X-Response-Format", description="the same, as a header", **FORM),
 ]
 VIDEO_OR_JSON: dict[int | str, dict[str, Any]] = {

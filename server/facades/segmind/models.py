@@ -41,7 +41,7 @@ Frames = Annotated[int, Field(ge=16, le=60), NO_BOOL]
 Steps = Annotated[int, Field(ge=25, le=50), NO_BOOL]
 Guidance = Annotated[float, Field(ge=5, le=10), NO_BOOL]
 Rate = Annotated[int, Field(ge=8, le=10), NO_BOOL]
-Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 draws one"), NO_BOOL]
+Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1: random"), NO_BOOL]
 
 
 class TextToVideo(BaseModel):
@@ -56,7 +56,7 @@ class TextToVideo(BaseModel):
     guidance_scale: Guidance = Field(6, examples=[6, 7.5])
     frame_rate: Rate = Field(8, examples=[8, 10])
     seed: Seed = Field(806286757407563, examples=[806286757407563, 7])
-    base64: bool = Field(False, description="answer JSON that holds the video", examples=[False, True])
+    base64: bool = Field(False, description="respond with JSON that contains the video", examples=[False, True])
 
 
 class ImageToVideo(BaseModel):
@@ -76,7 +76,7 @@ class ImageToVideo(BaseModel):
     guidance_scale: Guidance | None = Field(None, examples=[6, 7.5])
     frame_rate: Rate | None = Field(None, examples=[8, 10])
     seed: Seed = Field(42, examples=[42, 7])
-    base64: bool = Field(False, description="answer JSON that holds the video", examples=[False, True])
+    base64: bool = Field(False, description="respond with JSON that contains the video", examples=[False, True])
 
 
 class UploadAsset(BaseModel):

@@ -52,14 +52,14 @@ def unified_created(job: Job) -> dict[str, Any]:
 def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
     """`raw_response` is where 302.AI shows what the cloud behind it said."""
     raw = result(context, job, base)
-    films = raw.get("video_result", [{}])
+    videos = raw.get("video_result", [{}])
     answer = {
         "task_id": job.id,
         "upstream_task_id": job.id,
         "model": job.memo["model"],
         "mode": MODES.get(job.request.task, "v2v"),
         "status": UNIFIED_STATES.get(job.status, "failed"),
-        "video_url": films[0].get("url"),
+        "video_url": videos[0].get("url"),
         "created_at": _date(job.created_at),
         "completed_at": None if job.finished_at is None else _date(job.finished_at),
         "execution_time": round(job.inference_seconds or 0),  # a program in Go takes it for an integer
