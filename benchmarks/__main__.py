@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import torch
@@ -10,6 +11,7 @@ from benchmarks import gpu, http_vs_plain, load
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="benchmarks", description=__doc__).parse_args()  # so that --help runs nothing
     failed = http_vs_plain.main([]) or load.main([])
     if torch.cuda.is_available():
         return gpu.main([]) or failed

@@ -16,6 +16,7 @@ from weights import record
 Fit = Literal["auto", "crop", "pad", "stretch"]
 SchedulerName = Literal["ddim", "dpm"]
 OutputFormat = Literal["mp4", "gif", "webm"]
+MEDIA_TYPES: dict[OutputFormat, str] = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
 MAX_SEED = 2**63 - 1
 DRAWN_SEED_LIMIT = 2**32  # a JSON number that every client language holds exactly

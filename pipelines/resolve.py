@@ -17,7 +17,7 @@ from pipelines.request import Fit, GenerationRequest, RequestError, Task
 
 GIF_MAX_FPS = 50  # GIF delays are hundredths of a second
 FITTED = {"crop": "centre-cropped to fit", "pad": "padded with black to fit", "stretch": "stretched to fit"}
-CROP_LIMIT = 0.5  # `fit="auto"` pads the image if cropping would remove a larger share than this
+CROP_LIMIT = 0.5  # `fit="auto"` pads rather than crop away more of the image than this
 
 
 def _even(side: float) -> int:

@@ -2,17 +2,17 @@
 
     ServerError
       MediaError      an image or clip of a request cannot be fetched or read
-      NoModel         no installed checkpoint serves this task
-      QueueFull       the queue is full
-        RateLimited     too many requests in a period
-        QuotaExceeded   the key's limit of jobs is reached
-        TooManyBodies   the bodies of the key's requests, or of all, take too much memory
-        TooManyAtOnce   the key's limit of simultaneous connections, downloads or the like is reached
-      DiskFull        too little disk space for a result
-      UploadTooLarge  an uploaded file is too large
-        StorageQuotaExceeded  the limit of disk space for the key's files is reached
-      StaleWrite      the job has changed: another attempt owns it, or it has ended
-      StartError      the server cannot start; a one-line message for the operator
+      NoModel         no checkpoint here answers this task
+      QueueFull       as many jobs wait as may wait
+        RateLimited     too many requests in a while
+        QuotaExceeded   the key has as many jobs as it may have
+        TooManyBodies   the key's requests are too large together
+        TooManyAtOnce   the key holds as many connections or downloads as it may at a time
+      DiskFull        too little room left to promise a result
+      UploadTooLarge  a file that a client brings is larger than may be brought
+        StorageQuotaExceeded  the key's files take as much room as they may
+      StaleWrite      a job has moved on: another attempt owns it, or it has ended
+      StartError      the server cannot start; one line, meant for the person at the keyboard
         BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
 
 Knows: what went wrong, in words for the caller. Does not know: vendors' error shapes, HTTP status codes.

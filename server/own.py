@@ -24,7 +24,7 @@ def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collecti
 
     @app.get("/", tags=["server"])
     def overview() -> dict[str, Any]:
-        """What is served here."""
+        """The models and the APIs of this server."""
         about: dict[str, Any] = {
             "name": "cogvideox-server",
             "version": app.version,
@@ -42,12 +42,12 @@ def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collecti
 
     @app.get("/health/live", tags=["server"])
     async def live() -> dict[str, str]:
-        """200 as long as requests are answered at all."""
+        """200 while the server answers requests."""
         return {"status": "alive"}
 
     @app.get("/health/ready", tags=["server"])
     def ready() -> Response:
-        """200 when a job submitted now would run, else 503 with the reasons."""
+        """200 if a job submitted now would run, otherwise 503 with the reasons."""
         obstacles = health.obstacles()
         body = {"status": "not ready" if obstacles else "ready", "problems": obstacles}
         return JSONResponse(body, 503 if obstacles else 200)

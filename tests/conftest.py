@@ -29,6 +29,14 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Setting
     return pytest_timeout.pytest_timeout_set_timer(item, settings._replace(timeout=pace.seconds(settings.timeout)))
 
 
+@pytest.fixture(autouse=True)
+def log_settings() -> Iterator[None]:
+    """Restores the log's configuration, which `cogvideox serve` changes for its whole process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
 @pytest.fixture
 def ear() -> Iterator[Ear]:
     with Ear() as ear:

@@ -23,9 +23,8 @@ from pipelines.events import Event
 from pipelines.frames.decode import watched
 from pipelines.frames.finish import finish
 from pipelines.frames.stitch import clip_frames
+from pipelines.request import MEDIA_TYPES
 from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
-
-MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
 
 def joint(run: Run, ladder: Ladder, device: torch.device) -> Generator[Event, None, np.ndarray]:

@@ -9,9 +9,8 @@ from PIL import Image
 from pipelines.frames.fit import Mode, fit, fit_box, fit_picture
 from pipelines.plan import SamplingPlan
 from pipelines.request import Task
+from pipelines.resolve import CROP_LIMIT
 from pipelines.video import Clip, resample_indices
-
-MOST_LOST = 0.5  # `fit="auto"` pads the image if cropping would remove a larger share than this
 
 
 def source_frames(plan: SamplingPlan, picture: Image.Image | None, clip: Clip | None) -> np.ndarray | None:
@@ -33,7 +32,7 @@ def _mode(plan: SamplingPlan, width: int, height: int) -> Mode:
     if plan.source_fit is not None and plan.source_fit != "auto":
         return plan.source_fit
     lost = fit_box(width, height, plan.model_width, plan.model_height, "crop").lost
-    return "crop" if lost <= MOST_LOST else "pad"
+    return "crop" if lost <= CROP_LIMIT else "pad"
 
 
 def _fitted(frame: np.ndarray, width: int, height: int, mode: Mode) -> np.ndarray:

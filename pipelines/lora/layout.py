@@ -132,12 +132,6 @@ def layers_of(config: Mapping[str, Any]) -> dict[str, Shape]:
     return layers | {"norm_out.linear": (2 * width, time), "proj_out": (out * flat, width)}
 
 
-def base_of(layers: Layers) -> str:
-    """The title of a transformer's family, by its width."""
-    width = next((shape[0] for name, shape in layers.items() if name.endswith(".attn1.to_q")), 0)
-    return WIDTHS.get(width, f"a transformer of width {width}")
-
-
 def _part(module: str, keys: dict[str, str], shapes: Mapping[str, Shape], weight: Shape) -> Part:
     """`weight`: the shape of the layer's weight. Raises LoraError unless the tensors are a complete adapter for the
     layer."""

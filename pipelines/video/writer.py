@@ -23,12 +23,13 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.request import OutputFormat
 from pipelines.video import manifest as manifests
 from pipelines.video.process import ffmpeg, file_url
 
@@ -84,7 +85,7 @@ class VideoWriter:
         width: int,
         height: int,
         fps: float | Fraction,
-        output_format: Literal["mp4", "gif", "webm"],
+        output_format: OutputFormat,
         manifest: dict[str, Any],
         closing: Callable[[int], None] = lambda left: None,
     ) -> None:

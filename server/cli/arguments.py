@@ -196,7 +196,7 @@ def _lora_file(name: str) -> Path | None:
 
 def _format_of(path: Path) -> Any:
     suffix = path.suffix.lower().removeprefix(".")
-    if suffix not in ("mp4", "gif", "webm"):
+    if suffix not in get_args(OutputFormat):
         raise RequestError("output", f"{path.name} must end in .mp4, .gif or .webm")
     return suffix
 

@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterable
 
 from pipelines.events import Finished
+from pipelines.request import MEDIA_TYPES
 from server.media.artifact import Artifact
 from server.media.artifacts import Artifacts
 
-EXTENSIONS = {"video/mp4": "mp4", "image/gif": "gif", "video/webm": "webm"}
+EXTENSIONS = {media_type: extension for extension, media_type in MEDIA_TYPES.items()}
 
 
 def put(

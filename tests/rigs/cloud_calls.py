@@ -25,9 +25,12 @@ CALLS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "huggingface": ("/hf-inference/models/zai-org/CogVideoX-5b", {"inputs": "steps=1"}, ""),
 }
-
-
-SAYS = {"fal": "detail", "segmind": "error", "zhipu": "error", "modelslab": "message", "openai": "error"}
-
-
-SAYS |= {"replicate": "detail", "huggingface": "error"}
+SAYS = {
+    "fal": "detail",
+    "segmind": "error",
+    "zhipu": "error",
+    "modelslab": "message",
+    "openai": "error",
+    "replicate": "detail",
+    "huggingface": "error",
+}

@@ -4,7 +4,7 @@ The prompt consists of words `name=value`. Defaults are in parentheses.
 
 - steps=N (10): number of steps; sleep=SECONDS (0.01): duration of each step; bytes=N (1000): size of the result
 - at=STEP (3): the step at which one of these happens: fail=CODE, refuse=FIELD, raise=TEXT, hang=1, die=SIGNAL, die=exit
-- times=N (always): the engine dies at most N times
+- times=N (always): the engine dies at most N times with this seed
 - decode=SECONDS (0): duration of decoding, in units of 0.05 s; die_decoding=UNIT: dies at this unit of decoding
 - deaf=1: ignores cancel and pause while sampling
 - save=1: yields a snapshot after every step
@@ -75,7 +75,7 @@ class Engine:
                 raise GenerationPaused
             time.sleep(float(order.get("sleep", 0.01)))
             if step == int(order.get("at", 3)):
-                self.misbehave(order, journal)
+                self.misbehave(order, journal, request.seed)
             yield Progress("denoise", step, steps, step / (steps + units + 1), 0.01 * (steps - step) + 0.05 * units)
             if "save" in order:
                 yield Snapshot(str(step).encode(), step)
@@ -101,7 +101,7 @@ class Engine:
     def is_broken_by(self, error: Exception) -> bool:
         return "CUDA error" in str(error)
 
-    def misbehave(self, order: dict[str, str], journal: Path) -> None:
+    def misbehave(self, order: dict[str, str], journal: Path, seed: int | None) -> None:
         if "fail" in order:
             raise GenerationError(order["fail"], "as told", "prompt")
         if "refuse" in order:
@@ -111,10 +111,10 @@ class Engine:
         if "hang" in order:
             time.sleep(3600)
         if "die" in order:
-            died = journal.read_text().count("dying\n")
+            died = journal.read_text().count(f"dying {seed}\n")
             if died < int(order.get("times", 1000)):
                 with journal.open("a") as f:
-                    f.write("dying\n")
+                    f.write(f"dying {seed}\n")
                 if order["die"] == "exit":
                     os._exit(7)
                 os.kill(os.getpid(), getattr(signal, order["die"]))

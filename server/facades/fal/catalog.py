@@ -59,8 +59,8 @@ def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
     if endpoint is None:
         unknown = {"error": {"code": "expansion_failed", "message": "There is no such app here"}}
         return {"endpoint_id": endpoint_id, **({"openapi": unknown} if expand else {})}
-    told = {"endpoint_id": endpoint.id, "metadata": metadata(endpoint, base)}
-    return {**told, "openapi": openapi(endpoint, base)} if expand else told
+    known = {"endpoint_id": endpoint.id, "metadata": metadata(endpoint, base)}
+    return {**known, "openapi": openapi(endpoint, base)} if expand else known
 
 
 def found(q: str, category: str, status: str) -> list[str]:
@@ -82,7 +82,7 @@ def price(endpoint_id: str) -> dict[str, Any]:
 def openapi(endpoint: Endpoint, base: str) -> dict[str, Any]:
     """The OpenAPI document of one app's queue, in fal's form."""
     name = "".join(part.capitalize() for part in re.split("[/-]", endpoint.id.partition("/")[2]))
-    given, told = f"{name}Input", f"{name}Output"
+    given, made = f"{name}Input", f"{name}Output"
     ask, requests = f"/{endpoint.id}", f"/{endpoint.id}/requests/{{request_id}}"
     which = {"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}
     logs = {"name": "logs", "in": "query", "required": False, "schema": {"type": "number"}}
@@ -102,7 +102,7 @@ def openapi(endpoint: Endpoint, base: str) -> dict[str, Any]:
         },
         "components": {
             "securitySchemes": {"apiKeyAuth": {"type": "apiKey", "in": "header", "name": "Authorization"}},
-            "schemas": {"QueueStatus": QUEUE_STATUS, **_schemas(endpoint.input, given, told)},
+            "schemas": {"QueueStatus": QUEUE_STATUS, **_schemas(endpoint.input, given, made)},
         },
         "paths": {
             f"{requests}/status": {
@@ -115,7 +115,7 @@ def openapi(endpoint: Endpoint, base: str) -> dict[str, Any]:
                     **_answer("QueueStatus", "The request status."),
                 }
             },
-            requests: {"get": {"parameters": [which], **_answer(told, "Result of the request.")}},
+            requests: {"get": {"parameters": [which], **_answer(made, "Result of the request.")}},
         },
         "servers": [{"url": f"{base}/queue"}],
         "security": [{"apiKeyAuth": []}],
@@ -168,8 +168,8 @@ curl --request POST --url {base}/run/{endpoint.id} \\
 """
 
 
-def _schemas(model: type[BaseModel], given: str, told: str) -> dict[str, Any]:
-    """The schemas of an app's input and output, including nested ones, by name."""
+def _schemas(model: type[BaseModel], given: str, made: str) -> dict[str, Any]:
+    """The schemas of an app's input and output and of what they hold, by name."""
     kinds = [(kind, "validation") for kind in (model, ImageSize, LoraWeight, Output)]
     _, whole = models_json_schema(kinds, ref_template=f"{SCHEMAS}{{model}}")  # type: ignore[arg-type]
     schemas = {name: _plain(schema) for name, schema in whole["$defs"].items()}
@@ -179,7 +179,7 @@ def _schemas(model: type[BaseModel], given: str, told: str) -> dict[str, Any]:
     for side in schemas["ImageSize"]["properties"].values():  # our models' range, which is narrower than fal's
         side.pop("exclusiveMinimum", None)
         side |= {"minimum": MIN_SIDE, "maximum": min(side["maximum"], MAX_SIDE)}
-    return {**schemas, given: fields, told: output}
+    return {**schemas, given: fields, made: output}
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:

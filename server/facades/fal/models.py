@@ -48,7 +48,7 @@ POSSIBLE: dict[str, Any] = {"minimum": MIN_SIDE, "maximum": MAX_SIDE}
 
 
 class ImageSize(BaseModel):
-    """Pixels; a missing side is 512. fal allows up to 14142; here `pipelines.ranges` defines the limit."""
+    """Pixels; a side that is left out is 512. fal allows up to 14142, this server 16 to 4096."""
 
     width: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[720, 512])
     height: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[480, 512])
@@ -77,11 +77,11 @@ VideoSize = Annotated[
 
 
 class LoraWeight(BaseModel):
-    """`path`: a URL, or the name of an installed LoRA; `#sha256=…` after it pins the file."""
+    """`path`: a URL, or the name of an installed LoRA. With `#sha256=…` at the end, the file must have that hash."""
 
     path: Link = Field(examples=["https://example.org/lora.safetensors", "someone/lora"])
     scale: Number = Field(1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, allow_inf_nan=False, examples=[1, 0.5])
-    force: bool = Field(False, description="fetch it again", examples=[False, True])
+    force: bool = Field(False, description="download it again", examples=[False, True])
 
 
 class TextToVideoInput(BaseModel):
@@ -132,7 +132,7 @@ class Output(BaseModel):
 
 
 class NewFile(BaseModel):
-    """The start of an upload: the file's name and media type."""
+    """Starts an upload: the name and the media type of the file."""
 
     file_name: str = Field("", max_length=1000, examples=["circle.png", "clip.mp4"])
     content_type: str = Field("", max_length=200, examples=["image/png", "video/mp4"])
@@ -144,7 +144,7 @@ class UploadedPart(BaseModel):
 
 
 class UploadedParts(BaseModel):
-    """Ends an upload in parts. The parts may be in any order."""
+    """Ends an upload in parts, which may be listed in any order."""
 
     parts: list[UploadedPart] = Field(
         min_length=1, max_length=MAX_PARTS, examples=[[{"partNumber": 1, "etag": '"0cc1"'}], [{"partNumber": 1}]]
@@ -152,7 +152,7 @@ class UploadedParts(BaseModel):
 
 
 class AppToken(BaseModel):
-    """A request for a token (`?fal_jwt_token=`) to call these apps without a key for some seconds."""
+    """A token to call these apps without a key, as `?fal_jwt_token=`; valid for `token_expiration` seconds."""
 
     allowed_apps: list[str] = Field(max_length=100, examples=[["cogvideox-5b"], ["fal-ai/cogvideox-5b"]])
     token_expiration: Whole = Field(120, ge=1, le=86_400, examples=[120, 600])

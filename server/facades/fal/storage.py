@@ -40,7 +40,7 @@ class Storage:
         self.signing = context.signing
 
     def token(self, request: Request) -> Response:
-        """Issues a token with which the Python client uploads files. The client needs a UTC offset in `expires_at`."""
+        """A token with which the Python client uploads until `expires_at`, a time with an explicit UTC offset."""
         until = int(time.time()) + TOKEN_SECONDS
         body = {
             "token": tokens.issue(self.signing, "files", until, owner=request.state.owner),
@@ -64,13 +64,13 @@ class Storage:
         return Json({"access_url": self._address(request, ticket.key, artifact.file_name)})
 
     def begin(self, request: Request) -> Response:
-        """Starts an upload in parts by the Python client."""
+        """Starts an upload in parts for the Python client."""
         ticket = self._ticket_of_headers(request)
         token = ticket.token(self.signing, time.time() + UPLOAD_SECONDS)
         return Json({"access_url": self._address(request, ticket.key, ticket.name), "uploadId": token})
 
     async def initiate(self, request: Request) -> Response:
-        """Starts any other upload, in one piece or in parts."""
+        """Starts an upload, whole or in parts, for clients that send the file to `upload_url`."""
         asked = NewFile.model_validate(await read_json(request) or {})
         ticket = self._ticket(request, asked.file_name, asked.content_type)
         address = self._address(request, ticket.key, ticket.name)

@@ -19,7 +19,7 @@ MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V",
 
 
 def task_of(owner: str, name: str) -> Task | None:
-    """The task of that model; None if the model is not CogVideoX. Ignores case, as the hub does."""
+    """What that model is for; None for one that is not CogVideoX. Case is ignored, as on the Hub."""
     if owner.lower() not in [one.lower() for one in OWNERS]:
         return None
     checkpoint = published(name)
@@ -48,29 +48,29 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown parameters are ignored, and null means absent. An absent parameter has the model's own default."""
+    """Unknown parameters are ignored, null means absent. The defaults are the model's."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     prompt: Text | None = Field(
         default=None,
-        description="for image-to-video; the prompt of text-to-video is in `inputs`",
+        description="for image-to-video; for text-to-video, `inputs` is the prompt",
         examples=["it rolls away", "it jumps"],
     )
     negative_prompt: Unwanted | None = Field(default=None, examples=[["low quality", "blurry"], "dark, grainy"])
-    num_frames: Frames | None = Field(default=None, description="rounded", examples=[49, 17])
+    num_frames: Frames | None = Field(default=None, description="rounded to a whole number", examples=[49, 17])
     num_inference_steps: Steps | None = Field(default=None, examples=[50, 20])
     guidance_scale: Guidance | None = Field(default=None, examples=[6, 7.5])
     seed: Seed | None = Field(default=None, examples=[42, 7])
     target_size: Size | None = Field(
         default=None,
         examples=[{"width": 720, "height": 480}, {"width": 480, "height": 480}],
-        description="of the video",
+        description="size of the video",
     )
 
 
 class Inference(BaseModel):
-    """`inputs` is a prompt for text-to-video; for image-to-video it is an image: base64, a data URI or a URL."""
+    """`inputs` is a prompt for text-to-video, and for image-to-video an image: base64, a data URI or a URL."""
 
     inputs: Annotated[str, AfterValidator(not_blank)] = Field(
         examples=["a red circle moves left", "a blue square moves right"]

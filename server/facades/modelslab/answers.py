@@ -23,7 +23,7 @@ TIP_DONE = "The video is at the address in output; no key is needed to get it"
 TIP_FAILED = "Change the request and send it again"
 
 
-def film_url(job: Job, base: str) -> str:
+def video_url(job: Job, base: str) -> str:
     return f"{base.rstrip('/')}/generations/{job.id}.{job.request.output_format}"
 
 
@@ -51,10 +51,9 @@ def eta(expected: float | None, position: int) -> int:
 def of_job(
     job: Job, base: str, position: int, expected: float | None = None, fetch_url: str | None = None
 ) -> dict[str, Any]:
-    """The response about a job. `fetch_url`: only for the response to the job's creation, which has more fields before
-    the video is finished.
+    """The answer about a job. `fetch_url`: in the answer to its creation only, which has more fields while it runs.
 
-    `position`: the number of jobs ahead. `expected`: estimated seconds until the video is finished, None if unknown.
+    `position`: jobs before it. `expected`: seconds until the video is complete, if an estimate exists.
     """
     if job.status is Status.SUCCEEDED:
         return _success(job, base)
@@ -75,14 +74,14 @@ def of_job(
         "id": job.number,
         "output": [],
         "proxy_links": [],
-        "future_links": [film_url(job, base)],
+        "future_links": [video_url(job, base)],
         "meta": meta(job),
         "notes": notes(job),
     }
 
 
 def _success(job: Job, base: str) -> dict[str, Any]:
-    url = film_url(job, base)
+    url = video_url(job, base)
     return {
         "status": "success",
         "generationTime": _seconds(job),
@@ -110,7 +109,7 @@ def letter(context: Context, job: Job, event: str) -> Letter | None:
         body = {
             "status": "success",
             "id": job.number,
-            "output": [film_url(job, job.webhook.base)],
+            "output": [video_url(job, job.webhook.base)],
             "generationTime": _seconds(job),
             "track_id": track_id,
             "meta": meta(job),

@@ -25,7 +25,7 @@ ROOMS: dict[str, dict[str, Kind]] = {
 ROOT_UPLOADS = ("/api/v6/base64_to_url", "/api/v7/base64_to_url")
 
 UPLOAD = {**body_schema(Upload), "parameters": []}
-FILM = {"parameters": [parameter("path", "name", "d9428888-122b-41e1-b85c-61cf3a6b5a4f.mp4", required=True)]}
+VIDEO = {"parameters": [parameter("path", "name", "d9428888-122b-41e1-b85c-61cf3a6b5a4f.mp4", required=True)]}
 
 
 def create(context: Context) -> FastAPI:
@@ -39,7 +39,7 @@ def create(context: Context) -> FastAPI:
             add(app, "POST", mount + path, calls.upload, "upload", UPLOAD, shown=mount + path == ROOT_UPLOADS[0])
     for method in ("GET", "HEAD"):
         shown = method == "GET"
-        add(app, method, "/generations/{name}", calls.film, "film", FILM, shown=shown, response_class=FileResponse)
+        add(app, method, "/generations/{name}", calls.video, "video", VIDEO, shown=shown, response_class=FileResponse)
     return app
 
 

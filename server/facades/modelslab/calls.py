@@ -48,7 +48,7 @@ HOLD_SECONDS = 20.0  # how long a call may block; the vendor's async SDK times o
 TEMP_SECONDS = 86_400.0
 UPLOAD_FIELDS = ("base64_string", "init_obj")
 UNKNOWN = {"status": "failed", "id": "", "output": "", "tip": "Check the id, and that it was made with this key"}
-FILM = re.compile(r"(?:^|/)generations/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(mp4|gif)$")
+VIDEO = re.compile(r"(?:^|/)generations/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(mp4|gif)$")
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,8 @@ class ModelsLab:
         url = self.context.artifacts.url(artifact, self.context.artifacts.base_url(request))
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
-    def film(self, request: Request) -> Response:
-        """Sends the video of a job, from the URL that earlier responses contained. Anyone with that URL may download
-        the video."""
+    def video(self, request: Request) -> Response:
+        """The video of a job, at the URL announced for it. It needs no key."""
         job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
@@ -174,7 +173,7 @@ def file_of(context: Context, path: str) -> Artifact | None:
 
 
 def _video_at(jobs: Jobs, path: str) -> Job | None:
-    found = FILM.search(path)
+    found = VIDEO.search(path)
     if found is None:
         return None
     job = jobs.get(found[1])  # NOTE: the id is the permission, so any owner's job is found

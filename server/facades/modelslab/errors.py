@@ -25,7 +25,7 @@ TIPS = {
     401: "Send your API key as `key` in the body, or in the Authorization header",
     404: "Check the address",
     405: "Check the method",
-    413: "Send less data, or the URL of the image instead of the image",
+    413: "Send less, or the URL of the image instead of the image",
     415: "Send the body compressed with gzip or deflate, or as it is",
     429: "Send the request again after the seconds in retry_after",
 }

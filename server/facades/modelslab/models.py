@@ -76,21 +76,23 @@ class Body(BaseModel):
     MOST: ClassVar[Mapping[str, float]] = {}
     IGNORED: ClassVar[Mapping[str, tuple[Any, str]]] = {}
 
-    key: str | None = Field(None, description="or a header: Authorization, x-api-key", examples=["YOUR_API_KEY", "K"])
+    key: str | None = Field(
+        None, description="API key; or in a header: Authorization, x-api-key", examples=["YOUR_API_KEY", "K"]
+    )
     prompt: Prompt = Field(examples=["A red circle moves to the left", "Space station in space"])
     negative_prompt: Text = Field("", examples=["low quality", "blurry"])
     seed: Annotated[Int, Field(ge=RANDOM_SEED, le=MAX_SEED)] | None = Field(
-        None, description="random if left out or -1", examples=[42, 7]
+        None, description="-1 or absent: random", examples=[42, 7]
     )
     fps: Positive = Field(8, description="16 at most", examples=[8, 16])
     output_type: OutputType = Field("mp4", examples=["mp4", "gif"])
     instant_response: bool = Field(
-        False, description="respond at once, without waiting for the video", examples=[True, False]
+        False, description="respond at once instead of waiting for the video", examples=[True, False]
     )
-    temp: bool = Field(False, description="the file is removed after a day", examples=[True, False])
+    temp: bool = Field(False, description="delete the file after a day", examples=[True, False])
     webhook: Address | None = Field(
         None,
-        description="the URL to call when the job has ended",
+        description="URL to call when the job has ended",
         examples=["https://example.com/hook", "http://example.org/"],
     )
     track_id: TrackId | None = Field(None, description="repeated in the webhook", examples=["clip-1", "clip-2"])
@@ -126,7 +128,7 @@ class TextToVideo(Sized):
     }
 
     model_id: TextModel = Field(
-        description=f"{', '.join(TEXT_MODELS)}: all of them are the model served here", examples=["cogvideox", "wanx"]
+        description=f"{', '.join(TEXT_MODELS)}; all select the model served here", examples=["cogvideox", "wanx"]
     )
     output_type: OutputType = Field("gif", examples=["mp4", "gif"])
     upscale_height: Side | None = Field(None, description="1024 at most", examples=[1024, 640])
@@ -158,7 +160,7 @@ class ImageToVideo(Sized):
     }
 
     model_id: ImageModel = Field(
-        description=f"{', '.join(IMAGE_MODELS)}: all of them are the model served here", examples=["cogvideox", "svd"]
+        description=f"{', '.join(IMAGE_MODELS)}; all select the model served here", examples=["cogvideox", "svd"]
     )
     init_image: Picture = Field(description="http(s) URL, data: URI or base64", examples=[RED, BLUE])
     prompt: Text = Field("", examples=["A red circle moves to the left", "Space station in space"])
@@ -181,7 +183,7 @@ class TextToVideoUltra(Body):
         "sample_shift": (3, "CogVideoX's schedulers have no shift"),
     }
 
-    model_id: Text = Field("", description="any name means the model served here", examples=["wan2.1", "wan2.2"])
+    model_id: Text = Field("", description="any name selects the model served here", examples=["wan2.1", "wan2.2"])
     resolution: Side = Field(480, description="short side in pixels, 480 at most", examples=[480, 320])
     num_frames: Positive = Field(92, description="161 at most", examples=[92, 82])
     fps: Positive = Field(16, description="18 at most", examples=[16, 18])
@@ -205,19 +207,19 @@ Given = TextToVideo | ImageToVideo | TextToVideoUltra | ImageToVideoUltra
 class Fetch(BaseModel):
     """`fetch/{id}`."""
 
-    key: str | None = Field(None, description="or a header", examples=["YOUR_API_KEY", "K"])
+    key: str | None = Field(None, description="API key; or in a header", examples=["YOUR_API_KEY", "K"])
 
 
 class FetchById(Fetch):
     """`fetch`."""
 
-    request_id: int | str = Field(description="`id` of the answer to a generation", examples=[1, "2"])
+    request_id: int | str = Field(description="`id` in the response to the generation", examples=[1, "2"])
 
 
 class Upload(BaseModel):
     """`base64_to_url`. Either field contains the file."""
 
-    key: str | None = Field(None, description="or a header", examples=["YOUR_API_KEY", "K"])
+    key: str | None = Field(None, description="API key; or in a header", examples=["YOUR_API_KEY", "K"])
     base64_string: str | None = Field(None, description="data: URI or base64", examples=[RED, BLUE])
     init_obj: str | None = Field(None, description="data: URI or base64", examples=[RED, BLUE])
 

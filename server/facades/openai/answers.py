@@ -37,8 +37,7 @@ def job_id_of(video_id: str) -> str | None:
 
 
 def video(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """Returns the video object. Two fields are additional: the video's `url`, and `notes` on differences from the
-    request."""
+    """With two members of our own: `url` of the video, and `notes` on what differs from the request."""
     plan, request, asked = job.plan or {}, job.request, job.memo.get("model", "")
     seconds = request.duration or (request.num_frames or 0) / (request.fps or 1)
     failed = WORDS[job.status] == "failed"

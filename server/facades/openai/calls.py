@@ -54,8 +54,8 @@ class Videos:
             "x-model": done.model,
             "x-inference-time-s": f"{done.inference_seconds or 0.0:.3f}",
         }
-        film = await run_in_threadpool(self.context.artifacts.read, done.video)
-        return Response(film, media_type=done.video.media_type, headers=headers)
+        content = await run_in_threadpool(self.context.artifacts.read, done.video)
+        return Response(content, media_type=done.video.media_type, headers=headers)
 
     async def _submit(self, request: Request) -> Job:
         fields = nested(await read_fields(request, FORMS))
@@ -130,9 +130,9 @@ class Videos:
         inspectors = self.context.inspectors
         async with (
             inspectors.slow_turn(request.state.owner),
-            contextmanager_in_threadpool(self.context.artifacts.on_disk(video)) as film,
+            contextmanager_in_threadpool(self.context.artifacts.on_disk(video)) as path,
         ):
-            return await spritesheet(film, frames, inspectors)
+            return await spritesheet(path, frames, inspectors)
 
     def delete(self, request: Request, video_id: str) -> Response:
         job = self._find(request, video_id)

@@ -162,8 +162,8 @@ Bag = Annotated[
 
 
 class CreateVideo(BaseModel):
-    """`notes` names the fields without effect. Null means absent. In a form, an object is sent as `name[member]` fields
-    or as JSON text."""
+    """Fields without effect are named in `notes`, null means absent. In a form, an object is written with bracketed
+    names or as JSON text."""
 
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
 
@@ -190,7 +190,7 @@ class CreateVideo(BaseModel):
     )
     enable_frame_interpolation: bool = Field(False, examples=[True, False])
     frame_interpolation_exp: Annotated[int, Field(ge=1, le=4), NO_BOOL] = Field(
-        1, description="multiplies the frame rate by 2 to the power of this value", examples=[1, 2]
+        1, description="multiplies the frame rate by 2 to this power", examples=[1, 2]
     )
     video_params: Bag | None = Field(None, examples=[{"num_frames": 49, "fps": 8}, '{"num_frames": 25}'])
     extra_params: Bag | None = Field(None, examples=[{"seed": 42}, '{"seed": 7}'])

@@ -57,8 +57,8 @@ def waiting(job: Job) -> Job:
 def prediction(
     context: Context, job: Job, base: str, root: str, lines: Iterable[LogLine], *, as_data: bool = False
 ) -> dict[str, Any]:
-    """`base`: our URL. `root`: our URL up to Replicate's `/v1`. `as_data`: the video as a data: URI instead of its
-    URL."""
+    """`base` is our address, `root` the one up to Replicate's `/v1`. `as_data`: the video itself instead of where it
+    lies."""
     body: dict[str, Any] = {
         "id": public_id(job.id),
         "model": job.endpoint,

@@ -36,21 +36,21 @@ ALIASES = ("christophy/cogvideox",)  # has the same input as another model
 class NewFile(BaseModel):
     content: bytes = Field(description="The file", examples=["circle.png", "clip.mp4"])
     filename: str | None = Field(
-        None, description="The file's name, if it differs from the part's", examples=["a.png", "b.mp4"]
+        None, description="Name of the file, if not that of the part", examples=["a.png", "b.mp4"]
     )
     type: str | None = Field(
-        None, description="The file's media type, if it differs from the part's", examples=["image/png", "video/mp4"]
+        None, description="Media type of the file, if not that of the part", examples=["image/png", "video/mp4"]
     )
     metadata: dict[str, Any] | None = Field(
         None,
-        description="Any JSON object to store with the file, as a text or as a part with JSON",
+        description="An object to store with the file, as JSON text or as a JSON part",
         examples=[{}, {"by": "me"}],
     )
 
 
 BLOCKING = [
     parameter("header", "Prefer", "wait", "wait=5", description="`wait` blocks for up to 54 seconds, `wait=N` for N"),
-    parameter("header", "Cancel-After", "30s", "5m", description="Cancels the prediction when it lasts longer"),
+    parameter("header", "Cancel-After", "30s", "5m", description="Cancels the prediction if it takes longer"),
 ]
 CURSOR = {"parameters": [parameter("query", "cursor", description="From `next` or `previous` of another page")]}
 

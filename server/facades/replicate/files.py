@@ -87,7 +87,7 @@ class Files:
         return record
 
     async def list(self, request: Request) -> Response:
-        """The newest files come first. All files are on one page, because they are kept for only a day."""
+        """All files of the key on one page, newest first."""
         async with self.context.jobs.pages.turn(request.state.owner, PAGE_WAIT):
             return await run_in_threadpool(self._list, request)
 

@@ -86,14 +86,12 @@ HOOKS = ["https://example.com/hook", "https://example.com/other"]
 class Wanted(BaseModel):
     """The fields of every request for a prediction, besides its input."""
 
-    webhook: Link | None = Field(None, description="The URL to call for the prediction's events", examples=HOOKS)
+    webhook: Link | None = Field(None, description="URL to call for the prediction's events", examples=HOOKS)
     webhook_events_filter: list[Event] | None = Field(
-        None, description="The events to send; by default all", examples=[["completed"], ["start", "completed"]]
+        None, description="Events to report; default: all", examples=[["completed"], ["start", "completed"]]
     )
-    webhook_completed: Link | None = Field(
-        None, description="The older form of `webhook`, called only at the end", examples=HOOKS
-    )
-    stream: Flag | None = Field(None, description="Every prediction has a stream", examples=[True, False])
+    webhook_completed: Link | None = Field(None, description="The older form, called at the end only", examples=HOOKS)
+    stream: Flag | None = Field(None, description="No effect: every prediction has a stream", examples=[True, False])
 
 
 class CogVideoX5bRequest(Wanted):

@@ -58,15 +58,15 @@ class Watch:
         yield _event("done", reason.get(job.status, "{}"), number + 2)
 
     def page(self, request: Request, prediction_id: str, token: str) -> Response:
-        """Redirects to the video; until it exists, shows the progress on a page that reloads itself."""
+        """The video; until it is complete, its progress, which browsers reload every two seconds."""
         job = self._find(prediction_id, token)
         if job.video is not None:
             return RedirectResponse(
                 self.context.artifacts.url(job.video, self.context.artifacts.base_url(request)), 303
             )
         error = errors.of_job(job, MODELS[job.endpoint].fields)
-        told = logs.text(job, self.jobs.logs(job.id), time.time())
-        text = "\n".join(filter(None, (answers.WORDS[job.status], error, told)))
+        log = logs.text(job, self.jobs.logs(job.id), time.time())
+        text = "\n".join(filter(None, (answers.WORDS[job.status], error, log)))
         return PlainTextResponse(text, headers={} if job.status.is_terminal else {"refresh": "2"})
 
     def _find(self, prediction_id: str, token: str) -> Job:

@@ -29,8 +29,8 @@ FACADE = "segmind"
 MOUNTS = ("", "/segmind")
 FORM: dict[str, Any] = {"enum": ["json", "binary"], "required": False}
 FORM_PARAMETERS = [
-    parameter("query", "response", description="the form of the response", **FORM),
-    parameter("header", "X-Response-Format", description="the form of the response, as a header", **FORM),
+    parameter("query", "response", description="format of the response", **FORM),
+    parameter("header", "X-Response-Format", description="the same, as a header", **FORM),
 ]
 VIDEO_OR_JSON: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "video/mp4": {"schema": {"type": "string", "format": "binary"}}}}

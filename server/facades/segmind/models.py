@@ -41,7 +41,7 @@ Frames = Annotated[int, Field(ge=16, le=60), NO_BOOL]
 Steps = Annotated[int, Field(ge=25, le=50), NO_BOOL]
 Guidance = Annotated[float, Field(ge=5, le=10), NO_BOOL]
 Rate = Annotated[int, Field(ge=8, le=10), NO_BOOL]
-Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1 means a random seed"), NO_BOOL]
+Seed = Annotated[int, Field(ge=RANDOM_SEED, le=SEED_LIMIT, description="-1: random"), NO_BOOL]
 
 
 class TextToVideo(BaseModel):

@@ -53,14 +53,14 @@ def unified_result(context: Context, job: Job, base: str) -> dict[str, Any]:
     """`raw_response` contains Zhipu's form of the result. At 302.AI, this field contains the response of the cloud that
     302.AI calls."""
     raw = result(context, job, base)
-    films = raw.get("video_result", [{}])
+    videos = raw.get("video_result", [{}])
     answer = {
         "task_id": job.id,
         "upstream_task_id": job.id,
         "model": job.memo["model"],
         "mode": MODES.get(job.request.task, "v2v"),
         "status": UNIFIED_STATES.get(job.status, "failed"),
-        "video_url": films[0].get("url"),
+        "video_url": videos[0].get("url"),
         "created_at": _date(job.created_at),
         "completed_at": None if job.finished_at is None else _date(job.finished_at),
         "execution_time": round(job.inference_seconds or 0),  # a client in Go expects an integer

@@ -162,7 +162,7 @@ class VideoGeneration(BaseModel):
     fps: Rate = Field(30, examples=[30, 60])
     duration: Seconds = Field(5, description="in seconds", examples=[5, 10])
     request_id: RequestId | None = Field(
-        None, description="must not have been used before", examples=["first-request-1", "second-request-2"]
+        None, description="must be unique", examples=["first-request-1", "second-request-2"]
     )
     user_id: UserId | None = Field(None, examples=["user-0001", "user-0002"])
     style: Any = Field(None, examples=["general", "anime"])
@@ -187,7 +187,7 @@ class VideoGeneration(BaseModel):
         if count == 2:
             raise PydanticCustomError(
                 "pictures",
-                f"image_url: two pictures request a video that ends with the second one; {NO_LAST_FRAME}",
+                f"image_url: two pictures ask for a video that ends on the second one; {NO_LAST_FRAME}",
             )
         return self
 
@@ -205,7 +205,7 @@ class UnifiedVideo(VideoGeneration):
     """`POST /302/v2/video/create`: 302.AI's own fields for all models, in addition to Zhipu's."""
 
     model: Annotated[str, AfterValidator(_relayed_model)] = Field(examples=["cogvideox-3", "CogVideoX_2-t2v"])
-    image: Pictures = Field([], description="or a file of a form", examples=PICTURES)
+    image: Pictures = Field([], description="the same as image_url; in a form, it may be a file", examples=PICTURES)
     end_image: Any = Field(None, examples=PICTURES)
     video: Any = Field(None, examples=["https://example.com/a.mp4", "https://example.com/b.mp4"])
     negative_prompt: Prompt = Field("", examples=["low quality", "blurry"])

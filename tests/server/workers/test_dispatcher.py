@@ -203,13 +203,12 @@ def test_a_dead_dispatcher_is_sent_no_jobs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_lost_attempt_goes_on_where_it_was(two_workers: Two) -> None:
-    """The prompt's `times` counts the deaths in the journal, and an earlier test has left one there."""
     house, tmp = two_workers
-    job = ended(house, submit(house, "save=1 steps=9 at=5 die=SIGKILL times=2", seed=77))
+    job = ended(house, submit(house, "save=1 steps=9 at=5 die=SIGKILL times=1", seed=77))
     assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
     runs = [line for line in journal(tmp) if line.startswith("start 77")]
     assert runs == ["start 77", "start 77 at 4"], "the worker died during the fifth step"
-    until(lambda: not house.health.data.checkpoints.joinpath(job.id).exists())
+    until(lambda: not house.data.checkpoints.joinpath(job.id).exists())
 
 
 def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -218,15 +217,15 @@ def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
         house = house_of(application)
         job = submit(house, "save=1 steps=400 sleep=0.02", seed=5)
         gone = submit(house, "save=1 steps=400 sleep=0.02", seed=6)
-        until(lambda: house.health.data.checkpoints.joinpath(job.id).exists())
-    house.health.data.checkpoints.joinpath(gone.id).write_bytes(b"7")
-    house.health.data.checkpoints.joinpath("nobody").write_bytes(b"7")
+        until(lambda: house.data.checkpoints.joinpath(job.id).exists())
+    house.data.checkpoints.joinpath(gone.id).write_bytes(b"7")
+    house.data.checkpoints.joinpath("nobody").write_bytes(b"7")
     application = app(tmp_path)
     with TestClient(application):
         house = house_of(application)
         until(lambda: len(journal(tmp_path)) == 2)
         assert journal(tmp_path)[1].startswith("start 5 at ")
-        left = [p.name for p in house.health.data.checkpoints.iterdir() if p.is_file()]
+        left = [p.name for p in house.data.checkpoints.iterdir() if p.is_file()]
         assert sorted(left) == sorted([job.id, gone.id])
         for one in (job, gone):
             house.context.jobs.cancel(one.id)
@@ -258,7 +257,7 @@ def test_a_stopping_server_lets_its_jobs_save(tmp_path: Path) -> None:
     house = house_of(application := app(tmp_path))
     found = house.context.jobs.get(job.id)
     assert found and found.status is Status.QUEUED and found.attempt == 1 and not found.deaths
-    assert int(house.health.data.checkpoints.joinpath(job.id).read_bytes()) > 3
+    assert int(house.data.checkpoints.joinpath(job.id).read_bytes()) > 3
     with TestClient(application):
         until(lambda: len(journal(tmp_path)) == 2)
         assert journal(tmp_path)[1].startswith("start 1 at ")

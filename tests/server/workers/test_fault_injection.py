@@ -61,7 +61,7 @@ Two = tuple[House, Path]
 
 
 def films(house: House) -> list[Path]:
-    return list(house.health.data.artifacts.glob("*/video.*"))
+    return list(house.data.artifacts.glob("*/video.*"))
 
 
 def frozen(house: House) -> psutil.Process:
@@ -185,7 +185,7 @@ def test_seven_seconds_of_a_locked_file(tmp_path: Path) -> None:
         house = house_of(application)
         running = submit(house, "steps=100 sleep=0.02")
         until(lambda: (found := house.context.jobs.get(running.id)) and found.step > 0)
-        with closing(sqlite3.connect(house.health.data.root / "jobs.db", isolation_level=None)) as other:
+        with closing(sqlite3.connect(house.data.root / "jobs.db", isolation_level=None)) as other:
             until(lambda: locked(other))
             calls = {v: callers.submit(client.post, path, json=body) for v, (path, body, _) in CALLS.items()}
             asked = callers.submit(client.get, CALLS["fal"][2].replace("/x/", f"/{running.id}/"))
@@ -491,7 +491,7 @@ def test_a_broken_checkpoint_costs_its_sampling_and_nothing_else(tmp_path: Path)
     application = server()  # not started, so jobs stay queued
     house = house_of(application)
     torn, plain_one = (submit(house, "a red circle", **request) for _ in range(2))
-    house.health.data.checkpoints.joinpath(torn.id).write_bytes(os.urandom(50_000))
+    house.data.checkpoints.joinpath(torn.id).write_bytes(os.urandom(50_000))
     house.close()
     with TestClient(application := server()):
         house = house_of(application)
