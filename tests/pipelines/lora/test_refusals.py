@@ -100,7 +100,7 @@ def test_calls_that_make_no_sense(tmp_path: Path) -> None:
     refused(net, write(tmp_path / "b.safetensors", draw(net), ss_network_alpha="nan"), "not a number")
     alphas = {f"transformer.{m}.alpha": torch.ones(2) for m in MODULES}
     refused(net, write(tmp_path / "b.safetensors", draw(net), extra=alphas), "not one floating number")
-    refused(net, write(tmp_path / "b.safetensors", draw(net), lora_adapter_metadata="[1]"), "no PEFT configuration")
+    refused(net, write(tmp_path / "b.safetensors", draw(net), lora_adapter_metadata="[1]"), "not a PEFT configuration")
     load_lora(net, path, 1.0, "a")
     refused(net, path, "loaded already")
     fused = tiny()

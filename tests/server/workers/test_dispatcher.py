@@ -70,10 +70,11 @@ def test_a_table_that_cannot_be_used_loses_nothing(desk: Desk, monkeypatch: pyte
 
 def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the table is unusable, the dispatcher does not listen to its workers, so it must not kill a silent one."""
-    away, unwanted = threading.Event(), desk.store.unwanted
+    away, noticed, unwanted = threading.Event(), threading.Event(), desk.store.unwanted
 
     def unusable(job_ids: list[str]) -> set[str]:
         if away.is_set():
+            noticed.set()
             raise OperationalError("SELECT", {}, Exception("server closed the connection"))
         return unwanted(job_ids)
 
@@ -83,6 +84,7 @@ def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest
         until(lambda: desk.job.status is Status.RUNNING and dispatcher._attempts)
         (attempt,) = dispatcher._attempts.values()
         away.set()
+        until(noticed.is_set)
         desk.now += 2 * Patience().silence
         until(lambda: attempt._heard_at == desk.now)
         away.clear()

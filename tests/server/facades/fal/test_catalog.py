@@ -37,7 +37,7 @@ def ids(body: Any) -> list[str]:
     ("query", "found"),
     [
         ({"q": "cogvideox"}, IDS),
-        ({"q": "CogVideoX picture"}, IDS[1:2]),
+        ({"q": "CogVideoX image"}, IDS[1:2]),
         ({"q": "flux"}, []),
         ({"category": "text-to-video"}, IDS[:1]),
         ({"category": "text-to-image"}, []),
