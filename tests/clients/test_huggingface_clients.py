@@ -89,7 +89,7 @@ def test_image_to_video(server: str, models: Mapping[Task, ModelInfo], picture: 
 
 
 def test_bare_pictures(stand_in: str, picture: Path, picture_url: str) -> None:
-    """Without parameters the client sends the bytes, and a content type only if the file name or the host has one."""
+    """Without parameters, the client sends only the image's bytes, sometimes without a content type."""
     client = client_of(stand_in, I2V, root="")
     for form in (picture.read_bytes(), picture, str(picture), picture_url):
         assert len(client.image_to_video(form)) == 1000

@@ -41,8 +41,6 @@ from tests.rigs.webhooks import deliver
 from tests.rigs.webhooks import job as told_job
 from tests.server import test_serve
 
-# two kinds of calls: one creates a job, one asks for a job
-
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Path]]:
