@@ -23,8 +23,9 @@ PICTURE = (
 
 @dataclass(frozen=True)
 class Scene:
-    """`places` are path parameters, and `values` are other fields that the tested field requires. `examples` replace
-    the schema's examples. With `refuses`, the second example must be refused."""
+    """What the test of a field needs. `places` are path parameters, and `values` are other fields that the tested field
+    requires. `examples` replace the schema's examples. If `refuses` is true, the server must refuse the second
+    example."""
 
     places: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Tiny CogVideoX checkpoints with random weights, on disk as the real ones are published.
+"""Tiny CogVideoX checkpoints with random weights, in the same files as the published checkpoints.
 
 They have the published layout (model_index.json, one folder per component, sharded safetensors with an index, a T5
 tokenizer with `spiece.model` and without tokenizer.json) and, per kind, the config values that distinguish the five

@@ -40,7 +40,7 @@ class Hand:
 
 
 class Told:
-    """Collects all Progress events of a run in order, both yielded events and events passed to the callback."""
+    """Collects in order all Progress events of a run: those that it yields and those that it passes to the callback."""
 
     def __init__(self) -> None:
         self.all: list[Progress] = []
@@ -58,7 +58,8 @@ class Told:
 
 
 def check(told: Told) -> None:
-    """Asserts that shares never decrease and stay below 1, times are not negative, and each stage reaches its total."""
+    """Asserts that shares never decrease and stay below 1, that times are not negative, and that each stage reaches its
+    total."""
     shares = [one.share for one in told.all]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] < 1, shares
     assert all(one.eta is None or one.eta >= 0 for one in told.all)
@@ -337,7 +338,7 @@ def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.Monk
 
 
 def test_what_closes_a_file_may_end_it(tmp_path: Path) -> None:
-    """If the callback raises, for example on a cancel, no file remains and ffmpeg has ended."""
+    """If the callback raises an exception (on a cancel, for example), no file remains and ffmpeg ends."""
 
     def closing(left: int) -> None:
         raise InterruptedError

@@ -1,4 +1,4 @@
-"""Manifests: any content survives a round trip through every format; other files are refused."""
+"""A manifest with any content can be written to and read from every format; files without a manifest are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HDR images are read as accurately as others, unless their samples are too coarse."""
+"""HDR images are read as accurately as other images, unless their samples have too few bits."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ CACHE = HERE.parents[1] / ".cache" / "clients"
 KEY = "id:secret"
 START_SECONDS = 120
 SCRIPT_SECONDS = 600
-NODE = 22  # the oldest version that the newest clients support
+NODE = 22  # the oldest major version of node that the newest clients support
 
 
 @dataclass(frozen=True)
