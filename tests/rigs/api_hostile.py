@@ -202,8 +202,8 @@ def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
 
 
 def around(path: str, places: dict[str, Any], methods: Iterable[str] = ("GET", "POST")) -> Iterator[Asked]:
-    """Changes the method, id, key, host or path of requests to the given URL and yields them. Requests with odd ids use
-    each of `methods`."""
+    """Yields variants of requests to the given URL, each with another method, id, key, host or path. Requests with odd
+    ids use each of `methods`."""
     target = path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     for method in METHODS:
         for body in (b"", b"{}", b'{"prompt": "a"}'):

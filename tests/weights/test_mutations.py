@@ -93,7 +93,7 @@ def test_what_passes_makes_the_same_video(tmp_path: Path) -> None:
 
 
 def test_a_record_makes_every_change_of_a_config_a_problem(tmp_path: Path) -> None:
-    """The record also notices values that a custom model may have, such as this scaling factor."""
+    """The record also notices a change to a value that would be valid in a custom model (here the scaling factor)."""
     folder = copy(tmp_path / "checkpoint")
     mutations.config(folder, "vae/config.json", scaling_factor=0.8)
     assert verify(folder).ok

@@ -199,9 +199,8 @@ def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path
         for loras in ((style,), ())
     )
     assert torch.equal(alone, last.finished[1]) and not torch.equal(without, last.finished[1])
-    first_only = draw(
-        first.transformer, ["patch_embed.proj"]
-    )  # in this layer, image-to-video checkpoints have twice as many input channels as text-to-video checkpoints
+    # in this layer, image-to-video checkpoints have twice as many input channels as text-to-video checkpoints
+    first_only = draw(first.transformer, ["patch_embed.proj"])
     narrow = Lora(str(write(tmp_path / "narrow.safetensors", first_only)))
     seen: list[Event] = []
     with pytest.raises(RequestError, match=r"^loras: narrow\.safetensors: .*; 5b-i2v makes the further clips$"):

@@ -1,4 +1,4 @@
-"""A manifest with any content can be written to and read from every format; files without a manifest are refused."""
+"""Any manifest survives a round trip through every format; damaged and foreign files have no manifest."""
 
 from __future__ import annotations
 

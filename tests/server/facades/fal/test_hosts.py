@@ -54,7 +54,8 @@ def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base:
 @pytest.mark.parametrize("route", ["/fal/proxy", "/api/fal/proxy/"])
 @pytest.mark.parametrize("public_url", [None, "https://films.example.org"])
 def test_the_proxys_clients_get_fals_own_addresses(build: Build, route: str, public_url: str | None) -> None:
-    """Some clients send the key only to the first URL's host, and all send fal's own URLs through the proxy."""
+    """Some clients send the key only to the first URL's host. All clients send calls of fal's own URLs through the
+    proxy."""
     rig = build(public_url=public_url)
     client, table = rig.client, rig.table
     target = f"https://queue.fal.run{APP}"
