@@ -171,8 +171,8 @@ def test_what_a_prompt_leaves_open_the_seed_decides(engine: Engine, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) -> None:
-    """The background that a seed chooses becomes the negative prompt for the same seed. Another colour as the negative
-    prompt must not remove a background that the prompt names."""
+    """The background that a seed chooses becomes the negative prompt for the same seed. If the prompt names a
+    background, another colour as the negative prompt must not remove this background."""
     kept, others, seen = 0, 0, 0
     for seed in range(5):
         chosen = look(clip(engine, "a circle", tmp_path, seed=seed)).background
@@ -256,8 +256,8 @@ def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_pat
 
 
 def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Path) -> None:
-    """At twice the rate, the shipped network draws the new frames; in each, the object lies between its places in the
-    frames before and after."""
+    """At twice the rate, the shipped network draws the new frames. In each new frame, the object lies between its
+    places in the frames before and after."""
     film = clip(engine, "a red circle moves left on a blue background", tmp_path, interpolate_fps=16)
     seen = look(film)
     assert (seen.color, seen.background, seen.shape) == ("red", "blue", "circle")

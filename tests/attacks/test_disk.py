@@ -1,4 +1,4 @@
-"""Disk usage: how much one key can fill, and that refused or aborted requests leave nothing behind."""
+"""Tests how much of the disk one key can fill, and that refused or aborted requests leave nothing behind."""
 
 from __future__ import annotations
 

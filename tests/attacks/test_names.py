@@ -1,5 +1,5 @@
-"""One key sends image URLs that stall (DNS names that never resolve, very slow hosts); another key's URLs are still
-fetched promptly."""
+"""One key sends image URLs that stall, because their DNS names never resolve or their hosts are very slow. The server
+still fetches another key's URLs promptly."""
 
 from __future__ import annotations
 

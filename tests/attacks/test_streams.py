@@ -1,4 +1,4 @@
-"""Hundreds of event streams and blocking calls: their CPU cost and the limit per key."""
+"""Tests how much CPU time hundreds of event streams and blocking calls cost, and the limit per key."""
 
 from __future__ import annotations
 

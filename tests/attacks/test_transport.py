@@ -1,6 +1,6 @@
 """Attacks below the API: endless headers, idle connections, large bodies without a key, responses that are never read.
 
-The attacker's address is 127.0.0.2, so that its connections are counted apart from the bystander's connections.
+The attacker's address is 127.0.0.2, so that the server counts the attacker's connections apart from the bystander's.
 """
 
 from __future__ import annotations

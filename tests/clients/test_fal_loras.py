@@ -1,4 +1,4 @@
-"""A LoRA through fal's own client, on each of its three endpoints: the videos show its effect."""
+"""fal's own client sends a LoRA to each of fal's three endpoints, and the videos show the LoRA's effect."""
 
 from __future__ import annotations
 

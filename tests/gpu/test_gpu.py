@@ -112,7 +112,7 @@ def test_a_module_is_back_to_itself_after_every_profile(middle: Model) -> None:
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "1.5-5b"])
 def test_a_seed_draws_the_same_noise_on_both_devices(kind: checkpoints.Kind) -> None:
-    """Both devices use the same dtype, because torch draws different numbers for bfloat16 than for float32."""
+    """The GPU and the CPU use the same dtype, because torch draws different random numbers for bfloat16 and float32."""
     model = rig.in_own_dtypes(Loader(CUDA)).load(checkpoints.cached(kind))
     plan, _ = rig.plan_for(model, Task.T2V)
     embeds = torch.zeros(2, 1, 1)

@@ -148,8 +148,8 @@ def test_tiles_make_the_whole_frame(dtype: torch.dtype) -> None:
 
 
 def test_a_frame_too_large_for_the_memory_is_made_by_tiles() -> None:
-    """An activation of 32 channels at 2048x2048 in float32 is half a GiB, and two exist at once; a 1024x1024 tile needs
-    a quarter of this memory."""
+    """An activation of 32 channels at 2048x2048 in float32 takes half a GiB, and two activations exist at once. A
+    1024x1024 tile needs a quarter of this memory."""
     upscaler, given = options.enlarging(CUDA, width=32), options.frame(512, 512)
     whole = options.by_tiles(upscaler, given, None)
     room = rig.cuda_bytes(CUDA) + 700 * 2**20

@@ -47,7 +47,7 @@ from tests.rigs.job_table import VIDEO, Store, Table, hold, succeed
 from tests.rigs.stand_ins import AnyFile, NoNetwork, OneLora, model_for
 
 HERE = "http://here:8000"
-MEMORY = Path("/dev/shm")  # a disk needs time to sync, and no file here outlives the test
+MEMORY = Path("/dev/shm")  # syncing a disk takes time, and no file in this rig outlives the test
 
 
 @dataclass

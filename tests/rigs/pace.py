@@ -15,7 +15,7 @@ _slowness = 1.0
 
 
 def slowness() -> float:
-    """How many times longer a unit of work takes now than on the reference machine; at least 1.
+    """The time that a unit of work takes now, divided by its time on the reference machine; at least 1.
 
     It measures wall-clock time, so that other processes on the same cores count too.
     """

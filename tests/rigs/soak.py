@@ -66,7 +66,7 @@ class Server:
     def start(self) -> None:
         settings = {"port": str(self.port), "data_dir": str(self.folder / "data"), "device": "cpu", "api_keys": KEY}
         settings |= {"models_dir": str(self.folder / "none"), "max_queue": "10000", "log_level": "info"}
-        settings["keep_latents_mb"] = "0"  # with saved latents, equal jobs would not sample
+        settings["keep_latents_mb"] = "0"  # if latents were saved, equal jobs would reuse them and not sample
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "serve"], env=environment(settings), stdout=log, stderr=log

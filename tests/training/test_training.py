@@ -226,7 +226,7 @@ def test_latents_of_a_beginning_are_the_beginning_of_the_latents() -> None:
 
 
 def test_captions_say_all_that_a_scene_is_and_nothing_unknown() -> None:
-    """An attribute that the caption does not mention has a fixed value, such as the centre or a medium size."""
+    """An attribute that the caption does not mention has a fixed value (a medium size, for example)."""
     rng, known = np.random.default_rng(0), set(vocabulary())
     for _ in range(300):
         scene = sample_scene(rng, FILM, two=0.3)

@@ -1,4 +1,4 @@
-"""The tensors expected from a config are those of the pinned libraries' classes."""
+"""From a config, our code expects the same tensors as the pinned libraries' classes have."""
 
 from __future__ import annotations
 

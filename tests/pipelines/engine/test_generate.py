@@ -1,4 +1,4 @@
-"""The engine end to end on tiny checkpoints: exact lengths and sizes, seeds, memory, cancel, bad output."""
+"""Tests the whole engine on tiny checkpoints: exact lengths and sizes, seeds, memory, cancelling and bad output."""
 
 from __future__ import annotations
 

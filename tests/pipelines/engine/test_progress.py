@@ -1,4 +1,4 @@
-"""Progress and remaining time of a run, with a manual clock and with the tiny models."""
+"""Tests the progress and the remaining time that a run reports, with a manual clock and with the tiny models."""
 
 from __future__ import annotations
 
@@ -316,7 +316,8 @@ def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatc
 
 
 def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The formats' estimates differ before any measurement; a measurement of one format is not used for the other."""
+    """Before any measurement, the formats' estimates differ. A measurement of one format is not used for another
+    format."""
     engine = Engine(EngineSpec(engine.models, "cpu"))
     estimates: list[dict[str, float]] = []
     prepare = effort.prepare

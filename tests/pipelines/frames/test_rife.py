@@ -51,7 +51,8 @@ def golden_spec() -> dict[str, Any]:
 
 
 def golden_weights(spec: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """Weights from NumPy's legacy generator, whose stream never changes; the recording used the same weights."""
+    """Weights from NumPy's legacy generator, whose numbers never change; the recorded output was made with the same
+    weights."""
     out = {}
     for k, (name, entry) in enumerate(sorted(spec.items())):
         random, shape = np.random.RandomState(seed * 1000 + k), tuple(entry["shape"])
@@ -92,7 +93,7 @@ def test_recorded_output(version: str) -> None:
 
 
 def state_dict(version: str | Shape, **biases: float) -> dict[str, Tensor]:
-    """A state dict with the published files' names, in which all values are zero except for the given biases of
+    """A state dict with the names from the published files. All values are zero, except for the given biases of
     lastconv's planes."""
     shape = version if isinstance(version, Shape) else VERSIONS[version][0]
     with torch.device("meta"):

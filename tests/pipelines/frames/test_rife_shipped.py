@@ -26,7 +26,8 @@ def net() -> IFNet:
 
 
 def moving_shape(seed: int, height: int, width: int) -> Motion:
-    """A shape that moves, turns and grows slightly, drawn by independent code: not a scene from the training."""
+    """A shape that moves, turns and grows slightly. Independent code draws it, so that it is not a scene from the
+    training."""
     random = np.random.default_rng([31, seed])
     shape = ("circle", "square", "triangle", "star")[seed % 4]
     unit, angle = min(height, width) / 64, random.uniform(0, 2 * math.pi)

@@ -1,4 +1,5 @@
-"""LoRAs in the engine: the same videos as with diffusers' own loader, and no effect on later videos."""
+"""With a LoRA, the engine makes the same videos as diffusers' own loader, and the LoRA has no effect on later
+videos."""
 
 from __future__ import annotations
 
@@ -157,7 +158,7 @@ def test_the_log_says_alphas_origin_and_the_manifest_says_which_file(engine: Eng
 def test_what_an_owner_says_of_alpha_later_makes_another_video(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved latents of the earlier video are not used, because their key differs."""
+    """The engine does not use the earlier video's saved latents, because their key differs from this video's key."""
     keys: list[Any] = []
     monkeypatch.setattr(
         "pipelines.engine.generate.sampling_key", lambda *what: keys.append(repr(what[1])) or str(what[1])

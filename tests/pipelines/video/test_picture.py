@@ -1,4 +1,5 @@
-"""Reading images: all supported kinds become upright, opaque RGB; others are refused with their format named."""
+"""Images of all supported kinds become upright, opaque RGB. Other images are refused, and the message names their
+format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading clips: rotated, with a variable rate, with sound, too long, truncated, or not a video."""
+"""Reads clips that are rotated, have a variable rate or sound, are too long or truncated, or are no videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server limits the bytes that each client's files take on the disk, and counts the bytes while the files grow."""
+"""The server limits how many bytes each client's files take on the disk, and counts the bytes while the files grow."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_keys(build: Build) -> None:
     ],
 )
 def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base: str) -> None:
-    """Whatever URL the client submits to, the URLs in the receipt lead back to the request."""
+    """The URLs in the receipt lead back to the request, whatever URL the client has used to submit it."""
     client, table = served.client, served.table
     receipt = client.post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
     assert receipt.status_code == 200

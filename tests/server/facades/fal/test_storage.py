@@ -207,7 +207,8 @@ def test_a_lifecycle_that_cannot_be_read(store: Rig, value: str) -> None:
 
 
 def test_who_may(store: Rig) -> None:
-    """An upload needs a key or an upload token; an upload token allows only uploads, and no other token allows them."""
+    """An upload needs a key or an upload token. An upload token allows only uploads, and no other token allows
+    uploads."""
     body = {"file_name": "a", "content_type": "b"}
     calls = ["/storage/auth/token", "/files/upload", "/files/upload/multipart", "/storage/upload/initiate"]
     for path in (*calls, "/storage/upload/initiate-multipart", "/tokens/"):
