@@ -1,4 +1,4 @@
-"""Small upscalers of architectures that spandrel reads, and spandrel without torchvision."""
+"""Small upscalers of architectures that spandrel reads, and a way to import spandrel without torchvision."""
 
 from __future__ import annotations
 

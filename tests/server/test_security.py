@@ -89,7 +89,8 @@ NAMES = {
 
 
 class Dialled:
-    """Records every address that this process connects to. All tests share one hook, as it cannot be removed."""
+    """Records every address that this process connects to. All tests share one hook, because a hook cannot be
+    removed."""
 
     def __init__(self) -> None:
         self.at: list[Any] | None = None

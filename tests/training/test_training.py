@@ -1,4 +1,4 @@
-"""Tests the demo model's training in miniature: every step of `make demo-model` runs with few clips in a temporary
+"""Tests a very small training of the demo model: every step of `make demo-model` runs with few clips in a temporary
 folder."""
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ def tuned(base: Path, tmp_path: Path) -> Path:
 
 
 def original(tensors: Tensors) -> Tensors:
-    """diffusers' tensors as the original repository stores them, together with the other
-    tensors in its files."""
+    """diffusers' tensors as the original repository stores them, together with the other tensors in its files."""
     found: Tensors = {"model.diffusion_model.mixins.pos_embed.freqs_sin": torch.zeros(3)}
 
     def put(name: str, value: torch.Tensor) -> None:

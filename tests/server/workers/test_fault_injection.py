@@ -1,7 +1,7 @@
 """Faults outside the server: locked table, full disk, frozen worker, clock jump, stopped database, damaged file.
 
-No job is lost or reported twice, and clients learn the reason. Workers are real processes over the fake engine;
-`test_faults.py` kills processes of the complete server.
+No job is lost or reported twice, and clients learn the reason of a failure. Workers are real processes over the fake
+engine; `test_faults.py` kills processes of the complete server.
 """
 
 from __future__ import annotations
