@@ -1,6 +1,6 @@
-"""Settings for all tests: one torch thread per process, because tests run in parallel and the models are tiny; the
-server's log on stderr, as with `cogvideox serve`, so that no log line of another thread ends up in a command's output;
-time limits that scale with the machine's speed."""
+"""Settings for all tests. Each process has one torch thread, because tests run in parallel and the models are tiny. The
+server logs to stderr, as `cogvideox serve` does, so that no log line of another thread ends up in a command's output.
+Time limits scale with the machine's speed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import structlog
 from tests.rigs import pace
 from tests.rigs.ear import Ear
 
-# otherwise each of many processes compiles every module again
+# without a bytecode cache, each of the many processes would compile every module again
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))

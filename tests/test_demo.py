@@ -102,8 +102,8 @@ def test_no_prompt_of_the_evaluation_is_said_in_training_or_said_twice() -> None
 
 @pytest.mark.slow
 def test_a_prompt_is_followed(engine: Engine, tmp_path: Path) -> None:
-    """Checks colour, background, shape and motion of full-length clips; chance would be right in 1 of 8, 8, 4 and 10
-    cases."""
+    """Checks colour, background, shape and motion of full-length clips. By chance, they would be right in 1 of 8, 1 of
+    8, 1 of 4 and 1 of 10 cases."""
     hits = [
         right(scene, look(clip(engine, prompt, tmp_path, seed=seed, num_frames=FILM)))
         for seed, (scene, prompt) in enumerate(asked(12))
@@ -171,8 +171,8 @@ def test_what_a_prompt_leaves_open_the_seed_decides(engine: Engine, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) -> None:
-    """The background that a seed chooses becomes the negative prompt for the same seed. Another colour as the negative
-    prompt must not remove a background that the prompt names."""
+    """The background that a seed chooses becomes the negative prompt for the same seed. If the prompt names a
+    background, another colour as the negative prompt must not remove this background."""
     kept, others, seen = 0, 0, 0
     for seed in range(5):
         chosen = look(clip(engine, "a circle", tmp_path, seed=seed)).background
@@ -190,8 +190,8 @@ def test_a_negative_prompt_keeps_its_colour_out(engine: Engine, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
-    """With red as the negative prompt, at least half of the seeds that choose a red object without it choose another
-    colour."""
+    """Some seeds choose a red object if there is no negative prompt. With red as the negative prompt, at least half of
+    these seeds choose another colour."""
     prompt, chosen = "a small star on a white background", []
     for seed in range(16):
         if look(clip(engine, prompt, tmp_path, seed=seed, num_frames=9)).color == "red":
@@ -207,7 +207,8 @@ def test_red_as_a_negative_prompt(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_guidance_makes_a_prompt_count(engine: Engine, tmp_path: Path) -> None:
-    """Guidance makes the object of a vague prompt visible. It makes the seeds' videos more alike for a clear prompt."""
+    """Guidance makes the object of a vague prompt visible. For a clear prompt, guidance makes the videos of different
+    seeds more alike."""
 
     def films(prompt: str, guidance: float) -> np.ndarray:
         given = {"guidance_scale": guidance, "num_inference_steps": 12, "num_frames": 9}
@@ -255,8 +256,8 @@ def test_a_longer_film_goes_on_where_its_first_part_ends(engine: Engine, tmp_pat
 
 
 def test_frames_between_show_the_object_on_its_way(engine: Engine, tmp_path: Path) -> None:
-    """At twice the rate, the shipped network draws the new frames; in each, the object lies between its places in the
-    frames before and after."""
+    """At twice the rate, the shipped network draws the new frames. In each new frame, the object lies between its
+    places in the frames before and after."""
     film = clip(engine, "a red circle moves left on a blue background", tmp_path, interpolate_fps=16)
     seen = look(film)
     assert (seen.color, seen.background, seen.shape) == ("red", "blue", "circle")
@@ -300,8 +301,8 @@ def test_video_to_video_at_low_strength_keeps_the_clip(engine: Engine, tmp_path:
 def test_a_lora_gives_every_shape_a_white_outline(
     engine: Engine, with_picture: bool, whiter: int, tmp_path: Path
 ) -> None:
-    """The object's rim is whiter than without the LoRA or at half its strength. The difference is smaller with an input
-    image, which has no outline."""
+    """With the LoRA, the object's rim is whiter than without it, and whiter than with the LoRA at half strength. The
+    difference is smaller with an input image, which has no outline."""
     scene = Scene("circle", "red", "blue", "still", "big", FILM, 0, 0)
     rim = coverage(replace(scene, frames=1), 64, 96, outline=3.0)[0] > 0.5
     picture = render(scene, 64, 96)[0] if with_picture else None

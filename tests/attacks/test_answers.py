@@ -1,4 +1,4 @@
-"""Image hosts whose responses are endless or expensive to read."""
+"""Image hosts send responses that never end or that are expensive to read."""
 
 from __future__ import annotations
 

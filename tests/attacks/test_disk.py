@@ -1,4 +1,4 @@
-"""Disk usage: how much one key can fill, and that refused or aborted requests leave nothing behind."""
+"""Tests how much of the disk one key can fill, and that refused or aborted requests leave nothing behind."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def size_of(folder: Path) -> int:
 
 
 def being_written(target: Target) -> dict[str, int]:
-    """Maps the path of each file that the server and its children have open for writing to its size in bytes. This
-    covers the data folder and the system's temporary folders, and includes deleted files."""
+    """Maps the path of each file that the server and its children have open for writing to its size in bytes. The
+    search covers the data folder and the system's temporary folders, and includes deleted files."""
     processes = [psutil.Process(target.process.pid)]
     processes += processes[0].children(recursive=True)
     found = {}
@@ -126,7 +126,7 @@ def test_refused_submits_leave_next_to_nothing(target: Target) -> None:
             told = mallory.get(answer.json()["response_url"])
             assert told.status_code == 422 and len(told.content) < 64_000
     grown = size_of(data_of(target)) - before
-    # this includes the bystander's small jobs and the database's write-ahead log
+    # the growth includes the files of the bystander's small jobs and the database's write-ahead log
     assert grown < 6 * MIB, f"{grown / MIB:.1f} MiB"
     assert seen.jobs and not seen.errors, seen  # delays while bodies are parsed are measured in test_holds.py
     target.assert_memory_returns()
@@ -146,7 +146,7 @@ def test_a_chunked_upload_is_cut_at_its_limit(target: Target) -> None:
 
 
 def test_many_uploads_of_one_key(target: Target) -> None:
-    """The uploads are multipart uploads that are never completed, and small files."""
+    """The key sends two kinds of uploads: small files, and multipart uploads that it never completes."""
     codes = []
     with target.bystander() as seen, session() as mallory:
         for _ in range(10):

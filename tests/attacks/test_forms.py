@@ -32,7 +32,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_nobody_else_waits(target: Target, name: str) -> None:
-    """These bodies once blocked the event loop for 60 seconds per 128 MiB, or took ten times their size in memory."""
+    """Parsing such bodies once blocked the event loop for 60 seconds per 128 MiB, or took ten times a body's size in
+    memory."""
     kind, body = BODIES[name]
     with target.bystander() as seen, target.as_attacker() as session:
         for path in PATHS if "application/json" not in kind else PATHS[:1]:

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of another thread is read from /proc"),
 ]
 CALLS = 4
-TOGETHER = 0.06  # seconds of CPU time per call that may be spent in holds longer than 0.01 s
+TOGETHER = 0.06  # the most CPU seconds per call that holds longer than 0.01 s may take together
 HELD = re.compile(r"^held (\d+\.\d+) (.*)", re.MULTILINE)
 MIB = 2**20
 

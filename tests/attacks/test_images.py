@@ -1,4 +1,4 @@
-"""Images that take very long to decode, sent by one key while another key sends small ones."""
+"""One key sends images that take very long to decode, while another key sends small images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One key requests long lists as fast as it can."""
+"""One key requests long lists as fast as it can; this does not delay the client of another key."""
 
 from __future__ import annotations
 

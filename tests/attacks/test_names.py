@@ -1,5 +1,5 @@
-"""One key sends image URLs that stall (DNS names that never resolve, very slow hosts); another key's URLs are still
-fetched promptly."""
+"""One key sends image URLs that stall, because their DNS names never resolve or their hosts are very slow. The server
+still fetches another key's URLs promptly."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def fetch(target: Target, url: str, key: str, timeout: float = 60.0) -> int:
 
 
 def longest_fetch(target: Target, url: str, seconds: float) -> float:
-    """Sends image URLs with another key for `seconds`; returns the seconds of the longest fetch. The host returns no
-    image, so that no job starts."""
+    """For `seconds`, sends image URLs with another key; returns the duration of the longest fetch, in seconds. The host
+    returns no image, so that no job starts."""
     longest, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""The rig detects a stopped server and accepts an undisturbed one."""
+"""The rig detects a server that has stopped, and accepts a server that nobody disturbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hundreds of event streams and blocking calls: their CPU cost and the limit per key."""
+"""Tests how much CPU time hundreds of event streams and blocking calls cost, and the limit per key."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def _fifty(target: Target, job: str) -> Counter[int]:
 
 
 def test_calls_that_wait(target: Target) -> None:
-    """All calls wait for the same job, since they repeat one idempotency key."""
+    """All calls have the same idempotency key, so they all wait for the same job."""
     body = json.dumps({"prompt": "steps=80 sleep=0.1", "seed": 1}).encode()
 
     async def attack() -> Counter[int]:

@@ -1,6 +1,6 @@
 """Attacks below the API: endless headers, idle connections, large bodies without a key, responses that are never read.
 
-The attacker's address is 127.0.0.2, so that its connections are counted apart from the bystander's connections.
+The attacker's address is 127.0.0.2, so that the server counts the attacker's connections apart from the bystander's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def connect(target: Target, source: str = "127.0.0.2") -> socket.socket:
 
 
 def status(target: Target, *parts: bytes) -> int:
-    """Sends the parts; returns the response's status code, 0 without a response."""
+    """Sends the parts; returns the response's status code, or 0 if there is no response."""
     answer = b""
     with connect(target) as line, suppress(OSError):
         with suppress(OSError):
@@ -265,8 +265,8 @@ def test_answers_that_nobody_reads(target: Target) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="no prlimit")
 def test_more_connections_than_files(tmp_path: Path) -> None:
-    """Connections leave enough file descriptors for everything else; each new connection beyond the limit closes the
-    longest idle connection."""
+    """The limit on connections leaves enough file descriptors for everything else. Each new connection beyond the limit
+    closes the connection that has been idle longest."""
     with attacked(tmp_path, files=1000) as target, ExitStack() as stack:
         process = psutil.Process(target.process.pid)
         with target.bystander() as seen:

@@ -1,4 +1,4 @@
-"""Hundreds of unresponsive webhooks of one key do not delay the webhooks of another."""
+"""Hundreds of unresponsive webhooks of one key do not delay the webhooks of another key."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def send(target: Target, key: str, hook: str) -> str:
 
 
 def fill(target: Target, hooks: list[str]) -> None:
-    """Inserts failed jobs of the attacker with these webhooks directly into the table, which is faster than calls."""
+    """Inserts failed jobs of the attacker with these webhooks directly into the table, which is faster than submitting
+    them."""
     (owner,) = Keys(plain(api_keys=ATTACKER)).owners
     failed = Job("", "fal", "fal-ai/cogvideox-5b", GenerationRequest("p", seed=1), {}, "m", time.time(), Status.FAILED)
     with closing(JobStore(target.log.parent / "data" / "jobs.db")) as store:

@@ -18,7 +18,7 @@ from tests.rigs.clients.running import few_steps, running_server, served_folder,
 
 @pytest.fixture(autouse=True)
 def online_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub reads this variable when it is imported, which may be after the engine has set it."""
+    """Allows downloads: the engine may have set HF_HUB_OFFLINE before huggingface_hub was imported and read it."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 

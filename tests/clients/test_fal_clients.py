@@ -1,5 +1,5 @@
-"""fal's own clients, unchanged, in separate processes: real videos with the demo model, and every call of the
-JavaScript client with the fake engine. `test_fal_python.py` covers the Python client's calls."""
+"""fal's own clients run unchanged in separate processes. They make real videos with the demo model; with the fake
+engine, every call of the JavaScript client is tested. `test_fal_python.py` covers the Python client's calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fetched(url: str, folder: Path) -> Film:
 
 
 def promised(model: ModelInfo, *, rife: bool = True) -> Film:
-    """fal's default output has 16 fps and, with `use_rife`, twice the model's frames, which keeps the duration."""
+    """fal's default output has 16 fps. With `use_rife`, it has twice the model's frames."""
     frames = model.family.frames.default
     return Film(2 * frames if rife else frames, 16, *SIZE)
 

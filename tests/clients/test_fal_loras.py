@@ -1,4 +1,4 @@
-"""A LoRA through fal's own client, on each of its three endpoints: the videos show its effect."""
+"""fal's own client sends a LoRA to each of fal's three endpoints, and the videos show the LoRA's effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 OUTLINE = Path(__file__).parents[2] / "weights" / "demo-lora" / "outline.safetensors"
 SCENE = Scene("circle", "red", "blue", "still", "big", FILM, 0, 0)
-WHITER = {"text": 60, "image": 15, "video": 40}  # levels of 255 on the rim; less where the input shows no outline
+# levels of 255 by which the rim gets whiter; fewer if the request has an input, because the input has no outline
+WHITER = {"text": 60, "image": 15, "video": 40}
 
 
 def last_frame(url: str, folder: Path) -> np.ndarray:

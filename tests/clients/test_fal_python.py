@@ -31,7 +31,7 @@ SLOW = {"prompt": "steps=3000 sleep=0.02"}
 
 @pytest.fixture
 def pointed(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Redirects fal_client to the server with the four assignments from the documentation."""
+    """Makes fal_client call this server; the documentation gives the four assignments for this."""
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(c, "RUN_URL_FORMAT", f"http://{stand_in}/run/")
     monkeypatch.setattr(c, "QUEUE_URL_FORMAT", f"http://{stand_in}/queue/")
@@ -117,7 +117,7 @@ def test_python_cancel(client: fal_client.SyncClient) -> None:
             handle.cancel()
         check_error(error.value, 400)
     with pytest.raises(fal_client.FalClientTimeoutError):
-        client.subscribe(ID, SLOW, client_timeout=2)  # cancels the job, which would block the queue
+        client.subscribe(ID, SLOW, client_timeout=2)  # cancels the job, because it would block the queue
     check_output(client.subscribe(ID, QUICK))
 
 
@@ -196,7 +196,7 @@ def test_python_uploads(
     with Image.open(picture) as image:
         urls.append(client.upload_image(image))
     monkeypatch.setattr(c, "MULTIPART_THRESHOLD", 100)
-    monkeypatch.setattr(c, "MULTIPART_CHUNK_SIZE", 16)  # makes more parts than the client sends at once
+    monkeypatch.setattr(c, "MULTIPART_CHUNK_SIZE", 16)  # makes more parts than the client sends in parallel
     assert len(bytes_) > 160
     urls += [
         client.upload(bytes_, "image/png", "circle.png", lifecycle=brief),

@@ -89,7 +89,7 @@ def test_image_to_video(server: str, models: Mapping[Task, ModelInfo], picture: 
 
 
 def test_bare_pictures(stand_in: str, picture: Path, picture_url: str) -> None:
-    """Without parameters the client sends the bytes, and a content type only if the file name or the host has one."""
+    """Without parameters, the client sends only the image's bytes, sometimes without a content type."""
     client = client_of(stand_in, I2V, root="")
     for form in (picture.read_bytes(), picture, str(picture), picture_url):
         assert len(client.image_to_video(form)) == 1000
@@ -130,7 +130,8 @@ def test_wrong_key(stand_in: str, key: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_hanging_up_cancels(stand_in: str) -> None:
-    """A client that disconnects cancels its job; otherwise the only worker would be busy for hours."""
+    """When a client disconnects, the server cancels the client's job. Without this, the only worker would be busy for
+    hours."""
     with pytest.raises(InferenceTimeoutError):
         client_of(stand_in, T2V, timeout=2).text_to_video("steps=1000000 sleep=0.05")
     assert len(client_of(stand_in, T2V).text_to_video("steps=3 bytes=500")) == 500

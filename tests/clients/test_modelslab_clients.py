@@ -72,7 +72,7 @@ def gif_at(url: str) -> list[Image.Image]:
 
 
 def redness(picture: Image.Image) -> Any:
-    """Returns by how much each pixel's red exceeds both its green and its blue, or 0 if it does not."""
+    """Returns, for each pixel, the red level minus the larger of the green and blue levels, but at least 0."""
     pixels = np.asarray(picture, dtype=float)
     return np.maximum(0, pixels[..., 0] - pixels[..., 1:].max(axis=-1))
 
@@ -81,7 +81,7 @@ def redness(picture: Image.Image) -> Any:
 
 
 def test_modelslab_py_text(server: str, tmp_path: Path) -> None:
-    """The request has the SDK's defaults except for fewer steps: it asks for 30 frames, and the maximum is 25."""
+    """The request has the SDK's defaults, but fewer steps. By default the SDK asks for 30 frames; the maximum is 25."""
     video = video_of(server)
     wanted = Text2Video(model_id="cogvideox", prompt=PROMPT, num_inference_steps=12, output_type="mp4", seed=3)
     answer = answer_of(video, video.text_to_video(wanted))
@@ -125,7 +125,7 @@ def test_modelslab_py_image(server: str, picture_url: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_film_begins_with_its_picture(server: str, side: str) -> None:
-    """A red circle on one side of the image is on that side of the first frame."""
+    """If the image has a red circle on one side, the first frame has the circle on the same side."""
     picture = Image.new("RGB", (720, 480), "grey")
     middle = {"left": 180, "right": 540}[side]
     ImageDraw.Draw(picture).ellipse((middle - 100, 140, middle + 100, 340), fill="red")
@@ -276,7 +276,7 @@ def test_unknown_id(quick: Video, stand_in: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_not_served(stand_in: str) -> None:
-    """Calls to endpoints this server does not have raise the SDK's own exception."""
+    """If a program calls an endpoint that this server does not have, the SDK raises its own exception."""
     with pytest.raises(Exception, match=r"404.*Not found"):
         video_of(stand_in, enterprise=True).restart()
 

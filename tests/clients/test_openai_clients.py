@@ -1,5 +1,5 @@
-"""OpenAI's own Python client: videos of the requested length and size from the real server; all else with the fake
-engine."""
+"""OpenAI's own Python client. The real server makes videos of the requested length and size; all other tests use the
+fake engine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Runs the JavaScript programs that `cogvideox clients` prints, changed only in URL and key, and more calls of Vercel's
 AI SDK.
 
-The server has the fake engine here; `tests/test_docs.py` runs the programs with the demo model, without a key."""
+In these tests the server has the fake engine. `tests/test_docs.py` runs the programs with the demo model and without a
+key."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Runs the third-party recipes that `cogvideox clients` prints: LiteLLM and its proxy, huggingface_hub through fal-ai,
-a tool for Open WebUI, a workflow for n8n. Each recipe runs against a real server with the fake engine; only the prompt
-is changed."""
+a tool for Open WebUI, a workflow for n8n. Each recipe runs against a real server with the fake engine. The tests change
+only the prompt."""
 
 from __future__ import annotations
 

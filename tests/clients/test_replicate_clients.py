@@ -1,6 +1,6 @@
 """Replicate's own clients, unchanged, and Hugging Face's client through Replicate's API.
 
-Real videos with the demo model; failures, cancels, files and webhooks with the fake engine.
+Some tests make real videos with the demo model. Tests of failures, cancels, files and webhooks use the fake engine.
 """
 
 from __future__ import annotations

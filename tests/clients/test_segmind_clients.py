@@ -44,7 +44,7 @@ def quick(stand_in: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmindCli
 
 @contextmanager
 def client_of(address: str, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> Iterator[SegmindClient]:
-    """An SDK client for `address`; the module's functions use it too."""
+    """An SDK client for `address`; the functions of the module segmind use the same client."""
     monkeypatch.setenv("NO_PROXY", "*")
     client = SegmindClient(api_key=key, base_url=f"http://{address}/v1", timeout=pace.seconds(300))
     monkeypatch.setattr(segmind, "_default_client", client)
@@ -177,7 +177,7 @@ def test_sdk_wrong_key(stand_in: str, monkeypatch: pytest.MonkeyPatch, picture: 
 
 
 def job_of(client: SegmindClient, request_id: str) -> AsyncJob:
-    """A handle for a job submitted by another process."""
+    """Returns a handle for a job that another process submitted."""
     address = f"{client.base_url.removesuffix('/v1')}/v2/requests/{request_id}"
     return AsyncJob(request_id, f"{address}/status", address, {}, client)
 

@@ -74,7 +74,7 @@ def test_fals_client_with_nothing_but_variables(port: int, trusted: str) -> None
         assert fetch(film, trusted).headers["content-type"] == "video/mp4"
 
 
-# this code has the effect of a hosts-file entry for each cloud, with the server on port 443
+# this code acts like a hosts file that maps each cloud's host name to the server, as if the server used port 443
 HOSTS = """
 import socket
 looked_up = socket.getaddrinfo

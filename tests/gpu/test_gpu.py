@@ -87,7 +87,7 @@ def test_offloading_changes_no_frame_and_saves_memory(middle: Model) -> None:
         assert run.climbed == []
         assert torch.equal(run.latents, first.latents), rung
         np.testing.assert_array_equal(run.frames, first.frames, err_msg=str(rung))
-    # with VAE tiling the transformer sets the peak, so the profiles differ
+    # with VAE tiling, the transformer and not the VAE causes the peak memory use, so the profiles' peaks differ
     tiled = {profile: on_rung(middle, Rung(profile, True)) for profile in ("none", "model", "group", "sequential")}
     peaks = {profile: run.peak_allocated or 0 for profile, run in tiled.items()}
     assert all(torch.equal(run.latents, first.latents) for run in tiled.values())
@@ -112,7 +112,7 @@ def test_a_module_is_back_to_itself_after_every_profile(middle: Model) -> None:
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "1.5-5b"])
 def test_a_seed_draws_the_same_noise_on_both_devices(kind: checkpoints.Kind) -> None:
-    """Both devices use the same dtype, because torch draws different numbers for bfloat16 than for float32."""
+    """The GPU and the CPU use the same dtype, because torch draws different random numbers for bfloat16 and float32."""
     model = rig.in_own_dtypes(Loader(CUDA)).load(checkpoints.cached(kind))
     plan, _ = rig.plan_for(model, Task.T2V)
     embeds = torch.zeros(2, 1, 1)
@@ -131,7 +131,7 @@ def test_a_seed_gives_the_same_frames_twice(middle: Model) -> None:
 
 
 def test_out_of_memory_climbs_and_is_remembered(middle: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the limit between the two is too small for an untiled decode, even with nothing else on the device
+    # an untiled decode does not fit into a limit between these two peaks, even with nothing else on the device
     untiled, tiled = (on_rung(middle, rung).peak_reserved or 0 for rung in (Rung("model", False), Rung("model", True)))
     assert tiled < 0.8 * untiled, "no limit fits between the two peaks"
     module = rig.generate_module(monkeypatch)

@@ -29,10 +29,10 @@ pytestmark = [
 
 CUDA = torch.device("cuda:0")
 SHORT = {"num_frames": 9, "num_inference_steps": 2, "seed": 7}
-LONG = {"num_frames": 40, "num_inference_steps": 2, "seed": 7, "extend": True}  # the tiny models make at most 17
-NEAR = 2e-4  # for values in 0..1; a GPU adds float32 values in another order than a CPU
-# TF32, torch's default for convolutions, has 10 bits of mantissa instead of 23. Emulated on a CPU, TF32 changed these
-# frames by at most 2 levels of 255, and by 8e-5 on average.
+LONG = {"num_frames": 40, "num_inference_steps": 2, "seed": 7, "extend": True}  # the tiny models make at most 17 frames
+NEAR = 2e-4  # tolerance for values in 0..1: a GPU and a CPU add float32 values in different orders
+# TF32, torch's default for convolutions, has 10 bits of mantissa instead of 23. When TF32 was emulated on a CPU, these
+# frames changed by at most 2 levels of 255, and by 8e-5 of the range on average.
 NEAR_TF32, NEAR_TF32_MEAN = 4 / 255, 3e-4
 SEAM = 3  # levels of 255 by which a tiled frame may differ at tile borders
 
@@ -148,8 +148,8 @@ def test_tiles_make_the_whole_frame(dtype: torch.dtype) -> None:
 
 
 def test_a_frame_too_large_for_the_memory_is_made_by_tiles() -> None:
-    """An activation of 32 channels at 2048x2048 in float32 is half a GiB, and two exist at once; a 1024x1024 tile needs
-    a quarter of this memory."""
+    """An activation of 32 channels at 2048x2048 in float32 takes half a GiB, and two activations exist at once. A
+    1024x1024 tile needs a quarter of this memory."""
     upscaler, given = options.enlarging(CUDA, width=32), options.frame(512, 512)
     whole = options.by_tiles(upscaler, given, None)
     room = rig.cuda_bytes(CUDA) + 700 * 2**20
@@ -207,7 +207,7 @@ def test_files_that_spandrel_reads(
 
 @pytest.mark.parametrize("kind", ["5b", "2b", "5b-i2v"])
 def test_clips_that_continue_each_other(kind: checkpoints.Kind, module: Any, tmp_path: Path) -> None:
-    """The clips come from one checkpoint, from two, or from two with different dtypes."""
+    """The clips come from one checkpoint, from two checkpoints, or from two checkpoints with different dtypes."""
     image = options.picture(tmp_path) if kind == "5b-i2v" else None
     runs = {}
     for memory in get_args(Profile):
@@ -216,7 +216,7 @@ def test_clips_that_continue_each_other(kind: checkpoints.Kind, module: Any, tmp
         assert (len(runs[memory].frames), runs[memory].finished.frames) == (40, 40), memory
         assert any("3 clips of" in line for line in runs[memory].said), runs[memory].said
         assert torch.isfinite(runs[memory].latents).all()
-    # the other profiles decode in tiles, and each further clip starts from a decoded frame
+    # "model" and "none" decode without tiles; each further clip starts from a decoded frame, so tiles would change it
     np.testing.assert_array_equal(runs["model"].frames, runs["none"].frames)
     first = ask(**{**LONG, "extend": None, "num_frames": 17}, image=image)
     alone = rig.made(module, rig.served(module, CUDA, [kind], "none"), first, kind)

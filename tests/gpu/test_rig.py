@@ -1,4 +1,4 @@
-"""The code shared by the GPU tests, tested on the CPU, so that it is known to work before a GPU is used."""
+"""Tests on the CPU the code that the GPU tests share, so that its errors are found before a GPU is used."""
 
 from __future__ import annotations
 

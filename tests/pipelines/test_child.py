@@ -21,7 +21,7 @@ from server.workers.spec import WorkerSpec
 from tests.rigs import pace
 from tests.rigs.pace import until
 
-# every module with a __main__ -> arguments with which it ends by itself; files are in the current directory
+# each module with a __main__ -> arguments with which the program ends by itself; its files are in the current directory
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "pipelines.lora.unpickle": ("a.pt", "a.safetensors"),
     "pipelines.frames.rife_check": ("none.pkl",),
@@ -34,8 +34,8 @@ TEXTS = {"server.facades.openai.recipes"}  # this module's text contains a progr
 
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Changes into a directory with modules that have the names of our modules and of modules that ours import.
-    Importing such a module writes to the returned file."""
+    """Changes into a directory with fake modules. They have the names of our modules and of modules that ours import. A
+    fake module writes to the returned file when it is imported."""
     trace = tmp_path / "imported"
     code = f"open({str(trace)!r}, 'a').write(__name__ + ' ')\n"
     for name in ("pipelines", "server", "weights", "torch", "PIL", "typer"):

@@ -1,4 +1,4 @@
-"""Published checkpoints are recognised by their configs; others are described from theirs."""
+"""Published checkpoints are recognised by their configs; other checkpoints are described from their own configs."""
 
 from __future__ import annotations
 

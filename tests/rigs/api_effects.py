@@ -1,4 +1,5 @@
-"""All effects of one API call: the response, the content at the URLs in it, the jobs and their webhook bodies."""
+"""All effects of one API call: the response, the content at the URLs in the response, the jobs and the bodies of their
+webhooks."""
 
 from __future__ import annotations
 

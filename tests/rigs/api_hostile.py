@@ -164,7 +164,7 @@ KEYS: tuple[tuple[tuple[bytes, bytes], ...], ...] = (
 
 
 def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
-    """Yields all hostile requests for one call. `places` are parameters with which the path exists."""
+    """Yields all hostile requests for one call. `places` are path parameters for which the path exists."""
     target = call.path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     base = {f.name: f.examples[0] for f in call.top if f.required and f.where == "body" and f.examples}
     named = [f for f in call.fields if f.where == "body"]
@@ -202,8 +202,8 @@ def requests(call: Call, places: dict[str, Any]) -> Iterator[Asked]:
 
 
 def around(path: str, places: dict[str, Any], methods: Iterable[str] = ("GET", "POST")) -> Iterator[Asked]:
-    """Yields requests with other methods, ids, keys, hosts and paths than a given URL's. `methods` are the methods of
-    requests with odd ids."""
+    """Yields variants of requests to the given URL, each with another method, id, key, host or path. Requests with odd
+    ids use each of `methods`."""
     target = path.format_map({name: quote(str(value), safe="") for name, value in places.items()}).encode()
     for method in METHODS:
         for body in (b"", b"{}", b'{"prompt": "a"}'):

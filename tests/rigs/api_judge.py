@@ -90,7 +90,8 @@ async def ask(app: ASGIApp, asked: Asked) -> Answer:
 
 
 def flaw(vendor: str, asked: Asked, answer: Answer) -> str | None:
-    """Describes a flaw of the response that no request can excuse; returns None if the response has no such flaw."""
+    """Describes a flaw that a response must not have, whatever the request was; returns None if there is no such
+    flaw."""
     text = answer.body.decode("utf-8", "replace")
     if answer.raised or answer.status >= 500:
         return f"{answer.status} {answer.raised}"

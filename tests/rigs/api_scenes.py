@@ -23,8 +23,9 @@ PICTURE = (
 
 @dataclass(frozen=True)
 class Scene:
-    """`places` are path parameters, and `values` are other fields that the tested field requires. `examples` replace
-    the schema's examples. With `refuses`, the second example must be refused."""
+    """What the test of a field needs. `places` are path parameters, and `values` are other fields that the tested field
+    requires. `examples` replace the schema's examples. If `refuses` is true, the server must refuse the second
+    example."""
 
     places: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -193,7 +194,8 @@ AFTER: dict[tuple[str, str], Callable[[Sender, Any], None]] = {
     ("fal", "POST /files/upload/multipart"): _fal_sent_in_parts,
     ("fal", "POST /tokens"): _fal_token_used,
 }
-BRACKETS = ("openai",)  # these clouds' forms write an object as `name[member]`, others as JSON
+# the forms of these clouds write an object as `name[member]`; other clouds' forms write it as JSON
+BRACKETS = ("openai",)
 # (vendor, field) pairs of fields whose only effect is that responses repeat them
 TOLD_AGAIN = {("modelslab", "track_id"), ("zhipu", "request_id")}
 # (vendor, field) -> why these scenes cannot show the field's effect

@@ -1,4 +1,4 @@
-"""Tiny CogVideoX checkpoints with random weights, on disk as the real ones are published.
+"""Tiny CogVideoX checkpoints with random weights, in the same files as the published checkpoints.
 
 They have the published layout (model_index.json, one folder per component, sharded safetensors with an index, a T5
 tokenizer with `spiece.model` and without tokenizer.json) and, per kind, the config values that distinguish the five
@@ -113,8 +113,8 @@ def cached(kind: Kind, root: Path | None = None, **knobs: Any) -> Path:
     `shutil.copytree`.
 
     `root` defaults to .cache/tests/checkpoints in the checkout. The folder's name contains a digest of this file, the
-    library versions and `knobs`, so a change causes a rebuild. If several processes (xdist) build at once, all use the
-    first finished folder.
+    library versions and `knobs`, so a change causes a rebuild. If several processes of pytest-xdist build at once, all
+    use the folder that is finished first.
     """
     root = root or Path(__file__).resolve().parents[2] / ".cache" / "tests" / "checkpoints"
     versions = (torch.__version__, diffusers.__version__, transformers.__version__, sorted(knobs.items()))

@@ -60,7 +60,7 @@ def picture_file(folder: Path) -> Media:
 
 
 class Bomb:
-    """Raises OutOfMemoryError at the given calls of a module's forward."""
+    """Makes a module's `forward` raise OutOfMemoryError at the calls with the given numbers."""
 
     def __init__(self, module: torch.nn.Module, calls: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0

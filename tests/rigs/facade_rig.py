@@ -47,12 +47,12 @@ from tests.rigs.job_table import VIDEO, Store, Table, hold, succeed
 from tests.rigs.stand_ins import AnyFile, NoNetwork, OneLora, model_for
 
 HERE = "http://here:8000"
-MEMORY = Path("/dev/shm")  # a disk needs time to sync, and no file here outlives the test
+MEMORY = Path("/dev/shm")  # syncing a disk takes time, and no file in this rig outlives the test
 
 
 @dataclass
 class Clock:
-    """A clock that stands still until a test moves it. While `now` is None, it is the machine's clock."""
+    """A clock that stands still until a test moves it. While `now` is None, this clock shows the machine's time."""
 
     now: float | None = None
 
@@ -109,7 +109,7 @@ class Rig:
         return self.context.artifacts.url(file, self.base)
 
     def letter(self, job: Job, event: str = "completed") -> Any:
-        """The webhook call for the job's event, or None if there is none."""
+        """The webhook call for the job's event, or None if no call is due."""
         return FACADES[self.name].letter(self.context, job, event)
 
     # for tests whose sections share the rig

@@ -11,8 +11,8 @@ The prompt consists of words `name=value`. Defaults are in parentheses.
 - stay=STAGE: blocks once in load, encode or decode; for=SECONDS (1): how long it blocks
 - freeze=1: stops itself once with SIGSTOP when half of the result is sent; needs bytes above 2000000
 
-Each run appends lines to the file `journal` in the model's folder, so that tests can see what ran. A file `broken` in
-that folder makes the engine fail on start, with an ImportError if the file contains `import`.
+Each run appends lines to the file `journal` in the model's folder, so that tests can see what ran. If the model's
+folder contains a file `broken`, the engine fails on start (with an ImportError if the file contains `import`).
 """
 
 from __future__ import annotations

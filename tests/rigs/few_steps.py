@@ -1,5 +1,5 @@
-"""The real engine, but it takes only FEW steps for a request with MANY or more steps, such as an API's default, or
-without a number of steps.
+"""The real engine with fewer steps. It takes only FEW steps if a request has no number of steps, or MANY or more steps
+(as an API's default may have).
 
 Runs in a real worker process: `python -m tests.rigs.clients.stand_in tests.rigs.few_steps:Engine`.
 """

@@ -1,5 +1,5 @@
-"""Runs cogvideox commands one after another, each in a fork of a process that has imported the engine, because the
-import takes longer than most commands. `run` starts that process: `python -m tests.rigs.forked`."""
+"""Runs cogvideox commands one after another. Each command runs in a fork of a process that has already imported the
+engine, because the import takes longer than most commands. `run` starts that process: `python -m tests.rigs.forked`."""
 
 from __future__ import annotations
 

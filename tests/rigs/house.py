@@ -121,7 +121,7 @@ def submit(house: House, prompt: str, **more: Any) -> Job:
 
 
 def ended(house: House, job: Job, seconds: float = 60.0) -> Job:
-    """Waits until the job has ended and returns it; `seconds` are scaled to the machine."""
+    """Waits until the job has ended and returns it; `seconds` is the time limit, which is scaled to the machine."""
 
     def look() -> Job | None:
         found = house.context.jobs.get(job.id)

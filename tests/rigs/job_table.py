@@ -43,8 +43,8 @@ def hold(table: Table, job_id: str) -> None:
 
 
 class Store(JobStore):
-    """A job store that calls `submitted` with the id of every new job. If `raises` is set, it is raised instead of
-    storing a job for a model."""
+    """A job store that calls `submitted` with the id of every new job. If `raises` is set, the store raises this error
+    and does not store a job for a model."""
 
     raises: Exception | None = None
     submitted: Callable[[str], None] = staticmethod(lambda _: None)
@@ -140,7 +140,7 @@ class Table:
         self.store.delete(job_id)
 
     def add(self, facade: str, error: JobError | None = None) -> Job:
-        """Adds a failed job of that façade, which no call created."""
+        """Adds a failed job of that façade directly to the table, without an API call."""
         error = error or JobError("internal", "m")
         request = GenerationRequest("", seed=0)
         job = Job(f"job-of-{facade}", facade, "x", request, {}, REFUSED, 1.0, Status.FAILED, error=error)

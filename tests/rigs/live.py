@@ -1,4 +1,4 @@
-"""Runs the whole server in a thread, on its own port, as `cogvideox serve` does; has one call to each API."""
+"""Runs the whole server in a thread, on its own port, as `cogvideox serve` does. Also defines one call to each API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files for the tiny checkpoints, and a host on a loopback port that serves them and unusable files."""
+"""LoRA files for the tiny checkpoints, and a host on a loopback port that serves these files and unusable files."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ LAYOUTS: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def checkpointed(name: str) -> str:
-    """The name that a module has in a compiled block with activation checkpointing."""
+    """The name that the module `name` has in a compiled block with activation checkpointing."""
     return re.sub(r"(transformer_blocks\.\d+)\.", r"\1._checkpoint_wrapped_module._orig_mod.", name)
 
 

@@ -15,7 +15,7 @@ _slowness = 1.0
 
 
 def slowness() -> float:
-    """How many times longer a unit of work takes now than on the reference machine; at least 1.
+    """The time that a unit of work takes now, divided by its time on the reference machine; at least 1.
 
     It measures wall-clock time, so that other processes on the same cores count too.
     """
@@ -34,8 +34,8 @@ def seconds(limit: float) -> float:
 def until(done: Callable[[], Any], limit: float = 60.0, every: float = 0.02) -> Any:
     """Calls `done` every `every` seconds until its result is true; returns that result.
 
-    Raises TimeoutError after `limit` seconds, scaled to the machine. A generous limit costs no time while the tests
-    pass.
+    Raises TimeoutError after `limit` seconds, scaled to the machine. A long limit does not slow the tests down while
+    they pass.
     """
     begun = time.monotonic()
     while not (found := done()):

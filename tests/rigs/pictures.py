@@ -1,4 +1,4 @@
-"""Images as clients send them, and one that is far larger than its file."""
+"""Images as clients send them, and a PNG with very many pixels in a small file."""
 
 from __future__ import annotations
 

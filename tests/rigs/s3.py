@@ -15,7 +15,7 @@ BUCKET = "films"
 
 
 class Cloud:
-    """Keeps its data while it is stopped."""
+    """An S3 server that tests can stop and start again; it keeps its data."""
 
     def __init__(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

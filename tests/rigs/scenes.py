@@ -17,7 +17,7 @@ from pipelines.video.process import ffmpeg
 from tests.rigs import pace
 
 SIDE = 32  # pixels of a patch
-# colours from a colour chart: all are inside sRGB and too dark for HDR conversion to compress them
+# colours from a colour chart: all are inside sRGB, and so dark that HDR conversion does not compress them
 PATCHES = np.array(
     [
         [(115, 82, 68), (194, 150, 130), (98, 122, 157), (87, 108, 67), (133, 128, 177), (120, 180, 165)],
@@ -81,8 +81,8 @@ def levels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def icc(colours: XY, gamma: float | None, extra: int = 0) -> bytes:
-    """A display's ICC profile, version 4, with sRGB's curve if `gamma` is None. `extra` is a number of meaningless
-    bytes to add."""
+    """A display's ICC profile, version 4. If `gamma` is None, the profile has sRGB's curve. `extra` is a number of
+    meaningless bytes to add."""
     bradford = np.array([(0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296)])
     x, y = WHITE
     d50 = np.array([0.9642, 1, 0.8249])

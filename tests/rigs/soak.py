@@ -35,7 +35,7 @@ from tests.rigs.clients.running import KEY, environment, free_port
 VICTIMS = ("worker", "worker", "api", "both")
 READY_SECONDS = 90
 REFERENCE_SECONDS = 900
-SPARED = 2  # times that a worker is killed during the same job: a third death would fail the job
+SPARED = 2  # how many times a worker may be killed during the same job; a third death would fail the job
 KINDS: tuple[dict[str, Any], ...] = (
     {"prompt": "a red circle moves left", "seed": 1, "num_frames": 9, "num_inference_steps": 60, "size": "96x64"},
     {"prompt": "a blue square moves up", "seed": 2, "num_frames": 17, "num_inference_steps": 50, "size": "96x64"},
@@ -66,7 +66,7 @@ class Server:
     def start(self) -> None:
         settings = {"port": str(self.port), "data_dir": str(self.folder / "data"), "device": "cpu", "api_keys": KEY}
         settings |= {"models_dir": str(self.folder / "none"), "max_queue": "10000", "log_level": "info"}
-        settings["keep_latents_mb"] = "0"  # with saved latents, equal jobs would not sample
+        settings["keep_latents_mb"] = "0"  # if latents were saved, equal jobs would reuse them and not sample
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "serve"], env=environment(settings), stdout=log, stderr=log
@@ -178,8 +178,8 @@ def references(folder: Path) -> dict[int, str]:
 
 
 def run(folder: Path, jobs: int, victims: Sequence[str], gap: tuple[float, float], seed: int = 0) -> Outcome:
-    """Kills `victims` one after the other, then lets the server finish. Before each kill, it waits until a video is in
-    progress and then for a random time between the two `gap` seconds, scaled to the machine."""
+    """Kills `victims` one after the other, then lets the server finish. Before each kill, waits until a video is in
+    progress, and then for a random time within `gap` (shortest and longest seconds, scaled to the machine)."""
     begin, chance, outcome, deaths = time.monotonic(), random.Random(seed), Outcome(jobs), Counter[str]()
     wanted = references(folder / "undisturbed")
     disturbed = folder / "disturbed"

@@ -63,7 +63,8 @@ def hdr_png(path: Path, pixels: NDArray[np.uint16], layout: str = "rgb48le", tra
 
 
 def tiled(tile: bytes, rows: int, columns: int, width: int, height: int, quarters: int = 0) -> bytes:
-    """An AVIF grid that repeats a tile, cropped to `width` and `height` and rotated left by `quarters` of a turn."""
+    """An AVIF grid that repeats a tile. The grid is cropped to `width` and `height`, and rotated left by `quarters` of
+    a turn."""
     payload, count = _found(tile, b"mdat")[8:], rows * columns
     layout = struct.pack(">4B2H", 0, 0, rows - 1, columns - 1, width, height)
     size = _full(b"ispe", struct.pack(">2I", width, height))

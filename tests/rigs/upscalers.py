@@ -1,4 +1,4 @@
-"""Small upscalers of architectures that spandrel reads, and spandrel without torchvision."""
+"""Small upscalers of architectures that spandrel reads, and a way to import spandrel without torchvision."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ SCALE = 4
 
 
 def spandrel(patch: pytest.MonkeyPatch) -> ModuleType:
-    """Imports the real spandrel. Two of its architectures import three names from torchvision, which PyPI does not have
-    for the CPU build of torch. The tests do not use these names, so empty modules replace a missing torchvision."""
+    """Imports the real spandrel. Two of spandrel's architectures import three names from torchvision, and PyPI has no
+    torchvision for the CPU build of torch. The tests do not use these names, so empty modules replace a missing
+    torchvision."""
     if importlib.util.find_spec("torchvision") is None and "spandrel" not in sys.modules:
         parts = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
         for name in parts:

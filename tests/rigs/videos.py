@@ -41,7 +41,7 @@ def psnr(a: Frames, b: Frames) -> float:
 
 
 def run_ffmpeg(*arguments: str | Path) -> str:
-    """Runs ffmpeg; returns its stderr, which describes the file (there is no ffprobe)."""
+    """Runs ffmpeg and returns its stderr, which describes the file. The tests have no ffprobe."""
     done = subprocess.run(
         [ffmpeg(), "-hide_banner", "-y", *map(str, arguments)], capture_output=True, timeout=pace.seconds(60)
     )

@@ -1,4 +1,4 @@
-"""The lock files contain every required package for every machine and nothing else, except for a list of exceptions."""
+"""For every machine, the lock files contain every required package and nothing else. The test lists the exceptions."""
 
 from __future__ import annotations
 

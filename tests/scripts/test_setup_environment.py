@@ -1,4 +1,4 @@
-"""Tests setup with a package index on loopback, whose torch requires CUDA's libraries, as PyPI's torch does."""
+"""Tests setup with a package index on loopback. As on PyPI, the torch on this index requires CUDA's libraries."""
 
 from __future__ import annotations
 

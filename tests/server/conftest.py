@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def idle_inspectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps no idle inspectors, because an idle inspector outlives its test's event loop and breaks a later test."""
+    """Turns off idle inspectors, because an idle inspector outlives its test's event loop and breaks a later test."""
     monkeypatch.setattr("server.media.inspectors.KEPT", 0)
 
 

@@ -1,4 +1,4 @@
-"""Issued API keys: the stored fields, changes that a running server notices, and limits per key."""
+"""Tests issued API keys: their stored fields, their changes while a server runs, and the limits per key."""
 
 from __future__ import annotations
 

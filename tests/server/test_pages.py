@@ -1,4 +1,5 @@
-"""In a real browser, cross-origin pages may do what docs/operations.md says, and get nothing without the key."""
+"""In a real browser, cross-origin pages can make the calls that docs/operations.md allows, and get nothing without the
+key."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(client: TestClient, path: str, **more: Any) -> dict[str, Any]:
-    """Returns the only log line about the refused request."""
+    """Returns the log line about the refused request; there must be only one such line."""
     method = more.pop("method", "POST")
     with capture_logs() as lines:
         client.request(method, path, **more)

@@ -89,7 +89,8 @@ NAMES = {
 
 
 class Dialled:
-    """Records every address that this process connects to. All tests share one hook, as it cannot be removed."""
+    """Records every address that this process connects to. All tests share one hook, because a hook cannot be
+    removed."""
 
     def __init__(self) -> None:
         self.at: list[Any] | None = None
@@ -113,7 +114,8 @@ DIALLED = Dialled()
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
-    """Replaces the resolver and returns its answers: a name gets its answers in order and repeats the last one."""
+    """Replaces the resolver and returns its table of answers. Each look-up of a name gets the name's next answer; the
+    last answer is repeated."""
     answers: dict[str, list[list[str]]] = {name: [found] for name, found in NAMES.items()}
     real = socket.getaddrinfo
 
@@ -197,7 +199,8 @@ def test_redirects_lead_nowhere_inside(scheme: str, names: dict[str, list[list[s
 
 
 def test_a_name_that_changes_its_mind(names: dict[str, list[list[str]]]) -> None:
-    """A name may be public at the first look-up and private at the second, or have both kinds of addresses at once."""
+    """A name may have a public address at the first look-up and a private address at the second, or have both at
+    once."""
     with Inside("127.0.0.2") as inside:
         port = inside.server_port
         names["rebinding.test"] = [["127.0.0.1"], ["127.0.0.2"]]
@@ -335,7 +338,8 @@ def film(folder: Path, source: str, name: str = "x.mp4", *more: str) -> bytes:
 
 
 def test_hostile_films(data: DataDir, tmp_path: Path) -> None:
-    """The server refuses lists of other files, whatever their type, and fetches none of the files in a list."""
+    """The server refuses a file that lists other files, whatever the type of the list, and fetches none of the listed
+    files."""
     with Inside("127.0.0.1") as inside:
         at = f"http://127.0.0.1:{inside.server_port}/x.ts"
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{at}\n#EXTINF:1,\nfile:///etc/passwd\n".encode()
@@ -418,7 +422,8 @@ def test_a_body_too_large_is_refused_before_it_comes(vendor: str, served: Served
 
 
 def test_a_body_that_does_not_tell_its_size_is_not_kept(served: Served) -> None:
-    """The server reads and discards a body that is too large, because a client does not listen while it sends."""
+    """The server reads and discards a body that is too large, because a client reads no answer before it has sent the
+    body."""
     process = server_at(served[0])
     before = process.memory_info().rss
     with dial(served[0]) as line:

@@ -1,4 +1,4 @@
-"""Tests the demo model's training in miniature: every step of `make demo-model` runs with few clips in a temporary
+"""Tests a very small training of the demo model: every step of `make demo-model` runs with few clips in a temporary
 folder."""
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from weights.verify import verify
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache folder of a training with two clips of two sizes and one or two steps of everything."""
+    """The cache folder of a short training: it has two clips of each of two sizes, and each stage takes one or two
+    steps."""
     cache = tmp_path / "cache"
     monkeypatch.setattr(making, "CACHE", cache)
     monkeypatch.setattr(making, "WEIGHTS", tmp_path)
@@ -78,7 +79,7 @@ def test_the_whole_way(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         torch.testing.assert_close(both["average"][name], value, msg=name)
     assert set(made) == {n.removeprefix("transformer.") for n in again["model"] if n.startswith("transformer.")}
 
-    # the shipped decoder was trained twice, the encoder once
+    # of the shipped VAE, the decoder was trained twice and the encoder once
     first, second = torch.load(cache / "vae.pt")["model"], torch.load(cache / "decoder.pt")["model"]
     made = load_file(tmp_path / "demo" / "vae" / "diffusion_pytorch_model.safetensors")
     for name, value in second.items():
@@ -135,7 +136,7 @@ def test_a_checkpoint_is_taken_up_on_its_own_basis_only(tmp_path: Path, capsys: 
     file, done = tmp_path / "some" / "net.pt", []
 
     def train(steps: int, basis: str) -> float:
-        """Trains one weight, which every step decreases by 1, and returns it."""
+        """Trains one weight and returns it; every step decreases the weight by 1."""
         net = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(net.weight)
 
@@ -158,7 +159,8 @@ def test_a_checkpoint_is_taken_up_on_its_own_basis_only(tmp_path: Path, capsys: 
     assert (train(2, one), done) == (-2, [0, 1])
     assert (train(3, one), done) == (-3, [0, 1, 2])
     assert not capsys.readouterr().out
-    assert (train(0, other), torch.load(file)["step"]) == (0, 3)  # an unsuitable file stays until a new one is saved
+    # an unsuitable file stays until a new file replaces it
+    assert (train(0, other), torch.load(file)["step"]) == (0, 3)
     assert (train(1, other), done) == (-1, [0, 1, 2, 0])
     assert capsys.readouterr().out.count("net.pt was made from other weights or videos and is ignored") == 2
     older = torch.load(file)
@@ -224,7 +226,7 @@ def test_latents_of_a_beginning_are_the_beginning_of_the_latents() -> None:
 
 
 def test_captions_say_all_that_a_scene_is_and_nothing_unknown() -> None:
-    """An attribute that the caption does not mention has a fixed value, such as the centre or a medium size."""
+    """An attribute that the caption does not mention has a fixed value (a medium size, for example)."""
     rng, known = np.random.default_rng(0), set(vocabulary())
     for _ in range(300):
         scene = sample_scene(rng, FILM, two=0.3)

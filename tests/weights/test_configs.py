@@ -66,7 +66,8 @@ def test_published_configs_pass(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("other", NAMES)
 def test_parts_of_two_models_are_refused(name: str, other: str, tmp_path: Path) -> None:
-    """Another model's VAE config or noise schedule is refused, unless it is equal or its difference is harmless."""
+    """Another model's VAE config or noise schedule is refused, unless it equals this model's or differs harmlessly from
+    it."""
     folder = published(name, tmp_path)
     theirs, ours = CATALOG[other].configs, CATALOG[name].configs
     for part in ("vae", "scheduler"):
@@ -81,7 +82,7 @@ def test_parts_of_two_models_are_refused(name: str, other: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "scheduler"])
 def test_a_field_of_another_version_is_noted(part: str, tmp_path: Path) -> None:
-    """diffusers ignores the field, so the video is the same."""
+    """diffusers ignores a field that only another version has, so the video is the same."""
     folder = published("cogvideox-5b", tmp_path)
     path = folder / FILES[part]
     path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": 256, "_name_or_path": "x"}))

@@ -1,4 +1,4 @@
-"""The tensors expected from a config are those of the pinned libraries' classes."""
+"""From a config, our code expects the same tensors as the pinned libraries' classes have."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def test_defaults_are_the_libraries_own() -> None:
         known = {k: p.default for k, p in inspect.signature(cls.__init__).parameters.items() if k != "self"}
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()} == DEFAULTS[part], part
     t5 = T5Config().to_dict()
-    derived = ("model_type", "dense_act_fn", "is_gated_act")  # if missing, they are derived from feed_forward_proj
+    # transformers derives missing values of these fields from feed_forward_proj
+    derived = ("model_type", "dense_act_fn", "is_gated_act")
     assert {k: t5[k] for k in DEFAULTS["text_encoder"] if k not in derived} == {
         k: v for k, v in DEFAULTS["text_encoder"].items() if k not in derived
     }

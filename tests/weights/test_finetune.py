@@ -34,7 +34,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tuned(base: Path, tmp_path: Path) -> Path:
-    """`transformer/` alone, with weights different from the base's."""
+    """The folder `transformer/` alone; its weights differ from the base's weights."""
     folder = tmp_path / "my run"
     shutil.copytree(base / "transformer", folder / "transformer")
     file = folder / "transformer" / STEM
@@ -43,7 +43,7 @@ def tuned(base: Path, tmp_path: Path) -> Path:
 
 
 def original(tensors: Tensors) -> Tensors:
-    """diffusers' tensors as the original repository stores them, with the other tensors of its files."""
+    """diffusers' tensors as the original repository stores them, together with the other tensors in its files."""
     found: Tensors = {"model.diffusion_model.mixins.pos_embed.freqs_sin": torch.zeros(3)}
 
     def put(name: str, value: torch.Tensor) -> None:
@@ -111,7 +111,7 @@ def prefixed(tensors: Tensors) -> Tensors:
 
 
 def wrapped(tensors: Tensors) -> Tensors:
-    """Names as with compile, FSDP and gradient checkpointing at once."""
+    """The tensor names that a trainer saves if it uses compile, FSDP and gradient checkpointing at once."""
     inner = {name.replace("_blocks.1.", "_blocks.1._checkpoint_wrapped_module."): t for name, t in tensors.items()}
     return {f"_fsdp_wrapped_module._orig_mod.{name}": value for name, value in inner.items()}
 

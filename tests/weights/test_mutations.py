@@ -93,7 +93,7 @@ def test_what_passes_makes_the_same_video(tmp_path: Path) -> None:
 
 
 def test_a_record_makes_every_change_of_a_config_a_problem(tmp_path: Path) -> None:
-    """The record also notices values that a custom model may have, such as this scaling factor."""
+    """The record also notices a change to a value that would be valid in a custom model (here the scaling factor)."""
     folder = copy(tmp_path / "checkpoint")
     mutations.config(folder, "vae/config.json", scaling_factor=0.8)
     assert verify(folder).ok
@@ -114,7 +114,7 @@ def test_a_torn_set_of_tensors_does_not_load(part: str, tmp_path: Path) -> None:
 
 
 def test_loading_trusts_the_library_more_than_the_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if the list of expected tensors were too short, randomly initialised tensors would be refused."""
+    """Tensors that were initialised at random are refused even if the list of expected tensors is too short."""
     folder, name = copy(tmp_path / "checkpoint"), "encoder.final_layer_norm.weight"
     mutations.weights(folder, "text_encoder", lambda tensors: tensors.pop(name))
     monkeypatch.setattr(loader, "verify", lambda folder: Report(folder))

@@ -101,7 +101,7 @@ def test_weights_of_another_checkpoint_are_noticed(folder: Path) -> None:
 
 
 def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
-    """Otherwise the library would decide which of the two tensors is used."""
+    """If the checkpoint were accepted, the library would decide which of the two tensors is used."""
     shards = sorted((folder / "transformer").glob("*.safetensors"))
     tensors = load_file(shards[1])
     name, value = next(iter(load_file(shards[0]).items()))
@@ -120,7 +120,8 @@ def test_swapped_shards_are_refused(folder: Path) -> None:
 
 
 def test_another_model_is_one_problem(folder: Path) -> None:
-    """The report has one problem instead of a list of everything that CogVideoX would need."""
+    """For a checkpoint of another model, the report has one problem, and no list of everything that CogVideoX would
+    need."""
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "WanPipeline"}))
     shutil.rmtree(folder / "vae")
@@ -191,7 +192,7 @@ def test_the_largest_number_is_one(dtype: torch.dtype, tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_the_index_does_not_name(folder: Path) -> None:
-    """Libraries differ in whether they load it."""
+    """Some libraries load a tensor that the index does not name, and others do not."""
     path = folder / "text_encoder" / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     name = sorted(index["weight_map"])[-1]

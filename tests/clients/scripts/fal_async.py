@@ -22,7 +22,7 @@ async def main():
 
     slow = await fal_client.submit_async("fal-ai/cogvideox-5b", arguments={"prompt": "a red circle moves left"})
     await slow.cancel()
-    async for _ in slow.iter_events():  # the loop would never end if a cancelled request had no final state
+    async for _ in slow.iter_events():  # the loop ends because a cancelled request reaches a final state
         pass
     try:
         await slow.get()

@@ -1,5 +1,5 @@
-# The older form of Segmind's sample for cog-video-5b-i2v: only the key header, reads `.content`. `input_frames` and
-# `steps` are our additions.
+# The older form of Segmind's sample for cog-video-5b-i2v. It sends only the key header and reads `.content`.
+# `input_frames` and `steps` are our additions.
 import requests
 
 api_key = "YOUR_API_KEY"

@@ -1,4 +1,4 @@
-# The older form of Segmind's sample for cog-video-5b-t2v: only the key header, reads `.content`.
+# The older form of Segmind's sample for cog-video-5b-t2v. It sends only the key header and reads `.content`.
 import requests
 
 api_key = "YOUR_API_KEY"

@@ -1,4 +1,4 @@
-# The sample on Segmind's page for cog-video-5b-t2v: sets Content-Type, reads `.json()`.
+# The sample on Segmind's page for cog-video-5b-t2v. It sets Content-Type and reads `.json()`.
 # ruff: noqa: T201
 import json
 

@@ -1,4 +1,4 @@
-"""Videos longer than the model's maximum: their clips, resuming after an interruption at any step, smooth joints."""
+"""Tests videos that are longer than the model's maximum: their clips, the joints, and resuming after any step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.rigs.plans import CLIP, PICTURE, model
 from tests.rigs.plans import ask as asked
 
 STEPS = 2
-LONG = {"extend": True, "num_frames": 40, "num_inference_steps": STEPS}  # the tiny checkpoints make at most 17
+LONG = {"extend": True, "num_frames": 40, "num_inference_steps": STEPS}  # the tiny checkpoints make at most 17 frames
 
 
 class Always(Saver):
@@ -57,7 +57,8 @@ def plan(name: str = "cogvideox-5b", *others: str, **values: Any) -> Plan:
     ],
 )
 def test_as_many_clips_as_it_takes(names: tuple[str, ...], values: dict[str, Any], extension: tuple[int, ...]) -> None:
-    p = plan(*names, strict="fps" not in values, **values)  # an extension was requested, so strict mode does not object
+    # the request asks for an extension, so strict mode accepts it
+    p = plan(*names, strict="fps" not in values, **values)
     by = p.sampling.extender
     assert (p.sampling.extension, by and by.model) == (extension, names[-1] if extension else None)
     assert [n.field for n in p.notes] == ["fps"] * ("fps" in values) + ["extend"] * bool(extension)
@@ -85,7 +86,7 @@ def test_there_are_frames_enough(name: str, frames: int, seconds: float) -> None
     [(1, (9,)), (48, (49,)), (49, (33, 25)), (51, (33, 25)), (96, (49, 49)), (104, (41, 33, 33))],
 )
 def test_no_clip_is_much_shorter_than_it_has_to_be(missing: int, lengths: tuple[int, ...]) -> None:
-    """The clips of a video have similar lengths, such as 33 and 25 frames instead of 49 and 9."""
+    """The clips of a video have similar lengths (33 and 25 frames, for example, and not 49 and 9)."""
     assert further_lengths(missing, FrameRule(step=8, minimum=9, maximum=49, default=49)) == lengths
 
 
@@ -151,7 +152,7 @@ def image_of(frame: torch.Tensor, path: Path) -> Media:
     ],
 )
 def test_extended_and_interrupted_after_any_step(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
-    """Another checkpoint generates the 2B's further clips, and its VAE differs from the 2B's VAE."""
+    """After the 2B's first clip, another checkpoint generates the further clips; the two checkpoints' VAEs differ."""
     if "image" in values:
         values = {"image": picture_file(tmp_path)}
     request = ask(**{**LONG, **values})
@@ -198,9 +199,8 @@ def test_a_lora_acts_on_every_clip_or_is_refused_before_the_first(tmp_path: Path
         for loras in ((style,), ())
     )
     assert torch.equal(alone, last.finished[1]) and not torch.equal(without, last.finished[1])
-    first_only = draw(
-        first.transformer, ["patch_embed.proj"]
-    )  # in this layer, image-to-video checkpoints have twice the input channels
+    # in this layer, image-to-video checkpoints have twice as many input channels as text-to-video checkpoints
+    first_only = draw(first.transformer, ["patch_embed.proj"])
     narrow = Lora(str(write(tmp_path / "narrow.safetensors", first_only)))
     seen: list[Event] = []
     with pytest.raises(RequestError, match=r"^loras: narrow\.safetensors: .*; 5b-i2v makes the further clips$"):

@@ -1,4 +1,4 @@
-"""The engine end to end on tiny checkpoints: exact lengths and sizes, seeds, memory, cancel, bad output."""
+"""Tests the whole engine on tiny checkpoints: exact lengths and sizes, seeds, memory, cancelling and bad output."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_nothing_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_portrait_on_a_landscape_base() -> None:
-    """CogVideoX 1.5's base size is landscape; with a portrait base size the same weights give the same video."""
+    """CogVideoX 1.5's base size is landscape. With a portrait base size, the same weights make the same video."""
     made = []
     for tall, wide in ((4, 8), (8, 4)):
         folder = checkpoints.cached("1.5-5b", transformer={"sample_height": tall, "sample_width": wide})

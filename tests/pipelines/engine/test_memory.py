@@ -1,4 +1,4 @@
-"""Memory profiles: the choice, and the fallback when memory runs out."""
+"""Tests how the engine chooses a memory profile, and which profile it falls back to when memory runs out."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def test_every_profile_makes_a_video(memory: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["demo", "5b"])
 def test_tiles_give_the_same_picture_of_the_same_size(kind: str) -> None:
-    """Sizes must be right for any VAE: with the tile size from a small VAE's config, 64x96 would become 70x110."""
+    """Tiles must keep the frame's size with any VAE. (With the tile size from a small VAE's config, 64x96 became
+    70x110.)"""
     folder = find("demo", Path()) if kind == "demo" else checkpoints.cached("5b")
     assert folder is not None
     model = Loader(torch.device("cpu")).load(folder)

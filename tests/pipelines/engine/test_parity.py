@@ -1,4 +1,5 @@
-"""Our sampling against the stock pipelines on the CPU: same tiny checkpoint, seed and steps, bit-identical frames."""
+"""With the same tiny checkpoint, seed and steps, our sampling and the stock pipelines make bit-identical frames on the
+CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress and remaining time of a run, with a manual clock and with the tiny models."""
+"""Tests the progress and the remaining time that a run reports, with a manual clock and with the tiny models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Hand:
 
 
 class Told:
-    """Collects all Progress events of a run in order, both yielded events and events passed to the callback."""
+    """Collects in order all Progress events of a run: those that it yields and those that it passes to the callback."""
 
     def __init__(self) -> None:
         self.all: list[Progress] = []
@@ -58,7 +58,8 @@ class Told:
 
 
 def check(told: Told) -> None:
-    """Asserts that shares never decrease and stay below 1, times are not negative, and each stage reaches its total."""
+    """Asserts that shares never decrease and stay below 1, that times are not negative, and that each stage reaches its
+    total."""
     shares = [one.share for one in told.all]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] < 1, shares
     assert all(one.eta is None or one.eta >= 0 for one in told.all)
@@ -315,7 +316,8 @@ def test_a_file_that_is_encoded_at_its_end_is_counted(engine: Engine, monkeypatc
 
 
 def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The formats' estimates differ before any measurement; a measurement of one format is not used for the other."""
+    """Before any measurement, the formats' estimates differ. A measurement of one format is not used for another
+    format."""
     engine = Engine(EngineSpec(engine.models, "cpu"))
     estimates: list[dict[str, float]] = []
     prepare = effort.prepare
@@ -337,7 +339,7 @@ def test_a_gif_takes_longer_than_an_mp4(engine: Engine, monkeypatch: pytest.Monk
 
 
 def test_what_closes_a_file_may_end_it(tmp_path: Path) -> None:
-    """If the callback raises, for example on a cancel, no file remains and ffmpeg has ended."""
+    """If the callback raises an exception (on a cancel, for example), no file remains and ffmpeg ends."""
 
     def closing(left: int) -> None:
         raise InterruptedError

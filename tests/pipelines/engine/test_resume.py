@@ -122,7 +122,7 @@ def test_torn_ones_are_noticed(harm: str) -> None:
 
 @pytest.mark.parametrize("version", [None, str(KEY_VERSION - 1)])
 def test_a_snapshot_of_another_version_is_refused(version: str | None) -> None:
-    """The snapshot is intact and has the right key, but its fields may have another meaning."""
+    """The snapshot is intact and has the right key, but another version may have given its fields other meanings."""
     request = ask(num_inference_steps=2)
     last = snapshots_of(events := list(new_engine().run(request, "5b")))[-1]
     body = last.data[DIGEST:]
@@ -185,7 +185,8 @@ def test_a_paused_run_saves_first() -> None:
 
 
 def test_a_cancel_is_heeded_within_a_block() -> None:
-    """The interrupted step has no side effects: the same engine makes the same video afterwards."""
+    """The interrupted step has no side effects: after the interruption, the same engine makes the same video as
+    before."""
     engine = new_engine()
     whole = finished(engine.run(ask(), "5b"))
     blocks = engine.loader.load(engine.models["5b"], "5b").transformer.transformer_blocks

@@ -72,7 +72,7 @@ def test_too_little_motion_is_slowed_down_evenly() -> None:
 
 @pytest.mark.parametrize(("seconds", "rate", "step"), [(1, 30, 8 / 30), (1, 60, 8 / 60), (8, 12, 48 / 95)])
 def test_interpolation_draws_what_lies_between(seconds: int, rate: int, step: float) -> None:
-    net = build(state_dict(TINY))  # always draws the midpoint of two frames
+    net = build(state_dict(TINY))  # draws the midpoint of two frames, whichever time is requested
     video = shown(plan(duration=seconds, interpolate_fps=rate, **SIZE), net)
     assert len(video) == seconds * rate
     for k, place in enumerate(video):
@@ -98,7 +98,7 @@ def test_a_duration_is_in_the_file(rife: bool, tmp_path: Path) -> None:
 
 
 class Doubling:
-    """A 2x upscaler that records its input frames and adds 2 to its output."""
+    """A 2x upscaler that records the numbers of its input frames and adds 2 to every output value."""
 
     def __init__(self) -> None:
         self.given: list[int] = []

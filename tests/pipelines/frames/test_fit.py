@@ -1,4 +1,5 @@
-"""Fitting frames into a size: geometry against hand-computed cases, resampling against Pillow and known images."""
+"""Tests how frames are fitted into a size: the geometry against cases computed by hand, the resampling against Pillow
+and known images."""
 
 from __future__ import annotations
 

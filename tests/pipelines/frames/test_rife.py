@@ -1,5 +1,5 @@
-"""Compares two of RIFE's networks with recorded output of the author's code; the other networks get weights whose
-effect is known."""
+"""Compares two of RIFE's networks with recorded output of the author's code; the tests give the other networks weights
+whose effect is known."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def golden_spec() -> dict[str, Any]:
 
 
 def golden_weights(spec: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """Weights from NumPy's legacy generator, whose stream never changes; the recording used the same weights."""
+    """Weights from NumPy's legacy generator, whose numbers never change; the recorded output was made with the same
+    weights."""
     out = {}
     for k, (name, entry) in enumerate(sorted(spec.items())):
         random, shape = np.random.RandomState(seed * 1000 + k), tuple(entry["shape"])
@@ -92,7 +93,7 @@ def test_recorded_output(version: str) -> None:
 
 
 def state_dict(version: str | Shape, **biases: float) -> dict[str, Tensor]:
-    """A state dict with the published files' names, in which all values are zero except for the given biases of
+    """A state dict with the names from the published files. All values are zero, except for the given biases of
     lastconv's planes."""
     shape = version if isinstance(version, Shape) else VERSIONS[version][0]
     with torch.device("meta"):
@@ -134,14 +135,14 @@ def test_tensor_counts_of_the_published_files(version: str, count: int) -> None:
 def test_flow_and_mask_mean_what_they_should(version: str) -> None:
     shape, *_ = VERSIONS[version]
     total = sum(shape.scales)
-    # the flow is 3 pixels right in the first frame, 2 up in the second; each block adds its bias times its scale
+    # the first frame's flow is 3 pixels right, the second frame's is 2 up; each block adds its bias times its scale
     net = build(state_dict(version, x0=3 / total, y1=-2 / total, mask=0.7))
     a, b = golden_pair(64, 96, 5)
     moved_a = torch.cat((a[:, :, 3:], a[:, :, -1:].expand(-1, -1, 3)), 2)
     moved_b = torch.cat((b[:, :1].expand(-1, 2, -1), b[:, :-2]), 1)
     logit = 0.7 * len(shape.widths) if version == "4.6" else 0.7
     share = 1 / (1 + np.exp(-logit))
-    inside = (slice(None), slice(2, None), slice(None, 90))  # zero padding is visible further right
+    inside = (slice(None), slice(2, None), slice(None, 90))  # the columns right of these show the zero padding
     drawn = draw(net, a, b, 0.5)
     assert (drawn - (moved_a * share + moved_b * (1 - share)))[inside].abs().max() < 2e-4
 

@@ -26,7 +26,8 @@ def net() -> IFNet:
 
 
 def moving_shape(seed: int, height: int, width: int) -> Motion:
-    """A shape that moves, turns and grows slightly, drawn by independent code: not a scene from the training."""
+    """A shape that moves, turns and grows slightly. Independent code draws it, so that it is not a scene from the
+    training."""
     random = np.random.default_rng([31, seed])
     shape = ("circle", "square", "triangle", "star")[seed % 4]
     unit, angle = min(height, width) / 64, random.uniform(0, 2 * math.pi)
@@ -64,7 +65,8 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def gains(net: IFNet, motions: list[Motion]) -> list[float]:
-    """Gain in PSNR (dB) of the network's frames over blended ones, at a quarter, a half and three quarters."""
+    """By how many dB the PSNR of the network's frames exceeds that of blended frames, at 1/4, 1/2 and 3/4 of the
+    interval."""
     found = []
     for motion in motions:
         a, b = motion(0), motion(1)

@@ -32,7 +32,7 @@ def waves(height: int, width: int) -> Tensor:
 
 
 class FakeX4(nn.Module):
-    """A 4x network whose output depends on the 4 pixels around, so that tile borders have an effect."""
+    """A 4x network in which input pixels up to 4 away affect an output pixel, so that tile borders matter."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,8 @@ class Code:
 def test_what_is_a_network_and_what_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The check runs in this process, where a missing torchvision, which spandrel imports, can be replaced."""
+    """Runs the check in this process, because only here can the test replace a missing torchvision; spandrel imports
+    it."""
     spandrel(monkeypatch)
     torch.save({"params": small("Compact").state_dict()}, tmp_path / "good.pth")
     save_file(small("ESRGAN").state_dict(), tmp_path / "good.safetensors")

@@ -1,4 +1,5 @@
-"""LoRAs in every layout act as W + scale x alpha / rank x B A, compared with weights changed by hand."""
+"""LoRAs in every layout have the effect of W + scale x alpha / rank x B A; the tests change weights by hand and
+compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""LoRAs in the engine: the same videos as with diffusers' own loader, and no effect on later videos."""
+"""With a LoRA, the engine makes the same videos as diffusers' own loader, and the LoRA has no effect on later
+videos."""
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ def by_diffusers(engine: Engine, request: GenerationRequest, kind: str, file: Pa
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_makes_the_video_of_diffusers_own_loader(engine: Engine, tmp_path: Path, layout: str) -> None:
-    """Alpha is stored as each trainer stores it: in tensors, in a sidecar (SAT's 1), or not at all."""
+    """Each layout stores alpha as its trainer does: in tensors, in a sidecar file, or not at all. SAT's alpha is 1."""
     pairs, request = known(engine), ask(**SHORT)
     reference = write(tmp_path / "reference.safetensors", pairs)
     alphas = {LAYOUTS[layout](m)[0].split(".lora_")[0] + ".alpha": torch.tensor(2.0) for m in MODULES}
@@ -157,7 +158,7 @@ def test_the_log_says_alphas_origin_and_the_manifest_says_which_file(engine: Eng
 def test_what_an_owner_says_of_alpha_later_makes_another_video(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved latents of the earlier video are not used, because their key differs."""
+    """The engine does not use the earlier video's saved latents, because their key differs from this video's key."""
     keys: list[Any] = []
     monkeypatch.setattr(
         "pipelines.engine.generate.sampling_key", lambda *what: keys.append(repr(what[1])) or str(what[1])
@@ -210,7 +211,8 @@ def test_adapters_are_kept_by_hash_and_the_least_recently_used_goes(engine: Engi
     assert kept.get(Lora(str(paths[1])), "5b", transformer) is second
     again = kept.get(Lora(str(paths[0])), "5b", transformer)
     assert again is not first  # the first adapter was evicted
-    assert kept.get(Lora(str(paths[1])), "5b", transformer) is second  # the third adapter was evicted instead
+    # the third adapter was evicted instead of the second
+    assert kept.get(Lora(str(paths[1])), "5b", transformer) is second
     assert kept.get(Lora(str(paths[1])), "another", transformer) is not second
     paths[1].write_bytes(paths[2].read_bytes())
     changed = kept.get(Lora(str(paths[1])), "5b", transformer)

@@ -1,4 +1,4 @@
-"""The check for broken output: it refuses black or constant clips and accepts dark, plain and fading ones."""
+"""The check for broken output refuses black or constant clips, and accepts dark, plain and fading clips."""
 
 from __future__ import annotations
 

@@ -171,8 +171,8 @@ X265 = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "lossless=1:l
 
 
 def tagged(matrix: str, rest: str, levels: str = "tv", pixels: str = "yuv420p") -> tuple[str, str]:
-    """ffmpeg filters that convert with this matrix and tag the clip accordingly. `rest` names the primaries and the
-    curve."""
+    """ffmpeg filters that convert with this matrix and tag the clip accordingly. `rest` is the name of both the
+    primaries and the curve."""
     tags = f"setparams=colorspace={matrix}:color_primaries={rest}:color_trc={rest}:range={levels}"
     exact = "flags=accurate_rnd+full_chroma_int"
     return "-vf", f"scale=out_color_matrix={matrix}:out_range={levels}:{exact},format={pixels},{tags}"

@@ -1,4 +1,4 @@
-"""Manifests: any content survives a round trip through every format; other files are refused."""
+"""Any manifest survives a round trip through every format; damaged and foreign files have no manifest."""
 
 from __future__ import annotations
 

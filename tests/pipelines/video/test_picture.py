@@ -1,4 +1,5 @@
-"""Reading images: all supported kinds become upright, opaque RGB; others are refused with their format named."""
+"""Images of all supported kinds become upright, opaque RGB. Other images are refused, and the message names their
+format."""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ def test_pictures_that_are_none() -> None:
 
 
 def test_a_damaged_avif_is_refused() -> None:
-    """The AVIF reader raises exceptions that no other reader raises, even when it opens a file."""
+    """The AVIF reader raises exceptions that no other reader raises; it may raise them while it opens the file."""
     data = encoded(Image.new("RGBA", (64, 64), (200, 30, 40, 128)), "AVIF")
     for place in range(0, 400, 3):
         hurt = data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
@@ -172,7 +173,7 @@ def test_a_png_without_its_last_chunk_is_read_and_one_without_pixels_is_not() ->
 
 @pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt"])
 def test_large_text_beside_the_pixels_does_not_matter(name: bytes) -> None:
-    """Such text may be an image generator's workflow or an editor's history."""
+    """In practice, large text in a PNG is an image generator's workflow or an editor's history, for example."""
     text = b"workflow" * 1_000_000
     packed = zlib.compress(text)
     content = {b"tEXt": text, b"zTXt": b"\0" + packed, b"iTXt": b"\1\0\0\0" + packed}[name]

@@ -1,4 +1,4 @@
-"""Reading clips: rotated, with a variable rate, with sound, too long, truncated, or not a video."""
+"""Reads clips that are rotated, have a variable rate or sound, are too long or truncated, or are no videos."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def test_a_slow_file_is_given_up(tmp_path: Path) -> None:
 def test_resampling_takes_the_nearest_frame() -> None:
     assert resample_indices(49, 8, 8, 49) == list(range(49))
     assert resample_indices(60, 30, 8, 9) == [0, 4, 7, 11, 15, 19, 22, 26, 30]
-    assert resample_indices(3, 8, 16, 6) == [0, 0, 1, 1, 2, 2]  # ties take the earlier frame; the last frame repeats
+    # at equal distance the earlier frame is taken; the last frame repeats
+    assert resample_indices(3, 8, 16, 6) == [0, 0, 1, 1, 2, 2]
     assert resample_indices(300, 30000 / 1001, 8, 3) == [0, 4, 7]
     assert resample_indices(5, 8, 8, 0) == []
     for bad in ((0, 8, 8, 1), (1, 0, 8, 1), (1, 8, -1, 1), (1, 8, 8, -1)):

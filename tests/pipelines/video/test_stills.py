@@ -1,4 +1,4 @@
-"""HDR images are read as accurately as others, unless their samples are too coarse."""
+"""HDR images are read as accurately as other images, unless their samples have too few bits."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def ycc(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def seen(samples: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The exact sRGB levels for Y, Cb and Cr in PQ, if the light is dark enough not to be compressed."""
+    """The exact sRGB levels for Y, Cb and Cr in PQ; the light must be so dark that HDR conversion does not compress
+    it."""
     y, cb, cr = np.moveaxis(samples, -1, 0)
     red, blue = y + 1.4746 * (cr - 0.5), y + 1.8814 * (cb - 0.5)
     rgb = np.stack([red, (y - 0.2627 * red - 0.0593 * blue) / 0.6780, blue], -1).clip(0, 1)
@@ -91,8 +92,8 @@ def seen(samples: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def test_eight_bits_of_pq_are_read_as_well_as_they_are_stored(tmp_path: Path) -> None:
-    """Rounding PQ's Y, Cb and Cr to 8 bits changes a patch by more than CLOSE; reading adds at most CLOSE to this
-    change."""
+    """Rounding PQ's Y, Cb and Cr to 8 bits changes a patch by more than CLOSE. Reading the file adds at most CLOSE to
+    this difference."""
     exact = ycc(pq_curve(light_in(BT2020)))
     assert distance(seen(exact)) <= 1
     avif = hdr_avif(tmp_path / "a.avif", SCENE, "yuv444p")

@@ -104,7 +104,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, kind: Format) -> None:
     height, width = (64, 96) if kind == "gif" else (128, 192)
     frames = waves(25, height, width)
     files = []
-    for k in range(3):  # the chunks differ, and the manifest's keys have another order
+    for k in range(3):  # each file gets other chunks, and the first file another order of the manifest's keys
         manifest = {"seed": 7, "prompt": "a"} if k else {"prompt": "a", "seed": 7}
         with VideoWriter(tmp_path / f"{k}", width, height, 8, kind, manifest) as writer:
             for part in np.array_split(frames, k + 1):

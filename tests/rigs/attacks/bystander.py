@@ -1,4 +1,4 @@
-"""A client with another key, in a separate process: it polls /health/live and sends small jobs until stdin closes.
+"""A client with a key of its own, in a separate process. It polls /health/live and sends small jobs until stdin closes.
 
 `python -m tests.rigs.attacks.bystander HOST:PORT KEY [images]`; with `images` it also sends small images. Prints
 one JSON object: the longest health check, job and image in seconds, the number of each, and the errors.

@@ -1,10 +1,10 @@
 """Runs the server and reports long holds of the interpreter lock: `python -m tests.rigs.attacks.holds`. It runs only on
 Linux.
 
-Garbage collection is off, so that memory in reference cycles shows as a leak.
+Garbage collection is off. Memory in reference cycles is therefore never freed, and shows as a leak.
 
 Whenever one thread blocks all others for at least LONG seconds of its own CPU time, the program prints `held SECONDS
-WHERE`. CPU time distinguishes a busy server from a busy machine.
+WHERE`. It counts CPU time, because a busy machine lengthens wall-clock times but not a thread's CPU time.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ from tests.rigs.house import checkpoint
 ATTACKER = "mallory:secret"
 BYSTANDER = "bob:secret"
 # Seconds by which an attack may delay other clients. `make attacks` runs one attack at a time with the strict limit;
-# when tests run in parallel on the same cores, the limit only distinguishes a delay from a standstill.
+# when tests run in parallel on the same cores, the looser limit only notices a standstill.
 NOTICEABLE = 0.5 if os.environ.get("STRICT_ATTACKS") else 4.0
-LEFT_BEHIND = 100.0  # MiB by which the API process may remain larger after an attack
+LEFT_BEHIND = 100.0  # MiB of memory that the API process may keep after an attack, in addition to its memory before
 QUIET_SECONDS = 3.0  # duration of the measurement without an attack
 START_SECONDS = 60.0
 STOP_MARGIN = 10.0  # seconds that the process may take beyond the drain time
@@ -74,8 +74,9 @@ class Target:
 
     @contextmanager
     def bystander(self, *more: str) -> Iterator[Seen]:
-        """Measures the attack's effect on another key during the block; the result is complete after the block. The
-        first call also measures that key without an attack. With "images" in `more`, small images are sent too."""
+        """Measures, during the block, how the attack affects the client with the other key; the result is complete
+        after the block. The first call also measures this client without an attack. With "images" in `more`, small
+        images are sent too."""
         if self._quiet is None:
             self.measure_quiet()
         with self._bystander(*more) as seen:

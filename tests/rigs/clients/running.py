@@ -32,7 +32,7 @@ CACHE = HERE.parents[1] / ".cache" / "clients"
 KEY = "id:secret"
 START_SECONDS = 120
 SCRIPT_SECONDS = 600
-NODE = 22  # the oldest version that the newest clients support
+NODE = 22  # the oldest major version of node that the newest clients support
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def stand_in_server(folder: Path, **settings: str) -> Iterator[str]:
 def running_server(folder: Path, program: Sequence[str] = (), trust: str = "", **settings: str) -> Iterator[str]:
     """Runs a server with the demo model; yields its `host:port`. The server's key is KEY.
 
-    `trust` is the file with the certificate that verifies the server, if the settings enable https.
+    If the settings enable https, `trust` is the file with the certificate that verifies the server.
     """
     port = free_port()
     given = {"data_dir": str(folder / "data"), "models_dir": str(folder / "models"), "device": "cpu", "api_keys": KEY}

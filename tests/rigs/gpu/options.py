@@ -57,8 +57,8 @@ def interpolating(name: Net, device: torch.device) -> rife.IFNet:
 
 
 def drawn(net: rife.IFNet, device: torch.device) -> Tensor:
-    """Two frames and, between them, the frames interpolated at a third and two thirds, as [4, 3, H, W] in 0..1 on the
-    CPU."""
+    """Two frames and, between them, the frames interpolated at 1/3 and 2/3 of the interval, as [4, 3, H, W] in 0..1 on
+    the CPU."""
     pair = [one.to(device) for one in golden_pair(72, 100, 5)]
     found = list(rife.interpolate(net, pair, 8, 24))
     assert {one.device.type for one in found} == {device.type}
@@ -66,8 +66,8 @@ def drawn(net: rife.IFNet, device: torch.device) -> Tensor:
 
 
 class Enlarger(nn.Module):
-    """A network that enlarges [1, 3, H, W] to [1, 3, 4H, 4W]. As with every convolution, its output differs at the
-    edges of a tile. `width` is the number of channels at the large size, which determines its memory use."""
+    """A network that enlarges [1, 3, H, W] to [1, 3, 4H, 4W]. Its convolutions pad their input, so its output differs
+    at the edges of a tile. `width` is the number of channels at the large size, which determines its memory use."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ def test_a_batch_goes_on_where_it_stopped() -> None:
     assert sorted(made) == ["0001.mp4", "0002.mp4", "named.gif"]
     assert read_manifest("list/named.gif")["plan"]["num_inference_steps"] == 2
     Path("list/0001.mp4").unlink()
-    Path("list/named.gif").write_bytes(made["named.gif"][:500])  # truncated, as a full disk would leave the file
+    Path("list/named.gif").write_bytes(made["named.gif"][:500])  # the file is truncated, as if the disk had been full
     again = call("generate", "--batch", "list.jsonl", *QUICK)
     assert "1 of 3 are done already" in again.stderr
     assert {p.name: p.read_bytes() for p in Path("list").iterdir() if p.suffix in (".mp4", ".gif")} == made

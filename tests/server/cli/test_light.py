@@ -1,4 +1,4 @@
-"""The command line imports heavy modules late: the tests check the list of loaded modules, and measure no time."""
+"""The command line imports heavy modules late. The tests check the list of loaded modules, and measure no time."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_every_job_of_a_batch_is_checked_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["weights", "pull", "cogvideox-2b"], ["lora", "add", "owner/name"]], ids=" ".join)
 def test_a_hub_that_cannot_be_reached_is_one_line(command: list[str], tmp_path: Path) -> None:
-    """The command does not retry and its message mentions no retries, because five retries would take half a minute."""
+    """The command does not retry, because five retries would take half a minute. Its message mentions no retries."""
     environ = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
     environ["COGVIDEOX_MODELS_DIR"] = str(tmp_path)
     code, said, modules = run(tmp_path, *command, **environ)

@@ -147,7 +147,7 @@ def test_what_add_inspect_and_generate_say_is_what_the_server_says(tmp_path: Pat
     result = call("add", "wan.safetensors")
     assert result.exit_code == 0
     assert "fits no model known here" in result.output and "it is for Wan, not for CogVideoX" in result.output
-    assert call("inspect", "wan").stdout.count("it is for Wan") <= 3  # once per reason, not per model
+    assert call("inspect", "wan").stdout.count("it is for Wan") <= 3  # each reason appears once, and not once per model
     text = {f"text_encoder.encoder.block.0.q.lora_{half}.weight": torch.ones(4, 4) for half in "AB"}
     save_file({**tensors(), **text}, tmp_path / "both.safetensors")
     assert "note: its part for the text encoder (1 layer) is not applied" in call("add", "both.safetensors").output

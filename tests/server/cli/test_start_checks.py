@@ -237,7 +237,7 @@ class Code:
 
 
 def test_an_upscaler_that_is_no_network() -> None:
-    """Another process reads the file and does not run the code in that file."""
+    """The server checks the file in a separate process, which does not run the code in the file."""
     Path("code.pth").write_bytes(pickle.dumps(Code()))
     said = refused(serve(UPSCALER="code.pth"))
     assert said.startswith("COGVIDEOX_UPSCALER=code.pth: ") and said.count("code.pth") == 1, said
@@ -270,7 +270,8 @@ def test_the_open_server_is_not_reachable() -> None:
 
 @pytest.mark.parametrize("there", [None, "empty", "used"])
 def test_a_start_that_fails_leaves_the_data_folder_as_it_was(there: str | None) -> None:
-    """If files stayed behind, `keys create` would mistake the folder for the data folder of a server."""
+    """If the failed start left files in the folder, `keys create` would mistake the folder for a server's data
+    folder."""
     folder = Path("place/data")
     if there is not None:
         folder.mkdir(parents=True)

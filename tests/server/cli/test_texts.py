@@ -17,7 +17,7 @@ from server.text_file import NotText, read_lines
 from tests.rigs import checkpoints
 
 HALF = "\\ud83d"  # half of an emoji's surrogate pair, as a JSON escape
-BYTE = "\udce9"  # Python represents an argument's byte that is not UTF-8 in this way
+BYTE = "\udce9"  # how Python represents the byte 0xE9 in an argument that is not UTF-8
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,5 @@
-"""The server adapts its answers to Vercel's AI SDK, which refuses private URLs and sends its key to one host only."""
+"""The server adapts its answers to Vercel's AI SDK. This SDK refuses private URLs, and sends its key to only one
+host."""
 
 from __future__ import annotations
 

@@ -39,14 +39,14 @@ from tests.rigs.facade_rig import Rig, facade, square
 
 GENERATED = int(os.environ.get("FUZZ_REQUESTS", "0"))  # per façade
 ROUNDS = 20
-MUTANTS = 3  # per generated request: generating one takes three times as long as answering it
+MUTANTS = 3  # per generated request: generating a request takes three times as long as answering it
 BASE = "http://here:8000"
 SHOWN = 12  # kinds of findings that a failing test shows
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    # starlette closes the file of a truncated part only at garbage collection, which happens at once
+    # starlette leaves the file of a truncated part open until the file is garbage-collected, which happens at once
     pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning"),
     pytest.mark.skipif(not GENERATED, reason="make fuzz runs it, with FUZZ_REQUESTS"),
 ]

@@ -1,8 +1,8 @@
 """The tables in docs/apis list every field of the façades, and each field behaves as its row says.
 
-For each field, the test sends three requests: two with the first example of the field's schema and one with the second
-example. A value that is the same after the first two requests and different after the third is an effect of the field.
-The test compares the job, the answer, the content of the URLs in the answer, and the webhook.
+For each field, the test sends three requests. The first two have the first example of the field's schema, and the third
+has the second example. If a value is the same after the first two requests and different after the third request, it is
+an effect of the field. The test compares the job, the answer, the content of the URLs in the answer, and the webhook.
 """
 
 from __future__ import annotations

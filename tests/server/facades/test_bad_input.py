@@ -92,7 +92,8 @@ def test_a_rate_below_the_models_leaves_frames_out_and_one_below_fals_is_refused
 
 
 def test_a_network_that_was_overwritten_fails_the_film_alone(tmp_path: Path) -> None:
-    """The network's file was intact when the server started; a worker reads the file for the first video."""
+    """The network's file was intact when the server started, but is damaged when a worker reads it for the first
+    video."""
     with server(tmp_path) as running:
         running[2].write_bytes(b"not a network")
         job, said = film(running, export_fps=16)

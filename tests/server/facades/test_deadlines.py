@@ -68,7 +68,8 @@ def test_what_should_have_begun_before_the_restart_never_does(tmp_path: Path) ->
 
 
 def test_a_deadline_that_comes_after_the_restart(tmp_path: Path) -> None:
-    """The first deadline passes while its job waits in the queue and no client asks; the second while its job runs."""
+    """The first job's deadline passes while this job is queued and no client asks for it. The second job's deadline
+    passes while this job runs."""
     with not_started(tmp_path) as (house, client):
         first = submit(house, LONG)
         headers = {"x-fal-request-timeout": "2"}

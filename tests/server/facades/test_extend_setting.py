@@ -1,4 +1,5 @@
-"""With COGVIDEOX_EXTEND, the server extends a video by further clips where a cloud's API has no field for that."""
+"""If a cloud's API has no field for further clips, the setting COGVIDEOX_EXTEND decides whether the server adds
+them."""
 
 from __future__ import annotations
 

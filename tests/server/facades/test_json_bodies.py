@@ -17,7 +17,7 @@ MIB = 2**20
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the server parse even a few characters in many steps. A step must be longer than two escapes."""
+    """Makes the server parse even a few characters in many steps. Each step must still be longer than two escapes."""
     monkeypatch.setattr(json_bodies, "LARGE", 1)
     monkeypatch.setattr(json_bodies, "LONG", 5)
     monkeypatch.setattr("server.limits.steps.STEP", 17)

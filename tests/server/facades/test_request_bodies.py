@@ -248,7 +248,7 @@ def test_a_file_without_a_name_in_pieces(client: TestClient, size: int) -> None:
 
 @pytest.mark.parametrize("name", UNNAMED)
 def test_a_file_without_a_name_and_without_a_byte(client: TestClient, name: str) -> None:
-    """A file field that is empty in a browser has no such content type; here the part declares an image."""
+    """The part has no file name but declares an image. A browser's empty file field declares no image."""
     path, field, fields, _ = UNNAMED[name]
     body, headers = form(field, b"", "image/png", **fields)
     answer = client.post(path, content=body, headers=headers)

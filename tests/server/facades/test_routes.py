@@ -1,4 +1,5 @@
-"""OpenAI and Replicate share some URLs; some tests use stub apps that return their own name, others real façades."""
+"""OpenAI and Replicate share some URLs. Some tests use stub apps that return their own name; other tests use real
+façades."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Beyond a key's limit, the server refuses streams and waiting calls in the cloud's format, or answers them at once."""
+"""If a key has too many streams or waiting calls, the server refuses the next one in the cloud's format or answers it
+without waiting."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def test_replicate() -> None:
         answer = client.get(made["urls"]["stream"])
         assert answer.status_code == 429 and FULL in answer.json()["detail"]
         rig.hold()
-        wait = {"prefer": "wait=60"}  # this call would otherwise take a minute
+        wait = {"prefer": "wait=60"}  # with a free place, this call would take a minute
         answer = client.post("/v1/models/cuuupid/cogvideox-5b/predictions", json=body, headers=wait)
         assert answer.status_code == 201 and answer.json()["status"] in ("starting", "processing")
 

@@ -107,7 +107,8 @@ def test_what_is_not_there_and_a_server_that_stops(store: JobStore) -> None:
 
 
 def test_many_readers_take_no_more_queries(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing changes, 300 streams of 30 jobs cause only a few queries; the count is the same on any machine."""
+    """While nothing changes, 300 streams of 30 jobs cause only a few queries. The number does not depend on the
+    machine."""
     for n in range(30):
         store.submit(job(f"j{n}", owner=f"k{n % 3}"))
     asked: list[str] = []

@@ -1,4 +1,4 @@
-"""The job table keeps a part of each request, and the size of this part is limited, whatever the client sends."""
+"""The job table keeps only a part of each request. The size of this part is limited, whatever the client sends."""
 
 from __future__ import annotations
 

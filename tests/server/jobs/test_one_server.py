@@ -1,4 +1,4 @@
-"""Only one server uses a job table; after a database restart it takes its lock in PostgreSQL again."""
+"""Only one server uses a job table. After a restart of PostgreSQL, this server takes its lock in the database again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def holders(url: str) -> list[int]:
 
 @contextmanager
 def next_in_line(url: str) -> Iterator[threading.Event]:
-    """Stands in for another server: takes the lock as soon as its holder's session ends."""
+    """Stands in for another server: takes the lock as soon as the session of the lock's holder ends."""
     with closing(psycopg.connect(url, autocommit=True)) as db:
         has_it = threading.Event()
 
@@ -97,7 +97,8 @@ def test_a_session_of_our_own_that_lingers_is_ended(server: postgres.Server) -> 
 
 
 def test_who_comes_too_late_works_no_more(server: postgres.Server, tmp_path: Path) -> None:
-    """A server that loses its lock to another stops working; the other owns all jobs and makes one video for each."""
+    """A server that loses its lock to another server stops working. The other server owns all jobs and makes one video
+    for each."""
     url = server.create("taken")
     application = app(tmp_path, database_url=url)
     with TestClient(application) as client:

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
 
 
 def fill(owners: tuple[str, ...], limit: int, order: str) -> Counter[str]:
-    """Returns the number of waiting jobs per key after each key, in this order, has sent as many as it may."""
+    """Lets each key, in this order, send as many jobs as it may; returns the number of waiting jobs per key."""
     waiting = Counter[str]()
     for owner in order:
         with suppress(QueueFull):

@@ -351,7 +351,8 @@ def test_jobs_are_forgotten_when_their_time_is_over_and_their_video_is_gone(stor
 
 
 def test_keys_take_turns(store: JobStore) -> None:
-    """A key with many jobs does not delay a key with few, and jobs run in the order of their predicted positions."""
+    """A key with many jobs does not delay a key with few jobs, and jobs run in the order of their predicted
+    positions."""
     for owner, count in (("many", 6), ("few", 2), ("one", 1)):
         for n in range(count):
             store.submit(job(f"{owner}{n}", owner=owner))

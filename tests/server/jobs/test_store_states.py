@@ -100,7 +100,8 @@ class StoreStates(RuleBasedStateMachine):
             expected.told.append(event)
 
     def write(self, which: tuple[str, int], act: Any, to: Status | None) -> None:
-        """Performs a worker's write: it takes effect if its attempt owns the running job, and otherwise fails."""
+        """Performs a worker's write. The write takes effect if its attempt owns the running job, and otherwise
+        fails."""
         name, attempt = which
         expected = self.jobs.get(name)
         if expected is None or expected.status is not Status.RUNNING or expected.attempt != attempt:

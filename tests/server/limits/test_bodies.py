@@ -1,4 +1,4 @@
-"""All bodies in memory share a limit, and the server finds ModelsLab's key before it reads the rest of a body."""
+"""All bodies in memory share a limit. In a body for ModelsLab, the server finds the key before it reads the rest."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ async def nothing(message: Any = None) -> None:
 
 
 def served_by(act: Any) -> Any:
-    """Returns an app that takes the path of a request as its caller, and awaits `act` when the request has its turn."""
+    """Returns an app that treats the path of a request as the caller's name, and awaits `act` when it is the request's
+    turn."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async with in_turn(scope, scope["path"], send) as sending:

@@ -1,4 +1,4 @@
-"""The server limits the bytes that each client's files take on the disk, and counts the bytes while the files grow."""
+"""The server limits how many bytes each client's files take on the disk, and counts the bytes while the files grow."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_limit_of_a_key(limits: RoomLimits, seconds: float) -> None:
         with pytest.raises(StorageQuotaExceeded):
             grow(1)
     with made.growing("a", again=True) as grow:
-        grow(50 * MIB)  # a copy is free, because its bytes count already
+        grow(50 * MIB)  # a copy does not count, because the original's bytes count already
     disk.now += seconds + 1200
     with made.growing("a") as grow:
         grow(10 * MIB)

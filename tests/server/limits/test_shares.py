@@ -1,4 +1,5 @@
-"""Keys share places: no key holds all places or waits behind many tasks of another. The tests measure no time."""
+"""Keys share places: no key holds all places, and no key waits behind many tasks of another key. The tests measure no
+time."""
 
 from __future__ import annotations
 
@@ -106,7 +107,7 @@ def test_a_key_has_so_many_and_another_its_first_in_any_case() -> None:
         with pytest.raises(TooManyAtOnce, match="3 things"), shares.held("a"):
             pass
         held.enter_context(shares.held("b"))
-        held.enter_context(shares.held("c"))  # a key always gets its first place, even when all four are taken
+        held.enter_context(shares.held("c"))  # a key always gets its first place, even when all four places are taken
         with pytest.raises(TooManyAtOnce), shares.held("c"):
             pass
     for _ in range(5):
@@ -122,7 +123,8 @@ def test_without_keys_all_of_them() -> None:
 
 
 def test_turns() -> None:
-    """Ten tasks of one key do not delay another key's second task; when a task is cancelled, no other loses a turn."""
+    """Ten tasks of one key do not delay another key's second task. When a task is cancelled, no other task loses its
+    turn."""
 
     async def main() -> list[str]:
         shares, order = Shares("things", 2, 2), list[str]()

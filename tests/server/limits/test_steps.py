@@ -37,7 +37,7 @@ def test_keys_take_turns_and_small_texts_go_ahead() -> None:
         hers = [asyncio.create_task(in_turn("mallory", LARGE, work, f"mallory {n}")) for n in range(5)]
         await asyncio.sleep(0)
         his = asyncio.create_task(in_turn("bob", LARGE, work, "bob"))
-        await in_turn("mallory", LARGE - 1, work, "small")  # returns before the large texts are read
+        await in_turn("mallory", LARGE - 1, work, "small")  # this smaller text is done before the large texts
         assert await asyncio.to_thread(bob_began.wait, 60)
         assert not any(task.done() for task in hers)
         free.set()
@@ -58,7 +58,7 @@ def test_base64_is_the_same_however_it_is_cut() -> None:
             assert b"".join(from_base64(encoded(written), MIB)) == data
             assert b"".join(from_text(f"data:a/b;base64,{written}", MIB)) == data
         escaped = "".join(f"%{byte:02x}" for byte in data[: ESCAPES // 2])
-        for shift in range(4):  # each shift puts the boundary of a step at another place of an escape
+        for shift in range(4):  # each shift puts the boundary between two steps at another place in an escape
             assert b"".join(unescaped("x" * (STEP - 2 + shift) + escaped))[STEP - 2 + shift :] == data[: ESCAPES // 2]
 
 

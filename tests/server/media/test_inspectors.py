@@ -1,4 +1,5 @@
-"""Processes inspect untrusted files: the server limits, ends and replaces them, and none is left when it stops."""
+"""Separate processes inspect untrusted files. The server limits, ends and replaces these processes, and leaves none
+behind when it stops."""
 
 from __future__ import annotations
 

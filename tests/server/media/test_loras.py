@@ -333,7 +333,7 @@ def test_fetched_files_go_when_nobody_asked_for_them_for_a_month(place: Place, h
 
     assert sweep(LORA_SECONDS - 60)
     assert sweep(LORA_SECONDS + 60, lambda: {str(kept.sha256)})
-    os.utime(kept.path, (now + 600, now + 600))  # a request that names the LoRA sets the time in the same way
+    os.utime(kept.path, (now + 600, now + 600))  # a request that names the LoRA also sets the file's time
     assert sweep(LORA_SECONDS + 60)
     assert not sweep(LORA_SECONDS + 700)
     assert place.take(host.url()) == [kept]

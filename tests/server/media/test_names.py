@@ -1,4 +1,5 @@
-"""Name look-ups are limited in time and in number per key; a hanging thread counts until it has ended."""
+"""The time of a name look-up and the number of look-ups per key are limited. A thread that hangs counts until it has
+ended."""
 
 from __future__ import annotations
 

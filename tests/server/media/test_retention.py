@@ -71,7 +71,7 @@ def test_inputs_that_no_job_needs(house: House) -> None:
 
 
 def test_an_input_that_comes_again_is_new(house: House) -> None:
-    """A client may upload the same file again; a sweep before its job exists must not remove the file."""
+    """A client may upload the same file again. A sweep must not remove the file before the job that uses it exists."""
 
     async def bring_twice() -> tuple[Media, Media]:
         first = await house.context.intake.picture(picture("red"), "image")

@@ -94,7 +94,8 @@ def test_put_and_had(storage: Storage, tmp_path: Path, until: float | None, size
 
 
 def test_other_peoples_objects(s3: Cloud) -> None:
-    """The storage neither lists nor removes objects of others, not even under a prefix that begins like its own."""
+    """The storage neither lists nor removes the objects of other programs, even if their names begin with the storage's
+    prefix."""
     url = s3.url()
     storage, neighbour = ObjectStorage(url), ObjectStorage(f"{url}-2")
     neighbour.put(KEY, "a.mp4", FILM, 0.0, HEADERS)

@@ -148,7 +148,7 @@ def test_full_disk(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """When the disk is full, the parts that exist stay, and the server keeps nothing of the new part."""
+    """When the disk is full, the server keeps the parts that it already has, and nothing of the new part."""
     key = "k" * 32
     asyncio.run(uploads.store_part(key, 1, chunks(b"whole")))
 
@@ -172,7 +172,8 @@ def test_full_disk(
 def test_a_disk_that_fills_while_a_client_sends(uploads: Uploads, data: DataDir, storage: Storage) -> None:
     async def sent() -> AsyncIterator[bytes]:
         yield b"a"
-        raise OSError(28, "No space left on device")  # writing the received bytes raises the same error
+        # a full disk raises the same error when the server writes the bytes
+        raise OSError(28, "No space left on device")
 
     for attempt in (uploads.store(sent(), "x.png"), uploads.store_part("k" * 32, 1, sent())):
         with pytest.raises(DiskFull):
@@ -181,7 +182,7 @@ def test_a_disk_that_fills_while_a_client_sends(uploads: Uploads, data: DataDir,
 
 
 def test_two_at_the_same_address(uploads: Uploads, storage: Storage) -> None:
-    """Two uploads to one URL leave the file of either of them; on a local disk the other upload may fail."""
+    """After two uploads to one URL, one upload's file is stored whole. On a local disk, the other upload may fail."""
 
     async def both() -> list[object]:
         sent = (uploads.store(chunks(word), "x.png", key="k" * 32) for word in (b"one", b"two"))
@@ -203,7 +204,8 @@ def test_secrets_are_kept(tmp_path: Path) -> None:
 
 
 def test_parts_without_end(uploads: Uploads, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server limits the number of parts, because it examines all parts at each new part; repeats do not count."""
+    """The server limits the number of parts, because for each new part it examines all parts. A part that is sent again
+    does not count."""
     monkeypatch.setattr("server.media.uploads.MOST_PARTS", 3)
     key = artifacts.new_key("")
     for number in (1, 2, 10_000, 2):

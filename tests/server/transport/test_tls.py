@@ -1,4 +1,5 @@
-"""The server speaks https with a certificate of its own authority or one of its owner: names, renewal and trust."""
+"""The server speaks https with a certificate from its own authority, or with its owner's certificate. Tests names,
+renewal and trust."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def test_only_its_owner_may_read_the_files(tmp_path: Path) -> None:
 
 
 def changed(tmp_path: Path, then: Callable[[Path], None] = lambda folder: None, **later: Any) -> tuple[bool, bool]:
-    """Returns whether the authority and whether the certificate have changed at the next start."""
+    """Starts twice; returns whether the second start changed the authority, and whether it changed the certificate."""
     folder = tmp_path / "data" / "tls"
     tls.issued(settings(tmp_path))
     before = [held(folder / name).serial_number for name in ("ca.pem", "server.pem")]

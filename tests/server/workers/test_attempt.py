@@ -1,4 +1,4 @@
-"""The tests check the writes of each event of an attempt and the ends of attempts, with a fake clock and no process."""
+"""Tests what each event of an attempt writes, and how attempts end, with a fake clock and without processes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_result_that_nobody_wants_any_more_is_dropped(desk: Desk, monkeypatch:
 
 
 def test_an_attempt_that_ends_twice_ends_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job has already ended when an unexpected error would end it again."""
+    """An unexpected error comes after the job has ended, and must not end the job again."""
 
     def odd(*_: Any) -> None:
         raise KeyError("x")

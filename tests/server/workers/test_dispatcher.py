@@ -69,8 +69,9 @@ def test_a_table_that_cannot_be_used_loses_nothing(desk: Desk, monkeypatch: pyte
 
 
 def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the table is unusable, the dispatcher does not listen to its workers, so it must not kill a silent one."""
-    away, noticed, unwanted = threading.Event(), threading.Event(), desk.store.unwanted
+    """While the table is unusable, the dispatcher reads no messages from its workers, so it must not kill a worker for
+    silence."""
+    away, unwanted = threading.Event(), desk.store.unwanted
 
     def unusable(job_ids: list[str]) -> set[str]:
         if away.is_set():
@@ -315,7 +316,7 @@ def test_who_waits_for_a_deleted_job_is_told(two_workers: Two) -> None:
 
     async def both() -> Job:
         following = house.context.jobs.follow(job.id)
-        await anext(following)  # from here on, one reader polls the table for all waiting calls
+        await anext(following)  # from now on, a single reader polls the table for all waiting calls
         waiting = asyncio.create_task(house.context.jobs.wait(job.id, pace.seconds(60)))
         await anext(following)
         await asyncio.to_thread(house.context.jobs.delete, job)

@@ -24,7 +24,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def pid_of(house: House) -> int:
-    """Returns the process id of the worker or of its replacement."""
+    """Returns the process id of the worker, or of the worker that replaced it."""
     slot = house.pool._slots[0]
     process = until(lambda: slot.process)
     assert process.pid is not None

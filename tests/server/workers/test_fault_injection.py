@@ -1,7 +1,7 @@
 """Faults outside the server: locked table, full disk, frozen worker, clock jump, stopped database, damaged file.
 
-No job is lost or reported twice, and clients learn the reason. Workers are real processes over the fake engine;
-`test_faults.py` kills processes of the complete server.
+No job is lost or reported twice, and clients learn the reason of a failure. Workers are real processes over the fake
+engine; `test_faults.py` kills processes of the complete server.
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ from tests.rigs.house import app, ended, house_of, journal, plain, submit, until
 from tests.rigs.webhooks import deliver
 from tests.rigs.webhooks import job as told_job
 from tests.server import test_serve
-
-# two kinds of calls: one creates a job, one asks for a job
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +113,14 @@ def test_a_worker_that_stays_frozen_is_replaced(two_workers: Two, monkeypatch: p
         patched.setattr(attempt, "_patience", replace(attempt._patience, silence=0.5))
         until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     found = ended(house, half)
-    # on a slow machine the next worker may also exceed the short patience before the usual one is restored
+    # on a slow machine, the next worker may also exceed the short patience, before the usual patience is restored
     assert found.status is Status.SUCCEEDED and found.attempt == len(found.deaths) + 1 >= 2
     assert "said nothing" in found.deaths[0] and found.video is not None and found.video.size == 3_000_000
     forget(tmp, "freezing")
 
 
 def test_a_frozen_worker_need_not_listen(two_workers: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server sends a snapshot of several megabytes to a worker that reads nothing, and does not have to wait."""
+    """The server does not have to wait when it sends a snapshot of several megabytes to a worker that reads nothing."""
     house, _ = two_workers
     until(lambda: all(w.state == "ready" for w in house.pool.workers()))
     slot = house.pool._slots[0]
@@ -353,7 +351,8 @@ STAGES = (
 
 @pytest.mark.slow
 def test_told_to_stop_in_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a stop, the running job is saved or ends in time; the next start resumes it, and each job makes one video."""
+    """When the server stops, the running job ends in time or is saved and resumed at the next start. Each job makes one
+    video."""
     lines, ids = tmp_path / "tiny" / "journal", list[str]()
     for prompt, drain, after in STAGES:
         monkeypatch.setenv("COGVIDEOX_DRAIN_SECONDS", str(pace.seconds(float(drain))))
@@ -433,7 +432,7 @@ def test_a_clock_put_back_holds_up_no_webhook(tmp_path: Path) -> None:
 
 
 def test_a_webhook_that_is_down_and_one_that_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither webhook delays the letters of other jobs, and the one that was down gets its letter in the end."""
+    """Neither webhook delays the letters of other jobs, and the webhook that was down gets its letter in the end."""
     monkeypatch.setattr("server.webhooks.TIMEOUTS", (pace.seconds(0.5),) * 2)
     with socket.socket() as silent, Ear() as ear:
         silent.bind(("127.0.0.1", 0))

@@ -149,7 +149,7 @@ class Overheard:
 
 
 def test_a_worker_with_another_data_folder(tmp_path: Path) -> None:
-    """The worker makes a video from an image and one with a LoRA although the server's folder is gone; no message
+    """Although the server's folder is gone, the worker makes a video from an image and a video with a LoRA. No message
     between server and worker contains a path."""
     server, worker = tmp_path / "server", tmp_path / "worker"
     server.mkdir()

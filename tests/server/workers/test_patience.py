@@ -1,4 +1,5 @@
-"""Limits for a worker's silence and its stop, the progress lines in a job's log, and messages without paths."""
+"""Tests how long a worker may be silent or take to stop, the progress lines in a job's log, and that messages have no
+paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt help sends one chat request per job and uses a good answer; no job is lost because of a bad answer."""
+"""Prompt help sends one chat request per job. It uses a good answer, and a bad answer does not make the job fail."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_replicates_field_asks_for_it(chat: Chat, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_client_is_told_the_new_prompt(chat: Chat, tmp_path: Path) -> None:
-    """fal's result, the log and the video's manifest contain the new prompt; the real worker runs."""
+    """With the real worker, fal's result, the log and the video's manifest contain the new prompt."""
     chat.says = "A red circle glides over a blue wall in soft light."
     given = {"data_dir": tmp_path / "data", "model": str(checkpoints.cached("5b")), "device": "cpu", "min_free_mb": 0}
     given |= {"prompt_help": "always", "prompt_help_url": chat.url, "prompt_help_model": "tiny-chat"}

@@ -20,7 +20,7 @@ def test_kept_latents_have_their_room(tmp_path: Path) -> None:
         kept.keep(name, f"sampling {name}")
         os.utime(tmp_path / "finished" / f"sampling {name}", (n, n))
         if name == "b":
-            kept.read("nobody", "sampling a")  # this read makes b the oldest
+            kept.read("nobody", "sampling a")  # this read leaves b as the least recently used
             os.utime(tmp_path / "finished" / "sampling a", (9, 9))
     assert [kept.read("nobody", f"sampling {name}") is not None for name in "abcd"] == [True, False, False, True]
     assert kept.job_ids() == []

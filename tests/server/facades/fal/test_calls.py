@@ -328,7 +328,8 @@ def test_schemas_are_documented(build: Build, served: Rig) -> None:
 
 @pytest.mark.parametrize("path", [RUN, f"{RUN}/image-to-video", f"{RUN}/video-to-video"])
 def test_examples_can_be_sent(build: Build, path: str) -> None:
-    """The server accepts all examples, also images and clips, except `use_rife` and `loras`, which this rig lacks."""
+    """The server accepts all examples, also images and clips. The test omits `use_rife` and `loras`, which this rig
+    lacks."""
     store = build(real_media=True)
     document = store.app.openapi()
     name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]

@@ -59,7 +59,8 @@ INVALID = [
 
 @pytest.mark.parametrize(("body", "kind", "loc"), INVALID)
 def test_invalid_input(served: Rig, body: Any, kind: str, loc: list[str | int]) -> None:
-    """For invalid input, fal.run answers 422; the queue accepts the request and gives the same 422 as its result."""
+    """For invalid input, fal.run answers 422. The queue accepts the request, and answers the same 422 when the client
+    asks for the result."""
     client, table = served.client, served.table
     raw = json.dumps(body)
     answer = client.post(RUN, content=raw)

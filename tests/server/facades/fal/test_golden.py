@@ -1,4 +1,4 @@
-"""Golden files of the status code, fal's headers and the body that fal's façade answers in every job state."""
+"""Golden files hold fal's answers in every job state: the status code, fal's headers and the body."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_keys(build: Build) -> None:
     ],
 )
 def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base: str) -> None:
-    """Whatever URL the client submits to, the URLs in the receipt lead back to the request."""
+    """The URLs in the receipt lead back to the request, whatever URL the client has used to submit it."""
     client, table = served.client, served.table
     receipt = client.post(url, json={"prompt": "a"}, headers=headers, follow_redirects=False)
     assert receipt.status_code == 200
@@ -54,7 +54,8 @@ def test_ways_to_the_queue(served: Rig, url: str, headers: dict[str, str], base:
 @pytest.mark.parametrize("route", ["/fal/proxy", "/api/fal/proxy/"])
 @pytest.mark.parametrize("public_url", [None, "https://films.example.org"])
 def test_the_proxys_clients_get_fals_own_addresses(build: Build, route: str, public_url: str | None) -> None:
-    """Some clients send the key only to the first URL's host, and all send fal's own URLs through the proxy."""
+    """Some clients send the key only to the first URL's host. All clients send calls of fal's own URLs through the
+    proxy."""
     rig = build(public_url=public_url)
     client, table = rig.client, rig.table
     target = f"https://queue.fal.run{APP}"

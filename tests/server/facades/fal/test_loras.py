@@ -68,7 +68,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def result(running: Running, tail: str = "", **given: Any) -> tuple[int, Any, list[str]]:
-    """Submits a request, waits for the job, and returns the result's status code and body and the job's log."""
+    """Submits a request and waits for the job. Returns the result's status code, the result's body, and the job's
+    log."""
     client, house, _ = running
     sent = client.post(QUEUE + tail, json={**INPUT, **given})
     assert sent.status_code == 200, sent.text

@@ -42,7 +42,8 @@ def initiate(store: Rig, path: str = "initiate", **headers: str) -> dict[str, st
 
 
 def test_token(store: Rig) -> None:
-    """The token has four fields; the Python client's second upload fails if the time has no UTC offset."""
+    """The token has four fields. Its time needs a UTC offset, because without one the Python client's second upload
+    fails."""
     body = store.client.post("/storage/auth/token?storage_type=fal-cdn-v3", json={}, headers=KEY).json()
     assert set(body) == {"token", "token_type", "base_url", "expires_at"}
     assert (body["token_type"], body["base_url"]) == ("Bearer", HERE)
@@ -206,7 +207,8 @@ def test_a_lifecycle_that_cannot_be_read(store: Rig, value: str) -> None:
 
 
 def test_who_may(store: Rig) -> None:
-    """An upload needs a key or an upload token; an upload token allows only uploads, and no other token allows them."""
+    """An upload needs a key or an upload token. An upload token allows only uploads, and no other token allows
+    uploads."""
     body = {"file_name": "a", "content_type": "b"}
     calls = ["/storage/auth/token", "/files/upload", "/files/upload/multipart", "/storage/upload/initiate"]
     for path in (*calls, "/storage/upload/initiate-multipart", "/tokens/"):
@@ -289,7 +291,8 @@ def test_no_room(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media", "fal.run", "queue.fal.run"])
 @pytest.mark.parametrize("mount", ["", "/fal"])
 def test_ways_to_the_storage(store: Rig, host: str, mount: str) -> None:
-    """A client reaches the storage by Host header, under the server's own prefix, and through the proxy route."""
+    """A client reaches the storage in three ways: by Host header, under the server's own prefix, and through the proxy
+    route."""
     body = {"file_name": "a.png", "content_type": "image/png"}
     for path, wanted in (
         ("/storage/auth/token", "token"),

@@ -170,7 +170,8 @@ def test_bodies_that_are_neither(served: Rig) -> None:
 
 
 def test_the_ranges_are_the_engines(served: Rig) -> None:
-    """The engine, which plans each job at submission, accepts both ends of every range in the schema."""
+    """The engine accepts the lowest and the highest value of every range in the schema; it plans each job at
+    submission."""
     properties = Parameters.model_json_schema()["properties"]
     for name in ("num_frames", "num_inference_steps", "guidance_scale", "seed"):
         bounds = next(part for part in properties[name]["anyOf"] if "minimum" in part)

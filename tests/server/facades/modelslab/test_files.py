@@ -1,4 +1,4 @@
-"""ModelsLab's promised URLs, uploads and webhooks, on the whole server with the fake engine."""
+"""Tests the URLs that ModelsLab's answers promise, uploads and webhooks, on the whole server with the fake engine."""
 
 from __future__ import annotations
 

@@ -250,7 +250,8 @@ def test_remix(served: Rig) -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"extend": False}, {"extra_params": {"extend": False}}])
 def test_a_remix_is_extended_where_its_client_said_so(served: Rig, asked: dict[str, Any]) -> None:
-    """A remix keeps the value of `extend` that the client gave; without one, the server's setting decides again."""
+    """A remix keeps the value of `extend` that the client gave. If the client gave no value, the server's setting
+    decides again."""
     client, table = served.client, served.table
     table.end = hold
     client.post("/v1/videos", json={"prompt": "a", **asked})

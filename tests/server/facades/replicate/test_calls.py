@@ -147,7 +147,7 @@ def test_a_blocking_call_ends_before_its_client_gives_up(headers: dict[str, str]
 
 
 def test_what_comes_before_the_wait_is_part_of_it(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time that the server takes before the wait, for example to fetch an image, counts as part of the wait."""
+    """The wait includes the time that the server needs before it (to fetch an image, for example)."""
     client, table = served.client, served.table
     table.end = Table.start
     waited: list[float | None] = []

@@ -1,4 +1,4 @@
-"""A prediction in every state: in the answers, lists, webhooks and streams, and on its web page."""
+"""Tests how a prediction in every state appears in answers, lists, webhooks and streams, and on its web page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A rule chooses between JSON and the bare video as answer: each condition works, and the first match decides."""
+"""Rules decide whether an answer is JSON or the video itself. Each rule's condition works, and the first match
+decides."""
 
 from __future__ import annotations
 

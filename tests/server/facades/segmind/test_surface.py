@@ -43,7 +43,7 @@ def test_reserved_words_are_no_models(served: Rig) -> None:
 
 
 def test_browsers(build: Build, served: Rig) -> None:
-    """A page must be able to read the reason of a refusal, even of one for a missing key."""
+    """A page must be able to read the reason of a refusal, even if the key is missing."""
     for client in (served.client, build(keys="mine").client):
         answer = client.post(T2V, json={}, headers={"origin": "http://page"})
         assert answer.status_code in (400, 401)

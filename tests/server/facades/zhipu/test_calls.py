@@ -268,7 +268,7 @@ def test_names_are_each_keys_own_and_the_oldest_go(build: Build) -> None:
     for name in ("a", "b", "c", "a"):
         with ids.taken("me", name):
             pass
-    for name in ("a", "b", "c"):  # the ids of one key do not displace the ids of another
+    for name in ("a", "b", "c"):  # the ids of one key do not displace the ids of another key
         with ids.taken("you", name):
             pass
     with pytest.raises(Repeated), ids.taken("me", "c"):

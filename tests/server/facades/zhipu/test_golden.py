@@ -1,4 +1,4 @@
-"""Golden files of the status code and body that Zhipu's façade answers in every state of a task."""
+"""Golden files hold Zhipu's answers in every state of a task: the status code and the body."""
 
 from __future__ import annotations
 
