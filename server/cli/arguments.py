@@ -110,7 +110,8 @@ def same_media(name: str, sha256: str, path: str | Path | None) -> dict[str, str
 
 
 def beside(file: Path) -> dict[str, Any]:
-    """The paths of the inputs from which FILE was made, according to the JSON beside it; empty without such a file."""
+    """The paths of the inputs from which FILE was made, according to the JSON file beside FILE; empty without a JSON
+    file."""
     try:
         found = json.loads(file.with_suffix(file.suffix + ".json").read_text("utf-8"))["inputs"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -313,7 +314,8 @@ def _check_types(request: GenerationRequest) -> None:
 
 
 def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
-    """Whether `path` already contains this request's video by `model`; any seed counts if the request has none."""
+    """Whether `path` already contains this request's video by `model`; if the request has no seed, a video with any
+    seed counts."""
     from pipelines.video import ManifestError, check_format, read_manifest
 
     if not path.is_file():

@@ -105,11 +105,11 @@ def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
 
 
 def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple[int, int]]) -> int:
-    """`rank`: the number of jobs of the same owner and priority that are ahead. `waiting`: rows of WAITING. `turn`: for
-    each owner the number of running jobs and its last turn."""
+    """The number of jobs ahead of the job `own`. `rank`: how many of them have the same owner and priority. `waiting`:
+    rows of WAITING. `turn`: for each owner the number of running jobs and its last turn."""
     found = rank + sum(row.waiting for row in waiting if row.priority > own.priority)
     mine = (*turn.get(own.owner, (0, 0)), own.n)
-    for row in waiting:  # keys take turns: before this job, each other key has as many turns as this key, or one more
+    for row in waiting:  # keys take turns: before this job, each other key has `rank` turns, or one more
         if row.priority == own.priority and row.owner != own.owner:
             comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
             found += min(row.waiting, rank + comes_first)
