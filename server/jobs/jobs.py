@@ -34,10 +34,7 @@ __all__ = ["Jobs", "Stopped"]
 log = structlog.get_logger()
 
 STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams: in total, and per key (on an open server, per address)
-PAGES, PAGES_PER_KEY = (
-    4,
-    2,
-)  # lists of jobs or files at a time; a list takes more CPU time than other responses
+PAGES, PAGES_PER_KEY = 4, 2  # lists of jobs or files at a time; lists take more CPU time than other responses
 PAGE_WAIT = 60.0  # seconds that a request for a list waits for other such requests of the same key
 WAITS, WAITS_PER_KEY = 2000, 200  # requests that wait for a job at a time
 BROKEN_EVERY = 1.0  # seconds between two checks whether a worker can start

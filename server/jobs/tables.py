@@ -23,9 +23,7 @@ from pipelines.request import GenerationRequest
 from server.jobs.job import Job, JobError, Status, Webhook
 from server.media.artifact import Artifact
 
-SCHEMA = (
-    5  # increase with every change of a column or its JSON; a server refuses tables with another number
-)
+SCHEMA = 5  # increase with every change of a column or its JSON; a server refuses tables with another number
 
 metadata = MetaData()
 

@@ -53,7 +53,7 @@ class Uploads:
         key: str | None = None,
         owner: str = "",
     ) -> Artifact:
-        """Stores the file under `key` (from `Artifacts.new_key`; by default a new key of `owner`).
+        """Stores the file under `key`, which comes from `Artifacts.new_key`. Without `key`, makes a new key of `owner`.
 
         Raises UploadTooLarge (StorageQuotaExceeded), UploadBroken (the key is taken, the upload is empty), DiskFull;
         after an error nothing is left on the disk.
@@ -118,7 +118,8 @@ class Uploads:
         *,
         keep_seconds: float | None = None,
     ) -> Artifact:
-        """Joins those parts in ascending order into one file. Raises UploadBroken, UploadTooLarge, DiskFull."""
+        """Joins the parts with these numbers into one file, in ascending order. Raises UploadBroken, UploadTooLarge,
+        DiskFull."""
         wanted = sorted(set(numbers))
         folder = self._data.uploads / key
         if (
@@ -184,7 +185,7 @@ def _make_room_for_part(folder: Path, number: int) -> int:
 
 
 def _size_of_parts(folder: Path, but: int | None = None) -> int:
-    """Bytes of all parts except the part `but`."""
+    """The bytes of all parts except part `but`."""
     return sum(p.stat().st_size for p in folder.iterdir() if PART_NAME.fullmatch(p.name) and p.name != str(but))
 
 
@@ -201,7 +202,8 @@ async def _short(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int, grow: Callable[[int], None]) -> str:
-    """Writes the chunks and returns their MD5 in hex, for an ETag. Raises UploadBroken if empty, UploadTooLarge."""
+    """Writes the chunks and returns their MD5 in hex, for an ETag. Raises UploadBroken if they are empty,
+    UploadTooLarge."""
     digest, size = hashlib.md5(usedforsecurity=False), 0
     async for chunk in _short(chunks):
         size += len(chunk)
