@@ -66,7 +66,7 @@ def lane_of(owner: str, host: str) -> str:
 
 
 def _waits(db: Connection, job_id: str, event: str) -> bool:
-    """Whether the same event of this job is pending already, so that a second letter for it is not needed."""
+    """Whether the same event of this job is pending already, so that no second letter is needed."""
     same = select(webhooks.c.id).where(webhooks.c.job_id == job_id, webhooks.c.event == event)
     return db.execute(same.limit(1)).scalar_one_or_none() is not None
 

@@ -51,7 +51,7 @@ def codings_of(headers: Headers) -> list[str]:
 
 
 class Plain:
-    """An ASGI `receive` that decompresses the body. After an error, every further call raises it again."""
+    """An ASGI `receive` that decompresses the body. After an error, every further call raises the same error again."""
 
     def __init__(self, receive: Receive, codings: list[str], limit: int) -> None:
         self._receive = receive
@@ -107,7 +107,7 @@ class Plain:
         self._packed += fresh
 
     def _piece(self) -> bytes:
-        if self._inflater.eof:  # and more data follows
+        if self._inflater.eof:  # further data follows a complete member
             self._members += 1
             if WINDOW[self._coding] != WINDOW["gzip"] or self._members > MOST_MEMBERS:
                 raise HTTPException(400, f"The {self._coding} body has data after its end")

@@ -8,7 +8,7 @@ from copy import copy
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-WORKING = "/run/"  # a GET below this path of fal's makes a video
+WORKING = "/run/"  # in fal's API, a GET below this path makes a video
 
 
 def answer_heads(apps: Iterable[FastAPI]) -> None:

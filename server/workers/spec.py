@@ -29,7 +29,7 @@ class WorkerSpec:
     helper: Helper | None = None
 
     def located(self) -> EngineSpec:
-        """The engine's spec with the folder of every model, for use in the worker. Raises ModelError."""
+        """The engine's spec, completed with the folder of every model; for use in the worker. Raises ModelError."""
         return replace(self.engine, models={**self.engine.models, **{name: self._folder(name) for name in self.models}})
 
     def _folder(self, name: str) -> Path:
@@ -48,7 +48,8 @@ def find(name: str, models_dir: Path) -> Path | None:
 
 
 def by_name(spec: WorkerSpec, folders: Mapping[str, Path]) -> WorkerSpec:
-    """`spec` with these models: by name if a worker finds the same folder under that name, otherwise by folder."""
+    """`spec` with these models: a model is given by name if a worker finds the same folder under that name, and
+    otherwise by folder."""
     names = tuple(name for name, folder in folders.items() if find(name, spec.models_dir) == folder)
     others = {name: folder for name, folder in folders.items() if name not in names}
     return replace(spec, models=names, engine=replace(spec.engine, models=others))
