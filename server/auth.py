@@ -34,7 +34,7 @@ Reason = Literal["missing", "unknown", "expired"]
 
 
 class Unauthorized(ServerError):
-    """The request has no key, or one that is not accepted."""
+    """The request has no key, or its key is not accepted."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(f"key {reason}")
@@ -50,7 +50,8 @@ def _canonical(key: str) -> str:
 
 
 def given_keys(headers: Mapping[str, str], body_key: str | None = None) -> list[str]:
-    """All keys in the headers and the body. `headers`: a mapping with lower-case names, or one that ignores case."""
+    """All keys in the headers and the body. `headers`: a mapping whose names are lower case, or whose look-up ignores
+    case."""
     found = []
     if key := headers.get("x-api-key", "").strip():
         found.append(key)
@@ -99,7 +100,7 @@ class Keys:
 
     @property
     def none(self) -> bool:
-        """Whether there is no key, not even a revoked one."""
+        """Whether no key exists, not even a revoked key."""
         return not self._keys and not self._issued()
 
     @property

@@ -1,5 +1,5 @@
-"""The data folder, where the server stores everything that outlives it; a lock allows only one server at a time to use
-the folder.
+"""The data folder, where the server stores everything that it needs after a restart; a lock allows only one server at a
+time to use the folder.
 
 Knows: the layout of the folder, its lock, the free disk space. Does not know: the content of the files. With
 `storage_url`, artifacts are stored elsewhere.

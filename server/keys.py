@@ -70,7 +70,7 @@ class KeyStore:
         return done
 
     def delete(self, id_: str) -> Literal["deleted", "valid", "unknown"]:
-        """Removes the record of a revoked key; a valid one stays."""
+        """Removes the record of a revoked key; the record of a valid key stays."""
         with self._engine.execution_options(immediate=True).begin() as db:
             own = select(api_keys.c.revoked_at).where(api_keys.c.id == id_)
             found = db.execute(own).first()

@@ -1,7 +1,8 @@
-"""One log line for each request: refused requests at level warning or error, the others at debug.
+"""One log line for each request: refused requests at level warning or error, all other requests at level debug.
 
 Knows: the route, key and client of a request. Does not know: vendors' error shapes. The log contains no ids, file keys,
-prompts or API keys: a path is logged as its route's pattern, a reason as an error type and field names.
+prompts or API keys: instead of a path, it contains the route's pattern, and instead of an error message, the error's
+type and field names.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ REAL_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Served:
-    """`by_task`: the model of each task. `devices`: the names of the devices; each device has one worker.
+    """`by_task`: the model that serves each task. `devices`: the names of the devices; each device has one worker.
 
     `problems`: for each installed network that is damaged and so not used, a sentence that says what is wrong.
     `rife_weights`: the network for frame interpolation, None without one.

@@ -36,7 +36,7 @@ class Usage(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where videos go: a file, or a folder of them."""
+    """Where videos go: a file, or a folder of videos."""
 
     path: Path
     is_folder: bool
@@ -55,7 +55,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """A request and its output file. `line`: its place in a batch file; `typed`: the field names used there."""
+    """A request and its output file. `line`: the request's line in a batch file; `typed`: the field names in that
+    line."""
 
     request: GenerationRequest
     path: Path
@@ -203,7 +204,7 @@ def _format_of(path: Path) -> Any:
 
 
 def several(prompt: str, given: dict[str, Any], output: Target | None, count: int) -> Iterator[Job]:
-    """`count` jobs with seed, seed+1, ... and one file each."""
+    """`count` jobs with the seeds seed, seed+1, ...; each job has its own output file."""
     file = None if output is None or output.is_folder else output.path
     folder = Path("outputs") if output is None else output.path
     typed = Job(GenerationRequest(prompt), folder)

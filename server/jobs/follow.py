@@ -26,7 +26,7 @@ LOOK_EVERY = 0.1  # seconds between two polls for the end of jobs
 DETAILS_EVERY = 0.5  # seconds between two polls of the progress, position and log of streamed jobs
 SHARE = 10.0  # the pause after a poll is at least the poll's duration times this
 SILENCE = 15.0  # seconds without a change, after which a stream repeats the job's state
-AT_ONCE = 500  # jobs in one query; SQLite limits the number of variables
+AT_ONCE = 500  # jobs in one query; limited, because SQLite limits the number of variables in a query
 
 
 class Stopped(KeyError):

@@ -139,9 +139,9 @@ class JobStore(JobReader):
         return self.get(job_id)
 
     def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
-        """Deletes jobs without a stored video that ended before `before` or were refused before `refused_before` (unix
-        seconds); returns their number. `there` returns the keys of all stored files. Each transaction deletes AT_ONCE
-        rows."""
+        """Deletes the jobs that have no stored video, and ended before `before` or were refused before `refused_before`
+        (unix seconds). Returns the number of deleted jobs. `there` returns the keys of all stored files. Each
+        transaction deletes AT_ONCE rows."""
         c, last, gone, files = jobs.c, 0, 0, None
         over = or_(c.finished_at < before, and_(c.model == REFUSED, c.finished_at < refused_before))
         ended = c.status.in_([s for s in Status if s.is_terminal])

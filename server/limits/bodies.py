@@ -54,7 +54,7 @@ class Bodies:
             self._waiting.pop(room, None)
 
     def take_now(self, caller: str, size: int) -> None:
-        """Like `take`, but raises TooManyBodies at once when there is no room."""
+        """Like `take`, but raises TooManyBodies without waiting when the bytes are not allowed now."""
         if not self._fits(caller, size):
             raise TooManyBodies(self.most_each)
         self._held[caller] += size

@@ -81,7 +81,7 @@ class Tally:
 
 
 class Room:
-    """`free` returns the free bytes on the disk; clients' files must leave `floor` of them. `clock` returns unix
+    """`free` returns the free bytes on the disk; clients' files must leave `floor` bytes free. `clock` returns unix
     seconds. `limits` may be set once, before the first file."""
 
     def __init__(self, free: Callable[[], int], floor: int, clock: Callable[[], float] = time.time) -> None:

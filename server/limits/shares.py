@@ -1,4 +1,4 @@
-"""Limits how many places of a shared resource one key may hold at a time, so that no key can take them all.
+"""Limits how many places of a shared resource one key may hold at a time, so that no key can take all places.
 
 Knows: places and key names. Does not know: what a place is for. Use each object from one event loop only.
 """
@@ -17,8 +17,8 @@ from server.errors import TooManyAtOnce
 
 
 class Shares:
-    """`total` places, at most `per_key` for one key; at most `waiting` requests of a key may wait for a place. `what`
-    names the places in errors.
+    """There are `total` places; one key may hold at most `per_key`, and at most `waiting` requests of a key may wait
+    for a place. `what` names the places in errors.
 
     A key without a place gets a place even when all are taken, so other keys cannot lock it out. Waiting keys take
     turns. On an open server all callers share the key "", which may hold every place.

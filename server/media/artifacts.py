@@ -1,7 +1,7 @@
 """Files that the server serves: results and uploads.
 
-Knows: their unguessable keys, their URLs, when they expire, how a browser should treat them.
-Does not know: where they are stored (`storage.py`), jobs, vendors. Anyone who knows a key may download its file.
+Knows: their unguessable keys, their URLs, when they expire, how a browser should treat them. Does not know: where the
+files are stored (`storage.py`), jobs, vendors. Anyone who knows a key may download its file.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ OTHER = "application/octet-stream"
 
 @dataclass(frozen=True)
 class Limits:
-    """`keep_seconds`: for files without an expiry of their own. Limits in bytes: `size` for all files, `size_per_owner`
-    for the files of one API key, `brought_per_owner` for its uploads that never expire. None: no limit."""
+    """`keep_seconds`: how long to keep files that have no explicit expiry. Limits in bytes: `size` for all files,
+    `size_per_owner` for the files of one API key, `brought_per_owner` for its uploads that never expire. None: no
+    limit."""
 
     keep_seconds: float | None = None
     size: int | None = None
@@ -130,8 +131,8 @@ class Artifacts:
     def sweep(self, limits: Limits = NO_LIMITS, others: Callable[[], Iterable[Counted]] = tuple) -> int:
         """Removes expired files, then the oldest files while a limit is exceeded; returns the number of removed files.
 
-        While a limit is exceeded, removes results without an explicit expiry first, then uploads and files with an
-        explicit expiry. `others` returns files stored elsewhere that count as uploads. Raises StorageDown.
+        To get below a limit, it first removes results without an explicit expiry, then uploads and files with an
+        explicit expiry. `others` returns the files that are stored elsewhere but count as uploads. Raises StorageDown.
         """
         with self._data.room.recount() as recounted:
             over, left = self._listed(limits)
@@ -240,8 +241,8 @@ class Artifacts:
 
 
 def _surplus(files: list[Stored], limit: int, now: float, safe: float = HOUR) -> list[str]:
-    """The keys of the files to remove so that the others fit into `limit` bytes; no file younger than `safe` seconds is
-    among them."""
+    """The keys of the files to remove so that the remaining files fit into `limit` bytes. Files younger than `safe`
+    seconds are never removed."""
     surplus, keys = sum(stored.size for stored in files) - limit, []
     for stored in sorted(files, key=lambda one: (one.until is not None, one.made_at)):
         if surplus <= 0:

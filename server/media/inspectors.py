@@ -1,7 +1,7 @@
 """Checks untrusted files in limited processes, which are killed when a check takes too long or the server stops.
 
 Knows: `server.media.inspector`, turns of API keys, how long a check may take. Does not know: the checks. Quick checks
-never wait for slow ones: quick and slow checks have separate turns. An inspector process ends after a slow check, so
+never wait for slow checks: quick and slow checks have separate turns. An inspector process ends after a slow check, so
 that its memory is freed.
 """
 

@@ -43,7 +43,7 @@ from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
 
-SECONDS = 100.0  # for one download: fal's Python client waits 120 seconds for a response
+SECONDS = 100.0  # seconds for one download; fal's Python client waits 120 seconds for a response
 AT_ONCE, PER_KEY, WAITING = 8, 2, 100  # LoRAs being fetched or checked
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -186,7 +186,8 @@ class Loras:
         return None
 
     def _kept(self, note: Path, pin: str | None) -> Path | None:
-        """The stored file that this URL returned before, or that matches the pin, if it is still there and intact."""
+        """The file that was stored for this URL before, or that matches the pin. None if the file no longer exists or
+        is damaged."""
         try:
             came, is_now = note.read_text("ascii").split()
         except (OSError, ValueError):
@@ -213,7 +214,7 @@ class Loras:
             await self._inspectors.lora(came, owner)
             path = self._file(sha256)
             came.replace(path)
-        if note is not None:  # for later requests: the hash of the received file, and of the stored one
+        if note is not None:  # for later requests: the hash of the received file, and the hash of the stored file
             await asyncio.to_thread(write_atomically, note, f"{sha256} {path.stem}".encode())
         return path
 

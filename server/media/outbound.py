@@ -81,7 +81,7 @@ class Outbound:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, owner: str = "") -> int:
         """Posts `body` and returns the response's status, which may be a redirect. Raises DownloadFailed; Unreachable
-        when there was no response."""
+        when no response came."""
         async with self._transfer(seconds, owner) as session:
             _check_scheme(url)
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:

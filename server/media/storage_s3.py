@@ -117,7 +117,8 @@ class ObjectStorage(Storage):
         if what.status not in (200, 206):
             return bodiless(what, shown, stored.size)
         status, begin, end = 200, 0, stored.size
-        if len(what.parts) == 1:  # S3 sends one range at a time; for several, the standard allows the whole file
+        # S3 sends one range at a time; for several ranges, the standard allows a response with the whole file
+        if len(what.parts) == 1:
             (begin, end), status = what.parts[0], 206
             shown["content-range"] = f"bytes {begin}-{end - 1}/{stored.size}"
         shown["content-length"] = str(end - begin)

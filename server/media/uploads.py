@@ -1,7 +1,7 @@
 """Files that clients upload ahead of a request, in one piece or in parts.
 
-Knows: how to write a stream to disk without holding it in memory, and so that a file exists completely or not at all.
-Does not know: how vendors start an upload, who may start one, how long and where files are stored.
+Knows: how to write a stream to disk without holding it in memory; how to make sure that a file exists completely or not
+at all. Does not know: how vendors start an upload, who may start one, how long and where files are stored.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Uploads:
                 raise UploadBroken(OVER) from None
 
     async def store_part(self, key: str, number: int, chunks: AsyncIterator[bytes]) -> str:
-        """Writes part `number` (from 1), replacing an earlier one; returns its ETag, a quoted hash.
+        """Writes part `number` (from 1), and replaces an earlier part with this number. Returns the part's ETag, a
+        quoted hash.
 
         Raises UploadTooLarge, UploadBroken, DiskFull.
         """
@@ -147,7 +148,7 @@ class Uploads:
             self.room.note(tag, -size, brought, at)
 
     def parts(self) -> Iterator[Counted]:
-        """The parts of unfinished uploads, as `Room.note` takes them."""
+        """The parts of unfinished uploads, each as the arguments of `Room.note`."""
         for folder in self._data.uploads.iterdir():
             if KEY.fullmatch(folder.name):
                 yield from _parts(folder)
@@ -177,7 +178,7 @@ def _parts(folder: Path) -> Iterator[Counted]:
 
 
 def _make_room_for_part(folder: Path, number: int) -> int:
-    """Returns the bytes of the other parts. Raises UploadTooLarge when there are too many parts."""
+    """Returns the size of the other parts in bytes. Raises UploadTooLarge when there are too many parts."""
     folder.mkdir(exist_ok=True)
     if sum(1 for _ in folder.iterdir()) >= MOST_PARTS and not (folder / str(number)).exists():
         raise UploadTooLarge(f"the upload has more than {MOST_PARTS} parts")

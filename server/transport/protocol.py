@@ -23,7 +23,7 @@ from server.limits.connections import Connections
 MAX_HEAD = 64 * 2**10  # bytes of a request line with its headers, and of trailers
 MAX_LINE = 32 * 2**10  # bytes of a request line: a webhook URL of 8,192 characters, each escaped, and room to spare
 MAX_HEADERS = 200
-FREE_CHUNKS = 1000  # chunks of any size in one body; further ones must hold CHUNK_BYTES on average
+FREE_CHUNKS = 1000  # chunks of any size in one body; further chunks must hold CHUNK_BYTES on average
 CHUNK_BYTES = 64
 SLICE = 32 * 2**10  # bytes to parse at a time
 HEAD_SECONDS = 10.0  # for a head, from its first byte or, on a new connection, from the connection's beginning

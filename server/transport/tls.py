@@ -1,4 +1,5 @@
-"""The certificate for https: the operator's, or one issued by the server's own authority in the data folder.
+"""The certificate for https: the operator's certificate, or a certificate issued by the server's own authority in the
+data folder.
 
 Knows: certificates, the host names of this server, the files. Does not know: sockets, which clients trust it.
 

@@ -69,7 +69,7 @@ class Dispatcher:
         return self._thread.ident is not None and not self.alive
 
     def drain(self) -> None:
-        """Begins to stop: starts no jobs, and pauses running ones. After a second call, the dispatcher does not wait
+        """Begins to stop: starts no jobs, and pauses running jobs. After a second call, the dispatcher does not wait
         for running jobs to pause."""
         if self._stopping.is_set():
             self._hurry.set()

@@ -1,7 +1,7 @@
 """The input files of a run (images, clips, LoRAs), which are sent to a worker under names instead of paths.
 
-`packed` names each file by its SHA-256, the pool copies or links the files into the worker's own folder under these
-names, and `unpacked` finds them there. `unlocated` replaces the paths in a worker's report by the names.
+`packed` names each file by its SHA-256. The pool copies or links the files into the worker's own folder under these
+names, and `unpacked` finds the files in that folder. `unlocated` replaces the paths in a worker's report by the names.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class InputFolder:
         self._root = root
 
     def bring(self, sources: Mapping[InputFile, Path]) -> None:
-        """Links these files into the folder, except missing ones. Raises OSError."""
+        """Links these files into the folder; leaves out files that do not exist. Raises OSError."""
         for file, source in sources.items():
             target = self._root / file.name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,9 @@ REAL_ENGINE = "pipelines.engine.generate:Engine"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """`models`: names of checkpoints, which the worker finds in `models_dir` or among the built-in ones; checkpoints
-    that only have a folder are in `engine.models`. `inputs`: the worker's own folder, where the pool puts the files of
-    a Run. `engine_class`: `module:class`, imported in the worker."""
+    """`models`: names of checkpoints; the worker finds these in `models_dir` or among the built-in checkpoints.
+    Checkpoints that only have a folder are in `engine.models`. `inputs`: the worker's own folder, where the pool puts
+    the files of a Run. `engine_class`: `module:class`, imported in the worker."""
 
     engine: EngineSpec
     inputs: Path
