@@ -48,7 +48,7 @@ BODIES = 2**30  # bytes of request bodies in memory at a time
 BODIES_PER_KEY = 2 * MAX_BODY
 THREADS = 32  # for blocking work outside the event loop; asyncio's default on a single core is five
 SWEEP_EVERY = 60.0  # minimum seconds between two sweeps for expired files
-SWEEP_SHARE = 20.0  # the pause is also at least this many times the duration of the previous sweep
+SWEEP_SHARE = 20.0  # the pause is at least the duration of the previous sweep times this
 WATCH_EVERY = 2.0  # seconds between two checks whether the server has become open or closed
 SWEEP_END = 5.0  # seconds to wait, at shutdown, for a sweep to end
 
@@ -162,7 +162,7 @@ async def _sweep(retention: Retention, stopping: asyncio.Event) -> None:
 
 
 async def _watch(keys: Keys, stopping: asyncio.Event) -> None:
-    """The log says when `cogvideox keys` has opened or closed the server."""
+    """Checks regularly whether `cogvideox keys` has opened or closed the server, and logs it."""
     while not stopping.is_set():
         with suppress(DBAPIError):
             await asyncio.to_thread(keys.log_changes)

@@ -27,14 +27,14 @@ log = structlog.get_logger()
 SHORT_KEY = 16  # characters; a shorter key could be guessed over the network
 TOKEN_SKEW = 60.0  # seconds that a client's clock may be behind ours
 LONGEST_TOKEN = 8192  # characters
-LATEST = 1e15  # the largest accepted `exp`, in milliseconds: some 31,000 years
+LATEST = 1e15  # milliseconds, the largest accepted `exp`: about the year 33,700
 
 
 Reason = Literal["missing", "unknown", "expired"]
 
 
 class Unauthorized(ServerError):
-    """The request has no key, or one that is not accepted."""
+    """The request has no key, or its key is not accepted."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(f"key {reason}")
@@ -50,7 +50,8 @@ def _canonical(key: str) -> str:
 
 
 def given_keys(headers: Mapping[str, str], body_key: str | None = None) -> list[str]:
-    """All keys in the headers and the body. The names in `headers` must be lower case, or found in any case."""
+    """All keys in the headers and the body. `headers`: a mapping whose names are lower case, or whose look-up ignores
+    case."""
     found = []
     if key := headers.get("x-api-key", "").strip():
         found.append(key)
@@ -99,7 +100,7 @@ class Keys:
 
     @property
     def none(self) -> bool:
-        """Whether there is no key, not even a revoked one."""
+        """Whether no key exists, not even a revoked key."""
         return not self._keys and not self._issued()
 
     @property
@@ -110,7 +111,7 @@ class Keys:
 
     @property
     def open(self) -> bool:
-        """Whether requests need no key: there is none, and the server listens on loopback or `insecure` is set. A
+        """Whether requests need no key: no key exists, and the server listens on loopback or `insecure` is set. A
         server on a network is not opened by deleting its last key."""
         return self._may_open and self.none
 
@@ -132,7 +133,7 @@ class Keys:
     def identify(self, headers: Mapping[str, str], body_key: str | None = None) -> str:
         """The owner of the request: a name derived from its key, "" on an open server. Raises Unauthorized.
 
-        Takes the same time for each of the configured keys.
+        The duration of the check does not reveal which configured key matched.
         """
         if self.open:
             return ""
@@ -196,7 +197,7 @@ class Keys:
 
 
 def owner_of(digest: bytes) -> str:
-    """The owner name of a key, which stands for it in the job table."""
+    """The owner name of a key: the text that stands for the key in the job table."""
     return digest.hex()[:16]
 
 
@@ -225,7 +226,7 @@ def _plain(text: str) -> bytes:
 
 
 def check_bind(settings: Settings, keys: Keys) -> None:
-    """Raises InsecureBind when other machines can reach the address and there is no key."""
+    """Raises InsecureBind when other machines can reach the address and no key exists."""
     if is_loopback(settings.host):
         return
     if short := sum(len(key) < SHORT_KEY for key in settings.keys):

@@ -1,9 +1,10 @@
-"""The data folder, where the server stores everything that outlives it; a lock allows one server at a time.
+"""The data folder, where the server stores everything that it needs after a restart; a lock allows only one server at a
+time to use the folder.
 
 Knows: the layout of the folder, its lock, the free disk space. Does not know: the content of the files. With
 `storage_url`, artifacts are stored elsewhere.
 
-    lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished ones>
+    lock  jobs.db  keys/  tls/  inputs/<sha256>  artifacts/<key>/<file name>  uploads/<parts of unfinished uploads>
     tmp/<temporary files of the server and its child processes>
     fetched-loras/<sha256>.safetensors  checkpoints/<job id>  checkpoints/finished/<hash>
     openai/ and replicate/<owner>/<id>.json: records of uploads
@@ -54,7 +55,7 @@ class DataDir:
         try:
             self._was_there = self.root.is_dir()
             self._was_new = not self._was_there or not any(self.root.iterdir())
-            data_folder(self.root, log.warning)  # prompts, videos and keys
+            data_folder(self.root, log.warning)  # private, because it holds prompts, videos and keys
             for folder in (
                 *(self.inputs, self.loras, self.artifacts, self.uploads, self.checkpoints, self.keys, self.temporary),
                 *self.records.values(),
@@ -75,7 +76,7 @@ class DataDir:
         self._clear()
 
     def _clear(self) -> None:
-        """Removes files that a crash left incomplete. We hold the lock, so no other server is writing."""
+        """Removes files that a crash left incomplete. This process holds the lock, so no other server is writing."""
         for path in self.temporary.iterdir():
             _remove(path)
         for path in self.uploads.iterdir():  # folders hold parts of uploads that a client may still complete
@@ -88,8 +89,8 @@ class DataDir:
 
     @contextmanager
     def temporaries_here(self) -> Iterator[None]:
-        """Redirects temporary files of this process, its libraries and its children to this folder, whose disk is
-        checked for free space."""
+        """Redirects temporary files of this process, its libraries and its children to the data folder, because the
+        free space on that disk is checked."""
         before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
         tempfile.tempdir = os.environ["TMPDIR"] = str(self.temporary)
         try:
@@ -105,8 +106,8 @@ class DataDir:
         self._lock.close()
 
     def abandon(self) -> None:
-        """For a failed start: closes the data folder, and empties or removes it if it was empty or new. This is safe
-        because we hold the lock, so no other server can have stored anything."""
+        """For a failed start: closes the data folder, and empties or removes it if it was empty or new. This is safe:
+        this process holds the lock, so no other server can have stored anything."""
         if self._was_new:
             for path in self.root.iterdir():
                 _remove(path)
@@ -135,7 +136,7 @@ class DataDir:
         return True
 
     def drop(self, file: Path, before: float) -> None:
-        """Removes a file that was last written or touched before `before`, in unix seconds."""
+        """Removes the file if it was last written or touched before `before` (unix seconds)."""
         with self._turn:
             try:
                 if file.stat().st_mtime < before:

@@ -20,7 +20,7 @@ def find_devices(
     count: Callable[[], int] | None = None,
     called: str = "COGVIDEOX_DEVICE",
 ) -> tuple[str, ...]:
-    """The devices to start a worker on; "auto" is every CUDA device, or the CPU when there is none.
+    """The devices to start a worker on; "auto" is every CUDA device, or the CPU when no CUDA device exists.
 
     Raises BadSetting for a CUDA device that does not exist.
     """

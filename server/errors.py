@@ -3,21 +3,21 @@
     ServerError
       MediaError      an image or clip of a request cannot be fetched or read
       NoModel         no checkpoint here answers this task
-      QueueFull       as many jobs wait as may wait
-        RateLimited     too many requests in a while
-        QuotaExceeded   the key has as many jobs as it may have
-        TooManyBodies   the key's requests are too large together
-        TooManyAtOnce   the key holds as many connections or downloads as it may at a time
-      DiskFull        too little room left to promise a result
-      UploadTooLarge  a file that a client brings is larger than may be brought
-        StorageQuotaExceeded  the key's files take as much room as they may
+      QueueFull       the queue has no free place for another job
+        RateLimited     the client has sent too many requests in a short time
+        QuotaExceeded   the key has reached its limit of jobs
+        TooManyBodies   the bodies of the current requests take too much memory
+        TooManyAtOnce   the key has reached its limit of simultaneous waiting requests, streams or downloads
+      DiskFull        the disk has too little free space
+      UploadTooLarge  a file that a client uploads is too large
+        StorageQuotaExceeded  the key's files would exceed their limit of disk space
       StaleWrite      a job has moved on: another attempt owns it, or it has ended
-      StartError      the server cannot start; one line, meant for the person at the keyboard
+      StartError      the server cannot start; one line, for the person who started it
         BadSetting  InsecureBind  AddressInUse  DataDirUnwritable  DataDirBusy
 
 Knows: what went wrong, in words for the caller. Does not know: vendors' error shapes, HTTP status codes.
-`pipelines.request.RequestError` is the third kind of client error besides MediaError and NoModel; IdempotencyConflict
-is a subclass of RequestError.
+`pipelines.request.RequestError` is a client error too, but is defined outside this module; IdempotencyConflict is a
+subclass of RequestError.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from pipelines.request import RequestError
 
-IDEMPOTENCY_KEY = "Idempotency-Key"  # a header; the field that its errors name
+IDEMPOTENCY_KEY = "Idempotency-Key"  # the name of a header, as the field in its errors
 
 MediaCode = Literal[
     "unsupported_image_format",
@@ -65,7 +65,7 @@ class NoModel(ServerError):
 
 
 class QueueFull(ServerError):
-    """`retry_after`: seconds after which there may be room."""
+    """`retry_after`: seconds after which a new request may succeed."""
 
     def __init__(self, limit: int, message: str = "", retry_after: float = 5.0) -> None:
         super().__init__(message or f"the queue is full: {limit} jobs are waiting")
@@ -98,7 +98,8 @@ class TooManyBodies(QueueFull):
 
 
 class TooManyAtOnce(QueueFull):
-    """A caller holds `limit` places of `what`, the maximum at a time."""
+    """A caller already holds `limit` places, the maximum at a time. `what`: what the places are for, such as "event
+    streams"."""
 
     def __init__(self, limit: int, what: str) -> None:
         super().__init__(limit, f"{limit} {what} of this caller are open, as many as may be at a time")

@@ -68,8 +68,8 @@ class House:
         self.dispatcher.start()
 
     def begin_to_stop(self) -> None:
-        """For signal handlers: answers waiting callers and pauses running jobs. A second call stops waiting for the
-        jobs."""
+        """For signal handlers: answers the requests that wait for jobs, and pauses running jobs. After a second call,
+        the server stops without waiting for the jobs to pause."""
         self.context.jobs.stop_waiting()
         self.context.inspectors.stop()
         self.dispatcher.drain()

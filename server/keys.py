@@ -3,7 +3,7 @@
 Knows: the table, its own cache of it. Does not know: how clients send a key (`server.auth`).
 
 A key is `<id>.<secret>`: 12 and 64 hexadecimal digits from the system's random source. For 256 random bits, plain
-SHA-256 is as good as a slow hash.
+SHA-256 is as safe as a deliberately slow hash.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class KeyStore:
         return done
 
     def delete(self, id_: str) -> Literal["deleted", "valid", "unknown"]:
-        """Removes the record of a revoked key; a valid one stays."""
+        """Removes the record of a revoked key; the record of a valid key stays."""
         with self._engine.execution_options(immediate=True).begin() as db:
             own = select(api_keys.c.revoked_at).where(api_keys.c.id == id_)
             found = db.execute(own).first()
@@ -85,7 +85,8 @@ class KeyStore:
             return [_issued(row) for row in db.execute(select(api_keys).order_by(api_keys.c.created_at))]
 
     def known(self) -> dict[str, IssuedKey]:
-        """All issued keys by id, at most FRESH seconds out of date; more while the table cannot be read.
+        """All issued keys by id. The result is at most FRESH seconds old, but may be older while the table cannot be
+        read.
 
         Blocks for at most PATIENCE seconds (except on the first call), so an event loop may call it.
         """

@@ -54,8 +54,8 @@ class ByPrefix:
 class Forwarded:
     """Applies a trusted proxy's X-Forwarded-For, -Proto, -Host and -Prefix headers to the request.
 
-    In a chain of proxies, the client is the last address that does not belong to a trusted proxy, so values forged by a
-    client are ignored. Prefixes are joined, because each proxy has removed its own prefix from the path.
+    In a chain of proxies, the last address that does not belong to a trusted proxy counts as the client's. So values
+    that a client forges are ignored. Prefixes are joined, because each proxy has removed its own prefix from the path.
     """
 
     def __init__(self, app: ASGIApp, trusted: str) -> None:
@@ -96,7 +96,7 @@ def trust(trusted: str) -> Callable[[str], bool]:
             ip = ip_address(address.strip().strip("[]"))
         except ValueError:
             return False
-        if isinstance(ip, IPv6Address) and ip.ipv4_mapped:  # an IPv4 client on a dual-stack socket
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped:  # an IPv4 client on a socket for IPv4 and IPv6
             ip = ip.ipv4_mapped
         return any(ip in network for network in networks)
 
@@ -133,7 +133,7 @@ class Labelled:
                 headers.setdefault(MODEL_HEADER, self.header(models_of(scope)))
                 protect(headers)
                 if message["status"] == 413:
-                    headers["connection"] = "close"  # otherwise the rest of the body would be read and discarded
+                    headers["connection"] = "close"  # so that the rest of the body need not be read and discarded
             await send(message)
 
         try:

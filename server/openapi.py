@@ -16,7 +16,7 @@ SCHEMAS = "#/components/schemas/"
 
 
 def merged(base: dict[str, Any], apps: Mapping[str, FastAPI]) -> dict[str, Any]:
-    """`base` with the paths and schemas of `apps`, whose operations are tagged with the app's name."""
+    """`base` with the paths and schemas of `apps` added. Every operation of an app is tagged with the app's name."""
     document = json.loads(json.dumps(base))
     paths = document.setdefault("paths", {})
     schemas = document.setdefault("components", {}).setdefault("schemas", {})

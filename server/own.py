@@ -15,7 +15,7 @@ from server.media.artifacts import Artifacts
 from server.media.storage import CORS
 from server.served import REAL_WEIGHTS
 
-FILE_THREADS = 16  # limits storage calls, so that a slow storage does not block all 40 threads for requests
+FILE_THREADS = 16  # threads for storage calls; few, so that a slow storage does not block all 40 threads for requests
 
 
 def add_pages(app: FastAPI, health: Health, artifacts: Artifacts, apis: Collection[str]) -> None:

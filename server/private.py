@@ -20,8 +20,8 @@ OURS = frozenset(
 
 
 def private_folder(path: Path) -> None:
-    """Creates the folder and its parents, or restricts its permissions; another user's folder keeps its permissions.
-    Raises OSError."""
+    """Creates the folder and its parents. Restricts the permissions of an existing folder, unless it belongs to another
+    user. Raises OSError."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
@@ -35,8 +35,9 @@ def private_file(path: Path) -> None:
 
 
 def data_folder(path: Path, warn: Callable[[str], object] = lambda _: None) -> None:
-    """Like `private_folder`, for the data folder itself. A folder that also holds other files keeps its permissions,
-    and `warn` is called if other users can open it; the server's own files in it are private anyway. Raises OSError."""
+    """Like `private_folder`, for the data folder itself. A folder that also holds files of other programs keeps its
+    permissions, and `warn` is called if other users can open the folder; the server's own files in it are private
+    anyway. Raises OSError."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(path))
     if path.is_dir() and (other := _other_things(path)):

@@ -13,8 +13,8 @@ REFUSAL = "refusal"
 
 
 def note_model(request: Request, name: str) -> None:
-    """Notes that the response concerns a job of this model; may be called for several. `name` is "" for a job that was
-    refused before it began."""
+    """Notes that the response concerns a job of this model. Call it once for each model if the response concerns
+    several jobs. `name` is "" for a job that was refused before it began."""
     if name:
         _state(request.scope).setdefault(MODELS, set()).add(name)
 
@@ -30,8 +30,8 @@ def note_refusal(request: Request, error: Exception) -> None:
 
 
 def take_refusal(scope: Scope) -> Exception | None:
-    """NOTE: removes the exception, because request and exception refer to each other, which would keep the body in
-    memory until the next garbage collection."""
+    """Returns the stored exception and removes it from the request. NOTE: request and exception refer to each other, so
+    a stored exception would keep the body in memory until the next garbage collection."""
     refusal: Exception | None = _state(scope).pop(REFUSAL, None)
     return refusal
 

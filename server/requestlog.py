@@ -1,7 +1,8 @@
-"""One log line for each request: refused requests at level warning or error, the others at debug.
+"""One log line for each request: refused requests at level warning or error, all other requests at level debug.
 
 Knows: the route, key and client of a request. Does not know: vendors' error shapes. The log contains no ids, file keys,
-prompts or API keys: a path is logged as its route's pattern, a reason as an error type and field names.
+prompts or API keys: instead of a path, it contains the route's pattern, and instead of an error message, the error's
+type and field names.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class Logged:
             if owner := state.get("owner"):
                 fields["key"] = self.key_name(owner)
             fields["client"] = _plain(scope["client"][0]) if scope.get("client") else "unknown"
-            probe = path.startswith("/health")  # requested every few seconds; the causes are logged elsewhere
+            # clients request the health pages every few seconds, and the causes of errors are logged elsewhere
+            probe = path.startswith("/health")
             if (status >= 400 or refusal is not None) and not probe:
                 self.flood.log(status, {**fields, "reason": reason(refusal, status, scope)})
             else:
@@ -137,7 +139,7 @@ class Flood:
 
 
 def noting(handler: Handler) -> Handler:
-    """Wraps an exception handler, so that it also notes the exception for `Logged`."""
+    """Wraps an exception handler: the wrapper also notes the exception for `Logged`."""
     if inspect.iscoroutinefunction(handler):
 
         async def noted_async(request: Request, error: Exception) -> Response:
@@ -175,7 +177,7 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
             return _plain(refusal.field if refusal.field in UNLOGGED else str(refusal))
         case QueueFull() | DiskFull() | UploadTooLarge() | NoModel():
             return _plain(refusal.message)
-        case HTTPException() if refusal.status_code == 503:  # `Unavailable`, whose text is the server's own
+        case HTTPException() if refusal.status_code == 503:  # `Unavailable`: its text is the server's own
             return _plain(str(refusal.detail))
         case None if status == 401:
             sent = given_keys({k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]})
@@ -189,7 +191,8 @@ def reason(refusal: Exception | None, status: int, scope: Scope) -> str:
 
 
 def _of_a_cloud(refusal: Exception | None, status: int, scope: Scope) -> str:
-    """The cause or the fields of a cloud's own exception, whose message may quote the request."""
+    """The cause or the fields of a cloud's own exception. The exception's message is left out, because it may quote the
+    request."""
     inner = refusal and (refusal.__cause__ or refusal.__context__)
     if isinstance(inner, ValidationError | RequestError | MediaError):
         return reason(inner, status, scope)

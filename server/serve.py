@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 GRACE = 3  # seconds for responses in progress to end at shutdown
 KEEP_ALIVE = 30  # seconds an idle connection stays open, enough for clients that poll every few seconds
-SWITCH_SECONDS = 0.001  # after which a computing thread yields to the event loop; Python's default is 0.005
+SWITCH_SECONDS = 0.001  # seconds after which a computing thread yields to the event loop; Python's default is 0.005
 
 
 def serve(
@@ -50,8 +50,8 @@ def serve(
 ) -> None:
     """Runs until SIGTERM or SIGINT and then returns within a few seconds; call it from the main thread.
 
-    `on_ready` is called with the base URL once requests are answered, `on_broken` (once) with the reason when no worker
-    can start. Raises StartError before anything has started.
+    `on_ready` is called with the base URL as soon as requests are answered. `on_broken` is called once, with the
+    reason, when no worker can start. Raises StartError before anything has started.
     """
     return_large_blocks()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -59,10 +59,11 @@ def serve(
     set_up_logging(settings.log_level, settings.log_format)
     with bind(settings.host, settings.port) as listener:
         app = create_app(settings, engine=engine)
-        gc.freeze()  # exempts objects that live as long as the server, because each scan of them takes milliseconds
+        # objects that live as long as the server are not scanned again, because each scan takes milliseconds
+        gc.freeze()
         if certificate is None and tls.wanted(settings):
             try:
-                certificate = tls.issued(settings)  # after the app, which locks the data folder
+                certificate = tls.issued(settings)  # after `create_app`, which locks the data folder
             except BaseException:
                 app.state.house.close()
                 raise
@@ -78,7 +79,7 @@ def serve(
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=KEEP_ALIVE,
             server_header=False,
-            proxy_headers=False,  # `middleware.Forwarded` reads them
+            proxy_headers=False,  # `middleware.Forwarded` reads a proxy's headers
             lifespan="on",
             http="h11",
             ws="none",
@@ -101,7 +102,7 @@ def serve(
             with app.state.house.data.temporaries_here():
                 server.run(sockets=[listener])
         finally:
-            app.state.house.close()  # because uvicorn skips the end of the lifespan after a second signal
+            app.state.house.close()  # after a second signal, uvicorn skips the end of the lifespan
             log.info("server stopped", address=url)
 
 
@@ -113,7 +114,8 @@ def _started(on_ready: Callable[[str], None], url: str, app: FastAPI) -> None:
 
 
 def _once(pool: Pool, on_broken: Callable[[str], None]) -> Callable[[], None]:
-    """Returns a function to call regularly; it reports the first time that no worker can start."""
+    """Returns a function to call regularly. The first time that no worker can start, this function reports the
+    reason."""
     said = False
 
     def look() -> None:
@@ -145,7 +147,7 @@ class Server(uvicorn.Server):
         self._each_second = each_second
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._on_exit()  # answers callers that wait for a job, before GRACE is over
+        self._on_exit()  # answers requests that wait for a job before GRACE is over
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -176,7 +178,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _cut(self) -> None:
-        """Ends responses that have begun and are not read; the rest of GRACE is for responses that have not begun."""
+        """Ends the responses that have begun but are not read. The rest of GRACE is left for responses that have not
+        begun."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, Http):
                 connection.cut()

@@ -32,10 +32,10 @@ REAL_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Served:
-    """`by_task`: the model of each task. `devices`: names for the workers, one worker each.
+    """`by_task`: the model that serves each task. `devices`: the names of the devices; each device has one worker.
 
-    `problems`: a sentence for each installed network that is not used because it is damaged. `rife_weights`: the
-    network for frame interpolation, None without one.
+    `problems`: for each installed network that is damaged and so not used, a sentence that says what is wrong.
+    `rife_weights`: the network for frame interpolation, None without one.
     """
 
     by_task: Mapping[Task, ModelInfo]
@@ -76,7 +76,7 @@ class Served:
 
 
 def choose(settings: Settings) -> Served:
-    """Raises BadSetting when MODEL or RIFE_WEIGHTS is missing or damaged, or this machine lacks DEVICE."""
+    """Raises BadSetting when MODEL or RIFE_WEIGHTS is missing or damaged, or when this machine lacks DEVICE."""
     check_folders(settings)
     devices = find_devices(settings.device, called=settings.named("device"))
     problems: list[str] = []
@@ -110,8 +110,8 @@ def check_rife(settings: Settings) -> None:
 
 
 def check_upscaler(settings: Settings) -> None:
-    """Raises BadSetting when the file named by UPSCALER is not an upscaling network, or the package for it is missing.
-    Another process reads the file, which takes a few seconds."""
+    """Raises BadSetting when the file named by UPSCALER is not an upscaling network, or when the package that it needs
+    is missing. Another process reads the file, which takes a few seconds."""
     if settings.upscaler is None:
         return
     why = upscaler_check.wrong_file(settings.upscaler)
@@ -157,7 +157,7 @@ def _best(models_dir: Path, *, on_cuda: bool) -> tuple[list[ModelInfo], list[str
     for name in (*(PREFERRED if on_cuda else ()), *DEMOS):
         folder = catalog.find(name, models_dir)
         if folder is None or (name in DEMOS and any(not info.is_demo for info in found)):
-            continue  # the demo would be misleading beside a real model
+            continue  # beside a real model, users would mistake the demo's videos for real results
         try:
             if broken := verify(folder).problems:
                 raise ModelError(str(broken[0]))

@@ -21,8 +21,8 @@ from server.errors import BadSetting
 from server.text_file import NotText, read_lines
 
 PREFIX = "COGVIDEOX_"
-SIMILAR = 0.75  # difflib's ratio between a name and a setting's: `PROT` and `PORT` have 0.75
-SAME_PREFIX = 0.85  # the ratio for the whole variable when the prefix is misspelt too
+SIMILAR = 0.75  # the minimum of difflib's ratio between a name and a setting's name; for `PROT` and `PORT` it is 0.75
+SAME_PREFIX = 0.85  # the minimum for the whole variable, when the prefix is misspelt too
 SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASS(WD|WORD|PHRASE)?|AUTH|CREDENTIAL|INSECURE|TLS|SSL")
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?|SERVER_PORT)")
 
@@ -65,7 +65,8 @@ def _near(name: str, known: Collection[str]) -> str | None:
 
 
 def _lines(env_file: Path) -> Iterator[tuple[str, str]]:
-    """The names in the file, each with its line. Raises BadSetting for a line with one of our names and no value."""
+    """The names in the file, each with its line. Raises BadSetting for a line that has a name with our prefix, but no
+    value."""
     if not env_file.exists():
         return
     try:

@@ -1,6 +1,6 @@
 """The types of settings, with their checks.
 
-A check raises ValueError with the end of a sentence: "must look like 600/minute".
+A check raises ValueError. Its message is the end of a sentence, such as "must look like 600/minute".
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _storage_url(value: str) -> str:
 
 
 def _rate(value: str) -> str:
-    from limits import parse_many  # here, because it is slow to import and few commands need it
+    from limits import parse_many  # imported here, because the import is slow and few commands need it
 
     try:
         (rate,) = parse_many(value)

@@ -53,7 +53,8 @@ FLAGS = (
 
 
 class Settings(BaseSettings):
-    """Raises pydantic's ValidationError when built directly; `load` raises the named one-line error instead."""
+    """Use `load`: it raises BadSetting with a one-line message, but the constructor raises pydantic's
+    ValidationError."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -280,9 +281,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, *, names: Mapping[str, str] | None = None, **given: Any) -> Settings:
-        """Settings from the environment and `.env`; `given` (flags; None: not given) overrides. Raises BadSetting.
+        """Settings from the environment and `.env`; `given` holds the values of flags, which override these; None
+        stands for a flag that is not given. Raises BadSetting.
 
-        `names`: names of settings in messages, if neither the flag nor the variable fits.
+        `names`: other names for settings in messages, where neither the flag nor the variable fits.
         """
         given = {k: v for k, v in given.items() if v is not None}
         called = {name: f"--{name.replace('_', '-')}" for name in given if name in FLAGS} | dict(names or {})

@@ -1,4 +1,5 @@
-"""The server's own secrets for signing webhooks and tokens, created at its first start and kept in the data folder.
+"""The server's own secrets for signing webhooks and tokens, created at the server's first start and kept in the data
+folder.
 
 Knows: Ed25519 and HMAC keys, their files. Does not know: what is signed, vendors' forms of a signature.
 """
@@ -52,7 +53,7 @@ class Signing:
         return hmac.new(self.secret, message, hashlib.sha256).digest()
 
     def token(self, *parts: str) -> str:
-        """A token that proves that this server issued it for exactly these parts."""
+        """A token for these parts. It proves that this server issued it, and for no other parts."""
         message = b"\0".join(part.encode("utf-8", "surrogatepass") for part in ("token", *parts))
         return self.hmac_sha256(message).hex()
 

@@ -19,7 +19,7 @@ class NotText(ValueError):
 
 
 def encoding_of(data: bytes) -> str:
-    """The encoding that the byte order mark names (PowerShell's `>` writes a mark); UTF-8 without a mark."""
+    """The encoding that the byte order mark names; UTF-8 for a file without a mark. PowerShell's `>` writes a mark."""
     return next((encoding for bom, encoding in BOMS if data.startswith(bom)), "utf-8-sig")
 
 
@@ -47,6 +47,6 @@ def read_lines(file: Path) -> list[str]:
 
 
 def _is_wide(data: bytes) -> bool:
-    """Whether nearly every second byte of the beginning is 0, as in UTF-16."""
+    """Whether nearly every second byte at the beginning of the file is 0, as in UTF-16."""
     some = data[: min(len(data), 200) // 2 * 2]
     return any(2 * some[start::2].count(0) > len(some) * 0.8 for start in (0, 1)) and len(some) >= 4

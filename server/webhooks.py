@@ -24,10 +24,10 @@ from server.jobs.store import JobStore
 from server.media.outbound import DownloadFailed, Outbound, Unreachable
 
 LOOK_EVERY = 0.2  # seconds between two looks at the outbox
-LEAST_PAUSE = 0.02  # seconds between two looks at the outbox, also under load
-# letters being sent: in total, per key, and per lane of a key; slow receivers of one key do not delay other keys
+LEAST_PAUSE = 0.02  # minimum seconds between two looks at the outbox, also under load
+# letters being sent at a time: in total, per key, per lane; slow receivers of one key do not delay other keys
 AT_ONCE, PER_KEY, PER_LANE = 64, 8, 4
-REST = 4.0  # seconds without calls to a host that did not answer; less than the first delay, so each round calls it
+REST = 4.0  # seconds without calls to a host that did not answer; less than the first delay between tries
 RESTING = 10_000  # hosts to remember
 PASSING = 2  # retries of an event other than `completed`, because such events become outdated
 TIMEOUTS = (15.0, 60.0)  # seconds to wait for a response: at the first try, and later
@@ -39,15 +39,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Letter:
-    """A webhook call. `sign` returns the headers, including the content type, given the body, the unix time of sending,
-    and a number that stays the same in retries."""
+    """A webhook call. `sign(body, time, number)` returns the headers, including the content type. `time`: the unix time
+    of sending. `number` stays the same in retries."""
 
     body: bytes
     sign: Callable[[bytes, float, int], Mapping[str, str]]
 
 
 T = TypeVar("T")
-Writer = Callable[[Job, str], Letter | None]  # None: this vendor sends nothing for that event
+Writer = Callable[[Job, str], Letter | None]  # the result is None when the vendor sends nothing for that event
 
 
 class Courier:
@@ -69,7 +69,7 @@ class Courier:
         self._under_way: dict[int, tuple[Notice, asyncio.Task[None]]] = {}
         self._resting: dict[tuple[str, str], float] = {}  # (lane, host) -> monotonic time when its pause ends
         self._ended = asyncio.Event()
-        # separate from the event loop's threads, so that work which blocks them does not delay letters
+        # separate threads, so that other work in the event loop's threads does not delay letters
         self._threads = ThreadPoolExecutor(4, "courier")
         self._task: asyncio.Task[None] | None = None
 
@@ -77,7 +77,7 @@ class Courier:
         self._task = asyncio.create_task(self._main())
 
     async def stop(self) -> None:
-        """Unsent letters stay in the outbox for the next start."""
+        """Stops sending. Unsent letters stay in the outbox until the server's next start."""
         tasks = [task for _, task in self._under_way.values()]
         tasks += [self._task] if self._task is not None else []
         for task in tasks:
@@ -89,7 +89,7 @@ class Courier:
         return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
     async def _main(self) -> None:
-        while not self._store.database.lost:  # if lost, another server sends the letters
+        while not self._store.database.lost:  # when the database is lost, another server sends the letters
             self._ended.clear()
             with contextlib.suppress(SQLAlchemyError):  # the next round tries again
                 while self._send_all(await self._in_thread(self._store.notices_due, tuple(self._under_way))):
@@ -108,7 +108,7 @@ class Courier:
         for notice in sorted(notices, key=lambda notice: owners[notice.owner]):
             own, most = owners[notice.owner], PER_KEY if notice.owner else AT_ONCE
             full = own >= most or len(self._under_way) >= AT_ONCE
-            if (own and full) or lanes[notice.lane] >= PER_LANE:  # each key may always send one
+            if (own and full) or lanes[notice.lane] >= PER_LANE:  # each key may always send one letter
                 continue
             owners[notice.owner] += 1
             lanes[notice.lane] += 1

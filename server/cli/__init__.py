@@ -1,7 +1,8 @@
 """The command line: `cogvideox serve | clients | keys | generate | replay | weights | lora`.
 
 Knows: the list of commands. Does not know: what the commands do. Exit codes: 2 for a usage error, 1 for a failed run,
-130 for Ctrl-C. Slow modules are imported inside the command that needs them, after all checks that do not need them.
+130 for Ctrl-C. Slow modules are imported inside the command that needs them, after all checks that work without these
+modules.
 """
 
 from __future__ import annotations

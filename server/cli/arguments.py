@@ -36,7 +36,7 @@ class Usage(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where videos go: a file, or a folder of them."""
+    """Where videos go: a file, or a folder of videos."""
 
     path: Path
     is_folder: bool
@@ -55,7 +55,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """A request and its output file. `line`: its place in a batch file; `typed`: the field names used there."""
+    """A request and its output file. `line`: the request's line in a batch file; `typed`: the field names in that
+    line."""
 
     request: GenerationRequest
     path: Path
@@ -110,7 +111,8 @@ def same_media(name: str, sha256: str, path: str | Path | None) -> dict[str, str
 
 
 def beside(file: Path) -> dict[str, Any]:
-    """The paths of the inputs from which FILE was made, according to the JSON beside it; empty without such a file."""
+    """The paths of the inputs from which FILE was made, according to the JSON file beside FILE; empty without a JSON
+    file."""
     try:
         found = json.loads(file.with_suffix(file.suffix + ".json").read_text("utf-8"))["inputs"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -202,7 +204,7 @@ def _format_of(path: Path) -> Any:
 
 
 def several(prompt: str, given: dict[str, Any], output: Target | None, count: int) -> Iterator[Job]:
-    """`count` jobs with seed, seed+1, ... and one file each."""
+    """`count` jobs with the seeds seed, seed+1, ...; each job has its own output file."""
     file = None if output is None or output.is_folder else output.path
     folder = Path("outputs") if output is None else output.path
     typed = Job(GenerationRequest(prompt), folder)
@@ -313,7 +315,8 @@ def _check_types(request: GenerationRequest) -> None:
 
 
 def is_done(request: GenerationRequest, path: Path, model: str) -> bool:
-    """Whether `path` already contains this request's video by `model`; any seed counts if the request has none."""
+    """Whether `path` already contains this request's video by `model`; if the request has no seed, a video with any
+    seed counts."""
     from pipelines.video import ManifestError, check_format, read_manifest
 
     if not path.is_file():

@@ -1,5 +1,5 @@
-"""Checks of `generate`'s jobs that do not need torch: they run before it is imported, and before the first of several
-videos is made.
+"""Checks of `generate`'s jobs that do not need torch. The checks run before torch is imported, and before the first of
+several videos is made.
 
 Knows: requests, their input files, the output files. Does not know: engines.
 """
@@ -23,8 +23,8 @@ DEMO_HEIGHT = 480  # pixels; the demo model's own 96x64 is tiny on a screen, and
 
 
 def check_requests(jobs: Sequence[Job], served: Served) -> list[Job]:
-    """Checks the jobs and returns them; for the demo model, a request without a size gets a larger one. Raises Usage
-    for a request that its model cannot fulfil, and NoModel."""
+    """Checks the jobs and returns them. A request to the demo model without a size gets the height DEMO_HEIGHT, because
+    the model's own size is tiny. Raises Usage for a request that its model cannot fulfil, and NoModel."""
     return [_checked(job, served) for job in jobs]
 
 
@@ -67,7 +67,7 @@ def _check_lora(path: Path, model: ModelInfo) -> None:
 
 def check_outputs(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> None:
     """Creates the folders. Raises Usage for a file that cannot be written or would be overwritten; with `resume`, a
-    truncated file of an earlier run may be overwritten."""
+    truncated video of an earlier run may be overwritten."""
     for job in jobs:
         path = job.path
         if path.is_dir():
@@ -119,7 +119,7 @@ def _is_torn(path: Path) -> bool:
 
 
 def prompt_help_is_set(jobs: Sequence[Job]) -> None:
-    """Raises Usage if a request wants its prompt rewritten; called when no endpoint is set."""
+    """Raises Usage if a request wants its prompt rewritten; call it only when no endpoint for prompt help is set."""
     for job in jobs:
         if job.request.prompt_help:
             raise Usage(f"{flag('prompt_help')}: set COGVIDEOX_PROMPT_HELP_URL and COGVIDEOX_PROMPT_HELP_MODEL")

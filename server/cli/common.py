@@ -6,6 +6,7 @@ import typer
 
 
 def fail(message: str, code: int = 2) -> typer.Exit:
-    """Prints the message on one line of stderr; the caller raises the result. `code`: 2 usage error, 1 failure."""
+    """Prints the message on one line of stderr, and returns an exception for the caller to raise. `code`: 2 usage
+    error, 1 failure."""
     typer.echo(f"cogvideox: {' '.join(message.split())}", err=True)
     return typer.Exit(code)

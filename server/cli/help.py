@@ -1,5 +1,5 @@
 """The format of `--help`: plain usage and types, the settings' defaults beside their flags, examples. A usage error is
-printed on one line instead.
+printed on one line, without the help page.
 
 Knows: typer's help pages. Does not know: what any command does. The settings are imported only to print a page.
 """
@@ -121,7 +121,7 @@ def _plain(params: list[Parameter], ctx: Context) -> list[Parameter]:
 
 
 def _add_defaults(params: list[Parameter]) -> None:
-    """Shows the setting's default for each flag that overrides a setting; the flag itself has no default."""
+    """For each flag that overrides a setting, shows the setting's default; the flag itself has no default."""
     from server.settings import Settings
 
     for param in params:

@@ -162,7 +162,8 @@ def _settings(data_dir: Path | None) -> Settings:
 
 
 def _is_new(settings: Settings) -> bool:
-    """Whether no server has ever used the data folder. False with a database URL, which does not need the folder."""
+    """Whether no server has ever used the data folder. False with a database URL, because the keys are then not in the
+    folder."""
     return settings.database_url is None and not (settings.data_dir / "jobs.db").is_file()
 
 

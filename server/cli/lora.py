@@ -202,7 +202,7 @@ def describe(path: Path, models_dir: Path) -> dict[str, Any]:
 
 
 def _models(models_dir: Path) -> Mapping[str, lora_layout.Layers]:
-    """The layers of every published checkpoint, and of the others in the models folder."""
+    """The layers of every published checkpoint, and of the other checkpoints in the models folder."""
     configs: dict[str, Mapping[str, Any]] = {}
     for name, checkpoint in catalog.CATALOG.items():
         if (config := checkpoint.configs.get("transformer")) is not None:

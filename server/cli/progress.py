@@ -82,7 +82,8 @@ class Display:
         return ", ".join(parts)
 
     def _left(self) -> str:
-        """Counts down between two reports, but not to 0 if the work takes longer than estimated."""
+        """The estimated seconds left. Counts down between two reports, but stays above 0 if the work takes longer than
+        estimated."""
         if self._latest is None or self._latest.eta is None:
             return ""
         left = self._latest.eta - (self._clock() - self._at)

@@ -1,10 +1,10 @@
 """The database that holds the job table: a SQLite file, or a PostgreSQL server by URL.
 
 Knows: how to set up a connection of either kind, and how to begin a transaction that excludes other writers. Does not
-know: what is written (`store.py`). Both accept the same SQLAlchemy Core statements.
+know: what is written (`store.py`). SQLite and PostgreSQL accept the same SQLAlchemy Core statements.
 
-Connections with the execution option `immediate` begin such transactions: everything they read stays valid until they
-commit.
+A connection with the execution option `immediate` begins a transaction that excludes other writers: everything that the
+transaction reads stays valid until it commits.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from server.private import private_file
 
 # earlier versions can corrupt a write-ahead log when two connections run a checkpoint at the same time
 SAFE_WAL = (3, 51, 3)
-JOURNAL_BYTES = 64 * 2**20  # a longer journal is truncated to this after a checkpoint
+JOURNAL_BYTES = 64 * 2**20  # bytes; after a checkpoint, a longer journal is truncated to this size
 WRITERS, SERVERS = 7_116_001, 7_116_002  # PostgreSQL's advisory locks: one writer at a time, one server at a time
 TAKE = text(f"SELECT pg_try_advisory_lock({SERVERS})")
-# after a broken connection, our own session and its lock may stay for hours
+# after a broken connection, the database may keep our old session and its lock for hours
 END_OUR_OWN = text(f"""
     SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND objid = {SERVERS} AND granted AND datname = current_database()
@@ -41,16 +41,17 @@ HABITS: dict[str, Any] = {"pool_size": 20, "max_overflow": 40, "hide_parameters"
 
 @dataclass
 class Database:
-    """`alone`: a lock keeps other servers from the same tables."""
+    """`alone`: a lock keeps other servers from using the same tables."""
 
     engine: Engine
     alone: bool = False
     lost: str = ""  # why this server must no longer use the tables
-    _held: Connection | None = None  # its session holds the lock
+    _held: Connection | None = None  # the session of this connection holds the lock
 
     def hold(self) -> None:
-        """Takes the lock again if its session has ended. Raises DataDirBusy, also at every later call, when another
-        server has taken the lock. Raises OperationalError when the database is unavailable."""
+        """Takes the lock again if the database session that held it has ended. Raises DataDirBusy when another server
+        has taken the lock; every later call raises DataDirBusy too. Raises OperationalError when the database is
+        unavailable."""
         if self.lost:
             raise DataDirBusy(self.lost)
         if not self.alone or self._still_holds():
@@ -72,7 +73,7 @@ class Database:
         try:
             self._held.execute(text("SELECT 1"))
         except DBAPIError:
-            self._held.invalidate()  # the pool must not reuse it
+            self._held.invalidate()  # the pool must not reuse this connection
             self._let_go()
         return self._held is not None
 
@@ -101,7 +102,7 @@ def _open_sqlite(path: Path, metadata: MetaData, schema: int) -> Database:
     journal = "WAL" if sqlite3.sqlite_version_info >= SAFE_WAL else "TRUNCATE"
     try:
         for file in (path, *(p for p in _beside(path) if p.exists())):
-            private_file(file)  # SQLite creates files beside it with the same permissions
+            private_file(file)  # SQLite creates its further files beside the database with the same permissions
     except OSError as e:
         raise DataDirUnwritable(f"the job table {path} cannot be used: {e.strerror}") from None
     # a URL object, because in a URL string, a `?` in the path would begin the query

@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 LOOK_EVERY = 0.1  # seconds between two polls for the end of jobs
 DETAILS_EVERY = 0.5  # seconds between two polls of the progress, position and log of streamed jobs
-SHARE = 10.0  # a pause lasts at least this many times as long as the preceding poll
-SILENCE = 15.0  # seconds after which a stream repeats an unchanged job
-AT_ONCE = 500  # jobs in one query; SQLite limits the number of variables
+SHARE = 10.0  # the pause after a poll is at least the poll's duration times this
+SILENCE = 15.0  # seconds without a change, after which a stream repeats the job's state
+AT_ONCE = 500  # jobs in one query; limited, because SQLite limits the number of variables in a query
 
 
 class Stopped(KeyError):
@@ -35,7 +35,8 @@ class Stopped(KeyError):
 
 @dataclass(frozen=True)
 class Seen:
-    """`position`: queued jobs ahead of it. `lines`: log lines that are new for this stream."""
+    """A job as a stream sees it. `position`: the number of queued jobs ahead of the job. `lines`: log lines that are
+    new for this stream."""
 
     job: Job
     position: int
@@ -68,7 +69,7 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._fresh = set[_Followed]()  # jobs whose first stream is beginning
         self._looking = asyncio.Lock()
-        # separate from the event loop's threads, which other work may occupy
+        # separate threads, because other work may occupy the event loop's own
         self._thread = ThreadPoolExecutor(1, "follower")
         self._stopping = False
 
@@ -93,8 +94,8 @@ class Follower:
 
     async def follow(self, job_id: str) -> AsyncGenerator[Seen]:
         """Yields the job at once, after each change, after SILENCE seconds without a change, and last when it has
-        ended. The stream of a deleted job just ends. Raises KeyError for an unknown job, Stopped when the server
-        stops."""
+        ended. If the job is deleted, the stream ends without a last state. Raises KeyError for an unknown job, Stopped
+        when the server stops."""
         with await self._reader(job_id, stream=True) as one:
             lines = 0
             while not one.gone:
@@ -115,7 +116,7 @@ class Follower:
             if job is None:
                 raise KeyError(job_id)
             one = _Followed(job, asyncio.get_running_loop().create_future())
-            if not one.over:  # another request may have begun to follow it meanwhile
+            if not one.over:  # another request may have begun to follow the job meanwhile
                 one = self._followed.setdefault(job_id, one)
         self._raise_if_stopped(one)
         if stream and not one.streams:
@@ -123,7 +124,7 @@ class Follower:
         return self._reading(one, stream)
 
     async def _look_closer(self, one: _Followed) -> None:
-        """Reads position and log lines, in one query for all streams that begin at the same time (maybe hundreds)."""
+        """Reads position and log lines. One query serves all streams that begin at the same time (maybe hundreds)."""
         self._fresh.add(one)
         async with self._looking:
             if one not in self._fresh:
@@ -161,7 +162,7 @@ class Follower:
             begun = time.monotonic()
             details = begun >= details_at
             which = [one for one in self._followed.values() if details or one.readers > one.streams]
-            with suppress(SQLAlchemyError):  # read again at the next poll
+            with suppress(SQLAlchemyError):  # after an error, the next poll reads the table again
                 for first in range(0, len(which), AT_ONCE):
                     some = which[first : first + AT_ONCE]
                     for news in await self._in_thread(partial(self._look, some, details)):
@@ -210,8 +211,8 @@ class Follower:
 
 @dataclass
 class _News:
-    """The result of a poll. `job`: None when it was deleted. `position`: None when this poll did not query it, and the
-    earlier position remains valid."""
+    """The result of a poll. `job`: None when the job was deleted. `position`: None when this poll did not query the
+    position; the earlier position then remains valid."""
 
     one: _Followed
     job: Job | None
@@ -245,4 +246,4 @@ def _announce(one: _Followed) -> None:
 
 
 async def _change(one: _Followed) -> None:
-    await asyncio.shield(one.changed)  # others await it too
+    await asyncio.shield(one.changed)  # other readers await the same future

@@ -128,7 +128,7 @@ class Job:
 
     @property
     def deadline(self) -> float | None:
-        """Unix seconds at which `JobStore.expire` cancels the job as it is now."""
+        """Unix seconds at which `JobStore.expire` cancels the job if its state has not changed by then."""
         if self.status.is_terminal or self.cancel_requested:
             return None
         begins = self.start_by if self.status is Status.QUEUED and self.attempt == 0 else None

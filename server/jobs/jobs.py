@@ -34,9 +34,9 @@ __all__ = ["Jobs", "Stopped"]
 log = structlog.get_logger()
 
 STREAMS, STREAMS_PER_KEY = 1000, 50  # event streams: in total, and per key (on an open server, per address)
-PAGES, PAGES_PER_KEY = 4, 2  # lists of jobs or files at a time; they take more CPU time than other responses
-PAGE_WAIT = 60.0  # seconds that a list waits for other lists of its key
-WAITS, WAITS_PER_KEY = 2000, 200  # requests that wait for a job
+PAGES, PAGES_PER_KEY = 4, 2  # lists of jobs or files at a time; lists take more CPU time than other responses
+PAGE_WAIT = 60.0  # seconds that a request for a list waits for other such requests of the same key
+WAITS, WAITS_PER_KEY = 2000, 200  # requests that wait for a job at a time
 BROKEN_EVERY = 1.0  # seconds between two checks whether a worker can start
 
 
@@ -90,10 +90,11 @@ class Jobs:
         self.waits = Shares("calls that wait for a job", WAITS, WAITS_PER_KEY)
 
     def submit(self, request: GenerationRequest, order: Order) -> Job:
-        """Stores the job and returns it; or returns the job of an earlier order with the same owner and idempotency
-        name.
+        """Stores the job and returns it; or, without storing anything, returns the job of an earlier order with the
+        same owner and idempotency name.
 
-        The job's `plan` is preliminary for a request with an image or a clip, because only the worker reads these.
+        The job's `plan` is preliminary for a request with an image or a clip, because only the worker reads these
+        files.
 
         Raises RequestError, NoModel, QueueFull, QuotaExceeded, IdempotencyConflict, DiskFull.
         """
@@ -172,8 +173,8 @@ class Jobs:
             self._remove(artifact)
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
-        """Cancels a queued job at once, a running one (unless `only_queued`) within a transformer block. Returns the
-        job in its present state, None for an unknown job."""
+        """Cancels a queued job at once. A running job stops before its next transformer block, or continues if
+        `only_queued` is set. Returns the job in its present state, None for an unknown job."""
         job = self._store.cancel(job_id, only_queued)
         self._wake()
         return job
@@ -183,8 +184,8 @@ class Jobs:
         return self._store.position(job.id)
 
     def expected(self, job: Job) -> float | None:
-        """Estimated seconds until the video is complete: the worker's estimate, otherwise an estimate from the
-        durations of the model's latest videos and the queue. None if neither exists."""
+        """Estimated seconds until the video is complete: the worker's estimate, otherwise an estimate from the queue
+        and the durations of the model's latest videos. None if neither estimate exists."""
         running = job.status is Status.RUNNING
         if running and job.eta is not None:
             return job.eta

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.jobs.job import Job
 
-UNLOGGED = ("prompt", "negative_prompt", "loras", "image", "video")  # notes on these may quote the request
+UNLOGGED = ("prompt", "negative_prompt", "loras", "image", "video")  # fields of the request whose notes may quote it
 
 KeyName = Callable[[str], str]  # a job's `owner` -> the name of its key for the log
 

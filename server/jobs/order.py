@@ -1,4 +1,4 @@
-"""What the façade decides about a job, apart from the request for the video."""
+"""What the façade decides about a job, in addition to the request for the video."""
 
 from __future__ import annotations
 

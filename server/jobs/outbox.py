@@ -17,13 +17,13 @@ from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, se
 from server.jobs.tables import jobs, webhooks
 
 LONGEST_DELAY = 7200.0  # seconds
-MANY = 500  # letters to delay together
+MANY = 500  # letters to delay in one transaction
 LANES = 16  # lanes per owner; a host that does not answer delays only the letters in its lane
 
 
 @dataclass(frozen=True)
 class Notice:
-    """An event of a job that its webhook has not received yet. `tries`: failed tries so far."""
+    """An event of a job that the job's webhook has not received yet. `tries`: failed tries so far."""
 
     id: int
     job_id: str
@@ -60,20 +60,20 @@ def host_of(url: str) -> str:
 
 
 def lane_of(owner: str, host: str) -> str:
-    """The lane for this owner's letters to this host. The number of lanes is limited because `due` queries each of
-    them."""
+    """The lane for this owner's letters to this host. The number of lanes is limited, because `due` runs a query for
+    each lane."""
     return f"{owner} {zlib.crc32(host.encode('utf-8', 'replace')) % LANES}"
 
 
 def _waits(db: Connection, job_id: str, event: str) -> bool:
-    """Whether the same event is pending already: progress changes faster than it must be reported."""
+    """Whether the same event of this job is pending already, so that no second letter is needed."""
     same = select(webhooks.c.id).where(webhooks.c.job_id == job_id, webhooks.c.event == event)
     return db.execute(same.limit(1)).scalar_one_or_none() is not None
 
 
 def due(db: Connection, now: float, under_way: Collection[int] = ()) -> list[Notice]:
-    """For each lane, the letter that has been due longest. Only the first letter of each job counts; letters in
-    `under_way` do not.
+    """For each lane, the letter that has been due longest. Only the first letter of each job is considered. Letters in
+    `under_way` are left out.
 
     The query needs a few index look-ups per lane, however many letters are waiting.
     """

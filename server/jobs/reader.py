@@ -70,7 +70,8 @@ class JobReader:
         return [(float(seconds), float(timings.get("denoise", 0)), int(steps)) for seconds, timings, steps in rows]
 
     def unfinished(self) -> dict[Status, int]:
-        """The numbers of queued and running jobs; the time it takes does not depend on the number of ended jobs."""
+        """The numbers of queued and running jobs. The duration of this query does not depend on the number of ended
+        jobs."""
         query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(GOING)).group_by(jobs.c.status)
         with self._engine.connect() as db:
             rows = db.execute(query).all()

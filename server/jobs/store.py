@@ -32,8 +32,8 @@ from server.media.artifact import Artifact
 MAX_LOG_LINES = 1000  # per job; later lines are dropped
 LONGEST_LINE = 2000  # characters
 DAY = 86400.0  # seconds
-TURN_SECONDS = 5.0  # a write waits at most this long for other writes of this process
-RETRY_SOON = 10.0  # seconds; by then a job of a busy key may have ended
+TURN_SECONDS = 5.0  # seconds, the longest that a write waits for other writes of this process
+RETRY_SOON = 10.0  # seconds that a key with too many unfinished jobs should wait before it tries again
 REFUSED = ""  # the model's name in a job that was refused before it began
 MOST_REFUSED = 500  # refused jobs kept for each key
 MOST_ENDED = 1000  # failed and cancelled jobs kept for each key
@@ -126,8 +126,8 @@ class JobStore(JobReader):
             db.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def cancel(self, job_id: str, only_queued: bool = False) -> Job | None:
-        """Cancels a queued job at once; marks a running one to stop, unless `only_queued`; an ended job stays as it is.
-        Returns the job, None for an unknown job."""
+        """Cancels a queued job at once. Marks a running job to stop, unless `only_queued` is set. Does not change an
+        ended job. Returns the job, None for an unknown job."""
         with self._writing() as db:
             queued = and_(jobs.c.id == job_id, jobs.c.status == Status.QUEUED)
             ended = {"status": Status.CANCELLED, "cancel_requested": True, "finished_at": self._clock()}
@@ -139,9 +139,9 @@ class JobStore(JobReader):
         return self.get(job_id)
 
     def forget(self, before: float, refused_before: float, there: Callable[[], Collection[str]]) -> int:
-        """Deletes jobs without a stored video that ended before `before` or were refused before `refused_before` (unix
-        seconds); returns their number. `there` returns the keys of all stored files. Each transaction deletes AT_ONCE
-        rows."""
+        """Deletes the jobs that have no stored video, and ended before `before` or were refused before `refused_before`
+        (unix seconds). Returns the number of deleted jobs. `there` returns the keys of all stored files. Each
+        transaction deletes AT_ONCE rows."""
         c, last, gone, files = jobs.c, 0, 0, None
         over = or_(c.finished_at < before, and_(c.model == REFUSED, c.finished_at < refused_before))
         ended = c.status.in_([s for s in Status if s.is_terminal])
@@ -190,7 +190,8 @@ class JobStore(JobReader):
         return job
 
     def progress(self, job_id: str, attempt: int, **values: Any) -> None:
-        """Sets any of request, plan, stage, step, steps, share, eta, memory. Ignores a share below the stored one."""
+        """Sets the given values of the job: any of request, plan, stage, step, steps, share, eta and memory. Keeps the
+        stored share if the given share is lower."""
         if "share" in values:
             share = values["share"]
             values["share"] = case((jobs.c.share > share, jobs.c.share), else_=share)
@@ -226,7 +227,8 @@ class JobStore(JobReader):
             self._change(db, job_id, attempt, Status.CANCELLED, {"eta": None, "cancel_requested": True})
 
     def requeue(self, job_id: str, attempt: int, deaths: Sequence[str] | None = None) -> Status:
-        """Puts the job back in its place in the queue, or cancels it if it is marked to stop; returns the new state."""
+        """Returns the job to its place in the queue, or cancels the job if it is marked to stop. Returns the new
+        state."""
         values = {**FRESH} if deaths is None else {**FRESH, "deaths": list(deaths)}
         with self._writing() as db:
             asked = select(jobs.c.cancel_requested).where(jobs.c.id == job_id)
@@ -235,8 +237,8 @@ class JobStore(JobReader):
         return to
 
     def requeue_running(self) -> list[Job]:
-        """Puts every running job back into the queue, or cancels it if it is marked to stop; returns the queued jobs.
-        The caller must hold the data folder's lock, so that no worker can be running a job."""
+        """Puts every running job back into the queue, or cancels the job if it is marked to stop. Returns the jobs that
+        are queued now. The caller must hold the data folder's lock, so that no worker can be running a job."""
         with self._writing() as db:
             found = [to_job(row) for row in db.execute(select(jobs).where(jobs.c.status == Status.RUNNING))]
             for job in found:
@@ -253,7 +255,7 @@ class JobStore(JobReader):
         text = message[:LONGEST_LINE].encode("utf-8", "replace").decode().replace("\0", "")
         last = select(func.coalesce(func.max(job_events.c.seq), 0)).where(job_events.c.job_id == job_id)
         if db.execute(select(jobs.c.n).where(jobs.c.id == job_id)).scalar_one_or_none() is None:
-            return  # deleted while it ran
+            return  # the job was deleted while it ran
         seq = int(db.execute(last).scalar_one()) + 1
         if seq <= MAX_LOG_LINES:
             line = {"job_id": job_id, "seq": seq, "at": self._clock(), "level": level, "message": text}
@@ -264,14 +266,15 @@ class JobStore(JobReader):
     def notice_put_off(
         self, notice: outbox.Notice, seconds: float, problem: str, for_host: Sequence[float] = ()
     ) -> None:
-        """`for_host`: if the host did not answer, delays in seconds for the other letters to it, by number of tries."""
+        """`for_host`: set if the host did not answer: delays for the other letters to that host, in seconds, by number
+        of tries."""
         with self._writing() as db:
             outbox.put_off(db, notice, self._clock() + seconds)
             outbox.put_off_host(db, notice, self._clock(), for_host)
             self._add_line(db, notice.job_id, problem, "WARN")
 
     def notice_done(self, notice: outbox.Notice, problem: str | None = None) -> None:
-        """Removes the letter, which was sent, or given up because of `problem`."""
+        """Removes the letter, because it was sent or, if `problem` is given, because it was given up."""
         with self._writing() as db:
             outbox.strike_out(db, notice)
             if problem is not None:
@@ -297,8 +300,8 @@ class JobStore(JobReader):
 
 def _asked(job: Job) -> tuple[Any, ...]:
     """The values that must be equal in two requests with the same idempotency name. Files are compared by hash, because
-    the memo does not contain them whole; memo names with a leading underscore concern only the response and are left
-    out."""
+    the memo does not contain their content. Memo names with a leading underscore are left out, because they concern
+    only the response."""
     media = job.request.image, job.request.video
     memo = {name: value for name, value in job.memo.items() if not name.startswith("_")}
     return job.endpoint, memo, [one and one.sha256 for one in media]

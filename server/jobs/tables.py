@@ -23,7 +23,7 @@ from pipelines.request import GenerationRequest
 from server.jobs.job import Job, JobError, Status, Webhook
 from server.media.artifact import Artifact
 
-SCHEMA = 5  # increase with every change of a column or its JSON; tables of another schema are refused
+SCHEMA = 5  # increase with every change of a column or its JSON; a server refuses tables with another number
 
 metadata = MetaData()
 
@@ -67,7 +67,7 @@ jobs = Table(
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_owner_and_state", "owner", "status", "n"),
     Index("jobs_by_status", "status", "n"),
-    Index("jobs_to_list", "facade", "owner", "n"),  # otherwise a list would read the jobs of all other keys
+    Index("jobs_to_list", "facade", "owner", "n"),  # without this index, a list would read the jobs of all other keys
     Index("jobs_to_start", "status", "start_by"),
     Index("jobs_to_end", "status", "end_by"),
     Index("jobs_in_turn", "status", "priority", "owner", "n"),  # covers the query for positions in the queue

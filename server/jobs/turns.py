@@ -1,9 +1,9 @@
 """The order of the queue: which job is next, how many jobs are ahead of a job, and how much of the queue a key may
 fill.
 
-Jobs with the highest priority come first. Among them, the key with the fewest running jobs is next; among equal keys,
-the key served longest ago. A key's oldest job comes first.
-Knows: the rows that decide the order. Does not know: transactions, what happens to a job afterwards.
+Jobs with the highest priority come first. Among them, the key with the fewest running jobs is next; among keys with
+equally many running jobs, the key served longest ago is next. Within a key, the oldest job comes first. Knows: the rows
+that decide the order. Does not know: transactions, what happens to a job afterwards.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def waiting(db: Connection) -> Counter[str]:
 def check_share(waiting: Mapping[str, int], owner: str, limit: int, owners: Collection[str]) -> None:
     """Raises QueueFull when `owner` may not add a job to a queue of `limit` places.
 
-    An owner with waiting jobs may add another while its waiting jobs are fewer than the unreserved free places. One
-    place is reserved for each of the other `owners` without a waiting job, in total at most half of the queue. A single
-    owner may use the whole queue.
+    An owner with waiting jobs may add another job while it has fewer waiting jobs than the queue has free places that
+    are not reserved. One place is reserved for each of the other `owners` that has no waiting job; at most half of the
+    queue is reserved. A single owner may use the whole queue.
     """
     own = waiting.get(owner, 0)
     free = limit - sum(waiting.values())
@@ -105,11 +105,11 @@ def ahead_of(db: Connection, numbers: Collection[int]) -> dict[int, int]:
 
 
 def _ahead(own: Any, rank: int, waiting: Sequence[Any], turn: Mapping[str, tuple[int, int]]) -> int:
-    """`rank`: the number of jobs of the same owner and priority that are ahead. `waiting`: rows of WAITING. `turn`: for
-    each owner the number of running jobs and its last turn."""
+    """The number of jobs ahead of the job `own`. `rank`: how many of the jobs ahead have the same owner and priority.
+    `waiting`: rows of WAITING. `turn`: for each owner the number of running jobs and its last turn."""
     found = rank + sum(row.waiting for row in waiting if row.priority > own.priority)
     mine = (*turn.get(own.owner, (0, 0)), own.n)
-    for row in waiting:  # keys take turns: before this job, each other key has as many turns as this key, or one more
+    for row in waiting:  # keys take turns: before this job, each other key has `rank` or `rank` + 1 turns
         if row.priority == own.priority and row.owner != own.owner:
             comes_first = (*turn.get(row.owner, (0, 0)), row.first) < mine
             found += min(row.waiting, rank + comes_first)

@@ -14,7 +14,7 @@ from server.errors import TooManyBodies
 
 MAX_BODY = 128 * 2**20  # bytes: a 64 MB clip as base64, with room to spare
 SHORT = 64 * 2**10  # bytes; bodies up to this size are not counted
-WAIT_SECONDS = 30.0  # how long a request waits for room
+WAIT_SECONDS = 30.0  # how long a request waits until its body fits into the limits
 SCOPE_KEY = "cogvideox.bodies"
 
 
@@ -34,7 +34,8 @@ class Bodies:
         self._waiting: dict[asyncio.Future[None], tuple[str, int]] = {}
 
     async def take(self, caller: str, size: int) -> None:
-        """Waits for room and reserves it until `give_back`. Raises TooManyBodies after WAIT_SECONDS."""
+        """Waits until `size` more bytes are allowed, and reserves them until `give_back`. Raises TooManyBodies after
+        WAIT_SECONDS."""
         if self._fits(caller, size):
             self._held[caller] += size
             return
@@ -53,7 +54,7 @@ class Bodies:
             self._waiting.pop(room, None)
 
     def take_now(self, caller: str, size: int) -> None:
-        """Like `take`, but raises TooManyBodies at once when there is no room."""
+        """Like `take`, but raises TooManyBodies without waiting when the bytes are not allowed now."""
         if not self._fits(caller, size):
             raise TooManyBodies(self.most_each)
         self._held[caller] += size

@@ -1,8 +1,8 @@
-"""Fair order of requests: each key may have a few in progress at a time, and keys take turns, so that hundreds of
-requests from one key do not delay the requests of others.
+"""Fair order of requests: each key may have only a few requests in progress at a time, and keys take turns. So hundreds
+of requests from one key do not delay the requests of other keys.
 
-Knows: places and callers. Does not know: what a request does. A request keeps its place until its response begins, at
-most for SECONDS: one that takes longer is waiting for something and leaves the CPU free.
+Knows: places and callers. Does not know: what a request does. A request keeps its place until its response begins, but
+at most for SECONDS: a request that takes longer is waiting for something and does not use the CPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Fair:
 
 @asynccontextmanager
 async def in_turn(scope: Scope, caller: str, send: Send) -> AsyncIterator[Send]:
-    """Waits for a place for this caller. Yields the `send` through which the block must send its response."""
+    """Waits for a place for this caller. Yields a `send` function; the block must send its response through this
+    function, which gives the place back."""
     places: Shares | None = scope.get(SCOPE_KEY)
     if places is None:
         yield send

@@ -1,7 +1,7 @@
 """Limits the number of open connections, in total and per IP address.
 
-Knows: addresses, and which connections are waiting for a request. Does not know: HTTP, TLS. Refused and cut
-connections are counted and the counts logged at intervals, so that a flood of connections does not flood the log.
+Knows: addresses, and which connections are waiting for a request. Does not know: HTTP, TLS. The log gets only the
+counts of refused and cut connections, at intervals, so that a flood of connections does not flood the log.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import structlog
 
 LOG_EVERY = 10.0  # seconds between two lines about refused and cut connections
 FILES_EACH = 2  # file descriptors that a connection may need: its socket, and the file being sent
-FILES_KEPT = 256  # file descriptors for everything else: the job table, workers, downloads, webhooks
+FILES_KEPT = 256  # file descriptors for everything but connections: the job table, workers, downloads, webhooks
 MOST_FILES = 65_536  # the process's limit of open files is never raised above this
 
 log = structlog.get_logger()
 
 
 class Waiting(Protocol):
-    """A connection without a request: it has sent nothing, or an incomplete head, or is kept alive between requests."""
+    """A connection without a request. Its client has sent nothing or an incomplete head, or keeps it open between two
+    requests."""
 
     def evict(self) -> None: ...
 
 
 class Connections:
-    """`exempt(address)`: whether the limit per address does not apply, as for a proxy, which carries every client's
-    connections."""
+    """`exempt(address)`: whether the limit per address does not apply to this address. Example: a proxy, which carries
+    every client's connections."""
 
     def __init__(self, most: int, most_per_address: int, exempt: Callable[[str], bool] = lambda _: False) -> None:
         self.most = most
@@ -49,7 +50,7 @@ class Connections:
         """Counts a new connection. Returns None, or the reason for refusing it.
 
         When all places are taken, the connection that has waited longest for a request is closed to make room,
-        preferably one that has not had any request so far.
+        preferably a connection that has not had any request so far.
         """
         place = place_of(address)
         if self._of[place] >= self.most_per_address and not self._exempt(address):

@@ -20,11 +20,11 @@ from server.auth import given_keys
 from server.errors import RateLimited
 from server.limits.connections import place_of
 
-MOST_CALLERS = 50_000  # addresses and keys to remember, invalid keys included
+MOST_CALLERS = 50_000  # the maximum number of addresses and keys (valid or not) whose requests are counted
 
 
 class Limiter:
-    """`rate`: for example `60/minute`. Counts in memory, for all façades together."""
+    """`rate`: for example `60/minute`. The counts are kept in memory, and cover all façades together."""
 
     def __init__(self, rate: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._item = parse(rate)
@@ -48,7 +48,8 @@ class Limiter:
             self._seen.move_to_end(who)
 
     def _forget(self, now: float) -> None:
-        """Drops callers whose period is over, and the least recent callers above MOST_CALLERS."""
+        """Forgets callers without a request in the last period and, above MOST_CALLERS, the least recently active
+        callers."""
         while self._seen:
             who, times = next(iter(self._seen.items()))
             if times and times[-1] > now - self._seconds and len(self._seen) <= MOST_CALLERS:

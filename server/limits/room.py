@@ -21,9 +21,9 @@ from typing import Protocol
 from server.errors import DiskFull, StorageQuotaExceeded
 
 TAG = 8  # characters
-SLOT = 600.0  # seconds; the granularity at which bytes are counted by time
+SLOT = 600.0  # seconds of one time slot; bytes are counted per slot
 HOUR, DAY = 3600.0, 86_400.0
-LEAST = 16 * 2**10  # bytes; a smaller file counts as this many, because it takes inodes and blocks too
+LEAST = 16 * 2**10  # bytes; a smaller file counts as this size, because each file also takes an inode and a whole block
 LOOK_BYTES = 4 * 2**20  # the free space is checked again after this many bytes, or after LOOK_SECONDS
 LOOK_SECONDS = 1.0
 Counted = tuple[str, int, bool, float]  # the arguments of `Room.note`
@@ -81,7 +81,7 @@ class Tally:
 
 
 class Room:
-    """`free` returns the free bytes on the disk; clients' files must leave `floor` of them. `clock` returns unix
+    """`free` returns the free bytes on the disk; clients' files must leave `floor` bytes free. `clock` returns unix
     seconds. `limits` may be set once, before the first file."""
 
     def __init__(self, free: Callable[[], int], floor: int, clock: Callable[[], float] = time.time) -> None:
@@ -98,8 +98,9 @@ class Room:
 
     @contextmanager
     def growing(self, tag: str, *, again: bool = False) -> Iterator[Callable[[int], None]]:
-        """Yields a function to call with the number of bytes before writing them; they count for this key until the
-        block ends. `again`: the bytes are a copy of files that already count, so only the free disk space is checked.
+        """Yields a function to call before each write, with the number of bytes. These bytes count for this key until
+        the block ends. `again`: the bytes are a copy of files that already count, so only the free disk space is
+        checked.
 
         The function raises StorageQuotaExceeded, DiskFull.
         """
@@ -146,7 +147,7 @@ class Room:
     @contextmanager
     def recount(self) -> Iterator[Callable[[Iterable[Counted]], None]]:
         """Yields a function that replaces the counts by the sums of all existing files, given as arguments of `note`.
-        Files that are noted during the listing also count."""
+        Files that are noted while the caller lists the files also count."""
         with self._lock:
             self._news = []
 
@@ -185,6 +186,6 @@ class Room:
 
 
 def tag_of(owner: str) -> str:
-    """The prefix of the keys of this owner's files; on a server without API keys, all files share one."""
+    """The prefix of the keys of this owner's files; on a server without API keys, all files have the same prefix."""
     digest = hashlib.blake2b(owner.encode(), digest_size=6, person=b"artifacts").digest()
     return base64.urlsafe_b64encode(digest).decode()

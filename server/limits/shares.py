@@ -1,4 +1,4 @@
-"""Limits how many places of a shared resource one key may hold at a time, so that no key can take them all.
+"""Limits how many places of a shared resource one key may hold at a time, so that no key can take all places.
 
 Knows: places and key names. Does not know: what a place is for. Use each object from one event loop only.
 """
@@ -17,11 +17,11 @@ from server.errors import TooManyAtOnce
 
 
 class Shares:
-    """`total` places, at most `per_key` for one key; at most `waiting` requests of a key may wait for a place. `what`
-    names the places in errors.
+    """There are `total` places; one key may hold at most `per_key`, and at most `waiting` requests of a key may wait
+    for a place. `what` names the places in errors.
 
-    A key without a place gets one even when all are taken, so others cannot lock it out. Waiting keys take turns. On
-    an open server all callers share the key "", which may hold every place.
+    A key without a place gets a place even when all are taken, so other keys cannot lock it out. Waiting keys take
+    turns. On an open server all callers share the key "", which may hold every place.
     """
 
     def __init__(self, what: str, total: int, per_key: int, waiting: int | None = None) -> None:
@@ -53,8 +53,8 @@ class Shares:
             self.give_back(key)
 
     async def take(self, key: str, seconds: float | None = None) -> None:
-        """Takes a place, to be returned with `give_back`. Raises TooManyAtOnce after waiting for `seconds`, and at once
-        when too many requests of this key are waiting."""
+        """Takes a place, to be returned with `give_back`. Raises TooManyAtOnce when no place is free within `seconds`;
+        raises it without waiting when too many requests of this key are waiting."""
         if key not in self._waiting and self._has_room(key):
             self._held[key] += 1
             return
@@ -97,9 +97,9 @@ class Shares:
                     continue
                 place = self._waiting[key][0]
                 self._forget(key, place)
-                if key in self._waiting:  # move it behind the other keys
+                if key in self._waiting:  # move this key behind the other keys
                     self._waiting[key] = self._waiting.pop(key)
-                if not place.done():  # otherwise the request has stopped waiting
+                if not place.done():  # a future that is done belongs to a request that has stopped waiting
                     self._held[key] += 1
                     place.set_result(None)
                 handed = True

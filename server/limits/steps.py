@@ -1,4 +1,5 @@
-"""Processes large texts from clients in steps of a few milliseconds, one text at a time, with keys taking turns.
+"""Processes large texts from clients in steps of a few milliseconds. One text is processed at a time, and keys take
+turns.
 
 While a built-in function of Python processes megabytes, nothing else runs in this process, not even the event loop.
 Knows: the size of a step, whose turn it is. Does not know: what is done with the texts.
@@ -28,7 +29,8 @@ def steps(begin: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 async def in_turn(owner: str, size: int, call: Callable[..., T], *args: Any) -> T:
-    """Runs `call(*args)` in a thread and returns its result; for a text of LARGE or more, waits for this key's turn."""
+    """Runs `call(*args)` in a thread and returns its result; before a text of LARGE or more characters, waits for this
+    key's turn."""
     if size < LARGE:
         return await asyncio.to_thread(call, *args)
     async with _turns.turn(owner):

@@ -11,14 +11,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 NAT64 = IPv6Network("64:ff9b::/96")
 TEREDO = IPv6Network("2001::/32")
-# ranges that `is_global` counts as public, but that must not be called
+# `is_global` counts these ranges as public, but they must not be called
 REFUSED_V4 = (
     IPv4Network("192.0.0.0/24"),  # protocol assignments
     IPv4Network("192.88.99.0/24"),  # 6to4 relays
     IPv4Network("168.63.129.16/32"),  # the host agent of Azure's virtual machines
 )
 REFUSED_V6 = (
-    IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
+    IPv6Network("2001::/23"),  # protocol assignments, which include Teredo
     IPv6Network("2001:db8::/32"),
     IPv6Network("3fff::/20"),
 )

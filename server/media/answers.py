@@ -1,4 +1,4 @@
-"""Limits the CPU time for parsing the responses of unknown hosts, which aiohttp does in the event loop.
+"""Limits the CPU time for parsing the responses of unknown hosts, because aiohttp parses them in the event loop.
 
 Knows: the bytes received on a connection and the CPU time spent on them. Does not know: HTTP, URLs, what is done with
 the bytes.
@@ -14,9 +14,9 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 PIECE = 16 * 2**10  # bytes to parse between two checks of the CPU time
-CPU_SECONDS = 0.02  # to parse a response, plus CPU_PER_MIB for each MiB of it; usually a tenth is enough
+CPU_SECONDS = 0.02  # for parsing a response, plus CPU_PER_MIB per MiB; usually a tenth of this is enough
 CPU_PER_MIB = 0.01
-MESSAGES = 10  # per connection: a response, and the 1xx responses before it
+MESSAGES = 10  # responses per connection: the final response, and the 1xx responses before it
 SPARE = 2**20  # bytes of heads and chunk sizes, in addition to twice the size of the body
 
 

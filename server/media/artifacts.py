@@ -1,7 +1,7 @@
 """Files that the server serves: results and uploads.
 
-Knows: their unguessable keys, their URLs, when they expire, how a browser should treat them.
-Does not know: where they are stored (`storage.py`), jobs, vendors. Anyone who knows a key may download its file.
+Knows: their unguessable keys, their URLs, when they expire, how a browser should treat them. Does not know: where the
+files are stored (`storage.py`), jobs, vendors. Anyone who knows a key may download its file.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ OTHER = "application/octet-stream"
 
 @dataclass(frozen=True)
 class Limits:
-    """`keep_seconds`: for files without an expiry of their own. Limits in bytes: `size` for all files, `size_per_owner`
-    for the files of one API key, `brought_per_owner` for its uploads that never expire. None: no limit."""
+    """`keep_seconds`: how long to keep files that have no explicit expiry. Limits in bytes: `size` for all files,
+    `size_per_owner` for the files of one API key, `brought_per_owner` for its uploads that never expire. None: no
+    limit."""
 
     keep_seconds: float | None = None
     size: int | None = None
@@ -110,7 +111,7 @@ class Artifacts:
         return Artifact(key, MEDIA_TYPES.get(extension_of(file_name), OTHER), file_name, size)
 
     def find(self, key: str) -> Artifact | None:
-        """The file with that key, unless it has expired."""
+        """The file with this key; None for a file that has expired or does not exist."""
         if (stored := self._find(key)) is None:
             return None
         return Artifact(key, MEDIA_TYPES.get(extension_of(stored.name), OTHER), stored.name, stored.size)
@@ -130,8 +131,8 @@ class Artifacts:
     def sweep(self, limits: Limits = NO_LIMITS, others: Callable[[], Iterable[Counted]] = tuple) -> int:
         """Removes expired files, then the oldest files while a limit is exceeded; returns the number of removed files.
 
-        Evicts results without an explicit expiry first, then uploads and files with one. `others` returns files stored
-        elsewhere that count as uploads. Raises StorageDown.
+        To get below a limit, it first removes results without an explicit expiry, then uploads and files with an
+        explicit expiry. `others` returns the files that are stored elsewhere but count as uploads. Raises StorageDown.
         """
         with self._data.room.recount() as recounted:
             over, left = self._listed(limits)
@@ -176,7 +177,7 @@ class Artifacts:
 
     @contextmanager
     def on_disk(self, artifact: Artifact) -> Iterator[Path]:
-        """A temporary copy on disk. Raises FileNotFoundError, DiskFull."""
+        """A temporary copy of the file on disk. Raises FileNotFoundError, DiskFull."""
         with full_disk_named(), tempfile.NamedTemporaryFile(dir=self._data.uploads) as file:
             file.write(self.read(artifact))
             file.flush()
@@ -208,7 +209,8 @@ class Artifacts:
         return f"{base.rstrip('/')}/files/{artifact.key}/{quote(artifact.file_name)}"
 
     def of_url(self, url: str) -> Artifact | None:
-        """The file at one of this server's own URLs. The host is ignored: only this server makes such keys."""
+        """The file at one of this server's own URLs. The host in the URL is ignored, because only this server generates
+        such keys."""
         try:
             whole = urlsplit(url).path
         except ValueError:
@@ -239,7 +241,8 @@ class Artifacts:
 
 
 def _surplus(files: list[Stored], limit: int, now: float, safe: float = HOUR) -> list[str]:
-    """The keys of the files to remove so that the others fit into `limit` bytes; none younger than `safe` seconds."""
+    """The keys of the files to remove so that the remaining files fit into `limit` bytes. Files younger than `safe`
+    seconds are never removed."""
     surplus, keys = sum(stored.size for stored in files) - limit, []
     for stored in sorted(files, key=lambda one: (one.until is not None, one.made_at)):
         if surplus <= 0:
@@ -260,7 +263,7 @@ def headers_of(name: str) -> dict[str, str]:
         "content-type": f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type,
         "content-disposition": f'{how}; filename="{name}"',
         "x-content-type-options": "nosniff",
-        "cache-control": "private, max-age=3600",  # files expire, so caches must ask again
+        "cache-control": "private, max-age=3600",  # files expire, so caches must revalidate
     }
 
 

@@ -15,11 +15,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 TAG = re.compile(r'(?:W/)?"[^"]*"')
-SPEC = re.compile(r"(\d{0,1000})-(\d{0,1000})", re.ASCII)  # a number may be far beyond the end of the file
+SPEC = re.compile(r"(\d{0,1000})-(\d{0,1000})", re.ASCII)  # a number may be far beyond the file's end
 MOST_RANGES = 100
 KEPT = ("etag", "last-modified", "cache-control", "accept-ranges", "x-content-type-options")
 
-Part = tuple[int, int]  # the first byte, and the one after the last
+Part = tuple[int, int]  # the index of the first byte, and of the byte after the last
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Wanted:
 
 def wanted(headers: Headers, tag: str, modified: float, size: int) -> Wanted:
     """Decides what to send for a GET or HEAD with these headers. `modified`: unix seconds."""
-    modified = int(modified)  # the header has no fractions
+    modified = int(modified)  # the header's time has no fractions of a second
     if "if-match" in headers:
         known = ",".join(headers.getlist("if-match"))
         if known.strip() != "*" and tag not in TAG.findall(known):
@@ -55,7 +55,7 @@ def wanted(headers: Headers, tag: str, modified: float, size: int) -> Wanted:
 
 
 def ranges_of(asked: str, size: int) -> list[Part] | None:
-    """The parts of a file that a Range header names; an empty list when all are beyond the file's end.
+    """The parts of a file that a Range header names; an empty list when all ranges are beyond the file's end.
 
     None for a header that must be ignored: empty, malformed, in another unit than bytes, or with too many ranges.
     """

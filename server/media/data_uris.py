@@ -1,7 +1,7 @@
-"""Decodes files that a client sends as text: data: URIs and bare base64, in pieces that each take little time.
+"""Decodes files that a client sends as text: data: URIs and bare base64. Each piece is decoded in little time.
 
-Knows: both alphabets of base64, percent escapes, limits. Does not know: the expected content.
-The iterators returned here raise TooLarge and DownloadFailed while they are being read.
+Knows: both alphabets of base64, percent escapes, limits. Does not know: the expected content. The iterators returned
+here raise TooLarge and DownloadFailed only while a caller reads them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def from_text(text: str, limit: int) -> Iterator[bytes]:
 
 
 def unescaped(text: str, begin: int = 0) -> Iterator[bytes]:
-    """Decodes percent escapes, starting at `begin`."""
+    """Decodes the percent escapes of the text, starting at index `begin`."""
     escapes, left = 0, ""
     for at, end in steps(begin, len(text)):
         piece = left + text[at:end]
@@ -72,12 +72,12 @@ def unescaped(text: str, begin: int = 0) -> Iterator[bytes]:
 
 
 def encoded(text: str, begin: int = 0) -> Iterator[bytes]:
-    """Encodes in UTF-8, starting at `begin`."""
+    """Encodes the text in UTF-8, starting at index `begin`."""
     return (text[at:end].encode("utf-8", "replace") for at, end in steps(begin, len(text)))
 
 
 def from_base64(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """Decodes both alphabets, with or without whitespace and padding. Anything else raises NotBase64."""
+    """Decodes both alphabets of base64, with or without whitespace and padding. Any other text raises NotBase64."""
     left, size, padded = b"", 0, False
     for piece in pieces:
         plain = piece.translate(STANDARD, SPACE)
@@ -103,7 +103,8 @@ def _decoded(digits: bytes) -> bytes:
 
 
 def pour(pieces: Iterable[bytes], limit: int, file: Writable) -> None:
-    """Writes the pieces, at most `limit` bytes. Raises TooLarge, DownloadFailed and what `file.write` raises."""
+    """Writes the pieces to `file`, at most `limit` bytes. Raises TooLarge, DownloadFailed and what `file.write`
+    raises."""
     size = 0
     for piece in pieces:
         size += len(piece)

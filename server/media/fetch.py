@@ -29,7 +29,7 @@ from weights.record import sha256
 PICTURE_BYTES = 25 * 2**20
 VIDEO_BYTES = 200 * 2**20
 URL_LENGTH = 8192
-AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # files being downloaded, decoded or checked
+AT_ONCE, PER_KEY, WAITING = 32, 4, 100  # files being downloaded, decoded or checked at a time
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Check = Callable[[Path, str], Awaitable[None]]
@@ -53,11 +53,11 @@ class Intake:
         return await self._take(value, field, owner, PICTURE_BYTES, "image_load_error", self._inspectors.image)
 
     async def video(self, value: str | bytes, field: str, *, owner: str = "") -> Media:
-        """Stores an input clip and checks that its first frame can be decoded. Raises like `picture`."""
+        """Stores an input clip and checks that its first frame can be decoded. Raises the same errors as `picture`."""
         return await self._take(value, field, owner, VIDEO_BYTES, "unsupported_video_format", self._inspectors.clip)
 
     def again(self, media: Media, field: str) -> Media:
-        """Reuses an earlier job's input for another job. Raises MediaError when it is no longer stored."""
+        """Reuses an earlier job's input for another job. Raises MediaError when that input is no longer stored."""
         if not self._data.touch(Path(media.path)):
             raise MediaError(field, "file_download_error", "the file is not kept any more, send it again")
         return media
@@ -68,7 +68,8 @@ class Intake:
     async def _take(
         self, value: str | bytes, field: str, owner: str, limit: int, empty: MediaCode, check: Check
     ) -> Media:
-        """Waits for this owner's turn before decoding or downloading, so that waiting requests take no extra memory."""
+        """Waits for this owner's turn, then decodes or downloads. In this order, a waiting request takes no extra
+        memory."""
         async with self._turns.turn(owner):
             room, tag = self._data.room, tag_of(owner)
             with arriving(self._data.inputs) as (part, file), room.growing(tag) as grow:

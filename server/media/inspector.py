@@ -24,7 +24,7 @@ MEMORY_BYTES = 1536 * 2**20  # the largest accepted image takes about 950 MiB
 QUICK_CPU_SECONDS = 3.0
 SLOW_CPU_SECONDS = 15.0
 NICE = 5  # lower priority than the API process, higher than the workers
-SLOW_NICE = 10  # added for slow tasks: lower priority than the workers
+SLOW_NICE = 10  # added to the process's niceness for slow tasks: lower priority than the workers
 QUICK_HEADER = 2**20  # bytes; a LoRA file with a longer header is a slow task
 
 Answer = dict[str, Any]
@@ -39,7 +39,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for line in sys.stdin:
         task = json.loads(line)
-        if task["slow"]:  # the last task of this process
+        if task["slow"]:  # this task is the last of this process
             os.nice(SLOW_NICE)
         signal.setitimer(signal.ITIMER_PROF, SLOW_CPU_SECONDS if task["slow"] else QUICK_CPU_SECONDS)
         answer = answered(task)

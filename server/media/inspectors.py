@@ -1,7 +1,7 @@
 """Checks untrusted files in limited processes, which are killed when a check takes too long or the server stops.
 
-Knows: `server.media.inspector`, turns of API keys, how long a check may take. Does not know: the checks.
-Quick checks never wait for slow ones: each kind has its own turns. An inspector process ends after a slow check, so
+Knows: `server.media.inspector`, turns of API keys, how long a check may take. Does not know: the checks. Quick checks
+never wait for slow checks: quick and slow checks have separate turns. An inspector process ends after a slow check, so
 that its memory is freed.
 """
 
@@ -25,7 +25,7 @@ from pipelines.video.process import MediaCode, MediaUnreadable
 from server.limits.shares import Shares
 from server.media import inspector
 
-QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # checks at a time: in total, per key, waiting per key
+QUICK, SLOW = (4, 2, 100), (4, 1, 32)  # quick checks at a time: in total, per key, and waiting per key
 SLOW_PROCESSES = 6  # slow checks at a time for any number of keys, because each takes up to 1.5 GiB
 SECONDS = 60.0  # of real time; the inspector itself limits its CPU time
 KEPT = QUICK[0]  # idle inspectors
@@ -33,7 +33,7 @@ USES = 200  # checks after which an inspector is replaced
 
 
 class TooSlow(Exception):
-    """The program did not end in time."""
+    """A program did not end within its time limit."""
 
 
 @dataclass

@@ -43,7 +43,7 @@ from server.settings import Settings
 from weights import loras
 from weights.catalog import WeightsError
 
-SECONDS = 100.0  # for one download: fal's Python client waits 120 seconds for a response
+SECONDS = 100.0  # seconds for one download; fal's Python client waits 120 seconds for a response
 AT_ONCE, PER_KEY, WAITING = 8, 2, 100  # LoRAs being fetched or checked
 LENGTH = 8192  # characters
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -72,7 +72,7 @@ class Loras:
         self._artifacts = artifacts
         self._outbound = outbound
         self._inspectors = inspectors
-        self._turns: dict[str, asyncio.Lock] = {}  # so that simultaneous requests for one file fetch it once
+        self._turns: dict[str, asyncio.Lock] = {}  # so that simultaneous requests fetch the same file only once
         self._turns_of_keys = Shares("LoRAs", AT_ONCE, PER_KEY, WAITING)
 
     async def take(
@@ -83,7 +83,7 @@ class Loras:
 
         Raises RequestError and MediaError that name `field`; DiskFull, QueueFull.
         """
-        async with self._turns_of_keys.turn(owner):  # before the file's lock, which other keys may need
+        async with self._turns_of_keys.turn(owner):  # the turn comes before the file's lock, which other keys may need
             return await self._take(value, scale, task, field, fresh, owner)
 
     async def _take(self, value: str, scale: float, task: Task, field: str, fresh: bool, owner: str) -> Lora:
@@ -157,7 +157,7 @@ class Loras:
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
                 size = file.tell()
-            room.note_fetched(tag, size)  # counts for a day, even if the file is already stored
+            room.note_fetched(tag, size)  # the file counts for a day, even if it is already stored
             return await self._keep(Path(name), note, pin, owner)
         except TooLarge as e:
             raise MediaError(field, "file_too_large", e.message, max_size=self._most) from None
@@ -186,7 +186,8 @@ class Loras:
         return None
 
     def _kept(self, note: Path, pin: str | None) -> Path | None:
-        """The stored file that this URL returned before, or that matches the pin, if it is still there and intact."""
+        """The file that was stored for this URL before, or that matches the pin. None if the file no longer exists or
+        is damaged."""
         try:
             came, is_now = note.read_text("ascii").split()
         except (OSError, ValueError):
@@ -198,8 +199,8 @@ class Loras:
         return path
 
     async def _keep(self, came: Path, note: Path | None, pin: str | None, owner: str) -> Path:
-        """Stores the received file under its hash. Raises LoraError for a file that is not a LoRA or does not match the
-        pin."""
+        """Stores the received file `came` under its hash; returns its path. Raises LoraError for a file that is not a
+        LoRA or does not match the pin."""
         sha256 = await asyncio.to_thread(lora_file.digest, came)
         if pin not in (None, sha256):
             raise LoraError(f"the SHA-256 of what came is {sha256}, asked for was {pin}")
@@ -213,7 +214,7 @@ class Loras:
             await self._inspectors.lora(came, owner)
             path = self._file(sha256)
             came.replace(path)
-        if note is not None:  # for later requests: the hash of the received file, and of the stored one
+        if note is not None:  # for later requests: the hash of the received file, and the hash of the stored file
             await asyncio.to_thread(write_atomically, note, f"{sha256} {path.stem}".encode())
         return path
 
@@ -238,8 +239,9 @@ class Loras:
         return path
 
     async def _checked(self, path: Path, pin: str | None, alpha: float | None, task: Task, owner: str) -> str:
-        """Returns its SHA-256. Raises LoraError unless the file matches the pin and fits the model of the task."""
-        model = self._models.get(task)  # None: `Jobs.submit` reports it
+        """Returns the file's SHA-256. Raises LoraError unless the file matches the pin and fits the model of the
+        task."""
+        model = self._models.get(task)  # if None, `Jobs.submit` reports it
         config = None if model is None else model.folder / "transformer" / "config.json"
         if config is not None and not config.is_file():  # the model's folder is gone, and its jobs will report that
             config = None

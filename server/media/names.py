@@ -1,7 +1,8 @@
-"""Resolves host names, so that a dead name server delays one key and not all.
+"""Resolves host names, so that a dead name server delays only the key whose request needs it.
 
-`getaddrinfo` cannot be interrupted, so it runs in separate threads, a few per key. A thread counts until it has really
-ended, even after its caller has stopped waiting. The threads are daemons, which do not keep the server from stopping.
+`getaddrinfo` cannot be interrupted, so it runs in separate threads, a few per key. A thread counts for its key until
+the thread has ended, even if its caller has stopped waiting. The threads are daemons, so they do not keep the server
+from stopping.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from server.errors import TooManyAtOnce
 from server.limits.shares import Shares
 
 AT_ONCE, PER_KEY = 64, 8  # look-ups
-SECONDS = 10.0  # for one look-up, including the wait for a thread
+SECONDS = 10.0  # seconds for one look-up, including the wait for a thread
 FLAGS = socket.AI_ADDRCONFIG & getattr(socket, "AI_MASK", -1)
 NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 

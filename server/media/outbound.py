@@ -25,7 +25,7 @@ from server.media.addresses import is_public
 from server.media.answers import Answer, TooMuchWork
 from server.media.names import NameNotResolved, Names
 
-SECONDS = 30.0  # for the whole download, redirects included
+SECONDS = 30.0  # seconds for the whole download, redirects included
 AT_ONCE, PER_KEY = 64, 8  # downloads
 WAIT = 30.0  # seconds that a download waits for other downloads of its key
 REDIRECTS = 3
@@ -55,7 +55,7 @@ class Unreachable(DownloadFailed):
 
 class Outbound:
     """Use from one event loop only. `allowed(address)`: whether this IP address may be called. `owner`: the owner name
-    of the API key; slow hosts and name servers of one key do not delay others."""
+    of the API key; slow hosts and name servers of one key do not delay other keys."""
 
     def __init__(self, allowed: Callable[[str], bool] = is_public, seconds: float = SECONDS) -> None:
         self._allowed = allowed
@@ -81,7 +81,7 @@ class Outbound:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, owner: str = "") -> int:
         """Posts `body` and returns the response's status, which may be a redirect. Raises DownloadFailed; Unreachable
-        when there was no response."""
+        when no response came."""
         async with self._transfer(seconds, owner) as session:
             _check_scheme(url)
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
@@ -105,7 +105,7 @@ class Outbound:
 
     @asynccontextmanager
     async def _transfer(self, seconds: float, owner: str) -> AsyncIterator[aiohttp.ClientSession]:
-        """A session for one transfer. Turns its errors into DownloadFailed."""
+        """A session for one transfer. Turns the transfer's errors into DownloadFailed."""
         task = asyncio.current_task()
         if task is not None:
             self._transfers.add(task)
@@ -135,7 +135,7 @@ class Outbound:
                 self._transfers.discard(task)
 
     def _session(self, owner: str) -> aiohttp.ClientSession:
-        """A new session for each transfer, so that none waits for another's connection."""
+        """A new session for each transfer, so that no transfer waits for the connection of another."""
         connector = aiohttp.TCPConnector(
             socket_factory=self._dial, resolver=self._names.of(owner), use_dns_cache=False, force_close=True
         )

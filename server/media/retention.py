@@ -87,7 +87,7 @@ class Retention:
         )
 
     def _drop_records(self) -> None:
-        """Removes the records of uploads whose file is gone."""
+        """Removes the record of each upload whose file no longer exists."""
         before, keys = self._clock() - LEFT_SECONDS, self._artifacts.keys()
         for path in (path for folder in self._data.records.values() for path in folder.glob("*/*")):
             found = RECORD.fullmatch(path.name)
@@ -107,21 +107,23 @@ class Retention:
             self._data.drop(path, now - HOUR)
 
     def _drop_inputs(self, before: float) -> None:
-        """Lists the inputs in use first: an input that is requested after that is touched, and counts as new."""
+        """Removes idle inputs. Lists the inputs in use first: an input that is requested after the listing is touched,
+        and so counts as new."""
         needed = self._inputs_in_use()
         for path in self._data.inputs.iterdir():
             if path.name not in needed:
                 self._data.drop(path, before)
 
     def _drop_loras(self, before: float) -> None:
-        """Removes LoRAs fetched for requests and not used since `before`; each request that names one touches it."""
+        """Removes LoRAs that were fetched for requests and not used since `before`. Each request that names such a LoRA
+        touches its file."""
         needed = self._inputs_in_use()
         for path in self._data.loras.iterdir():
             if path.stem not in needed:
                 self._data.drop(path, before)
 
     def _drop_temporary(self, before: float) -> None:
-        elsewhere = (self._data.artifacts, self._data.uploads, self._data.temporary)  # these have their own sweeps
+        elsewhere = (self._data.artifacts, self._data.uploads, self._data.temporary)  # folders with their own sweeps
         folders = [path for path in self._data.root.iterdir() if path.is_dir() and path not in elsewhere]
         for path in (path for folder in folders for path in folder.rglob(".*")):
             if TEMPORARY.fullmatch(path.name) and path.is_file():

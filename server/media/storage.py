@@ -70,7 +70,7 @@ class Storage(Protocol):
         """Raises FileNotFoundError."""
 
     def remove(self, key: str) -> None:
-        """Does nothing for an unknown key. Downloads in progress still complete."""
+        """Does nothing for an unknown key. Downloads of the file that have begun still complete."""
 
     def respond(self, request: Request, stored: Stored, headers: Mapping[str, str]) -> Response:
         """The response to GET or HEAD, with ranges."""
@@ -80,7 +80,8 @@ class Storage(Protocol):
 
 
 class LocalStorage:
-    """`<folder>/<key>/<file name>`, one file in each, with `.expires` beside it when an expiry was given."""
+    """`<folder>/<key>/<file name>`, one file in each folder, with a file `.expires` beside it when an expiry was
+    given."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -142,9 +143,9 @@ class LocalStorage:
 
 
 class OpenFile(FileResponse):
-    """Keeps the file open while it is being sent, because it may be removed meanwhile.
-
-    NOTE: Starlette answers malformed ranges with 400, which the standard wants ignored, and supports no conditions.
+    """A response that keeps the file open while it is being sent, because the file may be removed meanwhile. NOTE:
+    Starlette's own response supports no conditions, and answers malformed ranges with 400 although the standard says to
+    ignore them.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig
 
 RETRIES = 6
-FIRST_WAIT = timedelta(seconds=0.5)  # before the second try; later ones wait longer
+FIRST_WAIT = timedelta(seconds=0.5)  # the wait before the second try; the waits before later tries are longer
 LONGEST_WAIT = timedelta(seconds=5)
-PATIENCE = timedelta(seconds=30)  # for all tries of one request together
-SILENCE = timedelta(seconds=30)  # without receiving a byte
+PATIENCE = timedelta(seconds=30)  # for all tries of one request to the storage together
+SILENCE = timedelta(seconds=30)  # the longest time without receiving a byte
 WHOLE = timedelta(days=1)  # for a whole download, because a client may read slowly
 PART = 5 * 2**20  # bytes, the smallest part size that S3 accepts
-PIECE = 2**20  # bytes passed on at a time
+PIECE = 2**20  # bytes passed on to a client at a time
 SIGNED_SECONDS = 3600.0  # the longest validity of a signed URL
-AGAIN_SECONDS = 10.0  # from a failure until the next check tries the storage again
+AGAIN_SECONDS = 10.0  # seconds from a failure until `check` tries the storage again
 OBJECT = re.compile(rf"({KEY.pattern})/(?:until-(\d+\.\d+|inf)/)?([^/]+)")
 KEPT_HEADERS = ("content-type", "content-disposition", "cache-control")
 
@@ -117,7 +117,8 @@ class ObjectStorage(Storage):
         if what.status not in (200, 206):
             return bodiless(what, shown, stored.size)
         status, begin, end = 200, 0, stored.size
-        if len(what.parts) == 1:  # S3 sends one range at a time; for several, the standard allows the whole file
+        # S3 sends one range at a time; for several ranges, the standard allows a response with the whole file
+        if len(what.parts) == 1:
             (begin, end), status = what.parts[0], 206
             shown["content-range"] = f"bytes {begin}-{end - 1}/{stored.size}"
         shown["content-length"] = str(end - begin)
@@ -140,7 +141,8 @@ class ObjectStorage(Storage):
         return RedirectResponse(address, 307, {**CORS, "cache-control": "no-store"})
 
     def check(self) -> None:
-        """In the first AGAIN_SECONDS after a failure, raises that failure again; later tries the storage."""
+        """After a failure, raises that failure again for AGAIN_SECONDS, without trying the storage. After that time,
+        tries the storage again."""
         if self._failed is None:
             return
         since, why = self._failed
@@ -166,7 +168,7 @@ class ObjectStorage(Storage):
 
 
 class Passed(StreamingResponse):
-    """Ends early when the storage fails, so that the client notices the missing bytes."""
+    """A response that ends early when the storage fails, so that the client notices the missing bytes."""
 
     def __init__(self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, status, headers)
@@ -185,7 +187,7 @@ def _client_options() -> ClientConfig:
         "read_timeout": SILENCE,
         "timeout": WHOLE,
     }
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):  # the second one takes precedence
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):  # the second variable takes precedence
         if endpoint := os.environ.get(name):
             if not re.match(r"https?://[^/\s]", endpoint):
                 raise ValueError(f"{name} must look like https://s3.example.org")

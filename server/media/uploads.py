@@ -1,7 +1,7 @@
 """Files that clients upload ahead of a request, in one piece or in parts.
 
-Knows: how to write a stream to disk without holding it in memory, and so that a file exists completely or not at all.
-Does not know: how vendors start an upload, who may start one, how long and where files are stored.
+Knows: how to write a stream to disk without holding it in memory; how to make sure that a file exists completely or not
+at all. Does not know: how vendors start an upload, who may start one, how long and where files are stored.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Uploads:
         key: str | None = None,
         owner: str = "",
     ) -> Artifact:
-        """Stores the file under `key` (from `Artifacts.new_key`; by default a new key of `owner`).
+        """Stores the file under `key`, which comes from `Artifacts.new_key`. Without `key`, makes a new key of `owner`.
 
         Raises UploadTooLarge (StorageQuotaExceeded), UploadBroken (the key is taken, the upload is empty), DiskFull;
         after an error nothing is left on the disk.
@@ -86,7 +86,8 @@ class Uploads:
                 raise UploadBroken(OVER) from None
 
     async def store_part(self, key: str, number: int, chunks: AsyncIterator[bytes]) -> str:
-        """Writes part `number` (from 1), replacing an earlier one; returns its ETag, a quoted hash.
+        """Writes part `number` (from 1), and replaces an earlier part with this number. Returns the part's ETag, a
+        quoted hash.
 
         Raises UploadTooLarge, UploadBroken, DiskFull.
         """
@@ -118,7 +119,8 @@ class Uploads:
         *,
         keep_seconds: float | None = None,
     ) -> Artifact:
-        """Joins those parts in ascending order into one file. Raises UploadBroken, UploadTooLarge, DiskFull."""
+        """Joins the parts with these numbers into one file, in ascending order. Raises UploadBroken, UploadTooLarge,
+        DiskFull."""
         wanted = sorted(set(numbers))
         folder = self._data.uploads / key
         if (
@@ -146,7 +148,7 @@ class Uploads:
             self.room.note(tag, -size, brought, at)
 
     def parts(self) -> Iterator[Counted]:
-        """The parts of unfinished uploads, as `Room.note` takes them."""
+        """The parts of unfinished uploads, each as the arguments of `Room.note`."""
         for folder in self._data.uploads.iterdir():
             if KEY.fullmatch(folder.name):
                 yield from _parts(folder)
@@ -176,7 +178,7 @@ def _parts(folder: Path) -> Iterator[Counted]:
 
 
 def _make_room_for_part(folder: Path, number: int) -> int:
-    """Returns the bytes of the other parts. Raises UploadTooLarge when there are too many parts."""
+    """Returns the size of the other parts in bytes. Raises UploadTooLarge when there are too many parts."""
     folder.mkdir(exist_ok=True)
     if sum(1 for _ in folder.iterdir()) >= MOST_PARTS and not (folder / str(number)).exists():
         raise UploadTooLarge(f"the upload has more than {MOST_PARTS} parts")
@@ -184,7 +186,7 @@ def _make_room_for_part(folder: Path, number: int) -> int:
 
 
 def _size_of_parts(folder: Path, but: int | None = None) -> int:
-    """Bytes of all parts except the part `but`."""
+    """The bytes of all parts except part `but`."""
     return sum(p.stat().st_size for p in folder.iterdir() if PART_NAME.fullmatch(p.name) and p.name != str(but))
 
 
@@ -201,7 +203,8 @@ async def _short(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _write(chunks: AsyncIterator[bytes], file: BinaryIO | object, limit: int, grow: Callable[[int], None]) -> str:
-    """Writes the chunks and returns their MD5 in hex, for an ETag. Raises UploadBroken if empty, UploadTooLarge."""
+    """Writes the chunks and returns their MD5 in hex, for an ETag. Raises UploadBroken if they are empty,
+    UploadTooLarge."""
     digest, size = hashlib.md5(usedforsecurity=False), 0
     async for chunk in _short(chunks):
         size += len(chunk)

@@ -1,4 +1,4 @@
-"""Makes glibc return the memory of large requests to the system when they end."""
+"""Makes glibc return the memory of a large request to the system when the request ends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _BLOCK_BYTES = 2**17  # less than the decoded size of one base64 piece of `serve
 
 
 def return_large_blocks() -> None:
-    """Makes glibc return freed blocks above 128 KiB at once. By default glibc raises that threshold up to 32 MiB and
-    keeps a pool per thread. Does nothing on other systems."""
+    """Makes glibc return blocks above 128 KiB to the system as soon as they are freed. By default glibc raises that
+    threshold up to 32 MiB and keeps a pool per thread. Does nothing on other systems."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # musl has no mallopt
             libc = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
 """Decompresses request bodies in small pieces before the app reads them.
 
-Knows: gzip, deflate. Does not know: what a body holds or how large it may be. The reader counts the bytes it gets, so a
-decompression bomb never takes more memory than any other body.
+Knows: gzip, deflate. Does not know: what a body holds or how large it may be. The reader counts the decompressed bytes,
+so a decompression bomb takes no more memory than an uncompressed body.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.limits.bodies import BodyTooLarge
 
 PIECE = 64 * 2**10  # bytes to pass on before the event loop gets a turn
-MOST_MEMBERS = 100  # members of one gzip body; limited, because each needs its own decompressor
+MOST_MEMBERS = 100  # members of one gzip body; limited, because each member needs its own decompressor
 TAKEN = "gzip, deflate"
 WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's `wbits`
 RAW = -15
@@ -25,8 +25,9 @@ RAW = -15
 class Decoded:
     """ASGI middleware: decompresses a body that has a Content-Encoding.
 
-    `receive` raises the errors, so that the app answers them like any other: HTTPException 415 for an unsupported
-    coding, 400 for a body that does not match its coding, BodyTooLarge for more than `limit` compressed bytes.
+    `receive` raises the errors, so that the app answers these errors like any other error: HTTPException 415 for an
+    unsupported coding, 400 for a body that does not match its coding, BodyTooLarge for more than `limit` compressed
+    bytes.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -51,7 +52,7 @@ def codings_of(headers: Headers) -> list[str]:
 
 
 class Plain:
-    """An ASGI `receive` that decompresses the body. After an error, every further call raises it again."""
+    """An ASGI `receive` that decompresses the body. After an error, every further call raises the same error again."""
 
     def __init__(self, receive: Receive, codings: list[str], limit: int) -> None:
         self._receive = receive
@@ -107,7 +108,7 @@ class Plain:
         self._packed += fresh
 
     def _piece(self) -> bytes:
-        if self._inflater.eof:  # and more data follows
+        if self._inflater.eof:  # further data follows a complete member
             self._members += 1
             if WINDOW[self._coding] != WINDOW["gzip"] or self._members > MOST_MEMBERS:
                 raise HTTPException(400, f"The {self._coding} body has data after its end")

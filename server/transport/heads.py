@@ -8,11 +8,12 @@ from copy import copy
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-WORKING = "/run/"  # a GET below this path of fal's makes a video
+WORKING = "/run/"  # in fal's API, a GET below this path makes a video
 
 
 def answer_heads(apps: Iterable[FastAPI]) -> None:
-    """NOTE: a single route with both methods would be two operations with the same id in the OpenAPI document."""
+    """Adds the HEAD routes. NOTE: a single route for GET and HEAD would become two operations with the same id in the
+    OpenAPI document."""
     for app in apps:
         for route in [one for one in app.router.routes if isinstance(one, APIRoute) and "GET" in (one.methods or ())]:
             if not route.path.startswith(WORKING):

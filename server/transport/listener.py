@@ -20,7 +20,7 @@ AT_ONCE = 100  # connections to accept before the event loop gets a turn
 HANDSHAKE_SECONDS = 10.0
 REFUSED_SECONDS = 1.0  # time for the client to read the refusal: closing the socket at once would lose it
 MOST_REFUSED = 32  # refused clients at a time that get an answer; further connections are closed without an answer
-RETRY_SECONDS = 0.2  # pause after running out of file descriptors
+RETRY_SECONDS = 0.2  # seconds without accepting connections, after the file descriptors ran out
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 ProtocolOf = Callable[[Callable[[], None]], asyncio.Protocol]
@@ -29,8 +29,8 @@ ProtocolOf = Callable[[Callable[[], None]], asyncio.Protocol]
 class Listener:
     """Listens from its construction on.
 
-    `protocol` creates the protocol of a connection, which must call the function it gets when the connection is lost.
-    `refusal`: the plain HTTP response for a client that is refused, given the reason.
+    `protocol` creates the protocol of a connection. It gets a function, which the protocol must call when the
+    connection is lost. `refusal`: makes the plain HTTP response for a refused client from the reason.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Listener:
 
 
 class Beginning:
-    """A connection until its protocol takes over: with TLS, until the handshake is complete."""
+    """A connection before its protocol takes over: with TLS, before the handshake is complete."""
 
     def __init__(self, listener: Listener, client: socket.socket, address: str) -> None:
         self._listener = listener

@@ -23,16 +23,16 @@ from server.limits.connections import Connections
 MAX_HEAD = 64 * 2**10  # bytes of a request line with its headers, and of trailers
 MAX_LINE = 32 * 2**10  # bytes of a request line: a webhook URL of 8,192 characters, each escaped, and room to spare
 MAX_HEADERS = 200
-FREE_CHUNKS = 1000  # chunks of any size in one body; further ones must hold CHUNK_BYTES on average
+FREE_CHUNKS = 1000  # chunks of any size in one body; further chunks must hold CHUNK_BYTES on average
 CHUNK_BYTES = 64
 SLICE = 32 * 2**10  # bytes to parse at a time
 HEAD_SECONDS = 10.0  # for a head, from its first byte or, on a new connection, from the connection's beginning
-BODY_SECONDS = 20.0  # for a body, plus one second for every BODY_RATE bytes received
+BODY_SECONDS = 20.0  # for a whole body, plus one second for every BODY_RATE bytes received
 BODY_RATE = 500.0
-STALL_SECONDS = 30.0  # without receiving a byte of a body
-UNREAD_SECONDS = 60.0  # without the client reading a byte of its response
+STALL_SECONDS = 30.0  # the longest time without receiving a byte of a body
+UNREAD_SECONDS = 60.0  # the longest time in which the client reads no byte of its response
 LINGER_SECONDS = 30.0  # how long to read and discard what the client still sends after its response
-LINGER_PAUSE = 5.0  # seconds without a byte after which LINGER_SECONDS end early
+LINGER_PAUSE = 5.0  # seconds without a byte after which the server stops to discard before LINGER_SECONDS are over
 LINGER_BYTES = 256 * 2**20
 KEPT_BODY = 64 * 2**10  # bytes of an unread body that are read to keep the connection usable
 
@@ -48,7 +48,7 @@ class Connection(h11.Connection):
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD)
         self.failure: h11.RemoteProtocolError | None = None
-        self.body_bytes = 0  # received of the current request's body
+        self.body_bytes = 0  # how much of the current request's body has been received
         self._length: int | None = None  # the current request's Content-Length
         self._chunks = 0
         self._searched = 0
@@ -176,7 +176,8 @@ def _of_absolute(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> h1
 
 
 class Closing:
-    """A transport whose `close` calls `close` of the protocol, which may first discard data that is still arriving."""
+    """A transport whose `close` calls `close` of the protocol, so that the protocol can first discard data that is
+    still arriving."""
 
     def __init__(self, transport: asyncio.Transport, protocol: Http) -> None:
         self._transport = transport
@@ -194,7 +195,7 @@ class Closing:
 
 
 class Http(H11Protocol):
-    """Call `check` about once a second."""
+    """A connection's protocol. The server calls `check` about once a second."""
 
     def __init__(self, connections: Connections, on_lost: Callable[[], None], **given: Any) -> None:
         super().__init__(**given)
@@ -204,8 +205,8 @@ class Http(H11Protocol):
         self.lingering = False
         self._raw: asyncio.Transport = None  # type: ignore[assignment]
         self._checked_at = self._last_byte = self.loop.time()
-        self._since: float | None = None  # when the head or body being read began
-        self._state: Any = None  # h11's state at that time
+        self._since: float | None = None  # when the head or body that is being read began
+        self._state: Any = None  # h11's state at the last call of `_follow`
         self._unsent, self._unsent_since = 0, 0.0
         self._linger_until, self._discarded = 0.0, 0
 
@@ -237,7 +238,7 @@ class Http(H11Protocol):
         self._follow()
 
     def _follow(self) -> None:
-        """Notes whether a head or a body is being read, and since when."""
+        """Stores whether a head or a body is being read, and when its reading began."""
         state = self.conn.their_state
         if state is h11.IDLE:
             self.all.wait(self, kept_alive=self.cycle is not None)
@@ -255,7 +256,7 @@ class Http(H11Protocol):
         self.refuse(status, str(failure or msg).partition(": bytearray")[0])
 
     def refuse(self, status: int, why: str) -> None:
-        """Answers the current request and reads no more of it; cuts the connection if a response has begun."""
+        """Answers the current request and reads no more of it. If a response has begun, cuts the connection instead."""
         self.all.note(f"status {status}")
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -293,7 +294,8 @@ class Http(H11Protocol):
             self._raw.abort()
 
     def _linger(self) -> None:
-        """Closes our side and discards what still arrives: closing the socket now would lose the response."""
+        """Closes the sending side, and discards what still arrives. Closing the whole socket now would lose the
+        response."""
         self.lingering = True
         self.all.stop_waiting(self)
         self._last_byte = self.loop.time()

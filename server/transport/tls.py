@@ -1,4 +1,5 @@
-"""The certificate for https: the operator's, or one issued by the server's own authority in the data folder.
+"""The certificate for https: the operator's certificate, or a certificate issued by the server's own authority in the
+data folder.
 
 Knows: certificates, the host names of this server, the files. Does not know: sockets, which clients trust it.
 
@@ -27,14 +28,15 @@ from server.errors import BadSetting, ServerError, StartError
 from server.private import private_folder
 from server.settings import Settings, plain
 
-# hosts that clients of the clouds call; an entry in the client machine's hosts file can point them to this server
+# hosts that clients of the clouds call; the client machine's hosts file can direct these names to this server
 VENDOR_HOSTS = (
     *("fal.run", "queue.fal.run", "rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media"),
     *("api.segmind.com", "open.bigmodel.cn", "api.z.ai", "api.302.ai", "modelslab.com"),
     *("api.replicate.com", "api.openai.com"),
 )
 LIFE = timedelta(days=800)  # some clients reject certificates that are valid for more than 825 days
-RENEW = timedelta(days=200)  # before expiry; long, because a certificate is checked only when the server starts
+# renewed this long before expiry, because a certificate is checked only when the server starts
+RENEW = timedelta(days=200)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def authority(settings: Settings) -> Path | None:
 
 
 def given(settings: Settings) -> Certificate | None:
-    """The operator's certificate, None when none is set. Raises BadSetting for one that cannot be used."""
+    """The operator's certificate, None when none is set. Raises BadSetting for a certificate that cannot be used."""
     if settings.tls_cert is None:
         if settings.tls_key is not None:
             raise BadSetting(f"{settings.named('tls_key')}: a private key needs its certificate (COGVIDEOX_TLS_CERT)")
@@ -150,7 +152,7 @@ def _good(certificate: Certificate, ca: trustme.CA, wanted: list[str], now: date
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         load_pem_private_key(pem, None)
         context(certificate)
-    except Exception:  # whatever is wrong with it, a new one is issued
+    except Exception:  # after any error, a new certificate is issued
         return False
     held = {str(name.value) for name in alternatives}
     return held == set(wanted) and leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc - RENEW
@@ -164,7 +166,8 @@ def context(certificate: Certificate) -> ssl.SSLContext:
 
 
 def _no_password() -> NoReturn:
-    raise ValueError("the key is locked with a password")  # otherwise OpenSSL would prompt on the terminal
+    # without this function, OpenSSL would ask for the password on the terminal
+    raise ValueError("the key is locked with a password")
 
 
 def _is_unspecified(host: str) -> bool:

@@ -2,8 +2,8 @@
 that hangs.
 
 Knows: the job table, the stores of results and snapshots, how long to wait, how many workers may die during one job.
-Does not know: processes, threads, when it is called. Every method may raise OperationalError while the database is
-unavailable, and may then be called again with the same arguments.
+Does not know: processes, threads, when it is called. While the database is unavailable, every method may raise
+OperationalError. The caller may then repeat the call with the same arguments.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from server.workers.results import discard, put
 from server.workers.shown import shown, without_paths
 from server.workers.snapshots import Snapshots, sampling_of
 
-STRIKES = 3  # deaths of workers after which the job counts as their cause
+STRIKES = 3  # after this many deaths of workers during a job, the job counts as the cause
 WRITE_EVERY = 0.5  # seconds between two writes of progress
 UNEXPECTED = (
     "model_error",
@@ -95,7 +95,8 @@ class Attempt:
     # -- what the dispatcher does ---------------------------------------------------------------------------------
 
     def begin(self) -> bool:
-        """Hands the job to a free worker, with its latest snapshot. Returns False, and fails the job, on an error."""
+        """Hands the job and its latest snapshot to a free worker. On an error, marks the job as failed and returns
+        False."""
         job = self.job
         try:
             resume = self._records.snapshots.read(job.id, self._sampling)
@@ -115,11 +116,12 @@ class Attempt:
         self._pool.pause(*self.key)
 
     def excuse_silence(self) -> None:
-        """Restarts the measurement of silence, after a time when reports were not read."""
+        """Measures the worker's silence from now. Call it after a time in which reports were not read."""
         self._heard_at = self._clock()
 
     def tick(self, unwanted: bool) -> None:
-        """Forwards a cancellation; kills the worker when it does not stop, is silent for too long or takes too long.
+        """Forwards a cancellation to the worker. Kills the worker when it does not stop after that, is silent for too
+        long, or runs for too long.
 
         `unwanted`: the job was cancelled or deleted, or is no longer running.
         """
@@ -162,7 +164,7 @@ class Attempt:
             self._pool.cancel(*self.key)
         except OperationalError:
             raise
-        except Exception as e:  # a faulty job must not stop the others
+        except Exception as e:  # a faulty job must not stop other jobs
             log.exception("event not handled", job_id=self.job.id, attempt=self.job.attempt)
             self._pool.cancel(*self.key)
             try:
@@ -271,7 +273,8 @@ class Attempt:
         log.warning("job failed", **self._about_end(), code=error.code, **field, **more)
 
     def _lost(self, evidence: str) -> None:
-        """Handles the worker's death: requeues the job, unless it ran too long or this has happened too often."""
+        """Handles the worker's death: requeues the job, unless the job ran too long or too many workers have died
+        during it."""
         job = self.job
         if self._ran_too_long:
             message = f"it was not done after {self._patience.run:g} seconds, the longest a job may run here"

@@ -2,8 +2,8 @@
 
 Knows: the job table, the pool, that the database may be unavailable. Does not know: clients, HTTP, what a report means
 (`attempt.py`). Only the dispatcher claims jobs and uses the pool. The dispatcher is a thread of the API process and
-shares only the table and `wake` with it (without `wake` the thread looks every POLL seconds), so the dispatcher could
-become a separate process.
+shares only the table and `wake` with that process. Without `wake`, the thread looks at the table every POLL seconds. So
+the dispatcher could become a separate process.
 """
 
 from __future__ import annotations
@@ -69,18 +69,19 @@ class Dispatcher:
         return self._thread.ident is not None and not self.alive
 
     def drain(self) -> None:
-        """Begins to stop: starts no jobs, and pauses running ones. A second call stops waiting for these."""
+        """Begins to stop: starts no jobs, and pauses running jobs. After a second call, the dispatcher does not wait
+        for running jobs to pause."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
         self._pool.wake()
 
     def stop(self) -> None:
-        """Ends the workers and puts their jobs back into the queue; returns when that is done."""
+        """Ends the workers and puts their jobs back into the queue; returns when the workers have ended."""
         self._stopping.set()
         self._pool.wake()
         if self._thread.ident is None:
-            self._pool.close()  # never started
+            self._pool.close()  # the thread was never started
         elif self._thread.is_alive():
             self._thread.join()
 
@@ -119,7 +120,7 @@ class Dispatcher:
         """Retries `act` while the database is locked, full or unavailable, because nothing else can be done then.
 
         Raises DataDirBusy when another server has taken the database meanwhile. Other exceptions are logged, and the
-        loop continues: a faulty job or row must not stop the others.
+        loop continues: a faulty job or row must not stop other jobs.
         """
         was_away = False
         while True:
@@ -133,7 +134,7 @@ class Dispatcher:
                 was_away = True
                 log.error("job table not writable", error=str(e.orig))
                 if self._stopping.wait(RETRY):
-                    return None  # the next start finds the job running and requeues it
+                    return None  # the server's next start finds the job in state running, and requeues it
                 for attempt in self._attempts.values():
                     attempt.excuse_silence()
             except Exception:

@@ -1,7 +1,7 @@
 """The input files of a run (images, clips, LoRAs), which are sent to a worker under names instead of paths.
 
-`packed` names each file by its SHA-256, the pool copies or links the files into the worker's own folder under these
-names, and `unpacked` finds them there. `unlocated` replaces the paths in a worker's report by the names.
+`packed` names each file by its SHA-256. The pool copies or links the files into the worker's own folder under these
+names, and `unpacked` finds the files in that folder. `unlocated` replaces the paths in a worker's report by the names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.workers.protocol import InputFile
 
 def packed(request: GenerationRequest) -> tuple[GenerationRequest, dict[InputFile, Path]]:
     """The request with names instead of paths, and the path of each named file on this machine. Missing LoRA files are
-    left out; the engine reports them."""
+    left out, and the engine reports that they are missing."""
     sources: dict[InputFile, Path] = {}
     for one in filter(None, (request.image, request.video)):
         sources[InputFile(one.sha256, one.sha256)] = Path(one.path)
@@ -34,8 +34,8 @@ def packed(request: GenerationRequest) -> tuple[GenerationRequest, dict[InputFil
 
 
 def _packed_lora(path: Path) -> tuple[str, dict[InputFile, Path]]:
-    """Returns a name for the LoRA and its files, including files beside it that determine its alpha. The name ends with
-    the LoRA's file name, because messages and manifests show that part."""
+    """Returns a name for the LoRA and its files, including the files beside the LoRA that determine its alpha. The name
+    ends with the LoRA's file name, because messages and manifests show that part."""
     digests = {}
     for file in (path, *lora_file.beside(path)):
         with suppress(OSError):
@@ -45,7 +45,7 @@ def _packed_lora(path: Path) -> tuple[str, dict[InputFile, Path]]:
 
 
 def unpacked(request: GenerationRequest, folder: Path) -> GenerationRequest:
-    """The request with paths in the worker's own `folder`. Raises ValueError for a name that leads outside of it."""
+    """The request with paths in the worker's own `folder`. Raises ValueError for a name that leads outside `folder`."""
 
     def there(name: str) -> str:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -73,7 +73,7 @@ class InputFolder:
         self._root = root
 
     def bring(self, sources: Mapping[InputFile, Path]) -> None:
-        """Links these files into the folder, except missing ones. Raises OSError."""
+        """Links these files into the folder; leaves out files that do not exist. Raises OSError."""
         for file, source in sources.items():
             target = self._root / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class InputFolder:
         names = {self._root / file.name for file in files}
         for path in sorted(self._root.rglob("*"), reverse=True):  # files before their folders
             if path.is_dir() and not path.is_symlink():
-                with suppress(OSError):  # not empty
+                with suppress(OSError):  # the folder is not empty
                     path.rmdir()
             elif path not in names:
                 path.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ class InputFolder:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Creates a hard link, which survives the deletion of the source, or a symbolic one across file systems."""
+    """Creates a hard link, which survives the deletion of the source. Across file systems, creates a symbolic link."""
     with suppress(FileExistsError):
         try:
             os.link(source, target)

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-UNHEARD = 64  # received messages to hold; when `take` is that far behind, the sender has to wait
+UNHEARD = 64  # the most received messages that wait for `take`; beyond this number, the sender has to wait
 REST_SECONDS = 1.0
 
 
@@ -31,14 +31,14 @@ class Line:
         self._to_say: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = False
         self.ended = False  # no further message will arrive
-        self.nonsense = ""  # the type of the error that ended the line; "" if the other side just closed it
+        self.nonsense = ""  # the type of the error that ended the line; "" if the other side closed the line
         self._reader = threading.Thread(target=self._read, name="line, reading", daemon=True)
         self._writer = threading.Thread(target=self._write, name="line, writing", daemon=True)
         self._reader.start()
         self._writer.start()
 
     def say(self, message: Any) -> None:
-        """Sends a message; returns at once. The message is dropped when the other side has died."""
+        """Sends a message; returns at once. If the other side has died, the message is dropped."""
         self._to_say.put(ForkingPickler.dumps(message))
 
     def take(self) -> list[Any]:

@@ -47,7 +47,7 @@ class Slot:
         self.line: Line | None = None
         self.run: Run | None = None
         self.doing = "while starting"  # what the process is doing, for the report of its death
-        self.killed = False  # by this server
+        self.killed = False  # whether this server killed the process
         self.refusal: str | None = None  # the process's own reason why it cannot start
         self.error: str | None = None
         self.restarts = 0
@@ -56,7 +56,7 @@ class Slot:
 
 
 class LocalPool:
-    """Runs one worker on each of `devices`, otherwise as in `spec`. `clock`: monotonic seconds."""
+    """Runs one worker on each of `devices`. Everything else about a worker is in `spec`. `clock`: monotonic seconds."""
 
     def __init__(self, spec: WorkerSpec, devices: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -70,7 +70,7 @@ class LocalPool:
     # -- from any thread ------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: a wake is pending already; closed: nobody waits
+        with contextlib.suppress(OSError):  # if the pipe is full, a wake is pending already; if closed, nobody waits
             self._nudge.send(b"!")
 
     def workers(self) -> list[WorkerInfo]:
@@ -185,7 +185,7 @@ class LocalPool:
             self._give_up(slot, f"no process could be started: {e.strerror or e}")
             return
         finally:
-            theirs.close()  # otherwise this side would never read EOF
+            theirs.close()  # with this end open, this process would never read EOF
         slot.process, slot.line, slot.state = process, Line(ours, self.wake), WorkerState.STARTING
         slot.doing, slot.killed, slot.refusal = "while starting", False, None
 
@@ -198,7 +198,8 @@ class LocalPool:
         line, process = slot.line, slot.process
         if line is None or process is None:
             return []
-        is_gone = line.ended or not process.is_alive()  # checked first, so that the messages read below are complete
+        # checked before the messages are read, so that no message of a dead worker is missed
+        is_gone = line.ended or not process.is_alive()
         found = [said for message in (line.rest() if is_gone else line.take()) for said in self._heard(slot, message)]
         if not is_gone:
             return found
@@ -215,7 +216,7 @@ class LocalPool:
             case StartFailed(reason):
                 slot.refusal = reason
                 if slot.process is not None:
-                    slot.process.kill()  # a partly built engine may never manage to exit
+                    slot.process.kill()  # with a partly built engine, the process may never exit by itself
             case Said(_, _, event):
                 if isinstance(event, Finished | Failed | Cancelled | Paused):
                     slot.run, slot.state, slot.doing = None, WorkerState.READY, "while idle"
@@ -265,7 +266,8 @@ def remedy(why: str) -> str:
 
 
 def doing(event: Event) -> str | None:
-    """What a worker does after this event, for the report of its death; None for an event that does not show this."""
+    """What a worker does after this event, for the report of its death. None for an event that does not show what the
+    worker does."""
     match event:
         case Stage(name):
             return f"during {name}"
@@ -278,7 +280,7 @@ def doing(event: Event) -> str | None:
 
 
 def how_it_ended(exit_code: int | None, killed: bool = False) -> str:
-    """`killed`: by this server."""
+    """How the process ended, for messages. `killed`: whether this server killed it."""
     if exit_code is None or exit_code >= 0:
         return f"ended with status {exit_code}"
     name = signal.Signals(-exit_code).name

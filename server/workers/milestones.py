@@ -13,11 +13,11 @@ class Milestones:
         self._latest: dict[str, tuple[int, float]] = {}  # stage -> units done and time at its last line
 
     def passed(self, progress: Progress, now: float) -> bool:
-        """Whether this report gets a line. The last unit of a stage always gets one; so does the first unit of a stage
-        other than sampling. Call once per report."""
+        """Whether this report gets a line. The last unit of a stage always gets a line, and so does the first unit of a
+        stage other than sampling. Call this once per report."""
         done, at = self._latest.get(progress.stage, (0, 0.0))
         sampling = progress.stage == "denoise"
-        parts = LINES if sampling else LINES - 1  # one line is for the first unit
+        parts = LINES if sampling else LINES - 1  # one of the lines is for the first unit
         crossed = progress.done * parts // progress.total > done * parts // progress.total
         soon = not sampling and now - at < EVERY
         is_first = not sampling and progress.stage not in self._latest

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pipelines.events import Progress
 
 CANCEL_GRACE = 10.0  # minimum seconds that a cancelled worker gets to stop before it is killed
-STEPS_GRACE = 3.0  # a cancelled worker also gets at least this many times its slowest step so far
-SILENT_STEPS = 10.0  # while sampling, a silence of this many times the slowest step counts as hanging
+STEPS_GRACE = 3.0  # a cancelled worker also gets at least the duration of its slowest step so far, times this
+SILENT_STEPS = 10.0  # while sampling, a silence as long as the slowest step times this counts as hanging
 STEP_SILENCE = 120.0  # minimum seconds of silence that count as hanging
-STAGE_GRACE = 300.0  # seconds to stop if no step is measured: only sampling checks for cancellation
+STAGE_GRACE = 300.0  # seconds to stop if no step is measured, because only sampling checks for cancellation
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Limits in seconds. `drain`: for running jobs to pause when the server stops. `silence`: until a silent worker
-    counts as hanging (sooner while sampling, see SILENT_STEPS). `run`: for one attempt (None: no limit)."""
+    """Limits in seconds. `drain`: how long running jobs may take to pause when the server stops. `silence`: how long a
+    worker may be silent before it counts as hanging; the limit is lower while sampling, see SILENT_STEPS. `run`: how
+    long one attempt may take (None: no limit)."""
 
     drain: float = 20.0
     silence: float = 1800.0

@@ -18,7 +18,7 @@ class WorkerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     BUSY = "busy"
-    BROKEN = "broken"  # cannot start; the pool tries again later
+    BROKEN = "broken"  # the worker cannot start; the pool tries again later
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Pool(Protocol):
     def workers(self) -> list[WorkerInfo]: ...
 
     def broken(self) -> str | None:
-        """Why no worker can start at present; None when at least one may."""
+        """Why no worker can start at present; None when at least one worker may start."""
         ...
 
     def remedy(self) -> str:
-        """A hint for the operator, which follows the text of `broken`; may be empty."""
+        """A hint for the operator, to be shown after the text of `broken`; may be empty."""
         ...
 
     def start(self) -> None: ...
@@ -76,7 +76,7 @@ class Pool(Protocol):
         ...
 
     def reports(self, timeout: float) -> list[Report]:
-        """Events and deaths of workers; waits up to `timeout` seconds for the first."""
+        """Events and deaths of workers; waits up to `timeout` seconds for the first report."""
         ...
 
     def close(self, why: str | None = None) -> None:

@@ -3,7 +3,7 @@
 Knows: the OpenAI chat API, the instruction, when to give up. Does not know: jobs, vendors, the use of the result.
 
 The worker calls the chat API when a job begins, and the new prompt is stored with the job before sampling, so that a
-later attempt does not call it again. Any failure leaves the prompt unchanged.
+later attempt at the job does not call the API again. Any failure leaves the prompt unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.errors import BadSetting
 from server.settings import Settings
 
 MAX_ANSWER = 256 * 1024  # bytes of the endpoint's response
-MAX_PROMPT = 2000  # characters; 226 tokens are about half of that
+MAX_PROMPT = 2000  # characters; 226 tokens have about half as many
 LOOK_EVERY = 0.1  # seconds between two checks for a cancellation
 
 INSTRUCTION = """\
@@ -55,7 +55,7 @@ class Helper:
     always: bool = False
 
     def wanted(self, request: GenerationRequest) -> bool:
-        if request.task is Task.V2V or request.prompt_note is not None:  # already reworded
+        if request.task is Task.V2V or request.prompt_note is not None:  # the prompt is already reworded
             return False
         return self.always or request.prompt_help
 
@@ -103,7 +103,7 @@ class Helper:
         raise HelpFailed(f"no answer within {self.seconds:g} seconds")
 
     async def _call(self, prompt: str, picture: bool) -> str:
-        """Calls the API; takes at most `seconds`, even if the endpoint sends slowly."""
+        """Calls the API; gives up after `seconds`, even while the endpoint is still sending its answer."""
         import aiohttp  # slow to import
 
         body = {
@@ -161,7 +161,7 @@ def _said(data: bytes | bytearray) -> str:
 
 
 def helper_of(settings: Settings) -> Helper | None:
-    """None when no endpoint is set. Raises BadSetting."""
+    """The helper that the settings describe; None when no endpoint is set. Raises BadSetting."""
     if settings.prompt_help_url is None:
         if settings.prompt_help == "always":
             raise BadSetting("COGVIDEOX_PROMPT_HELP=always: needs COGVIDEOX_PROMPT_HELP_URL")

@@ -1,8 +1,6 @@
-"""Snapshots of interrupted or finished samplings, as files.
-
-Latents of finished videos are kept for a while, because the same video in another frame rate, size or format then needs
-no sampling. Knows: where the files are, which ones to delete. Does not know: their content; the engine ignores a
-snapshot of another request.
+"""Snapshots of interrupted or finished samplings, as files. Latents of finished videos are kept for a while. A job for
+the same video in another frame rate, size or format uses these latents, and needs no sampling. Knows: where the files
+are, which ones to delete. Does not know: their content; the engine ignores a snapshot that belongs to another request.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ REAL_ENGINE = "pipelines.engine.generate:Engine"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """`models`: names of checkpoints, which the worker finds in `models_dir` or among the built-in ones; checkpoints
-    that only have a folder are in `engine.models`. `inputs`: the worker's own folder, where the pool puts the files of
-    a Run. `engine_class`: `module:class`, imported in the worker."""
+    """`models`: names of checkpoints; the worker finds these in `models_dir` or among the built-in checkpoints.
+    Checkpoints that only have a folder are in `engine.models`. `inputs`: the worker's own folder, where the pool puts
+    the files of a Run. `engine_class`: `module:class`, imported in the worker."""
 
     engine: EngineSpec
     inputs: Path
@@ -29,7 +29,7 @@ class WorkerSpec:
     helper: Helper | None = None
 
     def located(self) -> EngineSpec:
-        """The engine's spec with the folder of every model, for use in the worker. Raises ModelError."""
+        """The engine's spec, completed with the folder of every model; for use in the worker. Raises ModelError."""
         return replace(self.engine, models={**self.engine.models, **{name: self._folder(name) for name in self.models}})
 
     def _folder(self, name: str) -> Path:
@@ -48,7 +48,8 @@ def find(name: str, models_dir: Path) -> Path | None:
 
 
 def by_name(spec: WorkerSpec, folders: Mapping[str, Path]) -> WorkerSpec:
-    """`spec` with these models: by name if a worker finds the same folder under that name, otherwise by folder."""
+    """`spec` with these models: a model is given by name if a worker finds the same folder under that name, and
+    otherwise by folder."""
     names = tuple(name for name, folder in folders.items() if find(name, spec.models_dir) == folder)
     others = {name: folder for name, folder in folders.items() if name not in names}
     return replace(spec, models=names, engine=replace(spec.engine, models=others))

@@ -1,8 +1,8 @@
 """A worker process: owns one device, runs one job at a time, reports events.
 
-Knows: the engine (imported by name, so that only this process imports torch), the pipe to its parent.
-Does not know: the job table, result files, other workers. It dies with its parent: by a signal from the kernel on
-Linux, and on all systems when the pipe ends.
+Knows: the engine (imported by name, so that only this process imports torch), the pipe to its parent. Does not know:
+the job table, result files, other workers. The worker dies with its parent: on all systems when the pipe ends, and on
+Linux also by a signal from the kernel.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from server.workers.protocol import Cancel, Pause, Ready, Run, Said, StartFailed
 from server.workers.spec import WorkerSpec
 
 NICE = 10  # a lower priority than the API process, which must stay responsive
-POISONED = 42  # exit status when the device's context is broken
+POISONED = 42  # the worker's exit status when the device's context is broken
 
 
 def main(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     """Runs until the pipe ends. `parent`: the process id of the parent."""
     _die_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):  # may reach the whole process group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole process group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     inbox = Inbox(pipe)
@@ -115,8 +115,8 @@ def events(
     """Yields Reworded if prompt help is wanted, then the engine's events, and at the end Failed, Cancelled or Paused if
     the engine has not yielded Finished.
 
-    `inputs`: the folder with the run's input files. `progress`: called with reports of the engine at moments when it
-    cannot yield."""
+    `inputs`: the folder with the run's input files. `progress`: called with reports of the engine at moments when the
+    engine cannot yield."""
     try:
         request = GenerationRequest.from_dict(run.request)
         if helper is not None and helper.wanted(request):
