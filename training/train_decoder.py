@@ -1,8 +1,8 @@
 """Trains the autoencoder's decoder a second time, on the transformer's output.
 
 The encoder stays the same, so that latents keep their meaning. Half of the latents are noisy. The other half are the
-transformer's predictions from a noisy clip (one denoising step), which are blurred like its videos; the decoder learns
-to draw the intended outline.
+transformer's predictions from a noisy clip (one denoising step). These predictions are blurred like the transformer's
+videos, and the decoder learns to draw the intended outline.
 """
 
 import copy

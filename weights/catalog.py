@@ -123,8 +123,8 @@ def _configs(version: str, *, image: bool, large: bool = True) -> Configs:
     }
 
 
-# The revision is a commit only if many independent public sources name it, otherwise a branch; a pull records the
-# commit. Weights: 16-bit transformer + T5 (4.76 B parameters) + VAE (0.22 B).
+# The revision is a commit only if many independent public sources name that commit, otherwise a branch; a pull records
+# the commit. Weights: 16-bit transformer + T5 (4.76 B parameters) + VAE (0.22 B).
 CATALOG: Mapping[str, Checkpoint] = MappingProxyType(
     {
         c.name: c
@@ -183,7 +183,7 @@ def known_name(text: str) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """The form in which clients' names are compared: `zai-org/CogVideoX-5b` is `cogvideox5b`, for any owner."""
+    """The form in which two names from clients are compared: `zai-org/CogVideoX-5b` is `cogvideox5b`, for any owner."""
     return re.sub(r"[^a-z0-9.]", "", name.strip().rstrip("/").rpartition("/")[2].lower())
 
 
@@ -197,7 +197,7 @@ def published(name: str) -> Checkpoint | None:
 
 
 def home(path: str | Path) -> Path:
-    """Expand `~` and `~name`; the path stays as it is if there is no such user."""
+    """Expand `~` and `~name`. If there is no user of that name, the path stays unchanged."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
