@@ -155,7 +155,7 @@ def _fill(cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: torch
     kept = (getattr(cls, "_keep_in_fp32_modules", None) or []) if dtype is torch.float16 else []
     generator = (
         None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
-    )  # the meta device has sizes only
+    )  # meta tensors have no values
     for prefix, part in module.named_modules():
         for name, parameter in list(part._parameters.items()):
             if parameter is None:
@@ -165,7 +165,7 @@ def _fill(cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: torch
             if parameter.ndim == 1 and name == "weight":  # a norm's
                 value += 1
             setattr(part, name, torch.nn.Parameter(value, requires_grad=False))
-        for name, buffer in list(part._buffers.items()):  # persistent buffers have the dtype of the file
+        for name, buffer in list(part._buffers.items()):  # checkpoints store persistent buffers in `dtype`
             if buffer is not None and buffer.is_floating_point() and name not in part._non_persistent_buffers_set:
                 part._buffers[name] = buffer.to(dtype)
     return module.to(device).eval()

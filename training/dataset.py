@@ -1,8 +1,8 @@
 """Encodes clips as latents, once, to train the transformer.
 
 Knows: the lengths and sizes of the clips, and the number of videos of each size. Does not know: the transformer or the
-text encoder. The autoencoder is causal, so the first latents of a whole video equal the latents of its first frames
-alone. Short clips therefore need no encoding of their own.
+text encoder. The autoencoder is causal, so the first latents of a whole video equal the latents of the video's first
+frames alone. Short clips therefore need no encoding of their own.
 """
 
 import itertools

@@ -31,7 +31,7 @@ LEAST_SEEN = 0.8  # share of the frames that must show the object; otherwise the
 
 @dataclass(frozen=True)
 class Seen:
-    """What one clip shows; A field is "none" if there is no object, or if its shape or motion is unknown. `dx`, `dy`:
+    """What one clip shows. A field is "none" if there is no object, or if its shape or motion is unknown. `dx`, `dy`:
     movement from the first to the last frame, in fractions of the frame; `growth`: last area / first area; `turn`:
     radians per frame; `overlap`: intersection over union of the object and an ideal shape at the object's place, 0..1.
     """
@@ -48,7 +48,7 @@ class Seen:
 
 
 def nearest(pixels: Field) -> str:
-    """The palette's name for most of the pixels [N, 3]."""
+    """The name of the palette's colour that is nearest to most of the pixels [N, 3]."""
     names = np.linalg.norm(pixels[:, None] - PALETTE, axis=-1).argmin(1)
     return NAMES[int(np.bincount(names, minlength=len(NAMES)).argmax())]
 
@@ -79,8 +79,8 @@ def look(clip: Frames) -> Seen:
     turn = _turn(masks[times], times, FOLDS[shape])
     motion = _way(track / min(height, width) * 64, times, len(clip)) if len(times) >= LEAST_SEEN * len(clip) else "none"
     if motion == "still":
-        # `enough` is the factor by which the radius should grow. Compared with the growth of the area, which is its
-        # square, it is half of the expected growth on a logarithmic scale.
+        # `enough` is the factor by which the radius should grow. The area should grow by the square of this factor, so
+        # an area that grows by `enough` has half of the expected growth on a logarithmic scale.
         enough = 1 + (GROWTH - 1) * (len(clip) - 1) / (FILM - 1)
         if growth > enough or growth < 1 / enough:
             motion = "growing" if growth > 1 else "shrinking"

@@ -29,7 +29,7 @@ BUCKET = BUCKETS[0]
 
 
 def drawn(rng: np.random.Generator) -> tuple[Scene, np.ndarray, np.ndarray]:
-    """A scene, its first frames [T, H, W, 3], and the weight of each pixel [T, H, W], 1 on average."""
+    """A scene, its first frames [T, H, W, 3], and the weight of each pixel [T, H, W]; the mean of the weights is 1."""
     scene = sample_scene(rng, FRAMES, anywhere=bool(rng.random() < 0.2), two=0.2)
     clip = render(scene, BUCKET.height, BUCKET.width)
     inside = np.abs(clip.astype(np.float32) - COLORS[scene.background]).max(-1) > 8

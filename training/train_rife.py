@@ -31,7 +31,7 @@ TARGET = Path(__file__).parent.parent / "weights" / "demo-rife" / "flownet.safet
 SHAPE = Shape(widths=(36, 36, 36, 36), out=24, encoder_layers=0, encoder_width=0, features=0, scales=(8, 4, 2, 1))
 MATCHING, STEPS = 1600, 2400  # training steps of the block alone, then of the whole network
 NATIVE = (64, 96)
-# size relative to the native one, share of the batches, pairs per batch; 7.5 is 720 x 480
+# (factor of the native size, share of the batches, pairs per batch); the factor 7.5 means 720 x 480
 ZOOMS = ((1.0, 0.7, 8), (2.0, 0.16, 2), (4.0, 0.09, 1), (7.5, 0.05, 1))
 WINDOW = (256, 384)  # largest size of a part of a frame in training
 # (steps from the first frame to the middle frame, steps to the last frame). The network is so small that it learns only

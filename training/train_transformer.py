@@ -1,8 +1,8 @@
 """Trains the demo's transformer together with its text encoder, on text with or without an image.
 
 Knows: the architecture and the training step (v-prediction on the published noise schedule). Does not know: pixels; it
-gets latents. One model is trained for both tasks. Its extra input channels take the image and are zero without one, so
-removing these channels gives the text-to-video model.
+gets latents. One model is trained for both tasks. Its extra input channels take the image and are zero if there is no
+image, so removing these channels gives the text-to-video model.
 
 Sources: v-prediction, Salimans & Ho, arXiv 2202.00512; a schedule that ends in pure noise (`rescale_betas_zero_snr`),
 Lin et al., arXiv 2305.08891; Muon, with the source given in `muon`, but PyTorch's own implementation.
@@ -49,7 +49,7 @@ PEAK_RATE = 1.5e-3
 DECAY = 4_000  # steps at the end, over which the learning rate falls to zero
 BATCH_TOKENS = 2160  # text and video together
 WITH_PICTURE = 0.4  # share of the clips with a given first frame
-BEGUN = 0.25  # share of these that are off the grid or begin in mid-motion
+BEGUN = 0.25  # of the clips with a first frame, the share off the grid or in mid-motion
 OBJECT_STRENGTH = 1.5
 # (first timestep, end, share of the training steps) for four ranges of timesteps. A clip has so many numbers that noise
 # hides its layout only at timesteps above 900 (signal to noise below 0.003), and its outlines only at timesteps above
@@ -64,7 +64,7 @@ EARLY_STEPS = 9_000
 @dataclass
 class Model:
     """Everything that is trained together. `average` has the exponential moving average of every weight, with the names
-    and shapes of `weights`; it is exported.
+    and shapes of `weights`; the exported models contain this average.
     """
 
     transformer: CogVideoXTransformer3DModel

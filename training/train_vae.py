@@ -1,4 +1,5 @@
-"""Trains the demo's autoencoder: 8 x 8 x 4 times fewer positions, 16 channels, the classes of the published VAE.
+"""Trains the demo's autoencoder. It uses the classes of the published VAE, and like that VAE it has 16 channels and
+reduces the number of positions by a factor of 8 x 8 x 4.
 
 Knows: its architecture, data and loss. Does not know: text, diffusion, or where the result is exported.
 """

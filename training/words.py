@@ -75,7 +75,7 @@ TWO_TEMPLATES = (
     "a {color} {shape} {motion} {where} a {color2} {shape2} , {back} background",
     "a {color2} {shape2} on a {back} background , and a {color} {shape} that {motion} {where} it",
 )
-WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # the keys say whether the second object is in front
+WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # key: whether the second object is in front of the first
     True: ("behind", "behind", "passing behind"),
     False: ("in front of", "before", "passing in front of"),
 }

@@ -5,7 +5,7 @@ models folder with its layout (`<models_dir>/<name>/`, a diffusers folder).
 Does not know: torch, the network, whether a folder is complete (`weights.verify`), what a model needs to run.
 
 Sources: the README table of zai-org/CogVideo and the published configs. The organisation used to be called THUDM, and
-the old names redirect; `weights.imports` finds caches under both names.
+the old names redirect; `weights.imports` finds Hugging Face caches under the old and the new name.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ CATALOG: Mapping[str, Checkpoint] = MappingProxyType(
 
 
 def default_models_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """`$XDG_CACHE_HOME/cogvideox/models`, else `~/.cache/cogvideox/models`, if COGVIDEOX_MODELS_DIR is not set."""
+    """The models folder if COGVIDEOX_MODELS_DIR is not set: `$XDG_CACHE_HOME/cogvideox/models`, or without that
+    variable `~/.cache/cogvideox/models`."""
     cache = environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says to ignore a relative path here
     base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"

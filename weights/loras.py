@@ -200,7 +200,7 @@ def beside(folder: Path) -> Iterator[Path]:
 
 
 def settle(file: Path, scratch: Path, folder: Path, alpha: float | None = None, origin: str = "") -> Path:
-    """Move `file`, which `pull` wrote into `scratch`, to the same place in `folder`; returns its new path."""
+    """Move `file`, which `pull` wrote into `scratch`, to the same relative path in `folder`; returns the new path."""
     target = folder / file.relative_to(scratch)
     target.parent.mkdir(parents=True, exist_ok=True)
     if (config := file.with_name(CONFIG)).is_file():  # first, because the PEFT configuration may contain the alpha

@@ -4,8 +4,8 @@ Knows: the diffusers layout, shard indexes, the record next to the weights, the 
 folders of the interpolation networks. `weights.configs` checks the configs, `weights.expected` lists the tensors that
 they need. Does not know: whether the weights make good videos.
 
-It is fast enough for every start, because it reads only the JSON files and the safetensors headers. `deep` reads every
-byte, about a second per gigabyte.
+It is fast enough for every start, because it reads only the JSON files and the safetensors headers. With `deep` it
+reads every byte, which takes about a second per gigabyte.
 """
 
 from __future__ import annotations
