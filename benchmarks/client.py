@@ -20,7 +20,8 @@ KEY = "load:secret"
 
 @dataclass
 class Asked:
-    """`seconds` of each successful request; `wrong` counts the other requests by their status or exception."""
+    """`seconds` has the duration of each successful request. `wrong` counts the failed requests by status or
+    exception."""
 
     seconds: list[float] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.command_line [--against CHECKOUT [--label COMMIT]] [--runs N]`
 
-It measures wall and CPU seconds of each command, the median of N runs. Another checkout alternates with this one in the
-same run.
+It measures wall and CPU seconds of each command, the median of N runs. With --against, the commands of this checkout
+and of the other one alternate in the same run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _row(found: dict[str, Any]) -> dict[str, str]:
-    """CPU seconds only: wall seconds would include the time of other programs on the machine."""
+    """The row shows only CPU seconds, because wall seconds would include the time of other programs on the machine."""
     row = {"date": report.today()}
     for name, one in found.items():
         cells = [report.seconds(one[side]["cpu_seconds"]) for side in ("here", "against") if side in one]

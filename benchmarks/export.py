@@ -1,5 +1,5 @@
-"""Write images to MP4 like a plain diffusers user: with `export_to_video`, or its ffmpeg call. Uses none of this
-project.
+"""Write images to MP4 like a plain diffusers user: with `export_to_video`, or with the ffmpeg call that it makes. Uses
+none of this project.
 """
 
 from __future__ import annotations

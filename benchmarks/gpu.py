@@ -5,10 +5,10 @@
     python -m benchmarks.gpu --quick            fewer steps and no full run
     python -m benchmarks.gpu --tiny             runs the whole program on a CPU in seconds; its figures mean nothing
 
-All measurements run in one process, in alternating order, and every ratio is against the plain pipeline of the same
-run. If the time budget is too short for full runs, the seconds of a whole video are extrapolated from a short run by
-the median step, and the result says so. A value that could not be measured is null in the result. A section that fails
-is reported under `errors` and does not affect the others.
+All measurements run in one process. Plain and our runs alternate, and every ratio compares with the plain pipeline of
+the same run. If the time budget is too short for full runs, the seconds of a whole video are extrapolated from a short
+run by the median step, and the result says so. A value that could not be measured is null in the result. A section that
+fails is reported under `errors` and does not affect the others.
 """
 
 from __future__ import annotations
@@ -247,7 +247,8 @@ def a_plan(model: Model, steps: int) -> tuple[Plan, Frames | None]:
 
 
 def step_tera_flop(plan: SamplingPlan, model: Model) -> float:
-    """Tera operations of the matrix products and attention in one step with guidance; a multiply-add counts as two."""
+    """Number of operations, in units of 10^12, of the matrix products and attention in one step with guidance; a
+    multiply-add counts as two operations."""
     config = model.transformer.config
     frames = -(-((plan.model_frames - 1) // 4 + 1) // model.info.latent_patch_frames)
     tokens = frames * (plan.model_width // 16) * (plan.model_height // 16) + model.info.max_tokens
@@ -266,7 +267,7 @@ def over(a: float | None, b: float | None) -> float | None:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path | None]:
-    """A folder for files; None if there is no encoder."""
+    """A temporary folder for video files; None if ffmpeg is missing, so that no video can be encoded."""
     if not HAS_FFMPEG:
         yield None
         return
@@ -276,8 +277,8 @@ def scratch() -> Iterator[Path | None]:
 
 @contextlib.contextmanager
 def shortage(device: torch.device, limit: int | None, placement: Placement) -> Iterator[None]:
-    """Allow at most `limit` bytes of the device. A CPU has no such limit: there the decoder fails until the VAE is
-    tiled.
+    """Allow at most `limit` bytes of the device's memory. On a CPU, which has no such limit, the decoder raises an
+    out-of-memory error until the VAE is tiled.
     """
     if device.type == "cuda" and limit is not None:
         total = torch.cuda.get_device_properties(device).total_memory

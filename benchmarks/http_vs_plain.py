@@ -4,10 +4,11 @@
     python -m benchmarks.http_vs_plain --steps 25 --frames 17    about the minimum of Segmind's schema
 
 Two processes run all the time: `cogvideox serve`, which gets requests like those of Segmind's clients, and
-`benchmarks.plain_process`. The first request to each process loads the model and is not counted. Then they take turns:
-ours, plain, plain, ours. Meanwhile the other process is idle. Segmind's videos are 720x480. If the model's videos are
-smaller, both sides enlarge them: our server by itself, and the plain script with `PIL.ImageOps.fit`. Afterwards, while
-a generation runs, jobs are submitted through fal's queue and polled, to measure how soon the server reports them.
+`benchmarks.plain_process`. The first request to each process loads the model and is not counted. Then the two processes
+take turns: ours, plain, plain, ours. Meanwhile the other process is idle. Segmind's videos are 720x480. If the model's
+videos are smaller, both sides enlarge them: our server by itself, and the plain script with `PIL.ImageOps.fit`.
+Afterwards, while a generation runs, jobs are submitted through fal's queue and polled, to measure how soon the server
+reports them.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def polls(server: Server, steps: int, count: int) -> dict[str, Any]:
         done = time.perf_counter()
         server.ask("PUT", f"{QUEUE}/requests/{job}/cancel")
         if _state(server, running) != "IN_PROGRESS":
-            running, spoilt = None, spoilt + 1  # it ended in the meantime, so the server was not busy
+            running, spoilt = None, spoilt + 1  # that generation has ended, so the server was not busy
             continue
         both.append(done - begin)
         status.append(done - asked)
@@ -277,7 +278,7 @@ def frames_of(file: Path) -> NDArray[np.uint8]:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
-    """PSNR in dB; None for clips of different shapes, infinite for equal ones."""
+    """PSNR in dB; None for clips of different shapes, infinite for equal clips."""
     if a.shape != b.shape:
         return None
     error = float(np.mean((a.astype(np.float64) - b) ** 2))

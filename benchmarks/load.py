@@ -4,12 +4,12 @@
     python -m benchmarks.load --jobs 50 --pollers 20 --seconds 5
 
 `cogvideox serve` runs with its own data folder, and its worker makes videos of the demo model all the time. This
-process sends the jobs, half through fal's queue and half through OpenAI's API, and then polls their status. First each
-poller sends one request per second. Then it sends the next request as soon as it gets a response. Then the worker is
-stopped (SIGSTOP) and the pollers repeat both phases, with the same queue and the same table on idle cores. Times count
-from the moment a request was due, so a slow response that delays the next request counts for both. They include the
-delays of this process, which shares the cores. At the end each job is polled once more, the server stops, and the jobs
-in its table are counted.
+process sends the jobs, half through fal's queue and half through OpenAI's API, and then polls their status. In the
+first phase each poller sends one request per second; in the second phase it sends the next request as soon as it gets a
+response. Then the worker is stopped (SIGSTOP), and the pollers repeat the two phases with the same queue and the same
+table on idle cores. A response time starts when the request was due, so if a slow response delays the next request, the
+times of both requests include the delay. Response times also include the delays of this process, which shares the cores
+with the server. At the end each job is polled once more, the server stops, and the jobs in its table are counted.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Server:
         return found
 
     def stop(self) -> float:
-        """Stop the server; returns the seconds this took."""
+        """Stop the server and return the seconds that the stop took."""
         begin = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -104,12 +104,12 @@ class Server:
         self._output.close()
 
     def complaints(self) -> list[str]:
-        """Error lines of its log, shortened."""
+        """Error lines of the server's log, shortened."""
         lines = self.log.read_text(errors="replace").splitlines()
         return [line[:2000] for line in lines if '"level": "error"' in line or "Traceback" in line][:20]
 
     def counted(self) -> dict[str, int]:
-        """Jobs in its table by status. The server must have stopped."""
+        """Number of jobs in the server's job table, by status. The server must have stopped."""
         store = JobStore(self.data / "jobs.db")
         try:
             return {status.value: count for status, count in store.counts().items()}
@@ -149,7 +149,7 @@ async def submitted(port: int, jobs: int, steps: int) -> tuple[list[str], Asked]
 
 
 async def polled(port: int, paths: Sequence[str], seconds: float, every: float) -> dict[str, Any]:
-    """Poll each path with one poller, once in `every` seconds; with 0, again after each response."""
+    """Poll each path with one poller, once in `every` seconds; if `every` is 0, immediately after each response."""
     begin, chance, asked = time.perf_counter(), random.Random(0), Asked()
 
     async def poll(path: str) -> None:

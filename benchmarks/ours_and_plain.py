@@ -33,7 +33,7 @@ Frames = NDArray[np.uint8]
 
 @dataclass
 class Run:
-    """`seconds`: from the prompt to the file, or to frames in host memory if there is no file.
+    """`seconds`: time from the prompt to the finished file, or to the frames in host memory if no file is written.
     Peaks are in bytes; None if the device does not count them."""
 
     steps: int

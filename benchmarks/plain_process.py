@@ -2,8 +2,8 @@
 line.
 
 It uses diffusers as a script would, and nothing of this project. A request has prompt, negative_prompt, steps, frames,
-guidance_scale, seed, fps, size (of the file, in pixels) and file. With `raw`, the model's own frames are also written
-to that .npy file, which is not timed.
+guidance_scale, seed, fps, size (of the file, in pixels) and file. If it also has `raw`, the path of a .npy file, the
+model's own frames are written to that file; writing them is not timed.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Measured:
 
 @contextlib.contextmanager
 def running(kind: str, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """Port and process of a ready server whose worker is stopped."""
+    """The port and the process of a server that is ready and whose worker has been stopped."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,7 +1,8 @@
 """Models of the published shapes with random weights, created in memory.
 
-Speed and memory depend on the shapes, not on the values of the weights. Weights are drawn from N(0, 0.02), norm weights
-around 1, because zeros would run faster than any real model. The videos are noise.
+Speed and memory depend on the shapes, not on the values of the weights. Weights are drawn from N(0, 0.02), and the
+weights of norms around 1. They are not zeros, because a model of zeros would run faster than any real model. The videos
+are noise.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _TEXT: dict[str, Any] = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff
 _TEXT |= {"num_layers": 24, "num_heads": 64}
 
 # scale -> (transformer, VAE, text encoder, width, height, frames); `middle` is big enough to see what offloading saves.
-# NOTE: a VAE's sample size only sets the size of its tiles, which is half of it. If the sides of the tiles are not
-# multiples of 48 and 40 pixels (height, width), the stock code returns images of another size.
+# NOTE: a VAE's sample size only sets the size of its tiles: each side of a tile is half of the sample's side. If a
+# tile's height is not a multiple of 48 pixels or its width not a multiple of 40, the stock code returns images of a
+# wrong size.
 _SMALLER: dict[Scale, tuple[dict[str, Any], dict[str, Any], dict[str, Any], int, int, int]] = {
     "middle": (
         {"num_attention_heads": 12, "num_layers": 12, "text_embed_dim": 768},
@@ -153,7 +155,7 @@ def _fill(cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: torch
     kept = (getattr(cls, "_keep_in_fp32_modules", None) or []) if dtype is torch.float16 else []
     generator = (
         None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
-    )  # the meta device has sizes only
+    )  # meta tensors have no values
     for prefix, part in module.named_modules():
         for name, parameter in list(part._parameters.items()):
             if parameter is None:
@@ -163,7 +165,7 @@ def _fill(cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: torch
             if parameter.ndim == 1 and name == "weight":  # a norm's
                 value += 1
             setattr(part, name, torch.nn.Parameter(value, requires_grad=False))
-        for name, buffer in list(part._buffers.items()):  # checkpoints store the persistent ones in their own dtype
+        for name, buffer in list(part._buffers.items()):  # checkpoints store persistent buffers in `dtype`
             if buffer is not None and buffer.is_floating_point() and name not in part._non_persistent_buffers_set:
                 part._buffers[name] = buffer.to(dtype)
     return module.to(device).eval()

@@ -1,9 +1,9 @@
-"""How long `make setup` takes from nothing, at this commit and at another one, in alternating order.
+"""How long `make setup` takes in an empty environment, at this commit and at another commit, in alternating order.
 
     python -m benchmarks.setup_time --against 5e2a3de
 
-Each run has its own clone and environment. Runs with cold caches download everything; runs with warm caches use those
-of the same commit's cold run. CPU seconds include all processes of the run.
+Each run has its own clone and environment. Runs with cold caches download everything; runs with warm caches use the
+caches that the cold run of the same commit has filled. CPU seconds include all processes of the run.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def peak(pid: int | str) -> int:
 
 
 class Encoder(threading.Thread):
-    """Watches this process's children; `peak` is that of the largest."""
+    """Watches the child processes of this process; `peak` is the peak resident memory, in bytes, of the child that used
+    most."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,6 +1,7 @@
 """Checks every package of the given locks, and torch, for known vulnerabilities, with pip-audit.
 
-Exit codes: 0 none known, 1 some, 3 the database cannot be reached or has no result for a package.
+Exit codes: 0 no vulnerability is known, 1 some are known, 3 the database cannot be reached or has no result for a
+package.
 """
 
 from __future__ import annotations

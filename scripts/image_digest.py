@@ -1,7 +1,7 @@
 """Pins the image in a Dockerfile's line `ARG BASE=` to its tag's current digest: `name:tag@sha256:...`.
 
-It queries the registry with docker, crane or skopeo, depending on what is installed. Exit code 1: none of them returned
-a digest.
+It queries the registry with docker, crane or skopeo, depending on what is installed. Exit code 1: none of the three
+programs returned a digest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 BASE = re.compile(r"^ARG BASE=(?P<tag>[^@\s]+)(?:@(?P<digest>sha256:[0-9a-f]{64}))?$", re.MULTILINE)
-# NOTE: each prints the digest of the list of all platforms, not of one platform's image
+# NOTE: each command prints the digest of the list of all platforms, not of one platform's image
 ASKING = (
     ["docker", "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", "{tag}"],
     ["crane", "digest", "{tag}"],

@@ -101,7 +101,8 @@ class Environment:
         return done.returncode == 0
 
     def torch(self) -> dict[str, object]:
-        """Result of `import torch`: version, cuda (version or None), gpu, ours; or error; or nothing."""
+        """The result of `import torch`: the keys version, cuda (version or None), gpu and ours; only the key error if
+        the import failed; empty if torch is not installed."""
         command = [str(self.python), "-W", "ignore", "-c", INSPECT]
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -140,7 +141,7 @@ class Environment:
         found: dict[str, str] = {}
         for section in ("global", "install", ":env:"):  # later sections override earlier ones
             for name, value in re.findall(rf"^{section}\.([a-z-]+)=(.*)$", listed, re.MULTILINE):
-                if name == "no-index":  # uv has no variable for it
+                if name == "no-index":  # uv has no environment variable for this setting
                     self.uv_flags = ["--no-index"] if ast.literal_eval(value).lower() in TRUE else []
                 if name in UV_NAMES and not (name == "index-url" and "UV_INDEX_URL" in os.environ):
                     words = str(ast.literal_eval(value)).split()
@@ -265,7 +266,7 @@ def set_up(there: Environment, torch: str, index: str | None) -> None:
 def add_development(there: Environment) -> None:
     """Raises SetupError."""
     there.choose_installer()
-    if sys.dont_write_bytecode:  # otherwise each of the many test processes would compile its imports
+    if sys.dont_write_bytecode:  # otherwise every test process would compile the packages again
         there.variables["UV_COMPILE_BYTECODE"] = "1"
     packages = len(_pins(there.root / "requirements-dev.lock"))
     with _timed(f"{packages} packages of requirements-dev.lock, for tests and checks: about 1 min"):

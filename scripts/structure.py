@@ -54,7 +54,7 @@ LAYERS = (
     ("benchmarks",),
 )
 
-# Files directly in server/ lie below, between and above these packages.
+# The layers of files directly in server/ are below, between and above the layers of these packages.
 STEPS = ("server.limits", "server.media", "server.facades")
 
 Graph = dict[str, set[str]]
@@ -121,7 +121,8 @@ def upwards(graph: Graph) -> list[tuple[str, str]]:
 def box_of(module: str, path: Path) -> str:
     """The box of the picture that a module belongs to: its package, with all clouds in one box.
 
-    Files directly in server/ form several boxes, depending on the packages of server/ that they are above and below.
+    Files directly in server/ form several boxes: each file's box depends on which packages of server/ are in lower
+    layers than the file.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     if below(package, "server.facades") and not below(package, "server.facades.kit"):
@@ -161,8 +162,8 @@ def picture(files: dict[str, Path]) -> str:
 
 
 def _label(box: str, names: list[str]) -> str:
-    """The text of a box: the folder, and for the files directly in pipelines/ or server/ also their names, five in a
-    line."""
+    """The text of a box: the folder. A box of files directly in pipelines/ or server/ also shows the files' names, five
+    in a line."""
     package = box.rstrip("0123456789.")
     if package not in ("server", "pipelines"):
         return f"<b>{box.replace('.', '/')}</b>"

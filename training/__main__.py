@@ -1,10 +1,11 @@
 """Train the demo model: `python -m training`, some hours on a CPU core.
 
-All results are kept in `.cache/demo-training`, and a later run resumes: the three trainings (autoencoder, transformer,
-decoder) from their last checkpoint, the latents at the first incomplete size. The text encoder takes only minutes and
-starts again unless it was finished. Latents and a decoder are recomputed if the weights or the videos have changed.
-If other programs use the machine, OMP_NUM_THREADS=1 is several times faster than two threads.
-`python -m training export` only exports the results so far.
+All results are kept in `.cache/demo-training`, and a later run resumes there. Each of the three trainings (autoencoder,
+transformer, decoder) resumes from its last checkpoint, and the encoding of the latents resumes at the first size that
+is incomplete. Training the text encoder takes only minutes; if it was interrupted, it starts again. The latents and the
+decoder are computed again if the weights or the videos that they depend on have changed. If other programs use the
+machine, one thread (OMP_NUM_THREADS=1) is several times faster than two threads. `python -m training export` only
+exports the results so far.
 """
 
 import sys
@@ -27,7 +28,7 @@ def scaling_factor(data: dict[dataset.Bucket, dataset.Clips]) -> float:
 
 
 def untrained() -> train_transformer.Model:
-    """An untrained transformer with a trained text encoder."""
+    """An untrained transformer together with a text encoder that has been trained on captions."""
     model = train_transformer.build(32)
     file = CACHE / "encoder.pt"
     if not file.exists():

@@ -1,7 +1,8 @@
 """Encodes clips as latents, once, to train the transformer.
 
-Knows: the lengths and sizes, and the number of videos of each. Does not know: the transformer or the text encoder.
-The autoencoder is causal, so the latents of a video's beginning are the beginning of its latents.
+Knows: the lengths and sizes of the clips, and the number of videos of each size. Does not know: the transformer or the
+text encoder. The autoencoder is causal, so the first latents of a whole video equal the latents of the video's first
+frames alone. Short clips therefore need no encoding of their own.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from training.words import caption, empty_caption, loose_caption, reserved
 
 SEED = 2
 NAMES = tuple(COLORS)
-TWO, ANYWHERE, PICTURE = 7, 8, 9  # places of the special clips among each ten
+TWO, ANYWHERE, PICTURE = 7, 8, 9  # positions of the special clips in each group of ten clips
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def held_out(scene: Scene) -> bool:
 
 
 def draw(bucket: Bucket, index: int) -> tuple[Frames, Scene | None]:
-    """Of ten clips, seven are scenes on the grid, one has two objects, one is placed anywhere or begins in the middle
-    of the motion, like the second part of a longer video, and one is an image.
+    """Of ten clips, seven are scenes on the grid, one has two objects, and one is an image. The remaining clip has its
+    object anywhere in the frame or begins in the middle of the motion, like the second part of a longer video.
     """
     rng = np.random.default_rng((SEED, FILM, bucket.height, bucket.width, index))
     kind = index % 10
@@ -106,7 +107,8 @@ def basis_of(vae: AutoencoderKLCogVideoX, films: Iterable[Frames]) -> str:
 
 
 def read(file: Path, basis: str) -> Clips | None:
-    """The clips of an earlier run, if they match. Older files contain only clips."""
+    """The clips of an earlier run, if they were made from the same autoencoder and videos. Older files contain only
+    clips."""
     if not file.exists() or not loop.fits(saved := torch.load(file, weights_only=False), basis, file):
         return None
     clips: Clips = saved["clips"] if isinstance(saved, dict) else saved
@@ -114,7 +116,7 @@ def read(file: Path, basis: str) -> Clips | None:
 
 
 def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
-    """All buckets. They come from an earlier run with the same autoencoder and videos, or are encoded now."""
+    """All buckets. The clips come from an earlier run with the same autoencoder and videos, or are encoded now."""
     loaded = {}
     for bucket in BUCKETS:
         file = folder / f"latents-{bucket.height}x{bucket.width}.pt"
@@ -131,7 +133,8 @@ def load(vae: AutoencoderKLCogVideoX, folder: Path) -> dict[Bucket, Clips]:
 
 
 def say(scene: Scene | None, rng: np.random.Generator) -> str:
-    """The caption of a clip in a training step: usually full, in one of five steps loose, in one of eight empty."""
+    """The caption of a clip in a training step: loose in one of five steps, without information in one of eight, full
+    otherwise."""
     kind = rng.random()
     if kind < 0.12:
         return empty_caption(rng)

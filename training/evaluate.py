@@ -53,8 +53,8 @@ def asked(count: int, frames: int = FRAMES, *, unseen: bool = False) -> list[tup
 
 @dataclass
 class Score:
-    """The share of correct attributes; `overlap` of objects with the ideal shape, 0..1 (see `Seen`); `psnr` in dB of
-    the first frames against the given images.
+    """The share of correct attributes; `overlap`: the overlap of each object with its ideal shape, 0..1 (see `Seen`).
+    `psnr`: for image to video, the PSNR of each first frame against the given image, in dB.
     """
 
     right: list[tuple[bool, ...]] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Score:
 
 
 def native(video: bytes, folder: Path) -> Frames:
-    """uint8 [T, 64, 96, 3]: an MP4 [T, H, W, 3] of any size, averaged down to the model's own size."""
+    """The frames of an MP4 of any size, scaled down to the model's own size by averaging: uint8 [T, 64, 96, 3]."""
     (folder / "clip.mp4").write_bytes(video)
     frames = read_video(folder / "clip.mp4", max_frames=200, max_pixels=10**7, max_seconds=60).frames
     return np.stack([np.asarray(Image.fromarray(f).resize((WIDTH, HEIGHT), Image.Resampling.BOX)) for f in frames])
@@ -113,8 +113,8 @@ def _ready(address: str) -> bool:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """The URL of a new server with the demo model. It ignores settings in the environment and in a `.env` file here.
-    Raises RuntimeError with the end of its log if it does not become ready.
+    """The URL of a new server with the demo model. The server ignores settings in the environment and in a `.env` file
+    in the working directory. Raises RuntimeError with the end of its log if it does not become ready.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

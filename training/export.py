@@ -33,7 +33,8 @@ def finished_vae(vae: AutoencoderKLCogVideoX, scale: float) -> AutoencoderKLCogV
 
 
 def averaged(model: Model) -> Model:
-    """A float16 copy with the running mean of every weight, in the shape of the weight in `model`."""
+    """A float16 copy of `model` whose weights are the running means. Each mean has the shape of the weight in
+    `model`."""
     result = Model(copy.deepcopy(model.transformer), copy.deepcopy(model.encoder), model.tokenizer, {})
     result.load(model.average)
     result.transformer.half().eval()
@@ -42,7 +43,8 @@ def averaged(model: Model) -> Model:
 
 
 def replace(fresh: Path, target: Path) -> None:
-    """Replace the folder `target` by `fresh` and keep its model card. Both have the same parent folder."""
+    """Replace the folder `target` by the folder `fresh`, and keep the model card of `target`. The two folders have the
+    same parent folder."""
     for file in fresh.rglob("*.safetensors"):
         file.chmod(0o644)
     old = target.with_name(f".{target.name}.old")

@@ -24,16 +24,16 @@ FOLDS = {
     "star": 5,
 }  # the shape looks the same after a full turn divided by this number
 WAYS = (*DIRECTIONS, "bouncing", "circling", "still")
-LEAST_CONTRAST = 40.0  # out of 255 * sqrt(3); below it there is no object
-LEAST_OVERLAP = 0.6  # mean intersection over union with the ideal shape; below it the shape is unknown
-LEAST_SEEN = 0.8  # share of the frames that must show the object; below it the motion is unknown
+LEAST_CONTRAST = 40.0  # of at most 255 * sqrt(3); an object has at least this contrast
+LEAST_OVERLAP = 0.6  # mean intersection over union with the ideal shape; below this value the shape is unknown
+LEAST_SEEN = 0.8  # share of the frames that must show the object; otherwise the motion is unknown
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one clip shows; "none" if there is no object, or no known shape or motion. `dx`, `dy`: movement from the
-    first to the last frame, in fractions of the frame; `growth`: last area / first area; `turn`: radians per frame;
-    `overlap`: intersection over union of the object and an ideal shape at its place, 0..1.
+    """What one clip shows. A field is "none" if there is no object, or if its shape or motion is unknown. `dx`, `dy`:
+    movement from the first to the last frame, in fractions of the frame; `growth`: last area / first area; `turn`:
+    radians per frame; `overlap`: intersection over union of the object and an ideal shape at the object's place, 0..1.
     """
 
     color: str
@@ -48,7 +48,7 @@ class Seen:
 
 
 def nearest(pixels: Field) -> str:
-    """The palette's name for most of the pixels [N, 3]."""
+    """The name of the palette's colour that is nearest to most of the pixels [N, 3]."""
     names = np.linalg.norm(pixels[:, None] - PALETTE, axis=-1).argmin(1)
     return NAMES[int(np.bincount(names, minlength=len(NAMES)).argmax())]
 
@@ -79,7 +79,8 @@ def look(clip: Frames) -> Seen:
     turn = _turn(masks[times], times, FOLDS[shape])
     motion = _way(track / min(height, width) * 64, times, len(clip)) if len(times) >= LEAST_SEEN * len(clip) else "none"
     if motion == "still":
-        # `enough` is a factor of the radius, so it is half of the expected growth of the area, on a logarithmic scale.
+        # `enough` is the factor by which the radius should grow. The area should grow by the square of this factor, so
+        # an area that grows by `enough` has half of the expected growth on a logarithmic scale.
         enough = 1 + (GROWTH - 1) * (len(clip) - 1) / (FILM - 1)
         if growth > enough or growth < 1 / enough:
             motion = "growing" if growth > 1 else "shrinking"
@@ -108,7 +109,8 @@ def _way(track: Field, times: Times, frames: int) -> str:
 
 
 def _moment(seen: Masks, fold: int) -> complex:
-    """Orientation of a mask about its centre: `fold` times the angle of the shape."""
+    """A complex number that gives the orientation of a mask about its centre. Its phase is `fold` times the angle of
+    the shape."""
     ys, xs = np.nonzero(seen)
     z = xs - xs.mean() + 1j * (ys - ys.mean())
     return complex((z**fold).mean())

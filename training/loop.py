@@ -32,7 +32,8 @@ def keep(thing: object, file: Path) -> None:
 
 
 def fits(saved: object, basis: str, file: Path) -> bool:
-    """Whether the content of `file` was made with the same `basis`; prints a line if not. True if it has no basis."""
+    """Whether the content `saved` of `file` was made with the same `basis`; prints a line if not. Content without a
+    basis counts as made with the same one."""
     theirs = saved.get("basis", basis) if isinstance(saved, dict) else basis
     if theirs != basis:
         print(f"{file.name} was made from other weights or videos and is ignored", flush=True)

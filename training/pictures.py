@@ -1,7 +1,7 @@
 """Images outside the demo's world: gradients, bars and several shapes at once, still or slowly drifting.
 
-The autoencoder and the image-to-video model are also trained on these, so that they reproduce a user's own image
-recognisably instead of turning it into one shape on one colour.
+The autoencoder and the image-to-video model are also trained on these, so that these two models reproduce a user's own
+image recognisably instead of turning it into one shape on one colour.
 """
 
 import numpy as np

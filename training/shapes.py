@@ -41,7 +41,7 @@ GROWTH = 1.8  # last radius / first radius of a video
 TURN = math.pi / 32  # radians per frame: a square looks the same again after two seconds
 BOUNCE_FRAMES, BOUNCE_HEIGHT = 16, 20.0
 CIRCLE = 12.0  # radius
-OFF_CENTRE = 0.5  # share of the scenes that are off the centre; their captions give the position
+OFF_CENTRE = 0.5  # share of the scenes that are off the centre; the captions of these scenes give the position
 FILM = 49  # frames; every shorter clip is the beginning of such a video
 
 
@@ -150,8 +150,8 @@ def distance(shape: str, x: Field, y: Field, radius: float) -> Field:
 def mask(
     shape: str, x: float, y: float, radius: float, angle: float, height: int, width: int, outline: float = 0.0
 ) -> Field:
-    """[H, W] the share of each pixel that a shape covers, 0..1, or its outline of the given width; in pixels and
-    radians (clockwise).
+    """[H, W] the share of each pixel that a shape covers, 0..1. If `outline` is not 0, the share that the shape's
+    outline of this width covers. Lengths are in pixels, angles in radians (clockwise).
     """
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
     dx, dy = xs - x, ys - y
@@ -164,7 +164,8 @@ def mask(
 
 
 def coverage(scene: Scene, height: int, width: int, outline: float = 0.0) -> Field:
-    """[T, H, W] the share of each pixel that the object covers, 0..1, or its outline of the given width in units."""
+    """[T, H, W] the share of each pixel that the object covers, 0..1. If `outline` is not 0, the share that the
+    object's outline of this width in units covers."""
     unit = min(height, width) / 64
     out = np.empty((scene.frames, height, width), np.float32)
     for number in range(scene.frames):

@@ -1,6 +1,6 @@
 """The demo's tokenizer and text encoder, untrained: a word-level T5 tokenizer and a very small T5 encoder.
 
-The encoder learns the meaning of the words from captions alone first, then together with the transformer.
+The encoder first learns the meaning of the words from captions alone. Then it is trained together with the transformer.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Trains the autoencoder's decoder a second time, on the transformer's output.
 
 The encoder stays the same, so that latents keep their meaning. Half of the latents are noisy. The other half are the
-transformer's predictions from a noisy clip (one denoising step), which are blurred like its videos; the decoder learns
-to draw the intended outline.
+transformer's predictions from a noisy clip (one denoising step). These predictions are blurred like the transformer's
+videos, and the decoder learns to draw the intended outline.
 """
 
 import copy
@@ -29,7 +29,7 @@ BUCKET = BUCKETS[0]
 
 
 def drawn(rng: np.random.Generator) -> tuple[Scene, np.ndarray, np.ndarray]:
-    """A scene, its first frames [T, H, W, 3], and the weight of each pixel [T, H, W], 1 on average."""
+    """A scene, its first frames [T, H, W, 3], and the weight of each pixel [T, H, W]; the mean of the weights is 1."""
     scene = sample_scene(rng, FRAMES, anywhere=bool(rng.random() < 0.2), two=0.2)
     clip = render(scene, BUCKET.height, BUCKET.width)
     inside = np.abs(clip.astype(np.float32) - COLORS[scene.background]).max(-1) > 8

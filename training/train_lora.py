@@ -1,6 +1,7 @@
 """Trains a LoRA for the demo model that gives every shape a white outline: `python -m training.train_lora`, minutes.
 
-One file fits both transformers of the demo, because it adapts only layers that both have.
+One LoRA file fits the demo's text-to-video and image-to-video transformers, because it adapts only layers that exist in
+both transformers.
 """
 
 from pathlib import Path
@@ -56,7 +57,8 @@ def main() -> None:
     trained = [p for p in model.transformer.parameters() if p.requires_grad]
 
     def loss(step: int) -> tuple[torch.Tensor, float]:
-        # timesteps are drawn as in the transformer's later training, because the layout of a video is already learnt
+        # the transformer already knows the layout of a video, so timesteps are drawn as in the later part of its
+        # training
         value = loss_of(model, scheduler, {BUCKET: clips}, scale, EARLY_STEPS + step)
         return value, value.item()
 

@@ -1,12 +1,12 @@
 """Trains the small interpolation network: `python -m training.train_rife`, about seven minutes on a CPU core.
 
-Knows: moving shapes and drifting images at any moment and size, and how the network learns to draw the frame between
-two of them. Does not know: the demo model, or the frame rate of a video (`pipelines.frames.rife`).
+Knows: how to draw moving shapes and drifting images at any moment and size, and how the network learns to draw the
+frame between two given frames. Does not know: the demo model, or the frame rate of a video (`pipelines.frames.rife`).
 
-The layout is RIFE 4.6's with narrow blocks, so that the code that reads the published weights can also read these. One
-block is trained and used at all four scales. First the network learns only the motion of each pixel. It cannot learn
-this from images alone, because at first every flow gives worse images than no flow. Its checkpoint is in
-`.cache/demo-rife`, and training resumes from there.
+The layout is that of RIFE 4.6 with narrower blocks, so that the code for the published weights can also read the
+weights trained here. One block is trained and used at all four scales. First the network learns only the motion of each
+pixel. The network cannot learn the motion from a loss on images alone, because at first every predicted flow gives
+worse images than no flow. Its checkpoint is in `.cache/demo-rife`, and training resumes from there.
 """
 
 import math
@@ -31,14 +31,15 @@ TARGET = Path(__file__).parent.parent / "weights" / "demo-rife" / "flownet.safet
 SHAPE = Shape(widths=(36, 36, 36, 36), out=24, encoder_layers=0, encoder_width=0, features=0, scales=(8, 4, 2, 1))
 MATCHING, STEPS = 1600, 2400  # training steps of the block alone, then of the whole network
 NATIVE = (64, 96)
-# size relative to the native one, share of the batches, pairs per batch; 7.5 is 720 x 480
+# (factor of the native size, share of the batches, pairs per batch); the factor 7.5 means 720 x 480
 ZOOMS = ((1.0, 0.7, 8), (2.0, 0.16, 2), (4.0, 0.09, 1), (7.5, 0.05, 1))
 WINDOW = (256, 384)  # largest size of a part of a frame in training
-# steps to the middle frame, steps in total; the network is so small that it learns only one time, the middle
+# (steps from the first frame to the middle frame, steps to the last frame). The network is so small that it learns only
+# one moment between two frames: halfway.
 TIMES = ((1, 2), (2, 4))
 
 MATCHING_RATE, RATE = 2e-3, 1e-3
-GUIDED = 0.1  # weight of the flow's error at first; it falls to a tenth of this
+GUIDED = 0.1  # initial weight of the flow's error; it falls to a tenth of this value
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def drifting_picture(rng: np.random.Generator, k: int, n: int, zoom: float, text
 
 
 def batch(rng: np.random.Generator) -> Sample:
-    """Pairs of one size, with the frames at one time between them."""
+    """Pairs of frames of one size, each pair with the frame between them. All pairs of the batch use the same time for
+    that frame."""
     zoom, _, count = ZOOMS[int(rng.choice(len(ZOOMS), p=[z[1] for z in ZOOMS]))]
     k, n = TIMES[int(rng.integers(len(TIMES)))]
     return _together(
@@ -170,8 +172,8 @@ def _together(found: list[Sample]) -> Sample:
 
 
 def matching(block: Any, rng: np.random.Generator, easy: bool) -> Tensor:
-    """The flow error of the block alone, at full size, starting from no flow or from a nearly correct guess. `easy`: on
-    textures, which show motion everywhere.
+    """The flow error of the block alone, at full size, starting from no flow or from a nearly correct guess. If `easy`,
+    the images are textures, which show motion everywhere.
     """
     k, n = TIMES[int(rng.integers(len(TIMES)))]
     shapes, textures = (0.0, 1.0) if easy else (0.4, 0.6)
@@ -194,8 +196,8 @@ def matching(block: Any, rng: np.random.Generator, easy: bool) -> Tensor:
 
 
 def loss(net: IFNet, one: Sample, guided: float) -> tuple[Tensor, float]:
-    """The loss, which counts every block's image and flow, and the last image most; and the mean error of the last
-    image."""
+    """The loss and the mean error of the last block's image. The loss adds the errors of every block's image and flow,
+    with the most weight on the last block's image."""
     total, error = one.before.new_zeros(()), 0.0
     moving = 1 + 4 * (one.flow.abs().amax(1, keepdim=True) > 0)
     for k, guess in enumerate(net.guesses(net.encoded(one.before), net.encoded(one.after), one.t)):
@@ -210,7 +212,7 @@ def loss(net: IFNet, one: Sample, guided: float) -> tuple[Tensor, float]:
 
 
 class _Narrow(nn.Module):
-    """The first layer of the block that runs first, whose input does not have a mask and a flow yet."""
+    """The first layer of the block that runs first. The input of that block does not include a mask and a flow yet."""
 
     def __init__(self, whole: nn.Conv2d, channels: int) -> None:
         super().__init__()
@@ -233,7 +235,7 @@ def tied(net: IFNet) -> Any:
 
 
 def untied(block: Any) -> dict[str, Tensor]:
-    """The state dict of a network whose blocks all equal this one."""
+    """The state dict of a network all of whose blocks are copies of this block."""
     plain = {}
     for name, wanted in IFNet(SHAPE).state_dict().items():
         value = block.state_dict()[name.partition(".")[2]]
@@ -257,7 +259,8 @@ def train(cache: Path) -> Any:
         parameter.data *= 0.1  # start with almost no flow
 
     def part(step: int) -> tuple[bool, float]:
-        """Whether only flows are learned, and the finished share of that phase or of the rest."""
+        """Whether the step is in the first phase, which learns only flows, and the finished share of the step's
+        phase."""
         return (True, step / MATCHING) if step < MATCHING else (False, (step - MATCHING) / STEPS)
 
     def rate(step: int) -> float:

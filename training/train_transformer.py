@@ -1,8 +1,8 @@
 """Trains the demo's transformer together with its text encoder, on text with or without an image.
 
 Knows: the architecture and the training step (v-prediction on the published noise schedule). Does not know: pixels; it
-gets latents. One model is trained for both tasks: without an image its extra input channels are zero, so removing them
-gives the text-to-video model.
+gets latents. One model is trained for both tasks. Its extra input channels take the image and are zero if there is no
+image, so removing these channels gives the text-to-video model.
 
 Sources: v-prediction, Salimans & Ho, arXiv 2202.00512; a schedule that ends in pure noise (`rescale_betas_zero_snr`),
 Lin et al., arXiv 2305.08891; Muon, with the source given in `muon`, but PyTorch's own implementation.
@@ -49,12 +49,13 @@ PEAK_RATE = 1.5e-3
 DECAY = 4_000  # steps at the end, over which the learning rate falls to zero
 BATCH_TOKENS = 2160  # text and video together
 WITH_PICTURE = 0.4  # share of the clips with a given first frame
-BEGUN = 0.25  # share of these clips that are placed anywhere or begin in the middle of the motion
+BEGUN = 0.25  # of the clips with a first frame, the share off the grid or in mid-motion
 OBJECT_STRENGTH = 1.5
-# Shares of the timesteps below 500, from 500, 800 and 960 on. A clip has so many numbers that noise hides its layout
-# only above 900 (signal to noise below 0.003) and its outlines only above 700. Below 500 nothing is left to decide. The
-# model learns an object's position in each frame only from the words. It learns this suddenly, after some hundred steps
-# of nearly pure noise, so these steps come first.
+# (first timestep, end, share of the training steps) for four ranges of timesteps. A clip has so many numbers that noise
+# hides its layout only at timesteps above 900 (signal to noise below 0.003), and its outlines only at timesteps above
+# 700. At timesteps below 500 layout and outlines are already decided. The model learns an object's position in each
+# frame only from the words. It learns this suddenly, after some hundred training steps on nearly pure noise, so
+# training begins with mostly such steps.
 EARLY_TIMES = ((0, 500, 0.1), (500, 800, 0.1), (800, 960, 0.2), (960, 1000, 0.6))
 TIMES = ((0, 500, 0.15), (500, 800, 0.25), (800, 960, 0.35), (960, 1000, 0.25))
 EARLY_STEPS = 9_000
@@ -63,7 +64,7 @@ EARLY_STEPS = 9_000
 @dataclass
 class Model:
     """Everything that is trained together. `average` has the exponential moving average of every weight, with the names
-    and shapes of `weights`; it is exported.
+    and shapes of `weights`; the exported models contain this average.
     """
 
     transformer: CogVideoXTransformer3DModel
@@ -144,7 +145,8 @@ def rotary(bucket: Bucket, latent_frames: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def object_weight(clean: torch.Tensor, strength: float) -> torch.Tensor:
-    """[B, F, 1, h, w] the weight of each latent: higher where it differs from its clip's background."""
+    """[B, F, 1, h, w] the weight of each latent: a latent that differs from its clip's background has a higher
+    weight."""
     background = clean.permute(0, 2, 1, 3, 4).flatten(2).median(dim=2).values[:, None, :, None, None]
     apart = (clean - background).square().mean(dim=2, keepdim=True)
     return 1 + strength * (apart - 0.3).clamp(0, 1)
@@ -158,8 +160,9 @@ def timesteps_for(rng: np.random.Generator, count: int, step: int) -> torch.Tens
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **none: object) -> torch.Tensor:
-    """Attention without mask or dropout, [B, heads, N, width]. With it a step on a CPU takes 0.21 s instead of 0.37 s
-    with torch's own, whose backward pass is slow there (12 clips of 17 frames, one core).
+    """Attention without mask or dropout, [B, heads, N, width]. A training step on a CPU takes 0.21 s with this
+    function. It takes 0.37 s with torch's own attention, whose backward pass is slow on a CPU (12 clips of 17 frames,
+    one core).
     """
     assert not any(none.values()), none
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -179,7 +182,8 @@ def loss_of(
     latent_frames = (frames - 1) // 4 + 1
     count = BATCH_TOKENS // (latent_frames * (bucket.height // 16) * (bucket.width // 16) + MAX_TOKENS)
     given = rng.random(count) < WITH_PICTURE
-    # Text alone cannot describe images, or the start of a scene that may start anywhere.
+    # Clips that text alone cannot describe (images, and scenes that may start anywhere) are used only with their first
+    # frame.
     plain = [i for i in range(len(clips.scenes)) if i % 10 not in (ANYWHERE, PICTURE)]
     begun = list(range(ANYWHERE, len(clips.scenes), 10)) or plain
     shown = np.where(rng.random(count) < BEGUN, rng.choice(begun, count), rng.integers(0, len(clips.scenes), count))

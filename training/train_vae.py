@@ -1,4 +1,5 @@
-"""Trains the demo's autoencoder: 8 x 8 x 4 times fewer positions, 16 channels, the classes of the published VAE.
+"""Trains the demo's autoencoder. It uses the classes of the published VAE, and like that VAE it has 16 channels and
+reduces the number of positions by a factor of 8 x 8 x 4.
 
 Knows: its architecture, data and loss. Does not know: text, diffusion, or where the result is exported.
 """
@@ -20,7 +21,7 @@ SEED = 1
 STEPS = 4000
 IMAGE_STEPS = 700  # the first steps learn colours and outlines from single frames; motion comes later
 PEAK_RATE = 1.6e-3
-LATENT_NOISE = 0.08  # for latents of unit deviation; it makes the decoder tolerate the diffusion model's errors
+LATENT_NOISE = 0.08  # in latents of unit deviation; teaches the decoder to tolerate the diffusion model's errors
 SIZES = ((64, 96), (64, 96), (64, 64), (96, 64))  # height, width
 
 
@@ -57,7 +58,7 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if rng.random() < 0.3:
             clip = picture(rng, height, width) if frames == 1 else drift(rng, frames, height, width)
         else:
-            # A part from anywhere in the video, more often from near its beginning.
+            # The training clip is a part from anywhere in the video, more often from near the beginning.
             last = max(frames, int(rng.choice([9, 17, 25, 49]))) - frames
             begin = int(rng.integers(0, last + 1))
             scene = sample_scene(rng, frames, anywhere=bool(rng.random() < 0.4), two=0.3)

@@ -75,7 +75,7 @@ TWO_TEMPLATES = (
     "a {color} {shape} {motion} {where} a {color2} {shape2} , {back} background",
     "a {color2} {shape2} on a {back} background , and a {color} {shape} that {motion} {where} it",
 )
-WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # key: whether the second object is in front
+WHERE_WORDS: dict[bool, tuple[str, ...]] = {  # key: whether the second object is in front of the first
     True: ("behind", "behind", "passing behind"),
     False: ("in front of", "before", "passing in front of"),
 }
@@ -117,11 +117,11 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A sentence that names shape, colour, background, motion, size and position, and the second object if there is
     one.
 
-    Medium size and the middle may be left out.
+    The words for medium size and for the middle position may be left out.
     """
 
     def pick(words: tuple[str, ...]) -> str:
-        # The first word of a list is the plain one; half of the captions use it.
+        # The first word of each list is the plain word, and half of the captions use it.
         return words[0] if rng.random() < 0.5 else str(rng.choice(words))
 
     templates: tuple[str, ...] = TEMPLATES
@@ -167,8 +167,8 @@ def place_of(scene: Scene) -> tuple[int, int]:
 def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
     """A sentence like a user's: unknown words, and only some of the scene's attributes.
 
-    "A golden retriever" is an object of golden colour and any shape. It differs from its background even "on a beach",
-    which has the same colour.
+    "A golden retriever" is an object of golden colour and any shape. The object never has its background's colour, even
+    "on a beach", which is also yellow.
     """
 
     def perhaps(words: tuple[str, ...], share: float) -> str:
@@ -194,7 +194,8 @@ def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def empty_caption(rng: np.random.Generator) -> str:
-    """A caption without information: empty, or like clients' negative prompts, mostly of unknown words."""
+    """A caption without information. It is empty, or it resembles clients' negative prompts and consists mostly of
+    unknown words."""
     kind = rng.random()
     if kind < 0.5:
         return ""

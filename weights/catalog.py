@@ -5,7 +5,7 @@ models folder with its layout (`<models_dir>/<name>/`, a diffusers folder).
 Does not know: torch, the network, whether a folder is complete (`weights.verify`), what a model needs to run.
 
 Sources: the README table of zai-org/CogVideo and the published configs. The organisation used to be called THUDM, and
-the old names redirect; `weights.imports` finds caches under both names.
+the old names redirect; `weights.imports` finds Hugging Face caches under the old and the new name.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def _configs(version: str, *, image: bool, large: bool = True) -> Configs:
     }
 
 
-# The revision is a commit only if many independent public sources name it, otherwise a branch; a pull records the
-# commit. Weights: 16-bit transformer + T5 (4.76 B parameters) + VAE (0.22 B).
+# The revision is a commit only if many independent public sources name that commit, otherwise a branch; a pull records
+# the commit. Weights: 16-bit transformer + T5 (4.76 B parameters) + VAE (0.22 B).
 CATALOG: Mapping[str, Checkpoint] = MappingProxyType(
     {
         c.name: c
@@ -157,7 +157,8 @@ CATALOG: Mapping[str, Checkpoint] = MappingProxyType(
 
 
 def default_models_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """`$XDG_CACHE_HOME/cogvideox/models`, else `~/.cache/cogvideox/models`, if COGVIDEOX_MODELS_DIR is not set."""
+    """The models folder if COGVIDEOX_MODELS_DIR is not set: `$XDG_CACHE_HOME/cogvideox/models`, or without that
+    variable `~/.cache/cogvideox/models`."""
     cache = environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says to ignore a relative path here
     base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
@@ -183,7 +184,7 @@ def known_name(text: str) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """The form in which clients' names are compared: `zai-org/CogVideoX-5b` is `cogvideox5b`, for any owner."""
+    """The form in which two names from clients are compared: `zai-org/CogVideoX-5b` is `cogvideox5b`, for any owner."""
     return re.sub(r"[^a-z0-9.]", "", name.strip().rstrip("/").rpartition("/")[2].lower())
 
 
@@ -197,7 +198,7 @@ def published(name: str) -> Checkpoint | None:
 
 
 def home(path: str | Path) -> Path:
-    """Expand `~` and `~name`; the path stays as it is if there is no such user."""
+    """Expand `~` and `~name`. If there is no user of that name, the path stays unchanged."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -1,8 +1,8 @@
 """Checks that our pipelines can run a checkpoint's configs correctly.
 
-Knows: the classes, and the allowed values of each field (`weights.fields`), alone and in combination. The dangerous
-fields are those that no weight depends on: with a wrong value the checkpoint loads, but makes wrong videos.
-Does not know: the weights (`weights.expected`), torch.
+Knows: the classes, and the allowed values of each field (`weights.fields`), alone and in combination. The most
+dangerous fields are those on which no tensor's name or shape depends: with a wrong value the checkpoint loads, but
+makes wrong videos. Does not know: the weights (`weights.expected`), torch.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def problems(folder: Path) -> Iterator[Problem]:
 
 
 def unusual(folder: Path) -> Iterator[str]:
-    """Unusual values of fields that no weight depends on, so that nothing shows whether the model was trained with
-    them.
+    """Unusual values of fields on which no weight depends. Nothing in the weights shows whether the model was trained
+    with these values.
     """
     for part, usual in USUAL.items():
         found = read_json(folder, FILES[part])[0]
@@ -78,7 +78,8 @@ def unusual(folder: Path) -> Iterator[str]:
 
 
 def unknown(folder: Path) -> Iterator[str]:
-    """Fields that the pinned classes do not have. diffusers ignores them, because other versions may have them."""
+    """Fields that the pinned classes do not have. diffusers ignores these fields, because other versions of the classes
+    may have them."""
     for part, names in CLASSES.items():
         if part in ("text_encoder", "tokenizer"):
             continue
@@ -218,7 +219,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Equal, and an integer where an integer is expected, because libraries count with it."""
+    """Whether the values are equal, and `value` is an integer where an integer is expected. Libraries count with such a
+    value, so 2.0 is not accepted for 2."""
     return bool(found == wanted) and (type(found) is type(wanted) or (isinstance(wanted, float) and _is_number(found)))
 
 

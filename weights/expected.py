@@ -60,7 +60,7 @@ def vae(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def text_encoder(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """The embedding is called `shared.weight` here; files may call it `encoder.embed_tokens.weight`."""
+    """The embedding's name is `shared.weight` in the result; in files it may also be `encoder.embed_tokens.weight`."""
     width, inner, feed = config["d_model"], config["num_heads"] * config["d_kv"], config["d_ff"]
     found: dict[str, Shape] = {"shared.weight": (config["vocab_size"], width)}
     for number in range(config["num_layers"]):
@@ -103,7 +103,7 @@ def _plain(name: str, width: int) -> Named:
 
 
 def _spatial(latent: int) -> Callable[[str, int], Named]:
-    """The decoder's norms, which also take the latents."""
+    """Yields the tensors of the decoder's norms, which take the latents as a second input."""
 
     def norm(name: str, width: int) -> Named:
         yield from _norm(f"{name}.norm_layer", width).items()

@@ -27,7 +27,8 @@ _OWN_PARTS = ("num_layers", "num_attention_heads", "in_channels", "patch_size_t"
 
 @dataclass(frozen=True)
 class Transformer:
-    """`files`: its safetensors weights. `config`: the config next to them; None to use that of the base."""
+    """`files`: the safetensors files with the weights. `config`: the config file next to `files`; None to use the
+    config of the base checkpoint."""
 
     source: Path
     files: tuple[Path, ...]
@@ -49,8 +50,8 @@ class Transformer:
 
 
 def look(source: Path) -> Transformer | None:
-    """The transformer at `source`; None if it is something else. Raises WeightsError, with the next step, for files and
-    folders that are known to be unusable."""
+    """The transformer at `source`; None if `source` is something else. Raises WeightsError, with the next step, for
+    files and folders that are known to be unusable."""
     if source.is_file():
         return _file(source)
     if not source.is_dir() or (source / MODEL_INDEX).exists():

@@ -27,7 +27,8 @@ _IN_PICKLE = (b"transformer_blocks", b"query_key_value", b"diffusion_model", b"S
 
 
 def folder_step(folder: Path) -> str:
-    """What `folder` contains and what to do, if it is neither a diffusers folder nor a transformer."""
+    """What `folder`, which is neither a diffusers folder nor a transformer, contains, and what the user should do with
+    it."""
     names = _names(folder)
     base = {name.rpartition("/")[2]: name for name in names}
     if zero := _first(base, lambda n: "zero_pp_rank_" in n) or base.get("zero_to_fp32.py"):
@@ -61,12 +62,14 @@ def folder_step(folder: Path) -> str:
 
 
 def is_unknown_folder(folder: Path) -> bool:
-    """Whether `folder` is a folder, but neither a diffusers checkpoint nor a Hugging Face cache with one."""
+    """Whether `folder` is a folder, but neither a diffusers checkpoint nor a Hugging Face cache that contains a
+    diffusers checkpoint."""
     return folder.is_dir() and not any((one / MODEL_INDEX).exists() for one in (folder, *snapshots(folder)))
 
 
 def file_step(file: Path, tensors: Iterable[str]) -> str | None:
-    """What a file is and what to do; None if it may be RIFE's. `tensors`: the names in a safetensors file."""
+    """What a file is and what the user should do with it; None if it may be RIFE's weights. `tensors`: the names of the
+    tensors in a safetensors file."""
     suffix, names = file.suffix.lower(), list(tensors)
     if suffix == ".gguf" or _begins(file, b"GGUF"):
         return f"{file}: {gguf_step(file.name)}"

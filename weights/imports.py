@@ -127,7 +127,8 @@ def _arriving(source: Path, target: Path) -> Iterator[Path]:
 
 
 def locate(source: Path) -> tuple[Path, str | None]:
-    """The diffusers folder in `source`, and the repository's commit if `source` is a Hugging Face cache."""
+    """The diffusers folder at or inside `source`. If `source` is a Hugging Face cache, also the commit of the
+    repository."""
     if (source / MODEL_INDEX).exists():
         return source, source.name if source.parent.name == "snapshots" else None
     if not source.is_dir():

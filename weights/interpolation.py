@@ -13,12 +13,13 @@ NETWORKS = (RIFE, SMALL)
 
 
 def place(name: str, models_dir: Path) -> Path:
-    """The path of one of NETWORKS; the file may be missing."""
+    """The path of the network `name`, one of NETWORKS; the file may be missing."""
     return SHIPPED if name == SMALL else models_dir / RIFE / SHIPPED.name
 
 
 def rife_weights(given: Path | None = None, models_dir: Path | None = None) -> Path | None:
-    """`given`, otherwise the imported one in `models_dir`, otherwise the small network; None if that is missing too.
+    """The file `given`; otherwise the network imported into `models_dir`; otherwise the small network; None if the
+    small network is missing too.
 
     Raises WeightsError.
     """

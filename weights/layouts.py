@@ -52,7 +52,7 @@ _COPY = 2**22
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor in a file, or one of its parts: part `number` of `of` equal parts along the first dimension."""
+    """A tensor in a file, or a part of this tensor: number `number` of `of` equal parts along the first dimension."""
 
     file: Path
     tensor: Tensor
@@ -61,7 +61,7 @@ class Piece:
 
 
 def layout_of(names: Iterable[str]) -> tuple[Layout, str] | None:
-    """The layout and the prefix of the names; None if they are not those of a CogVideoX transformer."""
+    """The layout of the tensor names and their prefix; None if the names are not those of a CogVideoX transformer."""
     for name in map(_unwrapped, names):
         for layout, mark in _MARKS.items():
             if name == mark or name.endswith("." + mark):
@@ -102,7 +102,7 @@ def _renamed(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
             yield f"{block}.{_IN_LAYER.get(part, part)}.{kind}", [(0, 1)]
     elif match := _LISTED.fullmatch(name):
         block = f"transformer_blocks.{match[2]}"
-        # twelve parts: six for the video, then six for the text; of each six, three for each norm
+        # twelve parts: six for the video, then six for the text; in each six, three for norm1 and then three for norm2
         if match[1] == "adaLN_modulations":
             yield f"{block}.norm1.linear.{kind}", [(n, 12) for n in (0, 1, 2, 6, 7, 8)]
             yield f"{block}.norm2.linear.{kind}", [(n, 12) for n in (3, 4, 5, 9, 10, 11)]

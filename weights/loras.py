@@ -62,7 +62,7 @@ def find(name: str, folder: Path) -> Path | None:
         return path
     inside = sorted((folder / name).glob(f"*{SUFFIX}"))
     if alone.is_file():
-        inside = [alone, *(inside if len(inside) == 1 else [])]  # several files have their own names
+        inside = [alone, *(inside if len(inside) == 1 else [])]  # several files are listed by their own names
     inside = inside or sorted((folder / name).glob(f"**/*{SUFFIX}"))
     if len(inside) > 1:
         verb = "is the name of" if alone in inside else "contains"
@@ -124,7 +124,7 @@ def add(source: Path, folder: Path, name: str, alpha: float | None = None, origi
 
 
 def note(file: Path, **said: Any) -> None:
-    """Add to the JSON next to `file`; None and empty strings are not written."""
+    """Add values to the JSON file next to `file`; values that are None or an empty string are not written."""
     beside = file.with_name(f"{file.name}.json")
     try:
         before = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
@@ -160,7 +160,8 @@ def pull(
     """Download OWNER/NAME, or OWNER/NAME/FILE.safetensors, from the Hub to `folder`; returns the file or the folder.
     A revision, OWNER/NAME@REVISION, becomes part of the folder's name.
 
-    Downloads only safetensors and the PEFT configuration. Raises WeightsError, also for more than `limit` bytes.
+    Downloads only safetensors and the PEFT configuration. Raises WeightsError if the download fails or exceeds `limit`
+    bytes.
     """
     asked = REPOSITORY.fullmatch(name)
     if not asked or not NAME.fullmatch(name):
@@ -199,10 +200,10 @@ def beside(folder: Path) -> Iterator[Path]:
 
 
 def settle(file: Path, scratch: Path, folder: Path, alpha: float | None = None, origin: str = "") -> Path:
-    """Move `file`, which `pull` wrote into `scratch`, to the same place in `folder`; returns its new path."""
+    """Move `file`, which `pull` wrote into `scratch`, to the same relative path in `folder`; returns the new path."""
     target = folder / file.relative_to(scratch)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if (config := file.with_name(CONFIG)).is_file():  # first, because it may contain the alpha
+    if (config := file.with_name(CONFIG)).is_file():  # first, because the PEFT configuration may contain the alpha
         config.replace(target.with_name(CONFIG))
     note(target, alpha=alpha, origin=origin)
     return file.replace(target)

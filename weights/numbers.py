@@ -1,6 +1,7 @@
 """Finds NaN and infinity in a weights file, which a failed training leaves behind.
 
-It reads the whole file in pieces, without torch: in NaN and infinity all exponent bits are set.
+It reads the whole file in pieces, without torch. It recognises NaN and infinity by their exponent bits, which are all
+set.
 """
 
 from __future__ import annotations

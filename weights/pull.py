@@ -24,7 +24,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class PullError(WeightsError):
-    """The download failed. The files so far are kept, and the next pull resumes."""
+    """The download failed. The files downloaded so far are kept, and the next pull resumes from them."""
 
 
 CONNECT_SECONDS = 10.0  # time limit for the Hub's first response; huggingface_hub would retry for half a minute
@@ -78,7 +78,7 @@ def hub_download() -> Callable[..., Any]:
 
 
 def _take_back(report: Report, partial: Path) -> None:
-    """Turn an invalid checkpoint into a partial download, without its invalid files."""
+    """Move a checkpoint that failed verification back to the folder of partial downloads, without its invalid files."""
     if partial.exists():
         shutil.rmtree(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ _SHAPES: Mapping[str, tuple[type, ...]] = {  # types of fields that the library 
 _NEVER_NULL = ("added_tokens_decoder", "model_input_names")
 _OTHERS = ("bos_token", "mask_token", "sep_token", "cls_token")
 _A = {dict: "an object", list: "a list", int: "a number", str: "a string"}
-_SPARE = 512  # maximum of embedding rows without a token; T5 has 128 of them: a hundred extra ids, and padding
+_SPARE = 512  # at most this many embedding rows have no token; in T5 128 (100 extra ids, padding)
 
 
 def problems(folder: Path, rows: int) -> Iterator[Problem]:

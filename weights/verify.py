@@ -4,8 +4,8 @@ Knows: the diffusers layout, shard indexes, the record next to the weights, the 
 folders of the interpolation networks. `weights.configs` checks the configs, `weights.expected` lists the tensors that
 they need. Does not know: whether the weights make good videos.
 
-It is fast enough for every start, because it reads only the JSON files and the safetensors headers. `deep` reads every
-byte, about a second per gigabyte.
+It is fast enough for every start, because it reads only the JSON files and the safetensors headers. With `deep` it
+reads every byte, which takes about a second per gigabyte.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def verify(folder: Path, *, deep: bool = False) -> Report:
 
 
 def _structure(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
-    """Fills `found` with the stored tensors of each part."""
+    """Fills the argument `found` with the stored tensors of each part."""
     index, problem = read_json(folder, MODEL_INDEX)
     if problem:
         yield problem
@@ -133,7 +133,8 @@ def _numbers(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
 
 
 def _mixture(folder: Path, found: dict[str, Stored]) -> Iterator[Problem]:
-    """Detect the config of one checkpoint next to the weights of another, in an otherwise complete folder."""
+    """Detect a config that belongs to another checkpoint than the weights next to it, in an otherwise complete
+    folder."""
     config = configs.whole("transformer", read_json(folder, "transformer/config.json")[0])
     shapes = {name: tensor.shape for name, (_, tensor) in found["transformer"].tensors.items()}
     depth, channels = config["num_layers"], config["in_channels"]
