@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[int, int]] = {
 }
 
 
-DEFAULT_SIZE = (720, 480)  # for every model, because programs were written for this size
+DEFAULT_SIZE = (720, 480)  # the same for every model, because programs were written for this size
 
 
 def _no_bool(kind: Literal["int_type", "float_type"]) -> BeforeValidator:
@@ -55,8 +55,8 @@ class ImageSize(BaseModel):
 
 
 def _size(value: Any) -> Any:
-    """Converts the name of a preset to pixels. The field is not a union of types, because pydantic would report an
-    error for each type."""
+    """Converts the name of a preset to pixels. The field does not have a union of types, because pydantic would report
+    an error for each type in the union."""
     if isinstance(value, str) and value in PRESETS:
         width, height = PRESETS[value]
         return ImageSize(width=width, height=height)
@@ -162,7 +162,7 @@ class AppToken(BaseModel):
 class Endpoint:
     id: str
     task: Task
-    input: type[TextToVideoInput]  # the common fields; the other two endpoints use subclasses with more fields
+    input: type[TextToVideoInput]  # for two endpoints, a subclass with more fields
 
 
 ENDPOINTS = {
