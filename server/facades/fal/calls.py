@@ -57,7 +57,7 @@ class Fal:
         except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
-            # the response is a success; the traceback is dropped, because it would keep the body in memory for long
+            # note the error for the log, because the response is a success; a traceback would keep the body in memory
             note_refusal(request, error.with_traceback(None))
             failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))

@@ -64,7 +64,8 @@ def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
 
 
 def found(q: str, category: str, status: str) -> list[str]:
-    """The ids of the apps that contain each word of `q` and have that category and status ("": any)."""
+    """The ids of the apps whose descriptions contain each word of `q`, and that have the given category and status. An
+    empty category or status means any."""
     return [
         endpoint.id
         for endpoint in ENDPOINTS.values()

@@ -38,7 +38,7 @@ def _address(url: str) -> str:
 
 
 def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
-    """Returns a check that accepts these names and the names of published checkpoints for the task."""
+    """Returns a check that accepts the names in `known`, and the names of published checkpoints for `task`."""
 
     def check(name: str) -> str:
         checkpoint = published(name)

@@ -17,7 +17,7 @@ from server.facades.openai.files import find
 from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
 from weights.catalog import published
 
-BAGS = {  # vLLM-Omni's nested objects -> the fields to use from them; the same field at the top level wins
+BAGS = {  # vLLM-Omni's nested objects -> the fields to use; a field at the top level wins over a nested field
     "video_params": ("num_frames", "fps", "width", "height"),
     "extra_params": (
         "negative_prompt",
@@ -136,8 +136,8 @@ async def _loras(context: Context, given: CreateVideo, task: Task, owner: str) -
 
 
 def _check_model(context: Context, name: str | None, task: Task) -> None:
-    """Accepts any served model and any published checkpoint. As at OpenAI, one name covers both tasks. Which served
-    model is used depends on whether the request has an image."""
+    """Accepts any served model and any published checkpoint. As at OpenAI, each name covers text-to-video and
+    image-to-video. Which served model is used depends on whether the request has an image."""
     if name is None or answers.SORA.fullmatch(name):
         return
     served = context.served.by_task
