@@ -1,4 +1,4 @@
-"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. They need no key."""
+"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. These calls need no key."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown parameters are ignored, null means absent. The defaults are the model's."""
+    """Unknown parameters are ignored, and null means absent. The defaults are those of the model."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

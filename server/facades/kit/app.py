@@ -116,7 +116,8 @@ class Guard:
 
 
 def idempotency(request: Request) -> str | None:
-    """The call's Idempotency-Key, which prevents a second job when the client retries. Raises RequestError."""
+    """The Idempotency-Key of the call, or None. With this key, a client that repeats the call does not start a second
+    job. Raises RequestError."""
     name = request.headers.get(IDEMPOTENCY_KEY, "").strip()
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise RequestError(IDEMPOTENCY_KEY, f"must have at most {LONGEST_NAME} printable characters")

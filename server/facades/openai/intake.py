@@ -102,7 +102,7 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
         if drawn_rate > MAX_FPS:
             message = f"{rate} frames a second become {drawn_rate}, at most {MAX_FPS} are possible"
             raise Refused(400, f"Invalid '{DRAWN}': {message}", DRAWN, "invalid_value")
-        if frames is not None and rate != own_rate:  # keep the duration that the frames have without interpolation
+        if frames is not None and rate != own_rate:  # the video keeps the duration that it has without interpolation
             seconds = max(MIN_SECONDS, frames / rate)
             frames = None
     size = given.size or (None if given.width or given.height else DEFAULT_SIZE)

@@ -42,7 +42,7 @@ from server.jobs.order import Order
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
-WAITED = "_waited_for"  # in a memo: `waited_for` of `agents.is_data`
+WAITED = "_waited_for"  # the key in a job's memo for the argument `waited_for` of `agents.is_data`
 INPUTS = 100  # how many fields of an input to store at most
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
@@ -223,7 +223,7 @@ def _duration(after: str) -> float | None:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The fields of the body. Null values are removed, also from `input`."""
+    """The fields of the body, without null values. Null values in `input` are removed too."""
     fields = present(members(await read_json(request)))
     if isinstance(fields.get("input"), dict):
         fields["input"] = present(fields["input"])

@@ -20,7 +20,7 @@ FPS = 8
 
 
 def _whole(value: Any) -> Any:
-    """Accepts 6.0 as an integer, but neither "6" nor true, as Replicate does."""
+    """Accepts 6.0 as an integer, but refuses "6" and true. Replicate does the same."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
