@@ -1,1 +1,2 @@
-"""Each package translates the requests and responses of one vendor. All packages share the jobs, and `kit` for HTTP."""
+"""Each package translates the requests and responses of one vendor. All packages use the same jobs, and handle HTTP
+with the package `kit`."""

@@ -1,4 +1,5 @@
-"""Vercel's AI SDK refuses to download from localhost and private IP addresses, so it gets the video in the response."""
+"""Vercel's AI SDK refuses to download from localhost and private IP addresses. Therefore a response to this SDK
+contains the video itself."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def is_ai_sdk(agent: str) -> bool:
 
 
 def refuses(agent: str, base: str) -> bool:
-    """Whether this client is the AI SDK and refuses to download from `base`, our URL."""
+    """Whether the client with this user agent is the AI SDK, and the SDK refuses to download from `base` (our URL)."""
     return is_ai_sdk(agent) and is_private(base)
 
 
@@ -42,12 +43,12 @@ def is_private(base: str) -> bool:
 
 
 def video_or_url(context: Context, video: Artifact, base: str, as_data: bool) -> str:
-    """Returns the video as a data: URI if `as_data`, else its URL. Also returns the URL if the file no longer
-    exists."""
+    """Returns a data: URI with the video if `as_data` is true, and otherwise the URL of the video. If the file of the
+    video no longer exists, the URL is returned in any case."""
     if as_data:
         try:
             content = b64encode(context.artifacts.read(video)).decode("ascii")
             return f"data:{video.media_type};base64,{content}"
         except FileNotFoundError:
-            pass  # the client gets a clear error from the URL
+            pass  # the URL will give the client a clear error
     return context.artifacts.url(video, base)

@@ -1,4 +1,4 @@
-"""The interface of a façade. `registry.py` lists the façades, `routes.py` their paths."""
+"""The interface of a façade. `registry.py` lists the façades; `routes.py` lists the path prefixes of each façade."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KEY = "YOUR_API_KEY"
 
 @dataclass(frozen=True)
 class Snippet:
-    """An example program that uses this server with a vendor's own client. `text` contains ADDRESS and KEY, which
-    `filled` replaces."""
+    """An example program that uses this server with a vendor's own client. `filled` replaces the words ADDRESS and KEY
+    in `text`."""
 
     title: str
-    language: str  # as in a Markdown fence: python, js, sh, yaml, json
+    language: str  # as for a Markdown code block: python, js, sh, yaml, json
     text: str
 
     def filled(self, address: str, key: str) -> str:
@@ -37,9 +37,10 @@ class Snippet:
 class Facade:
     """One cloud's API.
 
-    `create` creates the app, whose routes have complete paths. `clients`: example programs. `refuse` returns the
-    response to an exception. `letter` returns the webhook for a job's event (`job.EVENTS`), None if the cloud does not
-    report the event. `file_of` returns the file at a URL path of this API that is not under /files.
+    `create` creates the cloud's app. The routes of the app have complete paths, with all prefixes. `clients` are
+    example programs. `refuse` returns the response to a request that raised an exception. `letter` returns the webhook
+    for an event of a job (one of `job.EVENTS`), or None if the cloud does not report the event. `file_of` returns the
+    file at a URL path of this API, for paths that are not under /files.
     """
 
     title: str

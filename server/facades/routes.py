@@ -1,9 +1,9 @@
-"""Decides which cloud gets a request: by the prefix of the path, or by more of the request if several clouds share the
-path.
+"""Decides which cloud gets a request. The prefix of the path decides; if several clouds share the path, other parts of
+the request decide.
 
 Knows: the prefixes of every cloud; which clouds share `/v1/models` (OpenAI, Replicate, fal) and `/v1/files` (OpenAI,
-Replicate); how to distinguish their uploads and searches. Does not know: their responses. If only one of the clouds
-that share a path is enabled, it gets all requests for it.
+Replicate); how to distinguish the uploads and searches of these clouds. Does not know: the clouds' responses. If only
+one of the clouds that share a path is enabled, that cloud gets all requests for the path.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Searched:
 
 
 class Models:
-    """Answers `/v1/models` with the fields of both lists; routes `/v1/models/{id}` to OpenAI, and deeper paths to
-    Replicate."""
+    """Answers a GET of `/v1/models` with the fields of OpenAI's list and of Replicate's list. Routes `/v1/models/{id}`
+    to OpenAI, and deeper paths and searches to Replicate."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
         self.openai, self.replicate = openai, replicate
@@ -112,8 +112,8 @@ class Models:
 
 
 class Files:
-    """Answers `/v1/files` with the fields of both lists; routes uploads by the form's first part, and other requests by
-    the file's id."""
+    """Answers a GET of `/v1/files` with the fields of OpenAI's list and of Replicate's list. Routes an upload by the
+    first part of its form, and any other request by the file's id."""
 
     def __init__(self, openai: ASGIApp, replicate: ASGIApp) -> None:
         self.openai, self.replicate = openai, replicate
@@ -130,7 +130,8 @@ class Files:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         messages, seen, part = list[Message](), b"", None
-        with suppress(HTTPException, BodyTooLarge):  # a compressed body may raise these; the app raises them again
+        # reading a compressed body may raise these exceptions; the app then raises the same exception
+        with suppress(HTTPException, BodyTooLarge):
             while part is None and len(seen) <= PEEK:
                 messages.append(await receive())
                 seen += messages[-1].get("body", b"")
@@ -146,8 +147,8 @@ class Files:
 
 
 async def _both(openai: ASGIApp, replicate: ASGIApp, scope: Scope) -> Response:
-    """Returns one response with both lists. If OpenAI's app refuses the request, returns its error; if only Replicate's
-    app does, returns OpenAI's list alone."""
+    """Returns one response with OpenAI's list and Replicate's list. If OpenAI's app refuses the request, returns
+    OpenAI's error. If only Replicate's app refuses the request, returns OpenAI's list alone."""
     first = await _answer(openai, scope)
     if first.status_code != 200:
         return first

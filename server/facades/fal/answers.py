@@ -29,7 +29,8 @@ def links(job_id: str, base: str) -> dict[str, str]:
 
 
 def status(job: Job, base: str, position: int, logs: list[dict[str, str]] | None) -> tuple[int, dict[str, Any]]:
-    """Status code and body. `logs` is always present once the job has begun, because the Python client requires it."""
+    """Returns the status code and the body. The body always has the field `logs` once the job has begun, because the
+    Python client requires this field."""
     if job.status is Status.QUEUED:
         return 202, {"status": "IN_QUEUE", "queue_position": position, **links(job.id, base)}
     body: dict[str, Any] = {"status": "IN_PROGRESS", "logs": logs, **links(job.id, base)}
@@ -56,7 +57,7 @@ def log_lines(lines: Iterable[LogLine]) -> list[dict[str, str]]:
 
 
 def notes(job: Job) -> list[LogLine]:
-    """Returns the first log lines of a job, which name the job's differences from fal."""
+    """Returns the first log lines of a job. These lines say how the job differs from the same job at fal."""
     said = list(job.memo.get("ignored", ()))
     if job.request.interpolate_fps is None and job.memo.get("use_rife") is None and job.status is not Status.FAILED:
         said.append(
@@ -66,7 +67,8 @@ def notes(job: Job) -> list[LogLine]:
 
 
 def outcome(context: Context, job: Job, base: str, *, as_data: bool = False) -> dict[str, Any] | errors.Failure:
-    """The result of a job that has ended. `base`: our URL, for links to files. `as_data`: the video as a data: URI."""
+    """The result of a job that has ended. `base`: our URL, for links to files. `as_data`: whether the video is sent as
+    a data: URI."""
     if job.status is not Status.SUCCEEDED or job.video is None:
         return errors.of_job(job)
     return output(context, job, job.video, base, as_data)

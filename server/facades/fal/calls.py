@@ -48,7 +48,7 @@ class Fal:
         return await run_in_threadpool(self._outcome, request, done)
 
     async def submit(self, request: Request, endpoint: Endpoint) -> Response:
-        """Accepts any input, as fal does; errors in it appear at the result's URL."""
+        """Accepts any input, as fal does. Errors in the input appear at the result's URL."""
         agreed = options.of_submit(request, self.context.artifacts.base_url(request))
         await self._check_length(request)
         body = await read_body(request)
@@ -57,7 +57,7 @@ class Fal:
         except errors.RUNNERS as error:
             if errors.is_about_a_header(error):
                 raise
-            # the response is a success; the traceback is dropped, because it would keep the body in memory for long
+            # note the error for the log, because the response is a success; a traceback would keep the body in memory
             note_refusal(request, error.with_traceback(None))
             failure = errors.ANSWERS.to(error)
             reason = JobError("invalid_request", failure.sentence, detail=errors.small(failure))
@@ -111,10 +111,10 @@ class Fal:
         return EventStream(self._events(request, job), headers, place)
 
     def _events(self, request: Request, job: Job) -> AsyncIterator[str]:
-        """Each event contains only the log lines since the previous one, because the JS client accumulates them.
+        """Each event contains only the log lines since the previous event, because the JS client accumulates the lines.
 
-        NOTE: the events have no `id:` lines. With an id set, clients would treat the keep-alive comment as an empty
-        event.
+        NOTE: the events have no `id:` lines. After an event with an id, clients would treat each keep-alive comment as
+        an empty event.
         """
         wanted = request.query_params.get("logs", "").lower() in ("1", "true", "yes")
         fresh = answers.notes(job)

@@ -64,7 +64,8 @@ def entry(endpoint_id: str, base: str, expand: bool) -> dict[str, Any]:
 
 
 def found(q: str, category: str, status: str) -> list[str]:
-    """The ids of the apps that contain each word of `q` and have that category and status ("": any)."""
+    """The ids of the apps whose descriptions contain each word of `q`, and that have the given category and status. An
+    empty category or status means any."""
     return [
         endpoint.id
         for endpoint in ENDPOINTS.values()
@@ -169,22 +170,23 @@ curl --request POST --url {base}/run/{endpoint.id} \\
 
 
 def _schemas(model: type[BaseModel], given: str, made: str) -> dict[str, Any]:
-    """The schemas of an app's input and output and of what they hold, by name."""
+    """Name -> schema, for the app's input, for its output, and for the objects that the input and the output
+    contain."""
     kinds = [(kind, "validation") for kind in (model, ImageSize, LoraWeight, Output)]
     _, whole = models_json_schema(kinds, ref_template=f"{SCHEMAS}{{model}}")  # type: ignore[arg-type]
     schemas = {name: _plain(schema) for name, schema in whole["$defs"].items()}
     fields, output = schemas.pop(model.__name__), schemas.pop(Output.__name__)
     fields["properties"]["prompt"]["minLength"] = 1
     fields["properties"]["video_size"]["default"] = {"width": DEFAULT_SIZE[0], "height": DEFAULT_SIZE[1]}
-    for side in schemas["ImageSize"]["properties"].values():  # our models' range, which is narrower than fal's
+    for side in schemas["ImageSize"]["properties"].values():  # our models' range is narrower than fal's range
         side.pop("exclusiveMinimum", None)
         side |= {"minimum": MIN_SIDE, "maximum": min(side["maximum"], MAX_SIDE)}
     return {**schemas, given: fields, made: output}
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """Removes null types, which OpenAPI 3.0 does not have. OpenAPI 3.0 does not have `examples` either, but fal uses
-    them."""
+    """Removes null types, which OpenAPI 3.0 does not have. Keeps `examples`, because fal uses `examples` although
+    OpenAPI 3.0 does not have that keyword."""
     properties = {}
     for name, spec in schema["properties"].items():
         kinds = [kind for kind in spec.pop("anyOf", []) if kind.get("type") != "null"]

@@ -1,4 +1,4 @@
-"""fal's two forms of errors: a list for errors in the input, a text for all others.
+"""fal's two forms of errors: `detail` is a list for errors in the input, and a text for all other errors.
 
 NOTE: fal's clients retry after 408, 409, 429, 502, 503 and 504, so a permanent refusal must not use these codes.
 """
@@ -55,7 +55,8 @@ class Invalid(Refused):
 
 
 class Rejected(Refused):
-    """An error in a header, a query parameter or the URL. fal refuses such a request before its runner gets it."""
+    """An error in a header, a query parameter or the URL. fal refuses such a request before the request reaches the
+    runner."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(infrastructure(status, message, "bad_request"))
@@ -104,8 +105,8 @@ def infrastructure(status: int, text: str, error_type: str | None = None, **head
 
 
 def small(failure: Failure) -> dict[str, Any]:
-    """Returns the body to store in the job table. Keeps only the first entries if all of them exceed SMALL
-    characters."""
+    """Returns the body to store in the job table. If the entries have more than SMALL characters in total, only the
+    first entries are kept."""
     detail = failure.body["detail"]
     if isinstance(detail, list):
         while len(detail) > 1 and len(json.dumps(detail)) > SMALL:

@@ -1,7 +1,8 @@
 """Determines for which of fal's hosts a request is meant, and which route here answers it.
 
-A path prefix, the Host header or the JS client's proxy header identifies the host; otherwise the form of the path does.
-Paths for models become `/run/...` or `/queue/...`; paths of fal's REST and file hosts stay unchanged.
+A path prefix, the Host header or the JS client's proxy header identifies the host. If the request has none of these,
+the form of the path identifies the host. Paths for models become `/run/...` or `/queue/...`; paths of fal's REST and
+file hosts stay unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Surface = Literal["run", "queue", "other"]
 PROXIES = ("/fal/proxy", "/api/fal/proxy")
 TARGET = "x-fal-target-url"
 QUEUE = "https://queue.fal.run"
-# a client that prepends its base URL to the path of one of our URLs repeats this prefix
+# some clients put their base URL before the path of one of our URLs; then the path begins with this prefix twice
 SURFACES = re.compile(r"(?:(/fal)?/(run|queue)(?=/|$))+")
 REST = re.compile(
     r"(?:/fal)?(/(?:storage|files/upload|tokens|\.well-known|v1/models|api/openapi|models)(?:/.*)?)", re.DOTALL
@@ -30,9 +31,9 @@ DOCUMENT = re.compile(r".+/(?:schema|openapi\.json)", re.DOTALL)  # the OpenAPI 
 
 @dataclass(frozen=True)
 class Place:
-    """`prefix` goes before fal's own path in the URLs of our responses, so that these URLs lead back here. For a
-    request with the proxy header, `prefix` is one of fal's URLs, because such a client sends all requests for fal's
-    URLs through the proxy."""
+    """In the URLs of our responses, `prefix` precedes fal's own path, so that requests to these URLs reach this server.
+    For a request with the proxy header, `prefix` is one of fal's URLs, because a client with a proxy sends all requests
+    for fal's URLs through that proxy."""
 
     surface: Surface
     path: str
@@ -41,7 +42,8 @@ class Place:
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed, because the URL itself contains the permission or the content is public."""
+        """Whether the request needs no key. No key is needed if the URL itself contains the permission, or if the
+        content is public."""
         open_to_all = OPEN if self.surface == "other" else DOCUMENT
         return open_to_all.fullmatch(self.path) is not None
 
@@ -51,7 +53,7 @@ class NoTarget(Exception):
 
 
 def locate(path: str, query: bytes, headers: Headers) -> Place:
-    """Determines the place of a request. `path` and `query`: as received. Raises NoTarget."""
+    """Returns the Place of a request. `path` and `query` are those that the server received. Raises NoTarget."""
     path = _clean(path)
     if path in PROXIES:
         target = _target(headers.get(TARGET, ""))
@@ -80,13 +82,14 @@ def _named(path: str, query: bytes, host: str, headers: Headers) -> Place:
         return Place("queue", path, query, "")
     if host.startswith("rest.") or path.startswith("/fal/"):
         return Place("other", path, query)
-    # NOTE: run and submit have the same path here; only some clients mark a submit, by a parameter or a header
+    # NOTE: a run and a submit have the same path here; only some clients mark a submit, with a parameter or a header
     queued = "/requests/" in path or b"fal_webhook=" in query or "x-fal-queue-priority" in headers
     return Place("queue" if queued else "run", path, query, "")
 
 
 def _clean(path: str) -> str:
-    """Removes double and trailing slashes; the async Python client would not follow a redirect to the clean path."""
+    """Removes double and trailing slashes. A redirect to the clean path would not help, because the async Python client
+    does not follow redirects."""
     return re.sub(r"/{2,}", "/", f"/{path}").rstrip("/") or "/"
 
 

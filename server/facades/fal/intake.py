@@ -22,7 +22,7 @@ from server.facades.kit.fields import members, present
 
 
 def validated(endpoint: Endpoint, payload: Any) -> TextToVideoInput:
-    """Validates `payload` as that endpoint's input. Raises pydantic's ValidationError, NotAnObject."""
+    """Validates `payload` as the input of `endpoint`. Raises pydantic's ValidationError, NotAnObject."""
     return endpoint.input.model_validate(present(members(payload)))
 
 

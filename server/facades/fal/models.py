@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[int, int]] = {
 }
 
 
-DEFAULT_SIZE = (720, 480)  # for every model, because programs were written for this size
+DEFAULT_SIZE = (720, 480)  # the same for every model, because programs were written for this size
 
 
 def _no_bool(kind: Literal["int_type", "float_type"]) -> BeforeValidator:
@@ -48,15 +48,16 @@ POSSIBLE: dict[str, Any] = {"minimum": MIN_SIDE, "maximum": MAX_SIDE}
 
 
 class ImageSize(BaseModel):
-    """Pixels; a side that is left out is 512. fal allows up to 14142, this server 16 to 4096."""
+    """A size in pixels; the default for each side is 512. fal allows sides up to 14142, and this server allows sides
+    from 16 to 4096."""
 
     width: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[720, 512])
     height: Whole = Field(512, gt=0, json_schema_extra=POSSIBLE, examples=[480, 512])
 
 
 def _size(value: Any) -> Any:
-    """Converts the name of a preset to pixels. The field is not a union of types, because pydantic would report an
-    error for each type."""
+    """Converts the name of a preset to pixels. The field does not have a union of types, because pydantic would report
+    an error for each type in the union."""
     if isinstance(value, str) and value in PRESETS:
         width, height = PRESETS[value]
         return ImageSize(width=width, height=height)
@@ -132,7 +133,7 @@ class Output(BaseModel):
 
 
 class NewFile(BaseModel):
-    """Starts an upload: the name and the media type of the file."""
+    """The body that starts an upload: the name and the media type of the file."""
 
     file_name: str = Field("", max_length=1000, examples=["circle.png", "clip.mp4"])
     content_type: str = Field("", max_length=200, examples=["image/png", "video/mp4"])
@@ -144,7 +145,7 @@ class UploadedPart(BaseModel):
 
 
 class UploadedParts(BaseModel):
-    """Ends an upload in parts, which may be listed in any order."""
+    """The body that ends an upload in parts. The parts may be listed in any order."""
 
     parts: list[UploadedPart] = Field(
         min_length=1, max_length=MAX_PARTS, examples=[[{"partNumber": 1, "etag": '"0cc1"'}], [{"partNumber": 1}]]
@@ -162,7 +163,7 @@ class AppToken(BaseModel):
 class Endpoint:
     id: str
     task: Task
-    input: type[TextToVideoInput]  # the common fields; the other two endpoints use subclasses with more fields
+    input: type[TextToVideoInput]  # for two endpoints, a subclass with more fields
 
 
 ENDPOINTS = {

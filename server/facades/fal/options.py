@@ -16,12 +16,12 @@ from server.jobs.job import Webhook
 LIFECYCLE = "x-fal-object-lifecycle"
 PREFERENCE = "x-fal-object-lifecycle-preference"
 PRIORITIES = {"normal": 0, "low": -1}
-LONGEST_SECONDS = 1e10  # a longer time counts as no limit
+LONGEST_SECONDS = 1e10  # a longer time limit for the start counts as no limit; a longer expiry is refused
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Times in seconds. None: no limit, no expiry, no webhook."""
+    """Times are in seconds. None means that the request has no time limit, no expiry or no webhook."""
 
     start_within: float | None = None
     keep_seconds: float | None = None
@@ -30,8 +30,8 @@ class Terms:
 
 
 class Lifecycle(BaseModel):
-    """fal's lifecycle preference. Only the expiry has an effect (0: never). Anyone with the URL of a file may read the
-    file."""
+    """fal's lifecycle preference. Only the expiry has an effect; 0 means that the file never expires. Anyone with the
+    URL of a file may read the file."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -53,8 +53,8 @@ def of_submit(request: Request, base: str) -> Terms:
 
 
 def keep_seconds(headers: Headers, *names: str) -> float | None:
-    """Returns how long to keep the file that a request uploads or generates. The first header that is present decides.
-    Raises Rejected."""
+    """Returns for how many seconds to keep the file that a request uploads or generates, or None if the headers set no
+    expiry. The first of the headers in `names` that the request has decides. Raises Rejected."""
     for name in names:
         if value := headers.get(name):
             try:

@@ -1,4 +1,4 @@
-"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. They need no key."""
+"""The calls that read fal's catalogue: search, prices, OpenAPI documents, pages. These calls need no key."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _whole(given: str | None, name: str, low: int, high: int) -> int | None:
 
 
 def _ids(request: Request) -> list[str]:
-    """The requested ids without duplicates, in their order."""
+    """The requested ids without duplicates, in the order of the request."""
     ids = list(dict.fromkeys(one.strip("/") for one in _several(request, "endpoint_id")))
     if len(ids) > MOST_IDS:
         raise Rejected(400, f"endpoint_id: at most {MOST_IDS} are allowed in a request, got {len(ids)}")
@@ -121,7 +121,7 @@ def _ids(request: Request) -> list[str]:
 
 
 def _several(request: Request, name: str) -> list[str]:
-    """The values of a parameter that may be repeated, or contain several values separated by commas."""
+    """The values of a parameter. A client may repeat the parameter, or separate several values by commas."""
     given = [*request.query_params.getlist(name), *request.query_params.getlist(f"{name}[]")]
     return [one.strip() for text in given for one in text.split(",") if one.strip()]
 

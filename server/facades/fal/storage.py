@@ -1,7 +1,7 @@
 """fal's file storage. Each of fal's two clients has its own calls for uploads in one piece and in parts.
 
-The permission to upload is part of the URL. A file is found by its key alone; the name after the key is only for human
-readers.
+The permission to upload is part of the URL. The key in a file's URL identifies the file; the name after the key is only
+for human readers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from server.facades.kit.body import Json, read_json
 from server.media.artifact import Artifact
 
 TOKEN_SECONDS = 3600
-UPLOAD_SECONDS = 86_400  # from the start of an upload to its last part
+UPLOAD_SECONDS = 86_400  # the time limit from the start of an upload to its last part
 OURS = re.compile(r"/fal/files/([A-Za-z0-9_-]{32})/[^/]+")
 
 
 def file_of(context: Context, path: str) -> Artifact | None:
-    """The file at a path of this API, which may begin with a proxy's prefix."""
+    """The file at `path`, a URL path of this API. The path may begin with the prefix of a proxy."""
     found = re.search(OURS.pattern + "$", path)
     return context.artifacts.find(found[1]) if found else None
 
@@ -40,7 +40,8 @@ class Storage:
         self.signing = context.signing
 
     def token(self, request: Request) -> Response:
-        """A token with which the Python client uploads until `expires_at`, a time with an explicit UTC offset."""
+        """Returns a token for uploads by the Python client. The token expires at `expires_at`, a time with an explicit
+        UTC offset."""
         until = int(time.time()) + TOKEN_SECONDS
         body = {
             "token": tokens.issue(self.signing, "files", until, owner=request.state.owner),
@@ -70,7 +71,7 @@ class Storage:
         return Json({"access_url": self._address(request, ticket.key, ticket.name), "uploadId": token})
 
     async def initiate(self, request: Request) -> Response:
-        """Starts an upload, whole or in parts, for clients that send the file to `upload_url`."""
+        """Starts an upload, in one piece or in parts, for clients that send the file to `upload_url`."""
         asked = NewFile.model_validate(await read_json(request) or {})
         ticket = self._ticket(request, asked.file_name, asked.content_type)
         address = self._address(request, ticket.key, ticket.name)
@@ -85,8 +86,8 @@ class Storage:
         return Response(media_type="text/plain")
 
     async def put_part(self, request: Request, key: str, name: str, ticket: str, number: str) -> Response:
-        """Stores a part. The Python client reads the part's tag from the header, the JS client reads it from the
-        body."""
+        """Stores a part. The response has the part's tag in a header for the Python client, and in the body for the JS
+        client."""
         self._given(key, ticket)
         if not re.fullmatch(r"\d{1,5}", number, re.ASCII):
             raise Rejected(400, "The part number must be a whole number from 1 to 10000")

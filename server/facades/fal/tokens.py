@@ -20,7 +20,7 @@ def issue(signing: Signing, kind: Kind, until: float, **claims: Any) -> str:
 
 
 def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
-    """The claims of a valid token; None if the token has expired or this server did not issue it."""
+    """The claims of a valid token; None if the token has expired or was not issued by this server."""
     text, _, seal = token.partition(".")
     if not signing.allows(seal, "fal", kind, text):
         return None
@@ -30,7 +30,7 @@ def read(signing: Signing, kind: Kind, token: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Ticket:
-    """The permission to upload one file; its token is part of the upload URL."""
+    """The permission to upload one file. The upload URL contains this permission as a token."""
 
     key: str
     name: str

@@ -12,7 +12,7 @@ from server.facades.fal.errors import Failure
 from server.jobs.job import Job
 from server.webhooks import Letter
 
-NOBODY = "local"  # the user id on a server without keys, because verifiers require a user id
+NOBODY = "local"  # the user id if the server has no keys, because verifiers of webhooks require a user id
 
 
 def letter(context: Context, job: Job, event: str) -> Letter | None:

@@ -1,4 +1,4 @@
-"""Hugging Face's call, which waits for the video. The body is JSON with a prompt or an image, or it is the image
+"""Hugging Face's call, which waits for the video. The body is JSON with a prompt or an image, or the body is the image
 itself."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.jobs.job import Job, Status
 from server.jobs.order import Order
 
 FACADE = "huggingface"
-JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # white space, or a byte order mark
+JSON_BEGINS = b" \t\r\n\xef\xbb\xbf"  # white space and the byte order mark, which may precede the JSON
 
 
 class HuggingFace:
@@ -49,7 +49,7 @@ class HuggingFace:
     async def _submit(self, request: Request, task: Task, model: str) -> Job:
         body = await read_body(request)
         image = None
-        # NOTE: the client sends a bare image without a media type, or with the file name's media type
+        # NOTE: with a bare image, the client sends no media type, or the media type for the file's name
         if task is Task.I2V and body and not body.lstrip(JSON_BEGINS).startswith(b"{"):
             inputs, parameters = "", Parameters()
             image = await self.context.intake.picture(body, "inputs", owner=request.state.owner)

@@ -1,6 +1,6 @@
 """Example programs for Hugging Face's client and for plain requests.
 
-huggingface_hub sends a video task to a custom URL only after the task is added to its table.
+huggingface_hub sends a video task to a custom URL only after a program has added the task to a table of that library.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ MODELS = ("CogVideoX-2b", "CogVideoX-5b", "CogVideoX1.5-5B", "CogVideoX-5b-I2V",
 
 
 def task_of(owner: str, name: str) -> Task | None:
-    """What that model is for; None for one that is not CogVideoX. Case is ignored, as on the Hub."""
+    """The task of the model with this owner and name; None if the model is not a CogVideoX model. Case is ignored, as
+    on the Hub."""
     if owner.lower() not in [one.lower() for one in OWNERS]:
         return None
     checkpoint = published(name)
@@ -48,7 +49,7 @@ class Size(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Unknown parameters are ignored, null means absent. The defaults are the model's."""
+    """Unknown parameters are ignored, and null means absent. The defaults are those of the model."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

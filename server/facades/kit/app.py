@@ -1,4 +1,4 @@
-"""A vendor's app: FastAPI with the vendor's errors, with a guard in front of it and CORS around both.
+"""A vendor's app in three layers: CORS outside, then a guard, then FastAPI with the vendor's errors.
 
 Knows: the order of these layers. Does not know: paths, bodies, shapes of errors.
 """
@@ -47,9 +47,9 @@ def create_app(
     *schemas: type[BaseModel],
     admit: Admit = by_key,
 ) -> FastAPI:
-    """Creates the app without its routes, which must have complete paths. `refuse` turns an exception into a response.
-    `schemas`: models of the bodies that routes read themselves. `admit` may rewrite a request's path, and either sets
-    `state.owner` or raises."""
+    """Creates the app without routes; the caller adds the routes, with complete paths. `refuse` turns an exception into
+    a response. `schemas` are the models of the bodies that routes read without FastAPI. `admit` may rewrite a request's
+    path. It sets `state.owner` or raises, except for requests whose key the route itself looks for."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in RAISED:
         app.add_exception_handler(kind, partial(refuse, context))
@@ -76,7 +76,7 @@ def add(
 
 def bind(call: Callable[..., Awaitable[Response]], *values: Any) -> Callable[[Request], Awaitable[Response]]:
     """Returns a route function that calls `call(request, *values)`. This function has one parameter, because FastAPI
-    would treat further ones as query parameters."""
+    would treat further parameters as query parameters."""
 
     async def bound(request: Request) -> Response:
         return await call(request, *values)
@@ -108,7 +108,7 @@ class Guard:
         except (Unauthorized, Refused) as error:
             answer = self.refuse(request, error)
         owner = "" if answer is not None else getattr(request.state, "owner", None)
-        if owner is None:  # the key is in the body
+        if owner is None:  # the key is in the body, which the app reads
             await self.app(scope, receive, send)
             return
         async with in_turn(scope, holder(owner, request), send) as sending:
@@ -116,7 +116,8 @@ class Guard:
 
 
 def idempotency(request: Request) -> str | None:
-    """The call's Idempotency-Key, which prevents a second job when the client retries. Raises RequestError."""
+    """The Idempotency-Key of the call, or None. With this key, a client that repeats the call does not start a second
+    job. Raises RequestError."""
     name = request.headers.get(IDEMPOTENCY_KEY, "").strip()
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise RequestError(IDEMPOTENCY_KEY, f"must have at most {LONGEST_NAME} printable characters")

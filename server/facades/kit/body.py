@@ -21,7 +21,8 @@ STEP = 8 * 2**20  # bytes to reserve at a time for a body of unknown length
 
 
 class Json(Response):
-    """JSON in ASCII. UTF-8 cannot encode a lone surrogate, which an error may quote from a request."""
+    """JSON in ASCII, because UTF-8 cannot encode a lone surrogate. An error may quote a lone surrogate from a
+    request."""
 
     media_type = "application/json"
 
@@ -30,7 +31,8 @@ class Json(Response):
 
 
 def check_length(request: Request, limit: int = MAX_BODY) -> int | None:
-    """Returns the length of the body in bytes, None if unknown. Raises BodyTooLarge before any of the body is read."""
+    """Returns the length of the body in bytes, or None if the length is unknown. Raises BodyTooLarge before any of the
+    body is read."""
     length = body_length(request)
     if length is not None and length > limit:
         raise BodyTooLarge(limit)
@@ -50,8 +52,8 @@ async def collected(
     owner: str | None = None,
     begun: bytes = b"",
 ) -> bytes:
-    """Returns `begun` and the rest of a body. The memory counts for `owner`, by default the request's owner or its IP
-    address.
+    """Returns the whole body: `begun`, followed by the pieces in `chunks`. The memory for the body counts against the
+    limit of `owner`. By default, this is the request's owner, or the client's IP address if the request has no owner.
 
     Raises BodyTooLarge, TooManyBodies.
     """
@@ -68,14 +70,14 @@ async def collected(
         body.write(chunk)
         if body.tell() > limit:
             raise BodyTooLarge(limit)
-        if share is not None and body.tell() > counted:  # the length of the body was unknown
+        if share is not None and body.tell() > counted:  # only for a body of unknown length
             share.take_now(owner, STEP)
             counted += STEP
     return body.getvalue()
 
 
 def body_length(request: Request) -> int | None:
-    """The length of the body in bytes; None if the request does not state it."""
+    """The length of the body in bytes; None if the request does not state the length."""
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdecimal():
         return int(length[:20])
@@ -83,15 +85,16 @@ def body_length(request: Request) -> int | None:
 
 
 async def read_json(request: Request) -> Any:
-    """Returns the JSON document in the body, None if the body is empty. Raises BadBody and what `read_body` raises."""
+    """Returns the JSON document in the body, or None if the body is empty. Raises BadBody and what `read_body`
+    raises."""
     return await parsed(await read_body(request), getattr(request.state, "owner", ""))
 
 
 def counted(
     request: Request, grow: Callable[[int], None], look: Callable[[bytes], None], limit: int = MAX_BODY
 ) -> Request:
-    """Returns the same request, but reading its body first passes each piece to `look` and the size of the piece to
-    `grow`.
+    """Returns a request with the same body. Each piece of the body is passed to `look` when it is read, and the size of
+    the piece is passed to `grow`.
 
     Reading raises BodyTooLarge, and what `look` and `grow` raise.
     """

@@ -1,4 +1,5 @@
-"""Converts pydantic's errors to a vendor's sentences. Also defines checks of single values, which raise such errors.
+"""Converts pydantic's errors to a vendor's sentences. Also defines checks of single values; these checks raise errors
+of pydantic's kind.
 
 Knows: pydantic's types of errors, what text can be stored, how much of a client's value an error quotes. Does not know:
 a vendor's field names and error codes.
@@ -30,7 +31,7 @@ FAMILIES = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "object"),
     **dict.fromkeys(("greater_than_equal", "less_than_equal"), "range"),
 }
-# {name}, {given}, {msg} and {range} are set by `complaint`, the other names by pydantic
+# `complaint` sets {name}, {given}, {msg} and {range}; pydantic sets the other names
 WORDS: Mapping[str, str] = {
     "missing": "{name} is required",
     "integer": "{name} must be an integer, got {given!r}",
@@ -66,7 +67,7 @@ def complaints(error: ValidationError, one: Callable[[Mapping[str, Any]], str]) 
 
 
 def ranges(*models: type[BaseModel]) -> dict[str, tuple[float, float]]:
-    """Field name -> (minimum, maximum), for each field of these models that has both."""
+    """Field name -> (minimum, maximum), for each field of these models that has a minimum and a maximum."""
     return {
         name: (low, high)
         for model in models
@@ -81,7 +82,7 @@ def between(low: float, high: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A number without a superfluous decimal point; other values unchanged."""
+    """Converts a float to text without a superfluous decimal point; returns any other value unchanged."""
     return f"{value:g}" if isinstance(value, float) else value
 
 
@@ -127,7 +128,7 @@ def joined(value: Any) -> Any:
 
 
 def is_blank(text: str | bytes) -> bool:
-    """Whether the text is only white space; checks only the beginning of a long one."""
+    """Whether the text is only white space; checks only the beginning of a long text."""
     return not text[:MAX_PROMPT].strip()
 
 

@@ -1,7 +1,8 @@
 """CORS: lets web pages of any origin call every API and read the responses.
 
 Knows: the headers. Does not know: the requests. Browsers do not add an API key automatically, so a web page without a
-key has no more access than any other client without a key. For servers without keys see docs/operations.md.
+key has no more access than any other client without a key. docs/operations.md describes the case of a server without
+keys.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ OPEN = {"access-control-allow-origin": "*", "access-control-expose-headers": ", 
 
 
 class Cors:
-    """ASGI middleware: answers all preflight requests, and adds the headers to all responses to web pages."""
+    """ASGI middleware: answers all preflight requests, and adds the CORS headers to all responses to web pages."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -102,7 +102,7 @@ class Answers(Generic[F]):
         return getattr(self, KINDS[kind])(error)  # type: ignore[no-any-return]
 
 
-# exceptions caused by a request's content; the other kinds concern the caller, the size or the server's state
+# exceptions caused by a request's content; the other exceptions concern the caller, the size or the server's state
 CONTENT: Mapping[type[Exception], str] = {
     ValidationError: "invalid",
     BadBody: "bad_json",
@@ -134,7 +134,8 @@ class _Named(Protocol):
 
 
 def named(error: _Named, fields: Mapping[str, str] = {}) -> str:
-    """Returns `field: message`, or the message alone. `fields`: GenerationRequest's names -> the vendor's names."""
+    """Returns `field: message`, or the message alone if the error names no field. `fields`: GenerationRequest's names
+    -> the vendor's names."""
     name = fields.get(error.field or "", error.field)
     return f"{name}: {error.message}" if name else error.message
 

@@ -20,24 +20,24 @@ from server.facades.kit.json_bodies import parsed
 from server.jobs.job import Job
 
 KEPT = 64_000  # characters of a request's fields to store
-UNKNOWN, LONGEST_FIELD = 20, 60  # the most unknown fields that notes name, and characters per name
+UNKNOWN, LONGEST_FIELD = 20, 60  # the notes name at most 20 unknown fields, with 60 characters of each name
 NOT_A_FIELD = "this server has no such field"
 
 
 class FormFile(bytes):
-    """A file in a form, with the client's name for it."""
+    """The bytes of a file in a form. `name`: the file name that the client sent."""
 
     name: str
     media_type: str
 
 
 async def read_fields(request: Request, forms: Collection[str] = (MULTIPART,)) -> dict[str, Any]:
-    """Returns the fields, without null values and without empty inputs of a form. Values of a form are text or
+    """Returns the fields, without null values and without empty inputs of a form. Each value in a form is text or a
     FormFile.
 
     `forms`: the media types to read as forms. All other bodies are parsed as JSON. An urlencoded body that begins with
     `{` is parsed as JSON too, because `curl -d` sends JSON with that media type. Raises BadBody, BadForm, NotAnObject,
-    and what reading raises.
+    and what `read_body` raises.
     """
     kind, body = media_type(request), await read_body(request)
     if kind in forms and not (kind == URLENCODED and body.lstrip().startswith(b"{")):
@@ -50,7 +50,7 @@ def media_type(request: Request) -> str:
 
 
 def members(document: Any) -> dict[str, Any]:
-    """The fields of a JSON document; empty without a body. Raises NotAnObject."""
+    """The fields of a JSON document; a request without a body has no fields. Raises NotAnObject."""
     if not isinstance(document, dict | None):
         raise NotAnObject(document)
     return document or {}
@@ -115,8 +115,8 @@ def _plain(key: str) -> str:
 
 
 def unknown(given: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Returns a note for each field of the request that the call does not have. Names at most UNKNOWN fields and counts
-    the rest."""
+    """Returns a note for each name in `given` that is not in `known`. The notes name at most UNKNOWN fields; one more
+    note counts the other fields."""
     names = sorted(set(given) - set(known))
     said = [f"{_plain(name[:LONGEST_FIELD])}: ignored ({NOT_A_FIELD})" for name in names[:UNKNOWN]]
     return said if len(names) <= UNKNOWN else [*said, f"and {len(names) - UNKNOWN} more fields"]

@@ -17,11 +17,11 @@ from server.jobs.follow import Seen
 from server.jobs.jobs import Jobs
 
 KEEP_ALIVE = 15.0  # seconds of silence after which a stream sends a comment
-HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}  # the second header is for nginx
+HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}  # nginx reads the second header
 
 
 class EventStream(StreamingResponse):
-    """`place`: a context manager, which is entered before anything is sent and left when the stream ends."""
+    """`place`: a context manager. It is entered before anything is sent, and exited when the stream ends."""
 
     def __init__(
         self, events: AsyncIterator[str], headers: Mapping[str, str], place: AbstractContextManager[None]
@@ -38,8 +38,9 @@ class EventStream(StreamingResponse):
 
 
 async def followed(jobs: Jobs, job_id: str, event: Callable[[Seen], str]) -> AsyncIterator[str]:
-    """Yields the text from `event` now and after each change of the job, until the job has ended or was deleted, or the
-    server stops. Yields a comment if `event` has returned no text for KEEP_ALIVE seconds."""
+    """Yields the text that `event` returns, once at the start and then after each change of the job. Stops when the job
+    has ended or was deleted, or when the server stops. Yields a comment if `event` has returned no text for KEEP_ALIVE
+    seconds."""
     last = time.monotonic()
     with suppress(KeyError):  # the job was deleted, or the server stops
         async with aclosing(jobs.follow(job_id)) as changes:

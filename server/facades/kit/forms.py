@@ -1,4 +1,4 @@
-"""Reads forms, with limits on the CPU time, because the parser is written in Python and runs in the event loop.
+"""Reads forms. Limits the CPU time for a form, because the parser is written in Python and runs in the event loop.
 
 Knows: multipart, urlencoded. Does not know: a vendor's fields.
 """
@@ -28,12 +28,13 @@ MAX_URLENCODED = 2**20  # bytes: each escape costs the parser some hundred bytes
 PIECE = 64 * 2**10  # bytes to parse before the event loop gets a turn
 FILE_TYPES = (b"image/", b"video/", b"audio/", b"application/octet-stream")
 PROBED = 1024  # bytes: a part counts as text if its first PROBED bytes are text
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # control characters, except ESC and those in text
-UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # their decoders raise unexpected errors, or take minutes
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # control characters, except ESC and those in text, such as tab
+UNSAFE_CHARSETS = ("idna", "punycode", "undefined")  # the decoders raise unexpected errors, or take minutes
 
 
 class Parts(MultiPartParser):
-    """Also treats a part without a file name as a file if the part has a file's media type or is not text.
+    """Also treats a part without a file name as a file if the part has the media type of a file or does not contain
+    text.
 
     NOTE: uses private attributes of Starlette's parser, which treats every part without a file name as text.
     """
@@ -60,9 +61,10 @@ class Parts(MultiPartParser):
 
 
 def _is_binary(data: bytes) -> bool:
-    """Whether `data` is not text: it is not UTF-8 and contains control characters, unlike text in older encodings."""
+    """Whether `data` is not text. Data that is not text is not valid UTF-8 and contains control characters. Text in an
+    older encoding contains no control characters."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)  # a character may be cut in two at the end
+        codecs.getincrementaldecoder("utf-8")().decode(data)  # `data` may end inside a character
     except UnicodeDecodeError:
         return CONTROL.search(data) is not None
     return False
@@ -79,15 +81,17 @@ async def parsed_form(request: Request, **limits: int) -> FormData:
 
 
 def is_left_empty(given: UploadFile) -> bool:
-    """Whether the part comes from a file input in which no file was chosen, and not from an empty file."""
+    """Whether the part comes from a file input in which no file was chosen. The result is false for a chosen file that
+    is empty."""
     return not given.size and not given.filename and given.content_type in (None, "", "application/octet-stream")
 
 
 class FormLimits:
     """Limits for a form. Call `check` with each piece of the body before the piece is parsed.
 
-    Raises BadForm for more than MOST_FIELDS fields and for one of UNSAFE_CHARSETS, BodyTooLarge for a long urlencoded
-    body. Empty fields count here; the parser does not count them.
+    Raises BadForm for a form that has more than MOST_FIELDS fields or one of UNSAFE_CHARSETS. Raises BodyTooLarge for
+    an urlencoded body of more than MAX_URLENCODED bytes. MOST_FIELDS limits empty fields too, which the parser does not
+    count.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -113,7 +117,7 @@ class FormLimits:
 def _codec(charset: str) -> str:
     try:
         return codecs.lookup(charset).name
-    except (LookupError, ValueError):  # for an unknown charset, the parser uses another one
+    except (LookupError, ValueError):  # the parser replaces an unknown charset by another charset
         return ""
 
 
@@ -132,8 +136,8 @@ def _check_end(content_type: str, body: bytes) -> None:
 
 @asynccontextmanager
 async def form_of(request: Request, body: bytes) -> AsyncIterator[FormData]:
-    """Parses the form in a body that was already read. Raises BadForm for a malformed form, and BodyTooLarge. Raises
-    DiskFull, because files of more than 1 MiB are stored in the temporary folder while the form is open."""
+    """Parses the form in a body that was already read. Raises BadForm for a malformed form, BodyTooLarge, and DiskFull.
+    The disk matters because files of more than 1 MiB are stored in the temporary folder while the form is open."""
     limits, at = FormLimits(request.headers.get("content-type", "")), 0
     limits.check(body)
     _check_end(request.headers.get("content-type", ""), body)

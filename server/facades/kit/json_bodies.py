@@ -2,8 +2,9 @@
 
 Knows: limits on values, escapes, numbers. Does not know: fields, vendors' error shapes.
 
-The parser processes a document in one call. Therefore the long texts of a large document, which are files in base64,
-are cut out first and decoded in steps. The parser gets the rest, with a mark in place of each long text.
+The JSON parser processes a document in one call, which takes long for a large document. The long texts of such a
+document are files in base64. Therefore these texts are cut out first and decoded in steps, and the parser gets the
+document with a mark in place of each long text.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ LONGEST_NUMBER = 1000  # characters: parsing a number takes time quadratic in it
 LONG = 64 * 2**10  # bytes; longer texts are cut out
 MOST_BESIDE = 8 * 2**20  # bytes of a document without its long texts
 ESCAPE = 6  # bytes of the longest escape, such as \u0041
-HALF_PAIR = (b"\\ud8", b"\\ud9", b"\\uda", b"\\udb")  # the beginnings of the first escape of a surrogate pair
+HALF_PAIR = (b"\\ud8", b"\\ud9", b"\\uda", b"\\udb")  # how the first of the two escapes of a surrogate pair begins
 QUOTE, BACKSLASH = b'"\\'
-CONTINUATION = bytes(range(0x80, 0xC0))  # the bytes of a UTF-8 character after the first one
+CONTINUATION = bytes(range(0x80, 0xC0))  # all bytes of a UTF-8 character except its first byte
 
 
 class BadBody(Exception):
@@ -43,7 +44,8 @@ async def parsed(body: bytes, owner: str = "") -> Any:
 
 
 def parse_json(body: bytes) -> Any:
-    """The document in `body`, None when it is empty (a JSON content type without a body is common). Raises BadBody."""
+    """The document in `body`, or None if `body` is empty. Many requests without a body have a JSON content type. Raises
+    BadBody."""
     if all(body[begin:end].isspace() for begin, end in steps(0, len(body))):
         return None
     if _count(body, b",", b"[", b"{") > MAX_VALUES:  # base64 contains none of these
@@ -95,7 +97,7 @@ def _cut(body: bytes) -> Cut:
     """Raises BadBody."""
     texts, longer, pieces = dict[str, str](), dict[str, int](), list[bytes]()
     token, kept, at = secrets.token_hex(16), 0, 0
-    for _ in range(2 * MAX_VALUES + 2):  # each value has at most a name and a text
+    for _ in range(2 * MAX_VALUES + 2):  # each value has at most two texts: its name and the value
         begin = body.find(QUOTE, at) + 1
         if not begin:
             pieces.append(body[kept:])
@@ -119,7 +121,7 @@ def _cut(body: bytes) -> Cut:
 
 
 def _end_of_text(body: bytes, at: int) -> int:
-    """The index of the quote that ends the text beginning at `at`; -1 if there is none."""
+    """The index of the quote that ends the text beginning at `at`; -1 if the text has no such quote."""
     begin = at
     while (at := body.find(QUOTE, at)) >= 0 and _is_escaped(body, at, begin):
         at += 1
@@ -127,7 +129,7 @@ def _end_of_text(body: bytes, at: int) -> int:
 
 
 def _is_escaped(body: bytes, at: int, begin: int) -> bool:
-    """Whether an odd number of backslashes precedes `at`, in the text beginning at `begin`."""
+    """Whether an odd number of backslashes precedes the index `at`. The text begins at the index `begin`."""
     run = at
     while run > begin and body[run - 1] == BACKSLASH:
         run -= 1
@@ -135,7 +137,8 @@ def _is_escaped(body: bytes, at: int, begin: int) -> bool:
 
 
 def _text(body: bytes, begin: int, end: int) -> tuple[str, int]:
-    """The decoded text between two quotes, and its number of characters in the body. Raises BadBody."""
+    """Returns the decoded text between two quotes, and the number of characters of this text in the body. Raises
+    BadBody."""
     pieces, characters, start = list[str](), 0, begin
     while start < end:
         stop = min(start + STEP, end)
@@ -174,7 +177,7 @@ def _boundary(body: bytes, start: int, stop: int) -> int:
 
 
 def _put_back(document: list[Any], texts: dict[str, str]) -> None:
-    """Replaces each mark within `document` by its text."""
+    """Replaces each mark within `document` by the text for that mark."""
     waiting: list[Any] = [document]
     while waiting:
         one = waiting.pop()

@@ -1,4 +1,4 @@
-"""Records of uploaded files, in the form that a vendor shows to the client that uploaded them.
+"""Records of uploaded files. Each record has the form that the vendor shows to the client that uploaded the file.
 
 Knows: a folder for each owner, and that a record is deleted with its file. Does not know: the content of a record.
 """
@@ -30,7 +30,7 @@ class Records:
         write_atomically(path, json.dumps(record).encode("ascii"))
 
     def find(self, owner: str, key: str) -> tuple[Record, Artifact] | None:
-        # find the file first: this fails for an invalid key, which must not become part of a path
+        # find the file first: an invalid key has no file, and such a key must not become part of a path
         artifact = self._artifacts.find(key)
         record = None if artifact is None else _read(self._path(owner, key))
         return None if artifact is None or record is None else (record, artifact)

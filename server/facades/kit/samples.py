@@ -1,5 +1,5 @@
-"""Two sample images of 16x16 pixels and two sample clips of 32x16. With them, the documentation's examples work
-unchanged."""
+"""Two sample images of 16x16 pixels and two sample clips of 32x16 pixels. With these samples, the documentation's
+examples work unchanged."""
 
 RED = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR4nGP8z0AaYCJR/aiGUQ1DSA"

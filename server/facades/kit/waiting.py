@@ -1,6 +1,6 @@
 """Finds jobs, and waits for them during a call.
 
-Knows: what ends a wait: the job, the caller, the server. Does not know: the response.
+Knows: what ends a wait (the job, the caller or the server). Does not know: the response.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def submit_job(request: Request, jobs: Jobs, generation: GenerationRequest
 
 
 def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Job | None:
-    """The caller's job with that id or number; None if there is none."""
+    """The caller's job with that id or number; None if the caller has no such job."""
     job = jobs.find(job_id, facade, request.state.owner)
     if job is not None:
         note_model(request, job.model)
@@ -37,8 +37,8 @@ def find_job(request: Request, jobs: Jobs, job_id: str | int, facade: str) -> Jo
 
 
 async def ended_within(request: Request, jobs: Jobs, job: Job, seconds: float) -> Job:
-    """Waits up to `seconds` for the job to end, and returns its latest state. Returns `job` unchanged if too many calls
-    are waiting, the job was deleted, or the server stops."""
+    """Waits up to `seconds` for the job to end, and returns the latest state of the job. Returns `job` unchanged if too
+    many calls are waiting, the job was deleted, or the server stops."""
     with suppress(KeyError, TooManyAtOnce), jobs.waits.held(holder(request.state.owner, request)):
         return await jobs.wait(job.id, timeout=max(0.0, seconds))
     return job

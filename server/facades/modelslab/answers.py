@@ -28,15 +28,15 @@ def video_url(job: Job, base: str) -> str:
 
 
 def meta(job: Job) -> dict[str, Any]:
-    """Returns the request's parameters, reduced to their maxima. Parameters without effect are included; `notes` names
-    them."""
+    """Returns the request's parameters. Values above a maximum are reduced to the maximum. Parameters without effect
+    are included, and `notes` names these parameters."""
     sent = {name: value for name, value in job.memo.items() if name not in ("notes", "track_id")}
     told = {name: ("no", "yes")[value] if isinstance(value, bool) else value for name, value in sent.items()}
     return {"model_id": told.pop("model_id", ""), **told, "seed": job.seed, "file_prefix": job.id}
 
 
 def notes(job: Job) -> list[str]:
-    """The differences from the request, made by this façade and by the plan."""
+    """The differences between the request and the video, caused by this façade or by the plan."""
     asked, said = str(job.memo.get("model_id", "")), []
     if published(asked) and asked not in TEXT_MODELS and plain_name(asked) != plain_name(job.model):
         said.append(f"model_id: {asked} -> {job.model} (what this server has)")
@@ -51,9 +51,11 @@ def eta(expected: float | None, position: int) -> int:
 def of_job(
     job: Job, base: str, position: int, expected: float | None = None, fetch_url: str | None = None
 ) -> dict[str, Any]:
-    """The answer about a job. `fetch_url`: in the answer to its creation only, which has more fields while it runs.
+    """The response about a job. `fetch_url`: set only for the call that creates the job. Until the job has ended, the
+    response to this call has more fields than later responses.
 
-    `position`: jobs before it. `expected`: seconds until the video is complete, if an estimate exists.
+    `position`: the number of jobs before this job. `expected`: seconds until the video is complete, if an estimate
+    exists.
     """
     if job.status is Status.SUCCEEDED:
         return _success(job, base)

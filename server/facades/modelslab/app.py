@@ -14,7 +14,7 @@ from server.facades.modelslab.models import Fetch, FetchById, Upload
 
 MOUNTS = ("", "/modelslab")
 MAIN = "/api/v6/video"
-# each of these prefixes also has fetch and base64_to_url
+# each of these prefixes also has the calls fetch and base64_to_url
 ROOMS: dict[str, dict[str, Kind]] = {
     MAIN: {kind.name: kind for kind in (T2V, I2V, T2V_ULTRA, I2V_ULTRA)},
     "/api/v1/enterprise/video": {kind.name: kind for kind in (T2V, I2V, T2V_ULTRA, I2V_ULTRA)},

@@ -44,7 +44,7 @@ from server.media.artifact import Artifact
 from server.media.uploads import chunks_of
 
 FACADE = "modelslab"
-HOLD_SECONDS = 20.0  # how long a call may block; the vendor's async SDK times out after 60
+HOLD_SECONDS = 20.0  # how long a call may block; the vendor's async SDK times out after 60 seconds
 TEMP_SECONDS = 86_400.0
 UPLOAD_FIELDS = ("base64_string", "init_obj")
 UNKNOWN = {"status": "failed", "id": "", "output": "", "tip": "Check the id, and that it was made with this key"}
@@ -102,7 +102,7 @@ class ModelsLab:
         return await self._answer(job, base, f"{base}{room}/fetch/{job.number}")
 
     async def fetch(self, request: Request) -> Response:
-        """The id is in the path, the query or the body."""
+        """The id of the job is in the path, the query or the body."""
         fields, _ = await self._fields(request)
         given = request.path_params.get("request_id") or request.query_params.get("request_id")
         if given is None:
@@ -138,7 +138,7 @@ class ModelsLab:
         return Json({"status": "success", "message": "File uploaded", "link": url, "output": [url]})
 
     def video(self, request: Request) -> Response:
-        """The video of a job, at the URL announced for it. It needs no key."""
+        """Returns the video at the URL that was announced for the job. This call needs no key."""
         job = _video_at(self.jobs, request.scope["path"])
         if job is None or job.video is None or self.context.artifacts.find(job.video.key) is None:
             if job is not None and not job.status.is_terminal:
@@ -148,7 +148,8 @@ class ModelsLab:
         return self.context.artifacts.respond(request, job.video.key, job.video.file_name)
 
     async def _fields(self, request: Request) -> tuple[dict[str, Any], str]:
-        """The JSON body (with any Content-Type), and the owner of the request's key."""
+        """Returns the fields of the JSON body, and the owner of the request's key. The body may have any
+        Content-Type."""
         identify = partial(self.context.keys.identify, request.headers)
         owner: str | None = None
         with contextlib.suppress(Unauthorized):
@@ -191,6 +192,6 @@ def _told(given: Given) -> dict[str, Any]:
 
 
 def _number(value: Any) -> int | None:
-    """A job's number as sent by a client; None for an invalid one."""
+    """A job's number as sent by a client; None if the number is invalid."""
     text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None

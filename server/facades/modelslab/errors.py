@@ -1,5 +1,5 @@
-"""ModelsLab's errors: `{"status", "message", "tip"}`, with status 200 for refused requests, except in ModelsLab's API
-v7."""
+"""ModelsLab's errors, in the form `{"status", "message", "tip"}`. A refused request gets the HTTP status 200, except in
+ModelsLab's API v7."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Failure:
 
 
 def respond(failure: Failure, setting: Literal["ok", "real"], path: str) -> Json:
-    """A refusal has status 200, unless `setting` or the API version in the path demands the real code; errors of the
-    server always have the real code."""
+    """A refusal has status 200, unless `setting` or the API version in the path demands the real status code. Errors of
+    the server always have the real status code."""
     real = setting == "real" or path.removeprefix("/modelslab").startswith(V7)
     code = failure.code if real or failure.code >= 500 or failure.plain else 200
     return Json(failure.body, status_code=code, headers=dict(failure.headers))

@@ -23,7 +23,7 @@ def limited(given: Given) -> tuple[Given, list[str]]:
 
 
 def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, list[str]]:
-    """Returns the request, and notes about changes."""
+    """Returns the request for the engine, and notes on values that differ from `given`."""
     notes = []
     if not given.prompt.strip():
         notes.append(f"prompt: none -> {NO_PROMPT!r} (CogVideoX needs words)")
@@ -61,12 +61,12 @@ def generation(given: Given, image: Media | None) -> tuple[GenerationRequest, li
 
 
 def _landscape(short: int) -> tuple[int, int]:
-    """Width and height in pixels, 16:9, both even. `short`: the height."""
+    """Returns a width and a height in pixels. The ratio is 16:9, and the two numbers are even. `short`: the height."""
     return round(short * 16 / 9 / 2) * 2, short + short % 2
 
 
 def _enlarged(given: Sized) -> tuple[int, int]:
-    """The final size, after upscaling. A missing side is computed from the other one."""
+    """The final size, after upscaling. A missing side is computed from the other side."""
     width, height = given.width, given.height
     if not isinstance(given, TextToVideo) or (given.upscale_width, given.upscale_height) == (None, None):
         return width, height

@@ -17,8 +17,8 @@ from server.facades.kit.body import body_length, collected
 from server.facades.kit.json_bodies import MAX_VALUES, BadBody
 from server.limits.bodies import MAX_BODY, SHORT, Bodies, BodyTooLarge
 
-SECONDS = 120.0  # the time limit for receiving a body until the key in it is found
-STRANGERS = 512 * 2**20  # bytes on disk of all such bodies; an IP address may use MAX_BODY of them
+SECONDS = 120.0  # the time limit for receiving a body up to its key
+STRANGERS = 512 * 2**20  # bytes on disk for all bodies whose key is not yet found; each IP address may use MAX_BODY
 LONGEST_KEY = 1024  # bytes
 
 INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -33,7 +33,7 @@ class KeyScanner:
         self._depth = 0
         self._marks = 0
         self._in_string = False
-        self._text: bytearray | None = None  # the text of the current string, if it may be a field's name or the key
+        self._text: bytearray | None = None  # the current string; None if it is no field's name and no key
         self._name = ""
         self._is_value = False
         self._rest = b""
@@ -104,10 +104,12 @@ async def read(
     identify: Callable[[str | None], str],
     grow: Callable[[int], None] = lambda _: None,
 ) -> tuple[bytes, str | None]:
-    """Returns the body and its owner. The owner is None for a short body, whose key can be looked up after parsing.
+    """Returns the body, and the owner of the key in the body. For a short body, the owner is None, because the caller
+    can look up the key after parsing.
 
     `grow` is called with the size of each piece before the piece is written. Raises Unauthorized if the key in the body
-    is invalid or missing; also BodyTooLarge, TooManyBodies, BadBody, DiskFull, and HTTPException 408 after SECONDS.
+    is invalid or missing; also raises BodyTooLarge, TooManyBodies, BadBody, DiskFull, and HTTPException 408 after
+    SECONDS.
     """
     length = body_length(request)
     chunks, scanner, owner = request.stream(), KeyScanner(), None

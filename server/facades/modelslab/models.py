@@ -38,7 +38,7 @@ def _address(url: str) -> str:
 
 
 def _one_of(known: tuple[str, ...], task: Task) -> Callable[[str], str]:
-    """Returns a check that accepts these names and the names of published checkpoints for the task."""
+    """Returns a check that accepts the names in `known`, and the names of published checkpoints for `task`."""
 
     def check(name: str) -> str:
         checkpoint = published(name)
@@ -69,8 +69,9 @@ Side = Annotated[Int, Field(ge=16)]
 
 
 class Body(BaseModel):
-    """Fields of all generations. Unknown fields are ignored; null and empty text mean absent. `MOST`: maxima, to which
-    larger values are reduced. `IGNORED`: fields without effect, with the vendor's default and the reason."""
+    """Fields of all generations. Unknown fields are ignored; null and empty text mean absent. `MOST`: the maxima of
+    fields; a larger value is reduced to the maximum. `IGNORED`: fields without effect, each with the vendor's default
+    and the reason."""
 
     model_config = ConfigDict(allow_inf_nan=False)
     MOST: ClassVar[Mapping[str, float]] = {}
@@ -142,7 +143,7 @@ class TextToVideo(Sized):
 
 
 class TextToVideoFusion(TextToVideo):
-    """v7's `text-to-video`, whose clients name their file `.mp4`."""
+    """The body of `text-to-video` in API v7. Clients of this call name the file `.mp4`."""
 
     output_type: OutputType = Field("mp4", examples=["mp4", "gif"])
 

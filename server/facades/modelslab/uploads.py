@@ -22,8 +22,8 @@ FIRST_BYTES = (
 
 
 def decoded(text: str) -> tuple[list[bytes], str]:
-    """The decoded pieces of a data URI or of plain base64, and the media type: as given, else by the first bytes, else
-    "".
+    """Returns the decoded pieces of a data URI or of plain base64, and the media type. If the text names no media type,
+    the first bytes of the file determine the media type. The media type of an unknown kind of file is "".
 
     Raises ValueError with the reason.
     """
@@ -39,6 +39,6 @@ def decoded(text: str) -> tuple[list[bytes], str]:
         raise ValueError("it is neither a data: URI nor base64") from None
     if not pieces:
         raise ValueError("the file is empty")
-    start = b"".join(pieces[:2])  # two, because the last bytes of a short file are a separate piece
+    start = b"".join(pieces[:2])  # two pieces, because the last bytes of a short file are a separate piece
     said = head.media_type if head is not None else ""
     return pieces, said or next((kind for first, kind in FIRST_BYTES if first.match(start)), "")

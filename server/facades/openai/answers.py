@@ -37,7 +37,8 @@ def job_id_of(video_id: str) -> str | None:
 
 
 def video(context: Context, job: Job, base: str) -> dict[str, Any]:
-    """With two members of our own: `url` of the video, and `notes` on what differs from the request."""
+    """Returns OpenAI's video object with two more members: `url` is the URL of the video, and `notes` say how the video
+    differs from the request."""
     plan, request, asked = job.plan or {}, job.request, job.memo.get("model", "")
     seconds = request.duration or (request.num_frames or 0) / (request.fps or 1)
     failed = WORDS[job.status] == "failed"

@@ -32,14 +32,14 @@ FACADE = "openai"
 POLL_AFTER = {"openai-poll-after-ms": "500"}
 PAGE, LONGEST_PAGE = 20, 100
 VARIANTS = ("video", "thumbnail", "spritesheet")
-REMEMBERED = 1000  # deleted videos to remember as positions in the list
+REMEMBERED = 1000  # how many deleted videos to remember, as positions in the list
 
 
 class Videos:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.jobs = context.jobs
-        # a program that deletes videos while listing them requests the page after a deleted video
+        # a program that deletes videos while it lists videos requests the page that follows a deleted video
         self.deleted: OrderedDict[str, Job] = OrderedDict()
 
     async def create(self, request: Request) -> Response:
@@ -146,7 +146,7 @@ class Videos:
     def models(self) -> Response:
         infos = {info.name: info for info in self.context.served.by_task.values()}
         usual = next(iter(infos.values()), None)
-        if usual is not None:  # the model that the names in LISTED_SORA mean
+        if usual is not None:  # the names in LISTED_SORA mean this model
             infos |= dict.fromkeys(answers.LISTED_SORA, usual)
         return Json({"object": "list", "data": [answers.model(name, info) for name, info in infos.items()]})
 

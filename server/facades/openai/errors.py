@@ -1,6 +1,6 @@
 """OpenAI's errors: `{"error": {message, type, param, code}}`.
 
-NOTE: OpenAI's clients retry after 408, 409, 429 and 5xx, unless a header forbids it.
+NOTE: OpenAI's clients retry after 408, 409, 429 and 5xx, unless a header forbids the retry.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def respond(failure: Failure) -> Json:
 
 
 def refuse(context: Context, request: Request, error: Exception) -> Json:
-    """Answers 404 to a wrong method too: such a request is a call of OpenAI's that this server does not have (editing,
-    extending, characters)."""
+    """A request with a wrong method gets 404 too, because it is one of OpenAI's calls that this server does not have
+    (editing, extending, characters)."""
     if isinstance(error, HTTPException) and error.status_code in (404, 405):
         what = f"{request.method} {request.scope['path'][:200]}"
         text = f"Invalid URL ({what}): this server makes videos only, with POST /v1/videos"
@@ -68,7 +68,7 @@ def _of_http(error: HTTPException) -> Failure:
 
 
 def of_job(job: Job) -> Failure:
-    """Why a job has no video, for a call that waited for it."""
+    """The response to a call that waited for a job, if the job has no video."""
     if job.status is Status.CANCELLED:
         return Failure(500, "The video was cancelled", None, "cancelled", "server_error", FINAL)
     error = reason(job)
@@ -82,7 +82,7 @@ def _of_request(name: str, message: str) -> Failure:
     return Failure(400, f"Invalid '{name}': {message}" if name else message, name or None, "invalid_value")
 
 
-RANGES = {  # a message names both ends of a range
+RANGES = {  # a message names the minimum and the maximum
     written.format(name): complaints.between(*ends)
     for model, written in ((CreateVideo, "{}"), (ExpiresAfter, "expires_after[{}]"), (Adapter, "lora[{}]"))
     for name, ends in complaints.ranges(model).items()

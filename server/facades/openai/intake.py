@@ -17,7 +17,7 @@ from server.facades.openai.files import find
 from server.facades.openai.models import DEFAULT_SIZE, IGNORED, CreateVideo, FileId, opened
 from weights.catalog import published
 
-BAGS = {  # vLLM-Omni's nested objects -> the fields to use from them; the same field at the top level wins
+BAGS = {  # vLLM-Omni's nested objects -> the fields to use; a field at the top level wins over a nested field
     "video_params": ("num_frames", "fps", "width", "height"),
     "extra_params": (
         "negative_prompt",
@@ -102,7 +102,7 @@ async def generation(context: Context, given: CreateVideo, owner: str) -> Genera
         if drawn_rate > MAX_FPS:
             message = f"{rate} frames a second become {drawn_rate}, at most {MAX_FPS} are possible"
             raise Refused(400, f"Invalid '{DRAWN}': {message}", DRAWN, "invalid_value")
-        if frames is not None and rate != own_rate:  # keep the duration that the frames have without interpolation
+        if frames is not None and rate != own_rate:  # the video keeps the duration that it has without interpolation
             seconds = max(MIN_SECONDS, frames / rate)
             frames = None
     size = given.size or (None if given.width or given.height else DEFAULT_SIZE)
@@ -136,8 +136,8 @@ async def _loras(context: Context, given: CreateVideo, task: Task, owner: str) -
 
 
 def _check_model(context: Context, name: str | None, task: Task) -> None:
-    """Accepts any served model and any published checkpoint. As at OpenAI, one name covers both tasks. Which served
-    model is used depends on whether the request has an image."""
+    """Accepts any served model and any published checkpoint. As at OpenAI, each name covers text-to-video and
+    image-to-video. Which served model is used depends on whether the request has an image."""
     if name is None or answers.SORA.fullmatch(name):
         return
     served = context.served.by_task

@@ -1,4 +1,4 @@
-"""The bodies of OpenAI's video calls, with the fields that SGLang and vLLM-Omni have added to them."""
+"""The bodies of OpenAI's video calls, with the fields that SGLang and vLLM-Omni have added to these bodies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZE = re.compile(r"(\d{2,5})x(\d{2,5})", re.ASCII)
 NO_SOUND = "CogVideoX makes silent videos"
 ONE_TRANSFORMER = "CogVideoX samples with one transformer; guidance_scale is its scale"
 INTERPOLATION = "the server uses its own network to interpolate frames"
-IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: the neutral value, and the reason
+IGNORED: dict[str, tuple[Any, str]] = {  # vLLM-Omni's fields without effect: a value that needs no note, and the reason
     "flow_shift": (None, "CogVideoX's schedulers have no shift"),
     "guidance_scale_2": (None, ONE_TRANSFORMER),
     "boundary_ratio": (None, ONE_TRANSFORMER),
@@ -97,7 +97,7 @@ def _picture(value: Any) -> Any:
 
 
 def _lora(value: Any) -> Any:
-    """Accepts all of vLLM-Omni's alternative names of the fields."""
+    """Accepts vLLM-Omni's alternative names for the path and the scale of a LoRA."""
     value = opened(value)
     if isinstance(value, str):
         return {"path": value}

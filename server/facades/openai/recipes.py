@@ -1,6 +1,6 @@
 """Example programs and configurations for software that calls OpenAI's video API: LiteLLM, Open WebUI, n8n.
 
-Tests run each of them unchanged.
+Tests run each of these examples unchanged.
 """
 
 from __future__ import annotations

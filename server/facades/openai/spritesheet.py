@@ -9,7 +9,7 @@ from server.media.inspectors import Inspectors, TooSlow
 
 COLUMNS, TILES = 4, 16
 TILE_WIDTH = 320  # pixels at most
-# a video is BT.709 in limited range, a JPEG BT.601 in full range
+# the colors of a video are BT.709 in limited range; the colors of a JPEG are BT.601 in full range
 JPEG = "out_color_matrix=bt601:out_range=pc,format=yuvj420p"
 SECONDS = 60.0  # the time limit for ffmpeg
 
@@ -19,7 +19,8 @@ class NoSpritesheet(Exception):
 
 
 async def spritesheet(video: Path, frames: int, inspectors: Inspectors) -> bytes:
-    """JPEG of up to 16 frames from the first to the last, evenly spaced, in rows of four. Raises NoSpritesheet."""
+    """Returns a JPEG of up to 16 evenly spaced frames, from the first to the last frame, in rows of four. Raises
+    NoSpritesheet."""
     count = max(1, min(TILES, frames))
     picked = sorted({round(n * (frames - 1) / max(1, count - 1)) for n in range(count)})
     choice = "+".join(f"eq(n\\,{n})" for n in picked)

@@ -1,8 +1,8 @@
 """Replicate: predictions by model, version and deployment, with models, files and webhooks.
 
-`app` has the routes; `calls` handles predictions, `watch` shows them to browsers, `files` handles uploads and `about`
-the read-only calls. `models` defines the input, `catalog` describes the models, `answers` and `logs` format a job,
-`webhook` signs webhooks, `errors` formats errors. `clients` contains example programs.
+`app` has the routes; `calls` handles predictions, `watch` shows predictions to browsers, `files` handles uploads, and
+`about` handles the read-only calls. `models` defines the input, `catalog` describes the models, `answers` and `logs`
+format a job, `webhook` signs webhooks, `errors` formats errors. `clients` contains example programs.
 """
 
 from server.facades.facade import Facade

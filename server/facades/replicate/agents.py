@@ -1,4 +1,4 @@
-"""Requirements of Replicate's clients that their requests do not state; the user agent identifies the client."""
+"""What Replicate's clients require but do not state in a request. The user agent identifies the client."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from server.facades.ai_sdk import refuses
 FILES = re.compile(r"(?:replicate-(?:python|javascript)/|(?:Replicate|AsyncReplicate|_ModuleClient)/Python )(\d{1,9})")
 
 # seconds that a call may block, so that the response arrives before the client times out and maybe repeats the request
-LONGEST_WAIT = 54.0  # so that the response arrives within 55 seconds
-LONGEST_WAIT_OF_0 = 25.0  # replicate-python before 1.0 times out after 30
+LONGEST_WAIT = 54.0  # then the response arrives within 55 seconds
+LONGEST_WAIT_OF_0 = 25.0  # replicate-python before 1.0 times out after 30 seconds
 OF_0 = "replicate-python/0."
 OWN_TIMEOUT = "x-stainless-read-timeout"  # the beta sends its timeout, by default 60 seconds
 SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?", re.ASCII)
@@ -30,7 +30,8 @@ def longest_wait(headers: Mapping[str, str]) -> float:
 
 
 def reads_files(agent: str) -> bool:
-    """Whether the client with this user agent converts outputs to files, which works only for https: and data: URLs."""
+    """Whether the client with this user agent converts outputs to files. This conversion works only for https: and
+    data: URLs."""
     found = FILES.match(agent)
     return found is not None and int(found[1]) >= 1
 

@@ -33,7 +33,7 @@ def public_id(job_id: str) -> str:
 
 
 def job_id(public: str) -> str | None:
-    """The job's id for a public id; None for an invalid one."""
+    """The job's id for a public id; None if the public id is invalid."""
     try:
         raw = base64.b32decode(public.upper() + "======")
     except (binascii.Error, ValueError):
@@ -50,15 +50,15 @@ def timestamp(seconds: float | None) -> str | None:
 
 def waiting(job: Job) -> Job:
     """Returns `job` as Replicate reports it when a blocking call times out. Replicate's clients treat any status except
-    `starting` as the end."""
+    `starting` as the end of the prediction."""
     return replace(job, status=Status.QUEUED, started_at=None)
 
 
 def prediction(
     context: Context, job: Job, base: str, root: str, lines: Iterable[LogLine], *, as_data: bool = False
 ) -> dict[str, Any]:
-    """`base` is our address, `root` the one up to Replicate's `/v1`. `as_data`: the video itself instead of where it
-    lies."""
+    """`base`: our URL. `root`: our URL up to Replicate's `/v1`. `as_data`: whether the output is a data: URI with the
+    video instead of the URL of the video."""
     body: dict[str, Any] = {
         "id": public_id(job.id),
         "model": job.endpoint,
@@ -84,7 +84,7 @@ def prediction(
 
 
 def urls(context: Context, job: Job, root: str) -> dict[str, str]:
-    """The URLs of stream and page contain a token, because browsers open them without sending a key."""
+    """The URLs `stream` and `web` contain a token, because browsers open these two URLs without sending a key."""
     here = f"{root}/v1/predictions/{public_id(job.id)}"
     token = context.signing.token(NAME, job.id)
     return {

@@ -28,9 +28,10 @@ from server.facades.replicate.models import (
 from server.facades.replicate.watch import Watch
 
 MOUNTS = ("", "/replicate")
-SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")  # also paths of OpenAI, so documented under /replicate
+# OpenAI has these paths too, so Replicate's calls at these paths are documented under /replicate
+SHARED = re.compile(r"/v1/(models|files(/\{\w+\})?)$")
 KEYLESS = re.compile(r"(/replicate)?/v1/predictions/\w+/(stream|web)/\w+")
-ALIASES = ("christophy/cogvideox",)  # has the same input as another model
+ALIASES = ("christophy/cogvideox",)  # this model has the same input as another model
 
 
 class NewFile(BaseModel):

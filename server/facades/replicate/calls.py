@@ -42,8 +42,8 @@ from server.jobs.order import Order
 CANCEL_WITHIN = 10.0  # seconds that `cancel` waits for a running job to stop
 LEAST_DEADLINE = 5.0  # seconds
 PAGE = 100  # predictions
-WAITED = "_waited_for"  # in a memo: `waited_for` of `agents.is_data`
-INPUTS = 100  # the most fields of an input to store
+WAITED = "_waited_for"  # the key in a job's memo for the argument `waited_for` of `agents.is_data`
+INPUTS = 100  # how many fields of an input to store at most
 DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", re.ASCII)
 
 
@@ -198,7 +198,8 @@ class Predictions:
 
 
 def wait_seconds(request: Request) -> float:
-    """The seconds that a call should block, from its Prefer header; 0 if it should not block."""
+    """For how many seconds a call should block, according to its Prefer header; 0 means that the call should not
+    block."""
     for part in re.split("[,;]", request.headers.get("prefer", "").lower()):
         name, equals, value = (piece.strip(' "') for piece in part.partition("="))
         if name == "wait" and not equals:
@@ -209,7 +210,7 @@ def wait_seconds(request: Request) -> float:
 
 
 def _duration(after: str) -> float | None:
-    """The seconds in a Cancel-After header: `30`, `30s`, `5m`, `1h30m45s`. None if empty."""
+    """The seconds in a Cancel-After header: `30`, `30s`, `5m`, `1h30m45s`. None if the header is empty."""
     if not (text := after.strip().lower()):
         return None
     parts = DURATION.fullmatch(text)
@@ -222,7 +223,7 @@ def _duration(after: str) -> float | None:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The fields of the body. Null values are removed, also from `input`."""
+    """The fields of the body, without null values. Null values in `input` are removed too."""
     fields = present(members(await read_json(request)))
     if isinstance(fields.get("input"), dict):
         fields["input"] = present(fields["input"])

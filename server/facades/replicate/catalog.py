@@ -7,7 +7,7 @@ from typing import Any
 from server.facades.replicate.models import MODELS, Model
 
 CREATED = "2024-09-17T00:00:00.000000Z"
-COG = "0.9.25"  # the version of Cog, from which clients infer the schema's conventions
+COG = "0.9.25"  # clients infer the conventions of the schema from this version of Cog
 HARDWARE = {"name": "This server", "sku": "local"}
 ACCOUNT = {"type": "user", "username": "cogvideox", "name": "CogVideoX server", "github_url": None, "avatar_url": None}
 COLLECTION = {

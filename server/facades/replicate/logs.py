@@ -19,7 +19,7 @@ def text(job: Job, lines: Iterable[LogLine], now: float) -> str:
 
 
 def progress(job: Job, now: float) -> str:
-    """The progress of the whole video, with the sampling steps; empty before sampling has begun."""
+    """The progress bar for the whole video, with the number of sampling steps; empty before sampling has begun."""
     if job.started_at is None or not job.steps:
         return ""
     return bar(job.step, job.steps, (job.finished_at or now) - job.started_at, job.eta, job.progress)

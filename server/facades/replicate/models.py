@@ -14,13 +14,13 @@ from pipelines.request import MAX_SEED, GenerationRequest, Media, Task
 from server.facades.kit.complaints import MAX_PROMPT, writable
 from server.facades.kit.samples import BLUE, RED
 
-SIZE = (720, 480)  # the size of these models' videos at Replicate, used for any model here
+SIZE = (720, 480)  # every model here uses the size that these models' videos have at Replicate
 FRAMES = 49
 FPS = 8
 
 
 def _whole(value: Any) -> Any:
-    """Accepts 6.0 as an integer, but neither "6" nor true, as Replicate does."""
+    """Accepts 6.0 as an integer, but refuses "6" and true. Replicate does the same."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -147,8 +147,8 @@ class DeploymentRequest(Wanted):
 
 @dataclass(frozen=True)
 class Model:
-    """`published`: ids of Replicate's own versions, which programs use. `fields`: GenerationRequest's names -> this
-    model's, if they differ."""
+    """`published`: the ids of Replicate's own versions; programs request these ids. `fields`: GenerationRequest's names
+    -> this model's names, for fields whose names differ."""
 
     slug: str
     task: Task
@@ -221,7 +221,8 @@ def model_of(owner: str, name: str) -> Model | None:
 
 
 def of_version(reference: str) -> tuple[Model, str] | None:
-    """The model and version id that `reference` names: an id, `owner/name:id`, or `owner/name`. None if unknown."""
+    """Returns the model and the version id for `reference`, which is an id, `owner/name:id` or `owner/name`. Returns
+    None if this server does not know `reference`."""
     slug, colon, version = reference.lower().partition(":")
     if "/" in slug:
         models = [MODELS[slug]] if slug in MODELS else []

@@ -58,7 +58,8 @@ class Watch:
         yield _event("done", reason.get(job.status, "{}"), number + 2)
 
     def page(self, request: Request, prediction_id: str, token: str) -> Response:
-        """The video; until it is complete, its progress, which browsers reload every two seconds."""
+        """Redirects to the video. Until the video is complete, shows the progress of the prediction; browsers reload
+        this page every two seconds."""
         job = self._find(prediction_id, token)
         if job.video is not None:
             return RedirectResponse(
@@ -71,7 +72,7 @@ class Watch:
 
     def _find(self, prediction_id: str, token: str) -> Job:
         known = answers.job_id(prediction_id)
-        # `get`, not `find`: the owner may have passed the token on to others
+        # use `get`, which finds the jobs of all owners: the owner may have passed the token on to others
         allowed = known is not None and self.context.signing.allows(token, NAME, known)
         job = self.jobs.get(known) if known is not None and allowed else None
         if job is None or job.facade != NAME:
@@ -80,6 +81,6 @@ class Watch:
 
 
 def _event(name: str, data: str, number: int) -> str:
-    pieces = LINE_END.split(data)  # not at other separators, because a client joins the pieces with line feeds
+    pieces = LINE_END.split(data)  # only at LINE_END, because a client joins the pieces with line feeds
     lines = "".join(f"data: {line}\n" for line in pieces[: -1 if len(pieces) > 1 and not pieces[-1] else None])
     return f"event: {name}\nid: {number}\n{lines}\n"

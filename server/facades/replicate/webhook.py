@@ -16,7 +16,7 @@ from server.webhooks import Letter
 
 
 def secret(context: Context, owner: str) -> bytes:
-    """32 bytes for signing this owner's webhooks; they reveal nothing about the server's own secret."""
+    """32 bytes for signing this owner's webhooks; these bytes reveal nothing about the server's own secret."""
     return context.signing.hmac_sha256(f"replicate webhooks\0{owner}".encode())
 
 

@@ -1,4 +1,4 @@
-"""Segmind: `cog-video-5b-t2v` and `cog-video-5b-i2v`, blocking and queued, and the upload of files.
+"""Segmind: blocking and queued calls for `cog-video-5b-t2v` and `cog-video-5b-i2v`, and the upload of files.
 
 `app` has the calls, `models` the bodies, `assets` reads uploads, `form` chooses between JSON and plain video bytes,
 `answers` formats a job, `errors` formats errors, and `clients` contains example programs.

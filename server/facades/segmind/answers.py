@@ -58,7 +58,7 @@ def result(context: Context, job: Job, video: Artifact, base: str) -> dict[str, 
 
 
 def links(job: Job, root: str) -> dict[str, str]:
-    """Absolute URLs, because the SDK joins relative ones wrongly. `root`: our URL up to Segmind's `/v1` and `/v2`."""
+    """Absolute URLs, because the SDK joins relative URLs wrongly. `root`: our URL up to Segmind's `/v1` and `/v2`."""
     return {
         "poll_url": f"{root}/v1/requests/{job.id}",
         "status_url": f"{root}/v2/requests/{job.id}/status",
@@ -67,7 +67,7 @@ def links(job: Job, root: str) -> dict[str, str]:
 
 
 def state(job: Job, root: str, queued: str = "QUEUED") -> tuple[int, dict[str, Any]]:
-    """Status code and body for a job's state; the result of a finished job is not included.
+    """Returns the status code and the body for a job's state. The body does not include the result of a finished job.
 
     `queued`: the word for a queued job.
     """

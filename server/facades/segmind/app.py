@@ -112,7 +112,7 @@ class Segmind:
 
 
 async def _fields(request: Request, *types: str) -> dict[str, Any]:
-    """The fields of a body of one of these media types; a body without a type is parsed as JSON."""
+    """The fields of a body whose media type is one of `types`. A body without a media type is parsed as JSON."""
     kind = media_type(request)
     if kind and kind not in types and not kind.endswith("+json"):
         raise Refused(Failure(406, f"Invalid content type {kind[:100]}: send {' or '.join(types)}"))

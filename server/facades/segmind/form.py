@@ -1,5 +1,5 @@
-"""Chooses JSON or the bare video for the response. From the same URL, some of Segmind's published samples expect JSON
-and others the video."""
+"""Chooses JSON or the bare video for the response. Segmind has published samples that expect JSON from a URL, and other
+samples that expect the video from the same URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def choose(query: str | None, base64: bool, headers: RawHeaders, setting: str = 
     """Decides by the first of these that applies: the query (`response`), the X-Response-Format header, `base64`,
     Accept, our setting, the kind of client.
 
-    `headers`: as received, with lower-case names and in their order.
+    `headers`: in the order in which they were received, with lower-case names.
     """
     first = {name.decode("latin-1"): value.decode("latin-1").lower() for name, value in reversed(headers)}
     explicit = (query or "").lower() or first.get("x-response-format", "").strip()

@@ -17,7 +17,7 @@ from server.facades.kit.complaints import MAX_PROMPT, no_bool, not_blank, writab
 from server.facades.kit.samples import BLUE_BASE64, RED
 
 SEED_LIMIT = 2**53 - 1
-SIZE = (720, 480)  # the only size of both models at Segmind, used for any model here
+SIZE = (720, 480)  # every model here uses the only size that Segmind's two models have
 RANDOM_SEED = -1
 MAX_ASSETS = 100
 PICTURES = [RED, BLUE_BASE64]

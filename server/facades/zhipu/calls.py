@@ -94,8 +94,8 @@ class Zhipu:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """The fields of a JSON body (with any Content-Type) or of a form, without empty fields. Raises Refused for an empty
-    file."""
+    """The fields of a form or a JSON body, without empty fields. A JSON body may have any Content-Type. Raises Refused
+    for an empty file."""
     fields = await read_fields(request)
     for name, value in fields.items():
         if value == b"":

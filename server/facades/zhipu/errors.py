@@ -25,7 +25,7 @@ FIELDS = {  # GenerationRequest's names -> Zhipu's
     "image": "image_url",
 }
 RELAYED = ("/302", "/zhipu")  # the path prefixes of 302.AI's clients
-NO_RETRY = {"x-should-retry": "false"}  # otherwise both SDKs repeat a request three times after 429 or 5xx
+NO_RETRY = {"x-should-retry": "false"}  # otherwise the SDKs zhipuai and zai-sdk retry three times after 429 or 5xx
 BAD_BODY, NO_SUCH_MODEL, MISSING, INVALID, TOO_LARGE, NO_SUCH_ADDRESS = "1210", "1211", "1213", "1214", "1220", "1222"
 REPEATED, PROMPT_TOO_LONG = "1231", "1261"
 CONCURRENCY, FREQUENCY, DAILY, OVERLOAD = "1302", "1303", "1304", "1305"

@@ -13,14 +13,14 @@ from server.errors import MediaError
 from server.facades.kit.complaints import NO_PROMPT
 from server.facades.zhipu.models import UnifiedVideo, VideoGeneration
 
-STEPS = {"speed": 25, "quality": None}  # None: the number from the model card, 50
+STEPS = {"speed": 25, "quality": None}  # None: the number of steps in the model card, 50
 MAX_BYTES = 5 * 2**20
 BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 WITHOUT_EFFECT = ("style", "aspect_ratio", "movement_amplitude")
 
 
 def generation(given: VideoGeneration, picture: Media | None, rife: bool) -> GenerationRequest:
-    """`rife`: whether frames can be interpolated; otherwise they are repeated to reach `fps`."""
+    """`rife`: whether this server can interpolate frames. If not, frames are repeated to reach `fps`."""
     width, height = given.sides or (None, None)
     return GenerationRequest(
         prompt=given.prompt or NO_PROMPT,

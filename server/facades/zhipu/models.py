@@ -78,7 +78,7 @@ def _model(name: str) -> str:
 
 
 def _relayed_model(name: str) -> str:
-    """Accepts 302.AI's names too, which may contain underscores and end with the task."""
+    """Accepts 302.AI's names too. Such a name may contain underscores, and may end with the task."""
     if published(name) is not None:
         return _model(name)
     plain = name.lower().replace("_", "-")

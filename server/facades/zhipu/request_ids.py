@@ -1,6 +1,6 @@
 """Detects repeated request ids, which clients choose.
 
-Knows only the latest ids of each key since the server started. Use from one event loop only.
+Remembers only the latest ids of each key since the server started. All calls must come from one event loop.
 """
 
 from __future__ import annotations
