@@ -93,7 +93,7 @@ class Paused:
 
 @dataclass(frozen=True)
 class Reworded:
-    """`request` is `GenerationRequest.to_dict()` as it is carried out, whether its prompt changed or not."""
+    """`request` is the `GenerationRequest.to_dict()` that is carried out. Its prompt may be unchanged."""
 
     request: dict[str, Any]
 

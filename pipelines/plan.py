@@ -60,8 +60,8 @@ class SamplingPlan:
     of the input image or clip. `source_fit` says how the image or clip is fitted to the model's size. `source_frames`
     is the number of the clip's frames that the model gets (video-to-video).
 
-    `extension`: frames of each further clip. `extender` generates each of them from the last frame of the clip before,
-    and the first frame repeats that frame.
+    `extension`: the number of frames of each further clip. `extender` generates each further clip from the last frame
+    of the clip before. The first frame of a further clip repeats that frame.
     """
 
     model: str
