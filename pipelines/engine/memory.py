@@ -33,10 +33,8 @@ GIB = 2**30
 STEP_BYTES = 52
 DECODE_BYTES = 45_800
 TEXT_ROWS = 226
-TILE_HEIGHT, TILE_WIDTH = (
-    48,
-    40,
-)  # pixels: 8 for each latent, times 6 and 5, because tiles overlap by a sixth and a fifth
+# pixels: 8 for each latent, times 6 and 5, because tiles overlap by a sixth and a fifth
+TILE_HEIGHT, TILE_WIDTH = 48, 40
 MARGIN = 1 * GIB  # CUDA context, cuDNN workspaces, fragmentation
 
 
@@ -51,9 +49,8 @@ class Rung:
         return self.profile + (" + VAE tiling" if self.tiling else "")
 
 
-SHORT_OF_RAM = Rung(
-    "none", True
-)  # only for a host without room for the weights; other hosts use `model`, which is exact
+# only for a host without room for the weights; other hosts use `model`, which is exact
+SHORT_OF_RAM = Rung("none", True)
 LADDER: tuple[Rung, ...] = (
     Rung("none", False),
     SHORT_OF_RAM,
