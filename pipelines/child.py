@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_SECRETS = ("COGVIDEOX_", "AWS_")  # names of settings and credentials that these programs do not need start so
+_SECRETS = ("COGVIDEOX_", "AWS_")  # prefixes of settings and credentials that these programs do not need
 _PR_SET_PDEATHSIG = 1
 REFUSED = 3  # exit status of a program that could not use its file; the program's output says why
 

@@ -98,8 +98,8 @@ class Meter:
 
     @contextmanager
     def doing(self, stage: StageName) -> Iterator[None]:
-        """The time inside the block counts for this stage. If another stage begins inside the block, its time counts
-        for the other stage."""
+        """The time inside the block counts for this stage. If another stage begins inside the block, the time in that
+        stage counts for that stage only."""
         outer = self._charge(stage)
         try:
             yield

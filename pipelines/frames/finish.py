@@ -65,9 +65,9 @@ def finish(
     """Turn frames of the model's size (uint8 [T, 3, H, W]) into frames of the file's size, number and rate (uint8 [1,
     H, W, 3]).
 
-    Without an upscaler, interpolation comes before resizing: small frames cost less time, and a large video needs no
-    more memory. An upscaler comes before interpolation, because it costs a hundred times as much and should see only
-    the model's own frames. In that case interpolation holds two frames of the file's size in memory.
+    Without an upscaler, interpolation comes before resizing, because interpolation then costs less and a large video
+    needs no more memory. An upscaler comes before interpolation, because it costs a hundred times as much and should
+    see only the model's own frames. In that case interpolation holds two frames of the file's size in memory.
     """
     frames: Iterator[torch.Tensor] = (frame for chunk in chunks for frame in chunk)
     interpolated = plan.video.interpolate_fps is not None and net is not None

@@ -148,7 +148,7 @@ def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
     """The alpha from the first of these places that states it: sidecar, metadata, adapter_config.json, alpha tensors,
     `asked`. If none states it, alpha = rank.
 
-    Raises LoraError if the alpha in that place is invalid.
+    Raises LoraError if the alpha is invalid in the place from which it is taken.
     """
     parts, usual = found.parts, {module: float(part.rank) for module, part in found.parts.items()}
     scaled = {module for module, part in parts.items() if not part.is_whole}

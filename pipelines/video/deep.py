@@ -28,10 +28,8 @@ from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
 SECONDS = 40.0  # time limit of each ffmpeg
 _STRIP = 2**20  # pixels
 _HEAD = 2**16  # bytes; the boxes before the samples lie within these bytes
-_LAYOUTS = {
-    "RGB": ("rgb24", "rgb48le"),
-    "RGBA": ("rgba", "rgba64le"),
-}  # Pillow's mode -> layout for 8 bits, for more bits
+# Pillow's mode -> layout for 8 bits, layout for more bits
+_LAYOUTS = {"RGB": ("rgb24", "rgb48le"), "RGBA": ("rgba", "rgba64le")}
 _PIXEL = {"rgb24": 3, "rgba": 4, "gray16le": 2, "rgb48le": 6, "rgba64le": 8}  # bytes
 _GRID = re.compile(rb"infe[\2\3].{7,9}grid", re.DOTALL)  # an AVIF whose image is made of tiles
 _TURNS = re.compile(rb"(\0\0\0\x09)(irot|imir)")  # an AVIF's rotation; ffmpeg rotates tiles even with -noautorotate

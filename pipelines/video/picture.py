@@ -102,9 +102,8 @@ def decode(opened: Opened) -> Image.Image:
     """Decode the image like `read_picture`."""
     hdr = None
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # a file may have thousands of broken tags, and Pillow warns of each
+        # a file may have thousands of broken tags, and Pillow warns of each
+        with warnings.catch_warnings(action="ignore"):
             if opened.parts.ended or opened.is_png:
                 data = opened.data if opened.parts.ended else opened.data + _END_OF_PNG
                 _open(data).verify()

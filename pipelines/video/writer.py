@@ -7,8 +7,8 @@ On one machine, equal frames and an equal manifest give equal bytes: bit-exact m
           repeated; `coded_width` and `coded_height` are the sizes with this extra line. MP4's `clap` box could hide the
           extra line, but browsers ignore `clap`, and ffmpeg rounds the box down and cuts off a line too many.
     WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact.
-    GIF   One palette for the whole video. The video loops for ever. ffmpeg keeps the video in memory until the palette is
-          known: 4 bytes per pixel, 68 MB for 49 frames of 720x480.
+    GIF   One palette for the whole video. The video loops for ever. ffmpeg keeps the video in memory until the palette
+          is known: 4 bytes per pixel, 68 MB for 49 frames of 720x480.
 """
 
 from __future__ import annotations
