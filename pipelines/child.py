@@ -16,13 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_SECRETS = ("COGVIDEOX_", "AWS_")  # settings and credentials that no such program needs
+_SECRETS = ("COGVIDEOX_", "AWS_")  # prefixes of settings and credentials that these programs do not need
 _PR_SET_PDEATHSIG = 1
-REFUSED = 3  # exit status of a program that could not use its file; its output says why
+REFUSED = 3  # exit status of a program that could not use its file; the program's output says why
 
 
 def command(module: str, *args: str) -> list[str]:
-    """`python -m module args`. -P: never import from the current directory, where there may be other `pipelines`."""
+    """The command `python -P -m module args`. Because of -P, Python never imports from the current directory, which may
+    hold another package `pipelines`."""
     return [sys.executable, "-P", "-m", module, *args]
 
 
@@ -35,8 +36,8 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Python processes started inside the block do not import from the current directory, as with -P. This includes
-    multiprocessing's."""
+    """Python processes started inside the block do not import from the current directory, as with -P. This includes the
+    processes that multiprocessing starts."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -67,8 +68,8 @@ def run(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[
 
 
 def verdict(module: str, *files: Path, seconds: float) -> tuple[str | None, str]:
-    """Run a program on `files`. Returns the reason why it cannot use the first file, in one line, or None; and its
-    output."""
+    """Run a program on `files`. Returns two values: the reason (in one line) why the program cannot use the first file,
+    or None if it can; and the program's output."""
     try:
         done = run(module, *map(str, files), seconds=seconds)
     except subprocess.TimeoutExpired:
@@ -94,10 +95,12 @@ def end(pid: int) -> None:
 
 
 def confine(memory_bytes: int, cpu_seconds: int | None = None, address_space: int | None = None) -> None:
-    """Called in the program before it reads anything: limit this process and its children, and end it with its parent.
+    """Called in the program before it reads anything: limit this process and its children, and end this process when
+    its parent ends.
 
     Beyond `memory_bytes` an allocation fails (MemoryError), beyond `cpu_seconds` the kernel ends the process.
-    `address_space` (bytes) must be larger than the memory where libraries of several GiB are mapped but not read.
+    `address_space` (bytes) is the limit of mapped memory. It must be larger than `memory_bytes` in a program that maps
+    libraries of several GiB without reading them.
     """
     limits = {
         resource.RLIMIT_DATA: memory_bytes,

@@ -46,10 +46,11 @@ class Engine(Protocol):
     ) -> Iterator[Event]:
         """Make the video; the last event is Finished. `request.seed` must be set.
 
-        `resume`: the latest snapshot of a run of the same request, which this run continues; a snapshot that does not
-        fit is ignored. While frames are decoded, nothing can be yielded: Progress goes to `progress` then.
+        `resume`: the latest snapshot of an earlier run of the same request. This run continues from the snapshot, or
+        ignores it if it does not fit. While frames are decoded, this method cannot yield; the Progress of decoding goes
+        to `progress`.
 
-        Raises RequestError, GenerationCancelled, GenerationPaused, and GenerationError otherwise.
+        Raises RequestError, GenerationCancelled or GenerationPaused. Every other failure raises GenerationError.
         """
         ...
 

@@ -6,9 +6,10 @@ import os
 
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",  # generating contacts nothing
-    # How long an idle OpenMP thread spins before it sleeps. The default is so long that, beside one other busy process
-    # on two cores, 10 steps of the demo model took 25 to 42 s, against 4.1 to 4.9 s without spinning. Seconds for 45
-    # steps, alone / beside a busy process: never spinning 4.4 / 6.6, 2000 turns 3.9 / 8.2, default 3.9 / not measured.
+    # How long an idle OpenMP thread spins before it sleeps. The default is too long: on two cores with one other busy
+    # process, 10 steps of the demo model took 25 to 42 s, against 4.1 to 4.9 s without spinning. 45 steps took, alone /
+    # beside a busy process: 4.4 / 6.6 s without spinning, 3.9 / 8.2 s with 2000 turns, 3.9 s / not measured with the
+    # default.
     "GOMP_SPINCOUNT": "2000",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # reduces fragmentation between stages of different sizes
 }

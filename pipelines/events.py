@@ -28,8 +28,9 @@ class Stage:
 class Progress:
     """`done` of `total` units of a stage: sampling steps, decoder calls, frames.
 
-    `share`: part of the whole video's work that is done; it is at least 0 and below 1, and never falls. `eta`:
-    estimated seconds until the video is complete, None before the first estimate. Stages from "decode" on overlap.
+    `share`: the part of all work on the video that is done. It is at least 0 and below 1, and never falls. `eta`:
+    estimated seconds until the video is complete, None before the first estimate. The stages from "decode" on overlap
+    in time.
     """
 
     stage: StageName
@@ -41,7 +42,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The latents after `step` steps, to resume from with `Engine.run(resume=...)`. Replaces the snapshots before."""
+    """The latents after `step` steps. `Engine.run(resume=...)` resumes from them. Each Snapshot replaces all earlier
+    Snapshots."""
 
     data: bytes
     step: int
@@ -91,7 +93,7 @@ class Paused:
 
 @dataclass(frozen=True)
 class Reworded:
-    """`request` is `GenerationRequest.to_dict()` as it is carried out, whether its prompt changed or not."""
+    """`request` is the `GenerationRequest.to_dict()` that is carried out. Its prompt may be unchanged."""
 
     request: dict[str, Any]
 

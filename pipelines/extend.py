@@ -1,6 +1,7 @@
-"""Videos longer than a model's longest clip: further clips, each continuing from the last frame of the one before.
+"""Videos longer than a model's longest clip. Each further clip continues from the last frame of the clip before.
 
-Pure: no torch, no files. Knows which checkpoint can continue a video, how many clips it takes and how long each is.
+Pure: no torch, no files. Knows which checkpoint can continue a video, how many further clips the video needs, and how
+long each clip is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pipelines.request import RequestError, Task
 
 @dataclass(frozen=True)
 class Extension:
-    """The further clips: the checkpoint that generates them and the frames of each. `note`: asked, used, reason."""
+    """The further clips of a video. `by` is the checkpoint that generates these clips, `lengths` the number of frames
+    of each clip. `note`: asked, used, reason."""
 
     by: ModelInfo
     lengths: tuple[int, ...]
@@ -24,10 +26,10 @@ class Extension:
 def extension_of(
     model: ModelInfo, task: Task, size: tuple[int, int], frames: tuple[int, int], others: Sequence[ModelInfo]
 ) -> Extension:
-    """The extension of a clip of `size` by `model`. `frames`: the total number wanted, and the number in the first
-    clip.
+    """How to extend a clip of `size` that `model` generates. `frames`: the number of frames wanted in total, and the
+    number of frames in the first clip.
 
-    Raises RequestError if neither the model nor one of `others` can continue it.
+    Raises RequestError if neither the model nor one of `others` can continue the clip.
     """
     by, (wanted, first) = _extender(model, task, size, others), frames
     lengths = further_lengths(wanted - first, by.family.frames)
@@ -45,7 +47,8 @@ def extension_of(
 
 
 def _extender(model: ModelInfo, task: Task, size: tuple[int, int], others: Sequence[ModelInfo]) -> ModelInfo:
-    """The model itself, or the first of `others` that can continue its clip."""
+    """The checkpoint for the further clips: the model itself, or the first of `others` that can continue the model's
+    clip."""
     title, fps = model.family.title, model.family.fps
     if task is Task.V2V:
         raise RequestError(
@@ -66,9 +69,9 @@ def _extender(model: ModelInfo, task: Task, size: tuple[int, int], others: Seque
 
 
 def further_lengths(missing: int, rule: FrameRule) -> tuple[int, ...]:
-    """Frames of each further clip, so that together they add `missing` frames. The first frame of each clip repeats the
-    joint and is dropped. There are as few clips as possible, of nearly equal length, because a very short clip starts
-    with a jump."""
+    """The number of frames of each further clip. Together the further clips add at least `missing` frames. The first
+    frame of each clip repeats the joint and is dropped. The clips are as few as possible and nearly equal in length,
+    because a very short clip starts with a jump."""
     lengths: list[int] = []
     while missing > 0:
         clips = -(-missing // (rule.maximum - 1))

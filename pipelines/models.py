@@ -1,7 +1,7 @@
 """The CogVideoX family as a table, and how a checkpoint folder is recognised.
 
-The table holds the sizes, frame counts, rates, dtype, scheduler and tokens that each model was trained for; if a
-checkpoint is not one of the published ones, they are read from its config files. Pure: no torch, no weights.
+The table holds the sizes, frame counts, rates, dtype, scheduler and tokens that each model was trained for. For a
+checkpoint of any other model, these figures are read from the checkpoint's config files. Pure: no torch, no weights.
 
 Sources: README of zai-org/CogVideo (sizes, frames, fps, dtype, steps, guidance), comments in its cli_demo.py (scheduler
 and dynamic guidance), scripts/convert_cogvideox_to_diffusers.py of diffusers (configs); frame counts measured on
@@ -35,7 +35,7 @@ class FrameRule:
     default: int
 
     def next_valid(self, n: int) -> int:
-        """The smallest valid count that holds `n` frames, or the maximum."""
+        """The smallest valid frame count that is at least `n`; the maximum if `n` is larger than the maximum."""
         if n <= self.minimum:
             return self.minimum
         return min(math.ceil((n - 1) / self.step) * self.step + 1, self.maximum)
@@ -66,7 +66,8 @@ class SizeRule:
         return short == self.short_side and long <= self.long_side and long % PATCH_PIXELS == 0
 
     def nearest(self, width: float, height: float) -> tuple[int, int]:
-        """The native size with the aspect ratio closest to width:height; among equal ratios, the closest in area."""
+        """The native size with the aspect ratio closest to width:height; among sizes of equal ratio, the size closest
+        to width x height in area."""
         if self.short_side is None or self.long_side is None:
             shape, area = math.log(width / height), math.log(width * height)
             return min(
@@ -81,7 +82,7 @@ class SizeRule:
 
 @dataclass(frozen=True)
 class Family:
-    """The abilities of one generation of weights. `dtype` is the dtype of training; a CPU always computes in
+    """What one model of the CogVideoX family can do. `dtype` is the dtype of training; a CPU always computes in
     float32."""
 
     name: str
@@ -140,8 +141,9 @@ DEMOS = ("demo", "demo-i2v")  # the models that ship with this project, also in 
 class ModelInfo:
     """One checkpoint folder: its family, and the figures that planning and memory estimates need.
 
-    `max_tokens`: length of the text sequence. `latent_patch_frames`: temporal patch (1.5: 2, else 1). `inner_dim`:
-    width of the transformer. `decoder_width`: channels of the VAE's first block (128 in the published ones).
+    `max_tokens`: length of the text sequence. `latent_patch_frames`: the latent frames in one patch of the transformer
+    (2 in the 1.5 models, else 1). `inner_dim`: width of the transformer. `decoder_width`: channels of the VAE's first
+    block (128 in the published models).
     """
 
     name: str
@@ -176,7 +178,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _own_family(name: str, transformer: dict[str, Any], scheduler: dict[str, Any]) -> Family:
-    """Read the family of a checkpoint that is not one of the published ones from its config files."""
+    """The family of a checkpoint that is not a published one, as read from the checkpoint's config files."""
     tall, wide = int(transformer.get("sample_height", 60)) * 8, int(transformer.get("sample_width", 90)) * 8
     frames = int(transformer.get("sample_frames", 49))
     if not (8 <= tall <= 8192 and 8 <= wide <= 8192 and 1 <= frames <= 10_000):

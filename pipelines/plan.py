@@ -32,7 +32,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Source:
-    """The input image or clip: its size in pixels, a clip's length and rate, and `notes` about its colours."""
+    """The input image or clip: its size in pixels, the length and rate of a clip, and `notes` about the colours."""
 
     width: int
     height: int
@@ -43,7 +43,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Extender:
-    """The checkpoint that continues a video beyond its first clip, and how it samples."""
+    """The checkpoint that continues a video beyond the first clip, and the settings with which that checkpoint
+    samples."""
 
     model: str
     use_dynamic_cfg: bool
@@ -53,14 +54,14 @@ class Extender:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """Everything except the model's weights that the latents depend on. The key of a snapshot covers every field.
+    """Everything that the latents depend on, except the model's weights. The key of a snapshot covers every field.
 
     The model generates `model_frames` of `model_width` x `model_height` at `model_fps`. `source` is the SHA-256 (hex)
-    of the input image or clip, `source_fit` says how it is fitted to that size. `source_frames` is the number of the
-    clip's frames that the model gets (video-to-video).
+    of the input image or clip. `source_fit` says how the image or clip is fitted to the model's size. `source_frames`
+    is the number of the clip's frames that the model gets (video-to-video).
 
-    `extension`: frames of each further clip. `extender` generates each of them from the last frame of the clip before,
-    and the first frame repeats that frame.
+    `extension`: the number of frames of each further clip. `extender` generates each further clip from the last frame
+    of the clip before. The first frame of a further clip repeats that frame.
     """
 
     model: str
@@ -87,12 +88,12 @@ class SamplingPlan:
 
     @property
     def total_frames(self) -> int:
-        """Frames the model generates, before trimming or repeating."""
+        """The number of frames that the model generates, before frames are dropped or repeated."""
         return (self.source_frames or self.model_frames) + sum(frames - 1 for frames in self.extension)
 
     def clip(self, number: int) -> SamplingPlan:
-        """The plan of one clip; 0 is the first. Videos of different length that share the clip have equal plans for
-        it."""
+        """The plan of one clip; number 0 is the first clip. Two videos of different length have equal plans for a clip
+        that they share."""
         if number == 0 or self.extender is None:
             return replace(self, extender=None, extension=())
         return replace(
@@ -116,8 +117,8 @@ class SamplingPlan:
 class VideoPlan:
     """The file: `num_frames` of `width` x `height` at `fps`, before interpolation to `interpolate_fps`.
 
-    `pace` is set when the request gives a duration: the number of the model's frames that pass in one second of the
-    file. `num_frames` is then the file's length with or without interpolation.
+    `pace` is set when the request gives a duration. It is the number of the model's frames that pass in one second of
+    the file. `num_frames` is then the file's length with or without interpolation.
     """
 
     num_frames: int
@@ -131,7 +132,7 @@ class VideoPlan:
 
     @property
     def rate(self) -> int:
-        """Frames a second of the file."""
+        """The file's frame rate, in frames a second."""
         return self.interpolate_fps or self.fps
 
 
@@ -145,7 +146,7 @@ class Plan:
     tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, with the fields of both plans side by side."""
+        """The plan in plain JSON types. The fields of `sampling` and `video` are in one dict."""
         parts = {**asdict(self.sampling), **asdict(self.video)}
         rest = {"notes": [asdict(note) for note in self.notes], "tokens": self.tokens}
         plain: dict[str, Any] = json.loads(json.dumps({**parts, **rest}))
@@ -153,7 +154,7 @@ class Plan:
 
 
 def sampling_key(sampling: SamplingPlan | Mapping[str, Any], model: Mapping[str, Any], after: str | None = None) -> str:
-    """Identifies latents: the SHA-256 (hex) of everything that they depend on.
+    """The key that identifies latents: the SHA-256 (hex) of everything that the latents depend on.
 
     `sampling`: the plan, or a `Plan.to_dict()`. `model` identifies the weights, device, dtype and versions. `after`:
     the key of the clip before. Raises KeyError for a dict that lacks a field of SamplingPlan.

@@ -44,8 +44,8 @@ def sentence(progress: Progress) -> str:
 
 @dataclass
 class Count:
-    """The count of one stage. `seconds` is the time of `measured` units. The first unit is left out once others are
-    measured, because it warms up."""
+    """The count of one stage. `seconds` is the time of `measured` units. The first unit is left out once a second unit
+    is measured, because the first unit includes the warm-up."""
 
     total: int = 0
     done: int = 0
@@ -63,10 +63,11 @@ class Count:
 
 
 class Meter:
-    """Counts the work of one run. `tell` gets the reports while the run cannot yield.
+    """Counts the work of one run. `tell` receives the reports while the run cannot yield events.
 
-    `usual`: seconds per unit in earlier runs. `in_steps`: units as multiples of a sampling step, for stages that have
-    never run. Both are used only until the stage itself is measured.
+    `usual`: seconds per unit of a stage in earlier runs. `in_steps`: the time of a unit as a multiple of the time of a
+    sampling step, for stages that have never run. `usual` and `in_steps` are used only until the stage is measured in
+    this run.
     """
 
     def __init__(
@@ -85,19 +86,20 @@ class Meter:
         self._share = 0.0
 
     def expect(self, stage: StageName, total: int, done: int = 0) -> None:
-        """Set the stage's number of units, and how many of them are already done. May be called again with other
+        """Set the stage's number of units, and how many of these units are already done. A later call replaces both
         numbers."""
         count = self._counts.setdefault(stage, Count())
         count.total, count.done = total, done
 
     def reach(self, stage: StageName, share: float) -> None:
-        """Set the share of the stage that is done, in this run or an earlier one."""
+        """Set how large a share of the stage is done. Work done in an earlier run counts too."""
         count = self._counts[stage]
         count.done = round(count.total * share)
 
     @contextmanager
     def doing(self, stage: StageName) -> Iterator[None]:
-        """Time inside the block counts for this stage, except where another stage begins inside."""
+        """The time inside the block counts for this stage. If another stage begins inside the block, the time in that
+        stage counts for that stage only."""
         outer = self._charge(stage)
         try:
             yield
@@ -123,8 +125,8 @@ class Meter:
         return self._report(stage, count, first=count.measured == units)
 
     def over(self, stage: StageName, items: Iterable[T], counted: bool = True) -> Iterator[T]:
-        """Yield `items`. The time until each item comes counts for the stage, and each item is a unit unless `counted`
-        is False."""
+        """Yield `items`. The time spent waiting for the next item is charged to the stage. Each item counts as a unit,
+        unless `counted` is False."""
         source = iter(items)
         while True:
             with self.doing(stage):
@@ -137,7 +139,8 @@ class Meter:
             yield item
 
     def unit(self, stage: str) -> float | None:
-        """Seconds per unit of the stage: measured, or as in earlier runs, or estimated from a sampling step."""
+        """Seconds per unit of the stage: as measured in this run, else as measured in earlier runs, else estimated from
+        the time of a sampling step."""
         count = self._counts.get(stage)  # type: ignore[call-overload]
         found: float | None = count.unit() if count else None
         if stage == "denoise" and count is not None and count.measured == 1 and count.done < count.total:
@@ -165,7 +168,8 @@ class Meter:
         return max(0.0, sum(left * unit for left, unit in parts if unit is not None))
 
     def _charge(self, to: StageName | None) -> StageName | None:
-        """Add the time since the last call to the current stage; time from now on counts for `to`."""
+        """Charge the time since the last call of this method to the current stage. From now on, time is charged to the
+        stage `to`."""
         now = self._clock()
         was = self._doing
         if was is not None:

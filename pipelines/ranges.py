@@ -1,6 +1,6 @@
 """Limits for every model: ranges of numbers, text that can be encoded, fields that exclude each other.
 
-The widest range of each field is defined here and nowhere else. Vendors may have narrower ones. Pure: no torch.
+The widest range of each field is defined here and nowhere else. Vendors may have narrower ranges. Pure: no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_FPS = 120
 MAX_LORAS = 8
 MAX_LORA_SCALE = 10
 MIN_SECONDS, MAX_SECONDS = 0.1, 120
-RANGES: dict[str, tuple[float, float]] = {  # field of GenerationRequest -> both ends, inclusive
+RANGES: dict[str, tuple[float, float]] = {  # field of GenerationRequest -> smallest and largest value
     "num_frames": (1, MAX_FRAMES),
     "width": (MIN_SIDE, MAX_SIDE),
     "height": (MIN_SIDE, MAX_SIDE),

@@ -19,7 +19,7 @@ OutputFormat = Literal["mp4", "gif", "webm"]
 MEDIA_TYPES: dict[OutputFormat, str] = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm"}
 
 MAX_SEED = 2**63 - 1
-DRAWN_SEED_LIMIT = 2**32  # a JSON number that every client language holds exactly
+DRAWN_SEED_LIMIT = 2**32  # below this limit, every client language reads a seed from JSON exactly
 
 
 class Task(StrEnum):
@@ -53,7 +53,7 @@ class Media:
 class Lora:
     """A LoRA file on this machine (safetensors) and its scale.
 
-    `sha256` (hex): the hash the file must have. `alpha` is used when the file and its sidecar give none.
+    `sha256` (hex): the hash the file must have. `alpha` is used when neither the file nor its sidecar states an alpha.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Lora:
     alpha: float | None = None
 
     def for_manifest(self) -> dict[str, Any]:
-        """Without the file's folder."""
+        """The LoRA's entry in the manifest, which names the file without its folder."""
         named = {"file": Path(self.path).name, "scale": self.scale}
         return named if self.alpha is None else {**named, "alpha": self.alpha}
 
@@ -80,7 +80,7 @@ class GenerationRequest:
     height: int | None = None
     fit: Fit = "auto"
     fps: int | None = None  # frame rate written to the file; `interpolate_fps` takes precedence
-    interpolate_fps: int | None = None  # interpolate with RIFE up to this rate; the duration stays
+    interpolate_fps: int | None = None  # interpolate with RIFE up to this rate; the duration stays the same
     duration: float | None = None  # seconds of the file, instead of `num_frames`; motion keeps its speed
     # extend videos beyond the model's longest clip with clips that continue from the last frame; None: not specified
     extend: bool | None = None

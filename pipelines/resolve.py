@@ -17,7 +17,7 @@ from pipelines.request import Fit, GenerationRequest, RequestError, Task
 
 GIF_MAX_FPS = 50  # GIF delays are hundredths of a second
 FITTED = {"crop": "centre-cropped to fit", "pad": "padded with black to fit", "stretch": "stretched to fit"}
-CROP_LIMIT = 0.5  # `fit="auto"` pads rather than crop away more of the image than this
+CROP_LIMIT = 0.5  # `fit="auto"` pads if cropping would remove more than this share of the image
 
 
 def _even(side: float) -> int:
@@ -31,7 +31,8 @@ def _too_large(name: str, side: int, other: str, follows: int) -> RequestError:
 def _size(
     request: GenerationRequest, model: ModelInfo, source: Source | None, note: Callable[..., None]
 ) -> tuple[int, int, int, int, Fit]:
-    """Width and height of the file, width and height of sampling, and how to fit one to the other."""
+    """Width and height of the file, width and height of the model's frames, and how to fit these frames to the file's
+    size."""
     rule = model.family.sizes
     shape_w, shape_h = (source.width, source.height) if source else rule.default
     match request.width, request.height:
@@ -80,7 +81,8 @@ def _size(
 def _timing(
     seconds: float, rate: int, interpolated: bool, extend: bool, model: ModelInfo, note: Callable[..., None]
 ) -> tuple[int, int, float]:
-    """Frames of a file that lasts `seconds`, the number of the model's frames in it, and their number per second."""
+    """For a file that lasts `seconds`: the number of its frames, the number of the model's frames that it shows, and
+    how many of the model's frames pass in one second of the file."""
     family = model.family
     length = max(1, round(seconds * rate))
     if length > MAX_FRAMES:
@@ -112,9 +114,10 @@ def _timing(
 def _frames(
     request: GenerationRequest, model: ModelInfo, source: Source | None, shown: int | None, note: Callable[..., None]
 ) -> tuple[int, int, int | None]:
-    """Numbers of frames in the file, from the model, and from the source clip (video-to-video).
+    """The number of frames in the file, the number that the model generates, and the number taken from the source clip
+    (video-to-video).
 
-    `shown`: the model's frames that a file of the requested duration shows.
+    `shown`: how many of the model's frames a file of the requested duration shows.
     """
     rule = model.family.frames
     asked = request.num_frames if shown is None else shown
@@ -138,7 +141,7 @@ def _frames(
         return wanted, makes, None
     if model.latent_patch_frames == 1:
         return wanted, makes, makes
-    # NOTE: the 1.5 pipelines take only videos with an even number of latents, which means 8k+5 frames
+    # NOTE: the 1.5 pipelines take only videos with an even number of latent frames, which means 8k+5 frames
     return wanted, makes, max(1, math.ceil((min(wanted, makes) - 5) / 8)) * 8 + 5
 
 
@@ -152,10 +155,10 @@ def resolve(
 ) -> Plan:
     """The plan for `request` on `model`. The request must have a seed (`draw_seed`).
 
-    `source` describes the input image or clip; without it the plan is preliminary, because its size and length count.
-    `others`: the other models that are served, which might extend this model's clip.
-    Raises RequestError for values outside every limit and for a task that the model does not support. If
-    `request.strict`, also for the first necessary change.
+    `source` describes the input image or clip; without `source` the plan is preliminary, because the plan depends on
+    the size and length of the image or clip. `others`: the other models that are served, which might extend this
+    model's clip. Raises RequestError for a value outside the limits and for a task that the model does not support. If
+    `request.strict` is set, the first change that the request needs also raises RequestError.
     """
     check_ranges(request)
     family = model.family

@@ -1,4 +1,4 @@
-"""The seconds of each stage of a run, and the checks whether to stop it."""
+"""The seconds of each stage of a run, and the checks whether to stop the run."""
 
 from __future__ import annotations
 

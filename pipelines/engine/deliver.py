@@ -28,8 +28,8 @@ from pipelines.video import BadOutput, FrameCheck, VideoWriter, poster
 
 
 def joint(run: Run, ladder: Ladder, device: torch.device) -> Generator[Event, None, np.ndarray]:
-    """Decode the last frame of the latest clip, uint8 [1, H, W, 3]. The file needs all clips to be decoded again,
-    because keeping their frames would take memory or disk space for the whole video."""
+    """Decode the latest clip and return its last frame, uint8 [1, H, W, 3]. The other frames are not kept, because they
+    would take memory or disk space for the whole video. So every clip is decoded a second time for the file."""
 
     def last() -> torch.Tensor:
         frame = run.joint
@@ -99,7 +99,7 @@ def _write(run: Run, path: Path, ladder: Ladder, device: torch.device) -> dict[s
 
 
 def _frames(run: Run, ladder: Ladder, device: torch.device) -> Generator[torch.Tensor, None, None]:
-    """uint8 [T, 3, H, W] of all clips."""
+    """Yield the frames of all clips, uint8 [T, 3, H, W]."""
     last = None
     for clip, latents in zip(run.clips, run.latents, strict=True):
         with _vae(run, clip.model, ladder, device) as vae:
@@ -110,8 +110,8 @@ def _frames(run: Run, ladder: Ladder, device: torch.device) -> Generator[torch.T
 
 @contextlib.contextmanager
 def _vae(run: Run, model: Model, ladder: Ladder, device: torch.device) -> Iterator[Any]:
-    """Yield a model's VAE on the device; it need not be the VAE that is placed. Each call of its decoder is counted and
-    may raise the exceptions of `Clock.check`."""
+    """Yield the VAE of `model` on the device, even if the ladder's placement holds another VAE. Each call of the VAE's
+    decoder is counted and may raise the exceptions of `Clock.check`."""
     placement = ladder.placement
     if placement.modules["vae"] is not model.vae:
         placement = Placement({"vae": model.vae}, device)
@@ -126,8 +126,8 @@ def _vae(run: Run, model: Model, ladder: Ladder, device: torch.device) -> Iterat
 
 
 class Unencoded:
-    """Counts the stage "finish": the frames that ffmpeg still has to encode after the last frame is written, and before
-    them a GIF's palette. The last frame counts when the file is complete."""
+    """Counts the stage "finish": first the work on a GIF's palette, then the frames that ffmpeg still has to encode
+    after the last frame is written. The last frame is counted when the file is complete."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

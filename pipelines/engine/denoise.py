@@ -39,11 +39,11 @@ def denoise(
     finished: Sequence[torch.Tensor] = (),
     clips: int = 1,
 ) -> Iterator[Event]:
-    """Step until the latents are clean; the last event is their Snapshot. `finished` holds the latents of the earlier
-    clips. Steps are counted over all `clips`.
+    """Run sampling steps until the latents are clean. The last event is the Snapshot of the clean latents. `finished`
+    holds the latents of the earlier clips. Progress counts the steps of all `clips` clips together.
 
-    Raises the exceptions of `stop.check_cancelled` within one transformer block, and GenerationPaused after a Snapshot.
-    When memory runs out, the step is repeated one rung lower.
+    Calls `stop.check_cancelled` before each transformer block and raises its exceptions. Raises GenerationPaused after
+    yielding a Snapshot. When memory runs out, the step is repeated one rung lower.
     """
     steps = len(conditions.timesteps)
     before = steps * len(finished)

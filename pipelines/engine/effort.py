@@ -1,4 +1,4 @@
-"""The amount of work in each stage of a run, and estimates of the stage's time until it is measured.
+"""The amount of work in each stage of a run, and estimates of a stage's time until that time is measured.
 
 Knows: the architecture of transformer and VAE decoder, counted in multiplications. Does not know: clocks.
 """
@@ -18,19 +18,19 @@ from pipelines.plan import SamplingPlan, VideoPlan
 from pipelines.request import Task
 
 CONVOLUTION = 6.0  # how many times longer a multiplication takes in the VAE's 3D convolutions than in a transformer
-# estimates before the first measurement: pixels per second that ffmpeg accepts, and that it encodes while the file is
-# closed
+# Estimates before the first measurement: how many pixels ffmpeg accepts per second (TAKEN), and how many pixels it
+# encodes per second while the file is closed (ENCODED)
 TAKEN = {"mp4": 4e7, "webm": 2e7, "gif": 3e6}
 ENCODED = {"mp4": 4e7, "webm": 8e6, "gif": 1e6}
 ENCODING = ("write", "finish")  # the stages that depend on the format
-HELD_BACK = 50  # frames that an encoder may keep until the file is closed; the GIF encoder keeps all
+HELD_BACK = 50  # frames that an encoder may keep until the file is closed; the GIF encoder keeps all frames
 LATENT = 8  # pixels of the video on a side of a latent pixel
 LATENT_FRAMES = 4  # frames of the video in a latent frame
 
 
 @dataclass
 class Speeds:
-    """Seconds that a unit of each stage took in the latest run on this device, per pixel of its size."""
+    """For each stage, the seconds per pixel of a unit, as measured in the latest run on this device."""
 
     _known: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -70,14 +70,15 @@ def learn(run: Run, speeds: Speeds) -> None:
 
 
 def begin_decoding(run: Run) -> None:
-    """Expect the calls of the decoder. Called again after each change of the rung, because tiles need more calls."""
+    """Tell the meter how many calls of the decoder to expect. This is repeated after each change of the rung, because
+    decoding by tiles needs more calls."""
     if run.latents:
         run.meter.reach("denoise", len(run.latents) / len(run.clips))
     run.meter.expect("decode", decodings(run.clips), run.decoded)
 
 
 def begin_delivery(run: Run) -> None:
-    """Expect all the work that follows sampling; called again when that work restarts after an OOM."""
+    """Tell the meter all the work that follows sampling. This is repeated when that work restarts after an OOM."""
     run.meter.expect("decode", decodings(run.clips), run.decoded)
     frames = frame_counts(run.plan, run.interpolator is not None, run.upscaler is not None)
     for stage, count in frames.items():
@@ -87,12 +88,14 @@ def begin_delivery(run: Run) -> None:
 
 
 def before_encoding(video: VideoPlan, frames: int) -> int:
-    """The work on a GIF's palette, which comes before the first frame is encoded, as a number of frames."""
+    """The work on a GIF's palette, expressed as a number of encoded frames. The palette is made before the first frame
+    is encoded."""
     return frames // 2 if video.output_format == "gif" else 0
 
 
 def sizes(run: Run) -> dict[StageName, float]:
-    """The size of a unit of each stage: its pixels, times its frames if it covers several."""
+    """The size of a unit of each stage, in pixels. If a unit covers several frames, the pixels of all these frames
+    count."""
     plan, video = run.plan.sampling, run.plan.video
     model_pixels, file_pixels = plan.model_width * plan.model_height, video.width * video.height
     frames = plan.model_frames
@@ -107,8 +110,8 @@ def sizes(run: Run) -> dict[StageName, float]:
 
 
 def decodings(clips: Sequence[Clip]) -> int:
-    """Calls of the VAE's decoder. Every clip is decoded for the file. Before that, each clip except the last is decoded
-    for its last frame."""
+    """The number of calls of the VAE's decoder. Each clip except the last is first decoded for its last frame, from
+    which the next clip continues. At the end, every clip is decoded for the file."""
     return sum(map(calls, clips)) + sum(map(calls, clips[:-1]))
 
 
@@ -128,7 +131,7 @@ def _steps(plan: SamplingPlan) -> int:
 
 
 def _in_steps(run: Run) -> dict[str, float]:
-    """The time of a unit of each later stage, as a multiple of a sampling step."""
+    """The time of a unit of each stage after sampling, as a multiple of the time of a sampling step."""
     clip, plan = run.clips[0], run.plan.sampling
     step = _step_work(clip.model.transformer, plan)
     latents = _latent_frames(plan) * (plan.model_height // LATENT) * (plan.model_width // LATENT)

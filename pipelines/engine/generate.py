@@ -69,12 +69,12 @@ class Engine:
         """Generate the video; the last event is Finished. `request.seed` must be set.
 
         `resume` is the latest Snapshot of an earlier run of the same request. A Snapshot of another request is ignored.
-        `saver` decides how often to save a Snapshot. Nothing can be yielded while frames are decoded: their Progress
-        goes to `progress`.
+        `saver` decides how often to save a Snapshot. While frames are decoded, this method cannot yield; the Progress
+        of decoding goes to `progress`.
 
-        Raises RequestError if this model cannot carry out the request, GenerationCancelled within one transformer block
-        of `cancelled()`, GenerationPaused within one step of `paused()` after a Snapshot, and GenerationError
-        otherwise.
+        Raises RequestError if this model cannot carry out the request. When `cancelled()` becomes true,
+        GenerationCancelled is raised after one transformer block at most. When `paused()` becomes true, a Snapshot is
+        yielded and GenerationPaused raised after one step at most. Every other failure raises GenerationError.
         """
         clock = Clock(cancelled, paused)
         yield Stage("load")
@@ -148,10 +148,10 @@ class Engine:
         return result, why
 
     def _attach(self, run: Run, clip: Clip, ladder: Ladder, rung: Rung) -> Generator[Event, None, None]:
-        """Attach the adapters, place the model, and add the key of the latents that they will give."""
+        """Attach the adapters, place the model, and add the key of the latents that will be sampled."""
         placement = ladder.placement
         if clip.adapters:
-            placement.release()  # adapters join plain modules, not hooked ones
+            placement.release()  # adapters are attached to modules without hooks
         strengths = yield from attach_all(clip.model.transformer, clip.adapters)
         placement.rung = rung
         yield from ladder.retry(lambda: placement.apply(placement.rung), "placing the model")
@@ -161,7 +161,7 @@ class Engine:
     def _latents(
         self, run: Run, clip: Clip, pixels: np.ndarray | None, ladder: Ladder
     ) -> Generator[Event, None, torch.Tensor]:
-        """Encode and denoise, or resume; clean latents without padding."""
+        """Encode and denoise, or resume from a snapshot. Returns the clean latents without padding."""
         saved = yield from run.resumed(clip.number)
         if saved is not None and clip.number < len(saved.finished):
             return saved.finished[clip.number]
@@ -226,7 +226,8 @@ class Engine:
 
 
 def pick_device(device: str) -> torch.device:
-    """auto -> the first CUDA device, or the CPU. Raises GenerationError if a named device does not exist."""
+    """The device of that name; `auto` is the first CUDA device, or the CPU if there is no CUDA device. Raises
+    GenerationError if a named device does not exist."""
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:

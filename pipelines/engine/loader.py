@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines import environment
 
-environment.prepare()  # before transformers and diffusers read it
+environment.prepare()  # before transformers and diffusers read the environment
 
 import torch
 from diffusers import (
@@ -76,7 +76,8 @@ class Model:
         return Weights(*(module_bytes(m) for m in (self.text_encoder, self.transformer, self.vae)))
 
     def scheduler(self, name: SchedulerName) -> Any:
-        """A new scheduler with the checkpoint's own noise schedule and trailing timesteps; one per request."""
+        """A new scheduler with the checkpoint's own noise schedule and trailing timesteps. Each request needs a
+        scheduler of its own."""
         return SCHEDULERS[name].from_config(self.scheduler_config, timestep_spacing="trailing")
 
     def pipeline(self, task: Task, scheduler: SchedulerName) -> Any:
@@ -156,7 +157,8 @@ class Loader:
 
 
 def _t5_config(path: Path) -> T5Config:
-    """Keeps only the fields that weights are checked against. The other fields are for training."""
+    """The config of the text encoder, reduced to the fields that the weights are checked against. The other fields are
+    for training."""
     config = configs.whole("text_encoder", json.loads((path / "config.json").read_text("utf-8")))
     return T5Config(**{name: config[name] for name in DEFAULTS["text_encoder"]})
 
@@ -164,9 +166,9 @@ def _t5_config(path: Path) -> T5Config:
 def _widen_positions(transformer: Any) -> None:
     """Allow portrait and larger sizes with a 1.5 transformer.
 
-    Its rotary positions are integers, cut to the request's size. So a larger base size changes no position and only
-    moves the limit (zai-org/CogVideo#645). A 1.0 transformer scales its positions to the base size, so this is not
-    possible there.
+    The rotary positions of a 1.5 transformer are integers, and a request uses as many as its size needs. So a larger
+    base size changes no position and only raises the largest possible size (zai-org/CogVideo#645). A 1.0 transformer
+    scales its positions to the base size, so its base size must not change.
     """
     side = max(transformer.config.sample_height, transformer.config.sample_width, 512)
     transformer.register_to_config(sample_height=side, sample_width=side)
@@ -202,7 +204,8 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _digest(path: Path) -> str:
-    """The file's SHA-256. In a Hugging Face cache it is the name of the link's target."""
+    """The file's SHA-256. In a Hugging Face cache the file is a link, and the name of the link's target is the
+    SHA-256."""
     target = path.resolve()
     if target.parent.name == "blobs" and len(target.name) == 64:
         return target.name

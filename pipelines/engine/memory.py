@@ -6,9 +6,10 @@ The profiles:
     group       the transformer visits block by block, overlapped with compute
     sequential  every layer visits alone: slowest, smallest
 
-Estimates: activations of one denoising step take 52 bytes x tokens x width of the transformer, an untiled decode
-45.8 kB x pixels of a frame (both counted on the meta device for 2B, 5B and 1.5-5B in bf16 and agreeing with the
-published 33 GB for the whole 5B pipeline; proportional to the decoder's first width of 128).
+Estimates: the activations of one denoising step take 52 bytes x tokens x width of the transformer. An untiled decode
+takes 45.8 kB x pixels of a frame; this number is for a decoder whose first width is 128, and is proportional to that
+width. The two numbers were counted on the meta device for 2B, 5B and 1.5-5B in bf16. They agree with the published 33
+GB for the whole 5B pipeline.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ GIB = 2**30
 STEP_BYTES = 52
 DECODE_BYTES = 45_800
 TEXT_ROWS = 226
-TILE_HEIGHT, TILE_WIDTH = 48, 40  # pixels: 8 per latent, times 6 and 5 because the overlaps are a sixth and a fifth
+# pixels: 8 for each latent, times 6 and 5, because tiles overlap by a sixth and a fifth
+TILE_HEIGHT, TILE_WIDTH = 48, 40
 MARGIN = 1 * GIB  # CUDA context, cuDNN workspaces, fragmentation
 
 
@@ -47,7 +49,8 @@ class Rung:
         return self.profile + (" + VAE tiling" if self.tiling else "")
 
 
-SHORT_OF_RAM = Rung("none", True)  # only for a host without room for the weights; others use `model`, which is exact
+# only for a host without room for the weights; other hosts use `model`, which is exact
+SHORT_OF_RAM = Rung("none", True)
 LADDER: tuple[Rung, ...] = (
     Rung("none", False),
     SHORT_OF_RAM,
@@ -171,8 +174,8 @@ class Placement:
             self._empty_cache()
         vae: Any = self.modules["vae"]
         if rung.tiling:
-            # NOTE: with other sides, the tiles' overlaps are rounded down to whole latents and the video gets another
-            # size
+            # NOTE: if a tile's sides are no multiples of these, the tiles' overlaps are rounded down to whole latents
+            # and the video gets another size
             vae.enable_tiling(
                 tile_sample_min_height=-(-vae.tile_sample_min_height // TILE_HEIGHT) * TILE_HEIGHT,
                 tile_sample_min_width=-(-vae.tile_sample_min_width // TILE_WIDTH) * TILE_WIDTH,
@@ -212,7 +215,7 @@ class Placement:
             if profile == "sequential":
                 from accelerate import cpu_offload
 
-                # an adapter reads the weights of its layer, so both must be on the device together
+                # an adapter reads the weights of its layer, so adapter and layer must be on the device together
                 cpu_offload(module, execution_device=self.device, preload_module_classes=["Linear", "Conv2d"])
             else:
                 from diffusers.hooks import apply_group_offloading
@@ -268,8 +271,8 @@ class Ladder:
         self.stepped_down = False
 
     def retry(self, work: Callable[[], T], doing: str) -> Generator[Event, None, T]:
-        """Call `work` until it returns, one rung lower after each OOM. Yields a warning for each rung and raises
-        OutOfMemory after the last rung."""
+        """Call `work` until it returns. After each OOM, go one rung lower and yield a warning. Raises OutOfMemory if
+        there is no lower rung."""
         while True:
             try:
                 return work()

@@ -17,7 +17,7 @@ from pipelines.video.manifest import MANIFEST_FORMAT
 
 
 def identity(model: Model, device: torch.device) -> dict[str, Any]:
-    """Everything except the plan that decides the latents to the bit."""
+    """Everything that decides the latents to the bit, except the plan."""
     return {
         "name": model.info.name,
         "revision": model.revision,

@@ -1,4 +1,4 @@
-"""The state of one run: the clips of its video (most videos have one) and their latents so far."""
+"""The state of one run: the clips of its video (most videos have a single clip) and their latents so far."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Clip:
 class Run:
     """`interpolator` and `upscaler` are None if the plan does not need them. `keys` holds the keys of the clips begun
     so far. `latents` holds the latents of the clips sampled so far, on the CPU and without padding. `joint` is the last
-    frame of the latest clip, uint8 [3, H, W]. `tiled`: a joint was decoded by tiles."""
+    frame of the latest clip, uint8 [3, H, W]. `tiled`: whether a joint was decoded by tiles."""
 
     request: GenerationRequest
     plan: Plan
@@ -47,11 +47,11 @@ class Run:
     meter: Meter
     saved: Saved | None = None
     keys: list[str] = field(default_factory=list)
-    memory_note: str = ""  # the latest one logged
+    memory_note: str = ""  # the note that was logged last
     latents: list[torch.Tensor] = field(default_factory=list)
     joint: torch.Tensor | None = None
     tiled: bool = False
-    decoded: int = 0  # calls of the VAE's decoder that led to `joint`
+    decoded: int = 0  # calls of the VAE's decoder made to get the joints
 
     def read(self, resume: bytes | None) -> Generator[Event, None, None]:
         """Read an earlier run's snapshot; an unusable snapshot is logged and ignored."""
@@ -62,7 +62,8 @@ class Run:
                 yield _unused(e)
 
     def resumed(self, number: int) -> Generator[Event, None, Saved | None]:
-        """The snapshot, if it holds latents of clip `number`. The clip's key is the latest in `keys`."""
+        """The saved snapshot if it holds latents of clip `number`, else None. The last entry of `keys` must be the key
+        of that clip."""
         if self.saved is None or number >= len(self.saved.keys):
             return None
         try:

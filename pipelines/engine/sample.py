@@ -2,7 +2,7 @@
 
 This is the sampling of the three stock CogVideoX pipelines, split so that it can be stopped, watched and resumed: all
 that changes between steps is in `Sampling`. The stock pipelines prepare embeddings, latents and rotary positions; the
-loop follows the stock loop, and tests check that both are equal to the bit.
+loop follows the stock loop. Tests check that the results equal those of the stock pipelines to the bit.
 
 Shapes: B batch (2 with guidance: negative, then positive), F latent frames, C latent channels (16), H and W in latent
 pixels (1/8 of the video's).
@@ -28,7 +28,7 @@ OFS = 2.0  # the value that the 1.5 image-to-video pipeline passes to its ofs em
 
 @dataclass
 class Sampling:
-    """The state that changes from step to step; with it a run can resume and get the same video."""
+    """The state that changes from step to step. A run that resumes from this state makes the same video."""
 
     step: int
     latents: torch.Tensor  # [1, F, C, H, W]
@@ -82,9 +82,9 @@ class Sampler:
 
     @torch.no_grad()
     def prepare(self, prompt_embeds: torch.Tensor, source: np.ndarray | None) -> tuple[Conditions, Sampling]:
-        """The conditions and the first latents. `source`: uint8 RGB frames [T, H, W, 3] of the plan's model size, one
-        for an image. The generator is on the CPU, so that a seed draws the same noise on every device with the same
-        dtype. Noise in bfloat16 differs from noise in float32."""
+        """The conditions and the first latents. `source`: uint8 RGB frames [T, H, W, 3] of the plan's model size; for
+        an image, a single frame. The random generator is on the CPU, so that a seed draws the same noise on every
+        device. The noise still depends on the dtype: bfloat16 noise differs from float32 noise."""
         pipe, plan, dtype = self.pipe, self.plan, self.model.dtype
         generator = torch.Generator().manual_seed(plan.seed)
         pipe.scheduler.set_timesteps(plan.num_inference_steps, device=self.device)
@@ -162,9 +162,9 @@ class Sampler:
     def guidance_at(self, timestep: float, steps: int) -> float:
         """The guidance scale at a timestep (0..999).
 
-        The dynamic formula is diffusers' own. It was written for a step index but gets the timestep, so the scale
-        oscillates instead of falling (huggingface/diffusers#9641). Published seeds and recipes depend on it, so it is
-        kept.
+        The dynamic formula is diffusers' own. The formula was written for a step index but is given the timestep, so
+        the scale oscillates instead of falling (huggingface/diffusers#9641). Published seeds and recipes depend on this
+        behaviour, so it is kept.
         """
         scale = self.plan.guidance_scale
         if not self.plan.use_dynamic_cfg:
@@ -176,6 +176,6 @@ class Sampler:
 
 
 def _to_model_range(frame: np.ndarray) -> torch.Tensor:
-    """uint8 [H, W, 3] -> float32 [3, H, W] in -1..1, in the arithmetic of diffusers' VaeImageProcessor."""
+    """uint8 [H, W, 3] -> float32 [3, H, W] in -1..1, with the same arithmetic as diffusers' VaeImageProcessor."""
     scaled = torch.from_numpy(frame.astype(np.float32) / 255.0).permute(2, 0, 1)
     return 2.0 * scaled - 1.0

@@ -1,12 +1,12 @@
-"""Snapshots: an interrupted sampling as bytes, from which another run continues to the bit.
+"""Snapshots: an interrupted sampling as bytes, from which another run continues with results equal to the bit.
 
 Knows: what a snapshot holds, which sampling it belongs to, how often to save.
 Does not know: where the bytes are kept.
 
-Format: the SHA-256 (32 bytes) of the rest, which is a safetensors file of `latents` [1, F, C, H, W], the generator's
-state (uint8) and, with the DPM scheduler, its `old_pred_original_sample`; version, step, steps, padding and key are
-metadata. In a video of several clips the latents are those of the current clip; `finished0`, `finished1` ... are the
-latents of the clips before it, and key has a line for each clip.
+Format: a safetensors file, after its SHA-256 (32 bytes). The tensors are `latents` [1, F, C, H, W], `generator` (the
+state of the random generator, uint8) and, with the DPM scheduler, `old_pred_original_sample`. The metadata are version,
+step, steps, padding and key. In a video of several clips, `latents` belongs to the current clip, `finished0`,
+`finished1` ... are the latents of the earlier clips, and key has a line for each clip begun so far.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.engine.sample import Sampling
 from pipelines.plan import KEY_VERSION
 
 DIGEST = 32  # bytes
-SHARE = 0.01  # of the run's time that saving may take
+SHARE = 0.01  # share of the run's time that saving may take
 EVERY = 1.0  # seconds between two snapshots, at least
 
 
@@ -36,7 +36,7 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Saved:
-    """`sampling` is on the CPU. `padding` is the one in `sample.Conditions`. `finished` holds latents without padding.
+    """`sampling` is on the CPU. `padding` equals `sample.Conditions.padding`. `finished` holds latents without padding.
     `keys` holds a key for each of `finished`, then the key of `sampling`."""
 
     sampling: Sampling
@@ -46,7 +46,7 @@ class Saved:
     finished: tuple[torch.Tensor, ...] = ()
 
     def check(self, number: int, key: str) -> None:
-        """Raises Unusable if the snapshot has clip `number` with another key."""
+        """Raises Unusable if the snapshot has another key for clip `number`."""
         if number < len(self.keys) and self.keys[number] != key:
             raise Unusable("they belong to another request or model")
 
@@ -105,6 +105,6 @@ class Saver:
         return self._clock() - self._last >= max(self._every, self._cost / self._share)
 
     def saved(self, begin: float) -> None:
-        """Call when a snapshot begun at `begin` has left the engine."""
+        """Called when a snapshot has left the engine. `begin` is the time at which saving it began."""
         self._last = self._clock()
         self._cost = max(self._cost / 2, self._last - begin)

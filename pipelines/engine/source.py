@@ -19,13 +19,13 @@ RATE = 120  # frames a second at most
 
 
 def read_source(request: GenerationRequest, info: ModelInfo) -> tuple[Image.Image | None, Clip | None, Source | None]:
-    """The input image or clip, and its description. Raises GenerationError if it cannot be read."""
+    """The input image or clip, and its description. Raises GenerationError if the file cannot be read."""
     try:
         if request.image is not None:
             picture = read_picture(Path(request.image.path).read_bytes())
             return picture, None, Source(*picture.size, notes=_notes("image", picture.info.get("note")))
         if request.video is not None:
-            wanted = info.family.frames.maximum / info.family.fps + 1  # seconds that the model can use, and one more
+            wanted = info.family.frames.maximum / info.family.fps + 1  # seconds that the model can use, plus 1 s
             clip = read_video(
                 request.video.path,
                 max_frames=int(wanted * RATE),

@@ -1,7 +1,7 @@
 """Decode latents to uint8 frames, a few frames at a time.
 
-CogVideoX's decoder works through pairs of latent frames and keeps earlier frames in a convolution cache. So chunks are
-exact and can be passed on before the clip is complete.
+CogVideoX's decoder works through pairs of latent frames and keeps earlier frames in a convolution cache. So each chunk
+is exact and can be passed on before the rest of the clip is decoded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def to_uint8(frames: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def decode(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield uint8 frames [T, 3, H, W] on the latents' device; `latents`: [1, F, C, H, W], padding dropped.
+    """Yield uint8 frames [T, 3, H, W] on the latents' device; `latents`: [1, F, C, H, W], without padding.
 
     Without tiling each chunk is yielded as soon as it is decoded. With tiling, the stock decoder decodes the whole clip
     first, in the VAE's own dtype, because it keeps the cache of only one tile.

@@ -40,7 +40,7 @@ def shown(plan: Plan) -> list[int]:
 
 
 def pick(frames: Iterable[torch.Tensor], places: list[int]) -> Iterator[torch.Tensor]:
-    """The frames at `places`, which ascend and may repeat. Stops reading after the last place."""
+    """Yield the frames at `places`, which ascend and may repeat. Frames after the last place are not read."""
     times = Counter(places)
     for place, frame in enumerate(frames):
         yield from repeat(frame, times[place])
@@ -62,11 +62,12 @@ def finish(
     upscaler: Callable[[torch.Tensor], torch.Tensor] | None = None,
     over: Over = uncounted,
 ) -> Iterator[np.ndarray]:
-    """uint8 [T, 3, H, W] of the model's size -> uint8 [1, H, W, 3] of the file's, at the file's length and rate.
+    """Turn frames of the model's size (uint8 [T, 3, H, W]) into frames of the file's size, number and rate (uint8 [1,
+    H, W, 3]).
 
-    Interpolation comes before plain resizing, because it costs less that way and large videos need no more memory. An
-    upscaler comes before both, because it costs a hundred times as much as interpolation and should see only the
-    model's own frames; interpolation then holds two frames of the file's size.
+    Without an upscaler, interpolation comes before resizing, because interpolation then costs less and a large video
+    needs no more memory. An upscaler comes before interpolation, because it costs a hundred times as much and should
+    see only the model's own frames. In that case interpolation holds two frames of the file's size in memory.
     """
     frames: Iterator[torch.Tensor] = (frame for chunk in chunks for frame in chunk)
     interpolated = plan.video.interpolate_fps is not None and net is not None
@@ -82,7 +83,8 @@ def finish(
 
 
 def frame_counts(plan: Plan, interpolated: bool, enlarged: bool) -> dict[StageName, int]:
-    """How many frames each stage of `finish` outputs, and how many the file holds ("write")."""
+    """For each stage of `finish`, the number of frames that the stage outputs; for "write", the number of frames in the
+    file."""
     source = len(shown(plan))
     if not interpolated:
         return {"write": source, **({"enlarge": source} if enlarged else {})}
@@ -95,8 +97,8 @@ def frame_counts(plan: Plan, interpolated: bool, enlarged: bool) -> dict[StageNa
 
 
 def _interpolated_frames(plan: Plan) -> int:
-    """The number of frames at `interpolate_fps`: for the requested duration, or otherwise for the time that the frames
-    last at their own rate."""
+    """The number of frames at `interpolate_fps`: enough for the requested duration or, without one, for the time that
+    the frames last at their own rate."""
     if plan.video.pace is not None:
         return plan.video.num_frames
     shown_frames, own, rate = len(shown(plan)), plan.sampling.model_fps, plan.video.rate

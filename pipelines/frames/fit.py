@@ -22,9 +22,9 @@ _FRAMES_AT_ONCE = 8  # limits the float32 copies: 8 frames of 3840x2160 are 0.8 
 class FitBox:
     """How to bring an image to another size, in pixels.
 
-    It is resampled to `scaled_width` x `scaled_height`. "crop": the result is the window of the target size whose
-    corner is at (`left`, `top`) of the scaled image. "pad": the scaled image is placed at (`left`, `top`) of the
-    result. `lost` is the share of the image (0..1) that the crop removes, 0 for "pad". "stretch": the image is
+    The image is first resampled to `scaled_width` x `scaled_height`. "crop": the result is the window of the target
+    size whose corner is at (`left`, `top`) of the scaled image. "pad": the scaled image is placed at (`left`, `top`) of
+    the result. `lost` is the share of the image (0..1) that the crop removes, 0 for "pad". "stretch": the image is
     resampled to the target size, whatever its shape, and nothing is lost.
     """
 
@@ -36,8 +36,9 @@ class FitBox:
 
 
 def fit_box(src_w: int, src_h: int, dst_w: int, dst_h: int, mode: Mode) -> FitBox:
-    """The smallest scaled size that covers the target ("crop"), the largest that fits into it ("pad"), or the target
-    size itself ("stretch"). The first two are centred, with an odd pixel at the right or bottom.
+    """How to fit an image to a target size. "crop" scales to the smallest size that covers the target, "pad" to the
+    largest size that fits into the target, and "stretch" to the target size itself. For "crop" and "pad" the image is
+    centred; an odd pixel is at the right or bottom.
 
     Raises ValueError for a size below 1 or an unknown mode.
     """
@@ -62,9 +63,9 @@ def fit_box(src_w: int, src_h: int, dst_w: int, dst_h: int, mode: Mode) -> FitBo
 def fit(frames: torch.Tensor, width: int, height: int, mode: Mode) -> torch.Tensor:
     """[T, 3, H, W] -> [T, 3, height, width]; same dtype and device.
 
-    uint8, or floating in 0..1 (black is 0, bicubic overshoot is clamped). Frames are resampled one by one, so a clip
-    may come in pieces. Frames that already have the size are returned unchanged. Raises ValueError for another shape or
-    dtype, and in the cases of `fit_box`.
+    Frames are uint8, or floating in 0..1 (black is 0, bicubic overshoot is clamped). Frames are resampled one by one,
+    so a clip may come in pieces. Frames that already have the size are returned unchanged. Raises ValueError for
+    another shape or dtype, and wherever `fit_box` raises it.
     """
     import torch
 
@@ -101,7 +102,7 @@ def _resample(frames: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def fit_picture(picture: Image.Image, width: int, height: int, mode: Mode) -> Image.Image:
-    """An RGB image of exactly `width` x `height`, resampled as by `fit`. ValueError as `fit_box`."""
+    """An RGB image of exactly `width` x `height`, resampled as by `fit`. Raises ValueError wherever `fit_box` does."""
     picture = picture.convert("RGB")
     box = fit_box(picture.width, picture.height, width, height, mode)
     if picture.size != (box.scaled_width, box.scaled_height):

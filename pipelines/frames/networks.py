@@ -30,8 +30,8 @@ class Networks:
         self._upscaler: Upscaler | None = None
 
     def interpolator(self, plan: Plan) -> Any:
-        """None for a plan without interpolation. Raises RequestError if no file is set, and GenerationError if the file
-        is not usable."""
+        """The network that interpolates, or None for a plan without interpolation. Raises RequestError if no file is
+        set, and GenerationError if the file is not usable."""
         if plan.video.interpolate_fps is None:
             return None
         if self.rife_weights is None:
@@ -44,7 +44,8 @@ class Networks:
         return self._net
 
     def upscaler(self, plan: Plan) -> Upscaler | None:
-        """None if the video is not larger than the model's frames, or if no upscaler is set. Frames are resized then.
+        """The upscaler, or None if the video is not larger than the model's frames or no upscaler is set. Without an
+        upscaler, frames are only resized.
 
         Raises GenerationError when the file is not an upscaler.
         """

@@ -45,13 +45,13 @@ class Shape:
 
     @property
     def multiple(self) -> int:
-        """Height and width must be multiples of this: every block halves its scaled image twice."""
+        """Height and width must be multiples of this number, because every block halves its scaled image twice."""
         return 4 * max(self.scales)
 
     @property
     def middle_only(self) -> bool:
-        """Whether all blocks are equal. Then this is our small network, which draws the middle frame for any given
-        time."""
+        """Whether all blocks are equal. Then this is the small network that ships with this project. It draws the
+        middle frame, whatever time is given."""
         return len(set(self.widths)) == 1 and not self.features
 
 
@@ -80,7 +80,8 @@ class _Block(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor, flow: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Change of flow [N, 4, H, W] in pixels, mask logit [N, 1, H, W], carried features [N, 0 or 8, H, W]."""
+        """Returns the change of the flow [N, 4, H, W] in pixels, the logit of the mask [N, 1, H, W], and the features
+        for the next block [N, 0 or 8, H, W]."""
         s = self.scale
         x = _resize(x, 1 / s)
         if flow is not None:
@@ -94,8 +95,8 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """`x` [N, C, H, W] sampled at the positions to which `flow` [N, 2, H, W] (x, y in pixels) points; outside, the
-    border repeats."""
+    """`x` [N, C, H, W] sampled at the positions to which `flow` [N, 2, H, W] (x, y in pixels) points. A position
+    outside the image gets the nearest pixel of the border."""
     h, w = x.shape[2:]
     grid_x = torch.linspace(-1, 1, w, device=x.device).expand(h, w) + flow[:, 0] / ((w - 1) / 2)
     grid_y = torch.linspace(-1, 1, h, device=x.device)[:, None].expand(h, w) + flow[:, 1] / ((h - 1) / 2)
@@ -105,8 +106,8 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Guess:
-    """Where in the two frames each pixel comes from ([N, 4, H, W] in pixels), the logit of the first frame's share, and
-    both frames warped."""
+    """`flow`: where in the two frames each pixel comes from ([N, 4, H, W] in pixels). `mask`: the logit of the first
+    frame's share. `warped`: the two frames, warped by the flow."""
 
     flow: Tensor
     mask: Tensor
@@ -118,8 +119,8 @@ class Guess:
 
 
 class IFNet(nn.Module):
-    """Draws the frame between two frames. It uses float32, because half precision bends the flow near the right edge of
-    wide frames."""
+    """Draws a frame between two given frames. The network uses float32, because half precision bends the flow near the
+    right edge of wide frames."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -144,11 +145,11 @@ class IFNet(nn.Module):
         return torch.cat((frame, self.encode(frame)), 1) if self.shape.features else frame
 
     def forward(self, frame0: Tensor, frame1: Tensor, timestep: float | Tensor) -> Tensor:
-        """The frame [N, 3, H, W] at time `timestep` (0..1; a number, or one for each of N) between two frames of any
-        size, in 0..1. A network that only draws the middle frame halves the interval until the middle is near enough to
-        the time.
+        """The frame [N, 3, H, W] at time `timestep` between two frames of any size. Frames have values in 0..1.
+        `timestep` is in 0..1: one number, or N numbers. If the network only draws middle frames, the interval is halved
+        until its middle is near enough to `timestep`.
 
-        `interpolate` encodes each frame of a clip once; this encodes both.
+        This method encodes both frames on every call, while `interpolate` encodes each frame of a clip only once.
         """
         times = torch.as_tensor(timestep, dtype=torch.float64).flatten().tolist()
         if len(times) != 1:
@@ -192,7 +193,8 @@ class IFNet(nn.Module):
             pictures = (warped[0][:, :3], warped[1][:, :3], warped[0][:, 3:], warped[1][:, 3:])
             x = (*pictures, time) if flow is None else (*pictures, time, mask, carried)
             change, logit, carried = block(torch.cat(x, 1), flow)
-            # 4.6 is the last version that adds masks up, and the last without an encoder.
+            # Version 4.6 has no encoder and adds up the masks of its blocks. Later versions have an encoder and do not
+            # add the masks up.
             accumulate = flow is not None and not self.shape.features
             mask = mask + logit if accumulate else logit
             flow = change if flow is None else flow + change
@@ -220,8 +222,8 @@ def build(state_dict: Mapping[str, Tensor]) -> IFNet:
 def load(path: str | Path, device: str | torch.device) -> IFNet:
     """Build the network from a .safetensors, .pkl, .pth or .pt file, on `device`. Never unpickles code.
 
-    Raises ValueError for another extension, a file that is not a dict of tensors, and in the cases of `build`; OSError
-    if unreadable.
+    Raises ValueError for another extension, for a file that is not a dict of tensors, and wherever `build` raises it.
+    Raises OSError if the file cannot be read.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -274,7 +276,7 @@ def _read_shape(tensors: Mapping[str, Tensor]) -> Shape:
         raise ValueError(f"these are RIFE 4.14.lite weights (grouped convolutions), which are not supported; {_GET}")
     encoder = [kernels[name] for name in (f"encode.{k}.weight" for k in range(10)) if name in kernels]
     width, features = (encoder[0][0], encoder[-1][1]) if encoder else (0, 0)
-    # only this distinguishes 4.25.lite, which has other scales
+    # only the last width shows that a network is 4.25.lite, which has scales of its own
     five = (32, 16, 8, 4, 1) if widths[-1] == 24 else (16, 8, 4, 2, 1)
     return Shape(widths, out, len(encoder), width, features, (8, 4, 2, 1) if count == 4 else five)
 
@@ -294,8 +296,8 @@ def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]
     """The positions of the new frames among `n` source frames: (i, t) lies between frames i and i + 1, at the fraction
     t.
 
-    There are floor((n - 1) * target / source) + 1 positions, from the first frame on and none after the last.
-    Raises ValueError for n < 1 or rates <= 0.
+    There are floor((n - 1) * target / source) + 1 positions. The first position is the first frame, and no position is
+    after the last frame. Raises ValueError for n < 1 or rates <= 0.
     """
     if n < 1:
         raise ValueError(f"there must be a frame, not {n}")
@@ -307,8 +309,8 @@ def plan(n: int, source_fps: float, target_fps: float) -> list[tuple[int, float]
 def interpolate(net: IFNet, frames: Iterable[Tensor], source_fps: float, target_fps: float) -> Iterator[Tensor]:
     """Convert frames [3, H, W] in 0..1 to another rate, at the positions of `plan`; dtype and device stay the same.
 
-    Source frames at a wanted time are yielded unchanged. Only two frames are held at a time, and each is encoded
-    once. Raises ValueError for rates <= 0 or frames that are not [3, H, W].
+    A source frame that lies at a wanted position is yielded unchanged. Only two frames are held at a time, and each is
+    encoded once. Raises ValueError for rates <= 0 or frames that are not [3, H, W].
     """
     return _interpolate(net, frames, _step(source_fps, target_fps))
 

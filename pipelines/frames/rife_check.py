@@ -1,7 +1,7 @@
 """`python -m pipelines.frames.rife_check FILE [TARGET]`: checks RIFE weights before they are used.
 
-With TARGET it also writes the weights there as safetensors. It is a separate process, because reading weights needs
-torch, which the server does not import.
+With TARGET, the program also writes the weights to TARGET as safetensors. It is a separate process, because reading
+weights needs torch, which the server does not import.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipelines.frames.rife import Shape
 
 SECONDS = 300.0
-# channels of the blocks, then of the encoder and its output -> versions; unlisted ones may have the same shape
+# channels of the blocks, then of the encoder and its output -> versions; an unlisted version may have the same shape
 _VERSIONS = {
     (192, 128, 96, 64, 0, 0): "4.6",
     (192, 128, 96, 64, 16, 4): "4.7",
@@ -40,7 +40,8 @@ def refusal(file: Path) -> str | None:
 
 
 def convert(file: Path, target: Path) -> str:
-    """Write `file` to `target` as safetensors; returns the versions that have its shape. Raises WeightsError."""
+    """Write `file` to `target` as safetensors; returns the RIFE versions whose networks have the file's shape. Raises
+    WeightsError."""
     why, output = child.verdict("pipelines.frames.rife_check", file, target, seconds=SECONDS)
     if why is not None:
         raise WeightsError(f"{file}: {why}")

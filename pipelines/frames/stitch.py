@@ -1,9 +1,9 @@
 """Join clips that continue each other into one sequence of frames.
 
-The first frame of a further clip repeats the joint, which is the last frame of the clip before. The VAE decodes it a
-little brighter or darker, so each clip is shifted and scaled, channel by channel, until its first frame has the mean
-and spread of the joint. This removes the jump between clips and the drift over many clips. Motion may still change
-direction.
+The first frame of a further clip repeats the joint, which is the last frame of the clip before. The VAE decodes that
+first frame a little brighter or darker than the joint, so the values of each clip are shifted and scaled, channel by
+channel, until its first frame has the mean and spread of the joint. This removes the jump between clips and the drift
+over many clips. Motion may still change direction at the joint.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def clip_frames(vae: Any, latents: torch.Tensor, joint: torch.Tensor | None) -> 
 
 
 def matching(shown: torch.Tensor, wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The change that gives `shown` the mean and spread of `wanted`, both uint8 [3, H, W]."""
+    """A function that changes frames: it gives the frame `shown` the mean and spread of the frame `wanted`. `shown` and
+    `wanted` are uint8 [3, H, W]."""
     have, want = _spread(shown), _spread(wanted.to(shown.device))
     flat = have[1] < 1  # of 255; a frame with less contrast is not scaled
     gain = torch.where(flat, 1.0, want[1] / have[1].clamp(min=1)).clamp(1 / MOST, MOST)

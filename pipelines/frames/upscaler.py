@@ -1,6 +1,7 @@
 """Enlarge frames with Real-ESRGAN or another network that spandrel loads.
 
-A frame that does not fit the device is enlarged tile by tile. `pipelines.frames.fit` then brings it to the exact size.
+A frame that is too large for the device's memory is enlarged tile by tile. `pipelines.frames.fit` then brings the
+enlarged frame to the exact size.
 
 spandrel is an extra and imported only when a file is loaded: it needs torchvision, and a torchvision of another build
 than torch's makes importing diffusers fail.
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from weights import record
 
-TILE = 512  # pixels per side of the input
+TILE = 512  # side of an input tile, in pixels
 SMALLER = (512, 256, 128)  # tile sizes if the device's memory is too small for whole frames
 OVERLAP = 32  # pixels that neighbouring tiles share
 SUFFIXES = (".safetensors", ".pth")
@@ -25,8 +26,9 @@ SUFFIXES = (".safetensors", ".pth")
 
 class Upscaler:
     """Enlarges frames `scale` times. `net`: [1, 3, H, W] in 0..1 -> [1, 3, H * scale, W * scale], on `device` in
-    `dtype`. A GPU takes whole frames as long as memory allows; a CPU, where running out of memory raises nothing, takes
-    tiles. `whole`: the network must see whole frames. `weights` is the number of its parameters."""
+    `dtype`. On a GPU the network gets whole frames as long as memory allows. On a CPU it gets tiles, because running
+    out of main memory raises no exception. `whole`: the network must see whole frames on every device. `weights` is the
+    number of the network's parameters."""
 
     def __init__(
         self,
@@ -69,9 +71,10 @@ class Upscaler:
 
 @torch.inference_mode()
 def tiled(net: Callable[[Tensor], Tensor], picture: Tensor, scale: int, tile: int | None, overlap: int) -> Tensor:
-    """[1, 3, H, W] -> [1, 3, H * scale, W * scale], at most `tile` x `tile` input pixels at a time; None: all at once.
+    """[1, 3, H, W] -> [1, 3, H * scale, W * scale], with at most `tile` x `tile` input pixels at a time. If `tile` is
+    None, the whole picture is enlarged at once.
 
-    Overlapping tiles are blended linearly. ValueError unless 0 <= overlap < tile.
+    Overlapping tiles are blended linearly. Raises ValueError unless 0 <= overlap < tile.
     """
     height, width = picture.shape[2:]
     if tile is None or (height <= tile and width <= tile):
@@ -105,7 +108,8 @@ def _ramp(length: int, width: int, like: Tensor) -> Tensor:
 def load(path: str | Path, device: torch.device) -> Upscaler:
     """Load a .safetensors or .pth file, in half precision on a GPU if the network supports it.
 
-    Raises ValueError, which names the file or the package, if that fails; OSError if the file is missing.
+    Raises OSError if the file is missing. Every other failure raises ValueError, whose message names the file or the
+    package.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:

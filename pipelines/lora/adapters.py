@@ -1,7 +1,7 @@
 """Attach a LoRA file of any trainer to the transformer, with the strength that the trainer intended.
 
-The adapters are PEFT's. `layout` finds the keys, `file` the alpha. A LoRA is never fused: in bfloat16, adding and
-subtracting it does not restore the weights.
+PEFT makes the adapters. `pipelines.lora.layout` finds the keys in the file, `pipelines.lora.file` finds the alpha. A
+LoRA is never fused: in bfloat16, adding and subtracting it does not restore the weights.
 
 diffusers' own loader understands one layout; with other layouts it attaches nothing and only logs that.
 """
@@ -45,8 +45,8 @@ class LoadedLora:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA that fits a transformer: its tensors by module and by PEFT's names, in main memory and in the dtype of the
-    computation."""
+    """A LoRA that fits a transformer: `tensors` maps a module and PEFT's name of a tensor to the tensor, in main memory
+    and in the dtype of the computation."""
 
     file: LoraFile
     match: Match
@@ -90,7 +90,7 @@ def read_adapter(transformer: nn.Module, path: Path) -> Adapter:
 def _read(opened: Any, key: str, dtype: torch.dtype | None) -> Tensor:
     """Raises LoraError for NaN and infinite numbers, in the file or after conversion to `dtype`."""
     stored: Tensor = opened.get_tensor(key)
-    # a copy: safetensors maps the file, which its owner may overwrite
+    # a copy, because safetensors maps the file into memory and the file's owner may overwrite it
     tensor = stored.to(dtype or stored.dtype, copy=True)
     if not torch.isfinite(tensor.float()).all():
         if torch.isfinite(stored.float()).all():
@@ -102,10 +102,12 @@ def _read(opened: Any, key: str, dtype: torch.dtype | None) -> Tensor:
 def attach(
     pipeline_or_transformer: Any, adapter: Adapter, scale: float, name: str, alpha: float | None = None
 ) -> LoadedLora:
-    """Attach `adapter` as `name` with `scale`, beside those already attached; `alpha` is used if the file has none.
+    """Attach `adapter` as `name` with `scale`. Other attached adapters stay. `alpha` is used if the file states no
+    alpha.
 
-    Offloading must be off. With a scale of 0 nothing is attached: DoRA would act even then. Raises LoraError, and
-    attaches nothing, for a name in use, a scale or an alpha that is not a number, or fused query-key-value projections.
+    Offloading must be off. With a scale of 0 nothing is attached, because a DoRA acts even with scale 0. Raises
+    LoraError for a name in use, for a scale or an alpha that is not a number, and for fused query-key-value
+    projections; nothing is attached then.
     """
     transformer = _transformer(pipeline_or_transformer)
     if not name or "." in name:
@@ -155,7 +157,7 @@ def _transformer(pipeline_or_transformer: Any) -> Any:
 
 
 def _base_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers that a LoRA can change, under their names without adapters."""
+    """Layers that a LoRA can change, under the names that they have without adapters."""
     wrapped: list[str] = []
     for name, module in transformer.named_modules():
         if any(name.startswith(f"{w}.") for w in wrapped):
@@ -191,7 +193,8 @@ def _attach(transformer: Any, name: str, adapter: Adapter, alpha: Mapping[str, f
             for module in parts
         }
         with warnings.catch_warnings():
-            # A second adapter is intended. Only one thread of the worker uses models, so this is safe.
+            # A second adapter is intended. Only one thread of the worker uses models, so changing the warnings filter
+            # is safe.
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
             if kind in ("LoRA", "DoRA"):
                 _inject_lora(transformer, name, parts, tensors, alpha, has_bias)
@@ -256,8 +259,8 @@ def _inject_lycoris(
 
 
 def _like(layer: nn.Module) -> dict[str, Any]:
-    """Device and dtype for an adapter. They are the layer's own, unless the layer has 8 bits or its weights are
-    offloaded."""
+    """Device and dtype for an adapter of `layer`. These are the layer's own device and dtype, with two exceptions: for
+    a layer of 8 bits no dtype is returned, and for offloaded weights the device is the CPU."""
     weight, dtype = next(layer.parameters()), _computes_in(layer)
     device = torch.device("cpu") if weight.device.type == "meta" else weight.device
     return {"device": device, "dtype": dtype} if dtype else {"device": device}

@@ -82,7 +82,7 @@ def text_notes(request: GenerationRequest, loras: Sequence[tuple[Lora, Adapter]]
 
 
 def strength(name: str, one: Lora, adapter: Adapter) -> str:
-    """Scale, alpha and its origin, and rank."""
+    """A text that states the LoRA's scale, its alpha, where the alpha comes from, and the rank."""
     alpha = adapter.alpha(one.alpha)
     strongest = max(alpha.values, key=lambda m: abs(alpha.values[m] / adapter.match.parts[m].rank))
     return (

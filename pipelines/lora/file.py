@@ -30,14 +30,14 @@ FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 FLOATING = {*FLOATS, "BF16", "F8_E4M3", "F8_E5M2"}
 SIDECAR_BYTES = 2**20
 NUMBER_LENGTH = 100  # longest text of a number, in characters
-MOST_ALPHA = 1e6  # limit for a request or a command
+MOST_ALPHA = 1e6  # the largest alpha in a request or a command
 HEX = re.compile(r"[0-9a-f]{64}")
 PLAIN = re.compile(r"[\w.-]*")
 HEAD = 300  # bytes, enough for `kind_of`
 
 
 class Kind(NamedTuple):
-    """A kind of file that is not a LoRA, and what to do instead."""
+    """A kind of file that is not a LoRA. `hint` says what the user should do."""
 
     name: str
     hint: str
@@ -60,7 +60,7 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A complete safetensors file at the time of reading. `metadata` is from its header."""
+    """A safetensors file that was complete when it was read. `metadata` is from the file's header."""
 
     path: Path
     shapes: dict[str, Shape]
@@ -82,7 +82,7 @@ class Alpha:
 
     @property
     def common(self) -> float | None:
-        """None where modules differ."""
+        """The alpha of all modules; None if modules differ."""
         found = set(self.values.values())
         return found.pop() if len(found) == 1 else None
 
@@ -145,9 +145,10 @@ def matched(file: LoraFile, layers: Layers) -> Match:
 
 
 def alpha_of(file: LoraFile, found: Match, asked: float | None = None) -> Alpha:
-    """The first of: sidecar, metadata, adapter_config.json, alpha tensors, `asked`, alpha = rank.
+    """The alpha from the first of these places that states it: sidecar, metadata, adapter_config.json, alpha tensors,
+    `asked`. If none states it, alpha = rank.
 
-    Raises LoraError if the first one found is invalid.
+    Raises LoraError if the alpha is invalid in the place from which it is taken.
     """
     parts, usual = found.parts, {module: float(part.rank) for module, part in found.parts.items()}
     scaled = {module for module, part in parts.items() if not part.is_whole}
@@ -277,7 +278,7 @@ def _text(path: Path) -> str:
 
 def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, float]:
     """Alpha per module from a PEFT configuration or a sidecar (JSON); empty if it has none. Keys may start with
-    `transformer.`; the name is lora_alpha for LoRA, alpha for LoHa, LoKr and sidecars."""
+    `transformer.`; the alpha is called lora_alpha for LoRA, and alpha for LoHa, LoKr and sidecars."""
     try:
         config = {str(k).removeprefix("transformer."): v for k, v in json.loads(text).items()}
         name = next((one for one in ("lora_alpha", "alpha") if config.get(one) is not None), None)
@@ -289,7 +290,7 @@ def _from_config(text: str, where: str, parts: Mapping[str, Part]) -> dict[str, 
         return {}
     alpha = _finite(config[name], f"{name} in {where}")
     alphas = _by_module(patterns, parts, alpha, f"alpha_pattern in {where}")
-    if any(part.is_whole for part in parts.values()) and config.get("r") is not None:  # no tensor states it
+    if any(part.is_whole for part in parts.values()) and config.get("r") is not None:  # no tensor states the rank
         ranks_of = _by_module(ranks, parts, _finite(config["r"], f"r in {where}"), f"rank_pattern in {where}")
     else:
         ranks_of = dict.fromkeys(parts, 1.0)

@@ -28,10 +28,11 @@ class LoraError(ValueError):
 
 @dataclass(frozen=True)
 class Part:
-    """A file's tensors for one layer; `keys`: PEFT's name of a tensor -> its key in the file.
+    """A file's tensors for one layer. `keys` maps PEFT's name of a tensor to the tensor's key in the file.
 
     lora_A.weight [rank, in] (convolution: [rank, in, h, w]), lora_B.weight [out, rank], lora_B.bias [out] or none,
-    lora_magnitude_vector [out] (DoRA); LoHa and LoKr as in PEFT. `rank` is 1 for a LoKr of whole matrices.
+    lora_magnitude_vector [out] (DoRA). LoHa and LoKr have the names and shapes of PEFT. `rank` is 1 for a LoKr of whole
+    matrices.
     """
 
     kind: Kind
@@ -94,7 +95,8 @@ def match(shapes: Mapping[str, Shape], layers: Layers) -> Match:
             found.setdefault(module, {})[what] = key
     strange = [*(m for m in (*found, *alphas) if m not in layers or m not in found), *others]
     fit = {module: keys for module, keys in found.items() if module in layers}
-    # this comes before the shapes, because the LoRA's own base model may have layers of the same names
+    # this check comes before the check of the shapes, because the LoRA's own base model may have layers of the same
+    # names
     if (model := lora_names.foreign(strange)) is not None:
         held = "it holds nothing for this transformer" if not fit else f"{len(fit)} of its modules have the same names"
         raise LoraError(f"it is for {model}, not for CogVideoX; {held}; it holds {_some(strange)}")
@@ -187,8 +189,8 @@ def _loha(module: str, keys: dict[str, str], got: Mapping[str, Shape], weight: S
 
 
 def _lokr(module: str, keys: dict[str, str], got: Mapping[str, Shape], weight: Shape) -> Part:
-    """LoKr is the Kronecker product of w1 and w2. Each is one tensor or two halves; w2's halves may have a core
-    (Tucker)."""
+    """LoKr is the Kronecker product of w1 and w2. Each of w1 and w2 is stored as one tensor or as two halves. The
+    halves of w2 may have a core (Tucker) between them."""
     ranks, sides = set(), []
     for n in "12":
         whole, halves = got.get(f"lokr_w{n}"), [got.get(f"lokr_w{n}_{half}") for half in "ab"]
@@ -211,7 +213,8 @@ def _lokr(module: str, keys: dict[str, str], got: Mapping[str, Shape], weight: S
 
 
 def _product(a: Shape, b: Shape, core: Shape | None, rank: int) -> Shape | None:
-    """The shape of a @ b, a being [out, rank] and b [rank, in]; with a core [rank, rank, ...] a is [rank, out]."""
+    """The shape of a @ b, where a is [out, rank] and b is [rank, in]. With a core [rank, rank, ...], a is [rank,
+    out]."""
     if len(a) != 2 or len(b) != 2 or rank < 1 or b[0] != rank:
         return None
     if core is None:

@@ -67,10 +67,11 @@ def is_of_text_encoder(key: str) -> bool:
 
 
 def parsed(key: str, underscored: Mapping[str, str]) -> tuple[str, str] | None:
-    """The name of the layer (as in the transformer, if it has that layer), and PEFT's name of the tensor or `ALPHA`.
+    """The name of the layer (spelled as in the transformer, if the transformer has that layer), and PEFT's name of the
+    tensor or `ALPHA`.
 
-    `underscored` maps the transformer's names with _ instead of . to the names with dots. None if it is not a tensor of
-    an adapter.
+    `underscored` maps the transformer's names with _ instead of . to the names with dots. Returns None if `key` is not
+    the name of an adapter's tensor.
     """
     key = bare(key)
     if (found := _LORA.fullmatch(key)) is None:

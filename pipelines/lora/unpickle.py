@@ -1,6 +1,6 @@
 """`python -m pipelines.lora.unpickle FROM TO`: convert a pickled LoRA (.pt, .bin, .ckpt) to a safetensors file.
 
-It reads only pickles of plain tensors, never code. It is still a separate process with limits.
+The program reads only pickles of plain tensors, never code. Even so, it runs as a separate process with limits.
 """
 
 from __future__ import annotations

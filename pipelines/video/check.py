@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# These limits were chosen for broken runs, not measured on real clips. Except for rounding, NaN becomes 0 and a
-# collapse becomes one colour. A night scene or "a white wall" has a brighter or darker pixel in some frame.
-BLACK_LEVEL = 4  # of 255: the brightest value of an all-black clip
-FLAT_SPAN = 3  # of 255: the widest range, per channel, of a constant clip
+# These limits were chosen for broken runs, not measured on real clips. A run with NaN gives black frames, and a run
+# that collapsed gives frames of one colour, except for rounding. In a real night scene or white wall, some frame has a
+# brighter or darker pixel.
+BLACK_LEVEL = 4  # of 255; a clip counts as all black if no value is brighter
+FLAT_SPAN = 3  # of 255; a clip counts as constant if no channel has a wider range
 
 
 class BadOutput(RuntimeError):

@@ -1,6 +1,7 @@
 """Convert an image of standard range to sRGB by its ICC profile or its colour tags (PNG, AVIF, HEIC).
 
-It turns tags into a profile, so that one library does all conversions. `deep` converts high dynamic range.
+Colour tags are turned into a profile, so that one library does all conversions. `pipelines.video.deep` converts high
+dynamic range.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Primaries = tuple[float, ...]  # x and y of white, red, green and blue
 _D65 = (0.3127, 0.3290)
 SRGB: Primaries = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 ADOBE_RGB: Primaries = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
-# by the numbers of ITU-T H.273, which PNG's cICP chunk and the nclx boxes of AVIF and HEIC use
+# primaries by their number in ITU-T H.273, which PNG's cICP chunk and the nclx boxes of AVIF and HEIC use
 PRIMARIES: dict[int, Primaries] = {
     1: SRGB,
     4: (0.310, 0.316, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
@@ -33,7 +34,7 @@ _BRADFORD: Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.03
 _NO_TABLE = ImageCms.Flags.NOOPTIMIZE  # the steps of a table are too coarse for Lab
 _D50 = (0.9642, 1.0, 0.8249)
 _STEPS = 255 * 4 + 1  # points of a curve; they include all 8-bit levels
-_SAME = 2  # of 255; a profile that changes no colour by more counts as sRGB, whatever its name
+_SAME = 2  # of 255; a profile that changes no colour by more than this counts as sRGB
 _LEVELS = bytes(v for r in range(0, 256, 51) for g in range(0, 256, 51) for b in range(0, 256, 51) for v in (r, g, b))
 _SPACES = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",), "LAB ": ("LAB",)}
 
@@ -53,8 +54,8 @@ class Codes:
 
 
 def codes_of(image: Image.Image, data: bytes) -> Codes | None:
-    """The codes that describe the image's colours. None if there are none, or if an AVIF or HEIC has an ICC profile,
-    which takes precedence. `image`: opened."""
+    """The codes that describe the image's colours. Returns None if the image has no codes, or if it is an AVIF or HEIC
+    with an ICC profile, because the profile takes precedence. `image`: opened."""
     if image.format == "PNG":
         at = data.find(b"\0\0\0\x04cICP", 8, max(8, data.find(b"IDAT")))
         return None if at < 0 else Codes(data[at + 8], data[at + 9], data[at + 10], bool(data[at + 11]))
@@ -67,7 +68,7 @@ def codes_of(image: Image.Image, data: bytes) -> Codes | None:
 
 
 def profile_of(image: Image.Image, data: bytes) -> bytes | None:
-    """ICC, None for sRGB. `image`: loaded, in standard range."""
+    """The image's ICC profile; None for sRGB. `image`: loaded, in standard range."""
     if codes := codes_of(image, data):
         return _coded(codes.primaries, codes.transfer)
     profile: bytes | None = image.info.get("icc_profile") or None
@@ -129,7 +130,7 @@ def _applied(image: Image.Image, change: ImageCms.ImageCmsTransform) -> Image.Im
 
 
 def _coded(primaries: int, transfer: int) -> bytes | None:
-    """The profile for two numbers of H.273; unknown numbers count as sRGB's."""
+    """The ICC profile for primaries and transfer as numbers of H.273. Unknown numbers count as sRGB's."""
     corners, curve = PRIMARIES.get(primaries, SRGB), _CURVES.get(transfer)
     if curve is None and corners == SRGB:
         return None
@@ -137,7 +138,7 @@ def _coded(primaries: int, transfer: int) -> bytes | None:
 
 
 def _png(image: Image.Image) -> bytes | None:
-    """The profile of the gAMA and cHRM chunks."""
+    """The ICC profile that corresponds to a PNG's gAMA and cHRM chunks."""
     corners: Primaries = image.info.get("chromaticity", SRGB)
     gamma: float | None = image.info.get("gamma")
     if gamma and not 0.1 <= gamma <= 4:  # not plausible
@@ -175,7 +176,7 @@ _CURVES: dict[int, Callable[[float], float]] = {
 
 
 def _profile(corners: Primaries, curve: Callable[[float], float]) -> bytes:
-    """ICC version 2, for a display. Raises ZeroDivisionError, OverflowError or struct.error for impossible
+    """A display's ICC profile, version 2. Raises ZeroDivisionError, OverflowError or struct.error for impossible
     primaries."""
     levels = [round(65535 * min(1.0, max(0.0, curve(n / (_STEPS - 1))))) for n in range(_STEPS)]
     shape = b"curv\0\0\0\0" + struct.pack(f">I{_STEPS}H", _STEPS, *levels) + bytes(2 * (_STEPS % 2))

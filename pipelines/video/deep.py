@@ -1,9 +1,9 @@
 """Convert images in high dynamic range (PQ, HLG) to 8-bit sRGB, with the tone mapping of clips.
 
 One level of 8-bit PQ can be six levels of sRGB, and Pillow decodes to 8 bits. So libheif decodes HEIC to the depth of
-the file, and ffmpeg decodes AVIF and deep PNG. Pillow decodes the other images. A second ffmpeg converts the image in
-strips, as if they were frames of a clip, and so needs little memory.
-Knows: decoders, ffmpeg's arguments, layouts of samples. Does not know: how a file marks high dynamic range.
+the file, and ffmpeg decodes AVIF and deep PNG. Pillow decodes the other images. Another ffmpeg process converts the
+decoded image in strips, as if the strips were frames of a clip, and so needs little memory. Knows: decoders, ffmpeg's
+arguments, layouts of samples. Does not know: how a file marks high dynamic range.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from pipelines.video.process import MediaUnreadable, ffmpeg, guarded_input
 
 SECONDS = 40.0  # time limit of each ffmpeg
 _STRIP = 2**20  # pixels
-_HEAD = 2**16  # bytes; the boxes before the samples are within them
-_LAYOUTS = {"RGB": ("rgb24", "rgb48le"), "RGBA": ("rgba", "rgba64le")}  # for 8 bits and for more, by Pillow's mode
+_HEAD = 2**16  # bytes; the boxes before the samples lie within these bytes
+# Pillow's mode -> layout for 8 bits, layout for more bits
+_LAYOUTS = {"RGB": ("rgb24", "rgb48le"), "RGBA": ("rgba", "rgba64le")}
 _PIXEL = {"rgb24": 3, "rgba": 4, "gray16le": 2, "rgb48le": 6, "rgba64le": 8}  # bytes
 _GRID = re.compile(rb"infe[\2\3].{7,9}grid", re.DOTALL)  # an AVIF whose image is made of tiles
 _TURNS = re.compile(rb"(\0\0\0\x09)(irot|imir)")  # an AVIF's rotation; ffmpeg rotates tiles even with -noautorotate
@@ -36,15 +37,15 @@ _EIGHT_BITS = b"pixi\0\0\0\0\3\x08"  # in an AVIF: each of the three colour chan
 _PREMULTIPLIED = b"\0\0\0\x0eprem"  # an AVIF's colours are multiplied by its transparency
 _MATRICES = (0, 1, 4, 5, 6, 7, 9)  # numbers of H.273; swscale does not know the others
 _QUIET = ("-v", "error", "-nostdin")
-# Address space is limited. Each thread takes some of it, and more if it has its own heap.
+# Address space is limited. Each thread takes some address space, and more if the thread has its own heap.
 _ALONE = ("-threads", "1", "-filter_threads", "1", "-filter_complex_threads", "1")
 _ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """`strips` have `_rows` rows each, without padding. `layout` is ffmpeg's name. `bits`: bits of the highest
-    level."""
+    """`strips` have `_rows` rows each, without padding. `layout` is ffmpeg's name. `bits`: the highest level of a
+    sample is 2**`bits` - 1."""
 
     strips: Iterator[bytes | memoryview]
     size: tuple[int, int]
@@ -63,9 +64,10 @@ class _Samples:
 
 
 def read(opened: Callable[[], Image.Image], data: bytes, codes: Codes, shrink: int) -> Image.Image:
-    """RGB or RGBA at 1 / `shrink` of the size, not turned. `opened` opens `data` and loads nothing.
+    """The image as RGB or RGBA, at 1 / `shrink` of its size and not rotated. `opened` opens `data` without decoding
+    pixels.
 
-    Raises MediaUnreadable if it takes too long, and any exception of the image's decoder if the image is damaged.
+    Raises MediaUnreadable if decoding takes too long, and any exception of the image's decoder if the image is damaged.
     """
     image = opened()
     info = image.info
@@ -150,7 +152,7 @@ def _by_ffmpeg(data: bytes, avif: bool, size: tuple[int, int], codes: Codes, shr
 
 
 def _mapped(samples: _Samples, codes: Codes, shrink: int) -> Image.Image | None:
-    """None if the number of samples does not match `size`."""
+    """The image in sRGB; None if the number of samples does not match `size`."""
     (width, height), rows, mode = samples.size, _rows(samples.size), samples.mode
     shape = ("-f", "rawvideo", "-pixel_format", samples.layout, "-video_size", f"{width}x{rows}", "-i", "pipe:0")
     output = ("-vf", _filters(samples, codes), "-pix_fmt", _LAYOUTS[mode][0], "-f", "rawvideo", "pipe:1")
@@ -192,13 +194,13 @@ def _filters(samples: _Samples, codes: Codes) -> str:
 
 
 def _rows(size: tuple[int, int]) -> int:
-    """The rows of a strip; a multiple of every `shrink`."""
+    """The number of rows in a strip, which is a multiple of every possible `shrink`."""
     return 8 * max(1, min(_STRIP // size[0] // 8, -(-size[1] // 8)))
 
 
 @contextmanager
 def _started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start ffmpeg and kill it at the end. Raises MediaUnreadable if it took too long."""
+    """Start ffmpeg, and kill it at the end of the block. Raises MediaUnreadable if ffmpeg took too long."""
     late = threading.Event()
     process = subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""The kind of a file by its first bytes, for the message that refuses it; and the kinds that are accepted."""
+"""Tell the kind of a file by its first bytes, for the message that refuses the file. Also names the accepted kinds."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ _KINDS = [
 
 
 def named(head: bytes) -> str | None:
-    """The kind of a file that starts with `head`, with its article; None if unknown."""
+    """The kind of a file that starts with `head`, such as "a JPEG image"; None if the kind is unknown."""
     return next((name for pattern, name in _KINDS if pattern.match(head[:HEAD])), None)

@@ -38,7 +38,8 @@ def encode(manifest: dict[str, Any]) -> str:
 
 
 def to_ffmetadata(text: str) -> str:
-    """An ffmetadata file with the tag `comment`. It is a file because an argument is limited to 128 KiB."""
+    """The text of an ffmetadata file with the tag `comment`. ffmpeg gets the tag in a file, because a command-line
+    argument is limited to 128 KiB."""
     escaped = "".join("\\" + c if c in "=;#\\\n" else c for c in text)
     return f";FFMETADATA1\ncomment={escaped}\n"
 
@@ -46,7 +47,8 @@ def to_ffmetadata(text: str) -> str:
 def add_gif_comment(path: Path, text: str) -> None:
     """Put `text` (ASCII) into the GIF at `path` as a comment extension: GIF89a section 24, blocks of <= 255 bytes.
 
-    It goes before the first frame, where other programs expect it, but after the loop extension, which comes first.
+    The comment goes before the first frame, where other programs expect it. If the GIF has a loop extension, the
+    comment goes after that extension.
     """
     data = text.encode("ascii")
     blocks = b"".join(bytes([len(part := data[i : i + 255])]) + part for i in range(0, len(data), 255))
@@ -114,7 +116,7 @@ def _parse_ffmetadata(text: str) -> str | None:
 
 
 def _gif_comment(data: bytes) -> str | None:
-    """The last comment extension. It reads block by block, so that pixels are never mistaken for a label."""
+    """The last comment extension. The GIF is read block by block, so that pixels are never mistaken for a label."""
     comment: bytes | None = None
     try:
         at = 13 + _colour_table_bytes(data[10])

@@ -1,8 +1,8 @@
 """Read an input image as upright, opaque sRGB, and refuse one that takes too much memory or time.
 
 In an animation or a file with several pages, only the first image is read. Images of more than MAX_PIXELS are read at a
-half, a quarter or an eighth of their size. A JPEG is decoded at that size, which takes little memory; other images are
-reduced right after decoding.
+half, a quarter or an eighth of their size. A JPEG is decoded directly at the smaller size, which takes little memory.
+Other images are reduced right after decoding.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _LAST_ROWS = 32  # rows that may be missing in a JPEG without an end marker
 
 # Pillow's own limits are too low for the text that image generators and editors write
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
-Image.MAX_IMAGE_PIXELS = READ_JPEG_PIXELS // 2  # Pillow refuses twice as many
+Image.MAX_IMAGE_PIXELS = READ_JPEG_PIXELS // 2  # Pillow refuses images above twice this number
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread takes address space, which is limited
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An image whose header was read. `shrink`: it will be decoded at 1/1, 1/2, 1/4 or 1/8 of its size."""
+    """An image whose header was read. `shrink`: the image will be decoded at 1 / `shrink` of its size (`shrink` is 1,
+    2, 4 or 8)."""
 
     data: bytes
     parts: structure.Parts
@@ -58,8 +59,8 @@ class Opened:
 
 
 def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """RGB image in sRGB, rotated by its EXIF orientation, transparency blended with white. `info["note"]`, if any:
-    asked, used, reason.
+    """RGB image in sRGB, rotated by its EXIF orientation, transparency blended with white. `info["note"]`, if present,
+    is a note about the colours: asked, used, reason.
 
     Raises MediaUnreadable with code `unsupported_image_format` (none of `kinds.PICTURES`), `image_too_large` (width x
     height above READ_PIXELS or a side above MAX_SIDE, seen before a pixel is decoded) or `image_load_error` (torn, or
@@ -69,7 +70,7 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def look(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Opened:
-    """Check the limits without decoding a pixel. Raises as `read_picture`."""
+    """Check the limits without decoding a pixel. Raises the same exceptions as `read_picture`."""
     parts = structure.count(data)
     image = _open(data)
     pixels = image.width * image.height
@@ -101,7 +102,8 @@ def decode(opened: Opened) -> Image.Image:
     """Decode the image like `read_picture`."""
     hdr = None
     try:
-        with warnings.catch_warnings(action="ignore"):  # Pillow warns of each broken tag, and there may be thousands
+        # a file may have thousands of broken tags, and Pillow warns of each
+        with warnings.catch_warnings(action="ignore"):
             if opened.parts.ended or opened.is_png:
                 data = opened.data if opened.parts.ended else opened.data + _END_OF_PNG
                 _open(data).verify()
@@ -170,10 +172,10 @@ def _loaded(data: bytes, shrink: int) -> Image.Image:
 
 
 def _unended(opened: Opened) -> Image.Image:
-    """Decode a JPEG without its end marker. Raises MediaUnreadable if more than its last rows are missing.
+    """Decode a JPEG that lacks its end marker. Raises MediaUnreadable if more than a few of the last rows are missing.
 
-    Decode it twice with different bytes at the end: rows that differ are missing, because the decoder made them from
-    those bytes.
+    The file is decoded twice, with different bytes appended. Rows that differ between the two images are missing from
+    the file, because the decoder made these rows from the appended bytes.
     """
     data, end = opened.data.removesuffix(b"\xff"), b"\xff\xd9"
     image = _loaded(data + end, opened.shrink)

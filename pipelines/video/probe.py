@@ -15,7 +15,8 @@ _THREADS = ("-threads", "2", "-filter_threads", "2")  # each thread takes addres
 
 
 def check_clip(path: Path, *, longest: float = LONGEST, pixels: int = PIXELS) -> None:
-    """`longest` in seconds, `pixels` of one frame in the file. Raises MediaUnreadable."""
+    """`longest`: the most seconds that the clip may last. `pixels`: the most pixels that a frame in the file may have.
+    Raises MediaUnreadable."""
     found = stream.describe(path, pixels=pixels, seconds=SECONDS)
     stream.check_length(path, found, longest)
     command, *rest = stream.arguments(path, found, pixels)

@@ -60,12 +60,13 @@ def read_video(
 ) -> Clip:
     """Decode a clip of any of `kinds.CLIPS`: upright, square pixels, opaque, sRGB, at a constant rate.
 
-    `first_seconds`: decode only that much from the start. `longest_side`: larger frames are scaled down to it.
-    `source_pixels`: frames up to that size are scaled down to `max_pixels`; without it they are refused. Memory stays
-    below twice `max_frames` x `max_pixels` x 3 bytes; `max_pixels` is width x height of one frame, `timeout` in
-    seconds. Raises MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow to
-    decode), `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or
-    `max_frames`), `video_duration_too_short` (no frame). No other file is opened, even if this file refers to one.
+    `first_seconds`: decode only that many seconds from the start. `longest_side`: frames with a longer side are scaled
+    down until their longest side has this length. `max_pixels` is width x height of one frame. Frames of more pixels
+    are scaled down to `max_pixels` if they have at most `source_pixels`, and are refused otherwise or without
+    `source_pixels`. Memory stays below twice `max_frames` x `max_pixels` x 3 bytes. `timeout` is in seconds. Raises
+    MediaUnreadable with code `unsupported_video_format` (not a video, torn, a playlist, too slow to decode),
+    `file_too_large` (a frame above the limit), `video_duration_too_long` (above `max_seconds` or `max_frames`),
+    `video_duration_too_short` (no frame). No other file is opened, even if the clip refers to another file.
     """
     path = Path(path)
     pixels = source_pixels or max_pixels
@@ -146,7 +147,8 @@ def _frames(process: subprocess.Popen[bytes], max_frames: int, max_pixels: int) 
 
 
 def _even(frames: list[NDArray[np.uint8]], words: str, max_seconds: float) -> Clip:
-    """Resample frames to their mean rate, which is constant: each place gets the frame nearest in time."""
+    """Resample frames to a constant rate, which is their mean rate. Each new frame is the old frame that is nearest in
+    time."""
     times = np.array([float(t) for t in _TIME.findall(words)])
     count = len(frames)
     stated = _RATE.search(words)
@@ -163,7 +165,8 @@ def _even(frames: list[NDArray[np.uint8]], words: str, max_seconds: float) -> Cl
 
 
 def _usual_rate(count: int, span: float) -> float:
-    """(count - 1) / span, or a whole or NTSC (n x 1000/1001) rate if a rounded clock can explain the difference."""
+    """The rate (count - 1) / span. If the rounding of the clip's clock can explain the difference to a whole rate or to
+    an NTSC rate (n x 1000/1001), that rate is returned."""
     rate = (count - 1) / span
     whole = max(1, round(rate))
     usual = min((whole, whole * 1000 / 1001), key=lambda r: abs((count - 1) / r - span))
@@ -171,10 +174,11 @@ def _usual_rate(count: int, span: float) -> float:
 
 
 def resample_indices(n_source: int, source_fps: float, target_fps: float, count: int) -> list[int]:
-    """For each of `count` frames at `target_fps`, the source frame nearest in time (ties: the earlier one).
+    """For each of `count` frames at `target_fps`, the index of the source frame that is nearest in time. If two source
+    frames are equally near, the earlier frame is taken.
 
-    Time 0 is the first frame of both. After the end, the last frame repeats. Raises ValueError without a source frame,
-    for a rate <= 0 or for a negative count.
+    The first source frame and the first target frame are both at time 0. After the end of the source, its last frame
+    repeats. Raises ValueError without a source frame, for a rate <= 0 or for a negative count.
     """
     if n_source < 1 or count < 0 or not source_fps > 0 or not target_fps > 0:
         raise ValueError(f"cannot take {count} frames at {target_fps} fps from {n_source} at {source_fps} fps")

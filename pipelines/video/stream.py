@@ -1,9 +1,9 @@
 """Parse ffmpeg's description of a clip, and build the filters that give upright, opaque sRGB frames.
 
-Standard range is converted only if its primaries differ or its light is linear; code values of BT.709 count as sRGB, as
-in players. High dynamic range is mapped to standard range: light stays unchanged up to 80 % of the reference white (203
-cd/m2, ITU-R BT.2408), and brighter light is compressed so that 1,000 cd/m2 becomes white. Transparent pixels are
-blended with white.
+A clip of standard range is converted only if its primaries are not BT.709's or its light is linear. Code values of
+BT.709 count as sRGB, as in players. High dynamic range is mapped to standard range: light stays unchanged up to 80 % of
+the reference white (203 cd/m2, ITU-R BT.2408), and brighter light is compressed so that 1,000 cd/m2 becomes white.
+Transparent pixels are blended with white.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECONDS = 30.0  # time limit for describing a clip
 REFERENCE_WHITE, PEAK, KNEE = 203, 1000, 0.8  # cd/m2, cd/m2, share of the reference white
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
-_PADDED = 1_000_000  # pixels; decoders also count the blocks that extend over a frame's edge
+_PADDED = 1_000_000  # pixels; decoders also count the parts of blocks that lie outside the frame
 _VIDEO = re.compile(r"^  Stream #\S+: Video: (?P<codec>\w+)(?P<rest>(?!.*\(attached pic\)).*)$", re.MULTILINE)
 _SOUND = re.compile(r"^  Stream #\S+: Audio: ", re.MULTILINE)
 _PIXELS = re.compile(r", (?P<format>\w+)(?:\((?P<tags>[^)]*)\))?, (?P<width>\d+)x(?P<height>\d+)")
@@ -40,14 +40,14 @@ _RARE = ("ycgco", "bt2020c", "ictcp", "chroma-derived-nc", "chroma-derived-c")  
 _EXACT = "accurate_rnd+full_chroma_int"  # without these flags, swscale's colours are up to two levels too dark
 SWSCALE = f"bicubic+{_EXACT}"  # also for the filters that ffmpeg inserts
 
-# Non-square pixels are made square within reason; rotation by metadata is ffmpeg's own default.
+# Non-square pixels are made square, up to a factor of 4. ffmpeg by default rotates frames as the metadata says.
 _SQUARE = f"scale=w='max(1,round(iw*clip(sar,1/4,4)))':h=ih:flags={SWSCALE},setsar=1"
 _ON_WHITE = "format=rgba,split[a][b];[a]lutrgb=r=255:g=255:b=255:a=255[w];[w][b]overlay=format=rgb"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """`words`: ffmpeg's output. `width`, `height`: in the file, before rotation. `alpha`: it may be transparent.
+    """`words`: ffmpeg's output. `width`, `height`: in the file, before rotation. `alpha`: frames may be transparent.
     `matrix`, `primaries`, `transfer`: ffmpeg's names, or "unknown" if the file has none."""
 
     words: str
@@ -80,7 +80,7 @@ class Stream:
         white = [_ON_WHITE] if self.alpha else []
         steps = [fit, colour, *white] if colour else [*white, fit]
         if self.matrix in _RARE:
-            steps.insert(0, "setparams=colorspace=bt709")  # so that swscale passes it on to zscale
+            steps.insert(0, "setparams=colorspace=bt709")  # so that swscale passes the frame on to zscale
         shrink = [] if longest_side is None else [_shrink(longest_side)]
         return ",".join([*steps, _SQUARE, fit, *shrink])
 
@@ -113,10 +113,11 @@ def tone_mapped(source: str, planes: str, curve: str) -> str:
 
 
 def describe(path: Path, *, pixels: int = SOURCE_PIXELS, seconds: float = SECONDS) -> Stream:
-    """Raises MediaUnreadable if the file is not a video, is of an unaccepted kind, or has larger frames."""
+    """Raises MediaUnreadable if the file is not a video, is of an unaccepted kind, or has frames of more than
+    `pixels`."""
     if not path.is_file():
         raise MediaUnreadable("unsupported_video_format", "the video is not a file")
-    if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would decode only a tile or a frame
+    if (_kind(path) or "").endswith(("AVIF", "HEIC")):  # ffmpeg would decode only one tile or one frame
         raise _unreadable(path)
     words = _output_of(path, [], pixels, seconds).stderr.decode("utf-8", "replace")
     found = _VIDEO.search(words)
@@ -182,7 +183,7 @@ def arguments(path: Path, stream: Stream, pixels: int) -> list[str]:
 
 
 def run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
-    """Run the command. Raises MediaUnreadable if it takes longer than `seconds`."""
+    """Run the command. Raises MediaUnreadable if the command takes longer than `seconds`."""
     alone = threading.active_count() == 1  # code between fork and exec is safe only with a single thread
     try:
         return subprocess.run(
@@ -214,8 +215,8 @@ def _kind(path: Path) -> str | None:
 
 
 def _tags(words: str) -> tuple[str, str, str]:
-    """Matrix, primaries and transfer of "tv, bt2020nc/bt2020/smpte2084, progressive"; a single word is the value of all
-    three."""
+    """Matrix, primaries and transfer from ffmpeg's words, such as "tv, bt2020nc/bt2020/smpte2084, progressive". If the
+    words name only one value (such as "bt709"), it is the value of all three."""
     for word in words.split(", "):
         if word.count("/") == 2:
             matrix, primaries, transfer = word.split("/")

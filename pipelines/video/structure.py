@@ -72,7 +72,8 @@ def _segments(data: bytes) -> Parts:
 
 
 def _note_scan(head: bytes, last: dict[int, set[bool]]) -> None:
-    """`head`: the bytes after the marker of a scan. A scan that omits no low bits is the last scan of its content."""
+    """`head`: the bytes after the marker of a scan. A scan that omits no low bits is the last scan of the content
+    (means or details) that it carries."""
     colours = head[2] if len(head) > 2 else 0
     selection = head[3 + 2 * colours : 6 + 2 * colours]
     if len(selection) < 3:

@@ -3,12 +3,12 @@
 On one machine, equal frames and an equal manifest give equal bytes: bit-exact muxing, no dates, fixed thread counts.
 
     MP4   H.264 High 4:2:0 crf 18, BT.709, moov first. Sizes are even, because H.264 4:2:0 works in pairs of pixels and
-          is the only format that every browser plays. The last column or row of an odd frame is repeated, as
-          `coded_width` and `coded_height` say. (MP4's `clap` box could hide it again, but browsers ignore that, and
-          ffmpeg rounds it down and cuts a line off.)
+          is the only format that every browser plays. If a frame's width or height is odd, its last column or row is
+          repeated; `coded_width` and `coded_height` are the sizes with this extra line. MP4's `clap` box could hide the
+          extra line, but browsers ignore `clap`, and ffmpeg rounds the box down and cuts off a line too many.
     WebM  VP9 4:2:0 crf 24, BT.709. Odd sizes are exact.
-    GIF   One palette for the whole video, which loops for ever. ffmpeg keeps the video in memory until the palette is
-          known: 4 bytes per pixel, 68 MB for 49 frames of 720x480.
+    GIF   One palette for the whole video. The video loops for ever. ffmpeg keeps the video in memory until the palette
+          is known: 4 bytes per pixel, 68 MB for 49 frames of 720x480.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ JPEG_QUALITY = 90
 POLL = 0.25  # seconds between two reads of ffmpeg's progress while the file is closed
 
 _BIT_EXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact")
-# The number of x264 threads changes the bytes, so it does not depend on the machine. Four are enough for one pipe.
+# The number of x264 threads changes the bytes, so the number is the same on every machine. Four are enough for one
+# pipe.
 _THREADS = ("-threads", "4")
 # By default, swscale converts with BT.601 and writes no tags. Players assume BT.709 from 720p on, and would shift the
 # colours.
@@ -75,8 +76,8 @@ class VideoWriter:
     EncodeError if ffmpeg fails or no frame was written. Leaving the block by an exception kills ffmpeg and removes the
     file.
 
-    `closing` is called with the number of frames that ffmpeg has yet to encode while the file is closed, which for a
-    GIF is most of the time. If it raises an exception, writing ends.
+    While the file is being closed, `closing` is called repeatedly with the number of frames that ffmpeg has yet to
+    encode. For a GIF, closing the file takes most of the time. If `closing` raises an exception, writing ends.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class VideoWriter:
 
     @property
     def coded_width(self) -> int:
-        """Width in the file, in pixels: `width`, or one more for an odd width in an MP4."""
+        """Width in the file, in pixels: `width`, or `width` + 1 for an odd width in an MP4."""
         return self.width + self._pad[1]
 
     @property
@@ -237,7 +238,8 @@ class VideoWriter:
 
 
 def poster(frame: NDArray[np.uint8], path: str | Path | None = None) -> bytes:
-    """JPEG of one uint8 RGB frame [H, W, 3]; equal frames give equal bytes. Also written to `path` if given."""
+    """JPEG of one uint8 RGB frame [H, W, 3]; equal frames give equal bytes. If `path` is given, the JPEG is also
+    written to that file."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"a poster needs a uint8 [H, W, 3] frame, not {frame.dtype} {list(frame.shape)}")
     buffer = io.BytesIO()
