@@ -71,7 +71,7 @@ def test_a_table_that_cannot_be_used_loses_nothing(desk: Desk, monkeypatch: pyte
 def test_no_worker_hangs_while_the_table_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the table is unusable, the dispatcher reads no messages from its workers, so it must not kill a worker for
     silence."""
-    away, unwanted = threading.Event(), desk.store.unwanted
+    away, noticed, unwanted = threading.Event(), threading.Event(), desk.store.unwanted
 
     def unusable(job_ids: list[str]) -> set[str]:
         if away.is_set():

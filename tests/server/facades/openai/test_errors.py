@@ -78,7 +78,7 @@ INVALID: list[tuple[Any, str | None, str, str]] = [
     ({"prompt": "a", "image_reference": "big"}, "image_reference", "file_too_large", "Too large"),
     ({"prompt": "a", "image_reference": RED, "input_reference": RED}, "image_reference", "invalid_value", "either"),
     ({"prompt": "a", "video_params": "[1]"}, "video_params", "invalid_value", "an object, or an object as JSON text"),
-    ({"prompt": "a", "video_params": "{broken"}, "video_params", "invalid_value", "an object, or an object as JSON text"),
+    ({"prompt": "a", "video_params": "{broken"}, "video_params", "invalid_value", "an object as JSON text"),
     ({"prompt": "a", "video_params": {"fps": 500}}, "fps", "integer_above_max_value", "between 1 and 120"),
     ({"prompt": "a", "extra_params": 3}, "extra_params", "invalid_value", "an object"),
     ([], None, "invalid_type", "must be a JSON object"),
