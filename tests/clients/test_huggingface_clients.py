@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,8 +18,7 @@ from pipelines.request import Task
 from pipelines.video import read_video
 from server.facades.facade import Snippet
 from server.facades.huggingface import FACADE
-from tests.rigs import pace
-from tests.rigs.clients.running import KEY, Film, inherited
+from tests.rigs.clients.running import KEY, Film, run_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -48,16 +45,7 @@ def client_of(
 
 @pytest.mark.parametrize("snippet", FACADE.clients, ids=lambda snippet: snippet.title)
 def test_documented_programs(server: str, model: ModelInfo, tmp_path: Path, snippet: Snippet) -> None:
-    (tmp_path / "program.py").write_text(snippet.filled(f"http://{server}", KEY))
-    done = subprocess.run(
-        [sys.executable, "program.py"],
-        cwd=tmp_path,
-        env=inherited(),
-        capture_output=True,
-        text=True,
-        timeout=pace.seconds(300),
-    )
-    assert done.returncode == 0, done.stderr
+    run_program("program.py", snippet.filled(f"http://{server}", KEY), tmp_path)
     rules = model.family
     wanted = Film(rules.frames.default, rules.fps, *rules.sizes.default)
     assert Film.read((tmp_path / "video.mp4").read_bytes(), tmp_path) == wanted

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ from server.facades.facade import Snippet
 from server.facades.kit.samples import BLUE
 from server.facades.segmind import FACADE
 from tests.rigs import pace
-from tests.rigs.clients.running import KEY, Film, fetch, inherited, run_script
+from tests.rigs.clients.running import KEY, Film, fetch, run_program, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -83,20 +81,11 @@ def test_published_programs(
 
 @pytest.mark.parametrize("snippet", FACADE.clients, ids=lambda snippet: snippet.title)
 def test_documented_programs(server: str, tmp_path: Path, snippet: Snippet) -> None:
-    (tmp_path / "program.py").write_text(snippet.filled(f"http://{server}", KEY))
-    done = subprocess.run(
-        [sys.executable, "program.py"],
-        cwd=tmp_path,
-        env=inherited(),
-        capture_output=True,
-        text=True,
-        timeout=pace.seconds(300),
-    )
-    assert done.returncode == 0, done.stderr
+    said = run_program("program.py", snippet.filled(f"http://{server}", KEY), tmp_path)
     film = tmp_path / "video.mp4"
-    made = Film.read(film.read_bytes(), tmp_path) if film.exists() else fetched(done.stdout.strip(), tmp_path)
+    made = Film.read(film.read_bytes(), tmp_path) if film.exists() else fetched(said.strip(), tmp_path)
     assert made == Film(49, 8, *SIZE)
-    assert film.exists() or done.stdout.startswith(f"http://{server}/")
+    assert film.exists() or said.startswith(f"http://{server}/")
 
 
 def test_sdk_run(real: SegmindClient, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Nothing here is specific to one vendor.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from pipelines.request import Task
 from pipelines.video import VideoWriter
@@ -43,6 +44,7 @@ from server.middleware import ByPrefix
 from server.served import Served
 from server.settings import Settings
 from server.signing import Signing
+from tests.rigs import pace
 from tests.rigs.job_table import VIDEO, Store, Table, hold, succeed
 from tests.rigs.stand_ins import AnyFile, NoNetwork, OneLora, model_for
 
@@ -190,6 +192,34 @@ def facade(
         context = Context(given, served, data, jobs, intake, artifacts, uploads, known, signing, loras, inspectors)
         app = FACADES[name].create(context)
         yield Rig(name, app, context, table, data, clock, any_file, base, app, there)
+
+
+def hang_up(rig: Rig, path: str, body: bytes) -> None:
+    """Sends a POST request, and hangs up when its job is in the table. Returns when the server has noticed that."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        while not rig.table.jobs:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"here")],
+    }
+    asyncio.run(asyncio.wait_for(rig.app(scope, receive, send), pace.seconds(30)))
 
 
 @cache

@@ -8,17 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from tests.rigs.pickled import Code
 from weights.interpolation import SHIPPED
-
-
-class Code:
-    """Creates the file `trace` when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.trace,)
 
 
 def files(folder: Path) -> dict[Path, str]:

@@ -11,15 +11,8 @@ from safetensors.torch import save_file
 
 from pipelines import child
 from pipelines.frames import upscaler_check
+from tests.rigs.pickled import Code
 from tests.rigs.upscalers import small, spandrel
-
-
-class Code:
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.trace,)
 
 
 def test_what_is_a_network_and_what_is_none(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from server.jobs.job import Status
 from tests.rigs import pace
-from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facade_rig import Build, Rig, hang_up
 from tests.rigs.facades.fal import APP, QUEUE, RUN
 from tests.rigs.job_table import hold
 from tests.rigs.stand_ins import CLIP, PICTURE
@@ -281,35 +280,7 @@ def test_status_stream(served: Rig) -> None:
 def test_run_is_cancelled_when_its_caller_drops(served: Rig) -> None:
     table = served.table
     table.end = hold
-    app = served.app
-
-    async def call() -> None:
-        sent = iter([{"type": "http.request", "body": b'{"prompt": "a"}', "more_body": False}])
-
-        async def receive() -> Any:
-            for message in sent:
-                return message
-            while not table.jobs:
-                await asyncio.sleep(0.01)
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            pass
-
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": RUN,
-            "raw_path": RUN.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(b"host", b"here")],
-        }
-        await asyncio.wait_for(app(scope, receive, send), pace.seconds(30))
-
-    asyncio.run(call())
+    hang_up(served, RUN, b'{"prompt": "a"}')
     assert table.last.status is Status.CANCELLED
 
 

@@ -22,6 +22,7 @@ from tests.rigs import checkpoints
 from tests.rigs.facades.fal import QUEUE
 from tests.rigs.house import ended, house_of, plain
 from tests.rigs.lora_host import Host, hosted, lora, lora_file, tensors
+from tests.rigs.pickled import Code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 INPUT = {
@@ -43,16 +44,6 @@ def server(tmp: Path) -> FastAPI:
 def host() -> Iterator[Host]:
     with hosted() as running:
         yield running
-
-
-class Code:
-    """Creates the file `trace` when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.trace,)
 
 
 Running = tuple[TestClient, House, Path]

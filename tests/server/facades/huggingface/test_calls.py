@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -13,8 +12,7 @@ from server.errors import DiskFull, NoModel, QueueFull
 from server.facades.huggingface.models import MODELS, Inference, Parameters, task_of
 from server.facades.kit.errors import Unavailable
 from server.jobs.job import Status
-from tests.rigs import pace
-from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facade_rig import Build, Rig, hang_up
 from tests.rigs.golden import check
 from tests.rigs.job_table import VIDEO, cancel, fail, hold
 from tests.rigs.stand_ins import PICTURE
@@ -240,21 +238,7 @@ def test_who_hangs_up_cancels(build: Build) -> None:
     rig = build()
     table = rig.table
     table.end = hold
-    app = rig.app
-    messages = [{"type": "http.request", "body": b'{"inputs": "a"}', "more_body": False}]
-
-    async def receive() -> Any:
-        if messages:
-            return messages.pop()
-        while not table.jobs:
-            await asyncio.sleep(0.01)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        pass
-
-    scope = {"type": "http", "method": "POST", "path": T2V, "query_string": b"", "root_path": "", "headers": []}
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), pace.seconds(30)))
+    hang_up(rig, T2V, b'{"inputs": "a"}')
     assert table.last.status is Status.CANCELLED
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 from pipelines.request import GenerationRequest
 from server.facades.kit.samples import BLUE, RED
 from server.jobs.job import Status
-from tests.rigs import golden, pace
-from tests.rigs.facade_rig import Build, Rig
+from tests.rigs import golden
+from tests.rigs.facade_rig import Build, Rig, hang_up
 from tests.rigs.job_table import POSTER, VIDEO, Table, cancel, fail, hold
 
 TIMES = ("created_at", "completed_at", "created")
@@ -357,21 +356,7 @@ def test_sync_that_fails_is_not_sent_again(served: Rig, name: str, end: Any) -> 
 def test_hanging_up_ends_a_sync_call(served: Rig) -> None:
     table = served.table
     table.end = hold
-    app = served.app
-    messages = [{"type": "http.request", "body": b'{"prompt": "a"}', "more_body": False}]
-
-    async def receive() -> Any:
-        if messages:
-            return messages.pop()
-        while not table.jobs:
-            await asyncio.sleep(0.01)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        pass
-
-    scope = {"type": "http", "method": "POST", "path": "/v1/videos/sync", "query_string": b"", "root_path": ""}
-    asyncio.run(asyncio.wait_for(app({**scope, "headers": [(b"host", b"here")]}, receive, send), pace.seconds(30)))
+    hang_up(served, "/v1/videos/sync", b'{"prompt": "a"}')
     assert table.last.status is Status.CANCELLED
 
 

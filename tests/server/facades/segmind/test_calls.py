@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from typing import Any
@@ -12,8 +11,7 @@ import pytest
 from server.errors import DiskFull, NoModel, QueueFull
 from server.facades.kit.errors import Unavailable
 from server.jobs.job import Status
-from tests.rigs import pace
-from tests.rigs.facade_rig import Build, Rig
+from tests.rigs.facade_rig import Build, Rig, hang_up
 from tests.rigs.facades.segmind import I2V, T2V
 from tests.rigs.job_table import VIDEO, cancel, fail, hold
 from tests.rigs.stand_ins import PICTURE
@@ -241,26 +239,5 @@ def test_setting_for_the_form(build: Build) -> None:
 def test_the_job_goes_on_when_its_caller_drops(served: Rig) -> None:
     table = served.table
     table.end = hold
-    app = served.app
-    messages = [{"type": "http.request", "body": b'{"prompt": "a"}', "more_body": False}]
-
-    async def receive() -> Any:
-        if messages:
-            return messages.pop()
-        while not table.jobs:
-            await asyncio.sleep(0.01)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        pass
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": T2V,
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", b"here")],
-    }
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), pace.seconds(30)))
+    hang_up(served, T2V, b'{"prompt": "a"}')
     assert table.last.status is Status.QUEUED
